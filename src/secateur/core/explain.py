@@ -1,0 +1,97 @@
+"""Why can this channel go, and why can that one not: the account that a graph gives of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from secateur.core.graph import Graph
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer in the explanation: how many of its output channels can go, with whom, or why not.
+
+    Attributes:
+        layer: module name.
+        width: number of output channels.
+        prunable: how many of them belong to a unit that may be removed.
+        group: name of the group that holds most of them; empty if none.
+        with_: the other layers that make the same units, in the order of execution.
+        reason: why the others cannot be removed; empty if all can.
+        remedy: what the user could do about it; may be empty.
+    """
+
+    layer: str
+    width: int
+    prunable: int
+    group: str
+    with_: tuple[str, ...]
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What can be pruned and what cannot.
+
+    Attributes:
+        rows: one per convolution or linear layer, in the order of execution.
+        reachable: smallest fraction of the MACs that can be kept (one unit left in every group).
+    """
+
+    rows: tuple[LayerRow, ...]
+    reachable: float
+
+
+def explain(graph: Graph) -> Explanation:
+    """Account for every layer of the graph that makes channels."""
+    rows: list[LayerRow] = []
+    for tensor, roles in graph.roles.items():
+        if "makes" in roles and tensor in graph.parameters:
+            rows.append(_row(graph, tensor, roles.index("makes")))
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    for group in graph.free:
+        first = graph.offsets[group.name]
+        keep[first : first + group.size - 1] = False
+    return Explanation(tuple(rows), _macs(graph, keep) / max(1, _macs(graph, torch.ones_like(keep))))
+
+
+def _row(graph: Graph, tensor: str, dim: int) -> LayerRow:
+    layer = tensor.rpartition(".")[0]
+    shape, _ = graph.tensors[tensor]
+    holders = {
+        group.name: (int((member.unit >= 0).sum()), group)
+        for group in graph.groups
+        for member in group.members
+        if member.tensor == tensor and member.dim == dim
+    }
+    free = {name: (n, group) for name, (n, group) in holders.items() if name not in graph.left}
+    width = shape[dim]
+    prunable = sum(n for n, _ in free.values())
+    name, (_, group) = max(free.items(), key=lambda item: item[1][0]) if free else ("", (0, None))
+    others = tuple(other for other in (group.layers if group else ()) if other != layer)
+    reason = remedy = ""
+    if prunable < width:
+        if len(free) < len(holders):
+            reason, remedy = "left alone as asked", "drop the pattern that names it"
+        for pin in graph.pins:
+            if pin.tensor == tensor and pin.dim == dim:
+                reason, remedy = pin.reason, pin.remedy
+                break
+        if not reason:
+            reason = "a single channel cannot be removed" if width == 1 else "a single unit, which must stay"
+    return LayerRow(layer, width, prunable, name, others, reason, remedy)
+
+
+def _macs(graph: Graph, keep: torch.Tensor) -> int:
+    total = 0
+    for cost in graph.costs:
+        product = cost.scale
+        for axis in cost.axes:
+            product *= axis.fixed + int(keep[axis.units].sum())
+        total += product
+    return total

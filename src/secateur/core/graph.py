@@ -1,0 +1,234 @@
+"""What lives and dies together: the result of reading a network."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.explain import Explanation, explain
+from secateur.core.plan import Plan
+from secateur.errors import PlanError
+
+Role = Literal["makes", "scales", "reads"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One dimension of one parameter or buffer, and which unit each of its positions belongs to.
+
+    Attributes:
+        tensor: name of the parameter or buffer.
+        dim: dimension.
+        role: ``makes`` (rows of a convolution), ``reads`` (columns of the next) or ``scales`` (batch norm, bias).
+        unit: ``(size of the dimension,)`` int64; number of the unit in its group, -1 = not of this group.
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    unit: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that touch the same tensors; ``name`` is the layer that makes them first."""
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+
+    def rows(self, model: nn.Module, role: Role) -> Iterator[Tensor]:
+        """Yield for every member with this role a ``(size, k)`` tensor: the weights of each unit, zero-padded.
+
+        Rows are read from ``model`` without gradient; ``k`` is the number of weights of the largest unit there.
+        """
+        for member in self.members:
+            if member.role == role:
+                yield unit_rows(tensor_of(model, member.tensor), member, self.size)
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that make the units."""
+        return tuple(dict.fromkeys(layer_of(m.tensor) for m in self.members if m.role == "makes"))
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Why positions of a tensor's dimension cannot be removed."""
+
+    tensor: str
+    dim: int
+    count: int
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One factor of a cost: positions that can vanish (``units``, numbered over the whole graph) and fixed ones."""
+
+    fixed: int
+    units: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """Multiply-accumulates of one call of a layer: ``scale`` times the product of what is left of the axes."""
+
+    layer: str
+    scale: int
+    axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenSize:
+    """A number in the arguments of a call that must follow the widths: ``sign`` times what is left of ``axis``."""
+
+    path: tuple[int | str, ...]
+    sign: int
+    axis: Axis
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """A size written into Python code: the ``call``-th reshaping call in the own forward of ``module``."""
+
+    module: str
+    call: int
+    function: str
+    literals: tuple[WrittenSize, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network read into groups of units.
+
+    Attributes:
+        groups: prunable groups, in the order of execution.
+        pins: what cannot be removed, and why.
+        tensors: for each parameter and buffer that was used, its shape and for each dimension the unit of each
+            position (numbered over the whole graph, -1 = fixed), or None where nothing can be removed.
+        parameters: which of the tensors are parameters (the others are buffers).
+        costs: multiply-accumulates, call by call.
+        convolutions: for grouped convolutions, module name -> unit of each input channel.
+        rewrites: sizes written into code that surgery must adapt.
+        roles: for each tensor, the role of each of its dimensions.
+    """
+
+    groups: tuple[Group, ...]
+    pins: tuple[Pin, ...]
+    tensors: Mapping[str, tuple[tuple[int, ...], tuple[Tensor | None, ...]]]
+    parameters: frozenset[str]
+    costs: tuple[Cost, ...]
+    convolutions: Mapping[str, Tensor]
+    rewrites: tuple[Rewrite, ...]
+    roles: Mapping[str, tuple[Role, ...]]
+    left: frozenset[str] = field(default=frozenset())
+
+    @cached_property
+    def offsets(self) -> Mapping[str, int]:
+        """First graph-wide unit number of each group, those left alone included."""
+        offsets: dict[str, int] = {}
+        total = 0
+        for group in self.groups:
+            offsets[group.name] = total
+            total += group.size
+        return offsets
+
+    @cached_property
+    def units(self) -> int:
+        """Number of units in the whole graph."""
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def free(self) -> tuple[Group, ...]:
+        """The groups from which methods may remove units: all but those left alone."""
+        return tuple(group for group in self.groups if group.name not in self.left)
+
+    def group(self, name: str) -> Group:
+        """Return the group of this name.
+
+        Raises:
+            PlanError: if there is none, as when a plan was made for another network.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise PlanError(
+            f"the plan names group '{name}', which this network does not have; is it of another network?"
+        )
+
+    def without(self, *patterns: str) -> Graph:
+        """Leave alone every group that a layer matching one of the patterns (``fnmatch``) makes."""
+        names = {
+            group.name
+            for group in self.groups
+            if any(fnmatch.fnmatch(layer, p) for p in patterns for layer in (group.name, *group.layers))
+        }
+        return replace(self, left=self.left | names)
+
+    def kept(self, plan: Plan) -> Tensor:
+        """Return a boolean vector over all units: True = stays.
+
+        Raises:
+            PlanError: if the plan names a group or unit that the network does not have.
+        """
+        keep = torch.ones(self.units, dtype=torch.bool)
+        for name, units in plan.dropped().items():
+            group = self.group(name)
+            if units and units[-1] >= group.size:
+                raise PlanError(
+                    f"the plan drops unit {units[-1]} of group '{name}', which has {group.size} units; "
+                    "is it of another network?"
+                )
+            keep[self.offsets[name] + torch.tensor(units, dtype=torch.long)] = False
+        return keep
+
+    def explain(self) -> Explanation:
+        """List every layer as prunable (with whom) or pinned (why, and what could be done)."""
+        return explain(self)
+
+
+def layer_of(tensor: str) -> str:
+    """Return the name of the module that owns a tensor; the empty string is the network itself."""
+    return tensor.rpartition(".")[0]
+
+
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """Return a parameter or buffer by name.
+
+    Raises:
+        PlanError: if the model has none of that name.
+    """
+    owner, _, leaf = name.rpartition(".")
+    try:
+        return getattr(model.get_submodule(owner), leaf)
+    except AttributeError:
+        raise PlanError(f"the model has no tensor '{name}'; was it traced from another network?") from None
+
+
+def unit_rows(tensor: Tensor, member: Member, size: int) -> Tensor:
+    """Return the elements of ``tensor`` unit by unit, ``(size, k)``; shorter units are padded with zeros."""
+    rows = tensor.detach().movedim(member.dim, 0).reshape(tensor.shape[member.dim], -1)
+    place = member.unit.to(rows.device)
+    if len(place) == size and bool((place == torch.arange(size, device=rows.device)).all()):
+        return rows
+    chosen = place >= 0
+    rows, place = rows[chosen], place[chosen]
+    counts = torch.bincount(place, minlength=size)
+    order = torch.argsort(place, stable=True)
+    slot = torch.arange(len(order), device=rows.device) - (counts.cumsum(0) - counts)[place[order]]
+    out = rows.new_zeros(size, int(counts.max()), rows.shape[1])
+    out[place[order], slot] = rows[order]
+    return out.reshape(size, -1)
+
+
+def count(axis: Axis, keep: Tensor) -> int:
+    """Return how many positions of the axis are left under ``keep``."""
+    return axis.fixed + int(keep[axis.units].sum())

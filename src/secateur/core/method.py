@@ -1,0 +1,127 @@
+"""What a pruning method is: a frozen set of settings that turns a problem into a plan."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.graph import Group
+from secateur.core.plan import EMPTY, Plan
+from secateur.core.problem import Problem
+from secateur.core.select import Scope, by_share, family, fit
+from secateur.core.shaper import Shaper
+from secateur.errors import SettingError, TargetError
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    authors: str
+    venue: str
+    year: int
+    link: str = ""
+
+    def cite(self) -> str:
+        """Return a one-line citation."""
+        return (
+            f"{self.authors}. {self.title}. {self.venue}, {self.year}.{' ' + self.link if self.link else ''}"
+        )
+
+    def bibtex(self) -> str:
+        """Return a BibTeX entry."""
+        key = re.sub(r"\W", "", self.authors.split(",")[0].split()[-1]).lower() + str(self.year)
+        fields = {"title": self.title, "author": self.authors.replace(", ", " and ")}
+        fields |= {"booktitle": self.venue, "year": str(self.year)} | (
+            {"note": self.link} if self.link else {}
+        )
+        body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+        return f"@inproceedings{{{key},\n{body}\n}}"
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A published way to decide what to remove. Subclasses are frozen dataclasses; their fields are the settings."""
+
+    paper: ClassVar[Paper]
+
+    @abstractmethod
+    def plan(self, problem: Problem) -> Plan:
+        """Decide. Must not touch ``problem.model`` and may draw only from ``problem.rng``.
+
+        Raises:
+            TargetError: if the target cannot be reached.
+        """
+
+    @contextlib.contextmanager
+    def training(self, model: nn.Module) -> Generator[Shaper | None]:
+        """Shape a training of ``model`` that goes before the decision; None: this method does not shape."""
+        yield None
+
+
+@dataclass(frozen=True)
+class ScoreMethod(Method):
+    """A method that gives every unit one number; the lowest go first.
+
+    Attributes:
+        scope: compare within each group (``uniform``: the same share of each) or over the network (``global``).
+        keeps: (pattern of layer names, fraction of units that stays) for groups with a rate of their own.
+    """
+
+    scope: Scope = "uniform"
+    keeps: Sequence[tuple[str, float]] = ()
+
+    def __post_init__(self) -> None:
+        if self.scope not in get_args(Scope):
+            raise SettingError(f"unknown scope '{self.scope}'; choose uniform or global")
+        pairs = self.keeps.items() if isinstance(self.keeps, Mapping) else self.keeps
+        object.__setattr__(self, "keeps", tuple((str(pattern), float(keep)) for pattern, keep in pairs))
+        for pattern, keep in self.keeps:
+            if not 0.0 < keep <= 1.0:
+                raise SettingError(f"keep of '{pattern}' must be in (0, 1], not {keep}")
+
+    @abstractmethod
+    def score(self, group: Group, problem: Problem) -> Tensor:
+        """Return ``(group.size,)``: low goes first, ``inf`` never goes."""
+
+    def scores(self, problem: Problem) -> dict[str, Tensor]:
+        """Return the scores of all groups that may be pruned."""
+        return {group.name: self.score(group, problem).detach().cpu() for group in problem.graph.free}
+
+    def plan(self, problem: Problem) -> Plan:
+        """Settle the groups with rates of their own, then remove the lowest units until the target is met."""
+        scores = self.scores(problem)
+        for name, values in scores.items():
+            if bool(torch.isnan(values).any()):
+                raise SettingError(f"the weights of group '{name}' contain NaN; the network cannot be scored")
+        start, settled = (
+            by_share(problem.graph, scores, self.keeps, problem.limits) if self.keeps else (EMPTY, ())
+        )
+        if problem.target is None:
+            if not self.keeps:
+                raise TargetError(
+                    "say how much to keep: a target (--keep), or a rate for some layers (--keeps)"
+                )
+            return start
+        open_scores = {name: values for name, values in scores.items() if name not in settled}
+        ordered = family(problem.graph, open_scores, self.scope, problem.limits)
+        return fit(problem.graph, ordered, problem.target, start)
+
+
+def settings_of(method: Method) -> dict[str, object]:
+    """Return the settings of a method as plain values, as they stand in a recipe."""
+    return {
+        field.name: [list(item) if isinstance(item, tuple) else item for item in value]
+        if isinstance(value := getattr(method, field.name), tuple)
+        else value
+        for field in dataclasses.fields(method)
+    }

@@ -1,0 +1,178 @@
+"""What to change in a network: immutable data without tensors, the only thing that methods produce.
+
+All edits of one plan speak of the same traced network: names, unit numbers and shapes are those before any
+of them is carried out, so that their order does not matter to the result.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.errors import PlanError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class DropUnits:
+    """Remove units of a group: their channels vanish and a thinner dense network remains.
+
+    Attributes:
+        group: name of the group in the traced graph.
+        units: unit numbers in ``range(group.size)``, ascending.
+    """
+
+    group: str
+    units: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if list(self.units) != sorted(set(self.units)) or (self.units and self.units[0] < 0):
+            raise PlanError(f"units of group '{self.group}' must be distinct, ascending and not negative")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some outputs of a layer together with the only inputs that they read (indices, ascending)."""
+
+    outputs: tuple[int, ...]
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Regroup:
+    """Turn a dense layer into a diverse group convolution; what lies outside the blocks becomes zero.
+
+    Attributes:
+        layer: name of the convolution or linear layer (its weight is ``layer + ".weight"``).
+        blocks: every output appears in exactly one block; inputs may be shared between blocks.
+    """
+
+    layer: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class ZeroWeights:
+    """Set single weights, kernels or patterns to zero without removing them; saves storage, not time.
+
+    Attributes:
+        tensor: parameter name.
+        shape: its shape in the traced network.
+        keep: one bit per element in row-major order, 1 = keep, packed as by ``numpy.packbits``.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    keep: bytes
+
+    def __post_init__(self) -> None:
+        expected = (math.prod(self.shape) + 7) // 8
+        if len(self.keep) != expected:
+            raise PlanError(
+                f"the mask of '{self.tensor}' has {len(self.keep)} bytes where shape {self.shape} needs {expected}"
+            )
+
+    @staticmethod
+    def of(tensor: str, keep: Tensor) -> ZeroWeights:
+        """Pack a boolean mask (True = keep) that has the shape of the parameter ``tensor``."""
+        bits = np.packbits(keep.detach().cpu().bool().numpy().reshape(-1))
+        return ZeroWeights(tensor, tuple(keep.shape), bits.tobytes())
+
+    def mask(self) -> Tensor:
+        """Return the boolean mask, True = keep, of shape ``self.shape``, on the CPU."""
+        bits = np.unpackbits(np.frombuffer(self.keep, np.uint8), count=math.prod(self.shape))
+        return torch.from_numpy(bits.astype(bool)).reshape(self.shape)
+
+
+Edit = DropUnits | Regroup | ZeroWeights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to change; equal plans on equal networks give equal results."""
+
+    edits: tuple[Edit, ...] = ()
+
+    def dropped(self) -> dict[str, tuple[int, ...]]:
+        """Return the dropped units of every group that loses some, ascending."""
+        units: dict[str, set[int]] = {}
+        for edit in self.edits:
+            if isinstance(edit, DropUnits) and edit.units:
+                units.setdefault(edit.group, set()).update(edit.units)
+        return {group: tuple(sorted(numbers)) for group, numbers in units.items()}
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text; unit numbers are written as ranges, masks in base 64."""
+        return json.dumps({"format": FORMAT, "edits": [_to_dict(edit) for edit in self.edits]}, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan written by ``to_json``.
+
+        Raises:
+            PlanError: if the text is not such a plan, or comes from a newer format.
+        """
+        try:
+            document = json.loads(text)
+            if document["format"] > FORMAT:
+                raise PlanError(
+                    f"the plan has format {document['format']}, this version reads up to {FORMAT}; upgrade secateur"
+                )
+            return Plan(tuple(_from_dict(edit) for edit in document["edits"]))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise PlanError(
+                f"the text is not a plan ({type(error).__name__}: {error}); was the file cut short?"
+            ) from None
+
+
+EMPTY = Plan()
+
+
+def _to_dict(edit: Edit) -> dict[str, Any]:
+    match edit:
+        case DropUnits(group, units):
+            return {"drop": group, "units": _to_ranges(units)}
+        case Regroup(layer, blocks):
+            pairs = [[_to_ranges(block.outputs), _to_ranges(block.inputs)] for block in blocks]
+            return {"regroup": layer, "blocks": pairs}
+        case ZeroWeights(tensor, shape, keep):
+            return {"zero": tensor, "shape": list(shape), "keep": base64.b64encode(keep).decode()}
+
+
+def _from_dict(entry: dict[str, Any]) -> Edit:
+    if "drop" in entry:
+        return DropUnits(str(entry["drop"]), _from_ranges(entry["units"]))
+    if "regroup" in entry:
+        blocks = tuple(Block(_from_ranges(outs), _from_ranges(ins)) for outs, ins in entry["blocks"])
+        return Regroup(str(entry["regroup"]), blocks)
+    return ZeroWeights(
+        str(entry["zero"]), tuple(entry["shape"]), base64.b64decode(entry["keep"], validate=True)
+    )
+
+
+def _to_ranges(numbers: tuple[int, ...]) -> str:
+    """Write ascending numbers as ``0-3,7,9-10``."""
+    parts: list[str] = []
+    start = 0
+    for i in range(len(numbers)):
+        if i + 1 == len(numbers) or numbers[i + 1] != numbers[i] + 1:
+            first, last = numbers[start], numbers[i]
+            parts.append(f"{first}" if first == last else f"{first}-{last}")
+            start = i + 1
+    return ",".join(parts)
+
+
+def _from_ranges(text: object) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in cast(str, text).split(",") if text else []:
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)

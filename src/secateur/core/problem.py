@@ -1,0 +1,54 @@
+"""Everything that a method may look at when it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.select import Limits
+from secateur.core.size import Target
+from secateur.core.surgery import masked
+from secateur.errors import DataError
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is to be pruned, by how much, and what is known.
+
+    Attributes:
+        model: the dense network of this round; methods must leave it as they find it.
+        graph: its groups.
+        target: how much may be kept; None if the method's own settings say it all.
+        loss: loss of a network on held-out images, lower is better; None without data.
+        batches: calibration batches of ``(images, labels)`` from the training images; None without data.
+        history: the plans of earlier rounds.
+        limits: floors and multiples for every plan.
+        rng: the only source of randomness, on the CPU.
+    """
+
+    model: nn.Module
+    graph: Graph
+    target: Target | None = None
+    loss: Callable[[nn.Module], float] | None = None
+    batches: Batches | None = None
+    history: tuple[Plan, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def loss_after(self, plan: Plan) -> float:
+        """Return the loss of the network with the plan's units silenced; the model is restored.
+
+        Raises:
+            DataError: if there is no data.
+        """
+        if self.loss is None:
+            raise DataError("this method measures the loss on held-out images; give it data (--data)")
+        with masked(self.model, self.graph, plan) as silenced:
+            return self.loss(silenced)

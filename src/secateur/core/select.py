@@ -1,0 +1,200 @@
+"""From scores to a plan: which units go first, and how many until the target is met."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from secateur.core.graph import Graph, Group
+from secateur.core.plan import DropUnits, Plan
+from secateur.core.size import Target, ruler
+from secateur.errors import SettingError, TargetError
+
+Scope = Literal["uniform", "global"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every plan must respect.
+
+    Attributes:
+        min_units: at least this many units stay in every group (fewer only where the group is smaller).
+        multiple: widths of groups are kept at multiples of this; 1 = any width.
+
+    Raises:
+        SettingError: if one of them is below 1.
+    """
+
+    min_units: int = 1
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("min_units", "multiple"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Units of one group that go together, in the order in which a family removes them."""
+
+    group: str
+    units: tuple[int, ...]
+
+
+def steps(group: Group, scores: Tensor, limits: Limits) -> list[Step]:
+    """Cut a group's units, lowest score first, into the steps by which it may shrink.
+
+    Args:
+        group: the group.
+        scores: ``(group.size,)``; low goes first, ``inf`` never goes; ties go in the order of their numbers.
+        limits: floors and multiples.
+    """
+    order = torch.argsort(scores.double(), stable=True).tolist()
+    removable = int(torch.isfinite(scores).sum())
+    removable = min(removable, group.size - min(limits.min_units, group.size))
+    done: list[Step] = []
+    start = 0
+    while start < removable:
+        left = group.size - start
+        step = left % limits.multiple or limits.multiple
+        if start + step > removable or left - step < 1:
+            break
+        done.append(Step(group.name, tuple(order[start : start + step])))
+        start += step
+    return done
+
+
+def family(graph: Graph, scores: Mapping[str, Tensor], scope: Scope, limits: Limits) -> list[Step]:
+    """Order the steps of all groups: ``uniform`` takes the same share of every group, ``global`` the lowest score.
+
+    Any prefix of the result is a plan, and a longer prefix removes more: sizes fall unit by unit.
+
+    Args:
+        graph: the network.
+        scores: for each group to prune, ``(size,)``; comparable between groups if the scope is global.
+        scope: how groups compete.
+        limits: floors and multiples.
+    """
+    keyed: list[tuple[float, int, int, Step]] = []
+    for place, group in enumerate(graph.free):
+        if group.name not in scores:
+            continue
+        gone = 0
+        values: list[float] = scores[group.name].tolist()
+        for step in steps(group, scores[group.name], limits):
+            gone += len(step.units)
+            highest = max(values[unit] for unit in step.units)
+            keyed.append((gone / group.size if scope == "uniform" else highest, place, gone, step))
+    keyed.sort(key=lambda item: item[:3])
+    if scope == "global":  # a step may not overtake an earlier one of its group whose score ties
+        keyed = _in_group_order(keyed)
+    return [step for *_, step in keyed]
+
+
+def _in_group_order(keyed: list[tuple[float, int, int, Step]]) -> list[tuple[float, int, int, Step]]:
+    running: dict[int, float] = {}
+    out: list[tuple[float, int, int, Step]] = []
+    for key, place, gone, step in sorted(keyed, key=lambda item: (item[1], item[2])):
+        running[place] = max(key, running.get(place, float("-inf")))
+        out.append((running[place], place, gone, step))
+    return sorted(out, key=lambda item: item[:3])
+
+
+def fit(graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | None = None) -> Plan:
+    """Return the plan that takes just as many steps as the target needs, and no more.
+
+    Args:
+        graph: the network.
+        ordered: steps in the order of removal, from ``family``.
+        target: what may be kept.
+        start: units that go in any case.
+
+    Raises:
+        TargetError: if even all steps leave too much; says the smallest fraction that can be reached.
+    """
+    rule = ruler(graph)
+    base = graph.kept(start or Plan())
+    goal = target.keep * rule.measure(target.of, torch.ones(graph.units, dtype=torch.bool))
+
+    places = [graph.offsets[step.group] + unit for step in ordered for unit in step.units]
+    turns = [turn for turn, step in enumerate(ordered) for _ in step.units]
+    leaves = torch.full((graph.units,), len(ordered))  # at which step each unit goes
+    leaves[torch.tensor(places, dtype=torch.long)] = torch.tensor(turns, dtype=torch.long)
+
+    def kept(count: int) -> Tensor:
+        return base & (leaves >= count)
+
+    low, high = 0, len(ordered)
+    if rule.measure(target.of, kept(high)) > goal:
+        whole = goal / target.keep
+        reachable = rule.measure(target.of, kept(high)) / whole
+        raise TargetError(
+            f"cannot keep only {target.keep:.3g} of the {target.of}: with everything prunable removed "
+            f"{reachable:.3g} remain; ask for at least that, or allow more layers",
+            reachable,
+        )
+    while low < high:
+        middle = (low + high) // 2
+        if rule.measure(target.of, kept(middle)) <= goal:
+            high = middle
+        else:
+            low = middle + 1
+    return plan_of(graph, kept(low))
+
+
+def plan_of(graph: Graph, keep: Tensor) -> Plan:
+    """Return the plan that drops exactly the units with ``keep`` False; groups in graph order."""
+    edits: list[DropUnits] = []
+    for group in graph.groups:
+        first = graph.offsets[group.name]
+        gone = torch.nonzero(~keep[first : first + group.size]).flatten().tolist()
+        if gone:
+            edits.append(DropUnits(group.name, tuple(gone)))
+    return Plan(tuple(edits))
+
+
+def by_share(
+    graph: Graph, scores: Mapping[str, Tensor], keeps: Sequence[tuple[str, float]], limits: Limits
+) -> tuple[Plan, frozenset[str]]:
+    """Drop a fixed share of the groups that patterns name; the last pattern that matches a group decides.
+
+    The number that stays is ``int(size * keep)``, at least ``limits.min_units``, as in Li et al. (2017).
+
+    Args:
+        graph: the network.
+        scores: ``(size,)`` for each group.
+        keeps: (``fnmatch`` pattern of layer names, fraction that stays).
+        limits: floors and multiples.
+
+    Returns:
+        The plan, and the names of the groups that it has settled.
+
+    Raises:
+        SettingError: if a pattern matches no group.
+    """
+    shares: dict[str, float] = {}
+    for pattern, share in keeps:
+        names = [g.name for g in graph.free if any(fnmatch.fnmatch(n, pattern) for n in (g.name, *g.layers))]
+        if not names:
+            raise SettingError(
+                f"no prunable layer matches '{pattern}'; see `secateur explain` for their names"
+            )
+        shares.update(dict.fromkeys(names, share))
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    for name, share in shares.items():
+        group = graph.group(name)
+        # the product of two decimals may fall a hair below the integer that was meant
+        goal = int(group.size * share + 1e-9)
+        left = group.size
+        for step in steps(group, scores[name], limits):
+            if left - len(step.units) < goal:
+                break
+            keep[graph.offsets[name] + torch.tensor(step.units)] = False
+            left -= len(step.units)
+    return plan_of(graph, keep), frozenset(shares)

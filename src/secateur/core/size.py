@@ -1,0 +1,173 @@
+"""How large a network is on paper: exact sizes under a plan, without cutting anything."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from secateur.core.graph import Graph
+from secateur.core.plan import EMPTY, DropUnits, Plan, Regroup, ZeroWeights
+from secateur.errors import PlanError, SettingError
+
+Measure = Literal["macs", "params", "nonzero", "units"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a network.
+
+    Attributes:
+        params: number of parameters (buffers not counted).
+        macs: multiply-accumulates of one forward of the example inputs (1 MAC = 2 FLOPs).
+        nonzero: parameters that the plan does not set to zero; storage, not speed.
+        units: units left in the groups.
+    """
+
+    params: int
+    macs: int
+    nonzero: int
+    units: int
+
+    def of(self, measure: Measure) -> int:
+        """Return the size in one measure."""
+        return int(getattr(self, measure))
+
+
+@dataclass(frozen=True)
+class Target:
+    """Keep at most the fraction ``keep`` of the dense network's ``of``.
+
+    Raises:
+        SettingError: if ``keep`` is not in (0, 1] or the measure is unknown.
+    """
+
+    keep: float
+    of: Measure = "macs"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.keep <= 1.0:
+            raise SettingError(f"keep must be in (0, 1], not {self.keep}: it is the fraction that stays")
+        if self.of not in get_args(Measure):
+            raise SettingError(f"unknown measure '{self.of}'; choose one of {', '.join(get_args(Measure))}")
+
+
+class Ruler:
+    """Sizes of one graph under any choice of units; built once, then fast enough for a search."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        axes = [axis for cost in graph.costs for axis in cost.axes]
+        self._scales = np.array([cost.scale for cost in graph.costs], dtype=np.float64)
+        self._spans = np.cumsum([0] + [len(cost.axes) for cost in graph.costs])[:-1]
+        self._fixed = np.array([axis.fixed for axis in axes], dtype=np.float64)
+        rows = np.repeat(np.arange(len(axes)), [len(axis.units) for axis in axes])
+        columns = torch.cat([axis.units for axis in axes]).numpy() if axes else np.zeros(0, np.int64)
+        ones = np.ones(len(columns))
+        self._positions = sp.csr_matrix((ones, (rows, columns)), shape=(len(axes), graph.units))
+
+    def macs(self, keep: Tensor) -> int:
+        """Return the MACs left when the units with ``keep`` False are gone."""
+        if not len(self._scales):
+            return 0
+        left = self._fixed + self._positions @ keep.numpy().astype(np.float64)
+        # float64 holds integers exactly up to 2**53, beyond any forward pass; the products stay below that
+        return int((np.multiply.reduceat(left, self._spans) * self._scales).sum())
+
+    def params(self, keep: Tensor) -> int:
+        """Return the parameters left."""
+        return sum(math.prod(self.shape(name, keep)) for name in self.graph.parameters)
+
+    def shape(self, name: str, keep: Tensor) -> tuple[int, ...]:
+        """Return the shape of a tensor after removal."""
+        shape, dims = self.graph.tensors[name]
+        return tuple(
+            size if units is None else int((keep[units] | (units < 0)).sum())
+            for size, units in zip(shape, dims, strict=True)
+        )
+
+    def measure(self, measure: Measure, keep: Tensor) -> int:
+        """Return one measure of the thin network, single weights set to zero not considered."""
+        match measure:
+            case "macs":
+                return self.macs(keep)
+            case "units":
+                return int(keep.sum())
+            case _:
+                return self.params(keep)
+
+
+@lru_cache(maxsize=8)
+def ruler(graph: Graph) -> Ruler:
+    """Return the ruler of a graph, made once per graph."""
+    return Ruler(graph)
+
+
+def size(graph: Graph, plan: Plan = EMPTY) -> Size:
+    """Return the exact size of the network under the plan, on paper.
+
+    Raises:
+        PlanError: if the plan does not belong to the graph.
+    """
+    rule, keep = ruler(graph), graph.kept(plan)
+    params = rule.params(keep)
+    zeros = sum(int((~mask).sum()) for mask in zero_masks(graph, plan, keep).values())
+    return Size(params=params, macs=rule.macs(keep), nonzero=params - zeros, units=int(keep.sum()))
+
+
+def zero_masks(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:
+    """Return for each tensor with weights to silence its mask (True = keep), in the shape after removal.
+
+    Raises:
+        PlanError: if a mask is of a tensor or shape that the network does not have.
+    """
+    masks: dict[str, Tensor] = {}
+    for edit in plan.edits:
+        if isinstance(edit, DropUnits):
+            continue
+        if isinstance(edit, Regroup):
+            edit = as_zeros(graph, edit)
+        if edit.tensor not in graph.tensors or graph.tensors[edit.tensor][0] != edit.shape:
+            raise PlanError(
+                f"the plan masks '{edit.tensor}' with shape {edit.shape}, which this network does not have; "
+                "is it of another network?"
+            )
+        mask = sliced(edit.mask(), graph.tensors[edit.tensor][1], keep)
+        masks[edit.tensor] = masks[edit.tensor] & mask if edit.tensor in masks else mask
+    return masks
+
+
+def as_zeros(graph: Graph, edit: Regroup) -> ZeroWeights:
+    """Return the mask that lets every output read the inputs of its block and nothing else.
+
+    Raises:
+        PlanError: if the layer is unknown or the blocks do not partition its outputs.
+    """
+    name = f"{edit.layer}.weight"
+    if name not in graph.tensors:
+        raise PlanError(f"the plan regroups '{edit.layer}', which this network does not have")
+    shape = graph.tensors[name][0]
+    if sorted(output for block in edit.blocks for output in block.outputs) != list(range(shape[0])):
+        raise PlanError(f"the blocks of '{edit.layer}' must hold each of its {shape[0]} outputs exactly once")
+    keep = torch.zeros(shape, dtype=torch.bool)
+    for block in edit.blocks:
+        keep[torch.tensor(block.outputs)[:, None], torch.tensor(block.inputs, dtype=torch.long)[None, :]] = (
+            True
+        )
+    return ZeroWeights.of(name, keep)
+
+
+def sliced(tensor: Tensor, dims: tuple[Tensor | None, ...], keep: Tensor) -> Tensor:
+    """Return ``tensor`` without the positions whose unit is not kept."""
+    for d, units in enumerate(dims):
+        if units is not None:
+            left = torch.nonzero(keep[units] | (units < 0)).flatten()
+            if len(left) < len(units):
+                tensor = tensor.index_select(d, left.to(tensor.device))
+    return tensor

@@ -1,0 +1,5 @@
+"""Read a network into groups of units by running it once with channel labels beside every tensor."""
+
+from secateur.core.trace.run import trace
+
+__all__ = ["trace"]

@@ -1,0 +1,99 @@
+"""Rules for operators that treat channels one by one: element by element, over windows, or by averaging maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from secateur.core import labels as L
+from secateur.core.trace.move import meet
+from secateur.core.trace.state import State
+
+Args = Sequence[Any]
+
+# operators under which a zero stays a zero, so that silencing a parameter silences what is computed from it
+KEEPS_ZERO = frozenset({"mul", "mul_", "div", "div_", "neg", "neg_", "clone", "_to_copy", "abs", "sign"})
+
+
+def elementwise(state: State, args: Args, out: Tensor, *, name: str = "") -> None:
+    """Labels that meet are united after broadcasting."""
+    tensors = [arg for arg in flat(args) if isinstance(arg, Tensor)]
+    layers = meet(state, [state.labels(t) for t in tensors], [t.shape for t in tensors], out.dim())
+    weight = name in KEEPS_ZERO and bool(tensors) and state.is_weight(tensors[0])
+    state.set(out, layers, weight)
+
+
+def like(state: State, args: Args, out: Tensor) -> None:
+    """``zeros_like`` and relatives: a constant with the same channels."""
+    state.set(out, state.labels(args[0]) if out.shape == args[0].shape else [])
+
+
+def window(state: State, args: Args, out: Tensor, *, spatial: int) -> None:
+    """Pooling and resampling over the last ``spatial`` dimensions: a channel stays a channel."""
+    x = args[0]
+    over = range(x.dim() - spatial, x.dim())
+    state.set(out, [state.merge(layer, over) for layer in state.labels(x)])
+
+
+def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None, keep: bool) -> None:
+    """Sum, mean, maximum over dimensions: over maps a channel stays, over channels nothing may shrink."""
+    x = args[0]
+    over = sorted({d % x.dim() for d in dims}) if dims else list(range(x.dim()))
+    layers: list[Tensor] = []
+    for layer in state.labels(x):
+        rest = [d for d in L.varying(layer) if d not in over]
+        if not rest:
+            state.pin(layer.reshape(-1), "averaged or compared over channels")
+            continue
+        layer = state.merge(layer, over)
+        if not keep:
+            for d in reversed(over):
+                layer = layer.squeeze(d)
+        layers.append(layer)
+    state.set(out, layers)
+
+
+def softmax(state: State, args: Args, out: Tensor) -> None:
+    """Softmax: channels that share a sum may not shrink."""
+    dim = int(args[1]) % args[0].dim()
+    for layer in state.labels(args[0]):
+        if layer.shape[dim] > 1:
+            state.pin(layer.reshape(-1), "a softmax over channels")
+    state.set(out, state.labels(args[0]))
+
+
+def halves(state: State, args: Args, out: Tensor) -> None:
+    """GLU: the two halves of a dimension meet."""
+    dim = (int(args[1]) if len(args) > 1 else -1) % args[0].dim()
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        if layer.shape[dim] > 1:
+            first, second = layer.chunk(2, dim)
+            state.unite(first, second)
+            layer = first
+        layers.append(layer)
+    state.set(out, layers)
+
+
+def unknown(state: State, args: Args, outs: Sequence[Tensor], name: str) -> None:
+    """An operator without a rule: nothing that it touches may be removed."""
+    for tensor in flat(args):
+        if isinstance(tensor, Tensor):
+            for layer in state.labels(tensor):
+                state.pin(
+                    layer.reshape(-1),
+                    f"used by the operator {name}, for which there is no rule",
+                    "keep these channels, or write the operation with common operators",
+                )
+    for out in outs:
+        state.set(out, [])
+
+
+def flat(value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in flat(part)]
+    if isinstance(value, dict):
+        return [item for part in value.values() for item in flat(part)]
+    return [value]

@@ -1,0 +1,220 @@
+"""Rules for operators that mix channels: they read one list of labels and make a new one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from secateur.core.trace.state import Call, State
+
+Args = Sequence[Any]
+FIXED_INPUT = "reads channels that cannot be removed"
+PRODUCT = "multiplied with another activation"
+
+
+def convolution(state: State, args: Args, out: Tensor) -> None:
+    """Convolution, plain, transposed, grouped or depthwise, in one to three dimensions."""
+    x, weight, bias = args[0], args[1], args[2]
+    transposed, groups = bool(args[6]), int(args[8])
+    for layer in state.labels(weight):
+        if layer.shape[0] == layer.shape[1] == 1:
+            state.pin(layer.reshape(-1), "a kernel position, not a channel")
+    read, rows, columns = state.vector(x, 1), state.vector(weight, 0), state.vector(weight, 1)
+    spatial = math.prod((x if transposed else out).shape[2:])
+    scale = x.shape[0] * spatial * math.prod(weight.shape[2:])
+    state.calls.append(Call(state.module, scale, _axes(weight, rows, columns)))
+    if groups == 1:
+        made = columns if transposed else rows
+        contract(state, read, rows if transposed else columns, state.is_weight(weight))
+        state.mark(made, "makes")
+        state.mark(rows if transposed else columns, "reads")
+    else:
+        made = _grouped(state, read, weight, rows, columns, groups, transposed)
+    if bias is not None:
+        _join(state, made, state.vector(bias, 0))
+    state.set(out, [] if made is None else [made.reshape([-1 if d == 1 else 1 for d in range(out.dim())])])
+
+
+def _grouped(
+    state: State,
+    read: Tensor | None,
+    weight: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    groups: int,
+    transposed: bool,
+) -> Tensor | None:
+    """Return the output labels of a grouped convolution.
+
+    Its groups have equal sizes before and after. Either whole groups go, inputs and outputs together (always so
+    for depthwise convolutions), or the same position goes from every group: whichever leaves the finer choice.
+    """
+    module = state.module
+    if read is None or rows is None or module not in state.convolution_modules:
+        reason = FIXED_INPUT if read is None else "a grouped convolution that is called as a function"
+        _pin_all(state, (read, rows, columns), reason)
+        return None
+    if module in state.convolutions:
+        state.unite(state.convolutions[module], read)
+    state.convolutions[module] = read
+    inner = len(read) // groups
+    by_group = read.reshape(groups, inner)
+    if groups > inner:
+        return _whole_groups(state, by_group, rows, columns, weight.shape[1], transposed)
+    state.unite(by_group, by_group[:1])
+    if transposed:
+        contract(state, read, rows, state.is_weight(weight))
+        made = None if columns is None else columns.repeat(groups)
+    else:
+        contract(state, by_group[0], columns, state.is_weight(weight))
+        grid = rows.reshape(groups, -1)
+        state.unite(grid, grid[:1])
+        made = rows
+    state.mark(made, "makes")
+    state.mark(rows if transposed else columns, "reads")
+    return made
+
+
+def _whole_groups(
+    state: State, by_group: Tensor, rows: Tensor, columns: Tensor | None, width: int, transposed: bool
+) -> Tensor:
+    """Inputs and outputs of a group of a grouped convolution form one unit; positions inside it stay."""
+    groups, inner = by_group.shape
+    state.unite(by_group, by_group[:, :1])
+    state.unite(rows.reshape(groups, -1), by_group[:, :1])
+    if columns is not None:
+        state.pin(columns, "positions inside a group stay; whole groups can go")
+    state.mark(rows, "scales" if inner == 1 else "makes")
+    return by_group[:, :1].expand(groups, width).reshape(-1) if transposed else rows
+
+
+def contract(state: State, read: Tensor | None, weight: Tensor | None, silenceable: bool) -> None:
+    """Sum over a dimension: what is read and the weights that read it go together."""
+    if read is None and weight is None:
+        return
+    if read is None or weight is None:
+        _pin_all(state, (read, weight), FIXED_INPUT)
+        return
+    state.unite(read, weight)
+    if not silenceable:
+        state.pin(read, PRODUCT)
+
+
+def matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """``(..., n, k) @ (..., k, m)``, with or without equal leading dimensions."""
+    weighted = state.is_weight(a) or state.is_weight(b)
+    inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
+    contract(state, inner_a, inner_b, weighted)
+    left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
+    if weighted:
+        weight_is_b = state.is_weight(b)
+        state.mark(inner_b if weight_is_b else inner_a, "reads")
+        state.mark(right if weight_is_b else left, "makes")
+    batch = math.prod(out.shape[:-2])
+    inner = inner_a if inner_a is not None else inner_b
+    axes = (_axis(a.shape[-2], left), _axis(a.shape[-1], inner), _axis(b.shape[-1], right))
+    state.calls.append(Call(state.module, batch, axes))
+    for tensor in (a, b):
+        for d in range(tensor.dim() - 2):
+            vector = state.vector(tensor, d)
+            if vector is not None:
+                state.pin(vector, PRODUCT)
+    state.set(out, [_place(left, out, -2), _place(right, out, -1)])
+
+
+def mm(state: State, args: Args, out: Tensor) -> None:
+    """Matrix product, batched or not."""
+    matmul(state, args[0], args[1], out)
+
+
+def addmm(state: State, args: Args, out: Tensor) -> None:
+    """Bias plus matrix product."""
+    matmul(state, args[1], args[2], out)
+    bias, right = args[0], state.vector(args[2], args[2].dim() - 1)
+    _join(state, right, state.vector(bias, bias.dim() - 1) if bias.dim() else None)
+
+
+def linear(state: State, args: Args, out: Tensor) -> None:
+    """``x @ W.T + b`` as one operator."""
+    x, weight = args[0], args[1]
+    read, rows, columns = state.vector(x, x.dim() - 1), state.vector(weight, 0), state.vector(weight, 1)
+    contract(state, read, columns, state.is_weight(weight))
+    state.mark(rows, "makes")
+    state.mark(columns, "reads")
+    state.calls.append(Call(state.module, math.prod(out.shape[:-1]), _axes(weight, rows, columns)))
+    if len(args) > 2 and args[2] is not None:
+        _join(state, rows, state.vector(args[2], 0))
+    others = [layer for layer in state.labels(x) if layer.shape[-1] == 1]
+    state.set(out, [*others, _place(rows, out, -1)])
+
+
+def batch_norm(state: State, args: Args, out: Tensor) -> None:
+    """Batch norm over running statistics; over batch statistics, what is averaged over may not shrink."""
+    x, training = args[0], bool(args[5])
+    if training:
+        for layer in state.labels(x):
+            if layer.shape[1] == 1:
+                state.pin(layer.reshape(-1), "normalised over channels")
+    channels = state.vector(x, 1)
+    for tensor in args[1:5]:
+        if tensor is not None and tensor.numel():
+            _join(state, channels, state.vector(tensor, 0))
+    others = [layer for layer in state.labels(x) if layer.shape[1] == 1]
+    state.set(out, [*others, _place(channels, out, 1)], state.is_weight(x))
+
+
+def group_norm(state: State, args: Args, out: Tensor) -> None:
+    """Group norm: one channel a group is per-channel, anything else averages over channels."""
+    x, weight, bias, channels, groups = args[0], args[1], args[2], int(args[4]), int(args[6])
+    vector = state.vector(x, 1)
+    for tensor in (weight, bias):
+        if tensor is not None:
+            _join(state, vector, state.vector(tensor, 0))
+    if vector is not None:
+        reason = "normalised over channels" if groups != channels else "the number of groups is fixed"
+        state.pin(vector, reason)
+    state.set(out, state.labels(x))
+
+
+def layer_norm(state: State, args: Args, out: Tensor) -> None:
+    """Layer norm: averages over channels."""
+    x, dims = args[0], len(args[1])
+    for d in range(x.dim() - dims, x.dim()):
+        vector = state.vector(x, d)
+        for tensor in args[2:4]:
+            if tensor is not None:
+                _join(state, vector, state.vector(tensor, d - x.dim() + dims))
+        if vector is not None:
+            state.pin(vector, "normalised over channels")
+    state.set(out, state.labels(x))
+
+
+def _join(state: State, channels: Tensor | None, own: Tensor | None) -> None:
+    """A per-channel parameter goes with its channel, and stays if the channel stays."""
+    if own is not None and channels is not None:
+        state.unite(channels, own)
+    elif own is not None or channels is not None:
+        _pin_all(state, (own, channels), "joined with channels that cannot be removed")
+
+
+def _pin_all(state: State, vectors: tuple[Tensor | None, ...], reason: str) -> None:
+    for vector in vectors:
+        if vector is not None:
+            state.pin(vector, reason)
+
+
+def _axis(size: int, atoms: Tensor | None) -> int | Tensor:
+    return size if atoms is None else atoms
+
+
+def _axes(weight: Tensor, rows: Tensor | None, columns: Tensor | None) -> tuple[int | Tensor, int | Tensor]:
+    return _axis(weight.shape[0], rows), _axis(weight.shape[1], columns)
+
+
+def _place(vector: Tensor | None, out: Tensor, dim: int) -> Tensor | None:
+    if vector is None:
+        return None
+    return vector.reshape([-1 if d == dim % out.dim() else 1 for d in range(out.dim())])

@@ -1,0 +1,192 @@
+"""Rules for operators that move elements without changing them: the labels move along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.core import labels as L
+from secateur.core.trace.state import State
+
+Args = Sequence[Any]
+
+
+def same(state: State, args: Args, out: Tensor) -> None:
+    """Copies, casts, and everything else that leaves shape and meaning alone."""
+    state.set(out, state.labels(args[0]), state.is_weight(args[0]))
+
+
+def reshape(state: State, args: Args, out: Tensor) -> None:
+    """View, reshape, flatten, squeeze, unsqueeze: row-major order stays."""
+    layers = [L.reshape(layer, args[0].shape, out.shape) for layer in state.labels(args[0])]
+    state.set(out, layers, state.is_weight(args[0]))
+
+
+def permute(state: State, args: Args, out: Tensor) -> None:
+    """Reorder dimensions."""
+    order = [int(d) for d in args[1]]
+    state.set(out, [layer.permute(order) for layer in state.labels(args[0])], state.is_weight(args[0]))
+
+
+def transpose(state: State, args: Args, out: Tensor) -> None:
+    """Swap two dimensions; ``t`` swaps the first two."""
+    a, b = (args[1], args[2]) if len(args) > 2 else (0, min(1, args[0].dim() - 1))
+    layers = [layer.transpose(a, b) if layer.dim() else layer for layer in state.labels(args[0])]
+    state.set(out, layers, state.is_weight(args[0]))
+
+
+def expand(state: State, args: Args, out: Tensor) -> None:
+    """Repeat along dimensions of size one, new leading ones included."""
+    state.set(out, [L.align(layer, out.dim()) for layer in state.labels(args[0])], state.is_weight(args[0]))
+
+
+def cut(state: State, args: Args, out: Tensor, *, func: Any) -> None:
+    """Slice, narrow: a window along one dimension (``args``: tensor, dim, ...)."""
+    dim = _dim(args, 1)
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        if layer.shape[dim] > 1 and out.shape[dim] != layer.shape[dim]:
+            piece = func(layer, *args[1:])
+            _bind_equal_parts(
+                state, layer, piece, dim, int(args[2]) if len(args) > 2 and args[2] else 0, args
+            )
+            layer = piece
+        layers.append(layer)
+    state.set(out, layers, state.is_weight(args[0]))
+
+
+def _bind_equal_parts(state: State, layer: Tensor, piece: Tensor, dim: int, start: int, args: Args) -> None:
+    """One of several equal parts of a channel dimension: parts stay equal only if they shrink alike."""
+    size, part = layer.shape[dim], piece.shape[dim]
+    start = start + size if start < 0 else start
+    step = args[4] if len(args) > 4 else 1
+    if part and step == 1 and size % part == 0 and start % part == 0 and size // part <= 8:
+        rows = L.along(layer, dim).reshape(size // part, -1)
+        state.unite(rows, rows[:1])
+    elif not state.reshaping or step != 1:
+        state.pin(layer.reshape(-1), "cut at a position that is not known to move")
+
+
+def split(state: State, args: Args, out: Sequence[Tensor]) -> None:
+    """Split into parts of one size or of given sizes; equal parts stay equal."""
+    dim = _dim(args, 2)
+    parts: list[list[Tensor]] = [[] for _ in out]
+    for layer in state.labels(args[0]):
+        if layer.shape[dim] == 1:
+            pieces = [layer] * len(out)
+        else:
+            pieces = list(torch.split(layer, [piece.shape[dim] for piece in out], dim))
+            if len({piece.shape[dim] for piece in pieces}) == 1:
+                rows = torch.stack([L.along(piece, dim).reshape(-1) for piece in pieces])
+                state.unite(rows, rows[:1])
+            elif not state.reshaping:
+                state.pin(layer.reshape(-1), "split into unequal parts by sizes that are not known to move")
+        for held, piece in zip(parts, pieces, strict=True):
+            held.append(piece)
+    for piece, layers in zip(out, parts, strict=True):
+        state.set(piece, layers, state.is_weight(args[0]))
+
+
+def select(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
+    """Pick one position along a dimension, or all of them one by one (unbind)."""
+    dim = _dim(args, 1)
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        if layer.shape[dim] > 1:
+            state.pin(layer.reshape(-1), "single channels are picked by their number")
+        layers.append(layer.select(dim, 0))
+    for tensor in [out] if isinstance(out, Tensor) else out:
+        state.set(tensor, [layer for layer in layers if L.varying(layer)], state.is_weight(args[0]))
+
+
+def cat(state: State, args: Args, out: Tensor) -> None:
+    """Join along a dimension; labels along the others meet."""
+    tensors = [t for t in args[0] if t.dim() == out.dim()]
+    dim = _dim((out, *args[1:]), 1)
+    joined = [next((x for x in state.labels(t) if x.shape[dim] > 1), None) for t in tensors]
+    layers = [L.concatenate(joined, [t.shape[dim] for t in tensors], dim, out.dim())]
+    others = [[x for x in state.labels(t) if x.shape[dim] == 1] for t in tensors]
+    state.set(out, [*layers, *meet(state, others, [t.shape for t in tensors], out.dim())])
+
+
+def stack(state: State, args: Args, out: Tensor) -> None:
+    """Join along a new dimension."""
+    dim = (int(args[1]) if len(args) > 1 else 0) % out.dim()
+    inputs = [[layer.unsqueeze(dim) for layer in state.labels(t)] for t in args[0]]
+    shapes = [[*t.shape[:dim], 1, *t.shape[dim:]] for t in args[0]]
+    state.set(out, meet(state, inputs, shapes, out.dim()))
+
+
+def pad(state: State, args: Args, out: Tensor) -> None:
+    """Pad with a constant: new positions of a channel dimension are channels of their own."""
+    amounts = list(args[1])
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        for i in range(len(amounts) // 2):
+            dim, before, after = out.dim() - 1 - i, amounts[2 * i], amounts[2 * i + 1]
+            if layer.shape[dim] == 1 or (before == 0 and after == 0):
+                continue
+            if before < 0 or after < 0 or len(L.varying(layer)) > 1 or not state.reshaping:
+                state.pin(layer.reshape(-1), "padded in a way that no rule covers")
+                layer = layer.new_zeros((1,) * out.dim())
+                continue
+            view = [-1 if d == dim else 1 for d in range(out.dim())]
+            front, back = state.fresh(before).reshape(view), state.fresh(after).reshape(view)
+            layer = torch.cat([front, layer, back], dim)
+        layers.append(layer)
+    state.set(out, layers)
+
+
+def repeat(state: State, args: Args, out: Tensor) -> None:
+    """Tile: labels repeat along the dimensions where they vary."""
+    times = list(args[1])
+    layers = [L.align(layer, out.dim()) for layer in state.labels(args[0])]
+    repeats = [[n if layer.shape[d] > 1 else 1 for d, n in enumerate(times)] for layer in layers]
+    state.set(out, [layer.repeat(r) for layer, r in zip(layers, repeats, strict=True)])
+
+
+def reorder(state: State, args: Args, out: Tensor, *, func: Any) -> None:
+    """Flip, roll: fine along maps, not understood along channels."""
+    dims = args[1] if func is torch.ops.aten.flip.default else (args[2] if len(args) > 2 else [])
+    for layer in state.labels(args[0]):
+        if not dims or any(layer.shape[d] > 1 for d in dims):
+            state.pin(layer.reshape(-1), "channels change their order in a way that no rule covers")
+    state.set(out, state.labels(args[0]))
+
+
+def blocks(state: State, args: Args, out: Tensor, *, func: Any) -> None:
+    """Pixel shuffle and its relatives: run the same operator on spelled-out labels."""
+    layers = [L.compact(func(layer.expand(args[0].shape), *args[1:])) for layer in state.labels(args[0])]
+    state.set(out, layers)
+
+
+def meet(
+    state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[int]], dims: int
+) -> list[Tensor]:
+    """Unite the labels of tensors that are combined element by element.
+
+    Layers that vary along a common dimension are united; a layer that meets a tensor with the same extent but
+    without labels is pinned, because nothing there could shrink with it.
+    """
+    met: list[Tensor] = []
+    aligned = [[L.align(layer, dims) for layer in layers] for layers in inputs]
+    for layer in sorted((x for layers in aligned for x in layers), key=lambda x: -len(L.varying(x))):
+        partner = next((m for m in met if set(L.varying(m)) & set(L.varying(layer))), None)
+        if partner is None:
+            met.append(layer)
+        else:
+            state.unite(partner, layer)
+    for layer in met:
+        for layers, shape in zip(aligned, shapes, strict=True):
+            full = [1] * (dims - len(shape)) + list(shape)
+            bare = [d for d in L.varying(layer) if full[d] > 1 and not any(x.shape[d] > 1 for x in layers)]
+            if bare:
+                state.pin(layer.reshape(-1), "combined with a tensor whose size is fixed")
+    return met
+
+
+def _dim(args: Args, place: int) -> int:
+    return (int(args[place]) if len(args) > place else 0) % max(1, args[0].dim())

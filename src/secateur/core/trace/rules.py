@@ -1,0 +1,148 @@
+"""Which rule treats which ATen operator: one small table a kind. What is in no table is pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.core.trace import each, mix, move
+from secateur.core.trace.state import State
+
+Args = Sequence[Any]
+Rule = Callable[[State, Args, Any], None]
+
+MOVES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ["clone", "detach", "alias", "_to_copy", "lift_fresh", "contiguous", "lift_fresh_copy"], move.same
+    ),
+    **dict.fromkeys(
+        [
+            "view",
+            "_unsafe_view",
+            "reshape",
+            "_reshape_alias",
+            "unsqueeze",
+            "squeeze",
+            "flatten",
+            "_reshape_copy",
+        ],
+        move.reshape,
+    ),
+    "permute": move.permute,
+    **dict.fromkeys(["t", "transpose"], move.transpose),
+    "expand": move.expand,
+    **dict.fromkeys(["split", "split_with_sizes"], move.split),
+    **dict.fromkeys(["select", "unbind"], move.select),
+    "cat": move.cat,
+    "stack": move.stack,
+    "constant_pad_nd": move.pad,
+    "repeat": move.repeat,
+}
+MOVES_WITH_OPERATOR: dict[str, Callable[..., None]] = {
+    **dict.fromkeys(["slice", "narrow"], move.cut),
+    **dict.fromkeys(["flip", "roll"], move.reorder),
+    **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle"], move.blocks),
+}
+MIXES: dict[str, Rule] = {
+    **dict.fromkeys(["convolution", "_convolution"], mix.convolution),
+    **dict.fromkeys(["mm", "bmm"], mix.mm),
+    "addmm": mix.addmm,
+    "linear": mix.linear,
+}
+NORMS: dict[str, Rule] = {
+    "native_batch_norm": mix.batch_norm,
+    "native_group_norm": mix.group_norm,
+    "native_layer_norm": mix.layer_norm,
+}
+WINDOWS: dict[str, int] = {  # operator -> number of spatial dimensions
+    "max_pool2d_with_indices": 2, "max_pool3d_with_indices": 3, "avg_pool2d": 2, "avg_pool3d": 3, "avg_pool1d": 1,
+    "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3, "adaptive_avg_pool1d": 1, "adaptive_max_pool2d": 2,
+    "upsample_nearest2d": 2, "_upsample_nearest_exact2d": 2, "upsample_bilinear2d": 2, "upsample_bicubic2d": 2,
+    "upsample_nearest1d": 1, "upsample_linear1d": 1, "upsample_trilinear3d": 3, "upsample_nearest3d": 3,
+    "reflection_pad2d": 2, "replication_pad2d": 2, "reflection_pad1d": 1, "replication_pad1d": 1,
+}  # fmt: skip
+REDUCTIONS = frozenset(
+    {"mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm", "logsumexp"}
+)
+# elementwise although torch does not tag them so
+ELEMENTWISE = frozenset(
+    {
+        "hardswish",
+        "hardswish_",
+        "native_dropout",
+        "_prelu_kernel",
+        "copy_",
+        "fill_",
+        "zero_",
+        "normal_",
+        "mish_",
+        "bernoulli_",
+    }
+)
+LIKE = frozenset(
+    {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
+)
+
+
+def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any) -> None:
+    """Update the state after an operator has run."""
+    name = func.overloadpacket.__name__
+    args = _positional(func, args, kwargs)
+    first = next(
+        (o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)), None
+    )
+    if first is None or not any(isinstance(arg, Tensor) for arg in each.flat(args)):
+        return
+    if name in MOVES:
+        MOVES[name](state, args, out)
+    elif name in MOVES_WITH_OPERATOR:
+        MOVES_WITH_OPERATOR[name](state, args, out, func=func)
+    elif name in MIXES:
+        MIXES[name](state, args, out)
+    elif name in NORMS:
+        NORMS[name](state, args, first)
+    elif name in WINDOWS:
+        each.window(state, args, first, spatial=WINDOWS[name])
+    elif name in REDUCTIONS:
+        dims, keep = _reduction(func, args)
+        each.reduce(state, args, first, dims=dims, keep=keep)
+    elif name in ("_softmax", "_log_softmax"):
+        each.softmax(state, args, first)
+    elif name == "glu":
+        each.halves(state, args, first)
+    elif name in LIKE:
+        each.like(state, args, first)
+    elif name in ELEMENTWISE or torch.Tag.pointwise in func.tags:
+        each.elementwise(state, args, first, name=name)
+    else:
+        outs: Sequence[Tensor] = [o for o in each.flat(out) if isinstance(o, Tensor)]
+        each.unknown(
+            state, args, outs, f"aten.{name}" if func.namespace == "aten" else f"{func.namespace}.{name}"
+        )
+
+
+def _positional(func: Any, args: Args, kwargs: dict[str, Any]) -> Args:
+    """Put keyword arguments in their places, so that rules need only look at positions."""
+    if not kwargs:
+        return args
+    full = list(args)
+    for place, argument in enumerate(func._schema.arguments):
+        if place >= len(full) and not argument.kwarg_only:
+            full.append(kwargs.get(argument.name, argument.default_value))
+    full.extend(
+        value for value in kwargs.values() if isinstance(value, Tensor) and not any(value is a for a in full)
+    )
+    return tuple(full)
+
+
+def _reduction(func: Any, args: Args) -> tuple[Sequence[int] | None, bool]:
+    """Return the dimensions of a reduction (None = all) and whether they stay with size one."""
+    names = [argument.name for argument in func._schema.arguments]
+    dims = args[names.index("dim")] if "dim" in names and names.index("dim") < len(args) else None
+    keep = (
+        args[names.index("keepdim")] if "keepdim" in names and names.index("keepdim") < len(args) else False
+    )
+    return ([dims] if isinstance(dims, int) else dims), bool(keep)

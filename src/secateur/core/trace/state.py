@@ -1,0 +1,215 @@
+"""What is learned while the network runs: labels, unions, pins, costs."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from secateur.core import labels as L
+from secateur.core.graph import Role
+from secateur.core.layers import CONVOLUTIONS
+from secateur.core.literals import Path
+
+Layers = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One dimension of a parameter or buffer, whose positions are atoms ``start .. start + size - 1``."""
+
+    tensor: str
+    dim: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Pinning:
+    """Labels that may not go."""
+
+    atoms: Tensor
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a layer that multiplies: ``scale`` MACs for each combination of positions of its axes."""
+
+    layer: str
+    scale: int
+    axes: tuple[int | Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A size in the arguments of a reshaping call, and the dimension that it speaks of.
+
+    Attributes:
+        window: which positions along ``dim`` the number counts.
+        sign: -1 where the number counts from the end.
+    """
+
+    module: str
+    call: int
+    function: str
+    path: Path
+    layer: Tensor
+    dim: int
+    window: slice
+    sign: int
+
+
+@dataclass
+class State:
+    """Everything collected during one forward."""
+
+    names: dict[int, tuple[str, Tensor]]
+    parameters: frozenset[str]
+    modules: dict[int, str]
+    convolution_modules: frozenset[str]
+    shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+    weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+    slots: list[Slot] = field(default_factory=list[Slot])
+    starts: list[int] = field(default_factory=list[int])
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    roles: dict[str, list[Role]] = field(default_factory=dict[str, list[Role]])
+    edges: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
+    pins: list[Pinning] = field(default_factory=list[Pinning])
+    grids: list[Tensor] = field(default_factory=list[Tensor])
+    calls: list[Call] = field(default_factory=list[Call])
+    convolutions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    sites: list[Site] = field(default_factory=list[Site])
+    stack: list[str] = field(default_factory=list[str])
+    entered: dict[str, int] = field(default_factory=dict[str, int])
+    atoms: int = 1
+    reshaping: bool = False
+
+    @staticmethod
+    def of(model: nn.Module) -> State:
+        """Prepare for a model; parameters and buffers are labelled when first used."""
+        parameters = dict(model.named_parameters())
+        tensors = {**parameters, **dict(model.named_buffers())}
+        return State(
+            names={id(tensor): (name, tensor) for name, tensor in reversed(tensors.items())},
+            parameters=frozenset(parameters),
+            modules={id(module): name for name, module in model.named_modules()},
+            convolution_modules=frozenset(
+                name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)
+            ),
+        )
+
+    @property
+    def module(self) -> str:
+        """Name of the module whose forward is running."""
+        return self.stack[-1] if self.stack else ""
+
+    def labels(self, tensor: Tensor) -> Layers:
+        """Return the layers of a tensor; an unused parameter or buffer gets fresh atoms for each dimension."""
+        found = self.shadows.get(tensor)
+        if found is None:
+            found = self._adopt(tensor) if id(tensor) in self.names else ()
+            self.shadows[tensor] = found
+        return found
+
+    def set(self, tensor: Tensor, layers: Sequence[Tensor | None], weight: bool = False) -> None:
+        """Attach layers to a tensor; those that do not vary are pinned, those that vary twice are grids."""
+        kept: list[Tensor] = []
+        for layer in layers:
+            dims = () if layer is None else L.varying(layer)
+            if layer is None:
+                continue
+            if not dims:  # one channel is all that is left of it here: without it nothing would remain
+                self.pin(layer.reshape(-1), "a single channel that is used on its own")
+                continue
+            kept.append(layer)
+            if len(dims) > 1:
+                self.grids.append(layer)
+        self.shadows[tensor] = tuple(kept)
+        self.weights[tensor] = weight
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Tell whether zeroing entries of parameters zeroes the same entries of this tensor."""
+        return bool(self.weights.get(tensor, False)) or (
+            id(tensor) in self.names and self.names[id(tensor)][1] is tensor
+        )
+
+    def fresh(self, count: int) -> Tensor:
+        """Return ``count`` new atoms that belong to no parameter."""
+        self.atoms += count
+        return torch.arange(self.atoms - count, self.atoms)
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        """Labels at the same place live and die together; what meets a fixed position is pinned."""
+        a, b = torch.broadcast_tensors(a, b)
+        fixed = (a == L.FIXED) | (b == L.FIXED)
+        if bool(fixed.any()):
+            self.pin(torch.where(a == L.FIXED, b, a)[fixed], "joined with channels that cannot be removed")
+        differ = (a != b) & ~fixed
+        if bool(differ.any()):
+            self.edges.append((a[differ], b[differ]))
+
+    def merge(self, layer: Tensor, dims: Sequence[int]) -> Tensor:
+        """Unite the labels along ``dims`` and return the layer without them (size 1 there)."""
+        for d in dims:
+            if layer.shape[d] > 1:
+                first = layer.narrow(d, 0, 1)
+                self.unite(layer, first)
+                layer = first
+        return layer
+
+    def pin(self, atoms: Tensor, reason: str, remedy: str = "") -> None:
+        """Forbid the removal of these labels."""
+        atoms = atoms[atoms != L.FIXED]
+        if atoms.numel():
+            where = f" in '{self.module}'" if self.module else ""
+            self.pins.append(Pinning(atoms, reason + where, remedy))
+
+    def vector(self, tensor: Tensor, dim: int) -> Tensor | None:
+        """Return the labels along one dimension, ``(size,)``, uniting whatever varies beside it."""
+        found: Tensor | None = None
+        for layer in self.labels(tensor):
+            if layer.shape[dim] == 1:
+                continue
+            row = self.merge(layer, [d for d in range(layer.dim()) if d != dim]).reshape(-1)
+            if found is None:
+                found = row
+            else:
+                self.unite(found, row)
+        return found
+
+    def mark(self, atoms: Tensor | None, role: Role) -> None:
+        """Give the parameter dimensions that these atoms come from a role."""
+        if atoms is None:
+            return
+        atoms = atoms[atoms != L.FIXED]
+        if not len(atoms):
+            return
+        first = bisect(self.starts, int(atoms.min())) - 1
+        for slot in self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]:
+            # between the atoms of two slots lie those of paddings and of other tensors
+            if bool(((atoms >= slot.start) & (atoms < slot.start + slot.size)).any()):
+                self.roles[slot.tensor][slot.dim] = role
+
+    def _adopt(self, tensor: Tensor) -> Layers:
+        name, original = self.names[id(tensor)]
+        if original is not tensor:
+            return ()
+        shape = tuple(tensor.shape)
+        self.shapes[name] = shape
+        self.roles[name] = ["scales"] * len(shape)
+        layers: list[Tensor] = []
+        # beyond three dimensions the trailing ones are kernel positions or a map, never channels
+        for d in range(len(shape) if len(shape) <= 3 else 2):
+            if shape[d] > 1:
+                start = self.atoms
+                atoms = self.fresh(shape[d])
+                self.slots.append(Slot(name, d, start, shape[d]))
+                self.starts.append(start)
+                layers.append(atoms.reshape([-1 if i == d else 1 for i in range(len(shape))]))
+        return tuple(layers)

@@ -1,0 +1,68 @@
+"""Every error that Secateur raises on purpose: one base, one class for each kind of trouble.
+
+A message is one sentence that says what happened, where, and what to do about it. The command line prints
+it after ``error:`` and exits with status 1; nothing that already existed is lost.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SecateurError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class SettingError(SecateurError):
+    """A setting, option, name or recipe entry that is out of range or unknown."""
+
+
+class ModelError(SecateurError):
+    """A model that cannot be built, loaded or run on the example inputs."""
+
+
+class DataError(SecateurError):
+    """A data set that is missing, damaged or does not fit the model."""
+
+
+class TraceError(SecateurError):
+    """A network that could not be read into groups of units."""
+
+
+class PlanError(SecateurError):
+    """A plan that does not belong to this network, or is damaged."""
+
+
+class TargetError(SecateurError):
+    """A target that cannot be reached.
+
+    Attributes:
+        reachable: the smallest fraction that can be kept, in the target's own measure; None where unknown.
+    """
+
+    def __init__(self, message: str, reachable: float | None = None) -> None:
+        super().__init__(message)
+        self.reachable = reachable
+
+
+class VerificationError(SecateurError):
+    """The pruned network does not compute what the silenced original computes."""
+
+
+class TrainingError(SecateurError):
+    """Training cannot start or go on, for instance because the loss is not finite."""
+
+
+class ArtifactError(SecateurError):
+    """A result folder that is missing, damaged, foreign, or in the way."""
+
+
+class ExportError(SecateurError):
+    """An export that failed, or whose output differs from the network's."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,32 @@
+"""What the library tells its caller while it works; it never prints by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Event:
+    """One piece of news from long work.
+
+    Attributes:
+        stage: what is going on, for instance ``"train"``, ``"trace"``, ``"measure"``.
+        text: one sentence for a person; may be empty for pure progress.
+        step: how many of ``total`` pieces of this stage are done.
+        total: how many pieces there are; None where unknown or meaningless.
+        values: numbers worth showing or keeping, such as ``{"loss": 0.31}``.
+    """
+
+    stage: str
+    text: str = ""
+    step: int = 0
+    total: int | None = None
+    values: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+Tell = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Drop the event; the default listener."""

@@ -1,0 +1,88 @@
+"""The pruning methods: one file each, found by its name.
+
+A file ``filter_std.py`` holds one method class ``FilterStd``; its module docstring is the method's card. Other
+packages add theirs through the entry point group ``secateur.methods``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from secateur.core.method import Method
+from secateur.errors import SettingError, nearest
+
+
+@cache
+def methods() -> Mapping[str, type[Method]]:
+    """Return every method by name, those of other packages included."""
+    found: dict[str, type[Method]] = {}
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
+        if not module.name.startswith("_"):
+            found[module.name] = _method_in(f"{__name__}.{module.name}")
+    for entry in entry_points(group="secateur.methods"):
+        found[entry.name] = entry.load()
+    return found
+
+
+def __getattr__(name: str) -> Mapping[str, type[Method]]:
+    if name == "METHODS":  # a constant in all but the moment at which it is filled
+        return methods()
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def find(name: str) -> type[Method]:
+    """Return the method of this name.
+
+    Raises:
+        SettingError: if there is none; names the nearest.
+    """
+    known = methods()
+    if name not in known:
+        raise SettingError(f"unknown method '{name}'{nearest(name, known)}; `secateur methods` lists them")
+    return known[name]
+
+
+def make(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """Return the method of this name with these settings.
+
+    Raises:
+        SettingError: if the method or one of the settings is unknown, or a value is out of range.
+    """
+    kind = find(name)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for option in options or {}:
+        if option not in known:
+            raise SettingError(
+                f"{name} has no setting '{option}'{nearest(option, known)}; it has {', '.join(known)}"
+            )
+    return kind(**(options or {}))
+
+
+def name_of(method: Method | type[Method]) -> str:
+    """Return the name under which a method is known, or its class name if it is not registered."""
+    kind = method if isinstance(method, type) else type(method)
+    return next((name for name, known in methods().items() if known is kind), kind.__name__)
+
+
+def card(method: type[Method]) -> str:
+    """Return the method's card: the docstring of its file."""
+    return inspect.getdoc(inspect.getmodule(method)) or inspect.getdoc(method) or ""
+
+
+def _method_in(module_name: str) -> type[Method]:
+    module = importlib.import_module(module_name)
+    kinds = [
+        kind
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if kind.__module__ == module_name and issubclass(kind, Method) and not inspect.isabstract(kind)
+    ]
+    if len(kinds) != 1:
+        raise ImportError(f"{module_name} must hold exactly one method, found {len(kinds)}")
+    return kinds[0]
