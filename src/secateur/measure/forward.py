@@ -1,0 +1,107 @@
+"""Running a network for the sake of measuring it, and leaving it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+
+ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""A tensor (one argument), a tuple (positional arguments) or a mapping (keyword arguments)."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Put ``model`` into eval mode for a while, and then each of its modules back into its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the first parameter or buffer of ``model`` lives; the CPU if it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the type of the first floating-point parameter of ``model``; torch's default if it has none."""
+    for tensor in model.parameters():
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.get_default_dtype()
+
+
+def tensors(inputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors in (nested) example inputs, in order."""
+    if isinstance(inputs, Tensor):
+        yield inputs
+    elif isinstance(inputs, Mapping):
+        for value in cast("Mapping[Any, Any]", inputs).values():
+            yield from tensors(value)
+    elif isinstance(inputs, tuple | list):
+        for value in cast("tuple[Any, ...]", inputs):
+            yield from tensors(value)
+
+
+def moved(inputs: Any, device: torch.device, memory_format: torch.memory_format | None = None) -> Any:
+    """Return ``inputs`` with its tensors on ``device``, and those of 4 dimensions in ``memory_format``."""
+    if isinstance(inputs, Tensor):
+        inputs = inputs.to(device)
+        return inputs if memory_format is None or inputs.ndim != 4 else inputs.to(memory_format=memory_format)
+    if isinstance(inputs, Mapping):
+        entries = cast("Mapping[Any, Any]", inputs)
+        return {key: moved(value, device, memory_format) for key, value in entries.items()}
+    if isinstance(inputs, tuple | list):
+        values = [moved(value, device, memory_format) for value in cast("tuple[Any, ...]", inputs)]
+        return tuple(values) if isinstance(inputs, tuple) else values
+    return inputs
+
+
+def call(model: nn.Module, inputs: ExampleInputs) -> Any:
+    """Run ``model`` on ``inputs`` and return its output.
+
+    Raises:
+        ModelError: if the forward pass fails.
+    """
+    try:
+        if isinstance(inputs, tuple):
+            return model(*inputs)
+        return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs)) or "no tensors"
+        line = (str(error).strip().splitlines() or [""])[0]
+        reason = f"{type(error).__name__}: {line}"
+        raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}") from error
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the class scores (N, classes) in what a classifier returned.
+
+    Args:
+        output: a tensor; a tuple or list that starts with it; or a mapping or object with ``logits``.
+
+    Raises:
+        ModelError: if there is no such tensor.
+    """
+    logits = output
+    if isinstance(output, Mapping):
+        logits = cast("Mapping[str, Any]", output).get("logits")
+    elif hasattr(output, "logits"):
+        logits = output.logits
+    elif isinstance(output, tuple | list) and output:
+        logits = cast("tuple[Any, ...]", output)[0]
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        return logits
+    found: str = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    raise ModelError(f"the model must return class scores of shape (batch, classes), not {found}")

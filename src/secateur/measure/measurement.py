@@ -1,0 +1,109 @@
+"""Everything that is known about a network, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from ..errors import ArtifactError
+from ..events import Event, Tell, ignore
+from .accuracy import Accuracy, accuracy
+from .counts import Counts, count
+from .forward import ExampleInputs
+from .latency import Latency, latency
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The size of a network, and, where they were measured, how well and how fast it does.
+
+    Attributes:
+        counts: parameters, MACs and activations.
+        accuracy: None where there was no data.
+        latency: None where it was not timed.
+    """
+
+    counts: Counts
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested dicts of numbers and strings, with None for what was not measured."""
+        return {
+            "counts": self.counts.to_dict(),
+            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
+            "latency": None if self.latency is None else self.latency.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
+        """Return the measurement that ``to_dict`` was called on.
+
+        Raises:
+            ArtifactError: if an entry is missing, unknown, or of the wrong type.
+        """
+        known = ("counts", "accuracy", "latency")
+        for name in values:
+            if name not in known:
+                raise ArtifactError(
+                    f"the stored measurement has an unknown entry '{name}': the file is damaged"
+                )
+        parts = {name: _part(values, name) for name in known}
+        if parts["counts"] is None:
+            raise ArtifactError("the stored measurement lacks 'counts': the file is damaged")
+        return cls(
+            counts=Counts.from_dict(parts["counts"]),
+            accuracy=None if parts["accuracy"] is None else Accuracy.from_dict(parts["accuracy"]),
+            latency=None if parts["latency"] is None else Latency.from_dict(parts["latency"]),
+        )
+
+
+def measure(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+    *,
+    time: bool = True,
+    threads: int | None = None,
+    seconds: float = 1.0,
+    tell: Tell = ignore,
+) -> Measurement:
+    """Count, test and time ``model``, which stays as it is.
+
+    Args:
+        model: any network; a classifier where ``batches`` are given.
+        example_inputs: what its forward takes; its batch size is that of the MACs and the time.
+        batches: labelled images to measure the accuracy on, as for ``accuracy``.
+        time: whether to measure the latency.
+        threads: for the latency, as for ``latency``.
+        seconds: to time for.
+        tell: hears of each part, under the stage ``"measure"``.
+
+    Returns:
+        The measurement, with None for the parts that were not asked for.
+
+    Raises:
+        DataError: if the batches are empty or do not fit the model.
+        ModelError: if the model does not run.
+    """
+    tell(Event("measure", "counting parameters and MACs"))
+    counts = count(model, example_inputs)
+    tested = None
+    if batches is not None:
+        tell(Event("measure", "testing the accuracy"))
+        tested = accuracy(model, batches, tell=tell)
+    timed = None
+    if time:
+        tell(Event("measure", "timing the forward pass"))
+        timed = latency(model, example_inputs, threads=threads, seconds=seconds)
+    return Measurement(counts, tested, timed)
+
+
+def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    part: Any = values.get(name)
+    if part is not None and not isinstance(part, Mapping):
+        raise ArtifactError(f"'{name}' in the stored measurement must be a table: the file is damaged")
+    return cast("Mapping[str, Any] | None", part)

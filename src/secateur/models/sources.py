@@ -1,0 +1,211 @@
+"""Turning the name of a network, wherever it comes from, into the network."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ..errors import ModelError, SecateurError, SettingError, nearest
+from .builtin import BUILDERS
+
+_SOURCES = ("secateur", "torchvision", "timm")
+
+
+def build(spec: str, *, classes: int | None = None, channels: int = 3, image: int | None = None) -> nn.Module:
+    """Build an untrained network from its name.
+
+    Args:
+        spec: one of
+
+            - ``resnet20`` or ``secateur:resnet20``: a built-in network (see ``MODELS``);
+            - ``torchvision:resnet18``: any network of torchvision;
+            - ``timm:mobilenetv3_small_100``: any network of timm;
+            - ``path/to/file.py:factory``: a function or class in a Python file, which is run;
+            - ``package.module:factory``: the same in an importable module.
+
+            A factory is given those of the arguments below that it names: ``classes`` or ``num_classes``,
+            ``channels``, ``in_channels`` or ``in_chans``, and ``image``.
+        classes: number of outputs; None leaves the network's own default.
+        channels: of the input images: 3 for colour, 1 for grey.
+        image: height and width of the input images in pixels, for the networks whose layers depend on it
+            (``lenet5``); None leaves the network's own default.
+
+    Returns:
+        The network in training mode, on the CPU, with weights drawn from torch's global generator.
+
+    Raises:
+        ModelError: if there is no such network, or it cannot be imported or built.
+        SettingError: if a number is not positive.
+
+    Example:
+        >>> model = build("resnet20", classes=100)
+    """
+    for name, number in (("classes", classes), ("channels", channels), ("image", image)):
+        if number is not None and number < 1:
+            raise SettingError(f"the number given as {name} must be 1 or more, not {number}")
+    source, colon, name = spec.partition(":")
+    if source not in _SOURCES:
+        source, colon, name = spec.rpartition(":")
+    if not colon and (spec.endswith(".py") or "/" in spec):
+        raise ModelError(f"'{spec}' lacks the function that builds the network: write {spec}:FUNCTION")
+    if not colon or source == "secateur":
+        return _builtin(name, classes, channels, image)
+    if source == "torchvision":
+        return _torchvision(name, classes, channels)
+    if source == "timm":
+        return _timm(name, classes, channels)
+    return _own(spec, source, name, _offered(classes, channels, image))
+
+
+def _builtin(name: str, classes: int | None, channels: int, image: int | None) -> nn.Module:
+    if name not in BUILDERS:
+        raise ModelError(
+            f"there is no built-in network '{name}'{nearest(name, BUILDERS)}: choose one of"
+            f" {', '.join(BUILDERS)}, or write torchvision:NAME, timm:NAME or FILE.py:FUNCTION"
+        )
+    return _call(BUILDERS[name], f"secateur:{name}", _offered(classes, channels, image))
+
+
+def _torchvision(name: str, classes: int | None, channels: int) -> nn.Module:
+    models = _optional("torchvision.models")
+    known = models.list_models()
+    if name not in known:
+        raise ModelError(f"torchvision has no network '{name}'{nearest(name, known)}")
+    if channels != 3:
+        raise ModelError(
+            f"torchvision:{name} reads 3 channels but the images have {channels}: take a timm: or built-in"
+            " network, or build your own"
+        )
+    offered: dict[str, Any] = {"weights": None}
+    if classes is not None:
+        offered["num_classes"] = classes
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        # Segmentation and detection networks download a pretrained backbone unless told not to.
+        offered["weights_backbone"] = None
+    with _building(f"torchvision:{name}"):
+        return models.get_model(name, **offered)
+
+
+def _timm(name: str, classes: int | None, channels: int) -> nn.Module:
+    timm = _optional("timm")
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no network '{name}'{nearest(name, timm.list_models())}")
+    offered = {} if classes is None else {"num_classes": classes}
+    with _building(f"timm:{name}"):
+        return timm.create_model(name, pretrained=False, in_chans=channels, **offered)
+
+
+def _optional(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise ModelError(
+            f'networks of {library} need {library}, which cannot be imported: pip install "secateur[vision]"'
+        ) from error
+
+
+def _own(spec: str, source: str, name: str, offered: Mapping[str, int]) -> nn.Module:
+    """Build a network with the user's own function ``name`` from the file or module ``source``."""
+    is_file = source.endswith(".py") or "/" in source or "\\" in source
+    module = _from_file(Path(source).expanduser()) if is_file else _from_module(source)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ModelError(
+            f"'{source}' has no function '{name}'{nearest(name, public)} to build the network with"
+        )
+    return _call(factory, spec, offered)
+
+
+def _from_file(path: Path) -> ModuleType:
+    path = path.absolute()
+    if not path.is_file():
+        raise ModelError(f"there is no Python file {path} to take the network from")
+    # The name is unique to the path, so that two files called net.py do not replace each other.
+    name = f"secateur_own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise ModelError(f"{path} is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(found)
+    before = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        with _importable(path.parent):
+            found.loader.exec_module(module)
+    except Exception as error:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        raise ModelError(f"{path} cannot be run: {_line(error)}") from error
+    return module
+
+
+def _from_module(name: str) -> ModuleType:
+    try:
+        with _importable(Path.cwd()):
+            return importlib.import_module(name)
+    except Exception as error:
+        raise ModelError(f"'{name}'{nearest(name, _SOURCES)} cannot be imported: {_line(error)}") from error
+
+
+@contextmanager
+def _importable(folder: Path) -> Generator[None]:
+    """Let modules in ``folder`` be imported, as if the program had been started there."""
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _offered(classes: int | None, channels: int, image: int | None) -> dict[str, int]:
+    """Return what a factory may be given, under all the names that it may have."""
+    offered = {"channels": channels, "in_channels": channels, "in_chans": channels}
+    if classes is not None:
+        offered |= {"classes": classes, "num_classes": classes}
+    if image is not None:
+        offered |= {"image": image}
+    return offered
+
+
+def _call(factory: Callable[..., object], spec: str, offered: Mapping[str, int]) -> nn.Module:
+    """Call ``factory`` with what it takes of ``offered``, and insist on a network."""
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        takes = {key for key, value in inspect.signature(factory).parameters.items() if value.kind in named}
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        takes = set[str]()
+    with _building(spec):
+        model = factory(**{key: value for key, value in offered.items() if key in takes})
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{spec} returned {type(model).__name__} where a torch.nn.Module was expected")
+    return model
+
+
+@contextmanager
+def _building(spec: str) -> Generator[None]:
+    """Turn any trouble of foreign code into one sentence."""
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{spec} cannot be built: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

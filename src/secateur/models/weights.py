@@ -1,0 +1,133 @@
+"""Reading trained weights into a network, strictly and without ever running pickled code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError, nearest
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.")
+_PICKLED = (b"PK", b"\x80")  # how torch.save starts a file, now and before version 1.6
+_COUNTER = "num_batches_tracked"
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Read the weights in ``path`` into ``model``, in place.
+
+    The file is a safetensors file, or one written by ``torch.save`` that holds tensors only: a state dict,
+    alone or under ``state_dict``, ``model_state_dict``, ``model`` or ``net``. Prefixes that
+    ``nn.DataParallel`` and ``torch.compile`` put before every name are ignored on both sides. All names and
+    shapes must fit; only the batch counters of batch norms, which old files lack, may be missing. Numbers
+    are converted to the types and devices of the model.
+
+    Args:
+        model: gets the weights; unchanged when an error is raised.
+        path: of the file.
+
+    Raises:
+        ModelError: if the file is missing, damaged, holds pickled objects or NaN, or does not fit.
+    """
+    path = Path(path)
+    found = _unwrapped(_read(path), path)
+    theirs = {short: found[name] for short, name in _short(found).items()}
+    own: dict[str, Any] = model.state_dict()
+    names = _short(own)
+    _check_names(theirs, names, path)
+    _check_tensors(theirs, {short: own[name] for short, name in names.items()}, path)
+    model.load_state_dict({name: theirs.get(short, own[name]) for short, name in names.items()})
+
+
+def _read(path: Path) -> object:
+    """Return what the file holds, on the CPU."""
+    if not path.is_file():
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise ModelError(f"the weights file {path} {problem}{_beside(path)}")
+    start = b""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        # A safetensors file is 8 bytes of length and then a JSON object.
+        if start[8:] == b"{":
+            return safetensors.torch.load_file(str(path))  # pyright: ignore[reportUnknownMemberType]
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"the weights file {path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # damaged files make the readers raise almost anything
+        if isinstance(error, pickle.UnpicklingError) and start.startswith(_PICKLED):
+            raise ModelError(
+                f"{path} contains more than tensors, and pickled code is never run: re-save it where it comes"
+                " from with torch.save(model.state_dict(), path)"
+            ) from error
+        raise ModelError(
+            f"{path} is damaged or not a weights file: give a safetensors file or a state dict of torch.save"
+        ) from error
+
+
+def _beside(path: Path) -> str:
+    """Return a hint at the file in the same folder whose name comes closest."""
+    return nearest(path.name, (other.name for other in path.parent.iterdir())) if path.parent.is_dir() else ""
+
+
+def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
+    """Return the state dict inside of ``content``, which may be a whole checkpoint."""
+    if isinstance(content, Mapping):
+        entries = cast("Mapping[object, object]", content)
+        for key in _WRAPPERS:
+            if isinstance(entries.get(key), Mapping):
+                return _unwrapped(entries[key], path)
+        if not entries:
+            raise ModelError(f"{path} holds no tensors: save model.state_dict() into it")
+        for key, value in entries.items():
+            if not isinstance(key, str) or not isinstance(value, Tensor):
+                raise ModelError(
+                    f"{path} is not a state dict, since its entry '{key}' is {type(value).__name__} and not a"
+                    " tensor: save model.state_dict() alone"
+                )
+        return cast("dict[str, Tensor]", dict(entries))
+    raise ModelError(f"{path} holds {type(content).__name__} and not a state dict: save model.state_dict()")
+
+
+def _short(names: Iterable[str]) -> dict[str, str]:
+    """Return name without wrappers -> name, where a wrapper is a prefix that all names share."""
+    short = {name: name for name in names}
+    while prefix := next((p for p in _PREFIXES if short and all(key.startswith(p) for key in short)), ""):
+        short = {key.removeprefix(prefix): name for key, name in short.items()}
+    return short
+
+
+def _check_names(theirs: Mapping[str, Tensor], own: Mapping[str, str], path: Path) -> None:
+    missing = [name for name in own if name not in theirs and name.rpartition(".")[2] != _COUNTER]
+    unexpected = [name for name in theirs if name not in own]
+    problems: list[str] = []
+    if missing:
+        problems.append(f"{_entries(missing)} of the model {'is' if len(missing) == 1 else 'are'} missing")
+    if unexpected:
+        problems.append(
+            f"{_entries(unexpected)} {'is' if len(unexpected) == 1 else 'are'} unknown to the model"
+        )
+    if problems:
+        raise ModelError(f"{path} does not fit the model: {', and '.join(problems)}")
+
+
+def _entries(names: list[str]) -> str:
+    """Return ``3 entries (a, b, c)`` with at most three names."""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {'entry' if len(names) == 1 else 'entries'} ({shown})"
+
+
+def _check_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Any], path: Path) -> None:
+    for name, tensor in theirs.items():
+        there, here = tuple(tensor.shape), tuple(own[name].shape)
+        if there != here:
+            raise ModelError(f"'{name}' has shape {there} in {path} but {here} in the model")
+    for name, tensor in theirs.items():
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ModelError(f"'{name}' in {path} holds NaN: the training that wrote it had failed")

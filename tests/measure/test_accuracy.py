@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from secateur.errors import DataError, ModelError
+from secateur.events import Event
+from secateur.measure import Accuracy, accuracy
+
+
+class Scores(nn.Module):
+    """Returns its images as scores, wrapped as asked."""
+
+    def __init__(self, wrap: Any = None) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3, affine=False, momentum=0.5)
+        self.dropout = nn.Dropout(0.9)
+        self.wrap = wrap
+
+    def forward(self, x: Tensor) -> Any:
+        scores = self.dropout(x.flatten(1)) + 0 * self.norm(x.flatten(1))
+        return self.wrap(scores) if self.wrap else scores
+
+
+def batch(rows: list[list[float]], labels: list[int]) -> tuple[Tensor, Tensor]:
+    return torch.tensor(rows).reshape(-1, 3, 1, 1), torch.tensor(labels)
+
+
+HAND = [
+    batch([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0]], [0, 1, 0]),
+    batch([[0.0, 0.0, 5.0]], [2]),
+]
+
+
+def test_a_case_by_hand() -> None:
+    result = accuracy(Scores(), HAND)
+    losses = [
+        math.log(math.exp(2) + 2) - 2,
+        math.log(math.exp(3) + 2) - 3,
+        math.log(math.exp(1) + 2),
+        math.log(math.exp(5) + 2) - 5,
+    ]
+    assert result.top1 == 0.75
+    assert result.examples == 4
+    assert result.loss == pytest.approx(sum(losses) / 4, rel=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(0, 20), max_size=4), seed=st.integers(0, 100))
+def test_the_split_into_batches_does_not_matter(cuts: list[int], seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    images, labels = torch.randn(20, 3, 1, 1, generator=rng), torch.randint(0, 3, (20,), generator=rng)
+    edges = [0, *sorted(cuts), 20]
+    batches = [(images[a:b], labels[a:b]) for a, b in pairwise(edges)]
+    result = accuracy(Scores(), batches)
+    assert result.examples == 20
+    assert result.top1 == pytest.approx(float((images.flatten(1).argmax(1) == labels).double().mean()))
+    assert result.loss == pytest.approx(accuracy(Scores(), [(images, labels)]).loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda scores: (scores, None),
+        lambda scores: [scores],
+        lambda scores: {"logits": scores},
+        lambda scores: SimpleNamespace(logits=scores),
+    ],
+)
+def test_scores_are_found_in_usual_outputs(wrap: Any) -> None:
+    assert accuracy(Scores(wrap), HAND).top1 == 0.75
+
+
+def test_the_model_stays_as_it_was_and_can_still_be_trained() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    accuracy(model, HAND, device="cpu")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, False, True]
+    model(HAND[0][0]).sum().backward()
+    assert model[2].weight.grad is not None
+
+
+def test_images_take_the_type_of_the_model() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3)).double()
+    assert accuracy(model, HAND).examples == 4
+
+
+def test_progress_is_told() -> None:
+    events: list[Event] = []
+    accuracy(Scores(), HAND, tell=events.append)
+    assert [(event.stage, event.step, event.total) for event in events] == [
+        ("measure", 1, 2),
+        ("measure", 2, 2),
+    ]
+
+
+def test_iterators_without_a_length() -> None:
+    events: list[Event] = []
+
+    def stream() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from HAND
+
+    assert accuracy(Scores(), stream(), tell=events.append).examples == 4
+    assert events[-1].total is None
+
+
+@pytest.mark.parametrize("batches", [[], [(torch.empty(0, 3, 1, 1), torch.empty(0, dtype=torch.int64))]])
+def test_no_examples(batches: list[tuple[Tensor, Tensor]]) -> None:
+    model = Scores().train()
+    with pytest.raises(DataError, match="there are no examples to measure the accuracy on"):
+        accuracy(model, batches)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            batch([[1.0, 0.0, 0.0]], [3]),
+            "has the label 3, but the model has 3 outputs, for the labels 0 to 2",
+        ),
+        (batch([[1.0, 0.0, 0.0]], [-1]), "has the label -1"),
+        (batch([[1.0, 0.0, 0.0]], [0, 1]), r"images of shape \(1, 3, 1, 1\) but 2 labels"),
+        ((torch.ones(2, 3, 1, 1), torch.ones(2)), "must be class numbers"),
+        ((torch.ones(2, 3, 1, 1), torch.ones(2, 3, dtype=torch.int64)), r"of shape \(2, 3\)"),
+        (torch.ones(2, 3), "must be a pair of tensors"),
+        ((torch.ones(2, 3),), "must be a pair of tensors"),
+    ],
+)
+def test_bad_batches_are_numbered(bad: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"(?s)batch 2.*{message}|{message}.*batch 2") as caught:
+        accuracy(Scores(), [HAND[0], bad])
+    assert "batch 2" in str(caught.value)
+
+
+def test_models_that_are_no_classifiers() -> None:
+    with pytest.raises(
+        ModelError, match=r"class scores of shape \(batch, classes\), not shape \(3, 3, 1, 1\)"
+    ):
+        accuracy(nn.Identity(), HAND)
+    with pytest.raises(ModelError, match="not str"):
+        accuracy(Scores(lambda scores: "cat"), HAND)
+    with pytest.raises(ModelError, match="cannot run on inputs of shape"):
+        accuracy(nn.Conv2d(5, 1, 1), HAND)
+    with pytest.raises(ModelError, match="1 rows of scores for the 3 images"):
+        accuracy(Scores(lambda scores: scores[:1]), HAND)
+
+
+def test_there_and_back_through_a_dict() -> None:
+    value = Accuracy(top1=0.5, loss=1.25, examples=8)
+    assert Accuracy.from_dict(value.to_dict()) == value
