@@ -1,0 +1,150 @@
+"""A data set as the rest of the library sees it: three splits of labelled, normalised images in batches."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from secateur.data.order import Order, Split, known_split
+from secateur.errors import DataError
+
+
+class Batches(ABC):
+    """The batches of one pass over a split; iterating again repeats the same pass."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many batches this process gets."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images, (N, C, H, W) float32 and normalised, with their labels, (N,) int64."""
+
+
+class Source(ABC):
+    """Where the images of a data set come from."""
+
+    @abstractmethod
+    def size(self, split: Split) -> int:
+        """Return the number of images in a split."""
+
+    @abstractmethod
+    def batches(self, order: Order) -> Batches:
+        """Return the batches of one pass."""
+
+    @abstractmethod
+    def example(self) -> Tensor:
+        """Return the first validation image, (1, C, H, W) float32, normalised."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A labelled image data set with training, validation and test splits.
+
+    The validation split is always held out of the training images; the test split is not even read before
+    it is asked for.
+
+    Attributes:
+        name: what reports call it.
+        classes: number of labels; labels are 0..classes-1.
+        shape: channels, height and width of an image.
+        mean: what was taken from each channel, for pixels in 0..1.
+        std: what each channel was divided by after that.
+    """
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: Source = field(repr=False)
+
+    def batches(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        augment: str = "none",
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> Batches:
+        """Return one pass over a split.
+
+        Give each epoch its own seed. With several processes each gets every ``world``-th image of the same
+        global batches that one process would see, augmented alike.
+
+        Args:
+            split: which images.
+            batch_size: images in a global batch, over all processes together.
+            augment: ``"none"``, ``"flip"``, ``"crop"`` or ``"crop_flip"``.
+            shuffle: whether the seed permutes the images. Without it, training and held-out images come in a
+                fixed order that mixes the classes, others in the order of their files.
+            seed: fixes order and augmentation.
+            device: where the batches shall be; the CPU if None.
+            rank: this process, from 0.
+            world: number of processes.
+
+        Returns:
+            An iterable with a length; it yields images, (N, C, H, W) float32, and labels, (N,) int64.
+
+        Raises:
+            DataError: if a setting is unknown or out of range.
+        """
+        place = _indexed(torch.device("cpu" if device is None else device))
+        return self.source.batches(Order(split, batch_size, augment, shuffle, seed, place, rank, world))
+
+    def size(self, split: Split) -> int:
+        """Return the number of images in a split.
+
+        Raises:
+            DataError: if there is no such split.
+        """
+        return self.source.size(known_split(split))
+
+    def example(self) -> Tensor:
+        """Return one real validation image, (1, C, H, W) float32, normalised, on the CPU."""
+        return self.source.example()
+
+
+def constants(
+    mean: tuple[float, ...], std: tuple[float, ...], channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation, checked against the number of channels.
+
+    Raises:
+        DataError: if there is not one of each for every channel, or a deviation is not positive.
+    """
+    for what, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise DataError(f"{what} has {len(values)} value(s) for images of {channels} channel(s): give one for each")
+    if not all(value > 0 for value in std):
+        raise DataError(f"std must be positive in every channel, not {std}")
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+def check_labels(labels: Tensor, classes: int, where: str) -> None:
+    """Check that labels, (N,) int64, lie in 0..classes-1.
+
+    Raises:
+        DataError: naming the label that does not.
+    """
+    if not len(labels):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise DataError(f"{where} hold the label {wrong}, but {classes} classes have labels 0 to {classes - 1}")
+
+
+def _indexed(device: torch.device) -> torch.device:
+    """Return the device with its number, so that "cuda" and "cuda:0" share one copy of the images."""
+    if str(device) == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

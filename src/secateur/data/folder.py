@@ -1,0 +1,102 @@
+"""Image folders: one folder a split, in it one folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from secateur.data.dataset import Data, constants
+from secateur.data.order import Split
+from secateur.data.pictures import Files, FolderSource
+from secateur.data.splits import holdout, mixed
+from secateur.data.vision import torchvision
+from secateur.errors import DataError
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def image_folder(
+    root: Path,
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.1,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int = 224,
+    workers: int | None = None,
+) -> Data:
+    """Make a data set of a folder with ``train`` and, if there are any, ``val`` and ``test`` class folders.
+
+    With all three each is what its name says. With two, the second is the test split (as the validation
+    images of ImageNet are) and the validation split is held out of the training images. With ``train`` alone
+    both are.
+
+    Args:
+        root: holds the folders of the splits, which hold one folder a class.
+        seed: fixes which images are held out.
+        val_fraction: share of the training images to hold out for each missing split, in (0, 1).
+        mean: per channel, for pixels in 0..1; ImageNet's if None.
+        std: the same.
+        image_size: height and width of the images, in pixels.
+        workers: reading processes; as many as there are processor cores, at most 8, if None.
+
+    Raises:
+        DataError: if folders are missing or do not fit together.
+        SecateurError: if torchvision is not installed.
+    """
+    classes = _class_names(root)
+    parts: dict[Split, Files] = {split: _files(root / split, classes) for split in _present(root)}
+    train = parts["train"]
+    if "test" not in parts and "val" in parts:
+        parts["test"] = parts.pop("val")
+    missing: tuple[Split, ...] = ("test", "val")
+    for split in missing:
+        if split not in parts:
+            kept, held = holdout(train.labels, val_fraction, seed)
+            parts[split], train = train.take(held), train.take(kept)
+    parts["train"] = train.take(mixed(len(train.paths), seed))  # folders list class after class
+    checked = constants(tuple(mean or IMAGENET[0]), tuple(std or IMAGENET[1]), 3)
+    source = FolderSource(parts, *checked, image_size, workers)
+    return Data(root.resolve().name, len(classes), (3, image_size, image_size), *checked, source)
+
+
+def _present(root: Path) -> list[Split]:
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    return [split for split in splits if (root / split).is_dir()]
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _class_names(root: Path) -> list[str]:
+    if not root.is_dir():
+        raise DataError(f"there is no folder '{root}': it should hold train/CLASS/IMAGE files")
+    if not (root / "train").is_dir():
+        found = ", ".join(_folders(root)[:5]) or "no folders"
+        raise DataError(f"'{root}' holds no folder 'train' (it holds {found}): put the images in train/CLASS/IMAGE")
+    names = _folders(root / "train")
+    if not names:
+        raise DataError(f"'{root / 'train'}' holds no class folders: put the images in train/CLASS/IMAGE")
+    return names
+
+
+def _files(folder: Path, classes: list[str]) -> Files:
+    """List the images of a split; labels follow the training folder's class names."""
+    datasets = torchvision().datasets.folder
+    foreign = sorted(set(_folders(folder)) - set(classes))
+    if foreign:
+        raise DataError(f"'{folder}' has a class '{foreign[0]}' that the training images do not have")
+    numbers = {name: number for number, name in enumerate(classes)}
+    present = {name: numbers[name] for name in _folders(folder)}
+    found: list[tuple[str, int]] = []
+    if present:
+        found = datasets.make_dataset(str(folder), present, datasets.IMG_EXTENSIONS, allow_empty=True)
+    labels = torch.tensor([label for _, label in found], dtype=torch.int64)
+    empty = torch.bincount(labels, minlength=len(classes)) == 0
+    if not found or (folder.name == "train" and bool(empty.any())):
+        where = folder / classes[int(empty.int().argmax())] if found else folder
+        raise DataError(f"'{where}' holds no images (known endings: {', '.join(datasets.IMG_EXTENSIONS)})")
+    return Files(tuple(path for path, _ in found), labels)

@@ -1,0 +1,61 @@
+"""Holding images out: a split is drawn label by label, and the same seed always draws the same one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.errors import DataError
+
+
+def holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split positions into those kept and those held out, stratified by label.
+
+    Every label gives its share to within one image, and always keeps at least one. Both parts come in a
+    seeded random order, so that the first batch of a set stored class by class still mixes the classes.
+
+    Args:
+        labels: the label of each image, (N,) int64, none negative.
+        fraction: share of the images to hold out, in (0, 1).
+        seed: fixes the draw.
+
+    Returns:
+        The positions kept and the positions held out, int64; disjoint, together all of 0..N-1.
+
+    Raises:
+        DataError: if the fraction is out of range or there are too few images to hold any out.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise DataError(f"the fraction of images to hold out must lie strictly between 0 and 1, not {fraction}")
+    counts = torch.bincount(labels)
+    quota = _quota(counts, fraction)
+    if int(quota.sum()) == 0:
+        raise DataError(
+            f"{len(labels)} images of {int((counts > 0).sum())} classes are too few to hold out any: "
+            "every class needs at least two images, or give a validation set of your own"
+        )
+    rng = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=rng)
+    by_label = torch.argsort(labels[order], stable=True)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    rank = torch.empty_like(order)  # how many images of its own label come before each one
+    rank[by_label] = torch.arange(len(labels)) - first
+    held = rank < quota[labels[order]]
+    return order[~held], order[held]
+
+
+def mixed(size: int, seed: int) -> Tensor:
+    """Return the positions 0..size-1 in a seeded random order, for images that need no holding out."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
+def _quota(counts: Tensor, fraction: float) -> Tensor:
+    """Return how many images of each label to hold out, (labels,): the largest remainders are rounded up."""
+    exact = counts.double() * fraction
+    quota = exact.floor().long()
+    missing = max(1, round(float(exact.sum()))) - int(quota.sum())
+    remainder = torch.where(quota < counts - 1, exact - quota, -1.0)
+    largest = torch.argsort(remainder, descending=True, stable=True)[: max(missing, 0)]
+    largest = largest[remainder[largest] > 0]
+    quota[largest] += 1
+    return torch.minimum(quota, (counts - 1).clamp(min=0))
