@@ -1,0 +1,189 @@
+"""Prune the published CIFAR-10 ResNets, fine-tune, and print the table that the README shows.
+
+    python benchmarks/cifar.py --data cifar10:DIR --weights DIR --networks resnet20 --epochs 20
+
+DIR with the weights holds the files of akamaster/pytorch_resnet_cifar10 (``resnet20-12fca82f.th``, ...).
+Every run is one JSON file in ``--out``; those that exist are not repeated, and a killed run goes on from its last
+epoch. Latencies are measured in a pass of their own (``--latency``), with nothing else running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from secateur.core.size import Target
+from secateur.data import Data, load_data
+from secateur.measure import latency
+from secateur.models import build, load_weights
+from secateur.run import prune
+from secateur.training import Settings
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those the weights were trained with
+METHODS = ("magnitude", "filter_std", "random_units")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="cifar10:DIR")
+    parser.add_argument("--weights", required=True, type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cifar")
+    parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet56"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--keeps", nargs="+", type=float, default=[0.7, 0.5])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--precision", default="auto", help="as the training setting of that name")
+    parser.add_argument("--memory-format", default="auto", help="the same")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--latency", action="store_true", help="measure latencies only")
+    parser.add_argument("--table", action="store_true", help="print the table of what is there and stop")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if not arguments.table:
+        data = load_data(arguments.data, mean=MEAN, std=STD)
+        jobs = product(arguments.seeds, arguments.networks, arguments.keeps, arguments.methods)
+        for seed, network, keep, method in jobs:
+            if arguments.latency:
+                time_one(arguments, data, network, method, keep)
+            else:
+                run_one(arguments, data, network, method, keep, seed)
+    print(table(arguments.out))
+
+
+def dense_network(arguments: argparse.Namespace, network: str) -> torch.nn.Module:
+    model = build(f"secateur:{network}", classes=10)
+    files = sorted(arguments.weights.glob(f"{network}-*.th"))
+    load_weights(model, files[0])
+    return model
+
+
+def run_one(arguments: argparse.Namespace, data: Data, network: str, method: str, keep: float, seed: int) -> None:
+    """Prune, fine-tune and measure once; write what came out."""
+    file = arguments.out / f"{network}-{method}-{keep}-{arguments.epochs}ep-seed{seed}.json"
+    if file.exists():
+        return
+    settings = Settings(
+        epochs=arguments.epochs,
+        lr=arguments.lr,
+        augment="crop_flip",
+        precision=arguments.precision,
+        memory_format=arguments.memory_format,
+        compile="off",
+    )
+    start = time.perf_counter()
+    result = prune(
+        dense_network(arguments, network),
+        None,
+        method,
+        Target(keep),
+        data,
+        train=settings,
+        seed=seed,
+        latency=False,
+        work=file.with_suffix(".work"),
+    )
+    assert result.before.accuracy and result.middle and result.middle.accuracy and result.after.accuracy
+    row = {
+        "network": network,
+        "method": method,
+        "keep": keep,
+        "seed": seed,
+        "epochs": arguments.epochs,
+        "dense": result.before.accuracy.top1,
+        "pruned": result.middle.accuracy.top1,
+        "tuned": result.after.accuracy.top1,
+        "params": [result.before.counts.params, result.after.counts.params],
+        "macs": [result.before.counts.macs, result.after.counts.macs],
+        "verification": result.verification,
+        "settings": settings.to_dict(),
+        "history": result.histories[0].to_dict() if result.histories else None,
+        "seconds": time.perf_counter() - start,
+        "machine": machine(),
+    }
+    file.write_text(json.dumps(row, indent=1))
+    for left in file.with_suffix(".work").glob("*"):
+        left.unlink()
+    file.with_suffix(".work").rmdir()
+    print(f"{file.stem}: {row['dense']:.4f} -> {row['pruned']:.4f} -> {row['tuned']:.4f}", flush=True)
+
+
+def time_one(arguments: argparse.Namespace, data: Data, network: str, method: str, keep: float) -> None:
+    """Time dense and pruned in turns, five times, batch 1 and one thread; write the medians."""
+    file = arguments.out / f"latency-{network}-{method}-{keep}.json"
+    if file.exists():
+        return
+    dense = dense_network(arguments, network)
+    thin = prune(dense, data.example(), method, Target(keep), latency=False).model
+    pairs = [
+        tuple(latency(model, data.example(), threads=1, seconds=0.5).milliseconds for model in (dense, thin))
+        for _ in range(5)
+    ]
+    row = {
+        "network": network,
+        "method": method,
+        "keep": keep,
+        "dense_ms": statistics.median(pair[0] for pair in pairs),
+        "pruned_ms": statistics.median(pair[1] for pair in pairs),
+        "speedup": statistics.median(pair[0] / pair[1] for pair in pairs),
+        "machine": machine(),
+    }
+    file.write_text(json.dumps(row, indent=1))
+
+
+def machine() -> dict[str, str | int]:
+    model = next(
+        (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")),
+        platform.machine(),
+    )
+    return {"processor": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
+
+
+def table(folder: Path) -> str:
+    """Return the Markdown table of all results in a folder."""
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("resnet*.json"))]
+    times = {
+        (row["network"], row["method"], row["keep"]): row
+        for row in (json.loads(path.read_text()) for path in folder.glob("latency-*.json"))
+    }
+    lines = [
+        "| network | method | keep | params | MACs | dense % | pruned % | tuned % (epochs, seeds) | latency |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    keys = sorted({(r["network"], -r["keep"], r["method"], r["epochs"]) for r in rows})
+    for network, keep, method, epochs in keys:
+        same = [r for r in rows if (r["network"], -r["keep"], r["method"], r["epochs"]) == (network, keep, method, epochs)]
+        first = same[0]
+        timed = times.get((network, method, -keep))
+        speed = f"{timed['pruned_ms']:.2f} ms ({timed['speedup']:.2f}x)" if timed else ""
+        lines.append(
+            f"| {network} | {method} | {-keep} | {first['params'][1]:,} ({first['params'][1] / first['params'][0]:.1%}) "
+            f"| {first['macs'][1] / 1e6:.1f} M ({first['macs'][1] / first['macs'][0]:.1%}) | {100 * first['dense']:.2f} "
+            f"| {spread([r['pruned'] for r in same])} | {spread([r['tuned'] for r in same])} ({epochs}, {len(same)}) "
+            f"| {speed} |"
+        )
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    mean = f"{100 * statistics.mean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 and len(set(values)) > 1 else mean
+
+
+
+if __name__ == "__main__":
+    main()
