@@ -16,6 +16,7 @@ import statistics
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,7 +93,10 @@ def run_one(arguments: argparse.Namespace, data: Data, network: str, method: str
         latency=False,
         work=file.with_suffix(".work"),
     )
-    assert result.before.accuracy and result.middle and result.middle.accuracy and result.after.accuracy
+    assert result.before.accuracy
+    assert result.middle
+    assert result.middle.accuracy
+    assert result.after.accuracy
     row = {
         "network": network,
         "method": method,
@@ -166,23 +170,30 @@ def table(folder: Path) -> str:
     ]
     keys = sorted({(r["network"], -r["keep"], r["method"], r["epochs"]) for r in rows})
     for network, keep, method, epochs in keys:
-        same = [r for r in rows if (r["network"], -r["keep"], r["method"], r["epochs"]) == (network, keep, method, epochs)]
+        same = [
+            r for r in rows if (r["network"], -r["keep"], r["method"], r["epochs"]) == (network, keep, method, epochs)
+        ]
         first = same[0]
         timed = times.get((network, method, -keep))
         speed = f"{timed['pruned_ms']:.2f} ms ({timed['speedup']:.2f}x)" if timed else ""
-        lines.append(
-            f"| {network} | {method} | {-keep} | {first['params'][1]:,} ({first['params'][1] / first['params'][0]:.1%}) "
-            f"| {first['macs'][1] / 1e6:.1f} M ({first['macs'][1] / first['macs'][0]:.1%}) | {100 * first['dense']:.2f} "
-            f"| {spread([r['pruned'] for r in same])} | {spread([r['tuned'] for r in same])} ({epochs}, {len(same)}) "
-            f"| {speed} |"
-        )
+        cells = [
+            network,
+            method,
+            f"{-keep}",
+            f"{first['params'][1]:,} ({first['params'][1] / first['params'][0]:.1%})",
+            f"{first['macs'][1] / 1e6:.1f} M ({first['macs'][1] / first['macs'][0]:.1%})",
+            f"{100 * first['dense']:.2f}",
+            spread([r["pruned"] for r in same]),
+            f"{spread([r['tuned'] for r in same])} ({epochs}, {len(same)})",
+            speed,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def spread(values: list[float]) -> str:
     mean = f"{100 * statistics.mean(values):.2f}"
     return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 and len(set(values)) > 1 else mean
-
 
 
 if __name__ == "__main__":

@@ -56,7 +56,10 @@ def compare(name: str, repeats: int) -> dict[str, object]:
     row: dict[str, object] = {
         "network": name,
         "repeats": repeats,
-        **{stage: statistics.median(run[stage] for run in ours) for stage in ("trace", "plan", "apply", "total", "keep")},
+        **{
+            stage: statistics.median(run[stage] for run in ours)
+            for stage in ("trace", "plan", "apply", "total", "keep")
+        },
         "torch_pruning": statistics.median(theirs),
         "torch_pruning_version": importlib.metadata.version("torch-pruning"),
         "ratio": statistics.median(b / a["total"] for a, b in zip(ours, theirs, strict=True)),

@@ -160,9 +160,7 @@ class Graph:
         for group in self.groups:
             if group.name == name:
                 return group
-        raise PlanError(
-            f"the plan names group '{name}', which this network does not have; is it of another network?"
-        )
+        raise PlanError(f"the plan names group '{name}', which this network does not have; is it of another network?")
 
     def without(self, *patterns: str) -> Graph:
         """Leave alone every group that a layer matching one of the patterns (``fnmatch``) makes."""

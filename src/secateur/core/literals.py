@@ -46,7 +46,7 @@ def is_reshaping(name: str, args: Sequence[Any]) -> bool:
     if name == "__getitem__":
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         return any(isinstance(part, slice) for part in index)
-    return name in RESHAPING
+    return bool(name in RESHAPING)
 
 
 def record(module: nn.Module) -> fx.Graph | None:
@@ -72,16 +72,16 @@ def _is_shape(value: object) -> bool:
     """Slicing ``x.shape`` is Python arithmetic, not a call on a tensor."""
     if not isinstance(value, fx.Node):
         return True
-    return (value.op == "call_method" and value.target == "size") or (
-        value.op == "call_function" and value.target is getattr and value.args[1] == "shape"
-    )
+    if value.op == "call_method":
+        return value.target == "size"
+    return value.op == "call_function" and value.target is getattr and bool(value.args[1] == "shape")
 
 
 def at(arguments: Mapping[str, Any], path: Path) -> Any:
     """Return the entry of nested arguments that ``path`` leads to."""
     value: Any = arguments
     for step in path:
-        value = getattr(value, step) if isinstance(value, slice) else value[step]
+        value = getattr(value, str(step)) if isinstance(value, slice) else value[step]
     return value
 
 
@@ -156,9 +156,9 @@ def _compile(module: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
             root = str(node.target).partition(".")[0]
             if not hasattr(module, root):
                 value = getattr(compiled, root)
-                module.register_buffer(root, value, persistent=False) if isinstance(
-                    value, torch.Tensor
-                ) else setattr(module, root, value)
+                module.register_buffer(root, value, persistent=False) if isinstance(value, torch.Tensor) else setattr(
+                    module, root, value
+                )
     return type(compiled).forward
 
 

@@ -33,17 +33,13 @@ class Paper:
 
     def cite(self) -> str:
         """Return a one-line citation."""
-        return (
-            f"{self.authors}. {self.title}. {self.venue}, {self.year}.{' ' + self.link if self.link else ''}"
-        )
+        return f"{self.authors}. {self.title}. {self.venue}, {self.year}.{' ' + self.link if self.link else ''}"
 
     def bibtex(self) -> str:
         """Return a BibTeX entry."""
         key = re.sub(r"\W", "", self.authors.split(",")[0].split()[-1]).lower() + str(self.year)
         fields = {"title": self.title, "author": self.authors.replace(", ", " and ")}
-        fields |= {"booktitle": self.venue, "year": str(self.year)} | (
-            {"note": self.link} if self.link else {}
-        )
+        fields |= {"booktitle": self.venue, "year": str(self.year)} | ({"note": self.link} if self.link else {})
         body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
         return f"@inproceedings{{{key},\n{body}\n}}"
 
@@ -103,14 +99,10 @@ class ScoreMethod(Method):
         for name, values in scores.items():
             if bool(torch.isnan(values).any()):
                 raise SettingError(f"the weights of group '{name}' contain NaN; the network cannot be scored")
-        start, settled = (
-            by_share(problem.graph, scores, self.keeps, problem.limits) if self.keeps else (EMPTY, ())
-        )
+        start, settled = by_share(problem.graph, scores, self.keeps, problem.limits) if self.keeps else (EMPTY, ())
         if problem.target is None:
             if not self.keeps:
-                raise TargetError(
-                    "say how much to keep: a target (--keep), or a rate for some layers (--keeps)"
-                )
+                raise TargetError("say how much to keep: a target (--keep), or a rate for some layers (--keeps)")
             return start
         open_scores = {name: values for name, values in scores.items() if name not in settled}
         ordered = family(problem.graph, open_scores, self.scope, problem.limits)

@@ -153,9 +153,7 @@ def _from_dict(entry: dict[str, Any]) -> Edit:
     if "regroup" in entry:
         blocks = tuple(Block(_from_ranges(outs), _from_ranges(ins)) for outs, ins in entry["blocks"])
         return Regroup(str(entry["regroup"]), blocks)
-    return ZeroWeights(
-        str(entry["zero"]), tuple(entry["shape"]), base64.b64decode(entry["keep"], validate=True)
-    )
+    return ZeroWeights(str(entry["zero"]), tuple(entry["shape"]), base64.b64decode(entry["keep"], validate=True))
 
 
 def _to_ranges(numbers: tuple[int, ...]) -> str:

@@ -182,9 +182,7 @@ def by_share(
     for pattern, share in keeps:
         names = [g.name for g in graph.free if any(fnmatch.fnmatch(n, pattern) for n in (g.name, *g.layers))]
         if not names:
-            raise SettingError(
-                f"no prunable layer matches '{pattern}'; see `secateur explain` for their names"
-            )
+            raise SettingError(f"no prunable layer matches '{pattern}'; see `secateur explain` for their names")
         shares.update(dict.fromkeys(names, share))
     keep = torch.ones(graph.units, dtype=torch.bool)
     for name, share in shares.items():

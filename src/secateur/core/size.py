@@ -157,9 +157,7 @@ def as_zeros(graph: Graph, edit: Regroup) -> ZeroWeights:
         raise PlanError(f"the blocks of '{edit.layer}' must hold each of its {shape[0]} outputs exactly once")
     keep = torch.zeros(shape, dtype=torch.bool)
     for block in edit.blocks:
-        keep[torch.tensor(block.outputs)[:, None], torch.tensor(block.inputs, dtype=torch.long)[None, :]] = (
-            True
-        )
+        keep[torch.tensor(block.outputs)[:, None], torch.tensor(block.inputs, dtype=torch.long)[None, :]] = True
     return ZeroWeights.of(name, keep)
 
 

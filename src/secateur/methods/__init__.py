@@ -59,9 +59,7 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Method:
     known = [field.name for field in dataclasses.fields(kind)]
     for option in options or {}:
         if option not in known:
-            raise SettingError(
-                f"{name} has no setting '{option}'{nearest(option, known)}; it has {', '.join(known)}"
-            )
+            raise SettingError(f"{name} has no setting '{option}'{nearest(option, known)}; it has {', '.join(known)}")
     return kind(**(options or {}))
 
 

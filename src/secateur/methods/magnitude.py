@@ -74,9 +74,7 @@ class Magnitude(ScoreMethod):
         keep = torch.ones(graph.units, dtype=torch.bool)
         numbers = {name: len(units) for name, units in plan.dropped().items()}
         for group in graph.free:
-            lowest = torch.argsort(self._score(group, problem, keep), stable=True)[
-                : numbers.get(group.name, 0)
-            ]
+            lowest = torch.argsort(self._score(group, problem, keep), stable=True)[: numbers.get(group.name, 0)]
             keep[graph.offsets[group.name] + lowest] = False
         return plan_of(graph, keep)
 

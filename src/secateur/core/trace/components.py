@@ -33,9 +33,7 @@ class Components:
         if edges:
             a, b = (torch.cat([edge[i].reshape(-1) for edge in edges]) for i in (0, 1))
             self._state.edges = [(a, b)]
-            graph = sp.coo_matrix(
-                (np.ones(len(a), np.int8), (a.numpy(), b.numpy())), shape=(self._state.atoms,) * 2
-            )
+            graph = sp.coo_matrix((np.ones(len(a), np.int8), (a.numpy(), b.numpy())), shape=(self._state.atoms,) * 2)
             return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
         return torch.arange(self._state.atoms)
 

@@ -92,6 +92,7 @@ def unknown(state: State, args: Args, outs: Sequence[Tensor], name: str) -> None
 
 
 def flat(value: Any) -> list[Any]:
+    """Return the leaves of nested lists, tuples and dicts."""
     if isinstance(value, (list, tuple)):
         return [item for part in value for item in flat(part)]
     if isinstance(value, dict):

@@ -50,9 +50,7 @@ def cut(state: State, args: Args, out: Tensor, *, func: Any) -> None:
     for layer in state.labels(args[0]):
         if layer.shape[dim] > 1 and out.shape[dim] != layer.shape[dim]:
             piece = func(layer, *args[1:])
-            _bind_equal_parts(
-                state, layer, piece, dim, int(args[2]) if len(args) > 2 and args[2] else 0, args
-            )
+            _bind_equal_parts(state, layer, piece, dim, int(args[2]) if len(args) > 2 and args[2] else 0, args)
             layer = piece
         layers.append(layer)
     state.set(out, layers, state.is_weight(args[0]))
@@ -163,9 +161,7 @@ def blocks(state: State, args: Args, out: Tensor, *, func: Any) -> None:
     state.set(out, layers)
 
 
-def meet(
-    state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[int]], dims: int
-) -> list[Tensor]:
+def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[int]], dims: int) -> list[Tensor]:
     """Unite the labels of tensors that are combined element by element.
 
     Layers that vary along a common dimension are united; a layer that meets a tensor with the same extent but

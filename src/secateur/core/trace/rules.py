@@ -15,9 +15,7 @@ Args = Sequence[Any]
 Rule = Callable[[State, Args, Any], None]
 
 MOVES: dict[str, Rule] = {
-    **dict.fromkeys(
-        ["clone", "detach", "alias", "_to_copy", "lift_fresh", "contiguous", "lift_fresh_copy"], move.same
-    ),
+    **dict.fromkeys(["clone", "detach", "alias", "_to_copy", "lift_fresh", "contiguous", "lift_fresh_copy"], move.same),
     **dict.fromkeys(
         [
             "view",
@@ -64,9 +62,7 @@ WINDOWS: dict[str, int] = {  # operator -> number of spatial dimensions
     "upsample_nearest1d": 1, "upsample_linear1d": 1, "upsample_trilinear3d": 3, "upsample_nearest3d": 3,
     "reflection_pad2d": 2, "replication_pad2d": 2, "reflection_pad1d": 1, "replication_pad1d": 1,
 }  # fmt: skip
-REDUCTIONS = frozenset(
-    {"mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm", "logsumexp"}
-)
+REDUCTIONS = frozenset({"mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm", "logsumexp"})
 # elementwise although torch does not tag them so
 ELEMENTWISE = frozenset(
     {
@@ -91,9 +87,7 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     """Update the state after an operator has run."""
     name = func.overloadpacket.__name__
     args = _positional(func, args, kwargs)
-    first = next(
-        (o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)), None
-    )
+    first = next((o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)), None)
     if first is None or not any(isinstance(arg, Tensor) for arg in each.flat(args)):
         return
     if name in MOVES:
@@ -119,9 +113,7 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
         each.elementwise(state, args, first, name=name)
     else:
         outs: Sequence[Tensor] = [o for o in each.flat(out) if isinstance(o, Tensor)]
-        each.unknown(
-            state, args, outs, f"aten.{name}" if func.namespace == "aten" else f"{func.namespace}.{name}"
-        )
+        each.unknown(state, args, outs, f"aten.{name}" if func.namespace == "aten" else f"{func.namespace}.{name}")
 
 
 def _positional(func: Any, args: Args, kwargs: dict[str, Any]) -> Args:
@@ -132,9 +124,7 @@ def _positional(func: Any, args: Args, kwargs: dict[str, Any]) -> Args:
     for place, argument in enumerate(func._schema.arguments):
         if place >= len(full) and not argument.kwarg_only:
             full.append(kwargs.get(argument.name, argument.default_value))
-    full.extend(
-        value for value in kwargs.values() if isinstance(value, Tensor) and not any(value is a for a in full)
-    )
+    full.extend(value for value in kwargs.values() if isinstance(value, Tensor) and not any(value is a for a in full))
     return tuple(full)
 
 
@@ -142,7 +132,5 @@ def _reduction(func: Any, args: Args) -> tuple[Sequence[int] | None, bool]:
     """Return the dimensions of a reduction (None = all) and whether they stay with size one."""
     names = [argument.name for argument in func._schema.arguments]
     dims = args[names.index("dim")] if "dim" in names and names.index("dim") < len(args) else None
-    keep = (
-        args[names.index("keepdim")] if "keepdim" in names and names.index("keepdim") < len(args) else False
-    )
+    keep = args[names.index("keepdim")] if "keepdim" in names and names.index("keepdim") < len(args) else False
     return ([dims] if isinstance(dims, int) else dims), bool(keep)

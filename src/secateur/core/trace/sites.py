@@ -17,9 +17,7 @@ from secateur.core.trace.state import Pinning, Site, State
 Found = tuple[Path, Tensor, int, slice, int]  # path, tensor, dim, window, sign
 
 
-def note(
-    state: State, call: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
+def note(state: State, call: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Remember every integer of a reshaping call that speaks of a dimension along which labels vary."""
     for path, tensor, dim, window, sign in _sizes(name, args, kwargs, out):
         for layer in state.labels(tensor):

@@ -99,9 +99,7 @@ class State:
             names={id(tensor): (name, tensor) for name, tensor in reversed(tensors.items())},
             parameters=frozenset(parameters),
             modules={id(module): name for name, module in model.named_modules()},
-            convolution_modules=frozenset(
-                name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)
-            ),
+            convolution_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)),
         )
 
     @property

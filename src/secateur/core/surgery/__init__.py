@@ -1,0 +1,19 @@
+"""The only code that edits a model: remove for real, silence reversibly, and check that both agree."""
+
+from secateur.core.surgery.forward import Inputs, run
+from secateur.core.surgery.removal import apply
+from secateur.core.surgery.silence import Hold, hold, masked
+from secateur.core.surgery.verification import TOLERANCE, Verification, relative_difference, verify
+
+__all__ = [
+    "TOLERANCE",
+    "Hold",
+    "Inputs",
+    "Verification",
+    "apply",
+    "hold",
+    "masked",
+    "relative_difference",
+    "run",
+    "verify",
+]

@@ -1,0 +1,115 @@
+"""Remove units for real: a new, smaller network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph, count, tensor_of
+from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS
+from secateur.core.literals import rewrite
+from secateur.core.plan import Plan
+from secateur.core.size import sliced, zero_masks
+from secateur.core.surgery.forward import first_line
+from secateur.errors import ModelError, PlanError
+
+
+def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
+    """Return a new, physically smaller network; the argument is left untouched.
+
+    Device, dtype, memory format, training mode, hooks and ``requires_grad`` carry over; gradients do not.
+
+    Args:
+        model: the network that ``graph`` was traced from, or one of the same architecture.
+        graph: its groups.
+        plan: what to remove.
+
+    Raises:
+        PlanError: if the plan or graph belongs to another network, or would leave a group without units.
+        ModelError: if the model cannot be copied.
+    """
+    keep = graph.kept(plan)
+    check(model, graph, keep)
+    masks = zero_masks(graph, plan, keep)
+    thin = _copy_with(model, {name: _thin(tensor_of(model, name), name, graph, keep, masks) for name in graph.tensors})
+    if bool((~keep).any()):
+        _set_sizes(thin, graph, keep)
+        _rewrite_code(thin, graph, keep)
+    return thin
+
+
+def check(model: nn.Module, graph: Graph, keep: Tensor) -> None:
+    """Refuse a model of another architecture than the graph, and plans that leave a group empty."""
+    for name, (shape, _) in graph.tensors.items():
+        found = tuple(tensor_of(model, name).shape)
+        if found != shape:
+            raise PlanError(f"'{name}' has shape {found} where the traced network has {shape}; trace this model first")
+    for group in graph.groups:
+        first = graph.offsets[group.name]
+        if not bool(keep[first : first + group.size].any()):
+            raise PlanError(f"the plan removes all {group.size} units of group '{group.name}'; at least one must stay")
+
+
+def _thin(tensor: Tensor, name: str, graph: Graph, keep: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
+    """Return the tensor without the removed positions, with silenced weights at zero; never a view of the old."""
+    with torch.no_grad():
+        new = sliced(tensor.detach(), graph.tensors[name][1], keep)
+        new = new.clone() if new.data_ptr() == tensor.data_ptr() else new
+        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+            new = new.contiguous(memory_format=torch.channels_last)
+        if name in masks:
+            new.mul_(masks[name].to(new.device))
+    return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def _copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Deep-copy a model, but put the given tensors in the place of the old ones, ties included."""
+    memo: dict[int, Any] = {id(tensor_of(model, name)): new for name, new in tensors.items()}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+
+
+def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
+    """Bring the size attributes of standard modules in line with their tensors."""
+    for name, module in thin.named_modules():
+        if isinstance(module, CONVOLUTIONS):
+            if name in graph.convolutions:
+                units = graph.convolutions[name]
+                inner = len(units) // module.groups
+                if module.groups > inner:  # whole groups went, see the tracer's rule
+                    module.groups = int((keep[units] | (units < 0)).sum()) // inner
+            rows, columns = module.weight.shape[:2]
+            module.in_channels = rows if module.transposed else columns * module.groups
+            module.out_channels = columns * module.groups if module.transposed else rows
+            continue
+        owned: Any = next(
+            (t for t in (getattr(module, n, None) for n in ("weight", "running_mean")) if t is not None), None
+        )
+        if owned is None:
+            continue
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = owned.shape
+        elif isinstance(module, CHANNEL_NORMS):
+            module.num_features = len(owned)
+        elif isinstance(module, nn.PReLU):
+            module.num_parameters = len(owned)
+        elif isinstance(module, nn.GroupNorm):
+            module.num_channels = len(owned)
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(owned.shape)
+
+
+def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
+    by_module: dict[str, list[tuple[int, str, tuple[int | str, ...], int]]] = {}
+    for entry in graph.rewrites:
+        for size in entry.literals:
+            new = size.sign * count(size.axis, keep)
+            by_module.setdefault(entry.module, []).append((entry.call, entry.function, size.path, new))
+    for name, changes in by_module.items():
+        rewrite(thin.get_submodule(name), changes)

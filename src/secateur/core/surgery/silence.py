@@ -1,0 +1,84 @@
+"""Silence units reversibly, and keep what is silenced at zero while a network trains."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph, tensor_of
+from secateur.core.plan import Plan
+from secateur.core.shaper import Shaper
+from secateur.core.size import zero_masks
+from secateur.core.surgery.removal import check
+
+
+@contextlib.contextmanager
+def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
+    """Silence what the plan removes, inside the model itself; on leaving, restore every bit.
+
+    The weights that read a removed unit are zeroed, so that in evaluation mode the model computes exactly what
+    the thin network computes, whatever the activation functions.
+
+    Raises:
+        PlanError: if the plan does not belong to the network.
+    """
+    keep = graph.kept(plan)
+    check(model, graph, keep)
+    saved: dict[str, Tensor] = {}
+    try:
+        with torch.no_grad():
+            for name, positions in _silenced(graph, plan, keep).items():
+                tensor = tensor_of(model, name)
+                saved[name] = tensor.detach().clone()
+                tensor.masked_fill_(positions.to(tensor.device), 0.0)
+        yield model
+    finally:
+        with torch.no_grad():
+            for name, value in saved.items():
+                tensor_of(model, name).copy_(value)
+
+
+def _silenced(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:
+    """Return for each weight to change the positions to zero (boolean, broadcastable to its shape)."""
+    positions: dict[str, Tensor] = {}
+    for name, roles in graph.roles.items():
+        shape, dims = graph.tensors[name]
+        for d, (role, units) in enumerate(zip(roles, dims, strict=True)):
+            if role != "reads" or units is None:
+                continue
+            gone = ~(keep[units] | (units < 0))
+            if bool(gone.any()):
+                gone = gone.reshape([-1 if i == d else 1 for i in range(len(shape))])
+                positions[name] = positions[name] | gone if name in positions else gone
+    everything = torch.ones(graph.units, dtype=torch.bool)
+    for name, mask in zero_masks(graph, plan, everything).items():
+        positions[name] = positions[name] | ~mask if name in positions else ~mask
+    return positions
+
+
+class Hold(Shaper):
+    """Keeps silenced weights at zero while a network trains, whatever the optimizer does to them."""
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        self._pairs = [(tensor_of(model, name), mask) for name, mask in masks.items()]
+        self._pairs = [(tensor, mask.to(tensor.device, tensor.dtype)) for tensor, mask in self._pairs]
+
+    def after_step(self, step: int) -> None:
+        """Set the silenced weights back to zero."""
+        with torch.no_grad():
+            for tensor, mask in self._pairs:
+                tensor.mul_(mask.to(tensor.device))
+
+
+def hold(thin: nn.Module, graph: Graph, plan: Plan) -> Hold:
+    """Return a shaper that keeps the zeros of an applied plan through training.
+
+    Args:
+        thin: the network that ``apply`` returned.
+        graph: the graph of the dense network.
+        plan: the plan that was applied.
+    """
+    return Hold(thin, zero_masks(graph, plan, graph.kept(plan)))

@@ -1,0 +1,109 @@
+"""Do what a recipe says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.method import Method
+from secateur.core.select import Limits
+from secateur.core.size import Target
+from secateur.data import Data, load_data
+from secateur.errors import DataError
+from secateur.events import Tell, ignore
+from secateur.methods import make
+from secateur.models import build, load_weights
+from secateur.recipe import Recipe
+from secateur.run.job import Clock
+from secateur.run.pruning import prune
+from secateur.run.result import Result
+from secateur.training import fit
+
+
+def run_recipe(
+    recipe: Recipe, *, work: str | Path | None = None, download: bool = False, tell: Tell = ignore
+) -> Result:
+    """Do what a recipe says: build, load, train the dense network if asked, prune, fine-tune, measure.
+
+    Args:
+        recipe: what to do.
+        work: folder for checkpoints, so that a killed run goes on.
+        download: whether a missing data set may be fetched.
+        tell: hears the progress.
+
+    Raises:
+        SecateurError: one of its kinds.
+    """
+    method = method_of(recipe)
+    data = data_of(recipe, download=download)
+    model = model_of(recipe, data)
+    clock, trained = Clock(), None
+    if recipe.pretrain is not None:
+        if data is None:
+            raise DataError("training the dense network needs data; name a data set in the recipe")
+        if work is not None:
+            Path(work).mkdir(parents=True, exist_ok=True)
+        place = None if work is None else Path(work) / "dense.ckpt"
+        with clock("train"):
+            trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=tell)
+    result = prune(
+        model,
+        example_of(recipe, data),
+        method,
+        None if recipe.keep is None else Target(recipe.keep, recipe.of),
+        data,
+        train=recipe.train,
+        rounds=recipe.rounds,
+        leave=recipe.leave,
+        limits=Limits(recipe.min_units, recipe.multiple),
+        seed=recipe.seed,
+        latency=recipe.latency,
+        work=work,
+        tell=tell,
+    )
+    return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
+
+
+def method_of(recipe: Recipe) -> Method:
+    """Return the recipe's method with its settings.
+
+    Raises:
+        SettingError: if the method or one of its options is unknown.
+    """
+    return make(recipe.method, recipe.options)
+
+
+def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
+    """Return the recipe's data set, None if it names none."""
+    if not recipe.data:
+        return None
+    return load_data(
+        recipe.data,
+        seed=recipe.seed,
+        download=download,
+        val_fraction=recipe.val_fraction,
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+
+
+def model_of(recipe: Recipe, data: Data | None) -> nn.Module:
+    """Return the recipe's dense network, with its weights if it names a file."""
+    channels, image = (data.shape[0], data.shape[1]) if data else (3, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        classes = recipe.classes or (data.classes if data else None)
+        model = build(recipe.model, classes=classes, channels=channels, image=image)
+    if recipe.weights:
+        load_weights(model, Path(recipe.weights))
+    return model
+
+
+def example_of(recipe: Recipe, data: Data | None) -> Tensor:
+    """Return an input for the recipe's network: an image of its data, else noise of ImageNet's size."""
+    if data is not None:
+        return data.example()
+    return torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(recipe.seed))

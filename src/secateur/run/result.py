@@ -1,0 +1,84 @@
+"""What comes out of a pruning run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur import artifact
+from secateur.core.explain import Explanation
+from secateur.core.graph import Graph, tensor_of
+from secateur.core.method import Method
+from secateur.core.plan import Plan
+from secateur.core.size import Target
+from secateur.measure import Measurement
+from secateur.recipe import Recipe
+from secateur.training import History
+
+
+@dataclass(frozen=True)
+class Width:
+    """Number of output channels of a layer in the dense and in the pruned network."""
+
+    layer: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What came out of a pruning run.
+
+    Attributes:
+        model: the pruned network.
+        dense: the network that went in; the same object that was given, untouched.
+        plans: what was removed, round by round.
+        before: measurement of the dense network.
+        middle: the same after surgery and before fine-tuning; accuracy and size only. None without fine-tuning.
+        after: measurement of the pruned network.
+        histories: the fine-tuning of each round; empty without.
+        pretrain: the training of the dense network, if the recipe asked for one.
+        explanation: what could be pruned and what not, and why.
+        widths: output channels of every layer, before and after.
+        verification: largest relative difference between the pruned and the silenced network, over all rounds.
+        method: the method with its settings.
+        target: what was asked; None if the method's settings said it all.
+        example_inputs: what the networks were traced, measured and verified on.
+        recipe: what to write down so that the run can be repeated; None for a network that has no name.
+        seconds: wall-clock time of each stage.
+    """
+
+    model: nn.Module
+    dense: nn.Module
+    plans: tuple[Plan, ...]
+    before: Measurement
+    middle: Measurement | None
+    after: Measurement
+    histories: tuple[History, ...]
+    pretrain: History | None
+    explanation: Explanation
+    widths: tuple[Width, ...]
+    verification: float
+    method: Method
+    target: Target | None
+    example_inputs: Any
+    recipe: Recipe | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write the artifact folder, see ``secateur.save``."""
+        return artifact.save(self, folder, force=force)
+
+
+def widths(graph: Graph, dense: nn.Module, thin: nn.Module) -> tuple[Width, ...]:
+    """Compare the output channels of every layer of the dense and the pruned network."""
+    return tuple(
+        Width(name.rpartition(".")[0], tensor_of(dense, name).shape[dim], tensor_of(thin, name).shape[dim])
+        for name, roles in graph.roles.items()
+        if "makes" in roles and name in graph.parameters
+        for dim in [roles.index("makes")]
+    )
