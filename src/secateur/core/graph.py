@@ -106,6 +106,21 @@ class Rewrite:
 
 
 @dataclass(frozen=True, eq=False)
+class Statistic:
+    """A call that averages, compares or normalises over channels: the ``call``-th of its kind in ``module``.
+
+    Attributes:
+        dim: dimension of its first argument that the statistic runs over.
+        units: graph-wide unit of each position along it, -1 = fixed.
+    """
+
+    module: str
+    call: int
+    dim: int
+    units: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A network read into groups of units.
 
@@ -118,6 +133,7 @@ class Graph:
         costs: multiply-accumulates, call by call.
         convolutions: for grouped convolutions, module name -> unit of each input channel.
         rewrites: sizes written into code that surgery must adapt.
+        statistics: calls over channels, which silencing must restrict to the kept ones.
         roles: for each tensor, the role of each of its dimensions.
     """
 
@@ -128,6 +144,7 @@ class Graph:
     costs: tuple[Cost, ...]
     convolutions: Mapping[str, Tensor]
     rewrites: tuple[Rewrite, ...]
+    statistics: tuple[Statistic, ...]
     roles: Mapping[str, tuple[Role, ...]]
     left: frozenset[str] = field(default=frozenset())
 

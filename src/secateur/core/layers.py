@@ -22,3 +22,4 @@ CHANNEL_NORMS = (
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
 )
+SIZED = (*CONVOLUTIONS, *CHANNEL_NORMS, nn.Linear, nn.PReLU, nn.GroupNorm, nn.LayerNorm)

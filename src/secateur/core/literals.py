@@ -85,9 +85,8 @@ def at(arguments: Mapping[str, Any], path: Path) -> Any:
     return value
 
 
-def is_written(module: nn.Module, call: int, function: str, path: Path) -> bool | None:
-    """Tell whether a size is a constant in the code (True) or computed (False); None if that cannot be seen."""
-    graph = record(module)
+def is_written(graph: fx.Graph | None, call: int, function: str, path: Path) -> bool | None:
+    """Tell whether a size is a constant in a recorded forward (True) or computed (False); None if unknown."""
     if graph is None:
         return None
     nodes = reshaping_nodes(graph)

@@ -100,6 +100,9 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
         elif isinstance(module, nn.PReLU):
             module.num_parameters = len(owned)
         elif isinstance(module, nn.GroupNorm):
+            inner = module.num_channels // module.num_groups
+            if module.num_groups > inner:  # whole groups went, see the tracer's rule
+                module.num_groups = len(owned) // inner
             module.num_channels = len(owned)
         elif isinstance(module, nn.LayerNorm):
             module.normalized_shape = tuple(owned.shape)

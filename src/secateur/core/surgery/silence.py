@@ -12,6 +12,7 @@ from secateur.core.graph import Graph, tensor_of
 from secateur.core.plan import Plan
 from secateur.core.shaper import Shaper
 from secateur.core.size import zero_masks
+from secateur.core.statistics import over_kept
 from secateur.core.surgery.removal import check
 
 
@@ -20,7 +21,8 @@ def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
     """Silence what the plan removes, inside the model itself; on leaving, restore every bit.
 
     The weights that read a removed unit are zeroed, so that in evaluation mode the model computes exactly what
-    the thin network computes, whatever the activation functions.
+    the thin network computes, whatever the activation functions; means and norms over channels are taken over the
+    kept ones.
 
     Raises:
         PlanError: if the plan does not belong to the network.
@@ -34,7 +36,8 @@ def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
                 tensor = tensor_of(model, name)
                 saved[name] = tensor.detach().clone()
                 tensor.masked_fill_(positions.to(tensor.device), 0.0)
-        yield model
+        with over_kept(model, graph.statistics, keep):
+            yield model
     finally:
         with torch.no_grad():
             for name, value in saved.items():

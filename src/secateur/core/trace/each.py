@@ -45,7 +45,7 @@ def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None,
     for layer in state.labels(x):
         rest = [d for d in L.varying(layer) if d not in over]
         if not rest:
-            state.pin(layer.reshape(-1), "averaged or compared over channels")
+            _over_channels(state, layer, "averaged or compared over channels")
             continue
         layer = state.merge(layer, over)
         if not keep:
@@ -60,8 +60,16 @@ def softmax(state: State, args: Args, out: Tensor) -> None:
     dim = int(args[1]) % args[0].dim()
     for layer in state.labels(args[0]):
         if layer.shape[dim] > 1:
-            state.pin(layer.reshape(-1), "a softmax over channels")
+            _over_channels(state, layer, "a softmax over channels")
     state.set(out, state.labels(args[0]))
+
+
+def _over_channels(state: State, layer: Tensor, reason: str) -> None:
+    dims = L.varying(layer)
+    if len(dims) == 1:
+        state.depend(layer.reshape(-1), dims[0], reason)
+    else:
+        state.pin(layer.reshape(-1), reason)
 
 
 def halves(state: State, args: Args, out: Tensor) -> None:

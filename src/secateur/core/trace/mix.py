@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.core import labels as L
 from secateur.core.trace.state import Call, State
 
 Args = Sequence[Any]
@@ -152,43 +153,53 @@ def linear(state: State, args: Args, out: Tensor) -> None:
 
 
 def batch_norm(state: State, args: Args, out: Tensor) -> None:
-    """Batch norm over running statistics; over batch statistics, what is averaged over may not shrink."""
+    """Batch norm over running statistics; over the batch's own, it depends on whatever it averages over."""
     x, training = args[0], bool(args[5])
-    if training:
-        for layer in state.labels(x):
-            if layer.shape[1] == 1:
-                state.pin(layer.reshape(-1), "normalised over channels")
+    others = [layer for layer in state.labels(x) if layer.shape[1] == 1]
+    for layer in others if training else []:
+        dims = L.varying(layer)
+        state.depend(layer.reshape(-1), dims[-1], "normalised over channels")
     channels = state.vector(x, 1)
     for tensor in args[1:5]:
         if tensor is not None and tensor.numel():
             _join(state, channels, state.vector(tensor, 0))
-    others = [layer for layer in state.labels(x) if layer.shape[1] == 1]
-    state.set(out, [*others, _place(channels, out, 1)], state.is_weight(x))
+    # normalised over what is left, a silenced entry of a weight stays zero
+    silenceable = training and state.statistic is not None and state.is_weight(x)
+    state.set(out, [*others, _place(channels, out, 1)], silenceable)
 
 
 def group_norm(state: State, args: Args, out: Tensor) -> None:
-    """Group norm: one channel a group is per-channel, anything else averages over channels."""
-    x, weight, bias, channels, groups = args[0], args[1], args[2], int(args[4]), int(args[6])
-    vector = state.vector(x, 1)
-    for tensor in (weight, bias):
+    """Group norm: whole groups go, or the same position from each; see grouped convolution."""
+    x, groups = args[0], int(args[6])
+    channels = state.vector(x, 1)
+    for tensor in args[1:3]:
         if tensor is not None:
-            _join(state, vector, state.vector(tensor, 0))
-    if vector is not None:
-        reason = "normalised over channels" if groups != channels else "the number of groups is fixed"
-        state.pin(vector, reason)
-    state.set(out, state.labels(x))
+            _join(state, channels, state.vector(tensor, 0))
+    if channels is not None:
+        grid = channels.reshape(groups, -1)
+        if groups > grid.shape[1] and state.module in state.group_norm_modules:
+            state.unite(grid, grid[:, :1])
+        elif groups > grid.shape[1]:
+            state.pin(channels, "the number of groups is fixed")
+        else:
+            state.unite(grid, grid[:1])
+            state.depend(channels, 1, "normalised over channels")
+    others = [layer for layer in state.labels(x) if layer.shape[1] == 1]
+    state.set(out, [*others, _place(channels, out, 1)])
 
 
 def layer_norm(state: State, args: Args, out: Tensor) -> None:
-    """Layer norm: averages over channels."""
+    """Layer norm: depends on all channels."""
     x, dims = args[0], len(args[1])
     for d in range(x.dim() - dims, x.dim()):
-        vector = state.vector(x, d)
+        channels = state.vector(x, d)
         for tensor in args[2:4]:
             if tensor is not None:
-                _join(state, vector, state.vector(tensor, d - x.dim() + dims))
-        if vector is not None:
-            state.pin(vector, "normalised over channels")
+                _join(state, channels, state.vector(tensor, d - x.dim() + dims))
+        if channels is not None and dims == 1:
+            state.depend(channels, d, "normalised over channels")
+        elif channels is not None:
+            state.pin(channels, "normalised over several dimensions")
     state.set(out, state.labels(x))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Axis, Cost, Graph, Group, Member, Pin, Rewrite, layer_of
+from secateur.core.graph import Axis, Cost, Graph, Group, Member, Pin, Rewrite, Statistic, layer_of
 from secateur.core.trace.components import NOT_PRUNABLE, Components
 from secateur.core.trace.state import Call, State
 
@@ -108,6 +108,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         costs=tuple(_cost(call, units) for call in state.calls),
         convolutions={name: units.of(atoms) for name, atoms in state.convolutions.items()},
         rewrites=tuple(rewrites),
+        statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms)) for d in state.dependences),
         roles={name: tuple(roles) for name, roles in state.roles.items()},
     )
 

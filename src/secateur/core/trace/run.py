@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.graph import Graph
+from secateur.core.layers import SIZED
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.plan import DropUnits, Plan
+from secateur.core.statistics import KIND, is_statistic
 from secateur.core.surgery import apply, run, verify
 from secateur.core.trace import sites
 from secateur.core.trace.components import Components
@@ -45,22 +45,22 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Graph:
     state = _watch(model, example_inputs)
     components = Components(state)
     constants, doubtful = sites.written(model, state, components)
-    graph = _graph(state, components, constants)
-    # Sizes in the code are believed only if a thinner network really runs and agrees.
-    for suspects in ([*doubtful], [*constants]):
-        if not (constants or doubtful) or _survives(model, graph, example_inputs):
+    if not constants and not doubtful:
+        return _graph(state, components, [])
+    # Sizes in the code are believed only if a thinner network really runs and agrees. Standard layers keep their
+    # sizes in attributes that surgery sets, so what they say of themselves is tried without rewriting first.
+    foreign = [site for site in constants if not isinstance(model.get_submodule(site.module), SIZED)]
+    for rewritten, pinned in ((foreign, []), (constants, []), (constants, doubtful), ([], [*constants, *doubtful])):
+        if pinned:
+            sites.pin(state, pinned)
+            components = Components(state)
+        graph = _graph(state, components, rewritten)
+        if _survives(model, graph, example_inputs):
             return graph
-        sites.pin(state, suspects)
-        components = Components(state)
-        constants = [site for site in constants if site not in suspects]
-        doubtful = [site for site in doubtful if site not in suspects]
-        graph = _graph(state, components, constants)
-    if not _survives(model, graph, example_inputs):
-        raise TraceError(
-            f"{type(model).__name__} cannot be made thinner: sizes are written into its code in a way that was not "
-            "understood; compute them from the inputs' shapes"
-        )
-    return graph
+    raise TraceError(
+        f"{type(model).__name__} cannot be made thinner: sizes are written into its code in a way that was not "
+        "understood; compute them from the inputs' shapes"
+    )
 
 
 def _graph(state: State, components: Components, constants: Sequence[sites.Site]) -> Graph:
@@ -80,7 +80,7 @@ def _survives(model: nn.Module, graph: Graph, example_inputs: Inputs) -> bool:
 
 def _watch(model: nn.Module, example_inputs: Inputs) -> State:
     state = State.of(model)
-    with _module_stack(state), _Operators(state), _Calls(state):
+    with state.stack, _Operators(state), _Calls(state):
         outputs = run(model, example_inputs)
     for tensor in tree_leaves(_plain(outputs)):
         if isinstance(tensor, Tensor):
@@ -94,26 +94,6 @@ def _plain(outputs: Any) -> Any:
     if hasattr(outputs, "__dict__") and not isinstance(outputs, (Tensor, dict)):
         return [outputs, vars(outputs)]
     return outputs
-
-
-@contextlib.contextmanager
-def _module_stack(state: State) -> Generator[None]:
-    """Know which module's forward is running; global hooks leave the model itself untouched."""
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        name = state.modules.get(id(module), state.module)
-        state.stack.append(name)
-        state.entered[name] = state.entered.get(name, 0) + 1
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        state.stack.pop()
-
-    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class _Operators(TorchDispatchMode):
@@ -132,12 +112,11 @@ class _Operators(TorchDispatchMode):
 
 
 class _Calls(TorchFunctionMode):
-    """Numbers the reshaping calls of each module's own forward, as ``torch.fx`` would record them."""
+    """Numbers the calls of each module's own forward whose sizes or statistics matter."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
         self._state = state
-        self._made: dict[str, int] = {}
 
     def __torch_function__(
         self,
@@ -146,16 +125,29 @@ class _Calls(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        name = call_name(func)
-        if not args or not isinstance(args[0], Tensor) or not is_reshaping(name, args):
-            return func(*args, **(kwargs or {}))
-        state = self._state
-        call = self._made.get(state.module, 0)
-        self._made[state.module] = call + 1
-        state.reshaping = True
+        name, named = call_name(func), kwargs or {}
+        if not args or not isinstance(args[0], Tensor):
+            return func(*args, **named)
+        if is_reshaping(name, args):
+            return self._reshaping(func, name, args, named)
+        if is_statistic(name):
+            return self._statistic(func, name, args, named)
+        return func(*args, **named)
+
+    def _reshaping(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        call = self._state.stack.number("reshaping")
+        self._state.reshaping = True
         try:
-            out = func(*args, **(kwargs or {}))
+            out = func(*args, **named)
         finally:
-            state.reshaping = False
-        sites.note(state, call, name, args, kwargs or {}, out)
+            self._state.reshaping = False
+        sites.note(self._state, call, name, args, named, out)
         return out
+
+    def _statistic(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        state = self._state
+        state.statistic = (state.module, state.stack.number(KIND), name)
+        try:
+            return func(*args, **named)
+        finally:
+            state.statistic = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from secateur.core.graph import Rewrite, WrittenSize
 from secateur.core.labels import FIXED
-from secateur.core.literals import Path, is_written
+from secateur.core.literals import Path, is_written, record
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.state import Pinning, Site, State
@@ -104,11 +104,14 @@ def written(model: nn.Module, state: State, components: Components) -> tuple[lis
     """
     constants: list[Site] = []
     doubtful: list[Site] = []
+    recorded: dict[str, fx.Graph | None] = {}
     for site in state.sites:
         if not _follows_units(site, components):
             continue
-        found = is_written(model.get_submodule(site.module), site.call, site.function, site.path)
-        if found is None or (found and state.entered.get(site.module, 0) > 1):
+        if site.module not in recorded:
+            recorded[site.module] = record(model.get_submodule(site.module))
+        found = is_written(recorded[site.module], site.call, site.function, site.path)
+        if found is None or (found and state.stack.entered.get(site.module, 0) > 1):
             doubtful.append(site)
         elif found:
             constants.append(site)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.core import labels as L
+from secateur.core.calls import ModuleStack
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS
 from secateur.core.literals import Path
@@ -65,14 +66,25 @@ class Site:
     sign: int
 
 
+@dataclass(frozen=True)
+class Dependence:
+    """A call whose result depends on all channels along a dimension at once."""
+
+    module: str
+    call: int
+    dim: int
+    atoms: Tensor
+
+
 @dataclass
 class State:
     """Everything collected during one forward."""
 
     names: dict[int, tuple[str, Tensor]]
     parameters: frozenset[str]
-    modules: dict[int, str]
+    stack: ModuleStack
     convolution_modules: frozenset[str]
+    group_norm_modules: frozenset[str]
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     slots: list[Slot] = field(default_factory=list[Slot])
@@ -85,8 +97,8 @@ class State:
     calls: list[Call] = field(default_factory=list[Call])
     convolutions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     sites: list[Site] = field(default_factory=list[Site])
-    stack: list[str] = field(default_factory=list[str])
-    entered: dict[str, int] = field(default_factory=dict[str, int])
+    dependences: list[Dependence] = field(default_factory=list[Dependence])
+    statistic: tuple[str, int, str] | None = None
     atoms: int = 1
     reshaping: bool = False
 
@@ -98,14 +110,15 @@ class State:
         return State(
             names={id(tensor): (name, tensor) for name, tensor in reversed(tensors.items())},
             parameters=frozenset(parameters),
-            modules={id(module): name for name, module in model.named_modules()},
+            stack=ModuleStack(model),
             convolution_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)),
+            group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
         )
 
     @property
     def module(self) -> str:
         """Name of the module whose forward is running."""
-        return self.stack[-1] if self.stack else ""
+        return self.stack.current
 
     def labels(self, tensor: Tensor) -> Layers:
         """Return the layers of a tensor; an unused parameter or buffer gets fresh atoms for each dimension."""
@@ -167,6 +180,13 @@ class State:
         if atoms.numel():
             where = f" in '{self.module}'" if self.module else ""
             self.pins.append(Pinning(atoms, reason + where, remedy))
+
+    def depend(self, atoms: Tensor, dim: int, reason: str) -> None:
+        """The running call takes a statistic over these labels; they may go only if that call can be found again."""
+        if self.statistic is None or self.stack.entered.get(self.statistic[0], 0) > 1:
+            self.pin(atoms, reason)
+        else:
+            self.dependences.append(Dependence(*self.statistic[:2], dim, atoms))
 
     def vector(self, tensor: Tensor, dim: int) -> Tensor | None:
         """Return the labels along one dimension, ``(size,)``, uniting whatever varies beside it."""

@@ -1,0 +1,55 @@
+"""Which module is running, and the how-manieth call of a kind it makes: names for places in a program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+
+class ModuleStack:
+    """While active, knows whose forward is running; global hooks leave the model itself untouched.
+
+    Attributes:
+        entered: how often each module has been called in this forward of the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.entered: dict[str, int] = {}
+        self._root = model
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._path: list[str] = []
+        self._made: dict[tuple[str, str], int] = {}
+
+    @property
+    def current(self) -> str:
+        """Name of the module whose forward is running; empty for the network itself."""
+        return self._path[-1] if self._path else ""
+
+    def number(self, kind: str) -> int:
+        """Return how many calls of this kind the current module has made before in this forward, and count one."""
+        place = (self.current, kind)
+        self._made[place] = self._made.get(place, 0) + 1
+        return self._made[place] - 1
+
+    def __enter__(self) -> ModuleStack:
+        self._hooks = [register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        if module is self._root:  # a new forward, perhaps after one that was broken off
+            self._path.clear()
+            self._made.clear()
+            self.entered.clear()
+        name = self._names.get(id(module), self.current)
+        self._path.append(name)
+        self.entered[name] = self.entered.get(name, 0) + 1
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._path:
+            self._path.pop()

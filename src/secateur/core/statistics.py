@@ -1,0 +1,98 @@
+"""Calls that average, compare or normalise over channels, and what they compute when channels are silenced.
+
+Removing a channel changes a mean over channels; zeroing it does not remove it from the mean. So a silenced network
+takes such statistics over the channels that are kept, which is what the thin network does by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from secateur.core.calls import ModuleStack
+from secateur.core.graph import Statistic
+from secateur.core.literals import call_name
+
+KIND = "statistic"
+# calls that shrink the dimension, and calls that keep it
+REDUCING = frozenset({"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "vector_norm", "var_mean"})
+NORMALISING = frozenset({"layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax", "normalize"})
+_AFFINE = {"layer_norm": (2, 3), "group_norm": (2, 3), "rms_norm": (2,)}  # places of per-channel parameters
+_NAMES = {2: "weight", 3: "bias"}
+
+
+def is_statistic(name: str) -> bool:
+    """Tell whether a call may take statistics over channels."""
+    return name in REDUCING or name in NORMALISING
+
+
+@contextmanager
+def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -> Generator[None]:
+    """While active, these calls see the kept channels only; what they return for the others is zero.
+
+    Args:
+        model: the network whose calls they are.
+        statistics: the calls, from its graph.
+        keep: boolean over all units.
+    """
+    left: dict[tuple[str, int], tuple[int, Tensor]] = {}
+    for entry in statistics:
+        kept = keep[entry.units] | (entry.units < 0)
+        if not bool(kept.all()):
+            left[entry.module, entry.call] = (entry.dim, torch.nonzero(kept).flatten())
+    if not left:
+        yield
+        return
+    stack = ModuleStack(model)
+    with stack, _OverKept(stack, left):
+        yield
+
+
+class _OverKept(TorchFunctionMode):
+    def __init__(self, stack: ModuleStack, left: Mapping[tuple[str, int], tuple[int, Tensor]]) -> None:
+        super().__init__()
+        self._stack = stack
+        self._left = left
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name, named = call_name(func), dict(kwargs or {})
+        if not args or not isinstance(args[0], Tensor) or not is_statistic(name):
+            return func(*args, **named)
+        place = (self._stack.current, self._stack.number(KIND))
+        if place not in self._left:
+            return func(*args, **named)
+        dim, kept = self._left[place]
+        kept = kept.to(args[0].device)
+        few = args[0].index_select(dim, kept)
+        if name in REDUCING:
+            return func(few, *args[1:], **named)
+        rest, named = _fewer(name, list(args[1:]), named, kept)
+        result = func(few, *rest, **named)
+        whole = result.new_zeros([n if d == dim else result.shape[d] for d, n in enumerate(args[0].shape)])
+        return whole.index_copy(dim, kept, result)
+
+
+def _fewer(name: str, rest: list[Any], named: dict[str, Any], kept: Tensor) -> tuple[list[Any], dict[str, Any]]:
+    """Cut the per-channel arguments of a normalisation to the kept channels."""
+    if name in ("layer_norm", "rms_norm"):
+        if rest:
+            rest[0] = (len(kept),)
+        else:
+            named["normalized_shape"] = (len(kept),)
+    for place in _AFFINE.get(name, ()):
+        if len(rest) >= place and isinstance(rest[place - 1], Tensor):
+            rest[place - 1] = rest[place - 1].index_select(0, kept)
+        elif isinstance(named.get(_NAMES[place]), Tensor):
+            named[_NAMES[place]] = named[_NAMES[place]].index_select(0, kept)
+    return rest, named
