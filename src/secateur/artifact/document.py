@@ -1,0 +1,136 @@
+"""One JSON document that says what was done and what came out; the report is made from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from secateur.core.method import settings_of
+from secateur.core.surgery import TOLERANCE, run
+from secateur.errors import ArtifactError, SecateurError
+from secateur.methods import card, name_of
+
+if TYPE_CHECKING:
+    from secateur.run import Result
+
+FORMAT = 1
+
+
+def document(result: Result) -> dict[str, Any]:
+    """Return what a run asked for and measured as JSON values; numbers that are not finite become None.
+
+    The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``before``, ``middle`` (after
+    surgery, before fine-tuning), ``after``, ``widths``, ``explanation``, ``verification``, ``training``,
+    ``seconds`` and ``example``. Accuracies are fractions, times in seconds, latencies in milliseconds.
+    """
+    recipe, target = result.recipe, result.target
+    return _plain(
+        {
+            "format": FORMAT,
+            "model": recipe.model if recipe else type(result.dense).__name__,
+            "data": recipe.data if recipe else "",
+            "target": {"keep": target.keep if target else None, "of": target.of if target else None},
+            "method": _method(result.method),
+            "before": result.before,
+            "middle": result.middle,
+            "after": result.after,
+            "widths": [{"layer": w.layer, "before": w.before, "after": w.after} for w in result.widths],
+            "explanation": _explanation(result.explanation),
+            "verification": {"difference": result.verification, "exact": result.verification <= TOLERANCE},
+            "training": {"pretrain": result.pretrain, "rounds": list(result.histories)},
+            "seconds": result.seconds,
+            "example": _example(result),
+        }
+    )
+
+
+def inputs_like(example: Mapping[str, Any], device: torch.device) -> Any:
+    """Return inputs of the recorded shapes and types: random numbers, zeros where whole ones are wanted.
+
+    Raises:
+        ArtifactError: if the inputs held something that cannot be recorded.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def make(entry: Mapping[str, Any]) -> Any:
+        if "items" in entry:
+            return tuple(make(item) for item in entry["items"])
+        if "entries" in entry:
+            return {name: make(item) for name, item in entry["entries"].items()}
+        if "value" in entry:
+            return entry["value"]
+        if "shape" not in entry:
+            raise ArtifactError(
+                f"the example inputs held a {entry.get('type')}, which cannot be made again from a file"
+            )
+        dtype: torch.dtype = getattr(torch, entry.get("dtype", "float32"))
+        if dtype.is_floating_point:
+            return torch.randn(entry["shape"], generator=generator).to(device, dtype)
+        return torch.zeros(entry["shape"], dtype=dtype, device=device)
+
+    return make(example)
+
+
+def _method(method: Any) -> dict[str, Any]:
+    paper = getattr(type(method), "paper", None)
+    return {
+        "name": name_of(method),
+        "settings": settings_of(method),
+        "card": card(type(method)),
+        "citation": paper.cite() if paper else "",
+        "bibtex": paper.bibtex() if paper else "",
+    }
+
+
+def _explanation(explanation: Any) -> dict[str, Any]:
+    rows = [{name.rstrip("_"): value for name, value in asdict(row).items()} for row in explanation.rows]
+    return {"rows": rows, "reachable": explanation.reachable}
+
+
+def _example(result: Result) -> dict[str, Any]:
+    """Return the shapes that went in, and that which came out first: it tells the number of classes."""
+    try:
+        outputs = [x for x in cast(Any, _pytree).tree_leaves(run(result.model, result.example_inputs)) if _tensor(x)]
+    except SecateurError:
+        outputs = []
+    return {**_describe(result.example_inputs), "output": list(outputs[0].shape) if outputs else None}
+
+
+def _tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _describe(value: Any) -> dict[str, Any]:
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[str, Any]", value)
+        return {"entries": {str(name): _describe(entry) for name, entry in entries.items()}}
+    if isinstance(value, list | tuple):
+        return {"items": [_describe(entry) for entry in cast("list[Any]", value)]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    return {"type": type(value).__name__}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict())
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in cast("list[Any]", value)]
+    return str(value)

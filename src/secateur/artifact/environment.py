@@ -1,0 +1,91 @@
+"""On what a result was made: versions, machine, time, and the text of the method that made it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "safetensors",
+    "accelerate",
+    "torchmetrics",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxruntime",
+)
+
+
+def environment(method: object, seed: int | None) -> dict[str, Any]:
+    """Return everything about the machine that may matter for repeating a result, ready for JSON.
+
+    Args:
+        method: the method of the run, whose file is quoted.
+        seed: of the run; None where it is not known.
+    """
+    versions = {name: version(name) for name in _PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "secateur": version("secateur") or "",
+        "packages": {name: found for name, found in versions.items() if found},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git": _commit(),
+        "seed": seed,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "method": _source(method),
+    }
+
+
+def version(package: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, UnicodeDecodeError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the git commit of the folder that the program runs in, with a mark if files differ from it."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + (" with changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def _source(method: object) -> str:
+    module = inspect.getmodule(type(method))
+    try:
+        return inspect.getsource(module) if module else ""
+    except (OSError, TypeError):
+        return ""

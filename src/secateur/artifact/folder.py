@@ -1,0 +1,256 @@
+"""Folders that appear whole or not at all, and a manifest that tells a good one from a damaged one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from secateur.errors import ArtifactError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DERIVED = ("report.html", "model.pt2", "model.onnx")
+_UNFINISHED = re.compile(r"^\..+\.(partial|old)-(\d+)")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file atomically: whatever happens, ``path`` holds the old bytes or all of the new ones.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind then.
+    """
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, *, force: bool) -> Generator[Path]:
+    """Yield a new, empty folder to fill; when the block ends well, it gets a manifest and becomes ``folder``.
+
+    A kill at any moment leaves the old folder or the new one, never a mixture; at worst under a hidden name,
+    from where the next ``save`` or ``load`` puts it back.
+
+    Args:
+        folder: where the result shall be; its parents are made.
+        force: whether an artifact that is already there may be replaced.
+
+    Raises:
+        ArtifactError: if something is in the way or cannot be written; what was there is untouched.
+    """
+    recover(folder)
+    refuse(folder, force=force)
+    partial = _hidden(folder, "partial")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clean(folder)
+        partial.mkdir()
+        yield partial
+        _seal(partial)
+        _swap(partial, folder)
+    except OSError as error:
+        kept = f"; the artifact in {folder} is untouched" if folder.exists() else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ArtifactError(
+                f"no space left on the disk to save {folder}: free some and save again{kept}"
+            ) from error
+        raise ArtifactError(f"cannot save {folder}: {error.strerror or error}; choose another place{kept}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish the swap of a save that was killed between its two renames; otherwise do nothing."""
+    if folder.exists():
+        return
+    for old in _unfinished(folder, "old"):
+        new = folder.with_name(old.name.replace(".old-", ".partial-"))
+        os.rename(new if (new / MANIFEST).is_file() else old, folder)
+        return
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of an artifact.
+
+    Raises:
+        ArtifactError: if there is no folder, or it is no artifact, or from a newer version.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no folder {folder}; check the path")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder} is not a Secateur artifact: it has no {MANIFEST}; check the path")
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise ArtifactError(f"{path} is damaged: it is not JSON; restore the folder or save it again") from None
+    if not isinstance(content, dict) or "secateur" not in content or not isinstance(content.get("files"), dict):
+        raise ArtifactError(f"{folder} is not a Secateur artifact: its {MANIFEST} is another program's")
+    if not isinstance(content.get("format"), int) or content["format"] > FORMAT:
+        raise ArtifactError(
+            f"{folder} has format {content.get('format')}, this version reads up to {FORMAT}; "
+            "run: pip install --upgrade secateur"
+        )
+    return cast("dict[str, Any]", content)
+
+
+def check(folder: str | Path, names: Iterable[str] | None = None) -> None:
+    """Compare the files of an artifact with its manifest.
+
+    Args:
+        folder: the artifact.
+        names: which files; all that the manifest knows by default.
+
+    Raises:
+        ArtifactError: if one is missing, cut short or changed; the message names it.
+    """
+    folder = Path(folder)
+    files: dict[str, Any] = manifest(folder)["files"]
+    for name in files if names is None else names:
+        path = folder / name
+        advice = "restore it, or run the recipe again"
+        if name not in files or not path.is_file():
+            raise ArtifactError(f"{name} is missing from {folder}; {advice}")
+        if path.stat().st_size != files[name]["bytes"]:
+            size = path.stat().st_size
+            raise ArtifactError(f"{path} is damaged: {size} bytes instead of {files[name]['bytes']}; {advice}")
+        if _digest(path) != files[name]["sha256"]:
+            raise ArtifactError(f"{path} is damaged: its content has changed since it was saved; {advice}")
+
+
+def record(folder: str | Path, *names: str) -> None:
+    """Note files that were added to an artifact (a report, an export) in its manifest.
+
+    Raises:
+        ArtifactError: if the folder is no artifact.
+    """
+    folder = Path(folder)
+    content = manifest(folder)
+    content["files"] |= {name: _entry(folder / name) for name in names}
+    write_file(folder / MANIFEST, _json(content))
+
+
+def _seal(folder: Path) -> None:
+    """Write the manifest, last of all, and make sure that everything is on the disk."""
+    from secateur.artifact.environment import version
+
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {name: _entry(folder / name) for name in names}
+    write_file(folder / MANIFEST, _json({"secateur": version("secateur"), "format": FORMAT, "files": files}))
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        _sync(place)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    old = _hidden(folder, "old")
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse(folder: Path, *, force: bool) -> None:
+    """Refuse to replace anything that is not wholly ours; long work asks before it begins.
+
+    Raises:
+        ArtifactError: if ``save`` would not write there.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; choose another name for the artifact")
+    if not force:
+        raise ArtifactError(f"{folder} exists already; choose another folder, or replace it with force")
+    if not any(folder.iterdir()):
+        return
+    try:
+        known = {*manifest(folder)["files"], MANIFEST, *DERIVED}
+    except ArtifactError as error:
+        raise ArtifactError(f"{folder} is not replaced, even with force: {error}") from None
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and name not in known and not _UNFINISHED.match(path.name):
+            raise ArtifactError(f"{folder} holds {name}, which Secateur did not write; move it away first")
+
+
+def _hidden(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{folder.name}.{kind}-{os.getpid()}")
+
+
+def _unfinished(folder: Path, kind: str) -> list[Path]:
+    """Return the hidden folders that a killed save left behind, not those of one that is still at work."""
+    found: list[Path] = []
+    for path in sorted(folder.parent.glob(f".{_escape(folder.name)}.{kind}-*")):
+        match = _UNFINISHED.match(path.name)
+        if match and path.is_dir() and not _at_work(int(match[2])):
+            found.append(path)
+    return found
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _at_work(process: int) -> bool:
+    """Say whether another process of this number runs; our own cannot have left anything before now."""
+    if process == os.getpid():
+        return False
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _clean(folder: Path) -> None:
+    for kind in ("partial", "old"):
+        for path in _unfinished(folder, kind):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _sync(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,275 @@
+"""Everything that defines a run, as one value and as one file that a person can read, edit and run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeAlias, cast, get_args
+
+import tomli_w
+
+from secateur.core.size import Measure
+from secateur.errors import SettingError, nearest
+from secateur.training.settings import Settings
+
+Option: TypeAlias = bool | int | float | str | list["Option"]
+EXPORTS = ("pt2", "onnx")
+
+_TARGET = ("keep", "of", "rounds", "leave", "min_units", "multiple")
+_TRAINING = ("train", "pretrain")
+_TUPLES = ("leave", "mean", "std", "export")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that defines a run; equal recipes on equal machines give equal networks.
+
+    Attributes:
+        model: which network, for instance ``"secateur:resnet20"`` or ``"torchvision:resnet18"``.
+        weights: file with the trained weights; empty for none.
+        data: which data set, for instance ``"mnist5k"`` or ``"cifar10:DIR"``; empty for none.
+        method: name of the pruning method.
+        options: the method's own settings, by name.
+        keep: largest fraction to keep, in (0, 1]; None where the method decides by itself.
+        of: what ``keep`` is a fraction of.
+        rounds: in how many steps of pruning and fine-tuning the target is approached.
+        leave: layers (names or patterns) that keep all their units.
+        min_units: fewest units left in a group.
+        multiple: widths are rounded to multiples of this.
+        seed: seed of all randomness.
+        classes: number of classes of the network; None for that of the data.
+        mean: per-channel mean for normalising images in [0, 1]; None for the data set's own.
+        std: per-channel standard deviation for the same; None for the data set's own.
+        val_fraction: share of the training images held out for validation, in [0, 1).
+        train: settings of fine-tuning; None for none.
+        pretrain: settings of training the dense network first; None for none.
+        export: formats to export, of ``"pt2"`` and ``"onnx"``.
+        latency: whether to time the networks.
+
+    Raises:
+        SettingError: if a value is out of range or of the wrong type.
+    """
+
+    model: str
+    weights: str = ""
+    data: str = ""
+    method: str
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
+    keep: float | None = None
+    of: Measure = "macs"
+    rounds: int = 1
+    leave: tuple[str, ...] = ()
+    min_units: int = 1
+    multiple: int = 1
+    seed: int = 0
+    classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    val_fraction: float = 0.1
+    train: Settings | None = None
+    pretrain: Settings | None = None
+    export: tuple[str, ...] = EXPORTS
+    latency: bool = True
+
+    def __post_init__(self) -> None:
+        for name in _TUPLES:
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(cast("list[object]", value)))
+        for name, (accepts, wanted) in _RULES.items():
+            value = getattr(self, name)
+            if not accepts(value):
+                raise SettingError(f"'{name}' must be {wanted}, not {value!r}; correct it in the recipe")
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise SettingError(
+                "'mean' and 'std' must be given together, one number per channel each; correct the recipe"
+            )
+        for name in ("keep", "val_fraction"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        options = {name: _option(name, value) for name, value in self.options.items()}
+        object.__setattr__(self, "options", options)
+
+    def to_toml(self) -> str:
+        """Return the recipe as TOML text with the tables [target], [method], [train] and [pretrain]."""
+        flat = self._values()
+        target = {name: flat.pop(name) for name in _TARGET if name in flat}
+        method = {"name": flat.pop("method"), **flat.pop("options")}
+        training = {name: flat.pop(name) for name in _TRAINING if name in flat}
+        return tomli_w.dumps({**flat, "target": target, "method": method, **training}, indent=2)
+
+    @staticmethod
+    def from_toml(text: str) -> Recipe:
+        """Read a recipe written by ``to_toml`` or by hand; what is left out takes its default.
+
+        Raises:
+            SettingError: if the text is not TOML, or an entry is unknown, missing or impossible.
+        """
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SettingError(f"the recipe is not valid TOML: {error}; correct it there") from None
+        tables = {name: _table(document, name) for name in ("target", "method", *_TRAINING)}
+        top = [f.name for f in fields(Recipe) if f.name not in (*_TARGET, "options")]
+        _refuse_unknown(document, [*top, "target"], "at the top of the recipe")
+        _refuse_unknown(tables["target"] or {}, _TARGET, "in [target] of the recipe")
+        method = dict(tables["method"] or {})
+        values: dict[str, Any] = {
+            **document,
+            **(tables["target"] or {}),
+            "method": method.pop("name", None),
+            "options": method,
+        }
+        missing = [name for name in ("model", "method") if values.get(name) is None]
+        if missing:
+            wanted = {"model": 'model = "..." at the top', "method": 'name = "..." in [method]'}[missing[0]]
+            raise SettingError(f"the recipe does not say which {missing[0]} to use; add {wanted}")
+        for name in _TRAINING:
+            table = tables[name]
+            values[name] = None if table is None else Settings.from_dict(table)
+        return Recipe(**values)
+
+    @staticmethod
+    def read(path: str | Path) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            SettingError: if the file cannot be read or is not a recipe; the message names the file.
+        """
+        try:
+            return Recipe.from_toml(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise SettingError(f"cannot read the recipe {path}: {error.strerror}; check the path") from None
+        except UnicodeDecodeError:
+            raise SettingError(f"the recipe {path} is not a text file in UTF-8; check the path") from None
+        except SettingError as error:
+            raise SettingError(f"{path}: {error}") from None
+
+    def name(self) -> str:
+        """Return a short folder name such as ``l1-keep0.5-1f0c9a``; equal recipes have equal names.
+
+        The last part is a hash of every setting that differs from its default, so that a setting added
+        by a later version does not rename the recipes that do not use it.
+        """
+        method = re.sub(r"[^A-Za-z0-9_]+", "_", self.method)
+        keep = "" if self.keep is None else f"-keep{self.keep:g}"
+        text = json.dumps(self._changed(), sort_keys=True)
+        return f"{method}{keep}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+    def _values(self) -> dict[str, Any]:
+        """Return all set values as TOML can carry them."""
+        values: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Settings):
+                value = {name: entry for name, entry in value.to_dict().items() if entry is not None}
+            if value is not None:
+                values[f.name] = list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+        return values
+
+    def _changed(self) -> dict[str, Any]:
+        """Return the values that differ from their defaults."""
+        plain = Settings().to_dict()
+        changed: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Settings):
+                entries = value.to_dict()
+                changed[f.name] = {name: entries[name] for name in entries if entries[name] != plain.get(name)}
+            elif f.default is MISSING or value != f.default:
+                changed[f.name] = value
+        return changed
+
+
+def _table(document: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Take a table out of the document; None where there is none."""
+    value = document.pop(name, None)
+    if value is not None and not isinstance(value, dict):
+        raise SettingError(f"'{name}' in the recipe must be a table; write a line [{name}] with its settings below")
+    return cast("dict[str, Any] | None", value)
+
+
+def _refuse_unknown(entries: Mapping[str, Any], known: tuple[str, ...] | list[str], where: str) -> None:
+    for name in entries:
+        if name not in known:
+            hint = " (it belongs in [target])" if name in _TARGET else nearest(name, known)
+            raise SettingError(f"unknown setting '{name}' {where}{hint}; known are {', '.join(known)}")
+
+
+def _option(name: str, value: object) -> Option:
+    """Return a method setting in the form in which TOML gives it back."""
+    if name == "name":
+        raise SettingError("a method setting cannot be called 'name'; rename it")
+    if isinstance(value, list | tuple):
+        return [_option(f"{name}[{i}]", entry) for i, entry in enumerate(cast("list[object]", value))]
+    if isinstance(value, bool | int | float | str) and value == value:
+        return value
+    raise SettingError(
+        f"the method setting '{name}' must be a number, text, true, false or a list of these, not {value!r}"
+    )
+
+
+def _whole(smallest: int) -> tuple[Callable[[Any], bool], str]:
+    def accepts(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+
+    return accepts, f"a whole number of at least {smallest}"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(entry, str) for entry in cast("tuple[object, ...]", value))
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _numbers(above: float) -> Callable[[Any], bool]:
+    return lambda value: (
+        value is None
+        or (isinstance(value, tuple) and all(_number(v) and v > above for v in cast("tuple[Any, ...]", value)))
+    )
+
+
+_FLAG: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "true or false")
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (
+        lambda value: _text(value) and value != "",
+        'the name of a network such as "secateur:resnet20"',
+    ),
+    "weights": (_text, "the path of a file, or empty"),
+    "data": (_text, 'the name of a data set such as "mnist5k", or empty'),
+    "method": (lambda value: _text(value) and value != "", "the name of a pruning method"),
+    "options": (lambda value: isinstance(value, Mapping), "a table of the method's settings"),
+    "keep": (
+        lambda value: value is None or (_number(value) and 0 < value <= 1),
+        "a fraction above 0 and up to 1",
+    ),
+    "of": (lambda value: value in get_args(Measure), f"one of {', '.join(get_args(Measure))}"),
+    "rounds": _whole(1),
+    "leave": (_texts, "a list of layer names"),
+    "min_units": _whole(1),
+    "multiple": _whole(1),
+    "seed": _whole(0),
+    "classes": (lambda value: value is None or _whole(1)[0](value), "a whole number of at least 1"),
+    "mean": (_numbers(-math.inf), "a list of numbers, one per channel"),
+    "std": (_numbers(0.0), "a list of numbers above 0, one per channel"),
+    "val_fraction": (lambda value: _number(value) and 0 <= value < 1, "a fraction from 0 to below 1"),
+    "train": (lambda value: value is None or isinstance(value, Settings), "training settings"),
+    "pretrain": (lambda value: value is None or isinstance(value, Settings), "training settings"),
+    "export": (
+        lambda value: _texts(value) and set(value) <= set(EXPORTS) and len(set(value)) == len(value),
+        f"a list of different formats of {', '.join(EXPORTS)}",
+    ),
+    "latency": _FLAG,
+}

@@ -1,0 +1,97 @@
+"""The charts of the report, as HTML fragments that expect plotly.js on the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BEFORE, AFTER = "#94a3b8", "#2f9e5b"
+TRAIN, VALIDATION = "#e08a1e", "#2878c8"
+_GRID = "rgba(128,128,128,0.25)"
+
+
+def widths(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Return bars of the output channels of each layer, before and after."""
+    import plotly.graph_objects as go
+
+    names = [str(layer["layer"]) for layer in layers]
+    figure = go.Figure(
+        [
+            go.Bar(name=when, x=names, y=[layer[key] for layer in layers], marker={"color": color})
+            for when, key, color in (("before", "before", BEFORE), ("after", "after", AFTER))
+        ]
+    )
+    figure.update_layout(barmode="group", bargap=0.25, yaxis_title="output channels", xaxis={"type": "category"})
+    return _html(figure, "widths", 380)
+
+
+def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: str) -> str:
+    """Return the curves of ``"loss"`` or ``"accuracy"`` over all epochs, run after run.
+
+    Args:
+        runs: name and rows of each training, in the order of time.
+        quantity: which of the two.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    scale = 100.0 if quantity == "accuracy" else 1.0
+    start, total = 0, sum(len(rows) for _, rows in runs)
+    for number, (name, rows) in enumerate(runs):
+        epochs = list(range(start + 1, start + len(rows) + 1))
+        for part, label, color in (("train", "training", TRAIN), ("val", "validation", VALIDATION)):
+            values = [None if (v := row[f"{part}_{quantity}"]) is None else scale * v for row in rows]
+            line = {"color": color, "width": 2, "dash": "dot" if part == "train" else "solid"}
+            mode = "lines+markers" if len(rows) < 3 else "lines"
+            figure.add_trace(
+                go.Scatter(
+                    x=epochs, y=values, name=label, mode=mode, line=line, legendgroup=part, showlegend=not number
+                )
+            )
+        if len(runs) > 1 and len(rows) >= 0.17 * total:  # else the names would lie on each other on a phone
+            figure.add_annotation(
+                x=start + 0.5, y=1, yref="paper", text=name, showarrow=False, xanchor="left", yanchor="top"
+            )
+        if number:
+            figure.add_vline(x=start + 0.5, line={"color": _GRID, "dash": "dash"})
+        start += len(rows)
+    figure.update_xaxes(dtick=math.ceil(start / 10))
+    title = "accuracy in %" if quantity == "accuracy" else "loss"
+    figure.update_layout(hovermode="x unified", xaxis_title="epoch", yaxis_title=title)
+    return _html(figure, quantity, 340)
+
+
+def script() -> str:
+    """Return plotly.js."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def _html(figure: Any, name: str, height: int) -> str:
+    import plotly.io
+
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
+    figure.update_layout(
+        template="none",
+        height=height,
+        dragmode=False,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        margin={"l": 56, "r": 12, "t": 36, "b": 48},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"bgcolor": "#1f2937", "font": {"color": "#ffffff"}},
+    )
+    figure.update_xaxes(**axis, showgrid=name != "widths")
+    figure.update_yaxes(**axis)
+    config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
+    return plotly.io.to_html(
+        figure,
+        config=config,
+        include_plotlyjs=False,
+        full_html=False,
+        div_id=f"chart-{name}",
+        default_height=f"{height}px",
+    )

@@ -1,0 +1,158 @@
+"""Rendering an artifact folder as one HTML file that needs nothing else, neither files nor network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from markupsafe import Markup, escape
+
+from secateur.artifact import record, write_file
+from secateur.artifact.document import FORMAT
+from secateur.artifact.folder import MANIFEST
+from secateur.errors import ArtifactError
+from secateur.report import figures, summary
+
+NAME = "report.html"
+_STAGES = {
+    "train": "training the dense network",
+    "trace": "reading the network",
+    "shape": "training with the method's regulariser",
+    "plan": "deciding",
+    "apply": "surgery",
+    "verify": "verifying",
+    "fine-tune": "fine-tuning",
+    "measure": "measuring",
+}
+
+
+def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
+    """Write the report of an artifact.
+
+    Args:
+        folder: the artifact; measurement.json, environment.json and recipe.toml (if there) are read from it.
+        out: the file to write; ``report.html`` in the folder if None.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ArtifactError: if the folder is no artifact, or the report cannot be written.
+    """
+    folder = Path(folder)
+    path = folder / NAME if out is None else Path(out)
+    try:
+        page = render(_read(folder, "measurement.json"), _read(folder, "environment.json"), _recipe(folder))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ArtifactError(
+            f"measurement.json in {folder} is incomplete ({type(error).__name__}: {error}); run the recipe again"
+        ) from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, page.encode())
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; choose another file") from None
+    if out is None and (folder / MANIFEST).is_file():
+        record(folder, NAME)
+    return path
+
+
+def render(document: Mapping[str, Any], environment: Mapping[str, Any], recipe: str) -> str:
+    """Return the page.
+
+    Args:
+        document: content of measurement.json.
+        environment: content of environment.json.
+        recipe: content of recipe.toml; empty if there is none.
+    """
+    import jinja2
+
+    rows = summary.rows(document)
+    layers = document["explanation"]["rows"]
+    runs = _runs(document)
+    loader = jinja2.PackageLoader("secateur.report", "templates")
+    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    pages.filters |= {"prose": _prose, "shown": _shown}
+    return pages.get_template("report.html.j2").render(
+        document=document,
+        environment=environment,
+        recipe=recipe,
+        subject=summary.subject(document),
+        outcome=summary.outcome(document),
+        rows=rows,
+        middle=any(row.middle != summary.NONE for row in rows),
+        tiles=[row for row in rows if row.ratio and row.label.split(" ")[0] in _TILES],
+        target=summary.target(document),
+        verification=summary.verification(document),
+        training=summary.training(document) if document["after"]["accuracy"] else "",
+        layers=layers,
+        pinned=[layer for layer in layers if layer["prunable"] < layer["width"]],
+        card=sections(document["method"]["card"]),
+        seconds={_STAGES.get(name, name): value for name, value in document["seconds"].items()},
+        percent=summary.percent,
+        widths=Markup(figures.widths(document["widths"])) if document["widths"] else "",
+        curves=[Markup(figures.training(runs, quantity)) for quantity in ("loss", "accuracy")] if runs else [],
+        plotly=Markup(figures.script()),
+    )
+
+
+_TILES = ("Accuracy", "Parameters", "MACs", "Latency")
+
+
+def sections(card: str) -> tuple[str, list[tuple[str, str]]]:
+    """Split a method's card into its first line(s) and its parts: a word and a full stop, then indented text."""
+    head, *parts = re.split(r"^([A-Z][\w ]{1,20})\.[ \t]{2,}", card, flags=re.MULTILINE)
+    texts = [" ".join(part.split()) for part in parts]
+    return " ".join(head.split()), list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _prose(text: str) -> Markup:
+    """Escape a text and set what stands between back quotes as code."""
+    return Markup(re.sub(r"(`+)(.+?)\1", r"<code>\2</code>", str(escape(text))))
+
+
+def _shown(value: Any) -> str:
+    """Return a setting as a person would write it."""
+    if value is None or value == [] or value == "":
+        return summary.NONE
+    if isinstance(value, list):
+        return ", ".join(
+            str(entry) if isinstance(entry, str) else json.dumps(entry) for entry in cast("list[Any]", value)
+        )
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _runs(document: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the name and rows of every training that took place."""
+    training = document["training"]
+    rounds = training["rounds"]
+    names = ["fine-tuning"] if len(rounds) == 1 else [f"round {i}" for i in range(1, len(rounds) + 1)]
+    found = [("dense network", training["pretrain"]), *zip(names, rounds, strict=True)]
+    return [(name, history["rows"]) for name, history in found if history and history["rows"]]
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} is not a Secateur artifact: it has no {name}; check the path") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}; restore it, or run the recipe again") from None
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} is not from Secateur: it holds no table; check the path")
+    if content.get("format", 0) > FORMAT:
+        raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
+    return cast("dict[str, Any]", content)
+
+
+def _recipe(folder: Path) -> str:
+    try:
+        return (folder / "recipe.toml").read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / 'recipe.toml'} cannot be read: {error}; restore it") from None

@@ -1,0 +1,195 @@
+"""The numbers of a run as text, so that the terminal and the page cannot disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Document = Mapping[str, Any]
+_Values: TypeAlias = tuple[float | None, float | None, float | None]
+
+NONE = "\N{EM DASH}"
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+MEASURES = {"macs": "MACs", "params": "parameters", "nonzero": "nonzero parameters", "units": "units"}
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured quantity, every field ready to print.
+
+    Attributes:
+        label: what was measured, with its unit.
+        before: of the dense network.
+        middle: after surgery and before fine-tuning; a dash if it was not measured.
+        after: of the pruned network.
+        ratio: the change in words, such as ``"2.00x fewer"`` or ``"-0.4 points"``; empty if unknown.
+        kept: share that is left, for sizes; otherwise empty.
+        removed: share that is gone, for sizes; otherwise empty.
+    """
+
+    label: str
+    before: str
+    middle: str
+    after: str
+    ratio: str = ""
+    kept: str = ""
+    removed: str = ""
+
+
+def rows(document: Document) -> list[Row]:
+    """Return the table of before, middle and after: accuracy, loss, sizes and latency, as far as measured."""
+    found = [_accuracy(document), _loss(document), _count(document, "params", "Parameters")]
+    if any(part and part["counts"]["nonzero"] != part["counts"]["params"] for part in _parts(document)):
+        found.append(_count(document, "nonzero", "Nonzero parameters"))
+    found += [_count(document, "macs", "MACs"), _count(document, "activations", "Activations"), _latency(document)]
+    return [row for row in found if row]
+
+
+def outcome(document: Document) -> str:
+    """Return one sentence on what came out."""
+    by_label = {row.label.partition(" (")[0]: row for row in rows(document)}
+    macs, params = by_label["MACs"], by_label["Parameters"]
+    text = f"{subject(document)} keeps {macs.kept} of its MACs ({macs.ratio}) and {params.kept} of its parameters"
+    if accuracy := by_label.get("Accuracy"):
+        change = f" ({accuracy.ratio})" if accuracy.ratio else ""
+        text += f"; its test accuracy goes from {accuracy.before} to {accuracy.after}{change}"
+    if latency := by_label.get("Latency"):
+        text += f"; a forward pass is {latency.ratio} ({latency.before} before, {latency.after} after)"
+    return text + "."
+
+
+def subject(document: Document) -> str:
+    """Return the network and the data in words, without folders."""
+    model = str(document["model"]).replace("\\", "/").rpartition("/")[2].removeprefix("secateur:")
+    data = str(document["data"]).partition(":")[0]
+    return f"{model} on {data}" if data else model
+
+
+def target(document: Document) -> str:
+    """Return what was asked for and what was reached, as one sentence."""
+    keep, of = document["target"]["keep"], document["target"]["of"]
+    if keep is None:
+        return "No target was set: the method's own settings decided how much to remove."
+    asked = f"Asked: keep at most {percent(keep)} of the {MEASURES.get(of, of)}"
+    before, after = (document[when]["counts"] for when in ("before", "after"))
+    if of not in before or not before[of]:
+        return asked + "."
+    return f"{asked}. Reached: {percent(after[of] / before[of])}."
+
+
+def verification(document: Document) -> str:
+    """Return how far the pruned network was from the silenced original, as one sentence."""
+    difference = document["verification"]["difference"]
+    size = NONE if difference is None else f"{difference:.1e}"
+    if document["verification"]["exact"]:
+        start = "Before fine-tuning, the" if document["training"]["rounds"] else "The"
+        return (
+            f"{start} pruned network computed what the original computes with the removed channels silenced: "
+            f"the largest difference was {size} of the largest output, which is rounding."
+        )
+    return (
+        f"The pruned network differs from the original with its channels silenced by {size} of the largest output, "
+        "which is more than rounding."
+    )
+
+
+def training(document: Document) -> str:
+    """Return how much more the pruned network was trained than the dense one; empty if it was not."""
+    epochs = sum(len(history["rows"]) for history in document["training"]["rounds"])
+    if not epochs:
+        return ""
+    return (
+        f"The pruned network was trained for {epochs} more epoch{'s' if epochs > 1 else ''} than the dense one: "
+        "what that alone would have changed is part of the difference in accuracy."
+    )
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a fraction as percent, such as ``49.8 %``; small shares keep two significant digits."""
+    value = 100 * share
+    text = f"{value:.2g} %" if 0 < abs(value) < 0.1 else f"{value:.{digits}f} %"
+    return text.replace("-", MINUS)
+
+
+def short(number: float) -> str:
+    """Return a count with four significant digits, such as ``40.81 M``; below 1000 as it is."""
+    for size, prefix in _PREFIXES:
+        if abs(number) >= size * 0.99995:  # what rounds up to 1 belongs here already
+            return f"{number / size:.4g} {prefix}"
+    return f"{number:g}"
+
+
+def _parts(document: Document) -> tuple[Any, Any, Any]:
+    return document["before"], document["middle"], document["after"]
+
+
+def _accuracy(document: Document) -> Row | None:
+    values = _values(document, "accuracy", "top1")
+    if values is None:
+        return None
+    before, _, after = values
+    change = "" if before is None or after is None else f"{_signed(100 * (after - before), 2)} points"
+    return Row("Accuracy", *_texts(values, lambda value: percent(value, 2)), change)
+
+
+def _loss(document: Document) -> Row | None:
+    values = _values(document, "accuracy", "loss")
+    if values is None:
+        return None
+    before, _, after = values
+    change = "" if before is None or after is None else _signed(after - before, 3)
+    return Row("Loss", *_texts(values, lambda value: f"{value:.3f}"), change)
+
+
+def _count(document: Document, name: str, label: str) -> Row | None:
+    values = _values(document, "counts", name)
+    if values is None:
+        return None
+    before, _, after = values
+    texts = _texts(values, short)
+    if not before or after is None:
+        return Row(label, *texts)
+    share = after / before
+    return Row(label, *texts, _change(before, after, "fewer", "more"), percent(share), percent(1 - share))
+
+
+def _latency(document: Document) -> Row | None:
+    values = _values(document, "latency", "milliseconds")
+    if values is None:
+        return None
+    before, _, after = values
+    known = next(part["latency"] for part in _parts(document) if part and part["latency"])
+    threads = f", {known['threads']} thread{'s' if known['threads'] != 1 else ''}" if known["device"] == "cpu" else ""
+    label = f"Latency (batch of {known['batch_size']}, {known['device']}{threads}, {known['runtime']})"
+    change = "" if not before or not after else _change(before, after, "faster", "slower")
+    return Row(label, *_texts(values, lambda value: f"{value:.3g} ms"), change)
+
+
+def _values(document: Document, part: str, name: str) -> _Values | None:
+    """Return one quantity before, in the middle and after; None if it was never measured."""
+    found = [whole[part][name] if whole and whole[part] else None for whole in _parts(document)]
+    return None if all(value is None for value in found) else (found[0], found[1], found[2])
+
+
+def _texts(values: _Values, text: Callable[[float], str]) -> tuple[str, str, str]:
+    before, middle, after = (NONE if value is None else text(value) for value in values)
+    return before, middle, after
+
+
+def _change(before: float, after: float, less: str, more: str) -> str:
+    if before == after:
+        return "unchanged"
+    if not after:
+        return "none left"
+    factor = before / after
+    return f"{factor:.2f}{TIMES} {less}" if factor > 1 else f"{1 / factor:.2f}{TIMES} {more}"
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{abs(value):.{digits}f}"
+    if not float(text):
+        return f"\N{PLUS-MINUS SIGN}{text}"
+    return f"{MINUS if value < 0 else '+'}{text}"

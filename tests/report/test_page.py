@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur import artifact, report
+from secateur.artifact.folder import replacing
+from secateur.errors import ArtifactError
+from secateur.report import summary
+from secateur.report.page import sections
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+NASTY = "<script>alert('x')</script>"
+RECIPE = 'model = "secateur:resnet20"\n\n[method]\nname = "magnitude"\n'
+CARD = "Drop small filters.\n\nIdea.         Small is\n              ``weak``.\nNeeds.        Weights only.\n"
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    def measured(macs: int, top1: float, milliseconds: float | None) -> dict[str, Any]:
+        latency = {"milliseconds": milliseconds, "spread": 0.1, "runs": 9, "batch_size": 1, "threads": 1}
+        return {
+            "counts": {"params": macs // 10, "nonzero": macs // 10, "macs": macs, "activations": 500},
+            "accuracy": {"top1": top1, "loss": 0.4, "examples": 1000},
+            "latency": latency | {"device": "cpu", "runtime": "eager"} if milliseconds else None,
+        }
+
+    layer = {
+        "layer": "conv1",
+        "width": 16,
+        "prunable": 16,
+        "group": "conv1",
+        "with": ["conv2"],
+        "reason": "",
+        "remedy": "",
+    }
+    pinned = layer | {"layer": "fc", "prunable": 0, "reason": "an output of the network", "remedy": "nothing to do"}
+    epoch = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7, "lr": 0.1}
+    return {
+        "format": 1,
+        "model": "secateur:resnet20",
+        "data": "mnist5k",
+        "target": {"keep": 0.5, "of": "macs"},
+        "method": {
+            "name": "magnitude",
+            "settings": {"norm": "l1", "keeps": [["fc", 0.5]], "fast": True},
+            "card": CARD,
+            "citation": "Li. Pruning. ICLR, 2017.",
+            "bibtex": "@inproceedings{li2017}",
+        },
+        "before": measured(2_000_000, 0.92, 4.0),
+        "middle": measured(1_000_000, 0.55, None),
+        "after": measured(1_000_000, 0.91, 2.5),
+        "widths": [{"layer": "conv1", "before": 16, "after": 8}, {"layer": "fc", "before": 10, "after": 10}],
+        "explanation": {"rows": [layer, pinned], "reachable": 0.03},
+        "verification": {"difference": 2e-7, "exact": True},
+        "training": {
+            "pretrain": {"rows": [epoch, epoch]},
+            "rounds": [{"rows": [epoch]}, {"rows": [epoch | {"val_loss": None}]}],
+        },
+        "seconds": {"fine-tune": 12.34},
+        "example": {"shape": [1, 3, 32, 32], "dtype": "float32", "output": [1, 10]},
+        **changes,
+    }
+
+
+ENVIRONMENT = {
+    "python": "3.11",
+    "secateur": "0.1.0",
+    "time": "2026-01-01T00:00:00+00:00",
+    "git": None,
+    "method": "class A: pass",
+}
+
+
+def make(folder: Path, content: dict[str, Any], recipe: str = RECIPE) -> Path:
+    with replacing(folder, force=True) as new:
+        (new / "measurement.json").write_text(json.dumps(content))
+        (new / "environment.json").write_text(json.dumps(ENVIRONMENT))
+        if recipe:
+            (new / "recipe.toml").write_text(recipe)
+    return folder
+
+
+class Page(HTMLParser):
+    """The visible text, table rows and everything that a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.fetched, self.open, self.rows = "", [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br", "link", "img"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "action", "data")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+            if {"td", "th"} & set(self.open):
+                self.rows[-1][-1] += data
+
+
+def test_the_page_holds_the_whole_story_and_fetches_nothing(tmp_path):
+    folder = make(tmp_path / "art", document())
+    path = report.write(folder)
+    assert path == folder / "report.html"
+    page = Page(path.read_text("utf-8"))
+    assert page.open == []
+    assert page.fetched == []
+    for row in summary.rows(document()):
+        label, _, note = row.label.partition(" (")
+        cells = [label + note.rstrip(")"), row.before, row.middle, row.after, row.ratio, row.kept, row.removed]
+        assert cells in page.rows
+    for text in (
+        summary.outcome(document()),
+        summary.verification(document()),
+        "an output of the network",
+        "nothing to do",
+        "1 MAC (multiply-accumulate) = 2 FLOPs",
+        "@inproceedings{li2017}",
+        "Li. Pruning. ICLR, 2017.",
+        RECIPE.strip(),
+        "Drop small filters.",
+        "class A: pass",
+    ):
+        assert text in page.text
+    assert ["conv1", "16", "8", "50.0 %"] in page.rows
+    assert ["keeps", '["fc", 0.5]'] in page.rows
+    assert ["fine-tuning", "12.3"] in page.rows
+    assert ["python", "3.11"] in page.rows
+
+
+def test_plotly_is_embedded_once_and_draws_three_charts(tmp_path):
+    text = report.write(make(tmp_path / "art", document())).read_text("utf-8")
+    assert len(re.findall(r"Plotly\.newPlot\(", text)) >= 3
+    assert text.count("* plotly.js v") == 1
+    assert re.findall(r'id="(chart-\w+)"', text) == ["chart-widths", "chart-loss", "chart-accuracy"]
+
+
+def test_what_others_wrote_cannot_become_code(tmp_path):
+    content = document(model=NASTY, data=NASTY)
+    content["method"] |= {
+        "card": f"{NASTY}\n\nIdea.   {NASTY} `{NASTY}`\n",
+        "settings": {NASTY: NASTY},
+        "bibtex": NASTY,
+    }
+    content["explanation"]["rows"][1] |= {"layer": NASTY, "reason": NASTY, "remedy": NASTY}
+    content["widths"][0]["layer"] = NASTY
+    plain = report.write(make(tmp_path / "a", document())).read_text("utf-8")
+    nasty = report.write(make(tmp_path / "b", content, NASTY)).read_text("utf-8")
+    assert nasty.count("<script") == plain.count("<script")
+    assert NASTY not in nasty
+    assert NASTY in Page(nasty).text
+
+
+def test_little_is_shown_where_little_was_measured(tmp_path):
+    content = document(middle=None, widths=[], training={"pretrain": None, "rounds": []}, seconds={})
+    content["target"] = {"keep": None, "of": None}
+    for when in ("before", "after"):
+        content[when]["accuracy"] = content[when]["latency"] = None
+    content["explanation"]["rows"].pop()
+    page = Page(report.write(make(tmp_path / "art", content, recipe="")).read_text("utf-8"))
+    assert "before fine-tuning" not in page.text
+    assert "Every layer can be pruned" in page.text
+    assert "no recipe" in page.text
+    assert "Training" not in page.text
+
+
+def test_the_same_folder_gives_the_same_page(tmp_path):
+    folder = make(tmp_path / "art", document())
+    assert report.write(folder, out=tmp_path / "a.html").read_bytes() == report.write(folder).read_bytes()
+
+
+def test_the_page_joins_the_manifest_unless_it_goes_elsewhere(tmp_path):
+    folder = make(tmp_path / "art", document())
+    manifest = (folder / "manifest.json").read_text()
+    out = report.write(folder, out=tmp_path / "new" / "page.html")
+    assert out == tmp_path / "new" / "page.html"
+    assert (folder / "manifest.json").read_text() == manifest
+    report.write(folder)
+    artifact.check(folder)
+    assert "report.html" in json.loads((folder / "manifest.json").read_text())["files"]
+
+
+def test_unusable_folders_are_explained(tmp_path):
+    with pytest.raises(ArtifactError, match=r"no measurement\.json"):
+        report.write(tmp_path)
+    folder = make(tmp_path / "art", document())
+    content = document()
+    del content["after"]["counts"]["macs"]
+    (folder / "measurement.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=r"incomplete.*'macs'"):
+        report.write(folder)
+    (folder / "measurement.json").write_text(json.dumps(document(format=2)))
+    with pytest.raises(ArtifactError, match="newer version"):
+        report.write(folder)
+    (folder / "measurement.json").write_text("{")
+    with pytest.raises(ArtifactError, match="damaged"):
+        report.write(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_cards_are_split_into_their_parts():
+    assert sections(CARD) == ("Drop small filters.", [("Idea", "Small is ``weak``."), ("Needs", "Weights only.")])
+    assert sections("Only a sentence. And more.") == ("Only a sentence. And more.", [])
+    assert sections("") == ("", [])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_browser_draws_the_charts_without_complaint(tmp_path):
+    path = report.write(make(tmp_path / "art", document()))
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        f"file://{path}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    body = done.stdout[done.stdout.index("<body") :]
+    assert body.count('class="main-svg"') >= 3
+    bars = body[body.index('id="chart-widths"') : body.index('id="chart-loss"')]
+    assert len(re.findall(r'class="point"', bars)) == 4  # two layers, before and after
+    assert len(re.findall(r'class="trace scatter', body)) == 12  # three trainings, two lines, two charts

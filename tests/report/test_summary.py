@@ -1,0 +1,156 @@
+# ruff: noqa: RUF001  (the signs that are printed)
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.report import outcome, rows
+from secateur.report.summary import percent, short, subject, target, training, verification
+
+
+def measured(params: int, macs: int, top1: float | None = None, milliseconds: float | None = None) -> dict[str, Any]:
+    accuracy = None if top1 is None else {"top1": top1, "loss": 1 - top1, "examples": 1000}
+    latency = None
+    if milliseconds is not None:
+        latency = {"milliseconds": milliseconds, "spread": 0.1, "runs": 9, "batch_size": 1, "threads": 2}
+        latency |= {"device": "cpu", "runtime": "eager"}
+    counts = {"params": params, "nonzero": params, "macs": macs, "activations": 10}
+    return {"counts": counts, "accuracy": accuracy, "latency": latency}
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    row = {"train_loss": 1.0, "val_loss": None, "train_accuracy": 0.5, "val_accuracy": None, "epoch": 1}
+    return {
+        "format": 1,
+        "model": "secateur:resnet20",
+        "data": "cifar10:/home/someone/data",
+        "target": {"keep": 0.5, "of": "macs"},
+        "method": {"name": "magnitude", "settings": {}, "card": "", "citation": "", "bibtex": ""},
+        "before": measured(272_474, 40_813_184, 0.92, 12.0),
+        "middle": measured(136_237, 20_000_000, 0.5),
+        "after": measured(136_237, 20_000_000, 0.915, 8.0),
+        "widths": [{"layer": "a", "before": 16, "after": 8}],
+        "explanation": {"rows": [], "reachable": 0.01},
+        "verification": {"difference": 3.14e-7, "exact": True},
+        "training": {"pretrain": None, "rounds": [{"rows": [row] * 3}]},
+        "seconds": {"measure": 1.5},
+        "example": {"shape": [1, 3, 32, 32], "dtype": "float32", "output": [1, 10]},
+    }
+
+
+def test_rows_hold_the_numbers_with_both_shares(document):
+    table = {row.label: row for row in rows(document)}
+    assert list(table) == [
+        "Accuracy",
+        "Loss",
+        "Parameters",
+        "MACs",
+        "Activations",
+        "Latency (batch of 1, cpu, 2 threads, eager)",
+    ]
+    accuracy, params, macs = table["Accuracy"], table["Parameters"], table["MACs"]
+    assert (accuracy.before, accuracy.middle, accuracy.after) == ("92.00 %", "50.00 %", "91.50 %")
+    assert accuracy.ratio == "−0.50 points"
+    assert (params.before, params.after) == ("272.5 k", "136.2 k")
+    assert (params.ratio, params.kept, params.removed) == ("2.00× fewer", "50.0 %", "50.0 %")
+    assert (macs.before, macs.ratio, macs.kept, macs.removed) == ("40.81 M", "2.04× fewer", "49.0 %", "51.0 %")
+    assert table["Activations"].ratio == "unchanged"
+    latency = rows(document)[-1]
+    assert (latency.before, latency.middle, latency.after, latency.ratio) == ("12 ms", "—", "8 ms", "1.50× faster")
+
+
+def test_what_was_not_measured_is_left_out_or_dashed(document):
+    for when in ("before", "after"):
+        document[when]["accuracy"] = document[when]["latency"] = None
+    document["middle"] = None
+    assert [row.label for row in rows(document)] == ["Parameters", "MACs", "Activations"]
+    assert {row.middle for row in rows(document)} == {"—"}
+    assert (
+        outcome(document) == "resnet20 on cifar10 keeps 49.0 % of its MACs (2.04× fewer) and 50.0 % of its parameters."
+    )
+    document["after"]["accuracy"] = {"top1": 0.5, "loss": None, "examples": 3}
+    accuracy = rows(document)[0]
+    assert (accuracy.before, accuracy.after, accuracy.ratio) == ("—", "50.00 %", "")
+    assert [row.label for row in rows(document)] == ["Accuracy", "Parameters", "MACs", "Activations"]
+
+
+def test_zeroed_weights_get_a_row_of_their_own(document):
+    document["after"]["counts"]["nonzero"] = 27_247
+    row = next(row for row in rows(document) if row.label == "Nonzero parameters")
+    assert (row.after, row.ratio) == ("27.25 k", "10.00× fewer")
+
+
+def test_slower_and_larger_are_said_plainly(document):
+    document["after"]["latency"]["milliseconds"] = 24.0
+    document["after"]["counts"]["macs"] *= 4
+    table = {row.label: row for row in rows(document)}
+    assert rows(document)[-1].ratio == "2.00× slower"
+    assert table["MACs"].ratio == "1.96× more"
+    assert table["MACs"].removed == "−96.0 %"
+
+
+def test_outcome_is_one_sentence_with_the_same_numbers(document):
+    text = outcome(document)
+    assert text.startswith("resnet20 on cifar10 keeps 49.0 % of its MACs (2.04× fewer)")
+    assert "from 92.00 % to 91.50 % (−0.50 points)" in text
+    assert "1.50× faster (12 ms before, 8 ms after)" in text
+    assert "someone" not in text
+
+
+def test_target_says_what_was_asked_and_reached(document):
+    assert target(document) == "Asked: keep at most 50.0 % of the MACs. Reached: 49.0 %."
+    assert target(document | {"target": {"keep": 0.5, "of": "units"}}) == "Asked: keep at most 50.0 % of the units."
+    assert "own settings" in target(document | {"target": {"keep": None, "of": None}})
+
+
+def test_verification_and_training_are_honest(document):
+    assert "3.1e-07" in verification(document)
+    assert "rounding" in verification(document)
+    assert "more than rounding" in verification(document | {"verification": {"difference": 0.2, "exact": False}})
+    assert "3 more epochs" in training(document)
+    assert training(document | {"training": {"pretrain": None, "rounds": []}}) == ""
+
+
+def test_names_of_files_are_shown_without_folders(document):
+    assert subject(document | {"model": "/home/me/nets/net.py:build", "data": ""}) == "net.py:build"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1 k"),
+        (999_940, "999.9 k"),
+        (999_960, "1 M"),
+        (1.2345e9, "1.234 G"),
+        (4e15, "4000 T"),
+    ],
+)
+def test_short_numbers(number, text):
+    assert short(number) == text
+
+
+@given(st.integers(0, 10**14))
+def test_short_numbers_are_right_to_four_digits(number):
+    value, _, prefix = short(number).partition(" ")
+    factor = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[prefix]
+    assert float(value) * factor == pytest.approx(number, rel=6e-4)
+
+
+def test_small_shares_do_not_vanish():
+    assert percent(0.00042) == "0.042 %"
+    assert percent(0.0) == "0.0 %"
+    assert percent(1.0) == "100.0 %"
+
+
+def test_the_document_is_not_changed(document):
+    before = copy.deepcopy(document)
+    rows(document)
+    outcome(document)
+    assert document == before

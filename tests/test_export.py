@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ExportError
+from secateur.export import export_onnx, export_pt2
+
+torch.set_num_threads(1)
+ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+EXPORTERS = [
+    pytest.param(export_pt2, id="pt2"),
+    pytest.param(export_onnx, id="onnx", marks=pytest.mark.skipif(not ONNX, reason="ONNX packages not installed")),
+]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.drop(torch.relu(self.norm(self.conv(x))).mean((2, 3))))
+
+
+class FixedBatch(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).reshape(2, 4, -1).mean(-1))
+
+
+class TwoOutputs(Net):
+    def forward(self, image: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        y = self.conv(image).mean((2, 3)) * scale
+        return {"logits": self.fc(y), "features": y}
+
+
+class Branches(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).mean((2, 3))) if float(x.sum()) > 0 else x.flatten(1)[:, :5]
+
+
+def trained(net: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        net(torch.randn(8, 3, 8, 8) * 2 + 1)
+    return net
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+def test_export_gives_the_same_outputs_on_any_batch_and_leaves_the_model_alone(export, tmp_path, capfd, caplog):
+    torch.manual_seed(0)
+    model = trained(Net().train())
+    model.norm.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    path = tmp_path / "new" / "model.bin"
+    with caplog.at_level(logging.WARNING), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exported = export(model, torch.randn(1, 3, 8, 8), path)
+    assert exported.path == path
+    assert exported.dynamic_batch
+    assert exported.difference <= 1e-5
+    assert model.training
+    assert model.drop.training
+    assert not model.norm.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [file.name for file in path.parent.iterdir()] == ["model.bin"]
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    images = torch.randn(7, 3, 8, 8)
+    model.eval()
+    assert torch.allclose(run(exported.kind, path, images), model(images), atol=1e-5)
+
+
+def run(kind: str, path: Path, images: Tensor) -> Tensor:
+    if kind == "pt2":
+        return torch.export.load(path).module()(images)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path))
+    return torch.as_tensor(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+def test_a_network_with_a_fixed_batch_size_is_exported_as_such(export, tmp_path):
+    exported = export(FixedBatch(), torch.randn(2, 3, 8, 8), tmp_path / "m.pt2")
+    assert not exported.dynamic_batch
+    assert exported.difference <= 1e-5
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+def test_named_inputs_and_several_outputs(export, tmp_path):
+    inputs = {"image": torch.randn(3, 3, 8, 8), "scale": torch.rand(3, 1)}
+    assert export(TwoOutputs(), inputs, tmp_path / "m").dynamic_batch
+    assert export(TwoOutputs(), tuple(inputs.values()), tmp_path / "m").dynamic_batch
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+def test_what_cannot_be_exported_is_one_clear_error_and_no_file(export, tmp_path):
+    with pytest.raises(ExportError, match="cannot export the network as"):
+        export(Branches(), torch.randn(1, 3, 8, 8), tmp_path / "m.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+def test_a_file_that_computes_something_else_is_not_kept_and_the_old_one_stays(export, tmp_path, monkeypatch):
+    path = tmp_path / "model.pt2"
+    path.write_bytes(b"old")
+    original = torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda net, *rest, **names: original(shifted(net), *rest, **names))
+    with pytest.raises(ExportError, match="differ"):
+        export(trained(Net()), torch.randn(1, 3, 8, 8), path)
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def shifted(model: nn.Module) -> nn.Module:
+    other = copy.deepcopy(model)
+    other.fc.bias.data += 1.0
+    return other
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+def test_outputs_that_are_not_numbers_are_refused(export, tmp_path):
+    model = Net()
+    model.fc.bias.data[0] = float("nan")
+    with pytest.raises(ExportError, match="not finite"):
+        export(model, torch.randn(1, 3, 8, 8), tmp_path / "m.pt2")
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r'pip install "secateur\[export\]"'):
+        export_onnx(Net(), torch.randn(1, 3, 8, 8), tmp_path / "m.onnx")
+
+
+def test_the_file_holds_no_paths_of_this_machine_and_no_example_images(tmp_path):
+    if not ONNX:
+        pytest.skip("ONNX packages not installed")
+    images = torch.full((1, 3, 8, 8), 0.777)
+    for export in (export_pt2, export_onnx):
+        data = export(Net(), images, tmp_path / "m").path.read_bytes()
+        assert str(Path(__file__).parent).encode() not in data
+        assert images.numpy().tobytes() not in data
