@@ -168,11 +168,10 @@ def table(folder: Path) -> str:
         "| network | method | keep | params | MACs | dense % | pruned % | tuned % (epochs, seeds) | latency |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    keys = sorted({(r["network"], -r["keep"], r["method"], r["epochs"]) for r in rows})
-    for network, keep, method, epochs in keys:
-        same = [
-            r for r in rows if (r["network"], -r["keep"], r["method"], r["epochs"]) == (network, keep, method, epochs)
-        ]
+    runs: dict[tuple[str, float, str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        runs.setdefault((row["network"], -row["keep"], row["method"], row["epochs"]), []).append(row)
+    for (network, keep, method, epochs), same in sorted(runs.items()):
         first = same[0]
         timed = times.get((network, method, -keep))
         speed = f"{timed['pruned_ms']:.2f} ms ({timed['speedup']:.2f}x)" if timed else ""

@@ -62,7 +62,9 @@ WINDOWS: dict[str, int] = {  # operator -> number of spatial dimensions
     "upsample_nearest1d": 1, "upsample_linear1d": 1, "upsample_trilinear3d": 3, "upsample_nearest3d": 3,
     "reflection_pad2d": 2, "replication_pad2d": 2, "reflection_pad1d": 1, "replication_pad1d": 1,
 }  # fmt: skip
-REDUCTIONS = frozenset({"mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm", "logsumexp"})
+REDUCTIONS = frozenset(
+    {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "linalg_vector_norm", "norm", "logsumexp"}
+)
 # elementwise although torch does not tag them so
 ELEMENTWISE = frozenset(
     {
@@ -103,6 +105,8 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     elif name in REDUCTIONS:
         dims, keep = _reduction(func, args)
         each.reduce(state, args, first, dims=dims, keep=keep)
+        for indices in each.flat(out)[1:]:  # where the largest or smallest were found
+            state.set(indices, state.labels(first))
     elif name in ("_softmax", "_log_softmax"):
         each.softmax(state, args, first)
     elif name == "glu":

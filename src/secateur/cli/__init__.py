@@ -1,0 +1,1 @@
+"""The command line: ``secateur``, one command for each thing to do."""

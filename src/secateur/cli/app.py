@@ -1,0 +1,116 @@
+"""The program: its commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import logging
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from secateur.cli import command, network, plan, prune, show
+from secateur.errors import SecateurError
+
+DEBUG = "SECATEUR_DEBUG"
+
+
+class Program(typer.core.TyperGroup):
+    """A group of commands that turns errors into one sentence and an exit status."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Accept ``--debug`` after the command's name as well."""
+        rest = [word for word in args if word != "--debug"]
+        return super().parse_args(ctx, ["--debug", *rest] if len(rest) < len(args) else rest)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands with the whole first sentence of each."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, (it.help or "").partition("\n")[0]) for name, it in found if it is not None])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command: status 1 for an error, 2 for wrong usage, 130 for an interruption."""
+        debug = bool(ctx.params.get("debug"))
+        try:
+            with warnings.catch_warnings():
+                if not debug:
+                    warnings.simplefilter("ignore")
+                    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA, without need
+                return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            _end(str(error) or "interrupted", 130, debug)
+        except SecateurError as error:
+            _end(f"error: {error}", 1, debug)
+        except Exception as error:
+            if hasattr(error, "exit_code") or (isinstance(error, OSError) and error.errno == errno.EPIPE):
+                raise  # typer's own, and a reader that has gone away
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+            if isinstance(error, OSError) and error.strerror:
+                what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+            _end(f"error: {what} (--debug shows where)", 1, debug)
+
+
+app = typer.Typer(
+    cls=Program,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"secateur {importlib.metadata.version('secateur')}")
+        except importlib.metadata.PackageNotFoundError:
+            typer.echo("secateur (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def secateur(
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", envvar=DEBUG, show_envvar=False, help=f"Show where an error comes from, as with {DEBUG}=1."
+        ),
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make convolutional networks smaller and faster by pruning them, and prove it."""
+
+
+command.add(
+    app,
+    "prune",
+    prune.prune,
+    prune.flags,
+    example="secateur prune --model resnet20 --data mnist5k --weights dense.safetensors \\\n"
+    "    --method magnitude --keep 0.5 --epochs 3 --out out/small",
+)
+command.add(app, "run", prune.run, example="secateur run out/small/recipe.toml --out out/again")
+command.add(app, "demo", prune.demo)
+command.add(app, "plan", plan.plan, plan.flags, example="secateur plan --model resnet20 --data mnist5k --keep 0.5")
+command.add(app, "explain", network.explain, network.flags_of_explain, example="secateur explain --model resnet20")
+command.add(app, "evaluate", network.evaluate, network.flags_of_evaluate, example="secateur evaluate out/demo")
+command.add(app, "measure", network.measure, network.flags_of_measure, example="secateur measure out/demo --threads 1")
+command.add(app, "export", network.export, network.flags_of_export, example="secateur export out/demo --format onnx")
+command.add(app, "methods", show.methods)
+command.add(app, "show", show.show)
+
+
+def _end(line: str, status: int, debug: bool) -> None:
+    """Say how it ended; called while the error is being handled."""
+    if debug or os.environ.get(DEBUG):
+        raise
+    print(line, file=sys.stderr)
+    raise typer.Exit(status)

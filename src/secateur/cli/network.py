@@ -1,0 +1,243 @@
+"""``explain``, ``evaluate``, ``measure`` and ``export``: questions to one network, dense or pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from secateur.cli.command import Given
+from secateur.cli.flags import Flag, flags_of
+from secateur.cli.outcome import exporter
+from secateur.cli.progress import Listener
+from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet
+from secateur.cli.subject import Folder, Image, Trust, example_of, load, network_flags, subject_of
+from secateur.cli.tables import (
+    accuracy_rows,
+    counts_rows,
+    explanation_document,
+    explanation_table,
+    latency_row,
+    say,
+    say_json,
+    table,
+)
+from secateur.errors import ArtifactError, DataError, SettingError
+from secateur.events import Event
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Testing:
+    """How accuracy is measured.
+
+    Attributes:
+        split: which images.
+        batch_size: images at a time.
+    """
+
+    split: Literal["test", "val"] = "test"
+    batch_size: int = 256
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a forward pass is timed.
+
+    Attributes:
+        latency: whether to time at all.
+        batch_size: images in a pass.
+        threads: of the CPU; as many as torch takes if not given.
+        seconds: how long to time.
+        runtime: how the network is run.
+        device: where, such as cpu or cuda.
+    """
+
+    latency: bool = True
+    batch_size: int = 1
+    threads: int | None = None
+    seconds: float = 1.0
+    runtime: Literal["eager", "channels_last"] = "eager"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "threads", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingError(f"{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True)
+class Files:
+    """What to export.
+
+    Attributes:
+        format: what to write, one or both.
+    """
+
+    format: tuple[Literal["pt2", "onnx"], ...]
+
+
+def flags_of_explain(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of ``explain``."""
+    return network_flags("leave")
+
+
+def flags_of_evaluate(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of ``evaluate``."""
+    return [*network_flags(), *flags_of(Testing, "own", "Testing")]
+
+
+def flags_of_measure(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of ``measure``."""
+    return [*network_flags(), *flags_of(Timing, "own", "Timing")]
+
+
+def flags_of_export(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of ``export``."""
+    return flags_of(Files, "own", OUTPUT, required=("format",))
+
+
+def explain(
+    given: Given,
+    folder: Folder = None,
+    *,
+    image: Image = "",
+    trust: Trust = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say of every layer how much of it can be removed, with what, or why not."""
+    from secateur.core.trace import trace
+
+    subject = subject_of(given, folder, image, trust)
+    with Listener(quiet or as_json) as tell:
+        tell(Event("trace", "reading the network"))
+        graph = trace(subject.model, subject.example).without(*given.of("recipe").get("leave", ()))
+    explanation = graph.explain()
+    if as_json:
+        say_json(explanation_document(explanation))
+        return
+    whole = sum(row.prunable == row.width for row in explanation.rows)
+    say(explanation_table(explanation), "")
+    say(f"{whole} of {len(explanation.rows)} layers can be pruned throughout, {len(graph.free)} groups in all.")
+    say(f"The smallest network that can be reached keeps {100 * explanation.reachable:.2g} % of the MACs.")
+
+
+def evaluate(
+    given: Given,
+    folder: Folder = None,
+    *,
+    trust: Trust = False,
+    download: Download = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the accuracy of a network on data that it was not trained on."""
+    import torch
+
+    from secateur.measure import accuracy
+
+    testing = Testing(**given.of("own"))
+    subject = subject_of(given, folder, "", trust, test=True, download=download)
+    if subject.data is None:
+        raise DataError("there is no data to evaluate on; name a data set with --data")
+    device = "cuda" if torch.cuda.is_available() else None
+    with Listener(quiet or as_json) as tell:
+        tell(Event("measure", f"testing {subject.name}"))
+        found = accuracy(
+            subject.model, subject.data.batches(testing.split, testing.batch_size), device=device, tell=tell
+        )
+    if as_json:
+        say_json({"network": subject.name, "data": subject.data.name, "split": testing.split, **found.to_dict()})
+        return
+    say(table((subject.name, f"{subject.data.name}, {testing.split}"), accuracy_rows(found), numbers=(1,)))
+
+
+def measure(
+    given: Given,
+    folder: Folder = None,
+    *,
+    image: Image = "",
+    trust: Trust = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count parameters, MACs and activations, and time a forward pass.
+
+    Counts are of one image; times of a batch.
+    """
+    from secateur.measure import Measurement, count
+    from secateur.measure import latency as time
+
+    timing = Timing(**given.of("own"))
+    subject = subject_of(given, folder, image, trust)
+    with Listener(quiet or as_json) as tell:
+        tell(Event("measure", f"measuring {subject.name}"))
+        counts = count(subject.model, subject.example)
+        timed = None
+        if timing.latency:
+            model, batch = _on(subject.model, timing.device), _repeated(subject.example, timing.batch_size)
+            timed = time(model, batch, threads=timing.threads, seconds=timing.seconds, runtime=timing.runtime)
+    if as_json:
+        say_json({"network": subject.name, **Measurement(counts, None, timed).to_dict()})
+        return
+    rows = [*counts_rows(counts), *([latency_row(timed)] if timed else [])]
+    say(table((subject.name, ""), rows))
+
+
+def export(
+    given: Given,
+    folder: Annotated[Path, typer.Argument(help="A result folder.", show_default=False, metavar="DIR")],
+    *,
+    force: Force = False,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the network of a result as a file that runs without Secateur.
+
+    Each file is reloaded and compared with the network before it is kept.
+    """
+    from secateur import artifact
+
+    formats = Files(**given.of("own")).format
+    for kind in formats:
+        if (folder / f"model.{kind}").exists() and not force:
+            raise ArtifactError(f"{folder / f'model.{kind}'} exists already; replace it with --force")
+    with Listener(quiet or as_json) as tell:
+        tell(Event("load", "loading the network"))
+        loaded = load(folder, trust)
+        example, files = example_of(loaded), list[dict[str, Any]]()
+        for kind in formats:
+            tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
+            done = exporter(kind)(loaded.model, example, folder / f"model.{kind}")
+            artifact.record(folder, done.path.name)
+            files.append({"path": str(done.path), "kind": kind, "difference": done.difference})
+    if as_json:
+        say_json({"exports": files})
+        return
+    for file in files:
+        say(f"Exported: {file['path']} (differs by {file['difference']:.1e})")
+
+
+def _repeated(example: Any, batch: int) -> Any:
+    """Return a batch of the same example."""
+    from torch import Tensor
+
+    if not isinstance(example, Tensor) or batch == len(example):
+        return example
+    return example[:1].repeat(batch, *(1 for _ in example.shape[1:]))
+
+
+def _on(model: nn.Module, device: str) -> nn.Module:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).partition("\n")[0]
+        raise SettingError(f"cannot use the device '{device}' ({line}); use --device cpu") from None

@@ -1,0 +1,161 @@
+"""Carrying out a recipe from the first check to the last line: work folder, result folder, exports, report."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.cli.progress import Listener
+from secateur.cli.tables import change, kept_whole, say, say_json
+from secateur.errors import ArtifactError, ExportError
+from secateur.events import Event
+
+if TYPE_CHECKING:
+    from secateur.export import Exported
+    from secateur.recipe import Recipe
+    from secateur.run import Result
+
+RECIPE = "recipe.toml"
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+
+
+def carry_out(
+    recipe: Recipe, out: Path | None, *, force: bool, download: bool, quiet: bool, as_json: bool
+) -> tuple[Result, Path]:
+    """Do what a recipe says, save it and print what came out.
+
+    Args:
+        recipe: what to do.
+        out: the result folder; one named after the recipe if None.
+        force: replace a result that is there.
+        download: fetch a missing data set.
+        quiet: print results only.
+        as_json: print one JSON document only.
+
+    Raises:
+        SecateurError: one of its kinds; a result that was there is untouched then.
+        KeyboardInterrupt: with a sentence on how to go on.
+    """
+    from secateur import artifact, report, run
+
+    folder = Path("out") / recipe.name() if out is None else out
+    leads = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone writes and speaks
+    run.method_of(recipe)
+    _check_exports(recipe)
+    if leads:
+        artifact.refuse(folder, force=force)
+    work = folder.with_name(f"{folder.name}.work")
+    if leads:
+        _open_work(work, recipe)
+    try:
+        with Listener(quiet or as_json or not leads) as tell:
+            result = run.run_recipe(recipe, work=work, download=download, tell=tell)
+            if not leads:
+                return result, folder
+            tell(Event("save", "saving"))
+            result.save(folder, force=force)
+            exported = _export(result, folder, recipe.export, tell)
+            tell(Event("report", "writing the report"))
+            page = report.write(folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; the same command goes on from {work}") from None
+    finally:
+        if leads:
+            _discard_if_empty(work)
+    shutil.rmtree(work, ignore_errors=True)
+    _speak(result, folder, exported, page, as_json)
+    return result, folder
+
+
+def _speak(result: Result, folder: Path, exported: list[Exported], page: Path, as_json: bool) -> None:
+    """Print what came out."""
+    from secateur import artifact, report
+    from secateur.report.summary import verification
+
+    document = artifact.document(result)
+    if as_json:
+        files = [
+            {"path": str(e.path), "kind": e.kind, "difference": e.difference, "dynamic_batch": e.dynamic_batch}
+            for e in exported
+        ]
+        say_json({**document, "folder": str(folder), "report": str(page), "exports": files})
+        return
+    say(report.outcome(document), "", change(document), "", f"Verified: {verification(document)}")
+    say(kept_whole(document["explanation"]))
+    if not result.histories and document["data"]:
+        say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
+    for e in exported:
+        batch = "any batch size" if e.dynamic_batch else "this batch size only"
+        say(f"Exported: {e.path} (differs by {e.difference:.1e}, {batch})")
+    say(f"Result: {folder}", f"Report: {page}")
+
+
+def _export(result: Result, folder: Path, kinds: tuple[str, ...], tell: Callable[[Event], None]) -> list[Exported]:
+    """Export in each format; what cannot be exported is a warning, for the result is saved already."""
+    from secateur import artifact
+
+    exported: list[Exported] = []
+    for kind in kinds:
+        tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
+        try:
+            exported.append(exporter(kind)(result.model, result.example_inputs, folder / f"model.{kind}"))
+        except ExportError as error:
+            tell(Event("warning", str(error)))
+    if exported:
+        artifact.record(folder, *(e.path.name for e in exported))
+    return exported
+
+
+def exporter(kind: str) -> Callable[[Any, Any, Path], Exported]:
+    """Return the function that exports in this format."""
+    from secateur.export import export_onnx, export_pt2
+
+    return {"pt2": export_pt2, "onnx": export_onnx}[kind]
+
+
+def without_missing(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the formats that can be written here."""
+    return tuple(kind for kind in kinds if kind != "onnx" or not _missing())
+
+
+def _missing() -> list[str]:
+    return [name for name in _ONNX if importlib.util.find_spec(name) is None]
+
+
+def _check_exports(recipe: Recipe) -> None:
+    """Refuse before the long work what would fail after it."""
+    if "onnx" in recipe.export and _missing():
+        raise ExportError(
+            f'ONNX export needs the package {_missing()[0]}; run: pip install "secateur[export]", or export pt2 alone'
+        )
+
+
+def _open_work(work: Path, recipe: Recipe) -> None:
+    """Make the folder for checkpoints, or take up the one that a killed run of the same recipe left."""
+    from secateur import artifact
+    from secateur.recipe import Recipe
+
+    try:
+        if (work / RECIPE).is_file():
+            if Recipe.read(work / RECIPE) != recipe:
+                raise ArtifactError(
+                    f"{work} holds an unfinished run of another recipe; finish that one with its own command, "
+                    "remove the folder, or choose another --out"
+                )
+            return
+        if work.exists() and (not work.is_dir() or any(work.iterdir())):
+            raise ArtifactError(f"{work} is in the way and not of an unfinished run; move it away")
+        work.mkdir(parents=True, exist_ok=True)
+        artifact.write_file(work / RECIPE, recipe.to_toml().encode())
+    except OSError as error:
+        raise ArtifactError(f"cannot write {work}: {error.strerror or error}; choose another --out") from None
+
+
+def _discard_if_empty(work: Path) -> None:
+    """Remove the folder of a run that failed before it had anything to go on from."""
+    if [path.name for path in work.iterdir()] == [RECIPE]:
+        shutil.rmtree(work, ignore_errors=True)

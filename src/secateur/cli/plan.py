@@ -1,0 +1,136 @@
+"""``plan``: what a method would remove, without removing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.command import Given
+from secateur.cli.flags import Flag
+from secateur.cli.progress import Listener
+from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, recipe_of, selection_flags
+from secateur.cli.tables import say, say_json, table
+from secateur.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from secateur.core.graph import Graph
+    from secateur.core.plan import Plan
+    from secateur.events import Tell
+    from secateur.recipe import Recipe
+
+SIZES = {"params": "Parameters", "nonzero": "Nonzero parameters", "macs": "MACs", "units": "Units"}
+
+
+def flags(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of ``plan``."""
+    return selection_flags(args)
+
+
+def plan(
+    given: Given,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write the plan to this file, as JSON.", metavar="FILE", rich_help_panel=OUTPUT),
+    ] = None,
+    force: Force = False,
+    download: Download = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would be removed, and how large the network would be.
+
+    Nothing is trained and no network is changed. The whole target is reached in one round.
+    """
+    from secateur import artifact
+    from secateur.core.size import size
+
+    recipe = recipe_of(given)
+    if out is not None and out.exists() and not force:
+        raise ArtifactError(f"{out} exists already; choose another file, or replace it with --force")
+    with Listener(quiet or as_json) as tell:
+        graph, decided = _decide(recipe, download, tell)
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            artifact.write_file(out, (decided.to_json() + "\n").encode())
+        except OSError as error:
+            raise ArtifactError(f"cannot write {out}: {error.strerror or error}; choose another file") from None
+    before, after = size(graph), size(graph, decided)
+    groups = _groups(graph, decided)
+    if as_json:
+        sizes = {"before": _sizes(before), "after": _sizes(after)}
+        say_json({"plan": _json(decided), "groups": groups, **sizes, "file": str(out) if out else None})
+        return
+    rows = [(g["group"], f"{g['kept']} of {g['units']}", _layers(g["layers"])) for g in groups]
+    say(table(("Group", "Kept", "Layers that make it"), rows, numbers=(1,)), "")
+    say(_size_table(_sizes(before), _sizes(after)))
+    if out is not None:
+        say("", f"Plan: {out}")
+
+
+def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
+    """Return the network's graph and the plan that ``prune`` would begin with."""
+    from secateur import run
+    from secateur.core.select import Limits
+    from secateur.core.size import Target
+    from secateur.run.job import Job
+
+    method = run.method_of(recipe)
+    data = run.data_of(recipe, download=download)
+    model = run.model_of(recipe, data)
+    job = Job(
+        dense=model,
+        inputs=run.example_of(recipe, data),
+        method=method,
+        target=None if recipe.keep is None else Target(recipe.keep, recipe.of),
+        data=data,
+        train=None,
+        leave=recipe.leave,
+        limits=Limits(recipe.min_units, recipe.multiple),
+        seed=recipe.seed,
+        latency=False,
+        work=None,
+        tell=tell,
+    )
+    graph = job.read(model)
+    return graph, job.decide(model, graph, job.target, (), 1)
+
+
+def _groups(graph: Graph, decided: Plan) -> list[dict[str, Any]]:
+    gone = decided.dropped()
+    return [
+        {
+            "group": group.name,
+            "units": group.size,
+            "kept": group.size - len(gone.get(group.name, ())),
+            "layers": list(group.layers),
+        }
+        for group in graph.free
+    ]
+
+
+def _sizes(size: Any) -> dict[str, int]:
+    return {name: int(getattr(size, name)) for name in SIZES}
+
+
+def _size_table(before: dict[str, int], after: dict[str, int]) -> Any:
+    rows = [
+        (label, f"{before[name]:,}", f"{after[name]:,}", f"{100 * after[name] / max(1, before[name]):.1f} %")
+        for name, label in SIZES.items()
+        if name != "nonzero" or after[name] != after["params"]
+    ]
+    return table(("On paper", "Before", "After", "Kept"), rows, numbers=(1, 2, 3))
+
+
+def _layers(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])}, {len(names) - 2} more"
+
+
+def _json(decided: Plan) -> Any:
+    import json
+
+    return json.loads(decided.to_json())

@@ -1,0 +1,103 @@
+"""``prune``, ``run`` and ``demo``: the three ways to have a recipe carried out."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secateur.cli.command import Given
+from secateur.cli.flags import Flag, flags_of
+from secateur.cli.outcome import carry_out, without_missing
+from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, recipe_of, selection_flags
+
+if TYPE_CHECKING:
+    from secateur.training.settings import Settings
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Result folder; by default out/ and a name made of the recipe.",
+        metavar="DIR",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+def flags(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of ``prune``: those of a recipe, of fine-tuning and of the method."""
+    from secateur.recipe import Recipe
+    from secateur.training.settings import Settings
+
+    training = flags_of(Settings, "train", "Fine-tuning (any of these turns it on)")
+    output = flags_of(Recipe, "recipe", OUTPUT, names=("export", "latency"))
+    return [*selection_flags(args), *training, *output]
+
+
+def prune(
+    given: Given,
+    *,
+    out: Out = None,
+    force: Force = False,
+    download: Download = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a network smaller, fine-tune it, and save it with the proof.
+
+    Each method has settings of its own: add --method NAME --help to see them. A run that was killed goes on
+    when the same command is given again.
+    """
+    more = {} if "export" in given.of("recipe") else {"export": without_missing(("pt2", "onnx"))}
+    recipe = recipe_of(given, train=_training(given), **more)
+    carry_out(recipe, out, force=force, download=download, quiet=quiet, as_json=as_json)
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)],
+    out: Out = None,
+    force: Force = False,
+    download: Download = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do what a recipe file says.
+
+    Every result folder holds its recipe.toml. A run that was killed goes on when the same command is given
+    again.
+    """
+    from secateur.recipe import Recipe
+
+    carry_out(Recipe.read(recipe), out, force=force, download=download, quiet=quiet, as_json=as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Result folder.", metavar="DIR", rich_help_panel=OUTPUT)] = Path(
+        "out/demo"
+    ),
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train, prune, fine-tune, verify, export and report on real digits, in about two minutes."""
+    import dataclasses
+
+    from secateur.recipe import Recipe
+
+    recipe = Recipe.from_toml(importlib.resources.files("secateur.cli").joinpath("demo.toml").read_text("utf-8"))
+    recipe = dataclasses.replace(recipe, export=without_missing(recipe.export))
+    carry_out(recipe, out, force=force, download=False, quiet=quiet, as_json=as_json)
+
+
+def _training(given: Given) -> Settings | None:
+    """Return how to fine-tune; None if no flag asks for it, or if there is nothing to do in no epochs."""
+    from secateur.training.settings import Settings
+
+    values = given.of("train")
+    if not values or (values.get("epochs") == 0 and not values.get("recalibrate")):
+        return None
+    return Settings(**values)

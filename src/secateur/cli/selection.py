@@ -1,0 +1,80 @@
+"""The flags that say what to prune and how, and the recipe that they make."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.command import GENERAL, Given
+from secateur.cli.flags import Flag, flags_of
+
+if TYPE_CHECKING:
+    from secateur.recipe import Recipe
+
+METHOD = "magnitude"
+NETWORK = ("model", "weights", "data", "classes", "mean", "std", "val_fraction")
+TARGET = ("method", "keep", "of", "rounds", "leave", "min_units", "multiple", "seed")
+OUTPUT = "Output"
+_OWN = ("--out", "--force", "--download", "--quiet", "--json", "--debug", "--help")
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results only, no progress.", rich_help_panel=GENERAL)]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=GENERAL)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a missing data set.", rich_help_panel=GENERAL)]
+
+
+def selection_flags(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of the network, the target and the method that the arguments name."""
+    from secateur.recipe import Recipe
+
+    network = flags_of(Recipe, "recipe", "Network and data", names=NETWORK, required=("model",))
+    target = flags_of(Recipe, "recipe", "What to remove", names=TARGET)
+    target = [
+        dataclasses.replace(flag, help=f"{flag.help} [default: {METHOD}]") if flag.field == "method" else flag
+        for flag in target
+    ]
+    return [*network, *target, *_method_flags(args)]
+
+
+def recipe_of(given: Given, **more: Any) -> Recipe:
+    """Return the recipe that the flags ask for.
+
+    Raises:
+        SettingError: if a value is out of range.
+    """
+    from secateur.recipe import Recipe
+
+    options = {name: value for name, value in given.of("method").items() if value is not None}
+    values: dict[str, Any] = {"method": METHOD, **given.of("recipe"), "options": options, **more}
+    return Recipe(**values)
+
+
+def _method_flags(args: Sequence[str]) -> list[Flag]:
+    from secateur.methods import find
+    from secateur.recipe import Recipe
+    from secateur.training.settings import Settings
+
+    name = _method_in(args)
+    if name is None:
+        if "--help" in args or "-h" in args:  # nothing to show, so the methods need not be read
+            return []
+        name = METHOD
+    fields = [field.name for kind in (Recipe, Settings) for field in dataclasses.fields(kind)]
+    taken = {*_OWN, *(f"--{field.replace('_', '-')}" for field in fields)}
+    return flags_of(find(name), "method", f"Settings of {name}", taken=taken)
+
+
+def _method_in(args: Sequence[str]) -> str | None:
+    """Return the method that is asked for, before the flags that it has are known."""
+    found = None
+    for place, word in enumerate(args):
+        if word == "--method" and place + 1 < len(args):
+            found = args[place + 1]
+        elif word.startswith("--method="):
+            found = word.removeprefix("--method=")
+    return found

@@ -1,0 +1,142 @@
+"""The network that a question is about: one from a result folder, or a named one, with something to run it on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.command import GENERAL, Given
+from secateur.cli.flags import Flag, flags_of
+from secateur.cli.selection import NETWORK
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from secateur.artifact import Loaded
+    from secateur.data import Data
+    from secateur.recipe import Recipe
+
+_SMALL, _LARGE = (3, 32, 32), (3, 224, 224)
+
+Folder = Annotated[
+    Path | None, typer.Argument(help="A result folder, instead of --model.", show_default=False, metavar="[DIR]")
+]
+Image = Annotated[
+    str,
+    typer.Option(
+        "--image",
+        help="Shape of an image where no data says it, such as 3x32x32.",
+        metavar="CxHxW",
+        rich_help_panel="Network and data",
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the Python file that a result's network comes from.", rich_help_panel=GENERAL),
+]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network in question, with something to run it on."""
+
+    name: str
+    model: nn.Module
+    data: Data | None
+    example: Any
+
+
+def network_flags(*more: str) -> list[Flag]:
+    """Return the flags that name a network and its data."""
+    from secateur.recipe import Recipe
+
+    return flags_of(Recipe, "recipe", "Network and data", names=(*NETWORK, "seed", *more))
+
+
+def subject_of(
+    given: Given, folder: Path | None, image: str, trust: bool, *, test: bool = False, download: bool = False
+) -> Subject:
+    """Return the network of a folder, or of a name.
+
+    Args:
+        given: the flags of ``network_flags``.
+        folder: a result folder; None for the network that ``--model`` names.
+        image: shape of an image where no data says it; empty for the usual one.
+        trust: whether the user's own code may be run to build a folder's network.
+        test: whether the data is needed, and not only the shape of an image.
+        download: fetch a missing data set.
+    """
+    asked = given.of("recipe")
+    asked.pop("leave", None)
+    if folder is None:
+        if "model" not in asked:
+            raise typer.BadParameter("give a result folder, or name a network.", param_hint="'--model'")
+        return _named(asked, image, download)
+    for name in ("model", "weights", "classes"):
+        if name in asked:
+            raise typer.BadParameter("a result folder holds its own.", param_hint=f"'--{name}'")
+    from secateur import run
+
+    loaded = load(folder, trust)
+    data = None
+    if loaded.recipe is not None and (test or "data" in asked):
+        data = run.data_of(replace(loaded.recipe, **asked), download=download)
+    elif "data" in asked:
+        data = run.data_of(_recipe({"model": "none", **asked}), download=download)
+    example = example_of(loaded) if data is None else data.example()
+    return Subject(str(folder), loaded.model, data, example)
+
+
+def _named(asked: dict[str, Any], image: str, download: bool) -> Subject:
+    import torch
+
+    from secateur import run
+    from secateur.models import build, load_weights
+
+    recipe = _recipe(asked)
+    data = run.data_of(recipe, download=download)
+    shape = data.shape if data else _shape(image, recipe.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        classes = recipe.classes or (data.classes if data else None)
+        model = build(recipe.model, classes=classes, channels=shape[0], image=shape[1])
+        example = data.example() if data else torch.randn(1, *shape)
+    if recipe.weights:
+        load_weights(model, Path(recipe.weights))
+    return Subject(recipe.model, model.eval(), data, example)
+
+
+def _recipe(asked: dict[str, Any]) -> Recipe:
+    from secateur.recipe import Recipe
+
+    values: dict[str, Any] = {**asked, "method": "none"}
+    return Recipe(**values)
+
+
+def _shape(image: str, model: str) -> tuple[int, ...]:
+    if not image:
+        return _SMALL if model.removeprefix("secateur:").isidentifier() else _LARGE
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", image):
+        raise typer.BadParameter(f"'{image}' is not of the form CxHxW, such as 3x32x32.", param_hint="'--image'")
+    return tuple(int(size) for size in image.split("x"))
+
+
+def load(folder: Path, trust: bool) -> Loaded:
+    """Return what a result folder holds."""
+    from secateur import artifact
+    from secateur.models import build
+
+    return artifact.load(folder, build=build if trust else None)
+
+
+def example_of(loaded: Loaded) -> Any:
+    """Return inputs of the shapes that the network of a result folder takes."""
+    import torch
+
+    from secateur.artifact.document import inputs_like
+
+    return inputs_like(loaded.measurement["example"], torch.device("cpu"))

@@ -1,0 +1,135 @@
+"""What the commands print: tables and lines that can be read in 60 columns, or one JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from secateur.core.explain import Explanation, LayerRow
+    from secateur.measure import Accuracy, Counts, Latency
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()) -> Table:
+    """Return a table.
+
+    Args:
+        headings: one for each column; all empty for no heading.
+        rows: texts, as many as headings.
+        numbers: columns that are aligned to the right and never wrapped.
+    """
+    made = Table(box=box.SIMPLE_HEAD, show_header=any(headings), pad_edge=False, show_edge=False, padding=(0, 1))
+    for place, heading in enumerate(headings):
+        justify: JustifyMethod = "right" if place in numbers else "left"
+        made.add_column(Text(heading), justify=justify, no_wrap=place in numbers, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def say(*things: Table | str) -> None:
+    """Print results on standard output."""
+    console = Console(highlight=False)
+    for thing in things:
+        if isinstance(thing, str):
+            console.print(Text(thing), soft_wrap=not console.is_terminal)
+        else:
+            console.print(thing)
+
+
+def say_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document on standard output."""
+    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def change(document: Mapping[str, Any]) -> Table:
+    """Return the table of a run: before, after surgery, after fine-tuning."""
+    from secateur.report import rows
+    from secateur.report.summary import NONE
+
+    found = rows(document)
+    middle = any(row.middle != NONE for row in found)
+    headings = ["", "Before", *(["Cut"] if middle else []), "After", "Change"]
+    texts = [[row.label, row.before, *([row.middle] if middle else []), row.after, row.ratio] for row in found]
+    return table(headings, texts, numbers=range(1, len(headings) - 1))
+
+
+def kept_whole(explanation: Mapping[str, Any]) -> str:
+    """Return one line that says which channels no method may remove, and why."""
+    reasons: dict[str, list[str]] = {}
+    for row in explanation["rows"]:
+        if row["prunable"] < row["width"]:
+            reasons.setdefault(row["reason"] or "no reason known", []).append(row["layer"])
+    if not reasons:
+        return "Pinned: nothing; every channel may be removed."
+    parts = [f"{', '.join(_some(layers, 3))} ({reason})" for reason, layers in reasons.items()]
+    return f"Pinned: {'; '.join(parts)}."
+
+
+def explanation_table(explanation: Explanation) -> Table:
+    """Return one row per layer: how much of it can go, and with what, or why not."""
+    rows = [(row.layer, str(row.width), str(row.prunable), _why(row)) for row in explanation.rows]
+    return table(("Layer", "Width", "Prunable", "Together with / why not"), rows, numbers=(1, 2))
+
+
+def counts_rows(counts: Counts) -> list[tuple[str, str]]:
+    """Return the size of a network as rows."""
+    zeros = [("Nonzero parameters", f"{counts.nonzero:,}")] if counts.nonzero != counts.params else []
+    return [
+        ("Parameters", f"{counts.params:,}"),
+        *zeros,
+        ("MACs", f"{counts.macs:,}"),
+        ("Activations", f"{counts.activations:,}"),
+    ]
+
+
+def latency_row(latency: Latency) -> tuple[str, str]:
+    """Return the time of a forward pass as a row."""
+    label = f"Latency (batch of {latency.batch_size}, {latency.device}, {latency.threads} threads, {latency.runtime})"
+    spread = f"{latency.spread:.2g} ms between quartiles, {latency.runs} runs"
+    return label, f"{latency.milliseconds:.3g} ms ({spread})"
+
+
+def accuracy_rows(accuracy: Accuracy) -> list[tuple[str, str]]:
+    """Return how well a network does as rows."""
+    return [
+        ("Accuracy", f"{100 * accuracy.top1:.2f} %"),
+        ("Loss", f"{accuracy.loss:.4f}"),
+        ("Images", f"{accuracy.examples:,}"),
+    ]
+
+
+def explanation_document(explanation: Explanation) -> dict[str, Any]:
+    """Return an explanation as JSON values."""
+    rows = [
+        {
+            "layer": row.layer,
+            "width": row.width,
+            "prunable": row.prunable,
+            "group": row.group,
+            "with": list(row.with_),
+            "reason": row.reason,
+            "remedy": row.remedy,
+        }
+        for row in explanation.rows
+    ]
+    return {"rows": rows, "reachable": explanation.reachable}
+
+
+def _why(row: LayerRow) -> str:
+    parts = [f"with {', '.join(_some(row.with_, 2))}"] if row.with_ and row.prunable else []
+    if row.prunable < row.width:
+        parts.append(f"{row.reason}: {row.remedy}" if row.remedy else row.reason)
+    return "; ".join(parts)
+
+
+def _some(names: Sequence[str], most: int) -> list[str]:
+    """Return the first names and how many more there are."""
+    left = len(names) - most
+    return [*names[:most], f"{left} more"] if left > 1 else list(names)

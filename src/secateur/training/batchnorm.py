@@ -1,0 +1,74 @@
+"""Batch-norm statistics estimated afresh, for a network that was changed without training."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from secateur.errors import TrainingError
+
+
+def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
+    """Replace the running means and variances of the batch norms by the plain average over the batches.
+
+    Weights, momentum, modes and everything else stay as they are. Only batch norms are in training mode while
+    the batches run, so that dropout and the like are off. Batch norms that the batches do not reach keep what
+    they have.
+
+    Args:
+        model: changed in place, on its own device.
+        batches: (images (N, C, H, W), labels (N,)) as for training but best without augmentation; the labels
+            are not used.
+
+    Returns:
+        How many batch norms were re-estimated.
+
+    Raises:
+        TrainingError: if there are no batches; the statistics are then unchanged.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return 0
+    device = next(tensor for norm in norms for tensor in norm.buffers()).device
+    seen = 0
+    with _averaging(model, norms), torch.no_grad():
+        for images, _ in batches:
+            model(images.to(device))
+            seen += 1
+        if not seen:
+            raise TrainingError("batch-norm statistics cannot be re-estimated without images; give at least one batch")
+        reached = sum(_reached(norm) for norm in norms)
+    return reached
+
+
+@contextmanager
+def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Generator[None]:
+    """Let the norms average what they see; those that see nothing, or all after an error, get theirs back."""
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
+    failed = True
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for a cumulative average
+            norm.train()
+        yield
+        failed = False
+    finally:
+        for norm, momentum, buffers in zip(norms, momenta, kept, strict=True):
+            norm.momentum = momentum  # pyright: ignore[reportAttributeAccessIssue]: torch's stub forgets None
+            if failed or not _reached(norm):
+                for buffer, old in zip(norm.buffers(), buffers, strict=True):
+                    buffer.copy_(old)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _reached(norm: _BatchNorm) -> bool:
+    return norm.num_batches_tracked is not None and int(norm.num_batches_tracked) > 0

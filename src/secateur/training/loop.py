@@ -1,0 +1,153 @@
+"""``fit``: checks, device, speed and randomness around the epochs, and giving the network back as it came.
+
+All randomness of epoch n (order, augmentation, dropout) is drawn from one number made of the seed and n. That
+is why a training that goes on after a kill needs no generator's state to give the same weights, and why every
+process of a multi-process training draws the same noise for the weights they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from secateur.errors import ModelError, SettingError, TrainingError
+from secateur.events import Tell, ignore
+from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
+from secateur.training import checkpoint as disk
+from secateur.training.epochs import Training
+from secateur.training.history import History, Speed
+from secateur.training.placement import accelerated, device_type, placed
+from secateur.training.settings import Settings
+from secateur.training.share import Share
+from secateur.training.speed import choose, fixed
+
+if TYPE_CHECKING:
+    from secateur.core.method import Shaper
+    from secateur.data import Data
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    settings: Settings,
+    *,
+    shaper: Shaper | None = None,
+    teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    seed: int = 0,
+    tell: Tell = ignore,
+) -> History:
+    """Train the network in place.
+
+    Afterwards it has its device, memory format and train/eval modes of before, and no gradients; parameters
+    with ``requires_grad=False`` are not touched, and torch's global random state is not disturbed. Under
+    torchrun or ``accelerate launch`` every process calls this alike; they train together, and only the first
+    one writes and tells.
+
+    Args:
+        model: returns class scores (N, classes), or an output with ``logits``, or a tuple that begins with
+            them.
+        data: gives the batches; each process asks for its own share of every batch.
+        settings: everything else about the training.
+        shaper: adds its ``penalty`` to the loss and acts after every optimizer step (holding masks, for
+            instance). If it has ``state_dict`` and ``load_state_dict`` of tensors, that state is part of the
+            checkpoint.
+        teacher: network to learn from where ``settings.distill`` is above 0; in eval mode meanwhile, not
+            trained.
+        checkpoint: file that is replaced after each epoch. If it is there, training goes on from it; on the
+            CPU the weights are then those of an uninterrupted training, bit for bit.
+        seed: of order, augmentation and dropout; at least 0.
+        tell: hears the progress about twenty times an epoch, and one sentence per epoch.
+
+    Returns:
+        One row per epoch (of earlier, interrupted runs too), and the speed settings used.
+
+    Raises:
+        SettingError: if the seed is negative.
+        DataError: if the data knows no such augmentation, or cannot be divided into such batches.
+        ModelError: if the network, or the teacher, does not score the classes of the data.
+        TrainingError: if there is nothing to train, the device or the teacher is missing, the checkpoint
+            belongs to another training, or the loss is not finite; in that case the network has the weights
+            of the last good epoch.
+    """
+    _check(model, data, settings, teacher, seed)
+    _check_scores(model, data, teacher if settings.distill else None)
+    kind = device_type(settings)
+    owner = disk.fingerprint(model, settings, seed, f"{data.name}/{data.size('train')}")
+    saved = None if checkpoint is None else disk.read(Path(checkpoint), owner)
+    with ExitStack() as stack:
+        stack.enter_context(_own_randomness(kind))
+        with accelerated(kind, "float32") as accelerator:
+            share = Share(data, settings, seed, accelerator)
+            speed = _speed(model, share, None if saved is None else saved[0], tell)
+        accelerator = stack.enter_context(accelerated(kind, speed.precision))
+        stack.enter_context(placed(model, accelerator.device, speed))
+        stack.enter_context(placed(teacher if settings.distill else None, accelerator.device, speed))
+        share = Share(data, settings, seed, accelerator)
+        training = Training(model, share, speed, shaper, teacher, tell)
+        try:
+            return training.run(None if checkpoint is None else Path(checkpoint), owner, saved)
+        finally:
+            training.parts.optimizer.zero_grad(set_to_none=True)
+
+
+def _check(model: nn.Module, data: Data, settings: Settings, teacher: nn.Module | None, seed: int) -> None:
+    if seed < 0:
+        raise SettingError(f"the seed of a training must be at least 0, not {seed}")
+    if settings.distill and teacher is None:
+        raise TrainingError(f"'distill' is {settings.distill} but there is no teacher; give one, or set 'distill' to 0")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError("there is nothing to train: no parameter of the network has requires_grad=True")
+    if settings.select == "best" and not data.size("val"):
+        raise TrainingError("'select' is 'best' but there are no validation images; hold some out, or use 'last'")
+
+
+def _check_scores(model: nn.Module, data: Data, teacher: nn.Module | None) -> None:
+    widths: list[int] = []
+    for network in [model] if teacher is None else [model, teacher]:
+        example = data.example().to(device_of(network), dtype_of(network))
+        with evaluating(network), torch.no_grad():
+            widths.append(logits_of(call(network, example)).shape[1])
+    if min(widths) < data.classes:
+        raise ModelError(
+            f"{data.name} has {data.classes} classes but the network scores {min(widths)}; "
+            "build the network with as many classes as the data has"
+        )
+    if widths[0] != widths[-1]:
+        raise ModelError(f"the teacher scores {widths[-1]} classes and the network {widths[0]}; they must be the same")
+
+
+@contextmanager
+def _own_randomness(kind: str) -> Generator[None]:
+    devices = [torch.cuda.current_device()] if kind == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield
+
+
+def _speed(model: nn.Module, share: Share, saved: Mapping[str, Any] | None, tell: Tell) -> Speed:
+    """Return the speed that the settings fix, else the interrupted run's, else the measured one."""
+    settings, device = share.settings, share.accelerator.device
+    known = fixed(settings)
+    if known is not None:
+        return known
+    if saved is not None and saved["device"] == device.type:
+        asked = {name: getattr(settings, name) for name in saved["speed"] if getattr(settings, name) != "auto"}
+        return Speed(**{**saved["speed"], **asked})
+    batches = share.train(0)
+    steps = len(batches) * settings.epochs
+    batch = next(iter(batches), None)
+    if batch is None:
+        raise TrainingError(f"the training split of {share.data.name} gives no batch; use a smaller 'batch_size'")
+    main = share.accelerator.is_main_process
+    speed = choose(model, batch, settings, device, steps=steps, tell=tell if main else ignore)
+    if share.world == 1:
+        return speed
+    from accelerate.utils import broadcast_object_list
+
+    chosen: list[Speed] = broadcast_object_list([speed])
+    return chosen[0]

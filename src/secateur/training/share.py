@@ -1,0 +1,73 @@
+"""A process's share of the data: all of it, or an equal part of every batch in each of several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.measure import accuracy
+from secateur.training.settings import Settings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from secateur.data import Batches, Data
+
+
+def number_of(seed: int, epoch: int) -> int:
+    """Return the number in [0, 2**31) that all randomness of an epoch is drawn from."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0] >> 1)
+
+
+class Share:
+    """The batches of this process.
+
+    Args:
+        data: the whole data; it divides every batch among the processes.
+        settings: batch size and augmentation.
+        seed: of order and augmentation.
+        accelerator: says which of how many processes this is, and its device.
+    """
+
+    def __init__(self, data: Data, settings: Settings, seed: int, accelerator: Accelerator) -> None:
+        self.data, self.settings, self.seed, self.accelerator = data, settings, seed, accelerator
+        self.world = accelerator.num_processes
+
+    def train(self, epoch: int) -> Batches:
+        """Return the training batches of an epoch, shuffled and augmented."""
+        return self._train(epoch, self.settings.augment, self.accelerator.process_index, self.world)
+
+    def plain(self) -> Batches:
+        """Return training batches without augmentation, the same ones in all processes."""
+        return self._train(0, "none", 0, 1)
+
+    def _train(self, epoch: int, augment: str, rank: int, world: int) -> Batches:
+        return self.data.batches(
+            "train",
+            self.settings.batch_size,
+            augment=augment,
+            shuffle=True,
+            seed=number_of(self.seed, epoch),
+            device=self.accelerator.device,
+            rank=rank,
+            world=world,
+        )
+
+    def validate(self, model: nn.Module) -> tuple[float | None, float | None]:
+        """Return loss and accuracy on the validation images of all processes; None without such images."""
+        images = self.data.size("val")
+        if not images:
+            return None, None
+        device = self.accelerator.device
+        # fewer images than processes: everyone takes all of them, since nobody may stay without any
+        rank, world = (self.accelerator.process_index, self.world) if images >= self.world else (0, 1)
+        batches = self.data.batches("val", self.settings.batch_size, device=device, rank=rank, world=world)
+        found = accuracy(model, batches, device=device)
+        if self.world == 1:
+            return found.loss, found.top1
+        sums = torch.tensor([found.loss, found.top1, 1.0], dtype=torch.float64, device=device)
+        total: Any = self.accelerator.reduce(sums * found.examples, "sum")
+        return float(total[0] / total[2]), float(total[1] / total[2])

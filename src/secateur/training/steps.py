@@ -1,0 +1,171 @@
+"""One pass over the training images: the inner loop, which does as little as possible besides training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sized
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from secateur.events import Event, Tell
+from secateur.measure.forward import logits_of
+from secateur.training.history import Speed
+from secateur.training.objective import first_not_finite, loss_of
+from secateur.training.placement import memory_format
+from secateur.training.settings import Settings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from secateur.core.method import Shaper
+
+_NEWS = 20  # events per epoch; on CUDA also how often the losses are looked at, which waits for the device
+
+
+class NotFiniteError(Exception):
+    """A loss or a weight is nan or infinite; says which, and at which step of the epoch."""
+
+
+@dataclass
+class Parts:
+    """Everything that a training step touches.
+
+    Attributes:
+        network: the prepared stand-in of the model: images in, class scores out.
+        teacher: placed and in eval mode; None without distillation.
+        optimizer: torch's own.
+        stepper: the optimizer, or accelerate's wrapper of it where gradients are scaled.
+        steps: optimizer steps taken since the start of training.
+    """
+
+    network: nn.Module
+    teacher: nn.Module | None
+    optimizer: torch.optim.Optimizer
+    stepper: Any
+    schedule: LRScheduler
+    accelerator: Accelerator
+    settings: Settings
+    speed: Speed
+    shaper: Shaper | None
+    tell: Tell
+    steps: int = 0
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss, a scalar, and the scores (N, classes) of a batch on the training device."""
+        taught = None
+        if self.teacher is not None:
+            with torch.no_grad(), self.accelerator.autocast():
+                taught = logits_of(self.teacher(images))
+        scores: Tensor = self.network(images)
+        return loss_of(scores, labels, taught, self.settings), scores
+
+    def update(self) -> None:
+        """Take one optimizer step with the gradients at hand, and forget them."""
+        if self.settings.clip_grad:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
+        self.stepper.step()
+        if not getattr(self.stepper, "step_was_skipped", False):
+            self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.shaper is not None:
+            with torch.no_grad():
+                self.shaper.after_step(self.steps)
+        self.steps += 1
+
+
+def train_epoch(parts: Parts, batches: Any, epoch: int) -> tuple[float, float]:
+    """Train on all batches once.
+
+    Args:
+        parts: what is trained, and with what.
+        batches: sized iterable of (images (N, C, H, W), labels (N,)); this process's share.
+        epoch: counted from 1, for the events.
+
+    Returns:
+        The mean loss and the share of right answers over the images of all processes.
+
+    Raises:
+        NotFiniteError: soon after a loss that is nan or infinite, in all processes alike.
+    """
+    layout = memory_format(parts.speed)
+    log = _Log(parts, batches, epoch)
+    window = parts.settings.accumulate
+    total = len(batches)
+    parts.network.train()
+    for index, (images, labels) in enumerate(batches):
+        images = images.to(log.device, non_blocking=True)
+        labels = labels.to(log.device, non_blocking=True)
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=layout)
+        last = (index + 1) % window == 0 or index + 1 == total
+        if window > 1:  # a shorter window at the end of the epoch averages over what it has
+            parts.accelerator.sync_gradients = last
+            parts.accelerator.gradient_accumulation_steps = min(window, total - index // window * window)
+        with nullcontext() if last else parts.accelerator.no_sync(parts.network):
+            loss, scores = parts.loss(images, labels)
+            penalty = parts.shaper.penalty() if parts.shaper is not None else None
+            parts.accelerator.backward(loss if penalty is None else loss + penalty)
+        log.add(index, loss.detach(), scores.detach(), labels)
+        if last:
+            parts.update()
+    return log.means()
+
+
+class _Log:
+    """Collects losses and right answers on the device, and looks at them seldom."""
+
+    def __init__(self, parts: Parts, batches: Sized, epoch: int) -> None:
+        self.device = parts.accelerator.device
+        self._parts = parts
+        self._epoch = epoch
+        self._total = len(batches)
+        self._every = max(1, self._total // _NEWS)
+        self._each = self.device.type == "cpu" and parts.accelerator.num_processes == 1
+        self._losses = torch.zeros(self._total, device=self.device)
+        self._right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._sizes: list[int] = []
+        self._looked = 0
+
+    def add(self, index: int, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
+        self._losses[index] = loss
+        self._right += (scores.argmax(dim=1) == labels).sum()
+        self._sizes.append(len(labels))
+        if self._each and not math.isfinite(value := float(loss)):
+            raise NotFiniteError(f"the training loss became {value} at step {index + 1}")
+        if (index + 1) % self._every == 0 or index + 1 == self._total:
+            self._look(index + 1)
+
+    def _look(self, done: int) -> None:
+        """Check the losses since the last look, over all processes, and tell their mean."""
+        accelerator = self._parts.accelerator
+        fresh: Any = self._losses[self._looked : done].clone()
+        if accelerator.num_processes > 1:
+            fresh = accelerator.reduce(fresh, "mean")
+        if not self._each and (bad := first_not_finite(fresh)) >= 0:
+            raise NotFiniteError(f"the training loss became {float(fresh[bad])} at step {self._looked + bad + 1}")
+        self._looked = done
+        values = {
+            "epoch": float(self._epoch),
+            "loss": float(fresh.mean()),
+            "lr": lr_of(self._parts.optimizer),
+        }
+        before = (self._epoch - 1) * self._total
+        self._parts.tell(Event("train", "", before + done, self._parts.settings.epochs * self._total, values))
+
+    def means(self) -> tuple[float, float]:
+        sizes = torch.tensor(self._sizes, dtype=torch.float64, device=self.device)
+        sums: Any = torch.stack([(self._losses * sizes).sum(), self._right.double(), sizes.sum()])
+        if self._parts.accelerator.num_processes > 1:
+            sums = self._parts.accelerator.reduce(sums, "sum")
+        loss, right, images = sums.tolist()
+        return loss / images, right / images
+
+
+def lr_of(optimizer: torch.optim.Optimizer) -> float:
+    """Return the learning rate that the next step will use."""
+    return float(optimizer.param_groups[0]["lr"])

@@ -1,0 +1,188 @@
+"""The documents tell the truth: their code runs, their links lead somewhere, their commands exist."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur.core.problem import Problem
+from secateur.core.size import Target
+from secateur.core.trace import trace
+from secateur.measure import accuracy, count
+from secateur.methods import METHODS
+from secateur.models import MODELS
+from secateur.recipe import Recipe
+from secateur.training import Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+def where(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(language: str) -> list[tuple[int, str]]:
+    """Return line number and text of every fenced block of the README in this language."""
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [(README.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
+
+
+@pytest.fixture(scope="module")
+def readme(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Run the README's Python from top to bottom, as a reader would, and return what it leaves behind."""
+    module = types.ModuleType("readme")
+    folder = tmp_path_factory.mktemp("readme")
+    before, threads = Path.cwd(), torch.get_num_threads()
+    torch.set_num_threads(1)  # small networks, and the machine may be busy
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    os.chdir(folder)
+    try:
+        torch.manual_seed(0)
+        for line, text in blocks("python"):
+            code = compile("\n" * (line - 1) + text, str(ROOT / "README.md"), "exec", dont_inherit=True)
+            exec(code, module.__dict__)
+    finally:
+        os.chdir(before)
+        torch.set_num_threads(threads)
+        del sys.modules[module.__name__]
+    return {**module.__dict__, "folder": folder}
+
+
+def test_the_readme_has_python_and_commands():
+    assert len(blocks("python")) >= 5
+    assert commands()
+
+
+def test_the_python_of_the_readme_runs_and_writes_what_it_says(readme: dict[str, object]):
+    folder = readme["folder"]
+    assert isinstance(folder, Path)
+    assert (folder / "out" / "lenet5" / "weights.safetensors").is_file()
+
+
+def test_the_network_of_the_readme_is_half_as_large_and_has_learnt(readme: dict[str, object]):
+    model, data, thin = readme["model"], readme["data"], readme["thin"]
+    macs, right = [], []
+    for network in (model, thin):
+        assert isinstance(network, torch.nn.Module)
+        network.eval()
+        macs.append(count(network, data.example()).macs)  # type: ignore[attr-defined]
+        right.append(accuracy(network, data.batches("test", 500)).top1)  # type: ignore[attr-defined]
+    assert macs[1] <= 0.5 * macs[0]
+    assert right[0] > 0.85  # ten times better than chance, which is what the epochs there give with room to spare
+
+
+def test_the_method_of_the_readme_removes_the_filter_in_the_middle(readme: dict[str, object]):
+    """Weights 0, 2 and 10 lie 12, 10 and 18 from the others: the one in the middle is the first to go."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(3, 2, 1))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([0.0, 2.0, 10.0]).reshape(3, 1, 1, 1))
+    problem = Problem(net, trace(net, torch.ones(1, 1, 2, 2)), Target(0.7, "units"))
+    method = readme["GeometricMedian"]
+    assert callable(method)
+    group = problem.graph.group("0")
+    torch.testing.assert_close(method().score(group, problem), torch.tensor([12.0, 10.0, 18.0]))
+    assert method().plan(problem).dropped() == {"0": (1,)}
+
+
+def test_the_table_of_methods_is_complete():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.MULTILINE))
+    assert sorted(rows) == sorted(name for name in METHODS if METHODS[name].__module__.startswith("secateur.methods"))
+    for name, paper in rows.items():
+        assert str(METHODS[name].paper.year) in paper
+        title = re.search(r"\*(.+)\*", paper)
+        assert title is not None
+        assert METHODS[name].paper.title.startswith(title[1])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=where)
+def test_links_between_documents_resolve(document: Path):
+    text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in targets if link and not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=where)
+def test_files_that_documents_name_exist(document: Path):
+    """Names with a slash or of a source file, in code font, relative to the repository or to the package."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    named = [name for name in re.findall(r"`([\w./]+)`", text) if "/" in name or name.endswith((".py", ".toml"))]
+    written = {"out/", "geometric_median.py", "recipe.toml"}  # what a user makes
+    homes = [ROOT, ROOT / "src" / "secateur", ROOT / "src" / "secateur" / "core" / "trace"]
+    homes.append(ROOT / "src" / "secateur" / "methods")
+    assert [name for name in named if name not in written and not any((home / name).exists() for home in homes)] == []
+
+
+def test_decisions_are_numbered_without_gaps_and_told_in_three_parts():
+    files = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [int(path.name[:4]) for path in files] == list(range(1, len(files) + 1))
+    for path in files:
+        text = path.read_text("utf-8")
+        assert text.startswith(f"# {int(path.name[:4])}. ")
+        assert re.findall(r"^\*\*(Context|Choice|Price)\.\*\*", text, re.MULTILINE) == ["Context", "Choice", "Price"]
+
+
+def test_the_recipe_of_the_readme_asks_for_what_the_python_above_it_does(readme: dict[str, object]):
+    ((_, text),) = blocks("toml")
+    brief = readme["brief"]
+    assert isinstance(brief, Settings)
+    expected = Recipe(model="lenet5", data="mnist5k", method="filter_std", keep=0.5, pretrain=brief, train=brief)
+    assert Recipe.from_toml(text) == expected
+
+
+def commands() -> list[list[str]]:
+    """Return the words of every ``secateur`` command of the README."""
+    text = "".join(block for _, block in blocks("bash")).replace("\\\n", " ")
+    return [words[1:] for line in text.splitlines() if (words := shlex.split(line)) and words[0] == "secateur"]
+
+
+@functools.cache
+def help_of(command: str) -> str:
+    """Return what ``secateur COMMAND --help`` prints."""
+    wide = {**os.environ, "COLUMNS": "250", "TERM": "dumb", "NO_COLOR": "1"}
+    asked = [sys.executable, "-m", "secateur", *([command] if command else []), "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, env=wide, timeout=120, check=False)
+    assert done.returncode == 0, f"secateur {command} --help: {done.stderr or done.stdout}"
+    return done.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("secateur.__main__") is None, reason="there is no command line yet")
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_of_the_readme_exist_with_their_options(words: list[str]):
+    text = help_of("" if words[0].startswith("-") else words[0])
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), f"{words[0]} has no option {option}"
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_of_the_readme_name_methods_and_networks_that_exist(words: list[str]):
+    given = dict(itertools.pairwise(words))
+    if "--method" in given:
+        assert given["--method"] in METHODS
+    if "--model" in given and ":" not in given["--model"]:
+        assert given["--model"] in MODELS
+
+
+def test_make_knows_the_targets_that_the_documents_name():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = {name for path in DOCUMENTS for name in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text("utf-8"), re.M)}
+    assert {"demo", "test"} <= named
+    assert named <= targets

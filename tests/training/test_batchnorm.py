@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.errors import TrainingError
+from secateur.training import recalibrate
+
+BATCHES = [(torch.randn(8, 3, 8, 8) * 2 + 1, torch.zeros(8)) for _ in range(3)]
+
+
+def test_statistics_are_the_average_over_batches(net: Callable[[int], nn.Module]) -> None:
+    model = net(0)
+    assert recalibrate(model, BATCHES) == 1
+    with torch.no_grad():
+        outputs = [model[0](images) for images, _ in BATCHES]
+    mean = torch.stack([out.mean((0, 2, 3)) for out in outputs]).mean(0)
+    var = torch.stack([out.var((0, 2, 3)) for out in outputs]).mean(0)
+    torch.testing.assert_close(model[1].running_mean, mean)
+    torch.testing.assert_close(model[1].running_var, var)
+
+
+def test_nothing_else_changes(net: Callable[[int], nn.Module]) -> None:
+    model = net(0).train()
+    model[1].momentum = 0.37
+    model[6].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    state = torch.random.get_rng_state()
+    recalibrate(model, BATCHES)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == ("running" not in name and "tracked" not in name), name
+    assert [module.training for module in model.modules()] == modes
+    assert model[1].momentum == 0.37
+    assert torch.equal(state, torch.random.get_rng_state())  # dropout did not draw
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Aside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused, self.bare = (nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+        self.bare = nn.BatchNorm2d(3, track_running_stats=False)
+        self.unused.running_mean = torch.full((3,), 7.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bare(self.used(x))
+
+
+def test_norms_that_are_not_reached_keep_their_statistics() -> None:
+    model = Aside()
+    assert recalibrate(model, BATCHES) == 1
+    assert torch.equal(model.unused.running_mean, torch.full((3,), 7.0))
+
+
+def test_failure_leaves_the_statistics_alone(net: Callable[[int], nn.Module]) -> None:
+    model = net(0).eval()
+    recalibrate(model, BATCHES)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(TrainingError, match="at least one batch"):
+        recalibrate(model, [])
+    with pytest.raises(RuntimeError):
+        recalibrate(model, [BATCHES[0], (torch.randn(8, 5, 8, 8), torch.zeros(8))])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not model[1].training
+
+
+def test_a_network_without_batch_norm_needs_no_batches() -> None:
+    assert recalibrate(nn.Linear(2, 2), []) == 0

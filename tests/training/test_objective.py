@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from secateur.training.objective import first_not_finite, loss_of
+from secateur.training.settings import Settings
+
+
+def test_labels_alone() -> None:
+    scores, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    expected = F.cross_entropy(scores, labels, label_smoothing=0.1)
+    assert loss_of(scores, labels, None, Settings(label_smoothing=0.1)) == expected
+
+
+def test_distillation_by_hand() -> None:
+    scores, taught = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    found = loss_of(scores, torch.tensor([0]), taught, Settings(distill=0.25, temperature=2.0))
+    p = torch.tensor([[0.0, 2.0]]).softmax(1)
+    q = torch.tensor([[1.0, 0.0]]).softmax(1)
+    soft = (p * (p.log() - q.log())).sum() * 4
+    hard = -torch.tensor([[2.0, 0.0]]).softmax(1)[0, 0].log()
+    assert found.item() == pytest.approx((0.75 * hard + 0.25 * soft).item(), rel=1e-6)
+
+
+def test_a_perfect_pupil_has_nothing_to_learn() -> None:
+    scores = torch.randn(4, 3, requires_grad=True)
+    loss = loss_of(scores, torch.tensor([0, 1, 2, 0]), scores.detach(), Settings(distill=1.0))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(scores.grad, torch.zeros(4, 3), atol=1e-6, rtol=0)
+
+
+def test_the_first_bad_loss_is_found() -> None:
+    assert first_not_finite(torch.tensor([1.0, 2.0])) == -1
+    assert first_not_finite(torch.tensor([1.0, float("inf"), float("nan")])) == 1
+    assert first_not_finite(torch.tensor([float("nan"), 0.0])) == 0
