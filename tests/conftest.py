@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -14,10 +12,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("ci")
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # networks as small as these only wait for each other
 
 
 @pytest.fixture(autouse=True)
-def _same_seed_for_every_test() -> Iterator[None]:
+def _same_seed_for_every_test() -> None:
     torch.manual_seed(0)
-    yield

@@ -155,7 +155,12 @@ class SpatialGate(nn.Module):
 class ParameterScale(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.scale, self.mix, self.head = conv(3, 8), nn.Parameter(torch.rand(1, 8, 1, 1)), conv(8, 6), Head(6)
+        self.stem, self.scale, self.mix, self.head = (
+            conv(3, 8),
+            nn.Parameter(torch.rand(1, 8, 1, 1)),
+            conv(8, 6),
+            Head(6),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.mix(self.stem(x) * self.scale))
@@ -329,7 +334,12 @@ class Tied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.a, self.b, self.head = conv(3, 8), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), Head(8)
+        self.stem, self.a, self.b, self.head = (
+            conv(3, 8),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1),
+            Head(8),
+        )
         self.b.weight = self.a.weight
 
     def forward(self, x: Tensor) -> Tensor:

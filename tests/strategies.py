@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from nets import Head, lived_in
 from torch import Tensor, nn
 
+from nets import Head, lived_in
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
 
@@ -236,7 +236,11 @@ def _grouped(draw: Draw, width: int, side: int) -> tuple[nn.Module, int, int]:
 
 def _step(draw: Draw, width: int, side: int) -> tuple[nn.Module, int, int]:
     """Return a block, and the number of channels and the side of the maps that come out of it."""
-    kind = draw(st.sampled_from(["conv", "residual", "parts", "grouped", "pool", "twice", "gate", "scale", "resize", "statistics"]))
+    kind = draw(
+        st.sampled_from(
+            ["conv", "residual", "parts", "grouped", "pool", "twice", "gate", "scale", "resize", "statistics"]
+        )
+    )
     match kind:
         case "residual":
             return _residual(draw, width, side)

@@ -8,17 +8,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import NETS, images, make
-from strategies import networks, plans
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nets import NETS, images, make
 from secateur.core.graph import Graph
 from secateur.core.plan import Block, DropUnits, Plan, Regroup, ZeroWeights
 from secateur.core.size import size
 from secateur.core.surgery import apply, hold, masked, relative_difference, run, verify
 from secateur.core.trace import trace
 from secateur.errors import ModelError, PlanError
+from strategies import networks, plans
 
 
 def half(graph: Graph) -> Plan:
@@ -130,8 +130,11 @@ def test_two_plans_in_turn_equal_both_at_once(net: nn.Module, data: st.DataObjec
     again = trace(between, images(1, dtype=torch.float64))
     sizes = {g.name: g.size for g in graph.groups}
     # groups of which a single unit is left are none any more, and then names may move: those cases say nothing
-    if all(again_size == sizes.get(name) for name, again_size in ((g.name, g.size) for g in again.groups)
-           if name in second.dropped()) and second.dropped().keys() <= {g.name for g in again.groups}:
+    if all(
+        again_size == sizes.get(name)
+        for name, again_size in ((g.name, g.size) for g in again.groups)
+        if name in second.dropped()
+    ) and second.dropped().keys() <= {g.name for g in again.groups}:
         y = images(2, dtype=torch.float64)
         expected = run(apply(net, graph, plan), y)
         assert relative_difference(expected, run(apply(between, again, second), y)) < 1e-9
@@ -307,7 +310,7 @@ def test_verify_calls_not_a_number_different() -> None:
 @pytest.fixture
 def traced() -> Iterator[tuple[nn.Module, Graph]]:
     net = make("plain")
-    yield net, trace(net, images(1))
+    return net, trace(net, images(1))
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,7 @@ def test_foreign_plans_are_refused(traced: tuple[nn.Module, Graph], plan: Plan, 
 
 def test_a_graph_of_another_model_is_refused(traced: tuple[nn.Module, Graph]) -> None:
     _, graph = traced
-    with pytest.raises(PlanError, match="no tensor|trace this model first"):
+    with pytest.raises(PlanError, match=r"no tensor|trace this model first"):
         apply(make("option A"), graph, Plan())
     other = make("plain")
     other[0][0] = nn.Conv2d(3, 9, 3, bias=False)

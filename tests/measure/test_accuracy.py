@@ -145,9 +145,7 @@ def test_bad_batches_are_numbered(bad: Any, message: str) -> None:
 
 
 def test_models_that_are_no_classifiers() -> None:
-    with pytest.raises(
-        ModelError, match=r"class scores of shape \(batch, classes\), not shape \(3, 3, 1, 1\)"
-    ):
+    with pytest.raises(ModelError, match=r"class scores of shape \(batch, classes\), not shape \(3, 3, 1, 1\)"):
         accuracy(nn.Identity(), HAND)
     with pytest.raises(ModelError, match="not str"):
         accuracy(Scores(lambda scores: "cat"), HAND)

@@ -124,9 +124,7 @@ def test_several_inputs(kind: type) -> None:
 
 def test_wrong_inputs_are_named_and_the_mode_comes_back() -> None:
     model = net().train()
-    with pytest.raises(
-        ModelError, match=r"cannot run on inputs of shape \(1, 4, 8, 8\): RuntimeError: "
-    ) as caught:
+    with pytest.raises(ModelError, match=r"cannot run on inputs of shape \(1, 4, 8, 8\): RuntimeError: ") as caught:
         count(model, torch.randn(1, 4, 8, 8))
     assert "\n" not in str(caught.value)
     assert model.training

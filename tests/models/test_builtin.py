@@ -76,9 +76,7 @@ def test_vgg_hidden_layers_may_be_many() -> None:
 def test_names_of_layers_with_shortcut_a() -> None:
     state = build("resnet20").state_dict()
     assert {name.split(".")[0] for name in state} == {"conv1", "bn1", "layer1", "layer2", "layer3", "linear"}
-    assert {
-        name.removeprefix("layer2.0.").split(".")[0] for name in state if name.startswith("layer2.0.")
-    } == {
+    assert {name.removeprefix("layer2.0.").split(".")[0] for name in state if name.startswith("layer2.0.")} == {
         "conv1",
         "bn1",
         "conv2",
@@ -113,9 +111,7 @@ def test_resnet_computes_the_paper_formula(shortcut: str) -> None:
     x = torch.randn(2, 3, 8, 8)
     want = F.relu(norm(F.conv2d(x, w["conv1.weight"], padding=1), "bn1"))
     for layer, stride in (("layer1.0", 1), ("layer2.0", 2), ("layer3.0", 2)):
-        inner = F.relu(
-            norm(F.conv2d(want, w[f"{layer}.conv1.weight"], stride=stride, padding=1), f"{layer}.bn1")
-        )
+        inner = F.relu(norm(F.conv2d(want, w[f"{layer}.conv1.weight"], stride=stride, padding=1), f"{layer}.bn1"))
         inner = norm(F.conv2d(inner, w[f"{layer}.conv2.weight"], padding=1), f"{layer}.bn2")
         if stride == 2 and shortcut == "A":
             zeros = torch.zeros(2, want.shape[1] // 2, *inner.shape[2:])

@@ -115,8 +115,7 @@ def test_own_file_gets_only_the_arguments_it_names(own: Path) -> None:
 def test_own_file_may_import_its_neighbours_and_leaves_the_path_alone(tmp_path: Path) -> None:
     (tmp_path / "secateur_test_blocks.py").write_text("WIDTH = 6\n")
     (tmp_path / "net.py").write_text(
-        "from secateur_test_blocks import WIDTH\nfrom torch import nn\n"
-        "def net(): return nn.Linear(WIDTH, 1)\n"
+        "from secateur_test_blocks import WIDTH\nfrom torch import nn\ndef net(): return nn.Linear(WIDTH, 1)\n"
     )
     before = list(sys.path)
     assert build(f"{tmp_path}/net.py:net").in_features == 6  # type: ignore[union-attr]

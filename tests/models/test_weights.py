@@ -157,9 +157,7 @@ def poisoned() -> dict[str, Tensor]:
         (torch.ones(3), "holds Tensor and not a state dict"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_changes_nothing(
-    content: object, message: str, tmp_path: Path
-) -> None:
+def test_what_does_not_fit_is_refused_and_changes_nothing(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pt")
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}

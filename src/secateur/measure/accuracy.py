@@ -70,9 +70,7 @@ def accuracy(
             model.to(home)
 
 
-def _measured(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], place: torch.device, tell: Tell
-) -> Accuracy:
+def _measured(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], place: torch.device, tell: Tell) -> Accuracy:
     from torchmetrics.classification import MulticlassAccuracy
 
     metric: MulticlassAccuracy | None = None
@@ -121,9 +119,7 @@ def _checked(batch: object, step: int) -> tuple[Tensor, Tensor]:
 
 def _check_labels(labels: Tensor, scored: int, classes: int, step: int) -> None:
     if scored != len(labels):
-        raise ModelError(
-            f"the model returned {scored} rows of scores for the {len(labels)} images of batch {step}"
-        )
+        raise ModelError(f"the model returned {scored} rows of scores for the {len(labels)} images of batch {step}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high

@@ -83,9 +83,7 @@ def latency(
     with evaluating(model), torch.inference_mode(), _threads(threads) as used:
         for _ in range(_WARM_UP):
             call(model, inputs)
-        timer = Timer(
-            "call(model, inputs)", globals={"call": call, "model": model, "inputs": inputs}, num_threads=used
-        )
+        timer = Timer("call(model, inputs)", globals={"call": call, "model": model, "inputs": inputs}, num_threads=used)
         timed = timer.blocked_autorange(min_run_time=seconds)
     first = next(tensors(inputs), None)
     return Latency(
@@ -102,9 +100,7 @@ def latency(
 def _check(threads: int | None, seconds: float, runtime: str) -> None:
     if runtime not in get_args(Runtime):
         known = get_args(Runtime)
-        raise SettingError(
-            f"unknown runtime '{runtime}'{nearest(runtime, known)}: choose {' or '.join(known)}"
-        )
+        raise SettingError(f"unknown runtime '{runtime}'{nearest(runtime, known)}: choose {' or '.join(known)}")
     if threads is not None and threads < 1:
         raise SettingError(f"the number of threads must be 1 or more, not {threads}")
     if not seconds > 0:

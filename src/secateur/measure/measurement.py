@@ -48,9 +48,7 @@ class Measurement:
         known = ("counts", "accuracy", "latency")
         for name in values:
             if name not in known:
-                raise ArtifactError(
-                    f"the stored measurement has an unknown entry '{name}': the file is damaged"
-                )
+                raise ArtifactError(f"the stored measurement has an unknown entry '{name}': the file is damaged")
         parts = {name: _part(values, name) for name in known}
         if parts["counts"] is None:
             raise ArtifactError("the stored measurement lacks 'counts': the file is damaged")

@@ -29,10 +29,7 @@ BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
 
 MODELS: Mapping[str, str] = MappingProxyType(
     {
-        **{
-            f"resnet{depth}": f"CIFAR ResNet-{depth}, shortcuts without parameters (option A)"
-            for depth in _DEPTHS
-        },
+        **{f"resnet{depth}": f"CIFAR ResNet-{depth}, shortcuts without parameters (option A)" for depth in _DEPTHS},
         **{
             f"resnet{depth}_projection": f"CIFAR ResNet-{depth}, 1x1 convolutions as shortcuts (option B)"
             for depth in _DEPTHS

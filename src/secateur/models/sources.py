@@ -122,9 +122,7 @@ def _own(spec: str, source: str, name: str, offered: Mapping[str, int]) -> nn.Mo
     factory = getattr(module, name, None)
     if not callable(factory):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ModelError(
-            f"'{source}' has no function '{name}'{nearest(name, public)} to build the network with"
-        )
+        raise ModelError(f"'{source}' has no function '{name}'{nearest(name, public)} to build the network with")
     return _call(factory, spec, offered)
 
 

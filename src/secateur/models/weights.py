@@ -110,9 +110,7 @@ def _check_names(theirs: Mapping[str, Tensor], own: Mapping[str, str], path: Pat
     if missing:
         problems.append(f"{_entries(missing)} of the model {'is' if len(missing) == 1 else 'are'} missing")
     if unexpected:
-        problems.append(
-            f"{_entries(unexpected)} {'is' if len(unexpected) == 1 else 'are'} unknown to the model"
-        )
+        problems.append(f"{_entries(unexpected)} {'is' if len(unexpected) == 1 else 'are'} unknown to the model")
     if problems:
         raise ModelError(f"{path} does not fit the model: {', and '.join(problems)}")
 
