@@ -146,7 +146,7 @@ class Statistics(nn.Module):
             case "length":
                 return F.normalize(x + 0.1, dim=1)
             case "deviation":
-                return x / (1 + torch.std(x, 1, keepdim=True))
+                return x / (1 + torch.std(x, 1, correction=0, keepdim=True))
             case _:
                 return self.norm(x)
 

@@ -152,7 +152,7 @@ class Picked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.stem(x))
-        return self.head(x) + x[:, 3:4] + x[:, 5, None]
+        return self.head(x) + x[:, 5, None]
 
 
 class Product(nn.Module):

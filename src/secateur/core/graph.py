@@ -247,3 +247,10 @@ def unit_rows(tensor: Tensor, member: Member, size: int) -> Tensor:
 def count(axis: Axis, keep: Tensor) -> int:
     """Return how many positions of the axis are left under ``keep``."""
     return axis.fixed + int(keep[axis.units].sum())
+
+
+def staying(units: Tensor, keep: Tensor) -> Tensor:
+    """Return which positions stay under ``keep``: those of kept units, and those that belong to none (-1)."""
+    stays = units < 0
+    stays[~stays] = keep[units[~stays]]
+    return stays

@@ -10,7 +10,7 @@ import base64
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,8 +169,13 @@ def _to_ranges(numbers: tuple[int, ...]) -> str:
 
 
 def _from_ranges(text: object) -> tuple[int, ...]:
+    if not isinstance(text, str):
+        raise TypeError(f"numbers are written as '0-3,7', not as {text!r}")
     numbers: list[int] = []
-    for part in cast(str, text).split(",") if text else []:
-        first, _, last = part.partition("-")
-        numbers.extend(range(int(first), int(last or first) + 1))
+    for part in text.split(",") if text else []:
+        first, dash, last = part.partition("-")
+        start, end = int(first), int(last if dash else first)
+        if end < start:
+            raise ValueError(f"the range '{part}' runs backwards")
+        numbers.extend(range(start, end + 1))
     return tuple(numbers)

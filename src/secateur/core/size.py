@@ -12,7 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Graph
+from secateur.core.graph import Graph, staying
 from secateur.core.plan import EMPTY, DropUnits, Plan, Regroup, ZeroWeights
 from secateur.errors import PlanError, SettingError
 
@@ -88,8 +88,7 @@ class Ruler:
         """Return the shape of a tensor after removal."""
         shape, dims = self.graph.tensors[name]
         return tuple(
-            size if units is None else int((keep[units] | (units < 0)).sum())
-            for size, units in zip(shape, dims, strict=True)
+            size if units is None else int(staying(units, keep).sum()) for size, units in zip(shape, dims, strict=True)
         )
 
     def measure(self, measure: Measure, keep: Tensor) -> int:
@@ -165,7 +164,7 @@ def sliced(tensor: Tensor, dims: tuple[Tensor | None, ...], keep: Tensor) -> Ten
     """Return ``tensor`` without the positions whose unit is not kept."""
     for d, units in enumerate(dims):
         if units is not None:
-            left = torch.nonzero(keep[units] | (units < 0)).flatten()
+            left = torch.nonzero(staying(units, keep)).flatten()
             if len(left) < len(units):
                 tensor = tensor.index_select(d, left.to(tensor.device))
     return tensor

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.calls import ModuleStack
-from secateur.core.graph import Statistic
+from secateur.core.graph import Statistic, staying
 from secateur.core.literals import call_name
 
 KIND = "statistic"
@@ -42,7 +42,7 @@ def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -
     """
     left: dict[tuple[str, int], tuple[int, Tensor]] = {}
     for entry in statistics:
-        kept = keep[entry.units] | (entry.units < 0)
+        kept = staying(entry.units, keep)
         if not bool(kept.all()):
             left[entry.module, entry.call] = (entry.dim, torch.nonzero(kept).flatten())
     if not left:

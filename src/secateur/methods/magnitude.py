@@ -20,7 +20,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Group, tensor_of, unit_rows
+from secateur.core.graph import Group, staying, tensor_of, unit_rows
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
@@ -86,7 +86,7 @@ class Magnitude(ScoreMethod):
             tensor = tensor_of(problem.model, member.tensor).detach().cpu()
             for d, units in enumerate(problem.graph.tensors[member.tensor][1]):
                 if units is not None and problem.graph.roles[member.tensor][d] == "reads":
-                    tensor = tensor.index_fill(d, torch.nonzero(~(keep[units] | (units < 0))).flatten(), 0.0)
+                    tensor = tensor.index_fill(d, torch.nonzero(~staying(units, keep)).flatten(), 0.0)
             rows = unit_rows(tensor, member, group.size)
             total += rows.abs().sum(1) if self.norm == "l1" else rows.square().sum(1)
         return total if self.norm == "l1" else total.sqrt()

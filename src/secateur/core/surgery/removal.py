@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.graph import Graph, count, tensor_of
+from secateur.core.graph import Graph, count, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS
 from secateur.core.literals import rewrite
 from secateur.core.plan import Plan
@@ -83,7 +83,7 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
                 units = graph.convolutions[name]
                 inner = len(units) // module.groups
                 if module.groups > inner:  # whole groups went, see the tracer's rule
-                    module.groups = int((keep[units] | (units < 0)).sum()) // inner
+                    module.groups = int(staying(units, keep).sum()) // inner
             rows, columns = module.weight.shape[:2]
             module.in_channels = rows if module.transposed else columns * module.groups
             module.out_channels = columns * module.groups if module.transposed else rows

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.core.graph import Graph, tensor_of
+from secateur.core.graph import Graph, staying, tensor_of
 from secateur.core.plan import Plan
 from secateur.core.shaper import Shaper
 from secateur.core.size import zero_masks
@@ -52,7 +52,7 @@ def _silenced(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:
         for d, (role, units) in enumerate(zip(roles, dims, strict=True)):
             if role != "reads" or units is None:
                 continue
-            gone = ~(keep[units] | (units < 0))
+            gone = ~staying(units, keep)
             if bool(gone.any()):
                 gone = gone.reshape([-1 if i == d else 1 for i in range(len(shape))])
                 positions[name] = positions[name] | gone if name in positions else gone

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.core.graph import Graph
+from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery.forward import Inputs, run
 from secateur.core.surgery.silence import masked
@@ -85,7 +85,7 @@ def _first_difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Modul
             return name
         dim = 1 if wanted.dim() >= 4 else wanted.dim() - 1
         if units is not None and len(units) == wanted.shape[dim]:
-            wanted = wanted.index_select(dim, torch.nonzero(keep[units] | (units < 0)).flatten().to(wanted.device))
+            wanted = wanted.index_select(dim, torch.nonzero(staying(units, keep)).flatten().to(wanted.device))
         if relative_difference(wanted, got) > TOLERANCE:
             return name
     return "the output"
