@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -13,14 +14,20 @@ class ModuleStack:
 
     Attributes:
         entered: how often each module has been called in this forward of the network.
+        arrive: hears each module's name and positional inputs before its forward runs.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.arrive: Callable[[str, Any], None] | None = None
         self.entered: dict[str, int] = {}
         self._root = model
         self._names = {id(module): name for name, module in model.named_modules()}
         self._path: list[str] = []
         self._made: dict[tuple[str, str], int] = {}
+
+    def __len__(self) -> int:
+        """Return how many modules the network has."""
+        return len(self._names)
 
     @property
     def current(self) -> str:
@@ -49,6 +56,8 @@ class ModuleStack:
         name = self._names.get(id(module), self.current)
         self._path.append(name)
         self.entered[name] = self.entered.get(name, 0) + 1
+        if self.arrive is not None:
+            self.arrive(name, inputs)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.errors import ModelError
+from secateur.errors import ModelError, SecateurError
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -26,9 +27,9 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
             module.training = False
         with torch.no_grad():
             return _call(model, inputs)
+    except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
+        raise
     except Exception as error:
-        if isinstance(error, (KeyboardInterrupt, MemoryError)):
-            raise
         raise ModelError(
             f"{type(model).__name__} does not run on the example inputs ({describe(inputs)}): {first_line(error)}"
         ) from error
@@ -47,6 +48,28 @@ def describe(inputs: Inputs) -> str:
     """Return the shapes of example inputs for a message."""
     shapes = [str(tuple(leaf.shape)) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     return f"shape {', '.join(shapes)}" if shapes else "no tensors"
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return all tensors of an output in order, however deep in containers, dataclasses and other objects."""
+    return list(_tensors_in(value, set()))
+
+
+def _tensors_in(value: Any, above: set[int]) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if id(value) in above or isinstance(value, (nn.Module, type)):
+        return
+    parts: list[Any] = list(vars(value).values()) if hasattr(value, "__dict__") else []
+    if isinstance(value, Mapping):
+        parts = list(value.values())
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        parts = [*value, *parts]
+    elif dataclasses.is_dataclass(value):
+        parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    for part in parts:
+        yield from _tensors_in(part, above | {id(value)})
 
 
 def first_line(error: BaseException) -> str:

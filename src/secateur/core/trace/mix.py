@@ -13,7 +13,7 @@ from secateur.core.trace.state import Call, State
 
 Args = Sequence[Any]
 FIXED_INPUT = "reads channels that cannot be removed"
-PRODUCT = "multiplied with another activation"
+NO_WEIGHT = "summed over by no weight"
 
 
 def convolution(state: State, args: Args, out: Tensor) -> None:
@@ -23,6 +23,9 @@ def convolution(state: State, args: Args, out: Tensor) -> None:
     for layer in state.labels(weight):
         if layer.shape[0] == layer.shape[1] == 1:
             state.pin(layer.reshape(-1), "a kernel position, not a channel")
+    for layer in state.labels(x):
+        if any(size > 1 for size in layer.shape[2:]):
+            state.pin(layer.reshape(-1), "positions of a map that a convolution slides over")
     read, rows, columns = state.vector(x, 1), state.vector(weight, 0), state.vector(weight, 1)
     spatial = math.prod((x if transposed else out).shape[2:])
     scale = x.shape[0] * spatial * math.prod(weight.shape[2:])
@@ -35,7 +38,7 @@ def convolution(state: State, args: Args, out: Tensor) -> None:
     else:
         made = _grouped(state, read, weight, rows, columns, groups, transposed)
     if bias is not None:
-        _join(state, made, state.vector(bias, 0))
+        join(state, made, state.vector(bias, 0))
     state.set(out, [] if made is None else [made.reshape([-1 if d == 1 else 1 for d in range(out.dim())])])
 
 
@@ -101,41 +104,7 @@ def contract(state: State, read: Tensor | None, weight: Tensor | None, silenceab
         return
     state.unite(read, weight)
     if not silenceable:
-        state.pin(read, PRODUCT)
-
-
-def matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
-    """``(..., n, k) @ (..., k, m)``, with or without equal leading dimensions."""
-    weighted = state.is_weight(a) or state.is_weight(b)
-    inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
-    contract(state, inner_a, inner_b, weighted)
-    left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
-    if weighted:
-        weight_is_b = state.is_weight(b)
-        state.mark(inner_b if weight_is_b else inner_a, "reads")
-        state.mark(right if weight_is_b else left, "makes")
-    batch = math.prod(out.shape[:-2])
-    inner = inner_a if inner_a is not None else inner_b
-    axes = (_axis(a.shape[-2], left), _axis(a.shape[-1], inner), _axis(b.shape[-1], right))
-    state.calls.append(Call(state.module, batch, axes))
-    for tensor in (a, b):
-        for d in range(tensor.dim() - 2):
-            vector = state.vector(tensor, d)
-            if vector is not None:
-                state.pin(vector, PRODUCT)
-    state.set(out, [_place(left, out, -2), _place(right, out, -1)])
-
-
-def mm(state: State, args: Args, out: Tensor) -> None:
-    """Matrix product, batched or not."""
-    matmul(state, args[0], args[1], out)
-
-
-def addmm(state: State, args: Args, out: Tensor) -> None:
-    """Bias plus matrix product."""
-    matmul(state, args[1], args[2], out)
-    bias, right = args[0], state.vector(args[2], args[2].dim() - 1)
-    _join(state, right, state.vector(bias, bias.dim() - 1) if bias.dim() else None)
+        state.pin(read, NO_WEIGHT)
 
 
 def linear(state: State, args: Args, out: Tensor) -> None:
@@ -147,9 +116,9 @@ def linear(state: State, args: Args, out: Tensor) -> None:
     state.mark(columns, "reads")
     state.calls.append(Call(state.module, math.prod(out.shape[:-1]), _axes(weight, rows, columns)))
     if len(args) > 2 and args[2] is not None:
-        _join(state, rows, state.vector(args[2], 0))
+        join(state, rows, state.vector(args[2], 0))
     others = [layer for layer in state.labels(x) if layer.shape[-1] == 1]
-    state.set(out, [*others, _place(rows, out, -1)])
+    state.set(out, [*others, place(rows, out, -1)])
 
 
 def batch_norm(state: State, args: Args, out: Tensor) -> None:
@@ -162,10 +131,10 @@ def batch_norm(state: State, args: Args, out: Tensor) -> None:
     channels = state.vector(x, 1)
     for tensor in args[1:5]:
         if tensor is not None and tensor.numel():
-            _join(state, channels, state.vector(tensor, 0))
+            join(state, channels, state.vector(tensor, 0))
     # normalised over what is left, a silenced entry of a weight stays zero
     silenceable = training and state.statistic is not None and state.is_weight(x)
-    state.set(out, [*others, _place(channels, out, 1)], silenceable)
+    state.set(out, [*others, place(channels, out, 1)], silenceable)
 
 
 def group_norm(state: State, args: Args, out: Tensor) -> None:
@@ -174,7 +143,7 @@ def group_norm(state: State, args: Args, out: Tensor) -> None:
     channels = state.vector(x, 1)
     for tensor in args[1:3]:
         if tensor is not None:
-            _join(state, channels, state.vector(tensor, 0))
+            join(state, channels, state.vector(tensor, 0))
     if channels is not None:
         grid = channels.reshape(groups, -1)
         if groups > grid.shape[1] and state.module in state.group_norm_modules:
@@ -185,7 +154,7 @@ def group_norm(state: State, args: Args, out: Tensor) -> None:
             state.unite(grid, grid[:1])
             state.depend(channels, 1, "normalised over channels")
     others = [layer for layer in state.labels(x) if layer.shape[1] == 1]
-    state.set(out, [*others, _place(channels, out, 1)])
+    state.set(out, [*others, place(channels, out, 1)])
 
 
 def layer_norm(state: State, args: Args, out: Tensor) -> None:
@@ -195,7 +164,7 @@ def layer_norm(state: State, args: Args, out: Tensor) -> None:
         channels = state.vector(x, d)
         for tensor in args[2:4]:
             if tensor is not None:
-                _join(state, channels, state.vector(tensor, d - x.dim() + dims))
+                join(state, channels, state.vector(tensor, d - x.dim() + dims))
         if channels is not None and dims == 1:
             state.depend(channels, d, "normalised over channels")
         elif channels is not None:
@@ -203,7 +172,7 @@ def layer_norm(state: State, args: Args, out: Tensor) -> None:
     state.set(out, state.labels(x))
 
 
-def _join(state: State, channels: Tensor | None, own: Tensor | None) -> None:
+def join(state: State, channels: Tensor | None, own: Tensor | None) -> None:
     """A per-channel parameter goes with its channel, and stays if the channel stays."""
     if own is not None and channels is not None:
         state.unite(channels, own)
@@ -217,15 +186,17 @@ def _pin_all(state: State, vectors: tuple[Tensor | None, ...], reason: str) -> N
             state.pin(vector, reason)
 
 
-def _axis(size: int, atoms: Tensor | None) -> int | Tensor:
+def axis(size: int, atoms: Tensor | None) -> int | Tensor:
+    """Return the labels of a dimension, or its size where nothing can be removed."""
     return size if atoms is None else atoms
 
 
 def _axes(weight: Tensor, rows: Tensor | None, columns: Tensor | None) -> tuple[int | Tensor, int | Tensor]:
-    return _axis(weight.shape[0], rows), _axis(weight.shape[1], columns)
+    return axis(weight.shape[0], rows), axis(weight.shape[1], columns)
 
 
-def _place(vector: Tensor | None, out: Tensor, dim: int) -> Tensor | None:
+def place(vector: Tensor | None, out: Tensor, dim: int) -> Tensor | None:
+    """Lay labels along one dimension of a tensor."""
     if vector is None:
         return None
     return vector.reshape([-1 if d == dim % out.dim() else 1 for d in range(out.dim())])

@@ -89,15 +89,51 @@ def split(state: State, args: Args, out: Sequence[Tensor]) -> None:
 
 
 def select(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
-    """Pick one position along a dimension, or all of them one by one (unbind)."""
+    """Pick one position along a dimension, or all of them one by one (unbind).
+
+    Labels that vary along other dimensions too are those of equal parts (queries, keys and values of one linear
+    layer): the parts shrink alike.
+    """
     dim = _dim(args, 1)
     layers: list[Tensor] = []
     for layer in state.labels(args[0]):
-        if layer.shape[dim] > 1:
+        if len(L.varying(layer)) > 1:
+            layer = state.merge(layer, [dim])
+        elif layer.shape[dim] > 1:
             state.pin(layer.reshape(-1), "single channels are picked by their number")
         layers.append(layer.select(dim, 0))
     for tensor in [out] if isinstance(out, Tensor) else out:
         state.set(tensor, [layer for layer in layers if L.varying(layer)], state.is_weight(args[0]))
+
+
+def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
+    """Pick by a tensor of positions (``args``: tensor, positions for each dimension): other dimensions stay."""
+    indices = list(args[1]) if isinstance(args[1], (tuple, list)) else [args[1]]
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        picked = _picked(indices)
+        if any(layer.shape[d] > 1 for d in picked):
+            state.pin(layer.reshape(-1), "channels are picked by their number")
+            continue
+        spread = list(layer.shape)
+        for d in picked:
+            spread[d] = args[0].shape[d]
+        layers.append(L.compact(func(layer.expand(spread), args[1])))
+    state.set(out, layers)
+
+
+def _picked(indices: Sequence[Tensor | None]) -> list[int]:
+    """Return which dimensions are picked from; a boolean mask covers several."""
+    found: list[int] = []
+    dim = 0
+    for positions in indices:
+        if positions is None:
+            dim += 1
+            continue
+        covers = positions.dim() if positions.dtype in (torch.bool, torch.uint8) else 1
+        found += range(dim, dim + covers)
+        dim += covers
+    return found
 
 
 def cat(state: State, args: Args, out: Tensor) -> None:
@@ -182,6 +218,12 @@ def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequ
             if bare:
                 state.pin(layer.reshape(-1), "combined with a tensor whose size is fixed")
     return met
+
+
+def regions(state: State, args: Args, out: Tensor) -> None:
+    """Maps cut out of a batch of maps (region of interest): a channel stays a channel."""
+    channels = state.vector(args[0], 1)
+    state.set(out, [] if channels is None else [channels.reshape(1, -1, 1, 1)])
 
 
 def _dim(args: Args, place: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.core.trace import each, mix, move
+from secateur.core.trace import each, mix, move, product
 from secateur.core.trace.state import State
 
 Args = Sequence[Any]
@@ -38,17 +38,28 @@ MOVES: dict[str, Rule] = {
     "stack": move.stack,
     "constant_pad_nd": move.pad,
     "repeat": move.repeat,
+    **dict.fromkeys(["roi_align", "grid_sampler_2d", "grid_sampler_3d"], move.regions),
 }
 MOVES_WITH_OPERATOR: dict[str, Callable[..., None]] = {
     **dict.fromkeys(["slice", "narrow"], move.cut),
     **dict.fromkeys(["flip", "roll"], move.reorder),
     **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle"], move.blocks),
+    "index": move.index,
 }
 MIXES: dict[str, Rule] = {
     **dict.fromkeys(["convolution", "_convolution"], mix.convolution),
-    **dict.fromkeys(["mm", "bmm"], mix.mm),
-    "addmm": mix.addmm,
+    **dict.fromkeys(["mm", "bmm"], product.mm),
+    **dict.fromkeys(["addmm", "baddbmm"], product.addmm),
     "linear": mix.linear,
+    **dict.fromkeys(
+        [
+            "_scaled_dot_product_flash_attention_for_cpu",
+            "_scaled_dot_product_flash_attention",
+            "_scaled_dot_product_efficient_attention",
+            "_scaled_dot_product_cudnn_attention",
+        ],
+        product.attention,
+    ),
 }
 NORMS: dict[str, Rule] = {
     "native_batch_norm": mix.batch_norm,

@@ -2,111 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from secateur.core.graph import Graph
-from secateur.core.layers import SIZED
 from secateur.core.literals import call_name, is_reshaping
-from secateur.core.plan import DropUnits, Plan
 from secateur.core.statistics import KIND, is_statistic
-from secateur.core.surgery import apply, run, verify
+from secateur.core.surgery import Inputs, run, tensors_in
 from secateur.core.trace import sites
-from secateur.core.trace.components import Components
-from secateur.core.trace.resolve import Units, build
+from secateur.core.trace.clock import Clock
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
-from secateur.errors import SecateurError, TraceError
+from secateur.core.trace.trial import settle
+from secateur.errors import TraceError
+from secateur.events import Event, Tell, ignore
 
-Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+# calls that hand a tensor's elements to other code, from where no operator brings them back
+LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 
 
-def trace(model: nn.Module, example_inputs: Inputs) -> Graph:
+def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = None, tell: Tell = ignore) -> Graph:
     """Read a network into groups of units that can be removed.
 
-    The model runs once on the inputs, in evaluation mode and without gradients, and is left as it was.
+    The model runs once on the inputs, in evaluation mode and without gradients, and is left as it was, also when
+    this is interrupted. Where sizes are written into the code, thinner networks run on trial.
 
     Args:
         model: any network whose forward runs.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; a batch of one is enough.
+        seconds: give up after this time; None: take as long as it takes.
+        tell: hears of each module as it runs.
 
     Returns:
         The groups, what is pinned and why, and everything that sizes and surgery need.
 
     Raises:
         ModelError: if the model does not run on the inputs.
-        TraceError: if nothing consistent could be read from the run.
+        TraceError: if nothing consistent could be read from the run, it returns no tensors, or time is up.
     """
-    state = _watch(model, example_inputs)
-    components = Components(state)
-    constants, doubtful = sites.written(model, state, components)
-    if not constants and not doubtful:
-        return _graph(state, components, [])
-    # Sizes in the code are believed only if a thinner network really runs and agrees. Standard layers keep their
-    # sizes in attributes that surgery sets, so what they say of themselves is tried without rewriting first.
-    foreign = [site for site in constants if not isinstance(model.get_submodule(site.module), SIZED)]
-    for rewritten, pinned in ((foreign, []), (constants, []), (constants, doubtful), ([], [*constants, *doubtful])):
-        if pinned:
-            sites.pin(state, pinned)
-            components = Components(state)
-        graph = _graph(state, components, rewritten)
-        if _survives(model, graph, example_inputs):
-            return graph
-    raise TraceError(
-        f"{type(model).__name__} cannot be made thinner: sizes are written into its code in a way that was not "
-        "understood; compute them from the inputs' shapes"
-    )
+    clock = Clock(type(model).__name__, seconds)
+    return settle(model, _watch(model, example_inputs, clock, tell), example_inputs, clock)
 
 
-def _graph(state: State, components: Components, constants: Sequence[sites.Site]) -> Graph:
-    units = Units(state, components)
-    return build(state, components, units, sites.rewrites(constants, units))
-
-
-def _survives(model: nn.Module, graph: Graph, example_inputs: Inputs) -> bool:
-    """Remove every third unit on trial and compare with the silenced network."""
-    plan = Plan(tuple(DropUnits(g.name, tuple(range(g.size - 1))[::3]) for g in graph.groups))
-    try:
-        thin = apply(model, graph, plan)
-        return verify(model, graph, plan, thin, example_inputs).exact
-    except (SecateurError, RuntimeError, ValueError, IndexError, TypeError):
-        return False
-
-
-def _watch(model: nn.Module, example_inputs: Inputs) -> State:
+def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -> State:
     state = State.of(model)
-    with state.stack, _Operators(state), _Calls(state):
+    state.stack.arrive = lambda name, inputs: state.arrivals.setdefault(name, []).extend(
+        layer for tensor in tensors_in(inputs) for layer in state.labels(tensor)
+    )
+    with state.stack, _Operators(state, clock, tell), _Calls(state):
         outputs = run(model, example_inputs)
-    for tensor in tree_leaves(_plain(outputs)):
-        if isinstance(tensor, Tensor):
-            for layer in state.labels(tensor):
-                state.pin(layer.reshape(-1), "an output of the network", "")
+    tensors = tensors_in(outputs)
+    if not tensors:
+        raise TraceError(
+            f"{type(model).__name__} returns no tensors, so that nothing could be verified; "
+            "make its forward return tensors"
+        )
+    for tensor in tensors:
+        for layer in state.labels(tensor):
+            state.pin(layer.reshape(-1), "an output of the network", "")
     return state
-
-
-def _plain(outputs: Any) -> Any:
-    """Open dataclass-like outputs so that their tensors are found."""
-    if hasattr(outputs, "__dict__") and not isinstance(outputs, (Tensor, dict)):
-        return [outputs, vars(outputs)]
-    return outputs
 
 
 class _Operators(TorchDispatchMode):
     """Carries labels through every ATen operator."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, clock: Clock, tell: Tell) -> None:
         super().__init__()
         self._state = state
+        self._clock = clock
+        self._tell = tell
+        self._modules = len(state.stack)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        self._clock.check(self._state.module)
+        self._tell(Event("trace", self._state.module, len(self._state.stack.entered), self._modules))
         learn(self._state, func, args, kwargs or {}, out)
         return out
 
@@ -128,11 +104,23 @@ class _Calls(TorchFunctionMode):
         name, named = call_name(func), kwargs or {}
         if not args or not isinstance(args[0], Tensor):
             return func(*args, **named)
+        if name in LEAVING:
+            for layer in self._state.labels(args[0]):
+                self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")
+        if name == "multi_head_attention_forward":
+            self._one_width(args, named)
         if is_reshaping(name, args):
             return self._reshaping(func, name, args, named)
         if is_statistic(name):
             return self._statistic(func, name, args, named)
         return func(*args, **named)
+
+    def _one_width(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """PyTorch's own attention insists that all its widths are those it was built with."""
+        reason = "nn.MultiheadAttention has one width for everything"
+        for tensor in tensors_in((args, named)):
+            for layer in self._state.labels(tensor):
+                self._state.pin(layer.reshape(-1), reason, "use an attention with linear layers of its own")
 
     def _reshaping(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         call = self._state.stack.number("reshaping")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from secateur.core.graph import Rewrite, WrittenSize
 from secateur.core.labels import FIXED
+from secateur.core.layers import SIZED
 from secateur.core.literals import Path, is_written, record
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units
@@ -28,9 +30,11 @@ def note(state: State, call: int, name: str, args: Sequence[Any], kwargs: Mappin
 def _sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Found]:
     everything = slice(None)
     if name in ("view", "reshape", "expand"):
-        spread = not isinstance(args[1], (tuple, list)) if len(args) > 1 else False
-        sizes = args[1:] if spread else (args[1] if len(args) > 1 else kwargs.get("shape", ()))
-        paths: list[Path] = [("args", i + 1) if spread else ("args", 1, i) for i in range(len(sizes))]
+        named = next((key for key in ("shape", "size") if key in kwargs), "")
+        spread = not named and not (len(args) > 1 and isinstance(args[1], (tuple, list)))
+        sizes = kwargs[named] if named else (args[1:] if spread else args[1])
+        base: Path = ("kwargs", named) if named else ("args", 1)
+        paths: list[Path] = [("args", i + 1) if spread else (*base, i) for i in range(len(sizes))]
         return [
             (path, out, d, everything, 1)
             for d, (path, size) in enumerate(zip(paths, sizes, strict=True))
@@ -97,13 +101,31 @@ def _getitem(args: Sequence[Any]) -> list[Found]:
     return found
 
 
-def written(model: nn.Module, state: State, components: Components) -> tuple[list[Site], list[Site]]:
-    """Split the sites that matter into constants that can be rewritten and those that nobody can vouch for.
+@dataclass(frozen=True)
+class Following:
+    """The sizes in the code that change with the widths.
 
-    Sizes that the code computes from shapes follow by themselves and appear in neither list.
+    Attributes:
+        constants: written as numbers.
+        computed: computed by the code; most follow by themselves.
+        unknown: nobody can say, because the code cannot be recorded or runs more than once.
+        standard: the modules among them that are standard layers.
     """
-    constants: list[Site] = []
-    doubtful: list[Site] = []
+
+    constants: tuple[Site, ...]
+    computed: tuple[Site, ...]
+    unknown: tuple[Site, ...]
+    standard: frozenset[str]
+
+    @property
+    def all(self) -> tuple[Site, ...]:
+        """All of them."""
+        return (*self.constants, *self.computed, *self.unknown)
+
+
+def following(model: nn.Module, state: State, components: Components) -> Following:
+    """Sort the sizes that were noted by what their modules' own code says about them."""
+    kinds: dict[bool | None, list[Site]] = {True: [], False: [], None: []}
     recorded: dict[str, fx.Graph | None] = {}
     for site in state.sites:
         if not _follows_units(site, components):
@@ -111,11 +133,10 @@ def written(model: nn.Module, state: State, components: Components) -> tuple[lis
         if site.module not in recorded:
             recorded[site.module] = record(model.get_submodule(site.module))
         found = is_written(recorded[site.module], site.call, site.function, site.path)
-        if found is None or (found and state.stack.entered.get(site.module, 0) > 1):
-            doubtful.append(site)
-        elif found:
-            constants.append(site)
-    return constants, doubtful
+        again = state.stack.entered.get(site.module, 0) > 1
+        kinds[None if found and again else found].append(site)
+    standard = frozenset(name for name in recorded if isinstance(model.get_submodule(name), SIZED))
+    return Following(tuple(kinds[True]), tuple(kinds[False]), tuple(kinds[None]), standard)
 
 
 def _follows_units(site: Site, components: Components) -> bool:
@@ -132,14 +153,22 @@ def rewrites(sites: Sequence[Site], units: Units) -> list[Rewrite]:
     for site in sites:
         atoms = site.layer.movedim(site.dim, 0).reshape(site.layer.shape[site.dim], -1)[site.window, 0]
         size = WrittenSize(site.path, site.sign, units.axis(atoms))
+        if not len(size.axis.units):
+            continue
         calls.setdefault((site.module, site.call, site.function), []).append(size)
     return [Rewrite(module, call, name, tuple(sizes)) for (module, call, name), sizes in calls.items()]
 
 
-def pin(state: State, sites: Sequence[Site]) -> None:
-    """Give up on these sites: the channels that they speak of stay."""
+def pinnings(sites: Sequence[Site], state: State, closed: Sequence[str]) -> list[Pinning]:
+    """Give up on these sites: the channels that they speak of stay, and those that enter the closed modules."""
+    found: list[Pinning] = []
     for site in sites:
         where = f" in '{site.module}'" if site.module else ""
         reason = f"its size is written into the code ({site.function}{where})"
         remedy = "compute the size from the input's shape, or use -1"
-        state.pins.insert(0, Pinning(site.layer[site.layer != FIXED], reason, remedy))
+        found.append(Pinning(site.layer[site.layer != FIXED], reason, remedy))
+    for name in closed:
+        reason = f"the code of '{name}' takes a width from here in a way that was not understood"
+        remedy = "use -1, or the shape of the tensor that is reshaped"
+        found += [Pinning(layer[layer != FIXED], reason, remedy) for layer in state.arrivals.get(name, [])]
+    return found

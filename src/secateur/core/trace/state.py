@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from secateur.core.layers import CONVOLUTIONS
 from secateur.core.literals import Path
 
 Layers = tuple[Tensor, ...]
+
+MANY = 4096  # labels from which looking for repeats pays
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Call:
     axes: tuple[int | Tensor, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """A size in the arguments of a reshaping call, and the dimension that it speaks of.
 
@@ -96,6 +98,7 @@ class State:
     grids: list[Tensor] = field(default_factory=list[Tensor])
     calls: list[Call] = field(default_factory=list[Call])
     convolutions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    arrivals: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
     sites: list[Site] = field(default_factory=list[Site])
     dependences: list[Dependence] = field(default_factory=list[Dependence])
     statistic: tuple[str, int, str] | None = None
@@ -163,7 +166,11 @@ class State:
             self.pin(torch.where(a == L.FIXED, b, a)[fixed], "joined with channels that cannot be removed")
         differ = (a != b) & ~fixed
         if bool(differ.any()):
-            self.edges.append((a[differ], b[differ]))
+            a, b = a[differ], b[differ]
+            if len(a) > MANY:  # a label that fills a map meets another at every place of it
+                pairs = torch.unique(a * self.atoms + b)
+                a, b = pairs // self.atoms, pairs % self.atoms
+            self.edges.append((a, b))
 
     def merge(self, layer: Tensor, dims: Sequence[int]) -> Tensor:
         """Unite the labels along ``dims`` and return the layer without them (size 1 there)."""
@@ -177,9 +184,15 @@ class State:
     def pin(self, atoms: Tensor, reason: str, remedy: str = "") -> None:
         """Forbid the removal of these labels."""
         atoms = atoms[atoms != L.FIXED]
+        if atoms.numel() > MANY:
+            atoms = torch.unique(atoms)
         if atoms.numel():
             where = f" in '{self.module}'" if self.module else ""
             self.pins.append(Pinning(atoms, reason + where, remedy))
+
+    def with_pins(self, pins: Sequence[Pinning]) -> State:
+        """Return the same state with further pins, whose reasons come first."""
+        return replace(self, pins=[*pins, *self.pins])
 
     def depend(self, atoms: Tensor, dim: int, reason: str) -> None:
         """The running call takes a statistic over these labels; they may go only if that call can be found again."""
@@ -212,6 +225,9 @@ class State:
         for slot in self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]:
             # between the atoms of two slots lie those of paddings and of other tensors
             if bool(((atoms >= slot.start) & (atoms < slot.start + slot.size)).any()):
+                if {self.roles[slot.tensor][slot.dim], role} == {"makes", "reads"}:
+                    inside = torch.arange(slot.start, slot.start + slot.size)
+                    self.pin(inside, "one dimension of a weight both makes and reads them", "use two weights")
                 self.roles[slot.tensor][slot.dim] = role
 
     def _adopt(self, tensor: Tensor) -> Layers:

@@ -1,0 +1,78 @@
+"""Carry an optimizer, with its momentum and moments, over to the thin network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan, Regroup
+from secateur.core.size import sliced, zero_masks
+from secateur.errors import ModelError, PlanError
+
+
+def migrate_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, thin: nn.Module, graph: Graph, plan: Plan
+) -> None:
+    """Make an optimizer of the dense network steer the thin one, in place, as if it had never known the rest.
+
+    Momentum, moments and whatever else the optimizer keeps for each weight lose the positions that the weight lost.
+    Parameter groups and step counts stay, and so do schedulers and gradient scalers that hold the optimizer.
+
+    Args:
+        optimizer: over parameters of ``model``.
+        model: the dense network.
+        thin: what ``apply(model, graph, plan)`` returned.
+        graph: the graph of the dense network.
+        plan: what was removed.
+
+    Raises:
+        ModelError: if the optimizer holds parameters that are not the model's, or keeps something for a weight whose
+            shape does not follow the weight's; nothing has been changed then.
+        PlanError: if the plan regroups layers, whose weights are others afterwards.
+    """
+    if any(isinstance(edit, Regroup) for edit in plan.edits):
+        raise PlanError("regrouped layers have new parameters, which no old moments fit; make a new optimizer")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    successors = dict(thin.named_parameters())
+    keep = graph.kept(plan)
+    masks = zero_masks(graph, plan, keep)
+    moved: dict[int, tuple[nn.Parameter, dict[str, Any]]] = {}
+    for group in optimizer.param_groups:
+        for old in group["params"]:
+            name = names.get(id(old))
+            if name is None:
+                raise ModelError("the optimizer holds a parameter that is not the model's; migrate the one that is")
+            state = optimizer.state.get(old, {})
+            moved[id(old)] = (successors[name], _thin_state(state, old, name, graph, keep, masks))
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        group["params"] = [moved[id(old)][0] for old in group["params"]]
+    for new, state in moved.values():
+        if state:
+            optimizer.state[new] = state
+
+
+def _thin_state(
+    state: Mapping[str, Any], old: Tensor, name: str, graph: Graph, keep: Tensor, masks: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    new: dict[str, Any] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            new[key] = value.clone() if isinstance(value, Tensor) else value
+            continue
+        if value.dim() != old.dim() or any(a not in (1, b) for a, b in zip(value.shape, old.shape, strict=True)):
+            raise ModelError(
+                f"the optimizer keeps '{key}' of shape {tuple(value.shape)} for '{name}' of shape {tuple(old.shape)}, "
+                "which cannot be made thinner with it; make a new optimizer"
+            )
+        # factored moments have size one along the dimensions that they average over
+        dims = tuple(units if value.shape[d] > 1 else None for d, units in enumerate(graph.tensors[name][1]))
+        thin = sliced(value.detach(), dims, keep).clone()
+        if name in masks and thin.shape == masks[name].shape:
+            thin.mul_(masks[name].to(thin.device, thin.dtype))
+        new[key] = thin
+    return new

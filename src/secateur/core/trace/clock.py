@@ -1,0 +1,28 @@
+"""How long reading a network may take."""
+
+from __future__ import annotations
+
+import time
+
+from secateur.errors import TraceError
+
+
+class Clock:
+    """Runs from when it is made; raises where it is checked after its time is up."""
+
+    def __init__(self, name: str, seconds: float | None) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def check(self, place: str) -> None:
+        """Go on, or stop here.
+
+        Raises:
+            TraceError: if time is up.
+        """
+        if self._end is not None and time.monotonic() > self._end:
+            raise TraceError(
+                f"reading {self._name} took more than {self._seconds:g} s and stopped in '{place}'; allow more "
+                "seconds, or give smaller example inputs"
+            )

@@ -1,0 +1,153 @@
+"""Rules for products of two activations, above all attention, and for matrix products in general.
+
+A head of an attention lives in a leading dimension of the tensors that are multiplied: it can go as a whole, with
+its queries, keys and values, because a weight reads what it makes. Single positions of queries and keys are summed
+over by no weight, so they stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from secateur.core.trace.mix import axis, contract, join, place
+from secateur.core.trace.state import Call, State
+
+Args = Sequence[Any]
+PRODUCT = "multiplied with another activation"
+UNEQUAL = "multiplied head by head with a tensor whose heads cannot be removed"
+
+
+def mm(state: State, args: Args, out: Tensor) -> None:
+    """Matrix product, batched or not."""
+    _matmul(state, args[0], args[1], out)
+
+
+def addmm(state: State, args: Args, out: Tensor) -> None:
+    """Bias plus matrix product."""
+    _matmul(state, args[1], args[2], out)
+    bias, right = args[0], state.vector(args[2], args[2].dim() - 1)
+    join(state, right, state.vector(bias, bias.dim() - 1) if bias.dim() else None)
+
+
+def _matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+    if state.is_weight(a) or state.is_weight(b):
+        _with_weight(state, a, b, out)
+    else:
+        _of_activations(state, a, b, out)
+
+
+def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """``(..., n, k) @ (..., k, m)`` where one of the two is a weight."""
+    inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
+    contract(state, inner_a, inner_b, True)
+    left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
+    weight_is_b = state.is_weight(b)
+    state.mark(inner_b if weight_is_b else inner_a, "reads")
+    state.mark(right if weight_is_b else left, "makes")
+    inner = inner_a if inner_a is not None else inner_b
+    _cost(state, math.prod(out.shape[:-2]), (a.shape[-2], left), (a.shape[-1], inner), (b.shape[-1], right))
+    for tensor in (a, b):
+        for d in range(tensor.dim() - 2):
+            vector = state.vector(tensor, d)
+            if vector is not None:
+                state.pin(vector, PRODUCT)
+    state.set(out, [place(left, out, -2), place(right, out, -1)])
+
+
+def _of_activations(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """``(..., n, k) @ (..., k, m)``: leading dimensions are heads."""
+    heads = _heads(state, (a, b), range(out.dim() - 2))
+    for tensor, inner in ((a, -1), (b, -2)):
+        _pin_along(state, tensor, inner, out.dim() - 2)
+    left, right = _beside_heads(state, a, -2, out.dim() - 2), _beside_heads(state, b, -1, out.dim() - 2)
+    batch = (math.prod(out.shape[:-2]), heads)
+    inner = (a.shape[-1], None)
+    _cost(state, 1, batch, (a.shape[-2], left), inner, (b.shape[-1], right))
+    state.set(out, [_leading(heads, out, 0), place(left, out, -2), place(right, out, -1)])
+
+
+def attention(state: State, args: Args, out: Any) -> None:
+    """Fused scaled dot-product attention over ``(batch, heads, tokens, width)``; its scale follows the width."""
+    query, key, value = args[:3]
+    masks = [arg for arg in args[3:] if isinstance(arg, Tensor)]
+    heads = _heads(state, (query, key, value), (0, 1))
+    for mask in masks:
+        _mask(state, mask, heads)
+    for tensor in (query, key):
+        _pin_along(state, tensor, -1, 2)
+    for tensor in (query, key, value):
+        _pin_along(state, tensor, -2, 2)
+    wide = _beside_heads(state, value, -1, 2)
+    first = out[0]
+    batch, tokens = first.shape[0], query.shape[2] * key.shape[2]
+    many = (first.shape[1], heads)
+    _cost(state, batch * tokens, many, (query.shape[3], None))
+    _cost(state, batch * tokens, many, (value.shape[3], wide))
+    state.set(first, [_leading(heads, first, 1), place(wide, first, -1)])
+    for other in out[1:]:
+        if isinstance(other, Tensor):
+            state.set(other, [_leading(heads, other, 1)] if other.dim() > 1 else [])
+
+
+def _heads(state: State, tensors: Sequence[Tensor], dims: Sequence[int]) -> Tensor | None:
+    """Return the labels along the one leading dimension that has some; what meets there lives and dies together."""
+    found: Tensor | None = None
+    bare = False
+    for tensor in tensors:
+        layers = [layer for layer in state.labels(tensor) if any(layer.shape[d] > 1 for d in dims)]
+        for layer in layers:
+            varying = [d for d in dims if layer.shape[d] > 1]
+            row = state.merge(layer, [d for d in range(layer.dim()) if d != varying[-1]]).reshape(-1)
+            if found is not None and len(found) != len(row):
+                state.pin(row, UNEQUAL)
+                bare = True
+            elif found is None:
+                found = row
+            else:
+                state.unite(found, row)
+        bare = bare or not layers
+    if found is not None and bare:
+        state.pin(found, UNEQUAL)
+    return found
+
+
+def _mask(state: State, mask: Tensor, heads: Tensor | None) -> None:
+    """A bias of the attention, one for each head or one for all."""
+    for layer in state.labels(mask):
+        if mask.dim() == 4 and layer.shape[1] > 1 and heads is not None and layer.shape[1] == len(heads):
+            state.unite(state.merge(layer, [0, 2, 3]).reshape(-1), heads)
+        else:
+            state.pin(layer.reshape(-1), PRODUCT)
+    if heads is not None and mask.dim() == 4 and mask.shape[1] > 1 and not state.labels(mask):
+        state.pin(heads, UNEQUAL)
+
+
+def _beside_heads(state: State, tensor: Tensor, dim: int, leading: int) -> Tensor | None:
+    """Return the labels along a dimension that are the same in every head."""
+    found: Tensor | None = None
+    for layer in state.labels(tensor):
+        if layer.shape[dim] == 1 or any(layer.shape[d] > 1 for d in range(leading)):
+            continue
+        row = state.merge(layer, [d for d in range(layer.dim()) if d != dim % layer.dim()]).reshape(-1)
+        if found is not None:
+            state.unite(found, row)
+        found = row if found is None else found
+    return found
+
+
+def _pin_along(state: State, tensor: Tensor, dim: int, leading: int) -> None:
+    vector = _beside_heads(state, tensor, dim, leading)
+    if vector is not None:
+        state.pin(vector, PRODUCT)
+
+
+def _leading(heads: Tensor | None, out: Tensor, dim: int) -> Tensor | None:
+    return None if heads is None else place(heads, out, dim)
+
+
+def _cost(state: State, scale: int, *axes: tuple[int, Tensor | None]) -> None:
+    state.calls.append(Call(state.module, scale, tuple(axis(size, atoms) for size, atoms in axes)))
