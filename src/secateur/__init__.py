@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secateur.artifact import load, save
+    from secateur.checks import check_method
     from secateur.core.graph import Graph
     from secateur.core.method import Method, ScoreMethod
     from secateur.core.plan import Plan
@@ -37,6 +38,7 @@ _HOMES = {
     "Settings": "training",
     "Target": "core.size",
     "apply": "core.surgery",
+    "check_method": "checks",
     "hold": "core.surgery",
     "load": "artifact",
     "load_data": "data",
@@ -62,6 +64,7 @@ __all__ = [
     "Settings",
     "Target",
     "apply",
+    "check_method",
     "hold",
     "load",
     "load_data",

@@ -46,6 +46,18 @@ class TargetError(SecateurError):
         self.reachable = reachable
 
 
+class ContractError(SecateurError, AssertionError):
+    """A pruning method that breaks a promise that every method makes, found by ``check_method``.
+
+    Attributes:
+        promise: the promise that is broken, in a few words, for instance ``"same seed, same plan"``.
+    """
+
+    def __init__(self, message: str, promise: str) -> None:
+        super().__init__(message)
+        self.promise = promise
+
+
 class VerificationError(SecateurError):
     """The pruned network does not compute what the silenced original computes."""
 

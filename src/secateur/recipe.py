@@ -46,7 +46,7 @@ class Recipe:
         classes: number of classes of the network; None for that of the data.
         mean: per-channel mean for normalising images in [0, 1]; None for the data set's own.
         std: per-channel standard deviation for the same; None for the data set's own.
-        val_fraction: share of the training images held out for validation, in [0, 1).
+        val_fraction: share of the training images held out for validation, in (0, 1); None for the data set's own.
         train: settings of fine-tuning; None for none.
         pretrain: settings of training the dense network first; None for none.
         export: formats to export, of ``"pt2"`` and ``"onnx"``.
@@ -71,7 +71,7 @@ class Recipe:
     classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    val_fraction: float = 0.1
+    val_fraction: float | None = None
     train: Settings | None = None
     pretrain: Settings | None = None
     export: tuple[str, ...] = EXPORTS
@@ -264,7 +264,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes": (lambda value: value is None or _whole(1)[0](value), "a whole number of at least 1"),
     "mean": (_numbers(-math.inf), "a list of numbers, one per channel"),
     "std": (_numbers(0.0), "a list of numbers above 0, one per channel"),
-    "val_fraction": (lambda value: _number(value) and 0 <= value < 1, "a fraction from 0 to below 1"),
+    "val_fraction": (
+        lambda value: value is None or (_number(value) and 0 < value < 1),
+        "a fraction above 0 and below 1",
+    ),
     "train": (lambda value: value is None or isinstance(value, Settings), "training settings"),
     "pretrain": (lambda value: value is None or isinstance(value, Settings), "training settings"),
     "export": (

@@ -1,7 +1,7 @@
 """The pruning methods: one file each, found by its name.
 
 A file ``filter_std.py`` holds one method class ``FilterStd``; its module docstring is the method's card. Other
-packages add theirs through the entry point group ``secateur.methods``.
+packages add theirs through the entry point group ``secateur.methods``, and test them with ``secateur.check_method``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -18,16 +19,30 @@ from typing import Any
 from secateur.core.method import Method
 from secateur.errors import SettingError, nearest
 
+ENTRY_POINTS = "secateur.methods"
+
 
 @cache
 def methods() -> Mapping[str, type[Method]]:
-    """Return every method by name, those of other packages included."""
+    """Return every method by name, those of other packages included.
+
+    A method of another package that cannot be loaded, or that has a name already taken, is left out with a warning.
+    """
     found: dict[str, type[Method]] = {}
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
         if not module.name.startswith("_"):
             found[module.name] = _method_in(f"{__name__}.{module.name}")
-    for entry in entry_points(group="secateur.methods"):
-        found[entry.name] = entry.load()
+    for entry in entry_points(group=ENTRY_POINTS):
+        problem = "the name is taken by another method" if entry.name in found else ""
+        try:
+            kind: object = None if problem else entry.load()
+        except Exception as error:  # whatever is wrong with one package, the others must work
+            kind, problem = None, f"{type(error).__name__}: {error}"
+        if isinstance(kind, type) and issubclass(kind, Method):
+            found[entry.name] = kind
+        else:
+            problem = problem or "it is no subclass of secateur.Method"
+            warnings.warn(f"the method '{entry.name}' ({entry.value}) is left out: {problem}", stacklevel=2)
     return found
 
 

@@ -20,12 +20,14 @@ from secateur.core.problem import Problem
 from secateur.core.select import Limits
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply, hold, verify
-from secateur.core.trace import trace
+from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event, Tell
 from secateur.measure import Measurement, accuracy, measure
+from secateur.run import beforehand
 from secateur.run.result import Result, widths
+from secateur.run.work import Work
 from secateur.training import History, Settings, fit
 
 EVALUATION_BATCH = 256
@@ -59,14 +61,16 @@ class Job:
     limits: Limits
     seed: int
     latency: bool
-    work: str | Path | None
+    work: Work | None
     tell: Tell
     clock: Clock = field(default_factory=Clock)
+    searches: list[Search] = field(default_factory=list[Search])
 
     def run(self, rounds: int) -> Result:
         """Go through all rounds and measure."""
         with self.clock("trace"):
             graph = self.read(self.dense)
+        beforehand.check_target(graph, self.method, self.target, self.limits)
         dense_size = size(graph).of(self.target.of) if self.target else 1
         before = self.measure(self.dense, "the dense network", self.latency)
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
@@ -101,19 +105,14 @@ class Job:
             method=self.method,
             target=self.target,
             example_inputs=self.inputs,
+            searches=tuple(self.searches),
             seconds=self.clock.seconds,
         )
 
     def read(self, model: nn.Module) -> Graph:
         """Trace a network; refuse one without anything to prune."""
         self.tell(Event("trace", "reading the network"))
-        graph = trace(model, self.inputs).without(*self.leave)
-        if not graph.free:
-            raise TargetError(
-                f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone; "
-                "`secateur explain` says why for each layer"
-            )
-        return graph
+        return beforehand.read(model, self.inputs, self.leave)
 
     def share(self, graph: Graph, dense_size: int, number: int, rounds: int) -> Target | None:
         """Return the target of a round relative to the network that the round begins with."""
@@ -133,30 +132,64 @@ class Job:
                 self.data,
                 self.train,
                 shaper=shaper,
-                checkpoint=self.place(f"shape-{number}.ckpt"),
+                checkpoint=self.place(f"shape-{number}.ckpt", model),
                 seed=self.seed + number,
                 tell=self.tell,
             )
         return shaped
 
     def decide(self, model: nn.Module, graph: Graph, target: Target | None, plans: Sequence[Plan], number: int) -> Plan:
-        """Ask the method for a plan."""
+        """Ask the method for a plan, and see to it that the plan meets the target."""
         self.tell(Event("plan", "deciding what to remove"))
+        found: list[Search] = []
         problem = Problem(
             model=model,
             graph=graph,
             target=target,
             loss=self.loss(),
             batches=None if self.data is None else self.data.batches("train", 128, seed=self.seed),
+            validation=None if self.data is None else self.data.batches("val", EVALUATION_BATCH),
             history=tuple(plans),
             limits=self.limits,
             rng=torch.Generator().manual_seed(self.seed * 1000 + number),
+            work=None if self.work is None else self.work.folder,
+            tell=self.tell,
+            found=found.append,
         )
         with self.clock("plan"):
-            plan = self.method.plan(problem)
-        if not plan.edits and target is not None and target.keep < 1.0:
-            raise TargetError("the plan removes nothing although the target asks for it; is the network too small?")
+            if self.work is None:
+                plan = self.method.plan(problem)
+            else:
+                facts = (
+                    self.method,
+                    target,
+                    self.limits,
+                    tuple(self.leave),
+                    self.seed,
+                    tuple(plans),
+                    self.about_data(),
+                )
+                plan = self.work.plan(f"plan-{number}.json", model, facts, lambda: self.method.plan(problem))
+                found = self.work.searches(f"found-{number}.json", model, facts, found)
+        self.searches.extend(found)
+        self.check_size(graph, plan, target)
         return plan
+
+    def check_size(self, graph: Graph, plan: Plan, target: Target | None) -> None:
+        """Refuse a plan that does not do what was asked; the shipped methods never make one."""
+        if target is None:
+            return
+        left, whole = size(graph, plan).of(target.of), size(graph).of(target.of)
+        if left > target.keep * whole * (1 + 1e-12) + 1e-9:  # both are whole numbers
+            raise TargetError(
+                f"{type(self.method).__name__} left {left / whole:.3g} of the {target.of} where at most "
+                f"{target.keep:.3g} was asked for; take another method, or test this one with secateur.check_method"
+            )
+
+    def about_data(self) -> tuple[object, ...]:
+        """Return what a plan that was decided on the data depends on."""
+        data = self.data
+        return () if data is None else (data.name, data.size("train"), data.size("val"), data.mean, data.std)
 
     def act(self, model: nn.Module, graph: Graph, plan: Plan) -> tuple[nn.Module, float]:
         """Cut, and prove that nothing else changed."""
@@ -182,7 +215,7 @@ class Job:
             self.train,
             shaper=hold(model, graph, plan),
             teacher=self.dense if self.train.distill else None,
-            checkpoint=self.place(f"round-{number}.ckpt"),
+            checkpoint=self.place(f"round-{number}.ckpt", model),
             seed=self.seed + number,
             tell=self.tell,
         )
@@ -201,9 +234,6 @@ class Job:
             return None
         return lambda network: accuracy(network, data.batches("val", EVALUATION_BATCH)).loss
 
-    def place(self, name: str) -> Path | None:
-        """Return where a checkpoint goes, None without a work folder."""
-        if self.work is None:
-            return None
-        Path(self.work).mkdir(parents=True, exist_ok=True)
-        return Path(self.work) / name
+    def place(self, name: str, model: nn.Module) -> Path | None:
+        """Return where the checkpoint of a training of this network goes, None without a work folder."""
+        return None if self.work is None else self.work.place(name, model, self.method)

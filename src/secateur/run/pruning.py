@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.core.method import Method
 from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.data import Data, load_data
-from secateur.errors import DataError, ModelError, SettingError
+from secateur.errors import DataError, SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.methods import find
 from secateur.models import build
+from secateur.run.beforehand import check_weights
 from secateur.run.job import Job
 from secateur.run.result import Result
+from secateur.run.work import Work
 from secateur.training import Settings
 
 
@@ -45,7 +47,7 @@ def prune(
     The given network is never modified: the result holds a new one.
 
     Args:
-        model: a network, or the name of one (``secateur.models.build``).
+        model: a network, or the name of one (``secateur.models.build``), whose weights the seed then draws.
         example_inputs: a tensor, tuple or dict that the network runs on; an image of ``data`` if None.
         method: a method or its name.
         target: what to keep; a number is a fraction of the MACs. None: the method's own rates decide.
@@ -56,7 +58,7 @@ def prune(
         limits: floors and multiples of widths.
         seed: of everything random.
         latency: whether to time the networks.
-        work: folder for checkpoints; a run that was killed goes on from there when called again.
+        work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
         tell: hears the progress.
 
     Returns:
@@ -66,29 +68,48 @@ def prune(
         SecateurError: one of its kinds, with one sentence on what to do.
     """
     asked = find(method)() if isinstance(method, str) else method
+    if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SettingError(f"the method must be a name or an object such as Magnitude(norm='l2'), not {asked!r}")
     goal = Target(target) if isinstance(target, (int, float)) else target
+    if not isinstance(goal, Target | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SettingError(f"the target must be a number in (0, 1] or a Target, not {goal!r}")
     if rounds < 1:
         raise SettingError(f"rounds must be at least 1, not {rounds}")
+    if train is not None and data is None:
+        raise DataError("fine-tuning needs data; give it, or leave train out")
+    if example_inputs is None and data is None:
+        raise DataError("give example_inputs, or data to take one image from")
     images = load_data(data, seed=seed) if isinstance(data, str) else data
     if isinstance(model, str):
-        shape = images.shape if images else (3, 224, 224)
-        model = build(model, classes=images.classes if images else None, channels=shape[0], image=shape[1])
-    if example_inputs is None:
-        if images is None:
-            raise DataError("give example_inputs, or data to take one image from")
+        model = _built(model, images, example_inputs, seed)
+    if example_inputs is None and images is not None:
         example_inputs = images.example()
-    if train is not None and images is None:
-        raise DataError("fine-tuning needs data; give it, or leave train out")
-    _check_weights(model)
+    check_weights(model)
     _warn_of_optimizers(model, tell)
-    job = Job(model, example_inputs, asked, goal, images, train, leave, limits, seed, latency, work, tell)
+    job = Job(
+        dense=model,
+        inputs=example_inputs,
+        method=asked,
+        target=goal,
+        data=images,
+        train=train,
+        leave=(leave,) if isinstance(leave, str) else tuple(leave),
+        limits=limits,
+        seed=seed,
+        latency=latency,
+        work=None if work is None else Work(Path(work)),
+        tell=tell,
+    )
     return job.run(rounds)
 
 
-def _check_weights(model: nn.Module) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"'{name}' contains NaN or infinite values; load sound weights before pruning")
+def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn.Module:
+    """Build a network by name for the data, or for images like the example; the same for the same seed."""
+    shape = images.shape if images else tuple(example_inputs.shape[1:]) if isinstance(example_inputs, Tensor) else ()
+    channels, image = (shape[0], shape[1]) if len(shape) == 3 else (3, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(spec, classes=images.classes if images else None, channels=channels, image=image)
 
 
 def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:

@@ -17,9 +17,11 @@ from secateur.events import Tell, ignore
 from secateur.methods import make
 from secateur.models import build, load_weights
 from secateur.recipe import Recipe
+from secateur.run import beforehand
 from secateur.run.job import Clock
 from secateur.run.pruning import prune
 from secateur.run.result import Result
+from secateur.run.work import Work
 from secateur.training import fit
 
 
@@ -30,7 +32,7 @@ def run_recipe(
 
     Args:
         recipe: what to do.
-        work: folder for checkpoints, so that a killed run goes on.
+        work: folder for plans and checkpoints, so that a killed run goes on.
         download: whether a missing data set may be fetched.
         tell: hears the progress.
 
@@ -41,24 +43,26 @@ def run_recipe(
     data = data_of(recipe, download=download)
     model = model_of(recipe, data)
     clock, trained = Clock(), None
+    target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
+    limits = Limits(recipe.min_units, recipe.multiple)
     if recipe.pretrain is not None:
         if data is None:
             raise DataError("training the dense network needs data; name a data set in the recipe")
-        if work is not None:
-            Path(work).mkdir(parents=True, exist_ok=True)
-        place = None if work is None else Path(work) / "dense.ckpt"
+        graph = beforehand.read(model, example_of(recipe, data), recipe.leave)
+        beforehand.check_target(graph, method, target, limits)
+        place = None if work is None else Work(Path(work)).place("dense.ckpt", model)
         with clock("train"):
             trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=tell)
     result = prune(
         model,
         example_of(recipe, data),
         method,
-        None if recipe.keep is None else Target(recipe.keep, recipe.of),
+        target,
         data,
         train=recipe.train,
         rounds=recipe.rounds,
         leave=recipe.leave,
-        limits=Limits(recipe.min_units, recipe.multiple),
+        limits=limits,
         seed=recipe.seed,
         latency=recipe.latency,
         work=work,

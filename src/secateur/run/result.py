@@ -15,6 +15,7 @@ from secateur.core.graph import Graph, tensor_of
 from secateur.core.method import Method
 from secateur.core.plan import Plan
 from secateur.core.size import Target
+from secateur.core.trials import Search
 from secateur.measure import Measurement
 from secateur.recipe import Recipe
 from secateur.training import History
@@ -49,6 +50,7 @@ class Result:
         target: what was asked; None if the method's settings said it all.
         example_inputs: what the networks were traced, measured and verified on.
         recipe: what to write down so that the run can be repeated; None for a network that has no name.
+        searches: every candidate that was tried, and how it did, for methods that search; one for each round.
         seconds: wall-clock time of each stage.
     """
 
@@ -67,6 +69,7 @@ class Result:
     target: Target | None
     example_inputs: Any
     recipe: Recipe | None = None
+    searches: tuple[Search, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:

@@ -1,0 +1,299 @@
+"""``check_method``: the promises, one by one.
+
+Each promise is tried on tiny networks that couple their channels in different ways. What is not tested here is
+whether the method removes the right units: only its author knows.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.checks.networks import SHAPE
+from secateur.checks.networks import networks as tiny_networks
+from secateur.checks.state import other_randomness, same, state_of
+from secateur.core.graph import Graph, tensor_of
+from secateur.core.method import Method, Paper, settings_of
+from secateur.core.plan import Plan
+from secateur.core.problem import Problem
+from secateur.core.select import Limits
+from secateur.core.shaper import Shaper
+from secateur.core.size import Measure, Target, size, zero_masks
+from secateur.core.surgery import apply, hold, verify
+from secateur.core.trace import trace
+from secateur.errors import ContractError, SecateurError, TargetError
+from secateur.measure import accuracy, count
+from secateur.measure.forward import logits_of
+
+KEEP = 0.6
+_MEASURES: tuple[Measure, ...] = ("macs", "nonzero", "params", "units")
+_NEVER = Target(1e-9, "macs")
+_EVEN = Limits(min_units=2, multiple=2)
+
+
+def check_method(method: Method, *, networks: Mapping[str, tuple[nn.Module, Tensor]] | None = None) -> None:
+    """Try a method on tiny networks and insist on what every method promises.
+
+    The promises: settings are a frozen dataclass and survive a recipe; ``plan`` leaves the model alone, bit for
+    bit; the same seed gives the same plan; the plan survives JSON; it meets the target, or ``TargetError`` names
+    the smallest fraction that can be reached; it respects the limits; a method that needs data says so; the plan
+    can be carried out; the pruned network computes what the silenced one computes; its size on paper is the
+    size counted; it trains, and so does the network that the method shapes.
+
+    Args:
+        method: the method with its settings; needs no data of yours, random images are made for it.
+        networks: by name, a classifier and example images, (N, C, H, W), for it; None for a chain, a residual
+            sum, a concatenation, a depthwise convolution and linear layers. They are not modified.
+
+    Raises:
+        ContractError: at the first broken promise; an ``AssertionError`` that names the promise and the network.
+
+    Example:
+        >>> from secateur.methods import make
+        >>> check_method(make("magnitude", {"norm": "l2"}))
+    """
+    _check_settings(method)
+    cases = list(_cases(method, networks))
+    removed = [_check_on(case, thorough=number == 0) for number, case in enumerate(cases)]
+    if not any(removed):
+        _fail(method, "removes something", f"it reached no target, however mild, on {', '.join(c.name for c in cases)}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """One method on one network."""
+
+    method: Method
+    name: str
+    model: nn.Module
+    graph: Graph
+    inputs: Tensor
+    batches: list[tuple[Tensor, Tensor]] = field(repr=False)
+
+    def problem(self, model: nn.Module, target: Target, limits: Limits = Limits(), *, data: bool = True) -> Problem:  # noqa: B008
+        return Problem(
+            model=model,
+            graph=self.graph,
+            target=target,
+            loss=(lambda network: accuracy(network, self.batches).loss) if data else None,
+            batches=self.batches if data else None,
+            validation=self.batches if data else None,
+            limits=limits,
+            rng=torch.Generator().manual_seed(7),
+        )
+
+    def fail(self, promise: str, what: str) -> NoReturn:
+        _fail(self.method, promise, f"on the network '{self.name}' {what}")
+
+
+def _fail(method: object, promise: str, what: str) -> NoReturn:
+    raise ContractError(f"{type(method).__name__} breaks the promise '{promise}': {what}", promise)
+
+
+def _check_settings(method: Method) -> None:
+    promise = "settings are a frozen dataclass and survive a recipe"
+    if not isinstance(method, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
+        _fail(method, promise, "it is no Method; pass an object of the class, with its settings")
+    if not isinstance(getattr(type(method), "paper", None), Paper):
+        _fail(method, promise, "its class names no paper; give it paper: ClassVar[Paper] = Paper(...)")
+    known = {entry.name for entry in dataclasses.fields(method)}
+    for name, kind in inspect.get_annotations(type(method)).items():
+        if name not in known and "ClassVar" not in str(kind):
+            _fail(method, promise, f"'{name}' is no setting; write @dataclass(frozen=True) above the class")
+    try:
+        again = type(method)(**json.loads(json.dumps(settings_of(method))))
+    except (TypeError, ValueError) as error:
+        _fail(method, promise, f"its settings cannot be written down ({error})")
+    if again != method:
+        _fail(method, promise, f"written down and read again, {method} becomes {again}")
+
+
+def _check_on(case: _Case, thorough: bool) -> bool:
+    """Check all promises on one network; tell whether anything could be removed there.
+
+    What has nothing to do with how channels are coupled is tried on one network only, with ``thorough``: methods
+    that search take their time.
+    """
+    found: dict[Plan, None] = {}
+    for measure in _MEASURES:
+        plan = _answer(case, Target(KEEP, measure))
+        if plan is not None and plan.edits:
+            found[plan] = None
+        if found and not thorough:
+            break
+    if thorough:
+        _answer(case, _NEVER)
+        _answer(case, Target(KEEP, "macs"), _EVEN)
+        _check_without_data(case)
+        _check_shaping(case)
+    for plan in found:
+        _check_surgery(case, plan)
+    return bool(found)
+
+
+def _answer(case: _Case, target: Target, limits: Limits = Limits()) -> Plan | None:  # noqa: B008
+    """Ask for a plan twice, and check all that can be seen without cutting; None if the target is out of reach."""
+    model = copy.deepcopy(case.model)
+    before = state_of(model)
+    with other_randomness(1):
+        plan = _ask(case, case.problem(model, target, limits))
+    after = state_of(model)
+    for name in before | after:
+        if name not in before or name not in after or not same(before[name], after[name]):
+            case.fail("plan leaves the model alone", f"it changed {name}")
+    with other_randomness(2):
+        again = _ask(case, case.problem(case.model, target, limits))
+    if _said(plan) != _said(again):
+        case.fail("same seed, same plan", "a second call decided otherwise; draw from problem.rng and remember nothing")
+    if isinstance(plan, TargetError):
+        _check_refusal(case, target, plan, limits)
+        return None
+    if Plan.from_json(plan.to_json()) != plan:
+        case.fail("the plan survives JSON", "the plan read back differs; are its units tuples of int?")
+    _check_target(case, target, plan)
+    _check_limits(case, plan, limits)
+    return plan
+
+
+def _ask(case: _Case, problem: Problem) -> Plan | TargetError:
+    try:
+        plan = case.method.plan(problem)
+    except TargetError as error:
+        return error
+    if not isinstance(plan, Plan):  # pyright: ignore[reportUnnecessaryIsInstance]
+        case.fail("plan returns a Plan", f"it returned {type(plan).__name__}")
+    return plan
+
+
+def _check_refusal(case: _Case, target: Target, error: TargetError, limits: Limits) -> None:
+    promise = "TargetError names the reachable minimum"
+    if error.reachable is None or not target.keep < error.reachable <= 1.0:
+        case.fail(promise, f"keep={target.keep:g} of {target.of} was refused with reachable={error.reachable}")
+    nearby = Target(min(1.0, error.reachable + 0.01), target.of)
+    if isinstance(_ask(case, case.problem(case.model, nearby, limits)), TargetError):
+        case.fail(promise, f"it said that {error.reachable:.3g} of the {target.of} can be kept, and then refused it")
+
+
+def _check_target(case: _Case, target: Target, plan: Plan) -> None:
+    try:
+        left, whole = size(case.graph, plan).of(target.of), size(case.graph).of(target.of)
+    except SecateurError as error:
+        case.fail("the plan can be carried out", str(error))
+    if left > target.keep * whole * (1 + 1e-12) + 1e-9:  # both are whole numbers
+        case.fail(
+            "meets the target", f"it keeps {left / whole:.3g} of the {target.of} where {target.keep:g} was asked for"
+        )
+
+
+def _check_limits(case: _Case, plan: Plan, limits: Limits) -> None:
+    for name, units in plan.dropped().items():
+        whole = case.graph.group(name).size
+        left = whole - len(units)
+        if left < min(limits.min_units, whole) or left % limits.multiple:
+            case.fail(
+                "respects the limits",
+                f"it leaves {left} of {whole} units of '{name}' where at least {limits.min_units} and a multiple of "
+                f"{limits.multiple} must stay",
+            )
+
+
+def _check_without_data(case: _Case) -> None:
+    try:
+        case.method.plan(case.problem(case.model, Target(KEEP, "macs"), data=False))
+    except SecateurError:
+        return
+    except Exception as error:
+        what = f"without data it fails with {type(error).__name__}: {error}; raise DataError instead"
+        case.fail("says that it needs data", what)
+
+
+def _check_surgery(case: _Case, plan: Plan) -> None:
+    try:
+        thin = apply(case.model, case.graph, plan)
+        check = verify(case.model, case.graph, plan, thin, case.inputs)
+    except SecateurError as error:
+        case.fail("the plan can be carried out", str(error))
+    if not check.exact:
+        what = f"they differ by {check.difference:.2g}, first at '{check.layer}'"
+        case.fail("the pruned network computes what the silenced one computes", what)
+    _check_size(case, plan, thin)
+    promise = "the small network trains"
+    _check_steps(case, thin, hold(thin, case.graph, plan), promise)
+    for name, mask in zero_masks(case.graph, plan, case.graph.kept(plan)).items():
+        if bool(tensor_of(thin, name)[~mask].any()):
+            case.fail(promise, f"weights of '{name}' that the plan sets to zero did not stay there")
+
+
+def _check_size(case: _Case, plan: Plan, thin: nn.Module) -> None:
+    paper, counted = size(case.graph, plan), count(thin, case.inputs[:1])
+    pairs = {"params": (paper.params, counted.params), "macs": (paper.macs, counted.macs)}
+    if count(case.model, case.inputs[:1]).nonzero == size(case.graph).params:  # chance zeros are none of the plan's
+        pairs["nonzero"] = (paper.nonzero, counted.nonzero)
+    for measure, (on_paper, real) in pairs.items():
+        if on_paper != real:
+            case.fail("size on paper is the size counted", f"the {measure} are {on_paper} on paper and {real} counted")
+
+
+def _check_shaping(case: _Case) -> None:
+    promise = "the shaped network trains"
+    model = copy.deepcopy(case.model)
+    with case.method.training(model) as shaper:
+        if shaper is not None and not isinstance(shaper, Shaper):  # pyright: ignore[reportUnnecessaryIsInstance]
+            case.fail(promise, f"training yields {type(shaper).__name__} where a Shaper or None is expected")
+        if shaper is not None:
+            _check_steps(case, model, shaper, promise)
+    names = {name: tensor.shape for name, tensor in case.model.state_dict().items()}
+    if {name: tensor.shape for name, tensor in model.state_dict().items()} != names:
+        case.fail(promise, "after training its tensors have other names or shapes")
+
+
+def _check_steps(case: _Case, model: nn.Module, shaper: Shaper, promise: str) -> None:
+    """Take two steps of plain gradient descent as a training would."""
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = [parameter.detach().clone() for parameter in trained]
+    optimizer = torch.optim.SGD(trained, lr=1e-3)
+    for step, (images, labels) in enumerate(case.batches[:2]):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits_of(model(images)), labels)
+        penalty = shaper.penalty()
+        if penalty is not None:
+            loss = loss + penalty
+        if loss.dim() or not bool(torch.isfinite(loss)):
+            case.fail(promise, f"the loss is {loss.detach().tolist()}, which is not one finite number")
+        loss.backward()
+        optimizer.step()
+        shaper.after_step(step)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
+        case.fail(promise, "after two steps weights are not finite")
+    if all(torch.equal(old, new) for old, new in zip(before, trained, strict=True)):
+        case.fail(promise, "two steps changed no weight")
+
+
+def _cases(method: Method, networks: Mapping[str, tuple[nn.Module, Tensor]] | None) -> Iterator[_Case]:
+    rng = torch.Generator().manual_seed(1)
+    if networks is None:
+        images = torch.randn(4, *SHAPE, generator=rng)
+        networks = {name: (model, images) for name, model in tiny_networks().items()}
+    for name, (model, images) in networks.items():
+        with torch.no_grad():
+            classes = logits_of(copy.deepcopy(model).eval()(images)).shape[1]
+        shape = (8, *images.shape[1:])
+        batches = [
+            (torch.randn(shape, generator=rng, dtype=images.dtype), torch.randint(classes, (8,), generator=rng))
+            for _ in range(4)
+        ]
+        yield _Case(method, name, copy.deepcopy(model), trace(model, images[:1]), images, batches)
+
+
+def _said(answer: Plan | TargetError) -> Plan | float | None:
+    return answer.reachable if isinstance(answer, TargetError) else answer

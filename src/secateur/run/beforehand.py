@@ -1,0 +1,73 @@
+"""What can be refused before the long work begins."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.blocks import BlockLayer
+from secateur.core.graph import Graph, layer_of
+from secateur.core.method import Method, ScoreMethod
+from secateur.core.select import Limits, family, fit
+from secateur.core.size import Target
+from secateur.core.trace import trace
+from secateur.errors import ModelError, SettingError, TargetError, nearest
+
+
+def read(model: nn.Module, inputs: Any, leave: Sequence[str]) -> Graph:
+    """Trace a network and leave some layers alone.
+
+    Raises:
+        ModelError: if the network does not run on the inputs.
+        SettingError: if a pattern in ``leave`` names no layer.
+        TargetError: if nothing can be pruned.
+    """
+    graph = trace(model, inputs)
+    layers = [layer_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
+    names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
+    for pattern in leave:
+        if not any(fnmatch.fnmatch(name, pattern) for name in names):
+            raise SettingError(
+                f"no convolution or linear layer matches '{pattern}', which was to be left alone"
+                f"{nearest(pattern, names)}; `secateur explain` lists them"
+            )
+    graph = graph.without(*leave)
+    # block layers can be regrouped further although what they read is pinned
+    if not graph.free and not any(isinstance(module, BlockLayer) for module in model.modules()):
+        raise TargetError(
+            f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone; "
+            "`secateur explain` says why for each layer"
+        )
+    return graph
+
+
+def check_target(graph: Graph, method: Method, target: Target | None, limits: Limits) -> None:
+    """Refuse a target that no choice of units can meet, whatever the number of rounds.
+
+    Methods that do more than drop units, regroup layers for instance, know alone how far they can go.
+
+    Raises:
+        TargetError: with the smallest fraction that can be reached.
+    """
+    if target is None or not isinstance(method, ScoreMethod):
+        return
+    everything = {group.name: torch.zeros(group.size) for group in graph.free}
+    fit(graph, family(graph, everything, "uniform", limits), target)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse a network that a failed training left behind.
+
+    Raises:
+        ModelError: naming the tensor; infinite values are allowed in buffers, where attention masks have them.
+    """
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"'{name}' contains NaN or infinite values; load sound weights before pruning")
+    for name, tensor in model.named_buffers():
+        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise ModelError(f"'{name}' contains NaN; load sound weights before pruning")

@@ -1,0 +1,97 @@
+"""The folder of a run under way: the plans that it has decided and the checkpoints of its trainings.
+
+Every file is named after the network and the request that it belongs to, so that a run never goes on from what
+another one left, however alike their shapes are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from secateur import artifact
+from secateur.core.plan import Plan
+from secateur.core.trials import Search
+from secateur.errors import ArtifactError, PlanError
+
+WORTH_KEEPING = 1.0
+"""Seconds that a decision takes at least if it is kept."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a run keeps what it would otherwise do again after a kill.
+
+    Attributes:
+        folder: made when it is first needed.
+    """
+
+    folder: Path
+
+    def place(self, name: str, model: nn.Module, *facts: object) -> Path:
+        """Return the file for something that follows from a network and some facts (by their ``repr``).
+
+        Raises:
+            ArtifactError: if the folder cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"cannot write {self.folder}: {error.strerror}; choose another work folder") from None
+        stem, _, ending = name.rpartition(".")
+        return self.folder / f"{stem}-{_digest(model, facts)}.{ending}"
+
+    def plan(self, name: str, model: nn.Module, facts: tuple[object, ...], decide: Callable[[], Plan]) -> Plan:
+        """Return the plan that an earlier run decided on the same network, else decide now.
+
+        The plan is kept if it took a while; so a run that fails early leaves nothing behind to be cleared away.
+
+        Raises:
+            ArtifactError: if the plan cannot be written.
+        """
+        path = self.place(name, model, *facts)
+        if path.is_file():
+            with contextlib.suppress(PlanError, UnicodeDecodeError):  # a damaged one is decided again
+                return Plan.from_json(path.read_text("utf-8"))
+        started = time.perf_counter()
+        plan = decide()
+        if time.perf_counter() - started < WORTH_KEEPING:
+            return plan
+        try:
+            artifact.write_file(path, plan.to_json().encode())
+        except OSError as error:
+            raise ArtifactError(f"cannot write {path}: {error.strerror}; choose another work folder") from None
+        return plan
+
+    def searches(self, name: str, model: nn.Module, facts: tuple[object, ...], found: Sequence[Search]) -> list[Search]:
+        """Keep what was found on the way to a plan; where the plan is an earlier run's, return what that one kept.
+
+        Raises:
+            ArtifactError: if it cannot be written.
+        """
+        path = self.place(name, model, *facts)
+        if not found:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                return [Search.from_dict(entry) for entry in json.loads(path.read_text("utf-8"))]
+            return []
+        try:
+            artifact.write_file(path, json.dumps([search.to_dict() for search in found]).encode())
+        except OSError as error:
+            raise ArtifactError(f"cannot write {path}: {error.strerror}; choose another work folder") from None
+        return list(found)
+
+
+def _digest(model: nn.Module, facts: tuple[object, ...]) -> str:
+    found = hashlib.sha256(repr(facts).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        found.update(f"{name}{tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:12]

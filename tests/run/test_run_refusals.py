@@ -1,0 +1,249 @@
+"""Everything that a user can get wrong in Python: one sentence each, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur
+from nets import Plain, images, make
+from secateur import artifact
+from secateur.artifact import folder as folders
+from secateur.core.graph import Group
+from secateur.core.method import Paper, ScoreMethod
+from secateur.core.plan import DropUnits, Plan
+from secateur.core.problem import Problem
+from secateur.core.size import Target
+from secateur.data import Data
+from secateur.errors import (
+    ArtifactError,
+    DataError,
+    ModelError,
+    SecateurError,
+    SettingError,
+    TargetError,
+    TrainingError,
+)
+from secateur.events import Event
+from secateur.methods.magnitude import Magnitude
+from secateur.run import Result, prune
+from secateur.training import Settings
+
+
+@dataclass(frozen=True)
+class OnData(ScoreMethod):
+    """Removes the units whose loss the network feels least."""
+
+    paper: ClassVar[Paper] = Paper("On tests", "Ada Author", "Journal of Tests", 2020)
+
+    def score(self, group: Group, problem: Problem) -> Tensor:
+        return torch.tensor([problem.loss_after(Plan((DropUnits(group.name, (u,)),))) for u in range(group.size)])
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"target": 0.0}, SettingError, r"keep must be in \(0, 1\], not 0.0"),
+        ({"target": 1.5}, SettingError, r"keep must be in \(0, 1\], not 1.5"),
+        ({"target": -1}, SettingError, r"keep must be in \(0, 1\], not -1"),
+        ({"target": float("nan")}, SettingError, r"keep must be in \(0, 1\], not nan"),
+        ({"target": "half"}, SettingError, r"target must be a number in \(0, 1\] or a Target, not 'half'"),
+        ({"target": None}, TargetError, "say how much to keep"),
+        ({"target": 0.001}, TargetError, r"cannot keep only 0.001 of the macs.* 0\.\d+ remain"),
+        ({"method": "magnitud"}, SettingError, r"unknown method 'magnitud' \(did you mean 'magnitude'\?\)"),
+        ({"method": Magnitude}, SettingError, "must be a name or an object"),
+        ({"method": OnData()}, DataError, r"measures the loss on held-out images; give it data"),
+        ({"data": "mnist5"}, DataError, r"unknown data set 'mnist5' \(did you mean 'mnist5k'\?\)"),
+        ({"model": "vgg16"}, ModelError, r"no built-in network 'vgg16' \(did you mean 'vgg16_bn'\?\)"),
+        ({"rounds": 0}, SettingError, "rounds must be at least 1, not 0"),
+        ({"leave": ("2.1",)}, SettingError, r"matches '2\.1', which was to be left alone \(did you mean '2\.0'\?\)"),
+        ({"leave": ("*",)}, TargetError, "nothing in Plain can be pruned.*`secateur explain`"),
+        ({"train": Settings()}, DataError, "fine-tuning needs data"),
+        ({"example_inputs": None}, DataError, "give example_inputs, or data"),
+        ({"example_inputs": torch.randn(1, 1, 8, 8)}, ModelError, r"Plain does not run on .*\(1, 1, 8, 8\)"),
+        ({"example_inputs": (images(1), images(1))}, ModelError, "Plain does not run on"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_sentence(
+    asked: Mapping[str, Any], error: type[SecateurError], message: str, net: nn.Module
+) -> None:
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(error, match=message) as caught:
+        prune(**{"model": net, "example_inputs": images(1), "target": 0.5, "latency": False, **asked})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+
+
+def test_a_method_that_needs_data_works_with_it(net: nn.Module, data: Data) -> None:
+    assert prune(net, None, OnData(), 0.5, data, latency=False).plans
+
+
+@pytest.mark.parametrize("of", ["macs", "params", "units"])
+def test_the_smallest_target_is_named_and_can_be_reached(of: Any, net: nn.Module) -> None:
+    with pytest.raises(TargetError) as caught:
+        prune(net, images(1), target=Target(1e-6, of), rounds=3, latency=False)
+    assert caught.value.reachable is not None
+    named = re.search(r"0\.\d+ remain", str(caught.value))
+    assert named
+    said = float(named[0].split()[0])
+    assert said == pytest.approx(caught.value.reachable, rel=1e-2)
+    result = prune(net, images(1), target=Target(said, of), latency=False)
+    assert {width.after for width in result.widths[:2]} == {1}
+
+
+def test_the_last_round_is_thought_of_before_the_first(net: nn.Module, data: Data, train: Settings) -> None:
+    heard: list[Event] = []
+    with pytest.raises(TargetError, match=r"cannot keep only 0\.001"):
+        prune(net, None, "magnitude", 0.001, data, train=train, rounds=9, latency=False, tell=heard.append)
+    assert "train" not in {event.stage for event in heard}
+
+
+def test_nothing_to_prune_is_said_so() -> None:
+    with pytest.raises(TargetError, match="nothing in Sequential can be pruned"):
+        prune(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), images(1), target=0.5, latency=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [
+        ("2.0.weight", float("nan"), True),
+        ("2.0.weight", float("inf"), True),
+        ("0.1.running_var", float("nan"), True),
+        ("0.1.running_var", float("inf"), False),  # masks of attention are buffers with infinite values
+    ],
+)
+def test_weights_of_a_failed_training_are_refused(name: str, value: float, refused: bool, net: nn.Module) -> None:
+    with torch.no_grad():
+        net.state_dict()[name].flatten()[3] = value
+    if refused:
+        with pytest.raises(ModelError, match=rf"'{name}' contains NaN.*load sound weights"):
+            prune(net, images(1), target=0.5, latency=False)
+    else:
+        assert prune(net, images(1), target=0.5, latency=False).plans
+
+
+def test_training_that_fails_says_so_and_leaves_the_network(net: nn.Module, data: Data, train: Settings) -> None:
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(TrainingError, match="lower 'lr'"):
+        prune(net, None, "magnitude", 0.5, data, train=replace(train, lr=1e30), latency=False)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_a_network_with_too_few_classes_for_the_data(data: Data, train: Settings) -> None:
+    small = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    with pytest.raises((ModelError, DataError), match="as many classes as the data has"):
+        prune(small, None, "magnitude", 0.5, data, train=train, latency=False)
+
+
+# optimizers
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_optimizer_of_the_dense_network_is_warned_of(kind: type[torch.optim.Optimizer], net: nn.Module) -> None:
+    held = kind(net.parameters(), lr=0.1)  # type: ignore[call-arg]
+    heard: list[Event] = []
+    with pytest.warns(
+        UserWarning, match=rf"{kind.__name__} holds the parameters.*make a new optimizer for it"
+    ) as caught:
+        result = prune(net, images(1), target=0.5, latency=False, tell=heard.append)
+    assert caught[0].filename == __file__  # the caller's line, not ours
+    assert [event.text for event in heard if event.stage == "warning"] == [str(caught[0].message)]
+    held.step()
+    assert {id(p) for group in held.param_groups for p in group["params"]}.isdisjoint(
+        id(p) for p in result.model.parameters()
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_optimizers_of_other_networks_do_not_matter(net: nn.Module) -> None:
+    other = torch.optim.SGD(Plain().parameters(), lr=0.1)
+    assert prune(net, images(1), target=0.5, latency=False).plans
+    assert other.param_groups
+
+
+# saving
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def results() -> tuple[Result, Result]:
+    return tuple(prune(make("plain"), images(1), target=keep, latency=False) for keep in (0.5, 0.3))  # type: ignore[return-value]
+
+
+def test_an_old_result_is_replaced_only_on_request(results: tuple[Result, Result], tmp_path: Path) -> None:
+    old, new = results
+    folder = old.save(tmp_path / "out")
+    before = contents(folder)
+    with pytest.raises(ArtifactError, match="exists already; choose another folder, or replace it with force"):
+        new.save(folder)
+    assert contents(folder) == before
+    new.save(folder, force=True)
+    assert secateur.load(folder, dense=Plain()).plans == new.plans
+
+
+@pytest.mark.parametrize(
+    "file", ["plans/001.json", "weights.safetensors", "measurement.json", "environment.json", "manifest.json"]
+)
+def test_a_failure_while_any_file_is_written_leaves_the_old_result(
+    file: str, results: tuple[Result, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = results
+    folder = old.save(tmp_path / "out")
+    before, write = contents(folder), folders.write_file
+
+    def failing(path: Path, data: bytes) -> None:
+        if str(path).endswith(file):
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(folders, "write_file", failing)
+    with pytest.raises(ArtifactError, match=r"no space left on the disk.*is untouched"):
+        new.save(folder, force=True)
+    assert contents(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("file", ["plans/001.json", "weights.safetensors", "manifest.json"])
+def test_a_kill_while_a_file_is_written_leaves_the_old_result(
+    file: str, results: tuple[Result, Result], tmp_path: Path
+) -> None:
+    old, new = results
+    folder = old.save(tmp_path / "out")
+    before, write = contents(folder), folders.write_file
+
+    def killing(path: Path, data: bytes) -> None:
+        if str(path).endswith(file):
+            path.write_bytes(data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, data)
+
+    process = os.fork()
+    if process == 0:
+        folders.write_file = killing
+        try:
+            new.save(folder, force=True)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status)
+    assert contents(folder) == before
+    artifact.check(folder)
+    assert secateur.load(folder, dense=Plain()).plans == old.plans
+    new.save(folder, force=True)  # what the killed one left behind is cleared away
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
