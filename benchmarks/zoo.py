@@ -166,14 +166,9 @@ def example(kind: str, short: str, side: int) -> tuple[Any, ...]:
         return ([torch.rand(3, side, side)],)
     if kind == "flow":
         return (torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128))
-    if kind == "video":
-        return (
-            torch.randn(
-                1, 3, 16 if short == "s3d" else 8, 64 if short != "s3d" else 224, 64 if short != "s3d" else 224
-            ),
-        )
-    if short.startswith(("swin3d", "mvit")) and not short.startswith("mvitv2"):
-        return (torch.randn(1, 3, 16, 224, 224),)
+    if kind == "video" or short.startswith(("swin3d", "mvit_v")):
+        frames, side = {"s3d": (16, 224), "mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224)}.get(short, (8, 64))
+        return (torch.randn(1, 3, frames, side, side),)
     return (torch.randn(1, 3, side, side),)
 
 

@@ -21,7 +21,7 @@ from secateur.errors import ModelError
 RESHAPING = frozenset(
     {
         "view", "reshape", "expand", "unflatten", "pad", "split", "split_with_sizes",
-        "narrow", "__getitem__", "repeat", "chunk",
+        "narrow", "__getitem__", "repeat", "chunk", "broadcast_to",
     }
 )  # fmt: skip
 

@@ -39,8 +39,13 @@ def transpose(state: State, args: Args, out: Tensor) -> None:
 
 
 def expand(state: State, args: Args, out: Tensor) -> None:
-    """Repeat along dimensions of size one, new leading ones included."""
-    state.set(out, [L.align(layer, out.dim()) for layer in state.labels(args[0])], state.is_weight(args[0]))
+    """Repeat along dimensions of size one: the copies are positions of their own, which go with what they meet."""
+    layers = [L.align(layer, out.dim()) for layer in state.labels(args[0])]
+    old = [1] * (out.dim() - args[0].dim()) + list(args[0].shape)
+    for d in range(out.dim()):
+        if old[d] == 1 and out.shape[d] > 1:
+            layers.append(state.fresh(out.shape[d]).reshape([-1 if i == d else 1 for i in range(out.dim())]))
+    state.set(out, layers, state.is_weight(args[0]))
 
 
 def cut(state: State, args: Args, out: Tensor, *, func: Any) -> None:
@@ -195,6 +200,57 @@ def blocks(state: State, args: Args, out: Tensor, *, func: Any) -> None:
     """Pixel shuffle and its relatives: run the same operator on spelled-out labels."""
     layers = [L.compact(func(layer.expand(args[0].shape), *args[1:])) for layer in state.labels(args[0])]
     state.set(out, layers)
+
+
+def shuffle(state: State, args: Args, out: Tensor) -> None:
+    """Channel shuffle: equal parts of the channels, which stay equal only if they shrink alike, are interleaved."""
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        if layer.shape[1] > 1:
+            parts = layer.unflatten(1, (int(args[1]), -1))
+            state.unite(parts, parts[:, :1])
+            layer = parts.transpose(1, 2).flatten(1, 2)
+        layers.append(layer)
+    state.set(out, layers)
+
+
+def patches(state: State, args: Args, out: Tensor) -> None:
+    """Lay the patch around every place out beside its channel (``im2col``): ``(n, c, h, w)`` to ``(n, c k k, l)``."""
+    channels = state.vector(args[0], 1)
+    times = out.shape[1] // args[0].shape[1]
+    state.set(out, [] if channels is None else [channels.repeat_interleave(times).reshape(1, -1, 1)])
+
+
+def overlay(state: State, args: Args, out: Tensor) -> None:
+    """Add patches up to a map again (``col2im``): what was laid out beside a channel is one channel."""
+    rows = state.vector(args[0], 1)
+    if rows is None:
+        state.set(out, [])
+        return
+    grid = rows.reshape(out.shape[1], -1)
+    state.set(out, [state.merge(grid, [1]).reshape(1, -1, 1, 1)])
+
+
+def windows(state: State, args: Args, out: Tensor) -> None:
+    """Sliding windows along a dimension (``unfold``), which become a last dimension."""
+    dim = _dim(args, 1)
+    state.set(out, [_unless_along(state, layer, dim).unsqueeze(-1) for layer in state.labels(args[0])])
+
+
+def order(state: State, args: Args, out: Tensor | Sequence[Tensor], *, func: Any) -> None:
+    """Sums up to a place, sorting, the largest few along a dimension: the others stay as they are."""
+    names = [argument.name for argument in func._schema.arguments]
+    dim = _dim(args, names.index("dim")) if len(args) > names.index("dim") else args[0].dim() - 1
+    for tensor in [out] if isinstance(out, Tensor) else out:
+        state.set(tensor, [_unless_along(state, layer, dim) for layer in state.labels(args[0])])
+
+
+def _unless_along(state: State, layer: Tensor, dim: int) -> Tensor:
+    """Pin a layer that varies along a dimension whose order or neighbourhood matters."""
+    if layer.shape[dim] == 1:
+        return layer
+    state.pin(layer.reshape(-1), "the order of channels or their neighbours matter")
+    return layer.new_zeros((1,) * layer.dim())
 
 
 def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[int]], dims: int) -> list[Tensor]:

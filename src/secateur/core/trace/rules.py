@@ -38,6 +38,10 @@ MOVES: dict[str, Rule] = {
     "stack": move.stack,
     "constant_pad_nd": move.pad,
     "repeat": move.repeat,
+    "channel_shuffle": move.shuffle,
+    "im2col": move.patches,
+    "col2im": move.overlay,
+    "unfold": move.windows,
     **dict.fromkeys(["roi_align", "grid_sampler_2d", "grid_sampler_3d"], move.regions),
 }
 MOVES_WITH_OPERATOR: dict[str, Callable[..., None]] = {
@@ -45,6 +49,7 @@ MOVES_WITH_OPERATOR: dict[str, Callable[..., None]] = {
     **dict.fromkeys(["flip", "roll"], move.reorder),
     **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle"], move.blocks),
     "index": move.index,
+    **dict.fromkeys(["cumsum", "cumprod", "sort", "topk"], move.order),
 }
 MIXES: dict[str, Rule] = {
     **dict.fromkeys(["convolution", "_convolution"], mix.convolution),
@@ -62,7 +67,7 @@ MIXES: dict[str, Rule] = {
     ),
 }
 NORMS: dict[str, Rule] = {
-    "native_batch_norm": mix.batch_norm,
+    **dict.fromkeys(["native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"], mix.batch_norm),
     "native_group_norm": mix.group_norm,
     "native_layer_norm": mix.layer_norm,
 }
@@ -74,7 +79,24 @@ WINDOWS: dict[str, int] = {  # operator -> number of spatial dimensions
     "reflection_pad2d": 2, "replication_pad2d": 2, "reflection_pad1d": 1, "replication_pad1d": 1,
 }  # fmt: skip
 REDUCTIONS = frozenset(
-    {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "linalg_vector_norm", "norm", "logsumexp"}
+    {
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "var",
+        "std",
+        "linalg_vector_norm",
+        "norm",
+        "logsumexp",
+        "prod",
+        "argmax",
+        "argmin",
+        "any",
+        "all",
+    }
 )
 # elementwise although torch does not tag them so
 ELEMENTWISE = frozenset(
@@ -82,6 +104,8 @@ ELEMENTWISE = frozenset(
         "hardswish",
         "hardswish_",
         "native_dropout",
+        "fake_quantize_per_tensor_affine_cachemask",
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
         "_prelu_kernel",
         "copy_",
         "fill_",

@@ -29,7 +29,7 @@ def note(state: State, call: int, name: str, args: Sequence[Any], kwargs: Mappin
 
 def _sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Found]:
     everything = slice(None)
-    if name in ("view", "reshape", "expand"):
+    if name in ("view", "reshape", "expand", "broadcast_to"):
         named = next((key for key in ("shape", "size") if key in kwargs), "")
         spread = not named and not (len(args) > 1 and isinstance(args[1], (tuple, list)))
         sizes = kwargs[named] if named else (args[1:] if spread else args[1])

@@ -1,0 +1,96 @@
+"""One small network for each rule: what goes, what stays and why, and that both networks compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nets import lived_in
+from secateur.core.plan import DropUnits, Plan
+from secateur.core.surgery import apply, verify
+from secateur.core.trace import trace
+
+Step = Callable[[Tensor], Tensor]
+
+
+class Between(nn.Module):
+    """A step between two convolutions."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.one, self.two, self.step = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 1), step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.step(self.one(x)))
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
+
+
+def silenced_map(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, :, 0] = 0.5
+    return y
+
+
+GRID = torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+PRUNED: dict[str, tuple[int, Step]] = {
+    "rms norm": (8, lambda x: F.rms_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)),
+    "length one": (8, lambda x: F.normalize(x, dim=1)),
+    "product over channels": (8, lambda x: x * x.prod(1, keepdim=True).tanh()),
+    "log of a sum of exponentials": (8, lambda x: x - x.logsumexp(1, keepdim=True)),
+    "expanded to": (8, lambda x: x * x.mean(1, keepdim=True).expand_as(x)),
+    "expanded to a written size": (8, lambda x: x * x.mean(1, keepdim=True).expand(-1, 8, -1, -1)),
+    "broadcast to": (8, lambda x: x + torch.broadcast_to(x.amax(1, keepdim=True), (x.shape[0], 8, 8, 8))),
+    "patches and back": (8, lambda x: F.fold(F.unfold(x, 3, padding=1), x.shape[2:], 3, padding=1)),
+    "sliding windows": (8, lambda x: x.unfold(2, 2, 2).mean(-1)),
+    "channel shuffle": (4, lambda x: F.channel_shuffle(x, 2)),
+    "running sum over rows": (8, lambda x: x.cumsum(2)),
+    "sorted along rows": (8, lambda x: x.sort(dim=3).values),
+    "largest of a row": (8, lambda x: x.topk(2, dim=3).values),
+    "sampled on a grid": (8, lambda x: F.grid_sample(x, GRID.expand(x.shape[0], -1, -1, -1), align_corners=False)),
+    "a row overwritten": (8, silenced_map),
+    "places picked": (8, lambda x: x[:, :, torch.tensor([3, 1, 1])]),
+    "a place picked by a mask": (8, lambda x: x[:, :, torch.tensor([True, False] * 4)]),
+    "one row picked": (8, lambda x: x[:, :, 2:3] + x.select(3, 1).unsqueeze(3)),
+    "fake quantisation": (8, lambda x: torch.fake_quantize_per_tensor_affine(x, 0.01, 0, -128, 127)),
+    "halves swapped": (4, lambda x: torch.cat(torch.tensor_split(x, 2, 1)[::-1], 1)),
+}
+PINNED: dict[str, tuple[str, Step]] = {
+    "running sum over channels": ("the order of channels", lambda x: x.cumsum(1)),
+    "sorted channels": ("the order of channels", lambda x: x.sort(dim=1).values),
+    "largest channels": ("the order of channels", lambda x: F.pad(x.topk(3, dim=1).values, (0, 0, 0, 0, 0, 5))),
+    "reversed channels": ("change their order", lambda x: x.flip(1)),
+    "rolled channels": ("change their order", lambda x: x.roll(2, 1)),
+    "channels picked": ("picked by their number", lambda x: x[:, torch.tensor([0, 2, 1, 3, 4, 5, 7, 6])]),
+    "place of the largest": ("averaged or compared", lambda x: x + x.argmax(1, keepdim=True)),
+    "neighbouring channels": ("padded in a way", lambda x: F.local_response_norm(x, 3)),
+    "a Fourier transform": ("no rule", lambda x: torch.fft.fft2(x).real),
+}
+
+
+@pytest.mark.parametrize("name", PRUNED)
+def test_channels_go_through(name: str) -> None:
+    width, step = PRUNED[name]
+    net = lived_in(Between(step))
+    graph = trace(net, images(1))
+    assert {group.name: group.size for group in graph.groups} == {"one": width}
+    for units in ((0,), (width - 1,), tuple(range(0, width - 1, 2))):
+        plan = Plan((DropUnits("one", units),))
+        thin = apply(net, graph, plan)
+        assert thin.one.out_channels == 8 - len(units) * 8 // width
+        assert verify(net, graph, plan, thin, images(2)).difference < 1e-5
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_channels_stay_and_the_reason_is_said(name: str) -> None:
+    reason, step = PINNED[name]
+    graph = trace(lived_in(Between(step)), images(1))
+    assert not graph.groups
+    row = next(row for row in graph.explain().rows if row.layer == "one")
+    assert reason in row.reason
