@@ -41,6 +41,21 @@ class LayerNormed(nn.Module):
         return self.head(x.mean((1, 2)))
 
 
+class FunctionNormed(nn.Module):
+    """Norms called as functions of torch itself, with weight and bias by position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.w, self.v = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+        self.x, self.y = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.group_norm(self.a(x), 1, self.w, self.v)
+        x = torch.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], self.x, self.y)
+        return self.b(x.permute(0, 3, 1, 2))
+
+
 class SpatialGate(nn.Module):
     """The spatial half of CBAM: mean and maximum over channels."""
 
@@ -85,6 +100,7 @@ NETWORKS = {
     "many groups": (lambda: GroupNormed(6), 1, 6),
     "a group a channel": (lambda: GroupNormed(12), 1, 12),
     "layer norm": (LayerNormed, 2, 30),
+    "norms as functions": (FunctionNormed, 1, 8),
     "spatial gate": (SpatialGate, 1, 8),
     "softmax": (ChannelSoftmax, 1, 8),
     "weight standardisation": (Standardised, 2, 16),
@@ -132,6 +148,17 @@ def test_silencing_ends_with_the_block_even_after_an_error() -> None:
     with pytest.raises(RuntimeError), masked(model, graph, plan):
         model(torch.randn(2, 4, 8, 8))
     assert torch.equal(model(x), expected)
+
+
+def test_every_run_of_a_silenced_network_sees_the_kept_channels() -> None:
+    model = LayerNormed().eval()
+    graph = trace(model, torch.randn(1, 3, 8, 8))
+    plan = Plan(tuple(DropUnits(g.name, (0, 2)) for g in graph.groups))
+    x = torch.randn(2, 3, 8, 8)
+    expected = apply(model, graph, plan)(x)
+    with masked(model, graph, plan):
+        for _ in range(3):
+            assert torch.allclose(model(x), expected, atol=1e-6)
 
 
 def test_the_silenced_network_has_gradients() -> None:

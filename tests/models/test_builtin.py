@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from secateur.errors import SettingError
+from secateur.measure import count
 from secateur.models import MODELS, build
 from secateur.models.builtin import BUILDERS
 from secateur.models.densenet import DenseNet
@@ -28,6 +29,12 @@ PARAMS = {
     "vgg16_bn_fc": 14_987_210,
     "densenet40": 1_019_722,
     "lenet5": 431_080,
+    "anwar_mnist1": 73_754,
+    "anwar_mnist2": 61_932,
+    "anwar_cifar10_small": 5_529_994,
+    "anwar_cifar10_large": 38_015_882,
+    "anwar_cifar100": 10_363_876,
+    "anwar_svhn": 5_019_594,
 }
 
 
@@ -43,7 +50,7 @@ def test_every_network_is_listed_once_with_a_description() -> None:
 @pytest.mark.parametrize("name", PARAMS)
 def test_parameters_are_those_of_the_literature(name: str) -> None:
     with torch.device("meta"):
-        model = build(name, channels=1 if name == "lenet5" else 3)
+        model = build(name, channels=1 if name == "lenet5" or "mnist" in name else 3)
     assert params(model) == PARAMS[name]
 
 
@@ -161,3 +168,46 @@ def test_impossible_sizes_are_refused() -> None:
         DenseNet(41)
     with pytest.raises(SettingError, match="16x16 pixels or more, not 12x12"):
         LeNet5(image=12)
+
+
+ANWAR = {  # shapes of the convolutions' weights, and features that the first linear layer reads
+    "anwar_mnist1": ([(16, 1, 5), (32, 16, 5), (64, 32, 5)], 64),
+    "anwar_mnist2": ([(6, 1, 5), (16, 6, 5), (120, 16, 5)], 120),
+    "anwar_cifar10_small": (
+        [(128, 3, 3), (128, 128, 3), (128, 128, 3), (128, 128, 3), (256, 128, 3), (256, 256, 3)],
+        256 * 64,
+    ),
+    "anwar_cifar10_large": (
+        [(128, 3, 3), (128, 128, 3), (256, 128, 3), (256, 256, 3), (256, 256, 3), (256, 256, 3), (512, 256, 3)],
+        512 * 64,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANWAR)
+def test_the_networks_of_anwar_and_sung_have_the_papers_layers(name: str) -> None:
+    convolutions, features = ANWAR[name]
+    channels, image = (1, 28) if "mnist" in name else (3, 32)
+    with torch.device("meta"):
+        model = build(name, channels=channels, image=image)
+    shapes = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert shapes == [(*sizes, sizes[2]) for sizes in convolutions]
+    first = next(m for m in model.modules() if isinstance(m, nn.Linear))
+    assert first.in_features == features
+
+
+def test_the_small_network_of_anwar_and_sung_has_the_papers_weights_and_operations() -> None:
+    """3456 weights in the first convolution, 1 327 104 in the five prunable ones."""
+    model = build("anwar_cifar10_small").eval()
+    weights = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert weights[0] == 3456
+    assert sum(weights[1:]) == 1_327_104
+    areas = (1024, 1024, 256, 256, 64, 64)
+    macs = sum(n * area for n, area in zip(weights, areas, strict=True)) + 256 * 64 * 256 + 256 * 10
+    assert count(model, torch.randn(1, 3, 32, 32)).macs == macs == 290_851_328
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_networks_of_anwar_and_sung_refuse_images_that_are_too_small() -> None:
+    with pytest.raises(SettingError, match="larger images than 8x8"):
+        build("anwar_mnist1", channels=1, image=8)

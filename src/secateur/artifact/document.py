@@ -26,8 +26,8 @@ def document(result: Result) -> dict[str, Any]:
     """Return what a run asked for and measured as JSON values; numbers that are not finite become None.
 
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``before``, ``middle`` (after
-    surgery, before fine-tuning), ``after``, ``widths``, ``explanation``, ``verification``, ``training``,
-    ``seconds`` and ``example``. Accuracies are fractions, times in seconds, latencies in milliseconds.
+    surgery, before fine-tuning), ``after``, ``widths``, ``explanation``, ``verification``, ``searches``
+    (all candidates that a method has tried), ``training``, ``seconds`` and ``example``. Accuracies are fractions, times in seconds, latencies in milliseconds.
     """
     recipe, target = result.recipe, result.target
     return _plain(
@@ -43,6 +43,7 @@ def document(result: Result) -> dict[str, Any]:
             "widths": [{"layer": w.layer, "before": w.before, "after": w.after} for w in result.widths],
             "explanation": _explanation(result.explanation),
             "verification": {"difference": result.verification, "exact": result.verification <= TOLERANCE},
+            "searches": list(result.searches),
             "training": {"pretrain": result.pretrain, "rounds": list(result.histories)},
             "seconds": result.seconds,
             "example": _example(result),

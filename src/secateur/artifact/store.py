@@ -122,7 +122,7 @@ def _dense(
     if build is None and ((colon and source not in _SAFE_SOURCES) or "/" in recipe.model):
         raise ArtifactError(
             f"the network of {place} comes from your own code, {recipe.model}, which is not run unasked: "
-            "pass the dense network as dense=, or build=secateur.models.build if you trust that code"
+            "if you trust it, give --trust on the command line, or build=secateur.models.build in Python"
         )
     shape, output = example.get("shape") or [], example.get("output") or []
     classes = recipe.classes or (output[1] if len(output) > 1 else None)

@@ -38,7 +38,8 @@ def to_bytes(model: nn.Module) -> bytes:
         alone = place not in storages and storage.nbytes() == value.numel() * value.element_size()
         storages.add(place)
         tensors[name] = (value.detach() if alone else value.detach().clone()).cpu().contiguous()
-    return safetensors.torch.save(tensors, {"format": "pt", "shared": json.dumps(shared)})
+    # one entry, for safetensors writes several in random order and equal networks shall give equal files
+    return safetensors.torch.save(tensors, {"shared": json.dumps(shared)} if shared else {"format": "pt"})
 
 
 def read_into(model: nn.Module, path: Path) -> None:

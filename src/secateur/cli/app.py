@@ -94,8 +94,9 @@ command.add(
     "prune",
     prune.prune,
     prune.flags,
-    example="secateur prune --model resnet20 --data mnist5k --weights dense.safetensors \\\n"
-    "    --method magnitude --keep 0.5 --epochs 3 --out out/small",
+    example="secateur prune --model resnet20 --data mnist5k \\\n"
+    "    --weights dense.safetensors --method magnitude \\\n"
+    "    --keep 0.5 --epochs 3 --out out/small",
 )
 command.add(app, "run", prune.run, example="secateur run out/small/recipe.toml --out out/again")
 command.add(app, "demo", prune.demo)

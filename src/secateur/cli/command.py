@@ -29,6 +29,11 @@ class Given:
 class Sectioned(typer.core.TyperCommand):
     """A command whose options stand under headings."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what the usage line says after the command's name."""
+        arguments = [it for it in self.get_params(ctx) if it.param_type_name == "argument"]
+        return ["[OPTIONS]", *(_argument(it) if it.required else f"[{_argument(it)}]" for it in arguments)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and then the options, section by section."""
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -36,8 +41,8 @@ class Sectioned(typer.core.TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 heading = getattr(parameter, "rich_help_panel", None)
-                if heading is None and parameter.param_type_name == "argument":
-                    heading = "Arguments"
+                if parameter.param_type_name == "argument":
+                    heading, record = heading or "Arguments", (_argument(parameter), record[1])
                 sections.setdefault(heading or GENERAL, []).append(record)
         for heading, records in sorted(sections.items(), key=lambda item: item[0] == GENERAL):
             with formatter.section(heading):
@@ -99,6 +104,11 @@ def _built(name: str, text: str, function: Callable[..., None], flags: list[Flag
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name, cls=Sectioned, help=text)(call)
     return typer.main.get_command(single)
+
+
+def _argument(parameter: Any) -> str:
+    """Return the name of an argument, the same for all versions of typer."""
+    return str(parameter.metavar or parameter.name).strip("[]").upper()
 
 
 def _nothing() -> None:

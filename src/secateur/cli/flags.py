@@ -102,7 +102,7 @@ def flags_of(
         option = f"--{name.replace('_', '-')}"
         if option in taken:
             option = f"--{owner}-{option[2:]}"
-        text = f"{_sentence(texts.get(name, ''))} {_default(field)}".strip()
+        text = f"{_sentence(_for_the_terminal(texts.get(name, '')))} {_default(field)}".strip()
         flags.append(Flag(owner, name, option, _without_none(hints.get(name, str)), text, section, must))
     return flags
 
@@ -116,6 +116,11 @@ def documentation(kind: type) -> dict[str, str]:
         entries = re.split(r"^    (\w+): ", section[1] if section else "", flags=re.MULTILINE)
         found |= {name: " ".join(body.split()) for name, body in zip(entries[1::2], entries[2::2], strict=True)}
     return {name: text.replace("``", "") for name, text in found.items()}
+
+
+def _for_the_terminal(text: str) -> str:
+    """Put a docstring in the words of the command line, where there is no None and no empty text to give."""
+    return re.sub(r"; (?:None|empty) (for|where) ", r"; leave out \1 ", text)
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:

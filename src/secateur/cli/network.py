@@ -20,12 +20,12 @@ from secateur.cli.tables import (
     counts_rows,
     explanation_document,
     explanation_table,
-    latency_row,
+    latency_rows,
     say,
     say_json,
     table,
 )
-from secateur.errors import ArtifactError, DataError, SettingError
+from secateur.errors import ArtifactError, DataError, SettingError, TargetError
 from secateur.events import Event
 
 if TYPE_CHECKING:
@@ -114,11 +114,16 @@ def explain(
 ) -> None:
     """Say of every layer how much of it can be removed, with what, or why not."""
     from secateur.core.trace import trace
+    from secateur.run import beforehand
 
     subject = subject_of(given, folder, image, trust)
+    leave = given.of("recipe").get("leave", ())
     with Listener(quiet or as_json) as tell:
         tell(Event("trace", "reading the network"))
-        graph = trace(subject.model, subject.example).without(*given.of("recipe").get("leave", ()))
+        try:
+            graph = beforehand.read(subject.model, subject.example, leave)
+        except TargetError:  # nothing can be pruned: that is what is to be explained
+            graph = trace(subject.model, subject.example).without(*leave)
     explanation = graph.explain()
     if as_json:
         say_json(explanation_document(explanation))
@@ -126,7 +131,7 @@ def explain(
     whole = sum(row.prunable == row.width for row in explanation.rows)
     say(explanation_table(explanation), "")
     say(f"{whole} of {len(explanation.rows)} layers can be pruned throughout, {len(graph.free)} groups in all.")
-    say(f"The smallest network that can be reached keeps {100 * explanation.reachable:.2g} % of the MACs.")
+    say(f"The smallest network that can be reached keeps {100 * explanation.reachable:.3g} % of the MACs.")
 
 
 def evaluate(
@@ -187,8 +192,8 @@ def measure(
     if as_json:
         say_json({"network": subject.name, **Measurement(counts, None, timed).to_dict()})
         return
-    rows = [*counts_rows(counts), *([latency_row(timed)] if timed else [])]
-    say(table((subject.name, ""), rows))
+    rows = [*counts_rows(counts), *(latency_rows(timed) if timed else [])]
+    say(table((subject.name, ""), rows, numbers=(1,)))
 
 
 def export(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.cli.progress import Listener
-from secateur.cli.tables import change, kept_whole, say, say_json
-from secateur.errors import ArtifactError, ExportError
+from secateur.cli.tables import change, conditions, kept_whole, say, say_json
+from secateur.errors import ArtifactError, ExportError, SettingError, nearest
 from secateur.events import Event
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def carry_out(
     folder = Path("out") / recipe.name() if out is None else out
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone writes and speaks
     run.method_of(recipe)
-    _check_exports(recipe)
-    if leads:
-        artifact.refuse(folder, force=force)
+    _check(recipe)
     work = folder.with_name(f"{folder.name}.work")
     if leads:
-        _open_work(work, recipe)
+        force = force or _saved_but_unfinished(folder, work, recipe)
+        artifact.refuse(folder.resolve(), force=force)
+        _open_work(work, recipe, force)
     try:
         with Listener(quiet or as_json or not leads) as tell:
             result = run.run_recipe(recipe, work=work, download=download, tell=tell)
@@ -84,8 +84,8 @@ def _speak(result: Result, folder: Path, exported: list[Exported], page: Path, a
         ]
         say_json({**document, "folder": str(folder), "report": str(page), "exports": files})
         return
-    say(report.outcome(document), "", change(document), "", f"Verified: {verification(document)}")
-    say(kept_whole(document["explanation"]))
+    say(report.outcome(document), "", change(document), *conditions(document), "")
+    say(f"Verified: {verification(document)}", kept_whole(document["explanation"]))
     if not result.histories and document["data"]:
         say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
     for e in exported:
@@ -126,27 +126,51 @@ def _missing() -> list[str]:
     return [name for name in _ONNX if importlib.util.find_spec(name) is None]
 
 
-def _check_exports(recipe: Recipe) -> None:
+def _check(recipe: Recipe) -> None:
     """Refuse before the long work what would fail after it."""
+    from secateur.data.order import AUGMENTS
+
+    for settings in (recipe.pretrain, recipe.train):
+        if settings is not None and settings.augment not in AUGMENTS:
+            raise SettingError(
+                f"unknown augmentation '{settings.augment}'{nearest(settings.augment, AUGMENTS)}; "
+                f"known: {', '.join(AUGMENTS)}"
+            )
     if "onnx" in recipe.export and _missing():
         raise ExportError(
             f'ONNX export needs the package {_missing()[0]}; run: pip install "secateur[export]", or export pt2 alone'
         )
 
 
-def _open_work(work: Path, recipe: Recipe) -> None:
-    """Make the folder for checkpoints, or take up the one that a killed run of the same recipe left."""
-    from secateur import artifact
+def _is_of(folder: Path, recipe: Recipe) -> bool:
+    """Say whether a folder was made for this recipe."""
     from secateur.recipe import Recipe
 
     try:
+        return Recipe.read(folder / RECIPE) == recipe
+    except SettingError:
+        return False
+
+
+def _saved_but_unfinished(folder: Path, work: Path, recipe: Recipe) -> bool:
+    """Say whether the result is of a run that was killed between saving and the last export."""
+    return _is_of(work, recipe) and _is_of(folder, recipe)
+
+
+def _open_work(work: Path, recipe: Recipe, force: bool) -> None:
+    """Make the folder for checkpoints, or take up the one that a killed run of the same recipe left."""
+    from secateur import artifact
+
+    try:
         if (work / RECIPE).is_file():
-            if Recipe.read(work / RECIPE) != recipe:
+            if _is_of(work, recipe):
+                return
+            if not force:
                 raise ArtifactError(
                     f"{work} holds an unfinished run of another recipe; finish that one with its own command, "
-                    "remove the folder, or choose another --out"
+                    "drop it with --force, or choose another --out"
                 )
-            return
+            shutil.rmtree(work)
         if work.exists() and (not work.is_dir() or any(work.iterdir())):
             raise ArtifactError(f"{work} is in the way and not of an unfinished run; move it away")
         work.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur import run
     from secateur.core.select import Limits
     from secateur.core.size import Target
+    from secateur.run import beforehand
     from secateur.run.job import Job
 
     method = run.method_of(recipe)
@@ -96,7 +97,9 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
         work=None,
         tell=tell,
     )
+    beforehand.check_weights(model)
     graph = job.read(model)
+    beforehand.check_target(graph, method, job.target, job.limits)
     return graph, job.decide(model, graph, job.target, (), 1)
 
 

@@ -19,6 +19,8 @@ from rich.text import Text
 
 from secateur.events import Event
 
+TRAIN = "train"  # the stage whose texts are news to keep, one for each epoch
+
 
 class Listener:
     """Hears the library's events and shows them; use it as a context manager.
@@ -65,12 +67,9 @@ class Listener:
             return
         if event.stage != self.stage:
             self.begin(event.stage, event.text)
-        elif event.text:
-            if event.stage == "train":
-                self.title = event.text
-            if self.task is not None:
-                self.bar.update(self.task, description=event.text)
-        if event.stage == "train" and event.text and not self.live:
+        elif event.text and event.stage != TRAIN and self.task is not None:
+            self.bar.update(self.task, description=event.text)
+        if event.text and event.stage == TRAIN:
             self.line(event.text)
         if event.total is not None and self.task is not None:
             self.bar.update(self.task, completed=event.step, total=event.total)
@@ -78,13 +77,13 @@ class Listener:
     def begin(self, stage: str, text: str) -> None:
         """Close the stage before and start another one."""
         self.finish()
-        self.stage, self.title, self.begun = stage, text or stage, time.perf_counter()
+        self.stage, self.title, self.begun = stage, "training" if stage == TRAIN else text or stage, time.perf_counter()
         if self.live:
             self.task = self.bar.add_task(self.title, total=None)
 
     def finish(self) -> None:
         """Close the current stage with a line that says how long it took."""
-        if self.stage and not self.quiet and (self.live or self.stage != "train"):
+        if self.stage and not self.quiet:
             self.line(f"{self.title} ({_duration(time.perf_counter() - self.begun)})")
         if self.task is not None:
             self.bar.remove_task(self.task)

@@ -13,6 +13,7 @@ from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.outcome import carry_out, without_missing
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, recipe_of, selection_flags
+from secateur.errors import DataError
 
 if TYPE_CHECKING:
     from secateur.training.settings import Settings
@@ -53,12 +54,18 @@ def prune(
     when the same command is given again.
     """
     more = {} if "export" in given.of("recipe") else {"export": without_missing(("pt2", "onnx"))}
-    recipe = recipe_of(given, train=_training(given), **more)
+    training = _training(given)
+    if training is not None and not given.of("recipe").get("data"):
+        raise DataError("fine-tuning needs data: name a data set with --data, or leave out the settings of fine-tuning")
+    recipe = recipe_of(given, train=training, **more)
     carry_out(recipe, out, force=force, download=download, quiet=quiet, as_json=as_json)
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="A recipe file, or a result folder to repeat.", show_default=False, metavar="RECIPE"),
+    ],
     out: Out = None,
     force: Force = False,
     download: Download = False,
@@ -72,7 +79,8 @@ def run(
     """
     from secateur.recipe import Recipe
 
-    carry_out(Recipe.read(recipe), out, force=force, download=download, quiet=quiet, as_json=as_json)
+    file = recipe / "recipe.toml" if recipe.is_dir() else recipe
+    carry_out(Recipe.read(file), out, force=force, download=download, quiet=quiet, as_json=as_json)
 
 
 def demo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,11 +48,16 @@ def recipe_of(given: Given, **more: Any) -> Recipe:
     Raises:
         SettingError: if a value is out of range.
     """
+    from secateur.errors import SettingError
     from secateur.recipe import Recipe
 
     options = {name: value for name, value in given.of("method").items() if value is not None}
     values: dict[str, Any] = {"method": METHOD, **given.of("recipe"), "options": options, **more}
-    return Recipe(**values)
+    try:
+        return Recipe(**values)
+    except SettingError as error:  # which speaks of a file
+        text = str(error).partition("; correct")[0]
+        raise SettingError(re.sub(r"'(\w+)'", lambda name: f"--{name[1].replace('_', '-')}", text)) from None
 
 
 def _method_flags(args: Sequence[str]) -> list[Flag]:

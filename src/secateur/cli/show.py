@@ -27,7 +27,7 @@ def methods(as_json: AsJson = False) -> None:
 
 
 def show(
-    method: Annotated[str, typer.Argument(help="Name of the method.", show_default=False)],
+    method: Annotated[str, typer.Argument(help="Name of the method.", show_default=False, metavar="METHOD")],
     as_json: AsJson = False,
 ) -> None:
     """Explain a method: its idea, rule, cost, settings and paper."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SMALL, _LARGE = (3, 32, 32), (3, 224, 224)
 
 Folder = Annotated[
-    Path | None, typer.Argument(help="A result folder, instead of --model.", show_default=False, metavar="[DIR]")
+    Path | None, typer.Argument(help="A result folder, instead of --model.", show_default=False, metavar="DIR")
 ]
 Image = Annotated[
     str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -53,11 +54,19 @@ def change(document: Mapping[str, Any]) -> Table:
     from secateur.report import rows
     from secateur.report.summary import NONE
 
-    found = rows(document)
+    found = [replace(row, label=row.label.partition(" (")[0]) for row in rows(document)]
     middle = any(row.middle != NONE for row in found)
     headings = ["", "Before", *(["Cut"] if middle else []), "After", "Change"]
     texts = [[row.label, row.before, *([row.middle] if middle else []), row.after, row.ratio] for row in found]
     return table(headings, texts, numbers=range(1, len(headings) - 1))
+
+
+def conditions(document: Mapping[str, Any]) -> list[str]:
+    """Return one line that says how the time was taken; none if it was not."""
+    from secateur.report import rows
+
+    labels = [row.label for row in rows(document) if row.label.startswith("Latency (")]
+    return [f"{label.replace(' (', ': ').removesuffix(')')}." for label in labels]
 
 
 def kept_whole(explanation: Mapping[str, Any]) -> str:
@@ -89,11 +98,18 @@ def counts_rows(counts: Counts) -> list[tuple[str, str]]:
     ]
 
 
-def latency_row(latency: Latency) -> tuple[str, str]:
-    """Return the time of a forward pass as a row."""
-    label = f"Latency (batch of {latency.batch_size}, {latency.device}, {latency.threads} threads, {latency.runtime})"
-    spread = f"{latency.spread:.2g} ms between quartiles, {latency.runs} runs"
-    return label, f"{latency.milliseconds:.3g} ms ({spread})"
+def latency_rows(latency: Latency) -> list[tuple[str, str]]:
+    """Return the time of a forward pass, and how it was taken, as rows."""
+    from secateur.report.summary import milliseconds
+
+    threads = f", {latency.threads} thread{'s' if latency.threads != 1 else ''}" if latency.device == "cpu" else ""
+    return [
+        ("Latency", milliseconds(latency.milliseconds)),
+        ("Between quartiles", milliseconds(latency.spread, 2)),
+        ("Runs", f"{latency.runs:,}"),
+        ("Batch", str(latency.batch_size)),
+        ("On", f"{latency.device}{threads}, {latency.runtime}"),
+    ]
 
 
 def accuracy_rows(accuracy: Accuracy) -> list[tuple[str, str]]:

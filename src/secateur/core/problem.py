@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from secateur.core.plan import Plan
 from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.core.surgery import masked
+from secateur.core.trials import Search
 from secateur.errors import DataError
+from secateur.events import Tell, ignore
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -28,9 +31,13 @@ class Problem:
         target: how much may be kept; None if the method's own settings say it all.
         loss: loss of a network on held-out images, lower is better; None without data.
         batches: calibration batches of ``(images, labels)`` from the training images; None without data.
+        validation: all held-out images, as batches of ``(images, labels)``; None without data.
         history: the plans of earlier rounds.
         limits: floors and multiples for every plan.
         rng: the only source of randomness, on the CPU.
+        work: folder in which long work may note its steps, so that it goes on after a kill; None for none.
+        tell: hears the progress of long work.
+        found: gets what a search over many plans has found, to be kept with the run.
     """
 
     model: nn.Module
@@ -38,9 +45,13 @@ class Problem:
     target: Target | None = None
     loss: Callable[[nn.Module], float] | None = None
     batches: Batches | None = None
+    validation: Batches | None = None
     history: tuple[Plan, ...] = ()
     limits: Limits = field(default_factory=Limits)
     rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    work: Path | None = None
+    tell: Tell = ignore
+    found: Callable[[Search], None] = lambda search: None
 
     def loss_after(self, plan: Plan) -> float:
         """Return the loss of the network with the plan's units silenced; the model is restored.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -120,7 +121,9 @@ def fit(graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | Non
     """
     rule = ruler(graph)
     base = graph.kept(start or Plan())
-    goal = target.keep * rule.measure(target.of, torch.ones(graph.units, dtype=torch.bool))
+    whole = rule.measure(target.of, torch.ones(graph.units, dtype=torch.bool))
+    # sizes are whole numbers; the product of two decimals may fall a hair below the one that was meant
+    goal = int(target.keep * whole * (1 + 1e-12) + 1e-9)
 
     places = [graph.offsets[step.group] + unit for step in ordered for unit in step.units]
     turns = [turn for turn, step in enumerate(ordered) for _ in step.units]
@@ -132,11 +135,10 @@ def fit(graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | Non
 
     low, high = 0, len(ordered)
     if rule.measure(target.of, kept(high)) > goal:
-        whole = goal / target.keep
         reachable = rule.measure(target.of, kept(high)) / whole
         raise TargetError(
             f"cannot keep only {target.keep:.3g} of the {target.of}: with everything prunable removed "
-            f"{reachable:.3g} remain; ask for at least that, or allow more layers",
+            f"{_rounded_up(reachable)} remain; ask for at least that, or allow more layers",
             reachable,
         )
     while low < high:
@@ -146,6 +148,12 @@ def fit(graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | Non
         else:
             low = middle + 1
     return plan_of(graph, kept(low))
+
+
+def _rounded_up(fraction: float) -> str:
+    """Write three digits of a positive fraction, never less than it is: who asks for that much gets it."""
+    scale = 10.0 ** (2 - math.floor(math.log10(fraction)))
+    return f"{math.ceil(fraction * scale - 1e-9) / scale:.3g}"
 
 
 def plan_of(graph: Graph, keep: Tensor) -> Plan:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from secateur.core.graph import Graph, staying
-from secateur.core.plan import EMPTY, DropUnits, Plan, Regroup, ZeroWeights
+from secateur.core.plan import EMPTY, Plan, ZeroWeights
+from secateur.core.regroup import layouts, saved_macs, saved_params
 from secateur.errors import PlanError, SettingError
 
 Measure = Literal["macs", "params", "nonzero", "units"]
@@ -115,23 +116,27 @@ def size(graph: Graph, plan: Plan = EMPTY) -> Size:
         PlanError: if the plan does not belong to the graph.
     """
     rule, keep = ruler(graph), graph.kept(plan)
-    params = rule.params(keep)
-    zeros = sum(int((~mask).sum()) for mask in zero_masks(graph, plan, keep).values())
-    return Size(params=params, macs=rule.macs(keep), nonzero=params - zeros, units=int(keep.sum()))
+    found = layouts(graph, plan, keep)
+    params = rule.params(keep) - saved_params(graph, found)
+    zeros = 0
+    for name, mask in zero_masks(graph, plan, keep).items():
+        layout = found.get(name.rpartition(".")[0]) if name.endswith(".weight") else None
+        inside = ~mask if layout is None else ~mask[layout.mask()]
+        zeros += int(inside.sum())
+    macs = rule.macs(keep) - saved_macs(graph, found, keep)
+    return Size(params=params, macs=macs, nonzero=params - zeros, units=int(keep.sum()))
 
 
 def zero_masks(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:
-    """Return for each tensor with weights to silence its mask (True = keep), in the shape after removal.
+    """Return for each tensor with single weights to silence its mask (True = keep), in the shape after removal.
 
     Raises:
         PlanError: if a mask is of a tensor or shape that the network does not have.
     """
     masks: dict[str, Tensor] = {}
     for edit in plan.edits:
-        if isinstance(edit, DropUnits):
+        if not isinstance(edit, ZeroWeights):
             continue
-        if isinstance(edit, Regroup):
-            edit = as_zeros(graph, edit)
         if edit.tensor not in graph.tensors or graph.tensors[edit.tensor][0] != edit.shape:
             raise PlanError(
                 f"the plan masks '{edit.tensor}' with shape {edit.shape}, which this network does not have; "
@@ -140,24 +145,6 @@ def zero_masks(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:
         mask = sliced(edit.mask(), graph.tensors[edit.tensor][1], keep)
         masks[edit.tensor] = masks[edit.tensor] & mask if edit.tensor in masks else mask
     return masks
-
-
-def as_zeros(graph: Graph, edit: Regroup) -> ZeroWeights:
-    """Return the mask that lets every output read the inputs of its block and nothing else.
-
-    Raises:
-        PlanError: if the layer is unknown or the blocks do not partition its outputs.
-    """
-    name = f"{edit.layer}.weight"
-    if name not in graph.tensors:
-        raise PlanError(f"the plan regroups '{edit.layer}', which this network does not have")
-    shape = graph.tensors[name][0]
-    if sorted(output for block in edit.blocks for output in block.outputs) != list(range(shape[0])):
-        raise PlanError(f"the blocks of '{edit.layer}' must hold each of its {shape[0]} outputs exactly once")
-    keep = torch.zeros(shape, dtype=torch.bool)
-    for block in edit.blocks:
-        keep[torch.tensor(block.outputs)[:, None], torch.tensor(block.inputs, dtype=torch.long)[None, :]] = True
-    return ZeroWeights.of(name, keep)
 
 
 def sliced(tensor: Tensor, dims: tuple[Tensor | None, ...], keep: Tensor) -> Tensor:

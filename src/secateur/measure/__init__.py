@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .accuracy import Accuracy, accuracy
 from .counts import Counts, count
+from .execution import fastest
 from .forward import ExampleInputs
 from .latency import Latency, Runtime, latency
 from .measurement import Measurement, measure
@@ -17,6 +18,7 @@ __all__ = [
     "Runtime",
     "accuracy",
     "count",
+    "fastest",
     "latency",
     "measure",
 ]

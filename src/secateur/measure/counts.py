@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..core.blocks import executing
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .record import Record
 
@@ -64,7 +65,14 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     try:
         # Fused attention would hide its matrix products from the counters.
         torch.backends.mha.set_fastpath_enabled(False)
-        with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), activations, flops:
+        with (
+            evaluating(model),
+            executing(model, "blocks"),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            activations,
+            flops,
+        ):
             call(model, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -51,7 +51,7 @@ def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: 
             )
         if len(runs) > 1 and len(rows) >= 0.17 * total:  # else the names would lie on each other on a phone
             figure.add_annotation(
-                x=start + 0.5, y=1, yref="paper", text=name, showarrow=False, xanchor="left", yanchor="top"
+                x=start + 0.5, y=1, yref="paper", text=name, showarrow=False, xanchor="left", yanchor="bottom"
             )
         if number:
             figure.add_vline(x=start + 0.5, line={"color": _GRID, "dash": "dash"})
@@ -59,7 +59,7 @@ def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: 
     figure.update_xaxes(dtick=math.ceil(start / 10))
     title = "accuracy in %" if quantity == "accuracy" else "loss"
     figure.update_layout(hovermode="x unified", xaxis_title="epoch", yaxis_title=title)
-    return _html(figure, quantity, 340)
+    return _html(figure, quantity, 350, above=1.1)  # over the names of the runs
 
 
 def script() -> str:
@@ -69,7 +69,7 @@ def script() -> str:
     return get_plotlyjs()
 
 
-def _html(figure: Any, name: str, height: int) -> str:
+def _html(figure: Any, name: str, height: int, above: float = 1.02) -> str:
     import plotly.io
 
     axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
@@ -80,8 +80,8 @@ def _html(figure: Any, name: str, height: int) -> str:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
-        margin={"l": 56, "r": 12, "t": 36, "b": 48},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        margin={"l": 56, "r": 12, "t": 36 if above < 1.1 else 60, "b": 48},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": above, "yanchor": "bottom"},
         hoverlabel={"bgcolor": "#1f2937", "font": {"color": "#ffffff"}},
     )
     figure.update_xaxes(**axis, showgrid=name != "widths")

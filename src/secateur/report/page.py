@@ -75,7 +75,7 @@ def render(document: Mapping[str, Any], environment: Mapping[str, Any], recipe: 
     runs = _runs(document)
     loader = jinja2.PackageLoader("secateur.report", "templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    pages.filters |= {"prose": _prose, "shown": _shown}
+    pages.filters |= {"prose": _prose, "shown": _shown, "milliseconds": _milliseconds}
     return pages.get_template("report.html.j2").render(
         document=document,
         environment=environment,
@@ -112,6 +112,10 @@ def sections(card: str) -> tuple[str, list[tuple[str, str]]]:
 def _prose(text: str) -> Markup:
     """Escape a text and set what stands between back quotes as code."""
     return Markup(re.sub(r"(`+)(.+?)\1", r"<code>\2</code>", str(escape(text))))
+
+
+def _milliseconds(time: float) -> str:
+    return summary.milliseconds(time, 2)
 
 
 def _shown(value: Any) -> str:

@@ -122,6 +122,11 @@ def short(number: float) -> str:
     return f"{number:g}"
 
 
+def milliseconds(time: float, digits: int = 3) -> str:
+    """Return a time with some significant digits, or whole where these are not enough."""
+    return f"{time:.{digits}g} ms" if time < 10**digits - 0.5 else f"{time:,.0f} ms"
+
+
 def _parts(document: Document) -> tuple[Any, Any, Any]:
     return document["before"], document["middle"], document["after"]
 
@@ -165,7 +170,7 @@ def _latency(document: Document) -> Row | None:
     threads = f", {known['threads']} thread{'s' if known['threads'] != 1 else ''}" if known["device"] == "cpu" else ""
     label = f"Latency (batch of {known['batch_size']}, {known['device']}{threads}, {known['runtime']})"
     change = "" if not before or not after else _change(before, after, "faster", "slower")
-    return Row(label, *_texts(values, lambda value: f"{value:.3g} ms"), change)
+    return Row(label, *_texts(values, milliseconds), change)
 
 
 def _values(document: Document, part: str, name: str) -> _Values | None:

@@ -46,7 +46,7 @@ def test_regrouping_and_removal_equal_silence(net: nn.Module, data: st.DataObjec
     net = net.double()
     graph = trace(net, images(1, dtype=torch.float64))
     drops = data.draw(plans(graph)).edits
-    edits = [edit for edit in regrouped(net, graph, data.draw(st.integers(0, 99)))]
+    edits = regrouped(net, graph, data.draw(st.integers(0, 99)))
     plan = Plan((*drops, *edits))
     keep = graph.kept(plan)
     kept_reads = [e for e in edits if _still_reads(graph, e, keep)]

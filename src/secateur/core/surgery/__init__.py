@@ -1,6 +1,7 @@
 """The only code that edits a model: remove for real, silence reversibly, and check that both agree."""
 
-from secateur.core.surgery.forward import Inputs, run
+from secateur.core.surgery.forward import Inputs, run, tensors_in
+from secateur.core.surgery.optimizer import migrate_optimizer
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked
 from secateur.core.surgery.verification import TOLERANCE, Verification, relative_difference, verify
@@ -13,7 +14,9 @@ __all__ = [
     "apply",
     "hold",
     "masked",
+    "migrate_optimizer",
     "relative_difference",
     "run",
+    "tensors_in",
     "verify",
 ]

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, count, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS
 from secateur.core.literals import rewrite
 from secateur.core.plan import Plan
+from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.surgery.forward import first_line
+from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.errors import ModelError, PlanError
 
 
@@ -33,17 +36,19 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
         ModelError: if the model cannot be copied.
     """
     keep = graph.kept(plan)
-    check(model, graph, keep)
+    check(model, graph, keep, plan)
     masks = zero_masks(graph, plan, keep)
     thin = _copy_with(model, {name: _thin(tensor_of(model, name), name, graph, keep, masks) for name in graph.tensors})
     if bool((~keep).any()):
         _set_sizes(thin, graph, keep)
+        renumber(thin, graph, keep)
         _rewrite_code(thin, graph, keep)
+    regroup(thin, layouts(graph, plan, keep))
     return thin
 
 
-def check(model: nn.Module, graph: Graph, keep: Tensor) -> None:
-    """Refuse a model of another architecture than the graph, and plans that leave a group empty."""
+def check(model: nn.Module, graph: Graph, keep: Tensor, plan: Plan) -> None:
+    """Refuse a model of another architecture than the graph, and plans that cannot be carried out on it."""
     for name, (shape, _) in graph.tensors.items():
         found = tuple(tensor_of(model, name).shape)
         if found != shape:
@@ -52,6 +57,12 @@ def check(model: nn.Module, graph: Graph, keep: Tensor) -> None:
         first = graph.offsets[group.name]
         if not bool(keep[first : first + group.size].any()):
             raise PlanError(f"the plan removes all {group.size} units of group '{group.name}'; at least one must stay")
+    for layer, layout in layouts(graph, plan, keep).items():
+        reason = why_not(model, graph, layer)
+        if reason:
+            raise PlanError(f"'{layer}' cannot be regrouped: {reason}; take it out of the plan")
+        if not layout.pairs:
+            raise PlanError(f"the plan removes all that the blocks of '{layer}' read; let at least one input stay")
 
 
 def _thin(tensor: Tensor, name: str, graph: Graph, keep: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
@@ -78,6 +89,8 @@ def _copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
     """Bring the size attributes of standard modules in line with their tensors."""
     for name, module in thin.named_modules():
+        if isinstance(module, BlockLayer):
+            continue  # its numbers are brought in line by ``renumber``
         if isinstance(module, CONVOLUTIONS):
             if name in graph.convolutions:
                 units = graph.convolutions[name]

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, staying, tensor_of
-from secateur.core.plan import Plan
+from secateur.core.plan import Plan, ZeroWeights
+from secateur.core.regroup import layouts
 from secateur.core.shaper import Shaper
 from secateur.core.size import zero_masks
 from secateur.core.statistics import over_kept
+from secateur.core.surgery.regrouping import held
 from secateur.core.surgery.removal import check
 
 
@@ -28,7 +30,7 @@ def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
         PlanError: if the plan does not belong to the network.
     """
     keep = graph.kept(plan)
-    check(model, graph, keep)
+    check(model, graph, keep, plan)
     saved: dict[str, Tensor] = {}
     try:
         with torch.no_grad():
@@ -57,16 +59,34 @@ def _silenced(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:
                 gone = gone.reshape([-1 if i == d else 1 for i in range(len(shape))])
                 positions[name] = positions[name] | gone if name in positions else gone
     everything = torch.ones(graph.units, dtype=torch.bool)
-    for name, mask in zero_masks(graph, plan, everything).items():
-        positions[name] = positions[name] | ~mask if name in positions else ~mask
+    silenced = [(name, ~mask) for name, mask in zero_masks(graph, plan, everything).items()]
+    for layer, layout in layouts(graph, plan).items():
+        kernel = len(graph.tensors[f"{layer}.weight"][0]) - 2
+        silenced.append((f"{layer}.weight", ~layout.mask().reshape(layout.outputs, layout.inputs, *[1] * kernel)))
+    for name, gone in silenced:
+        positions[name] = positions[name] | gone if name in positions else gone
     return positions
+
+
+def changed(graph: Graph, plan: Plan) -> frozenset[str]:
+    """Return the names of the weights in which silencing sets something to zero."""
+    return frozenset(_silenced(graph, plan, graph.kept(plan)))
+
+
+def silencing(graph: Graph, plan: Plan) -> Plan:
+    """Return the plan that sets to zero what ``masked`` sets to zero, and removes nothing.
+
+    Where ``graph.statistics`` run over dropped units it is not the same network, since zeros count in a mean.
+    """
+    positions = _silenced(graph, plan, graph.kept(plan))
+    return Plan(tuple(ZeroWeights.of(name, ~gone.expand(graph.tensors[name][0])) for name, gone in positions.items()))
 
 
 class Hold(Shaper):
     """Keeps silenced weights at zero while a network trains, whatever the optimizer does to them."""
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        self._pairs = [(tensor_of(model, name), mask) for name, mask in masks.items()]
+        self._pairs = [pair for name, mask in masks.items() for pair in held(model, name, mask)]
         self._pairs = [(tensor, mask.to(tensor.device, tensor.dtype)) for tensor, mask in self._pairs]
 
     def after_step(self, step: int) -> None:

@@ -24,7 +24,7 @@ def convolution(state: State, args: Args, out: Tensor) -> None:
         if layer.shape[0] == layer.shape[1] == 1:
             state.pin(layer.reshape(-1), "a kernel position, not a channel")
     for layer in state.labels(x):
-        if any(size > 1 for size in layer.shape[2:]):
+        if layer.shape[1] == 1:
             state.pin(layer.reshape(-1), "positions of a map that a convolution slides over")
     read, rows, columns = state.vector(x, 1), state.vector(weight, 0), state.vector(weight, 1)
     spatial = math.prod((x if transposed else out).shape[2:])
