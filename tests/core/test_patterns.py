@@ -147,6 +147,15 @@ class Fourier(nn.Module):
         return self.head(torch.fft.fft(self.mid(self.stem(x)), dim=1).real)
 
 
+class Sorted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mid, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.sort(self.mid(self.stem(x)), dim=1)[0])
+
+
 class Picked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -186,6 +195,7 @@ class Doubtful(nn.Module):
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
+        (Fourier, "the operator aten._fft_r2c, for which there is no rule"),
         (Sorted, "the order of channels or their neighbours matter"),
         (Picked, "picked by their number"),
         (Product, "multiplied with another activation"),

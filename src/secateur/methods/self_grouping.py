@@ -1,0 +1,314 @@
+"""Let filters that value the same inputs share a group, and let each group read only the inputs that it values.
+
+Idea.         Fixed equal groups ignore what was learned. Filters whose importance over the input channels is alike
+              form a group, and the centroid of the group says which inputs the whole group can do without: a group
+              convolution with groups of different size and different, perhaps overlapping, inputs. No output goes,
+              so residual sums are no obstacle.
+Rule.         Importance of input c to filter j: sum of |w| over the kernel (j, c). k-means puts the filters of a
+              layer into ``groups`` clusters. One threshold for the layer: the p-th percentile of the centroids'
+              entries, each counted once for every member, what is already dropped as zero. A group keeps the inputs
+              in which its centroid is above the threshold, at least one. p is ``conv`` for convolutions and ``fc``
+              for linear layers, reached in steps of 10 or at once; the first convolution and projection shortcuts
+              stay dense.
+Needs.        Weights only.
+Cost.         One k-means with ``restarts`` restarts for each layer and step; minutes for large linear layers.
+Differences.  The paper's text was not open to us; this is the released code. There the mask of a group's first
+              member stands for all members, here each filter keeps its own, and a group keeps its last input unless
+              ``min_inputs`` is 0.
+              The paper trains between the steps: run several rounds for that; within one round the steps follow
+              each other without training. With a target, p is the smallest percentage that meets it, for linear
+              layers at most ``fc``. Inputs that no group reads are removed from the layer that makes them, unless
+              ``drop_unread`` is off; the paper counts them on. ``normalize`` makes every filter's importances sum
+              to one, so that filters with large weights do not decide alone. ``align`` moves filters at the least
+              cost in squared distance between clusters, so that groups have widths that run fast.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from secateur.core.blocks import BlockLayer
+from secateur.core.graph import Graph
+from secateur.core.method import Method, Paper
+from secateur.core.plan import Plan, Regroup
+from secateur.core.problem import Problem
+from secateur.core.regroup import blocks_of, why_not, without_unread
+from secateur.core.size import size
+from secateur.errors import SettingError, TargetError
+
+Schedule = Literal["steps", "once"]
+_PRECISION = 16  # halvings of the range of percentages when a target is approached
+
+
+@dataclass(frozen=True)
+class SelfGrouping(Method):
+    """Groups of filters found by clustering, each with the inputs that it values.
+
+    Attributes:
+        conv: percentage of kernels to drop from each convolution, 0 to 100; with a target, the target decides.
+        fc: the same for linear layers; with a target, an upper bound.
+        groups: clusters in each layer; fewer in layers with fewer outputs.
+        schedule: steps (10, 20, ... percent, each clustering what the last one left) or once.
+        normalize: divide each filter's importances by their sum.
+        dense: patterns of layer names that stay as they are.
+        stem: also regroup the first convolution.
+        projections: also regroup the projection shortcuts of residual networks.
+        drop_unread: remove what no group reads any more.
+        min_inputs: every group keeps at least this many inputs; with 0, as in the released code, filters may end
+            up without any and put out their bias alone.
+        align: groups hold a multiple of this many filters (as far as the layer has them), at most as many groups as
+            that leaves; processors compute 16 or so outputs at once, and a group of 4 takes as long as one of 16.
+        restarts: of each k-means.
+    """
+
+    conv: float = 60.0
+    fc: float = 60.0
+    groups: int = 16
+    schedule: Schedule = "steps"
+    normalize: bool = False
+    dense: Sequence[str] = ()
+    stem: bool = False
+    projections: bool = False
+    drop_unread: bool = True
+    min_inputs: int = 1
+    align: int = 1
+    restarts: int = 10
+
+    paper: ClassVar[Paper] = Paper(
+        title="Self-grouping Convolutional Neural Networks",
+        authors="Qingbei Guo, Xiao-Jun Wu, Josef Kittler, Zhiquan Feng",
+        venue="Neural Networks 132:491-505",
+        year=2020,
+        link="doi:10.1016/j.neunet.2020.09.015",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("conv", "fc"):
+            if not 0.0 <= getattr(self, name) <= 100.0:
+                raise SettingError(f"{name} is a percentage and must be in 0 to 100, not {getattr(self, name)}")
+        for name in ("groups", "align", "restarts"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.min_inputs < 0:
+            raise SettingError(f"min_inputs must not be negative, not {self.min_inputs}")
+        if self.schedule not in get_args(Schedule):
+            raise SettingError(f"unknown schedule '{self.schedule}'; choose one of {', '.join(get_args(Schedule))}")
+        object.__setattr__(self, "dense", (self.dense,) if isinstance(self.dense, str) else tuple(self.dense))
+
+    def plan(self, problem: Problem) -> Plan:
+        """Group every layer at its percentage, or with a target all at the smallest that meets it.
+
+        Raises:
+            TargetError: if no layer can be regrouped, or the target cannot be reached.
+        """
+        names = self.layers(problem.model, problem.graph)
+        if not names:
+            raise TargetError(
+                "no layer can be regrouped: only plain convolutions and linear layers with two inputs or more can, "
+                "and the first convolution and projections only if asked (stem, projections)"
+            )
+        seeds = torch.randint(2**31 - 1, (len(names),), generator=problem.rng).tolist()
+        layers = [_Layer(problem.model, name, self, seed) for name, seed in zip(names, seeds, strict=True)]
+        if problem.target is None:
+            return self._at(problem, layers, self.conv, self.fc)
+        return self._meet(problem, layers)
+
+    def layers(self, model: nn.Module, graph: Graph) -> list[str]:
+        """Return the layers to regroup, in the order of execution."""
+        names = list(dict.fromkeys(_whole(model, cost.layer) for cost in graph.costs))
+        convolutions = [name for name in names if _is_convolution(model.get_submodule(name))]
+        stay = {name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in self.dense)}
+        if not self.stem:
+            stay |= set(convolutions[:1])
+        if not self.projections:
+            # what reads single channels is pinned, so behind blocks a plain 1x1 convolution may be a projection
+            again = any(isinstance(module, BlockLayer) for module in model.modules())
+            stay |= {name for name in convolutions if _is_projection(model, graph, name, again)}
+        return [name for name in names if name not in stay and _can(model, graph, name)]
+
+    def _at(self, problem: Problem, layers: Sequence[_Layer], conv: float, fc: float) -> Plan:
+        edits = tuple(edit for layer in layers for edit in layer.edits(fc if layer.linear else conv))
+        limits = problem.limits
+        if not self.drop_unread:
+            return Plan(edits)
+        return without_unread(problem.graph, Plan(edits), min_units=limits.min_units, multiple=limits.multiple)
+
+    def _meet(self, problem: Problem, layers: Sequence[_Layer]) -> Plan:
+        graph, target = problem.graph, problem.target
+        assert target is not None
+        whole = size(graph).of(target.of)
+        goal = target.keep * whole
+
+        def at(percent: float) -> Plan:
+            return self._at(problem, layers, percent, min(percent, self.fc))
+
+        best, low, high = at(100.0), 0.0, 100.0
+        smallest = size(graph, best).of(target.of)
+        if smallest > goal:
+            raise TargetError(
+                f"cannot keep only {target.keep:.3g} of the {target.of}: with as few inputs in every group as may be "
+                f"{smallest / whole:.3g} remain; ask for at least that, raise fc, or let more layers take part",
+                smallest / whole,
+            )
+        for _ in range(_PRECISION):
+            middle = (low + high) / 2
+            plan = at(middle)
+            if size(graph, plan).of(target.of) <= goal:
+                best, high = plan, middle
+            else:
+                low = middle
+        return best
+
+
+class _Layer:
+    """One layer on its way from dense to grouped; what was found once is remembered."""
+
+    def __init__(self, model: nn.Module, name: str, method: SelfGrouping, seed: int) -> None:
+        self.name = name
+        self._module = model.get_submodule(name)
+        self._method, self._seed = method, seed
+        weight: Any = self._module.weight
+        self.linear = weight.dim() == 2
+        self._importance = weight.detach().float().abs().flatten(2).sum(2) if not self.linear else weight.detach().abs()
+        self._importance = self._importance.cpu().numpy().astype(np.float32)
+        if not np.isfinite(self._importance).all():
+            raise SettingError(f"the weights of '{name}' contain NaN or infinite values; the network cannot be grouped")
+        if method.normalize:
+            self._importance = self._importance / np.maximum(self._importance.sum(1, keepdims=True), 1e-12)
+        dense = np.ones(self._importance.shape, dtype=bool)
+        start = self._module.layout().mask().numpy() if isinstance(self._module, BlockLayer) else dense
+        self._stages: list[tuple[float, _Clusters]] = [(100.0 * (1 - start.mean()), self._cluster(start))]
+
+    def edits(self, percent: float) -> list[Regroup]:
+        """Return the edits that leave the layer with about this percentage of its kernels dropped."""
+        mask = torch.from_numpy(self._mask(percent))
+        if isinstance(self._module, BlockLayer):
+            own: list[Regroup] = []
+            for number, block in enumerate(self._module.layout().blocks):
+                part = mask[list(block.outputs)][:, list(block.inputs)]
+                if block.inputs and not bool(part.all()):
+                    own.append(Regroup(f"{self.name}.blocks.{number}", blocks_of(part)))
+            return own
+        return [] if bool(mask.all()) else [Regroup(self.name, blocks_of(mask))]
+
+    def _mask(self, percent: float) -> Any:
+        grid = [float(p) for p in range(10, 100, 10)] if self._method.schedule == "steps" else []
+        for step in grid:
+            if step >= percent:
+                break
+            if step > self._stages[-1][0]:
+                self._stages.append((step, self._cluster(self._stages[-1][1].drop(step))))
+        # the last stage that lies below the percentage: a search may have gone further before
+        return next((c for done, c in reversed(self._stages) if done < percent), self._stages[0][1]).drop(percent)
+
+    def _cluster(self, mask: Any) -> _Clusters:
+        rows = self._importance * mask
+        groups = min(self._method.groups, max(1, len(rows) // self._method.align))
+        labels = _aligned(rows, _kmeans(rows, groups, self._method.restarts, self._seed), self._method.align)
+        return _Clusters(rows, mask, labels, self._method.min_inputs)
+
+
+class _Clusters:
+    """The filters of a layer in clusters, before inputs are dropped."""
+
+    def __init__(self, rows: Any, mask: Any, labels: Any, least: int) -> None:
+        self._least = least
+        members = np.eye(labels.max() + 1, dtype=rows.dtype)[labels]  # (filters, clusters)
+        centroids = (members.T @ rows) / np.maximum(members.sum(0), 1)[:, None]
+        self._mask = mask
+        self._values = centroids[labels] * mask  # (filters, inputs)
+        self._sorted = np.sort(self._values, axis=None)
+
+    def drop(self, percent: float) -> Any:
+        """Return which inputs each filter keeps when this percentage of all kernels is dropped."""
+        place = percent / 100.0 * (self._sorted.size - 1)  # linear interpolation, as numpy's percentile
+        below = int(place)
+        above = min(below + 1, self._sorted.size - 1)
+        low, high = float(self._sorted[below]), float(self._sorted[above])
+        keep = self._mask & (self._values > low + (place - below) * (high - low)) if percent > 0 else self._mask.copy()
+        for filter in np.flatnonzero(keep.sum(1) < np.minimum(self._least, self._mask.sum(1))):
+            best = np.argsort(-np.where(self._mask[filter], self._values[filter], -1.0), kind="stable")
+            keep[filter, best[: min(self._least, int(self._mask[filter].sum()))]] = True
+        if not keep.any():  # something must be read, or the layer could go as a whole
+            keep[self._values == self._values.max()] = self._mask[self._values == self._values.max()]
+        return keep
+
+
+def _kmeans(rows: Any, groups: int, restarts: int, seed: int) -> Any:
+    """Return the cluster of each row; clusters that stay empty are left out."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct filters than groups
+        means: Any = cast(Any, KMeans)(
+            min(groups, len(rows)), n_init=restarts, max_iter=300, init="random", random_state=seed
+        )
+        return np.unique(means.fit_predict(rows), return_inverse=True)[1]
+
+
+def _aligned(rows: Any, labels: Any, multiple: int) -> Any:
+    """Return labels of clusters whose sizes are multiples, but for one where the number of rows is none."""
+    sizes = np.bincount(labels)
+    if multiple == 1 or not (sizes % multiple).any():
+        return labels
+    wanted = sizes // multiple * multiple
+    for cluster in np.argsort(-(sizes % multiple), kind="stable")[: (len(rows) - wanted.sum()) // multiple]:
+        wanted[cluster] += multiple
+    wanted[wanted.argmax()] += len(rows) - wanted.sum()
+    centroids = np.stack([rows[labels == cluster].mean(0) for cluster in range(len(sizes))])
+    distances = (rows**2).sum(1)[:, None] - 2 * rows @ centroids.T + (centroids**2).sum(1)
+    seats = np.repeat(np.arange(len(sizes)), wanted)
+    return np.unique(seats[linear_sum_assignment(distances[:, seats])[1]], return_inverse=True)[1]
+
+
+def _whole(model: nn.Module, name: str) -> str:
+    """Return the block layer that a layer is part of, or the layer itself."""
+    holder, _, number = name.rpartition(".blocks.")
+    return holder if number.isdigit() and holder and isinstance(model.get_submodule(holder), BlockLayer) else name
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) or (isinstance(module, BlockLayer) and module.dim == -3)
+
+
+def _can(model: nn.Module, graph: Graph, name: str) -> bool:
+    module = model.get_submodule(name)
+    if isinstance(module, BlockLayer):
+        return all(not why_not(model, graph, f"{name}.blocks.{i}") for i in range(len(module.blocks)))
+    if why_not(model, graph, name) or graph.tensors[f"{name}.weight"][0][1] < 2:
+        return False
+    rows = graph.tensors[f"{name}.weight"][1][0]
+    return rows is None or not any(_in(graph, group, rows) for group in graph.left)
+
+
+def _is_projection(model: nn.Module, graph: Graph, name: str, when_unknown: bool) -> bool:
+    """A plain 1x1 convolution into a sum of layers, reading what another layer of the block reads as well."""
+    shape, dims = graph.tensors.get(f"{name}.weight", ((), ()))
+    if isinstance(model.get_submodule(name), BlockLayer) or len(shape) != 4 or shape[2:] != (1, 1):
+        return False
+    if dims[0] is None or dims[1] is None:
+        return when_unknown
+    makers = _owners(model, graph, dims[0], lambda role: role == "makes")
+    readers = _owners(model, graph, dims[1], lambda role: role == "reads")
+    return len(makers) > 1 and len(readers) > 1
+
+
+def _owners(model: nn.Module, graph: Graph, units: torch.Tensor, wanted: Callable[[str], bool]) -> set[str]:
+    """Return the layers with such a role in the groups of these units."""
+    groups = [group for group in graph.groups if _in(graph, group.name, units)]
+    return {_whole(model, m.tensor.rpartition(".")[0]) for g in groups for m in g.members if wanted(m.role)}
+
+
+def _in(graph: Graph, group: str, units: torch.Tensor) -> bool:
+    first = graph.offsets[group]
+    return bool(((units >= first) & (units < first + graph.group(group).size)).any())

@@ -1,0 +1,64 @@
+"""The images on which candidates compete: once in memory, in one order, whatever looks at them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import DataError
+from secateur.measure.forward import device_of, dtype_of
+
+BATCH = {"cpu": 64, "cuda": 1024}
+"""Images at a time: few enough that the maps of a small network stay in the cache of a CPU core."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Labelled images.
+
+    Attributes:
+        images: (N, ...), of the network's type and on its device.
+        labels: (N,) int64, on the same device.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.labels)
+
+    @staticmethod
+    def of(batches: Iterable[tuple[Tensor, Tensor]] | None, model: nn.Module) -> HeldOut:
+        """Gather batches of ``(images, labels)`` where the network can use them.
+
+        Raises:
+            DataError: if there are none.
+        """
+        place, dtype = device_of(model), dtype_of(model)
+        pairs = [(x.to(place, dtype), y.to(place)) for x, y in batches if len(y)] if batches is not None else []
+        if not pairs:
+            raise DataError("candidates are compared on validation images, and there are none; give data (--data)")
+        return HeldOut(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]).long())
+
+    @property
+    def batch(self) -> int:
+        """How many images are looked at in one go; every candidate stops at multiples of it."""
+        return BATCH.get(self.images.device.type, BATCH["cuda"])
+
+    def stop(self, images: int) -> int:
+        """Return the first place at or after so many images at which candidates stop."""
+        return min(len(self), -(-max(1, images) // self.batch) * self.batch)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a name for the content of named tensors."""
+    total = hashlib.sha256()
+    for name, tensor in tensors.items():
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()

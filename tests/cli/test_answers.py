@@ -1,0 +1,145 @@
+"""What the commands print: numbers that the library confirms, JSON that is nothing else, lines that fit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import Call
+from secateur import artifact
+from secateur.data import load_data
+from secateur.measure import accuracy, count
+from secateur.methods import METHODS
+
+
+def document(secateur: Call, *words: object) -> dict[str, Any]:
+    """Return what a command prints as JSON; it may print nothing else."""
+    ended = secateur(*words, "--json")
+    assert (ended.status, ended.err) == (0, "")
+    return json.loads(ended.out, parse_constant=pytest.fail)
+
+
+def test_measure_counts_what_the_library_counts(secateur: Call, pruned: Path):
+    loaded = artifact.load(pruned)
+    found = document(secateur, "measure", pruned, "--no-latency")
+    counts = count(loaded.model, load_data("mnist5k").example())
+    assert found["counts"]["macs"] == counts.macs
+    assert found["counts"]["params"] == counts.params == sum(x.numel() for x in loaded.model.parameters())
+    assert found["latency"] is None
+
+
+def test_measure_times_what_was_asked_for(secateur: Call, pruned: Path):
+    words = ("measure", pruned, "--batch-size", "3", "--threads", "1", "--seconds", "0.05")
+    latency = document(secateur, *words)["latency"]
+    assert (latency["batch_size"], latency["threads"], latency["device"]) == (3, 1, "cpu")
+    assert latency["milliseconds"] > 0
+    text = secateur(*words).out
+    assert "cpu, 1 thread, eager" in text
+
+
+def test_counts_are_of_one_image_whatever_the_batch(secateur: Call):
+    words = ("measure", "--model", "lenet5", "--image", "1x28x28", "--classes", "10", "--no-latency")
+    found = document(secateur, *words)
+    assert found["counts"]["macs"] == 2_293_000
+    assert document(secateur, *words, "--batch-size", "7")["counts"] == found["counts"]
+
+
+def test_evaluate_agrees_with_the_library(secateur: Call, pruned: Path):
+    found = document(secateur, "evaluate", pruned, "--split", "val", "--batch-size", "100")
+    data = load_data("mnist5k")
+    expected = accuracy(artifact.load(pruned).model, data.batches("val", 250))
+    assert found["examples"] == expected.examples == data.size("val")
+    assert found["top1"] == pytest.approx(expected.top1)
+    assert found["loss"] == pytest.approx(expected.loss, rel=1e-5)
+
+
+def test_explain_lists_every_layer_and_what_is_pinned(secateur: Call):
+    found = document(secateur, "explain", "--model", "lenet5", "--data", "mnist5k", "--leave", "conv1")
+    rows = {row["layer"]: row for row in found["rows"]}
+    assert list(rows) == ["conv1", "conv2", "fc1", "fc2"]
+    assert [rows[name]["prunable"] for name in rows] == [0, 50, 500, 0]
+    assert all(row["reason"] for row in rows.values() if row["prunable"] < row["width"])
+    assert 0 < found["reachable"] < 1
+
+
+def test_explain_explains_a_network_without_anything_to_prune(secateur: Call):
+    ended = secateur("explain", "--model", "nets.py:pinned", "--data", "mnist5k")
+    assert ended.status == 0
+    assert "an output of the network" in ended.out
+    assert "0 of 1 layers" in ended.out
+    assert "keeps 100 % of the MACs" in ended.out
+
+
+def test_the_plan_is_what_prune_carries_out(secateur: Call, pruned: Path, tmp_path: Path):
+    words = ("plan", "--model", "lenet5", "--data", "mnist5k", "--keep", "0.5")
+    found = document(secateur, *words, "--out", "plan.json")
+    (carried_out,) = artifact.load(pruned).plans
+    assert json.loads((tmp_path / "plan.json").read_text()) == found["plan"] == json.loads(carried_out.to_json())
+    measured = json.loads((pruned / "measurement.json").read_text())
+    assert found["before"]["macs"] == measured["before"]["counts"]["macs"]
+    assert found["after"]["macs"] == measured["after"]["counts"]["macs"]
+    assert found["after"]["params"] == measured["after"]["counts"]["params"]
+    again = secateur(*words, "--out", "plan.json")
+    assert again.status == 1
+    assert "plan.json exists already" in again.err
+    assert secateur(*words, "--out", "plan.json", "--force").status == 0
+
+
+def test_methods_and_show_tell_what_the_methods_say_of_themselves(secateur: Call):
+    assert [row["name"] for row in document(secateur, "methods")["methods"]] == list(METHODS)
+    text = secateur("methods").out
+    assert all(name in text for name in METHODS)
+    found = document(secateur, "show", "magnitude")
+    assert found["paper"]["title"] == METHODS["magnitude"].paper.title
+    assert {s["name"]: s["choices"] for s in found["settings"]}["norm"] == ["l1", "l2"]
+    assert {"Idea", "Rule", "Needs", "Cost"} <= set(found["card"])
+    text = secateur("show", "magnitude").out
+    assert METHODS["magnitude"].paper.bibtex() in text
+
+
+def test_export_is_written_into_the_manifest(secateur: Call, pruned: Path, tmp_path: Path):
+    shutil.copytree(pruned, tmp_path / "small")
+    found = document(secateur, "export", "small", "--format", "pt2")
+    assert found["exports"][0]["path"] == "small/model.pt2"
+    assert found["exports"][0]["difference"] <= 1e-4
+    artifact.check("small")
+    assert "model.pt2" in json.loads((tmp_path / "small" / "manifest.json").read_text())["files"]
+    again = secateur("export", "small", "--format", "pt2")
+    assert again.status == 1
+    assert "exists already; replace it with --force" in again.err
+    assert secateur("export", "small", "--format", "pt2", "--force").status == 0
+    artifact.check("small")
+
+
+QUESTIONS = (
+    ("explain", "--model", "resnet20", "--data", "mnist5k"),
+    ("plan", "--model", "resnet20", "--data", "mnist5k", "--keep", "0.5"),
+    ("measure", "--model", "lenet5", "--data", "mnist5k", "--seconds", "0.05"),
+    ("methods",),
+)
+
+
+@pytest.mark.parametrize("words", QUESTIONS, ids=lambda words: words[0])
+def test_answers_fit_sixty_columns_of_a_terminal_and_hold_no_codes_elsewhere(
+    secateur: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+):
+    monkeypatch.setenv("COLUMNS", "60")
+    plain = secateur(*words)
+    assert plain.status == 0
+    assert "\x1b" not in plain.out + plain.err
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", secateur(*words).out)
+    assert max(map(len, shown.splitlines())) <= 60
+
+
+def test_quiet_prints_results_alone(secateur: Call):
+    loud = secateur("explain", "--model", "lenet5", "--data", "mnist5k")
+    assert loud.err.startswith("reading the network")
+    quiet = secateur("explain", "--model", "lenet5", "--data", "mnist5k", "--quiet")
+    assert quiet.err == ""
+    assert quiet.out == loud.out
