@@ -58,10 +58,13 @@ def main() -> None:
         zoo = tomllib.loads((Path(__file__).parent / "zoo.toml").read_text())
         for kind in arguments.kinds or zoo:
             for name in zoo[kind]:
-                if name not in rows and (not arguments.networks or name in arguments.networks):
-                    rows[name] = one(kind, name, arguments.limit, arguments.alone)
+                row = rows.get(name, {"network": name, "kind": kind})
+                if arguments.networks and name not in arguments.networks:
+                    continue
+                if complete(row, arguments.limit, arguments.alone):
+                    rows[name] = row
                     with arguments.out.open("a") as file:
-                        file.write(json.dumps(rows[name]) + "\n")
+                        file.write(json.dumps(row) + "\n")
     print(table(list(rows.values())))
 
 
@@ -71,13 +74,17 @@ def read(file: Path) -> dict[str, Row]:
     return {row["network"]: row for row in map(json.loads, lines)}
 
 
-def one(kind: str, name: str, limit: float, alone: bool) -> Row:
-    row: Row = {"network": name, "kind": kind, "secateur": apart(secateur, kind, name, limit)}
-    if not alone:
-        row["torch_pruning"] = apart(torch_pruning, kind, name, limit)
-    ours, theirs = row["secateur"], row.get("torch_pruning", {})
-    print(f"{kind:14s} {name:42s} {line(ours)} | {line(theirs)}", flush=True)
-    return row
+def complete(row: Row, limit: float, alone: bool) -> bool:
+    """Run what is missing of a row; False if nothing was."""
+    missing = [
+        (who, work)
+        for who, work in (("secateur", secateur), ("torch_pruning", torch_pruning))
+        if who not in row and not (alone and who == "torch_pruning")
+    ]
+    for who, work in missing:
+        row[who] = apart(work, row["kind"], row["network"], limit)
+        print(f"{row['kind']:14s} {row['network']:42s} {who:13s} {line(row[who])}", flush=True)
+    return bool(missing)
 
 
 def line(found: Row) -> str:
@@ -134,6 +141,7 @@ def network(kind: str, name: str) -> tuple[nn.Module, tuple[Any, ...]]:
         bare: dict[str, Any] = {"weights_backbone": None} if kind in ("segmentation", "detection") else {}
         if kind == "detection":  # or nothing would be left to compare
             bare |= {"box_score_thresh" if "rcnn" in short else "score_thresh": 0.0}
+            bare |= {"box_detections_per_img": 20} if "rcnn" in short else {}
             bare |= {} if short.startswith("ssd") else {"min_size": side, "max_size": side}
         model = torchvision.models.get_model(short, weights=None, **bare)
     with torch.no_grad():

@@ -47,6 +47,8 @@ class Recipe:
         mean: per-channel mean for normalising images in [0, 1]; None for the data set's own.
         std: per-channel standard deviation for the same; None for the data set's own.
         val_fraction: share of the training images held out for validation, in (0, 1); None for the data set's own.
+        image_size: height and width of images from an image folder, in pixels; None for 224.
+        workers: processes that read an image folder; None for one for each processor core, at most 8.
         train: settings of fine-tuning; None for none.
         pretrain: settings of training the dense network first; None for none.
         export: formats to export, of ``"pt2"`` and ``"onnx"``.
@@ -72,6 +74,8 @@ class Recipe:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     val_fraction: float | None = None
+    image_size: int | None = None
+    workers: int | None = None
     train: Settings | None = None
     pretrain: Settings | None = None
     export: tuple[str, ...] = EXPORTS
@@ -268,6 +272,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or (_number(value) and 0 < value < 1),
         "a fraction above 0 and below 1",
     ),
+    "image_size": (lambda value: value is None or _whole(1)[0](value), "a whole number of pixels, at least 1"),
+    "workers": (lambda value: value is None or _whole(0)[0](value), "a whole number of at least 0"),
     "train": (lambda value: value is None or isinstance(value, Settings), "training settings"),
     "pretrain": (lambda value: value is None or isinstance(value, Settings), "training settings"),
     "export": (

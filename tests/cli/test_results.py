@@ -160,3 +160,22 @@ def test_an_interruption_tells_how_to_go_on(secateur: Call, monkeypatch: pytest.
     ended = secateur("prune", *PRUNED, "--out", "small")
     assert ended.status == 130
     assert ended.err.strip() == "interrupted; the same command goes on from small.work"
+
+
+def test_an_image_folder_is_read_at_the_size_that_was_asked_for(secateur: Call, tmp_path: Path):
+    pytest.importorskip("torchvision")
+    image = pytest.importorskip("PIL.Image")
+    for label, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+        folder = tmp_path / "flags" / "train" / label
+        folder.mkdir(parents=True)
+        for number in range(12):
+            image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
+    words = ("--model", "resnet20", "--data", "imagefolder:flags", "--image-size", "32", "--workers", "0")
+    ended = secateur("prune", *words, "--keep", "0.5", "--no-latency", "--export", "", "--out", "small")
+    assert ended.status == 0, ended.err
+    loaded = artifact.load("small")
+    assert loaded.measurement["example"]["shape"] == [1, 3, 32, 32]
+    assert loaded.recipe is not None
+    assert (loaded.recipe.image_size, loaded.recipe.workers) == (32, 0)
+    again = secateur("evaluate", "small", "--json")
+    assert json.loads(again.out)["top1"] == pytest.approx(loaded.measurement["after"]["accuracy"]["top1"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.report import outcome, rows
-from secateur.report.summary import percent, short, subject, target, training, verification
+from secateur.report.summary import milliseconds, percent, short, subject, target, training, verification
 
 
 def measured(params: int, macs: int, top1: float | None = None, milliseconds: float | None = None) -> dict[str, Any]:
@@ -154,3 +154,18 @@ def test_the_document_is_not_changed(document):
     rows(document)
     outcome(document)
     assert document == before
+
+
+@pytest.mark.parametrize(
+    ("time", "digits", "text"),
+    [
+        (0.01234, 3, "0.0123 ms"),
+        (243.4, 3, "243 ms"),
+        (999.4, 3, "999 ms"),
+        (999.6, 3, "1,000 ms"),
+        (1560.2, 3, "1,560 ms"),
+        (158.0, 2, "158 ms"),
+    ],
+)
+def test_times_are_written_without_exponents(time: float, digits: int, text: str):
+    assert milliseconds(time, digits) == text

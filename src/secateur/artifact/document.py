@@ -25,9 +25,10 @@ FORMAT = 1
 def document(result: Result) -> dict[str, Any]:
     """Return what a run asked for and measured as JSON values; numbers that are not finite become None.
 
-    The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``before``, ``middle`` (after
-    surgery, before fine-tuning), ``after``, ``widths``, ``explanation``, ``verification``, ``searches``
-    (all candidates that a method has tried), ``training``, ``seconds`` and ``example``. Accuracies are fractions, times in seconds, latencies in milliseconds.
+    The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``before``, ``middle`` (after surgery, before
+    fine-tuning), ``after``, ``widths``, ``explanation``, ``verification``, ``searches`` (all candidates that a method
+    has tried), ``training``, ``seconds`` and ``example``. Accuracies are fractions, times in seconds, latencies in
+    milliseconds.
     """
     recipe, target = result.recipe, result.target
     return _plain(

@@ -122,7 +122,7 @@ def _dense(
     if build is None and ((colon and source not in _SAFE_SOURCES) or "/" in recipe.model):
         raise ArtifactError(
             f"the network of {place} comes from your own code, {recipe.model}, which is not run unasked: "
-            "if you trust it, give --trust on the command line, or build=secateur.models.build in Python"
+            "pass the dense network as dense=, or trust that code with --trust, in Python build=secateur.models.build"
         )
     shape, output = example.get("shape") or [], example.get("output") or []
     classes = recipe.classes or (output[1] if len(output) > 1 else None)

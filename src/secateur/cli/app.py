@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from secateur.cli import command, network, plan, prune, show
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, nearest
 
 DEBUG = "SECATEUR_DEBUG"
 
@@ -26,6 +26,13 @@ class Program(typer.core.TyperGroup):
         """Accept ``--debug`` after the command's name as well."""
         rest = [word for word in args if word != "--debug"]
         return super().parse_args(ctx, ["--debug", *rest] if len(rest) < len(args) else rest)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; name the nearest where there is none."""
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            ctx.fail(f"There is no command '{args[0]}'{nearest(args[0], known)}.")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands with the whole first sentence of each."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 METHOD = "magnitude"
-NETWORK = ("model", "weights", "data", "classes", "mean", "std", "val_fraction")
+NETWORK = ("model", "weights", "data", "classes", "mean", "std", "val_fraction", "image_size", "workers")
 TARGET = ("method", "keep", "of", "rounds", "leave", "min_units", "multiple", "seed")
 OUTPUT = "Output"
 _OWN = ("--out", "--force", "--download", "--quiet", "--json", "--debug", "--help")

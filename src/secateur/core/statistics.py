@@ -20,7 +20,9 @@ from secateur.core.literals import call_name
 
 KIND = "statistic"
 # calls that shrink the dimension, and calls that keep it
-REDUCING = frozenset({"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "vector_norm", "var_mean", "prod", "logsumexp"})
+REDUCING = frozenset(
+    {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "vector_norm", "var_mean", "prod", "logsumexp"}
+)
 NORMALISING = frozenset({"layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax", "normalize"})
 _AFFINE = {"layer_norm": (2, 3), "group_norm": (2, 3), "rms_norm": (2,)}  # places of per-channel parameters
 _NAMES = {2: "weight", 3: "bias"}

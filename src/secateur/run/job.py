@@ -24,7 +24,7 @@ from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event, Tell
-from secateur.measure import Measurement, accuracy, measure
+from secateur.measure import Measurement, accuracy, fastest, measure
 from secateur.run import beforehand
 from secateur.run.result import Result, widths
 from secateur.run.work import Work
@@ -89,6 +89,7 @@ class Job:
                     middle = self.measure(model, "the network before fine-tuning", False)
                 with self.clock("fine-tune"):
                     histories.append(self.recover(model, graph, plan, number))
+        fastest(model, self.inputs)
         after = self.measure(model, "the pruned network", self.latency)
         return Result(
             model=model,

@@ -91,6 +91,8 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
         val_fraction=recipe.val_fraction,
         mean=recipe.mean,
         std=recipe.std,
+        image_size=recipe.image_size or 224,
+        workers=recipe.workers,
     )
 
 

@@ -109,3 +109,21 @@ def test_linear_layers_in_inference_mode(bias: bool) -> None:
         "two.weight": "reads",
     }
     assert_exact(net, graph)
+
+
+class Peeking(nn.Module):
+    """Cannot be recorded, names a size, and would run with any other: only its values would be wrong."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.sum()) > 1e9:
+            x = x / 2
+        return x * torch.sigmoid(x[:, :3].mean(1, keepdim=True))
+
+
+def test_a_thinner_network_that_runs_but_differs_is_not_believed() -> None:
+    net = lived_in(nn.Sequential(conv(3, 6), conv(6, 8), Peeking(), conv(8, 4), Head(4)))
+    graph = trace(net, images(1))
+    assert sizes(graph) == {"0.0": 6, "3.0": 4}
+    row = next(row for row in graph.explain().rows if row.layer == "1.0")
+    assert row.reason == "its size is written into the code (__getitem__ in '2')"
+    assert_exact(net, graph)

@@ -127,6 +127,18 @@ def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
     state.set(out, layers)
 
 
+def gather(state: State, args: Args, out: Tensor) -> None:
+    """Pick along one dimension by a tensor of positions; block layers alone have their positions renumbered."""
+    dim = _dim(args, 1)
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        if layer.shape[dim] > 1 and state.module not in state.block_modules:
+            state.pin(layer.reshape(-1), "channels are picked by their number")
+            continue
+        layers.append(layer if layer.shape[dim] == 1 else layer.index_select(dim, args[2].cpu()))
+    state.set(out, layers, state.is_weight(args[0]))
+
+
 def _picked(indices: Sequence[Tensor | None]) -> list[int]:
     """Return which dimensions are picked from; a boolean mask covers several."""
     found: list[int] = []

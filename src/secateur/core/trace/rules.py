@@ -42,6 +42,7 @@ MOVES: dict[str, Rule] = {
     "im2col": move.patches,
     "col2im": move.overlay,
     "unfold": move.windows,
+    "index_select": move.gather,
     **dict.fromkeys(["roi_align", "grid_sampler_2d", "grid_sampler_3d"], move.regions),
 }
 MOVES_WITH_OPERATOR: dict[str, Callable[..., None]] = {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.core import labels as L
+from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS
@@ -87,6 +88,7 @@ class State:
     stack: ModuleStack
     convolution_modules: frozenset[str]
     group_norm_modules: frozenset[str]
+    block_modules: frozenset[str]
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     slots: list[Slot] = field(default_factory=list[Slot])
@@ -116,6 +118,7 @@ class State:
             stack=ModuleStack(model),
             convolution_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)),
             group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
+            block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
         )
 
     @property
