@@ -187,7 +187,7 @@ def test_a_run_of_two_rounds_is_saved_and_loaded(tmp_path: Path):
     assert result.after.counts.macs <= 0.3 * result.before.counts.macs
     secateur.save(result, tmp_path / "grouped")
     loaded = secateur.load(tmp_path / "grouped", dense=build("lenet5", channels=1)).model
-    assert torch.equal(loaded(x), result.model.eval()(x))
+    assert torch.allclose(loaded(x), result.model.eval()(x), atol=1e-5)  # layers may run as blocks or as dense ones
 
 
 # -- the paper's accounting --------------------------------------------------------------------------------------
