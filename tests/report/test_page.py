@@ -40,7 +40,14 @@ def document(**changes: Any) -> dict[str, Any]:
         "reason": "",
         "remedy": "",
     }
-    pinned = layer | {"layer": "fc", "prunable": 0, "reason": "an output of the network", "remedy": "nothing to do"}
+    pinned = layer | {
+        "layer": "fc",
+        "group": "",
+        "with": [],
+        "prunable": 0,
+        "reason": "an output of the network",
+        "remedy": "nothing to do",
+    }
     epoch = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7, "lr": 0.1}
     return {
         "format": 1,
@@ -145,11 +152,25 @@ def test_the_page_holds_the_whole_story_and_fetches_nothing(tmp_path):
     assert ["python", "3.11"] in page.rows
 
 
-def test_plotly_is_embedded_once_and_draws_three_charts(tmp_path):
+def test_plotly_is_embedded_once_and_draws_four_charts(tmp_path):
     text = report.write(make(tmp_path / "art", document())).read_text("utf-8")
     assert len(re.findall(r"Plotly\.newPlot\(", text)) >= 3
     assert text.count("* plotly.js v") == 1
-    assert re.findall(r'id="(chart-\w+)"', text) == ["chart-widths", "chart-loss", "chart-accuracy"]
+    assert re.findall(r'id="(chart-\w+)"', text) == ["chart-widths", "chart-groups", "chart-loss", "chart-accuracy"]
+
+
+def test_groups_are_lines_and_searches_show_their_candidates(tmp_path):
+    trials = [{"key": "a", "errors": 30, "images": 100}, {"key": "b", "errors": 20, "images": 40}]
+    trials += [{"key": "c", "errors": 10, "images": 100}]
+    found = {"best": 2, "images": 100, "exact": True, "trials": trials}
+    text = report.write(make(tmp_path / "art", document(searches=[found]))).read_text()
+    assert "chart-search-1" in text
+    chart = text[text.index('id="chart-search-1"') :]
+    assert '"y":[30.0,50.0,10.0]' in chart
+    assert '"y":[30.0,30.0,10.0]' in chart
+    tied = text[text.index('id="chart-groups"') : text.index('id="chart-search-1"')]
+    assert '"y":["conv1"]' in tied
+    assert '"y":["stays"]' in tied
 
 
 def test_what_others_wrote_cannot_become_code(tmp_path):
@@ -243,6 +264,7 @@ def test_a_browser_draws_the_charts_without_complaint(tmp_path):
     assert "CONSOLE" not in done.stderr
     body = done.stdout[done.stdout.index("<body") :]
     assert body.count('class="main-svg"') >= 3
-    bars = body[body.index('id="chart-widths"') : body.index('id="chart-loss"')]
+    bars = body[body.index('id="chart-widths"') : body.index('id="chart-groups"')]
     assert len(re.findall(r'class="point"', bars)) == 4  # two layers, before and after
-    assert len(re.findall(r'class="trace scatter', body)) == 12  # three trainings, two lines, two charts
+    curves = body[body.index('id="chart-loss"') :]
+    assert len(re.findall(r'class="trace scatter', curves)) == 12  # three trainings, two lines, two charts

@@ -26,6 +26,64 @@ def widths(layers: Sequence[Mapping[str, Any]]) -> str:
     return _html(figure, "widths", 380)
 
 
+def groups(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Return which layers lose channels together: a line for each group over the layers that it ties.
+
+    Args:
+        layers: rows of the explanation, in the order of execution; those without a group stay as they are.
+    """
+    import plotly.graph_objects as go
+
+    names = [str(layer["layer"]) for layer in layers]
+    members: dict[str, list[Mapping[str, Any]]] = {}
+    for layer in layers:
+        members.setdefault(str(layer["group"]), []).append(layer)
+    stay = members.pop("", [])
+    figure = go.Figure()
+    for group, tied in [*members.items(), *([("stays", stay)] if stay else [])]:
+        figure.add_trace(
+            go.Scatter(
+                x=[str(layer["layer"]) for layer in tied],
+                y=[group] * len(tied),
+                mode="markers" if tied is stay else "lines+markers",
+                line={"color": AFTER, "width": 3},
+                marker={"color": BEFORE if tied is stay else AFTER, "size": 9},
+                customdata=[[layer["prunable"], layer["width"]] for layer in tied],
+                hovertemplate="%{x}: %{customdata[0]} of %{customdata[1]} channels can go<extra></extra>",
+                showlegend=False,
+            )
+        )
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=names, showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed")
+    return _html(figure, "groups", 120 + 22 * (len(members) + bool(stay)))
+
+
+def search(errors: Sequence[float], complete: Sequence[bool], number: int) -> str:
+    """Return the error of every candidate of a search in the order of trial, the best so far, and how they spread.
+
+    Args:
+        errors: share of wrong validation images of each candidate.
+        complete: whether it saw all images; the others were given up when they could no longer win.
+        number: of the search, which tells its chart from others.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    shares = [100.0 * error for error in errors]
+    best = [min(shares[: i + 1]) for i in range(len(shares))]
+    order = list(range(1, len(shares) + 1))
+    colors = [TRAIN if whole else BEFORE for whole in complete]
+    figure = make_subplots(rows=1, cols=2, column_widths=[0.7, 0.3], shared_yaxes=True, horizontal_spacing=0.03)
+    figure.add_trace(go.Scatter(x=order, y=shares, mode="markers", name="candidate", marker={"color": colors}), 1, 1)
+    line = {"color": AFTER, "width": 2, "shape": "hv"}
+    figure.add_trace(go.Scatter(x=order, y=best, mode="lines", name="best so far", line=line), 1, 1)
+    figure.add_trace(go.Histogram(y=shares, marker={"color": BEFORE}, showlegend=False), 1, 2)
+    figure.update_xaxes(title_text="candidates tried", col=1)
+    figure.update_xaxes(title_text="how many", col=2)
+    figure.update_yaxes(title_text="validation error in %", col=1)
+    return _html(figure, f"search-{number}", 350)
+
+
 def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: str) -> str:
     """Return the curves of ``"loss"`` or ``"accuracy"`` over all epochs, run after run.
 

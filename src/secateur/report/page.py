@@ -94,6 +94,8 @@ def render(document: Mapping[str, Any], environment: Mapping[str, Any], recipe: 
         seconds={_STAGES.get(name, name): value for name, value in document["seconds"].items()},
         percent=summary.percent,
         widths=Markup(figures.widths(document["widths"])) if document["widths"] else "",
+        groups=Markup(figures.groups(layers)) if layers else "",
+        searches=[Markup(chart) for chart in _searches(document)],
         curves=[Markup(figures.training(runs, quantity)) for quantity in ("loss", "accuracy")] if runs else [],
         plotly=Markup(figures.script()),
     )
@@ -127,6 +129,17 @@ def _shown(value: Any) -> str:
             str(entry) if isinstance(entry, str) else json.dumps(entry) for entry in cast("list[Any]", value)
         )
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _searches(document: Mapping[str, Any]) -> list[str]:
+    """Return a chart for every search that a method has made."""
+    charts: list[str] = []
+    for number, found in enumerate(document.get("searches", []), 1):
+        trials = [trial for trial in found["trials"] if trial["images"]]
+        errors = [trial["errors"] / trial["images"] for trial in trials]
+        complete = [trial["images"] == found["images"] for trial in trials]
+        charts += [figures.search(errors, complete, number)] if trials else []
+    return charts
 
 
 def _runs(document: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
