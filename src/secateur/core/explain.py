@@ -39,7 +39,8 @@ class Explanation:
     """What can be pruned and what cannot.
 
     Attributes:
-        rows: one per convolution or linear layer, in the order of execution.
+        rows: one per convolution or linear layer that makes channels, in the order of execution; depthwise
+            convolutions go with the layer before them.
         reachable: smallest fraction of the MACs that can be kept (one unit left in every group).
     """
 

@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,20 @@ from secateur.errors import SettingError, TargetError
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a method comes from."""
+    """Where a method comes from.
+
+    Attributes:
+        authors: given name before family name, with commas between people.
+        venue: conference, or journal with volume and pages.
+        kind: type of the BibTeX entry.
+    """
 
     title: str
     authors: str
     venue: str
     year: int
     link: str = ""
+    kind: Literal["inproceedings", "article"] = "inproceedings"
 
     def cite(self) -> str:
         """Return a one-line citation."""
@@ -39,9 +46,10 @@ class Paper:
         """Return a BibTeX entry."""
         key = re.sub(r"\W", "", self.authors.split(",")[0].split()[-1]).lower() + str(self.year)
         fields = {"title": self.title, "author": self.authors.replace(", ", " and ")}
-        fields |= {"booktitle": self.venue, "year": str(self.year)} | ({"note": self.link} if self.link else {})
+        place = "journal" if self.kind == "article" else "booktitle"
+        fields |= {place: self.venue, "year": str(self.year)} | ({"note": self.link} if self.link else {})
         body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
-        return f"@inproceedings{{{key},\n{body}\n}}"
+        return f"@{self.kind}{{{key},\n{body}\n}}"
 
 
 @dataclass(frozen=True)

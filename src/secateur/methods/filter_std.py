@@ -31,10 +31,11 @@ class FilterStd(ScoreMethod):
 
     paper: ClassVar[Paper] = Paper(
         title="Convolutional neural network acceleration algorithm based on filters pruning",
-        authors="Li Hao, Zhao Wen-jie, Han Bo",
+        authors="Hao Li, Wen-jie Zhao, Bo Han",
         venue="Journal of Zhejiang University (Engineering Science) 53(10):1994-2002",
         year=2019,
         link="doi:10.3785/j.issn.1008-973X.2019.10.017",
+        kind="article",
     )
 
     def score(self, group: Group, problem: Problem) -> Tensor:

@@ -89,6 +89,7 @@ class SelfGrouping(Method):
         venue="Neural Networks 132:491-505",
         year=2020,
         link="doi:10.1016/j.neunet.2020.09.015",
+        kind="article",
     )
 
     def __post_init__(self) -> None:

@@ -76,6 +76,7 @@ class WeakSubnetwork(Method):
         venue="Neural Networks 144:614-626",
         year=2021,
         link="doi:10.1016/j.neunet.2021.09.015",
+        kind="article",
     )
 
     def __post_init__(self) -> None:
