@@ -130,9 +130,8 @@ def network(kind: str, name: str) -> tuple[nn.Module, tuple[Any, ...]]:
 
         model = timm.create_model(short, pretrained=False)
         config = model.default_cfg
-        whole = (
-            kind == "hybrid" or config.get("fixed_input_size") or short.startswith("bat_")
-        )  # its blocks need 8x8 maps
+        fixed = config.get("fixed_input_size") or short.startswith(("bat_", "lambda_"))
+        whole = kind == "hybrid" or fixed
         side = config["input_size"][1] if whole else 128
     else:
         import torchvision

@@ -128,11 +128,14 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
     kinds: dict[bool | None, list[Site]] = {True: [], False: [], None: []}
     recorded: dict[str, fx.Graph | None] = {}
     for site in state.sites:
-        if not _follows_units(site, components):
+        follows = _follows_units(site, components)
+        if not follows and not _may_borrow(site, model, state, components):
             continue
         if site.module not in recorded:
             recorded[site.module] = record(model.get_submodule(site.module))
         found = is_written(recorded[site.module], site.call, site.function, site.path)
+        if found and not follows:
+            continue
         again = state.stack.entered.get(site.module, 0) > 1
         kinds[None if found and again else found].append(site)
     standard = frozenset(name for name in recorded if isinstance(model.get_submodule(name), SIZED))
@@ -147,14 +150,19 @@ def _follows_units(site: Site, components: Components) -> bool:
     return varies and bool((rows[site.window, 0] >= 0).any())
 
 
+def _may_borrow(site: Site, model: nn.Module, state: State, components: Components) -> bool:
+    """Whether a size of channels that stay may be taken from channels that can go."""
+    if isinstance(model.get_submodule(site.module), SIZED):
+        return False
+    return any(bool((components.prunable(layer) >= 0).any()) for layer in state.arrivals.get(site.module, []))
+
+
 def rewrites(sites: Sequence[Site], units: Units) -> list[Rewrite]:
     """Describe how each written size follows from the widths."""
     calls: dict[tuple[str, int, str], list[WrittenSize]] = {}
     for site in sites:
         atoms = site.layer.movedim(site.dim, 0).reshape(site.layer.shape[site.dim], -1)[site.window, 0]
         size = WrittenSize(site.path, site.sign, units.axis(atoms))
-        if not len(size.axis.units):
-            continue
         calls.setdefault((site.module, site.call, site.function), []).append(size)
     return [Rewrite(module, call, name, tuple(sizes)) for (module, call, name), sizes in calls.items()]
 

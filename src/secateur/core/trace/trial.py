@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import torch
 from torch import nn
 
 from secateur.core.calls import ModuleStack
@@ -110,11 +111,9 @@ def _contains(module: str, place: str) -> bool:
 def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | None:
     """Thin the network on trial; None if all is well, else the module where it breaks or first differs.
 
-    Neighbouring groups lose different shares, or a width that is taken for another would go unnoticed.
+    Equal groups lose different numbers, or a width that is taken for another would go unnoticed.
     """
-    plan = Plan(
-        tuple(DropUnits(g.name, tuple(range(i % 2, g.size - 1, 2 + i % 5))) for i, g in enumerate(graph.groups))
-    )
+    plan = _uneven(graph)
     try:
         thin = apply(model, graph, plan)
     except REFUSALS:
@@ -127,3 +126,13 @@ def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | 
     except REFUSALS:
         return stack.current
     return None if result.exact else result.layer
+
+
+def _uneven(graph: Graph) -> Plan:
+    """Drop about a third, one unit more from each group to the next: groups of one size end with different ones."""
+    rng = torch.Generator().manual_seed(0)
+    edits: list[DropUnits] = []
+    for number, group in enumerate(graph.groups):
+        units = torch.randperm(group.size, generator=rng)[: 1 + (group.size // 3 + number) % (group.size - 1)]
+        edits.append(DropUnits(group.name, tuple(sorted(units.tolist()))))
+    return Plan(tuple(edits))
