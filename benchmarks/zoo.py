@@ -311,11 +311,11 @@ def table(rows: list[Row]) -> str:
     for kind in dict.fromkeys(row["kind"] for row in rows):
         some = [row for row in rows if row["kind"] == kind]
         ours = [row["secateur"]["outcome"] for row in some]
-        theirs = [row.get("torch_pruning", {}).get("outcome") for row in some]
+        theirs = [row["torch_pruning"]["outcome"] for row in some if "torch_pruning" in row]
         refused = len(ours) - ours.count("exact") - ours.count("WRONG")
         lines.append(
             f"| {kind} | {len(some)} | {ours.count('exact')} | {refused} | {ours.count('WRONG')} | "
-            f"{theirs.count('exact')} |"
+            + (f"{theirs.count('exact')} of {len(theirs)} |" if theirs else "not run |")
         )
     both = [r for r in rows if "seconds" in r["secateur"] and "seconds" in r.get("torch_pruning", {})]
     if both:
