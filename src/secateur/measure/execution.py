@@ -31,6 +31,8 @@ def fastest(model: nn.Module, example_inputs: ExampleInputs, *, seconds: float =
         ModelError: if the model does not run on the example inputs.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BlockLayer)}
+    if not layers:
+        return {}
     seen: dict[str, Tensor] = {}
 
     def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -67,7 +67,7 @@ def _of_activations(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
     batch = (math.prod(out.shape[:-2]), heads)
     inner = (a.shape[-1], None)
     _cost(state, 1, batch, (a.shape[-2], left), inner, (b.shape[-1], right))
-    state.set(out, [_leading(heads, out, 0), place(left, out, -2), place(right, out, -1)])
+    state.set(out, [place(heads, out, 0), place(left, out, -2), place(right, out, -1)])
 
 
 def attention(state: State, args: Args, out: Any) -> None:
@@ -87,10 +87,10 @@ def attention(state: State, args: Args, out: Any) -> None:
     many = (first.shape[1], heads)
     _cost(state, batch * tokens, many, (query.shape[3], None))
     _cost(state, batch * tokens, many, (value.shape[3], wide))
-    state.set(first, [_leading(heads, first, 1), place(wide, first, -1)])
+    state.set(first, [place(heads, first, 1), place(wide, first, -1)])
     for other in out[1:]:
         if isinstance(other, Tensor):
-            state.set(other, [_leading(heads, other, 1)] if other.dim() > 1 else [])
+            state.set(other, [place(heads, other, 1)] if other.dim() > 1 else [])
 
 
 def _heads(state: State, tensors: Sequence[Tensor], dims: Sequence[int]) -> Tensor | None:
@@ -143,10 +143,6 @@ def _pin_along(state: State, tensor: Tensor, dim: int, leading: int) -> None:
     vector = _beside_heads(state, tensor, dim, leading)
     if vector is not None:
         state.pin(vector, PRODUCT)
-
-
-def _leading(heads: Tensor | None, out: Tensor, dim: int) -> Tensor | None:
-    return None if heads is None else place(heads, out, dim)
 
 
 def _cost(state: State, scale: int, *axes: tuple[int, Tensor | None]) -> None:

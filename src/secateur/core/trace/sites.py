@@ -127,9 +127,10 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
     """Sort the sizes that were noted by what their modules' own code says about them."""
     kinds: dict[bool | None, list[Site]] = {True: [], False: [], None: []}
     recorded: dict[str, fx.Graph | None] = {}
+    lending = {name for name in {site.module for site in state.sites} if _may_lend(name, model, state, components)}
     for site in state.sites:
         follows = _follows_units(site, components)
-        if not follows and not _may_borrow(site, model, state, components):
+        if not follows and site.module not in lending:
             continue
         if site.module not in recorded:
             recorded[site.module] = record(model.get_submodule(site.module))
@@ -150,11 +151,11 @@ def _follows_units(site: Site, components: Components) -> bool:
     return varies and bool((rows[site.window, 0] >= 0).any())
 
 
-def _may_borrow(site: Site, model: nn.Module, state: State, components: Components) -> bool:
-    """Whether a size of channels that stay may be taken from channels that can go."""
-    if isinstance(model.get_submodule(site.module), SIZED):
+def _may_lend(name: str, model: nn.Module, state: State, components: Components) -> bool:
+    """Whether channels that can go enter a module, whose code may take their width for channels that stay."""
+    if isinstance(model.get_submodule(name), SIZED):
         return False
-    return any(bool((components.prunable(layer) >= 0).any()) for layer in state.arrivals.get(site.module, []))
+    return any(bool((components.prunable(layer) >= 0).any()) for layer in state.arrivals.get(name, []))
 
 
 def rewrites(sites: Sequence[Site], units: Units) -> list[Rewrite]:
