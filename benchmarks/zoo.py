@@ -283,12 +283,12 @@ def silence(dense: nn.Module, thin: nn.Module) -> None:
 
 
 def peak_of(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what the work returns, and by how many MiB the process grew at most."""
+    """Return what the work returns, and by how many MiB the process grew at most, without the code that it loaded."""
     ctypes.CDLL(None).malloc_trim(0)  # what is free already is not part of the growth, nor may it hide it
-    start = memory("VmRSS")
+    start, code = memory("VmRSS"), memory("RssFile")
     Path("/proc/self/clear_refs").write_text("5")
     result = work()
-    return result, max(0.0, memory("VmHWM") - start)
+    return result, max(0.0, memory("VmHWM") - start - (memory("RssFile") - code))
 
 
 def memory(entry: str) -> float:

@@ -10,7 +10,7 @@ from nets import Head, conv, lived_in
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
-from secateur.errors import TraceError
+from secateur.errors import SettingError, TraceError
 from secateur.events import Event
 
 
@@ -91,7 +91,9 @@ def test_both_in_one_network() -> None:
 def test_time_is_limited_and_the_model_is_left_alone() -> None:
     net = Net(conv(8, 8)).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(TraceError, match=r"more than 0 s and stopped in 'stem.0'.*allow more seconds"):
+    with pytest.raises(TraceError, match=r"more than 1e-09 s and stopped in 'stem.0'.*more patience"):
+        trace(net, images(1), seconds=1e-9)
+    with pytest.raises(SettingError, match="must be above 0 seconds, not 0"):
         trace(net, images(1), seconds=0)
     assert all(module.training for module in net.modules())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 
-from secateur.errors import TraceError
+from secateur.errors import SettingError, TraceError
 
 
 class Clock:
     """Runs from when it is made; raises where it is checked after its time is up."""
 
     def __init__(self, name: str, seconds: float | None) -> None:
+        if seconds is not None and not seconds > 0:
+            raise SettingError(f"the patience for reading a network must be above 0 seconds, not {seconds}")
         self._name = name
         self._seconds = seconds
         self._end = None if seconds is None else time.monotonic() + seconds
@@ -23,6 +25,6 @@ class Clock:
         """
         if self._end is not None and time.monotonic() > self._end:
             raise TraceError(
-                f"reading {self._name} took more than {self._seconds:g} s and stopped in '{place}'; allow more "
-                "seconds, or give smaller example inputs"
+                f"reading {self._name} took more than {self._seconds:g} s and stopped in '{place}'; give it "
+                "more patience, or smaller example inputs"
             )

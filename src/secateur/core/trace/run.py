@@ -42,6 +42,7 @@ def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = N
 
     Raises:
         ModelError: if the model does not run on the inputs.
+        SettingError: if ``seconds`` is not above 0.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, or time is up.
     """
     clock = Clock(type(model).__name__, seconds)

@@ -98,6 +98,7 @@ class State:
     edges: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
     pins: list[Pinning] = field(default_factory=list[Pinning])
     grids: list[Tensor] = field(default_factory=list[Tensor])
+    merged: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     calls: list[Call] = field(default_factory=list[Call])
     convolutions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     arrivals: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
@@ -180,7 +181,10 @@ class State:
         for d in dims:
             if layer.shape[d] > 1:
                 first = layer.narrow(d, 0, 1)
-                self.unite(layer, first)
+                done = self.merged.setdefault(layer, set[int]())
+                if d not in done:  # a map of scores is picked from once for every class
+                    self.unite(layer, first)
+                    done.add(d)
                 layer = first
         return layer
 

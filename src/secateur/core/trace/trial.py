@@ -7,6 +7,7 @@ step, up to giving up on the channels that its sizes speak of.
 
 from __future__ import annotations
 
+import contextlib
 from enum import IntEnum
 
 import torch
@@ -118,14 +119,18 @@ def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | 
         thin = apply(model, graph, plan)
     except REFUSALS:
         return ""
-    stack = ModuleStack(thin)
     try:
-        with stack:
-            run(thin, example_inputs)
         result = verify(model, graph, plan, thin, example_inputs)
     except REFUSALS:
-        return stack.current
+        return _place_of_failure(thin, example_inputs)
     return None if result.exact else result.layer
+
+
+def _place_of_failure(thin: nn.Module, example_inputs: Inputs) -> str:
+    stack = ModuleStack(thin)
+    with contextlib.suppress(*REFUSALS), stack:
+        run(thin, example_inputs)
+    return stack.current
 
 
 def _uneven(graph: Graph) -> Plan:
