@@ -22,6 +22,7 @@ from secateur.core.trials import Search, key_of
 from secateur.errors import ArtifactError, DataError, ModelError, PlanError, SettingError
 from secateur.search import Engine, HeldOut, Ways, best_of
 from secateur.search import held_out as held_outs
+from secateur.search.parts import Parts
 from strategies import networks, plans
 
 CLASSIFIERS = sorted(set(NETS) - {"linear, written view, transposed conv", "dict of two heads"})
@@ -163,6 +164,39 @@ class Coarse(nn.Module):
         return torch.round(self.head(self.body(x)) * 3)
 
 
+class LooksTwice(nn.Module):
+    """Uses what goes into a rectifier a second time, or gives it away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)
+        self.head = Head(8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.one(torch.relu(self.stem(x)))
+        y = self.two(torch.relu(x))
+        x = torch.relu(y + 1) + x  # x was rectified above, and is needed as it was
+        view = self.two(x)
+        scores = self.head(torch.relu(view) + view.flip(0).flip(0))
+        return scores, torch.relu(scores)
+
+
+def test_only_what_nobody_else_looks_at_is_written_into() -> None:
+    net = LooksTwice().eval()
+    graph = trace(net, images(1))
+    x = images(100, 1)
+    with torch.no_grad():
+        labels = net(x)[0].argmax(1)
+    drawn = candidates(graph, 4)
+    engine = Engine(net, graph, drawn, HeldOut(x, labels), Ways())
+    # y + 1, its rectifier, and both sums: the other rectifiers look at what is needed again or given away
+    assert sorted(engine.bench.runner(0).spare.values()) == ["add", "add", "add", "relu"]
+    last = {i: errors for i, _, errors in engine.advance(dict.fromkeys(range(4), (0, 0)), 100)}
+    for i, plan in enumerate(drawn):
+        with masked(net, graph, plan), torch.no_grad():
+            assert last[i] == int((net(x)[0].argmax(1) != labels).sum())
+
+
 def test_ties_are_decided_as_the_silenced_network_decides_them() -> None:
     net = Coarse().eval()
     graph, subject = trace(net, images(1)), held(net, 200)
@@ -197,8 +231,18 @@ def test_of_equals_the_first_wins_and_is_tried_once(tmp_path: Path) -> None:
     assert search.best in (0, 1)
     assert search.trials[:2] == search.trials[2:]
     (path,) = tmp_path.glob("search-*.jsonl")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) == 2 * 7  # 100 images in batches of 16, for two different plans
+    assert seen_in(path) == {key_of(one): 100, key_of(two): 100}
+
+
+def seen_in(path: Path) -> dict[str, int]:
+    """Return how many images each plan has seen, part by part, as a search has noted it; no step is there twice."""
+    steps = [(e["plan"], e["images"]) for e in map(_read, path.read_text().splitlines()) if e]
+    assert len(steps) == len(set(steps))
+    seen: dict[str, int] = {}
+    for part in {plan for plan, _ in steps}:
+        key = part.partition(".")[0]
+        seen[key] = seen.get(key, 0) + max(images for plan, images in steps if plan == part)
+    return seen
 
 
 class Killed(Exception):
@@ -224,8 +268,7 @@ def test_a_killed_search_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     before = path.read_text()
     path.write_text(before[:-9])  # the last line was cut short
     assert best_of(net, graph, drawn, subject, complete=True, work=tmp_path) == whole
-    steps = [(e["plan"], e["images"]) for e in map(_read, path.read_text().splitlines()) if e]
-    assert len(steps) == len(set(steps)) == 8 * 7
+    assert seen_in(path) == dict.fromkeys(map(key_of, drawn), 100)
     done = path.read_text()
     assert best_of(net, graph, drawn, subject, work=tmp_path).best == whole.best
     assert path.read_text() == done
@@ -248,6 +291,47 @@ def test_numbers_of_another_network_are_not_used(tmp_path: Path) -> None:
     search = best_of(other, graph, drawn, subject, complete=True, work=tmp_path)
     assert [t.errors for t in search.trials] == naive(other, graph, drawn, subject)
     assert len(list(tmp_path.glob("*.jsonl"))) == 2
+
+
+def test_images_of_a_kind_lie_together_behind_a_sample_of_every_kind() -> None:
+    rng = torch.Generator().manual_seed(0)
+    labels = 2 * torch.randint(3, (200,), generator=rng)  # so that some kinds are empty
+    parts = Parts.of(HeldOut(torch.arange(200.0)[:, None], labels))
+    assert sorted(parts.held.images.flatten().tolist()) == list(range(200))
+    assert torch.equal(parts.held.labels, labels[parts.held.images.flatten().long()])
+    assert [part.stop for part in parts.all[:-1]] == [part.start for part in parts.all[1:]]
+    assert (parts.all[0].start, parts.all[-1].stop) == (0, 200)
+    assert len(parts.sample) == len(parts.rest) == 3
+    for kind, (sample, rest) in enumerate(zip(parts.sample, parts.rest, strict=True)):
+        assert {int(parts.held.labels[i]) % 3 for i in (*sample, *rest)} == {kind}
+        assert all(int(parts.held.images[i]) % 10 == 0 for i in sample)
+
+
+def test_a_candidate_that_forgets_a_class_is_ruled_out_by_that_class() -> None:
+    """It sees little more than the images of the class that it always gets wrong."""
+    net = nn.Sequential(conv(3, 8), Head(8)).eval()
+    with torch.no_grad():  # all scores are positive, so the class whose weights are zero never wins
+        net[1].fc.weight.abs_()  # type: ignore[union-attr, operator]
+        net[1].fc.bias.zero_()  # type: ignore[union-attr, operator]
+    graph, x = trace(net, images(1)), images(1200, 1)
+    labels = run(net, x).argmax(1)
+    common = int(labels.bincount().argmax())
+    drawn = [Plan((ZeroWeights.of("1.fc.weight", mask),)) for mask in (_row(graph, common), _row(graph, -1))]
+    search = best_of(net, graph, drawn, HeldOut(x, labels))
+    assert search.best == 1
+    lost = search.trials[0]
+    assert lost.images < 600
+    assert lost.guess is not None
+    with masked(net, graph, drawn[0]):
+        true = float((run(net, x).argmax(1) != labels).float().mean())
+    assert abs(lost.guess - true) < 0.15
+
+
+def _row(graph: Graph, gone: int) -> Tensor:
+    mask = torch.ones(graph.tensors["1.fc.weight"][0], dtype=torch.bool)
+    if gone >= 0:
+        mask[gone] = False
+    return mask
 
 
 def test_racing_says_that_it_is_approximate_and_looks_at_less() -> None:

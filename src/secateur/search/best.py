@@ -1,13 +1,14 @@
 """Find the best of many candidates, exactly: the same winner as trying each of them on every image.
 
 Errors are counted, and counts only grow: once some candidate has finished with e errors, every other one can be
-given up as soon as it has more. So all start on a sample of the images, the leader runs to the end, and the
-others run side by side against its count. Racing, which drops the worse half on growing samples, is offered too;
-it is approximate and says so.
+given up as soon as it has more. So all start on a sample of the images, the leader runs to the end, and the others run
+side by side against its count, each first on the kinds of images that it gets wrong most. Racing, which drops the
+worse half on growing samples, is offered too; it is approximate and says so.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from secateur.errors import SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.search.held_out import HeldOut, digest
 from secateur.search.log import Ledger
+from secateur.search.parts import Parts
 from secateur.search.stretch import Here, Stretch, Workers, split
 
-SAMPLE = 10  # the first sample is one part in so many of the images
 RUNGS = 5  # racing starts with one part in 2 ** (RUNGS - 1)
 
 
@@ -68,21 +69,22 @@ def best_of(
     numbers = sorted(own.values())
     for number in numbers:
         size(graph, plans[number])  # refuses plans of another network before anything is started
+    parts = Parts.whole(held) if racing else Parts.of(held)
+    held = parts.held
     ledger = Ledger(work, subject(model, held))
     workers: Workers = Here(model, graph, plans, held)
     if ray:
         from secateur.search.cluster import Cluster
 
         workers = Cluster(model, graph, plans, held, ray)
-    contest = _Contest(numbers, keys, held, ledger, workers, tell)
+    contest = _Contest(numbers, keys, parts, ledger, workers, tell)
     try:
         best = contest.race() if racing else contest.settle(complete)
     finally:
         ledger.close()
         workers.close()
-    known = ledger.known
-    trials = tuple(Trial(key, errors, images) for key in keys for images, errors in [known.get(key, (0, 0))])
-    return Search(trials, best, len(held), exact=not racing)
+    trials = {number: contest.trial(number) for number in numbers}
+    return Search(tuple(trials[own[key]] for key in keys), best, len(held), exact=not racing)
 
 
 def subject(model: nn.Module, held: HeldOut) -> str:
@@ -96,55 +98,93 @@ class _Contest:
         self,
         numbers: Sequence[int],
         keys: Sequence[str],
-        held: HeldOut,
+        parts: Parts,
         ledger: Ledger,
         workers: Workers,
         tell: Tell,
     ) -> None:
-        self._numbers, self._keys, self._held, self._images = numbers, keys, held, len(held)
+        self._numbers, self._keys, self._parts, self._images = numbers, keys, parts, len(parts.held)
         self._ledger, self._workers, self._tell = ledger, workers, tell
+        self._ends = [part.stop for part in parts.all]
 
     def settle(self, complete: bool) -> int:
         """Return the candidate with the fewest errors on all images."""
-        if not complete:
-            self._run(self._numbers, self._held.stop(self._images // SAMPLE))
-            leaders = sorted(self._numbers, key=lambda i: (self._rate(i), i))[: self._workers.width]
-            self._run(leaders, self._images)
-        limits = None if complete else self._limits()
-        self._run([i for i in self._numbers if not limits or self._seen(i)[1] <= limits[i]], self._images, limits)
+        self._run([(part, self._numbers) for part in self._parts.sample])
+        if complete:
+            self._run([(part, self._numbers) for part in self._parts.rest])
+            return self._best(self._numbers)
+        leaders = sorted(self._numbers, key=lambda i: (self._rate(i), i))[: self._workers.width]
+        self._run([(part, leaders) for part in self._parts.rest])
+        limits, orders = self._limits(), {i: self._order(i) for i in self._numbers}
+        for turn in range(len(self._parts.rest)):
+            left = [i for i in self._numbers if self._total(i)[1] <= limits[i]]
+            self._run([(part, [i for i in left if orders[i][turn] == part]) for part in self._parts.rest], limits)
         return self._best(self._numbers)
 
     def race(self) -> int:
         """Return the survivor of dropping the worse half on samples that double."""
         left = list(self._numbers)
         for rung in range(RUNGS):
-            self._run(left, self._held.stop(self._images >> (RUNGS - 1 - rung)))
+            self._run([(range(self._parts.held.stop(self._images >> (RUNGS - 1 - rung))), left)])
             if rung + 1 < RUNGS:
                 left = sorted(left, key=lambda i: (self._rate(i), i))[: (len(left) + 1) // 2]
         return self._best(left)
 
+    def trial(self, number: int) -> Trial:
+        """Return what is known of a candidate; where it was given up, each kind of images counts by its share."""
+        images, errors = self._total(number)
+        if not images or images == self._images or not self._parts.sample:
+            return Trial(self._keys[number], errors, images)
+        guess = 0.0
+        for sample, rest in zip(self._parts.sample, self._parts.rest, strict=True):
+            seen, wrong = map(sum, zip(self._seen(number, sample), self._seen(number, rest), strict=True))
+            guess += (len(sample) + len(rest)) * (wrong / seen if seen else errors / images)
+        return Trial(self._keys[number], errors, images, guess / self._images)
+
+    def _order(self, number: int) -> list[range]:
+        """Return the parts of the rest, those first of whose kind the candidate missed most in the sample."""
+        missed = [
+            errors / images if images else 0.0
+            for images, errors in (self._seen(number, part) for part in self._parts.sample)
+        ]
+        kinds = sorted(range(len(self._parts.rest)), key=lambda kind: -missed[kind])
+        return [self._parts.rest[kind] for kind in kinds]
+
     def _limits(self) -> dict[int, int]:
         """Return with how many errors each candidate could still win against the best that has finished."""
         best = self._best(self._numbers)
-        errors = self._seen(best)[1]
+        errors = self._total(best)[1]
         return {i: errors if i <= best else errors - 1 for i in self._numbers}
 
     def _best(self, numbers: Sequence[int]) -> int:
-        done = [i for i in numbers if self._seen(i)[0] == self._images]
-        return min(done, key=lambda i: (self._seen(i)[1], i))
+        done = [i for i in numbers if self._total(i)[0] == self._images]
+        return min(done, key=lambda i: (self._total(i)[1], i))
 
-    def _run(self, numbers: Sequence[int], stop: int, limits: Mapping[int, int] | None = None) -> None:
-        open_ones = [i for i in numbers if self._seen(i)[0] < stop]
-        whole = Stretch({i: self._seen(i) for i in open_ones}, stop, limits and {i: limits[i] for i in open_ones})
-        stretches = split(whole, self._workers.width)
-        for number, images, errors in self._workers.run(stretches):
-            self._ledger.note(self._keys[number], images, errors)
-            done = sum(self._seen(i)[0] == self._images for i in self._numbers)
+    def _run(self, jobs: Sequence[tuple[range, Sequence[int]]], limits: Mapping[int, int] | None = None) -> None:
+        """Take candidates on to the end of parts, side by side in each part."""
+        stretches: list[Stretch] = []
+        for part, numbers in jobs:
+            seen = {i: self._seen(i, part) for i in numbers if self._seen(i, part)[0] < len(part)}
+            places = {i: (part.start + images, errors) for i, (images, errors) in seen.items()}
+            own = None if limits is None else {i: limits[i] - self._total(i)[1] + seen[i][1] for i in seen}
+            stretches += split(Stretch(places, part.stop, own), self._workers.width)
+        for number, place, errors in self._workers.run(stretches):
+            part = self._parts.all[bisect.bisect_left(self._ends, place)]
+            self._ledger.note(self._name(number, part), place - part.start, errors)
+            done = sum(self._total(i)[0] == self._images for i in self._numbers)
             self._tell(Event("search", step=done, total=len(self._numbers)))
 
-    def _seen(self, number: int) -> tuple[int, int]:
-        return self._ledger.known.get(self._keys[number], (0, 0))
+    def _name(self, number: int, part: range) -> str:
+        return f"{self._keys[number]}.{part.start}-{part.stop}"  # empty parts share their start with others
+
+    def _seen(self, number: int, part: range) -> tuple[int, int]:
+        return self._ledger.known.get(self._name(number, part), (0, 0))
+
+    def _total(self, number: int) -> tuple[int, int]:
+        """Return how many images a candidate has seen in all parts, and how many of them it got wrong."""
+        found = [self._seen(number, part) for part in self._parts.all]
+        return sum(images for images, _ in found), sum(errors for _, errors in found)
 
     def _rate(self, number: int) -> float:
-        images, errors = self._seen(number)
+        images, errors = self._total(number)
         return errors / images if images else float("inf")

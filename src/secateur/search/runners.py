@@ -52,12 +52,14 @@ class Runner:
     Attributes:
         network: what runs.
         narrow: for its weights, by id, which channels of a dense map they read.
+        spare: calls of its forward that may write into their first argument.
         rounding: largest relative difference from the silenced network seen.
         bytes: size of the network.
     """
 
     network: nn.Module | None
     narrow: Mapping[int, Narrow] = field(default_factory=dict[int, Narrow])
+    spare: Mapping[int, str] = field(default_factory=dict[int, str])
     rounding: float = 0.0
     bytes: int = 0
 
@@ -66,7 +68,7 @@ class Runner:
         assert self.network is not None
         if tape is None:
             return logits_of(self.network(images)).float()
-        with Replay(tape, self.narrow):
+        with Replay(tape, self.narrow, spare=self.spare):
             out = self.network(images)
         return logits_of(out).float()
 
@@ -94,6 +96,7 @@ class Bench:
         self._probe = held.images[:PROBE]
         self._lock = threading.RLock()  # silencing works inside the dense network, which thin ones are cut from
         self._needed: frozenset[int] | None = None
+        self._spare: Mapping[int, str] = {}
         self._changed = frozenset[str]().union(*(changed(graph, plan) for plan in plans))
         keeps = [graph.kept(plan) for plan in plans]
         self._statistics = any(not bool(staying(s.units, keep).all()) for s in graph.statistics for keep in keeps)
@@ -106,7 +109,7 @@ class Bench:
 
     def use(self, ways: Ways) -> None:
         """Settle how candidates are run."""
-        self.ways, self._needed = ways, None
+        self.ways, self._needed, self._spare = ways, None, {}
         self._base = apply(self._dense, self._graph, EMPTY)
         self._shape(self._base)
 
@@ -153,7 +156,7 @@ class Bench:
                 kept = torch.nonzero(staying(units, keep)).flatten().to(self._held.images.device)
                 narrow[id(tensor_of(network, name))] = Narrow(kept, len(units))
         size = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-        return Runner(network, narrow, bytes=size)
+        return Runner(network, narrow, self._spare, bytes=size)
 
     def _shape(self, network: nn.Module) -> None:
         if self.ways.fused:
@@ -169,14 +172,14 @@ class Bench:
         return self._graph.convolutions.get(layer_of(name), own)
 
     def _learn_needed(self) -> None:
-        """Find out which shared results are used after the last shared call; the others need not stay in memory."""
+        """Find out which shared results are used later, so that the others can go, and which calls own their input."""
         images = self.laid_out(self._probe)
         tape, runner = self.tape(images), self.runner(0)
         if tape is None or runner.network is None:
             return
         with Replay(tape, runner.narrow, watch=True) as replay:
-            runner.network(images)
-        self._needed = replay.needed
+            out = runner.network(images)
+        self._needed, self._spare = replay.needed, replay.spare(out)
 
     def _fastest(self) -> Ways:
         """Return the way that is fastest for the first candidate, of those that agree with the silenced network."""

@@ -11,8 +11,10 @@ raises ``TapeError``, and every candidate is compared with the silenced network 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -96,17 +98,50 @@ class _Recorder(TorchFunctionMode):
 _FORGOTTEN = torch.empty(0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A call after the shared ones, with all its tensors, which are held so that no two share an id."""
+
+    name: str
+    args: tuple[Any, ...]
+    keywords: bool
+    used: list[Tensor]
+    made: list[Tensor]
+
+
+_IN_PLACE = ("relu", "add")
+
+
+def _in_place(name: str, args: tuple[Any, ...]) -> Tensor | None:
+    """Do a call inside its first argument, which saves memory traffic; None if it does not fit there."""
+    first = args[0]
+    if name == "relu" and len(args) == 1:
+        return torch.relu_(first)
+    if name == "add" and len(args) == 2 and isinstance(args[1], Tensor):
+        other = args[1]
+        return first.add_(other) if (other.shape, other.dtype) == (first.shape, first.dtype) else None
+    return None
+
+
 class Replay(TorchFunctionMode):
     """While active, the first calls of a forward return what is on the tape.
 
     Args:
         tape: the recorded calls.
         narrow: for weights of a thin network, by id: which channels of a dense input they read.
-        watch: whether to find out which results are used later, see ``needed``.
+        watch: whether to find out which results are used later, see ``needed`` and ``spare``.
+        spare: calls that may write into their first argument, see ``spare``.
     """
 
-    def __init__(self, tape: Tape, narrow: Mapping[int, Narrow], watch: bool = False) -> None:
+    def __init__(
+        self,
+        tape: Tape,
+        narrow: Mapping[int, Narrow],
+        watch: bool = False,
+        spare: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
+        self._watch, self._allowed, self._calls, self._later = watch, spare, list[_Call](), 0
         self._tape, self._narrow = tape, narrow
         self._next = 0
         self._places: dict[int, int] = {}
@@ -133,9 +168,41 @@ class Replay(TorchFunctionMode):
                 raise TapeError(f"call {self._next} is {call_name(func)}, recorded was {tape.names[self._next]}")
             self._next += 1
             return tape.results[self._next - 1]
-        if self._places:
-            self._used |= {self._places[id(x)] for x in tree_leaves((args, kwargs)) if id(x) in self._places}
+        self._later += 1
+        if self._watch:
+            used = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            self._used |= {self._places[id(x)] for x in used if id(x) in self._places}
+            result = func(*self._fitting(args), **(kwargs or {}))
+            made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+            self._calls.append(_Call(call_name(func), args, bool(kwargs), used, made))
+            return result
+        if self._allowed.get(self._later - 1) == call_name(func) and not kwargs:
+            found = _in_place(call_name(func), args)
+            if found is not None:
+                return found
         return func(*self._fitting(args), **(kwargs or {}))
+
+    def spare(self, out: Any) -> dict[int, str]:
+        """Return which later calls could write into their first argument, by their number: nobody else looks at it.
+
+        Args:
+            out: what the forward returned; that is looked at.
+        """
+        made = {id(x) for call in self._calls for x in call.made}
+        uses = Counter(i for call in self._calls for i in {id(x) for x in call.used})
+        leaves = [x for x in tree_leaves((out, self._tape.results)) if isinstance(x, Tensor)]
+        alive = {id(x): x for x in [*leaves, *(x for call in self._calls for x in (*call.used, *call.made))]}
+        memory = Counter(x.untyped_storage().data_ptr() for x in alive.values())
+        looked_at = {id(x) for x in leaves}
+        found: dict[int, str] = {}
+        for number, call in enumerate(self._calls):
+            first = call.args[0] if call.args else None
+            if call.name not in _IN_PLACE or call.keywords or not isinstance(first, Tensor):
+                continue
+            own = id(first) in made and uses[id(first)] == 1 and id(first) not in looked_at
+            if own and memory[first.untyped_storage().data_ptr()] == 1 and not first.requires_grad:
+                found[number] = call.name
+        return found
 
     def _fitting(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Narrow the input of a thin layer if it is a map of the dense network."""

@@ -1,0 +1,137 @@
+"""Measuring the sensitivity of every group, the part of the network before it computed once, and noted as it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.select import Limits
+from secateur.core.sensitivity import LEVELS, Curve, points
+from secateur.core.trials import key_of
+from secateur.errors import ModelError
+from secateur.events import Event, Tell, ignore
+from secateur.measure.forward import call, evaluating, logits_of
+from secateur.search.held_out import HeldOut, digest
+from secateur.search.journal import Journal
+from secateur.search.runners import Bench, Ways
+
+IMAGES = 2048
+"""Validation images that are looked at, unless told otherwise."""
+
+_Point = tuple[float, float]
+"""Loss and accuracy."""
+
+
+def curves(
+    model: nn.Module,
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    held: HeldOut,
+    *,
+    limits: Limits = Limits(),  # noqa: B008  (frozen)
+    levels: int = LEVELS,
+    work: Path | None = None,
+    tell: Tell = ignore,
+) -> tuple[Curve, ...]:
+    """Return a curve for each group with scores, in the order of the graph.
+
+    Args:
+        model: the dense network; left as it is.
+        graph: its graph.
+        scores: for each group, ``(size,)``; the lowest go first.
+        held: the images.
+        limits: floors and multiples; curves end where these do.
+        levels: points of a curve besides the dense network.
+        work: folder in which every group is noted when it is done, so that a killed measurement goes on.
+        tell: hears the progress.
+
+    Raises:
+        ModelError: if the network gives no class scores, or scores that are not finite.
+    """
+    groups = [group for group in graph.free if group.name in scores]
+    ladder = {group.name: points(group, scores[group.name], limits, levels) for group in groups}
+    journal = Journal(None if work is None else work / f"sensitivity-{_name(model, held, ladder)}.jsonl")
+    try:
+        start = _dense(model, held, journal)
+        ways: Ways | None = None
+        for number, group in enumerate(groups, 1):
+            tell(Event("sensitivity", "measuring the sensitivity of each group", number - 1, len(groups)))
+            if number not in journal.entries and ladder[group.name]:
+                bench = Bench(model, graph, [plan for _, plan in ladder[group.name]], held, ways)
+                ways = ways or bench.ways
+                found = _measured(bench, len(ladder[group.name]), held)
+                journal.note(number, {"points": [[_noted(loss), accuracy] for loss, accuracy in found]})
+        tell(Event("sensitivity", step=len(groups), total=len(groups)))
+        return tuple(
+            Curve(
+                group=group.name,
+                layers=tuple(group.layers),
+                size=group.size,
+                kept=(group.size, *(kept for kept, _ in ladder[group.name])),
+                loss=(start[0], *(loss for loss, _ in _read(journal, number))),
+                accuracy=(start[1], *(accuracy for _, accuracy in _read(journal, number))),
+            )
+            for number, group in enumerate(groups, 1)
+            if ladder[group.name]
+        )
+    finally:
+        journal.close()
+
+
+def _dense(model: nn.Module, held: HeldOut, journal: Journal) -> _Point:
+    if 0 not in journal.entries:
+        total = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad(), evaluating(model):
+            for images, labels in zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True):
+                total += _counted(logits_of(call(model, images)).float(), labels)
+        loss, accuracy = (total / len(held)).tolist()
+        if not math.isfinite(loss):
+            raise ModelError("the network's class scores are not finite before anything is pruned; load sound weights")
+        journal.note(0, {"points": [[loss, accuracy]]})
+    return _read(journal, 0)[0]
+
+
+def _measured(bench: Bench, plans: int, held: HeldOut) -> list[_Point]:
+    """Return loss and accuracy under each plan of a bench; what they share is computed once for each batch."""
+    totals = [torch.zeros(2, dtype=torch.float64) for _ in range(plans)]
+    with torch.no_grad():
+        runners = [bench.runner(i) for i in range(plans)]
+        for images, labels in zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True):
+            laid_out = bench.laid_out(images)
+            tape = bench.tape(laid_out)
+            for i, runner in enumerate(runners):
+                scores = bench.silenced(i, images) if runner.network is None else runner.scores(laid_out, tape)
+                totals[i] += _counted(scores, labels)
+    return [(float(total[0]) / len(held), float(total[1]) / len(held)) for total in totals]
+
+
+def _counted(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of the losses and the number of right answers, (2,) float64 on the CPU."""
+    loss = F.cross_entropy(scores.double(), labels, reduction="sum")
+    right = (scores.argmax(1) == labels) & torch.isfinite(scores).all(1)
+    return torch.stack([loss, right.sum().double()]).cpu()
+
+
+def _read(journal: Journal, number: int) -> list[_Point]:
+    points_ = journal.entries[number]["points"]
+    return [(math.inf if loss is None else float(loss), float(accuracy)) for loss, accuracy in points_]
+
+
+def _noted(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
+def _name(model: nn.Module, held: HeldOut, ladder: Mapping[str, Sequence[tuple[int, Plan]]]) -> str:
+    """Return a name for everything that the numbers depend on."""
+    state = digest({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    seen = digest({"images": held.images, "labels": held.labels})
+    plans = [key_of(plan) for rungs in ladder.values() for _, plan in rungs]
+    return hashlib.sha256(" ".join([state, seen, *plans]).encode()).hexdigest()[:12]
