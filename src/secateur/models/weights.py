@@ -35,14 +35,39 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         ModelError: if the file is missing, damaged, holds pickled objects or NaN, or does not fit.
     """
+    put_weights(model, read_weights(path), str(path))
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in a file, as ``load_weights`` reads it, by name.
+
+    Raises:
+        ModelError: if the file is missing, damaged or holds pickled objects.
+    """
     path = Path(path)
-    found = _unwrapped(_read(path), path)
-    theirs = {short: found[name] for short, name in _short(found).items()}
+    return _unwrapped(_read(path), path)
+
+
+def put_weights(model: nn.Module, found: Mapping[str, Tensor], source: str, *, without: Iterable[str] = ()) -> None:
+    """Give a network weights, as ``load_weights`` does.
+
+    Args:
+        model: gets the weights; unchanged when an error is raised.
+        found: the weights by name.
+        source: what errors call them.
+        without: names of tensors of the model that stay as they are.
+
+    Raises:
+        ModelError: if they do not fit.
+    """
     own: dict[str, Any] = model.state_dict()
-    names = _short(own)
-    _check_names(theirs, names, path)
-    _check_tensors(theirs, {short: own[name] for short, name in names.items()}, path)
-    model.load_state_dict({name: theirs.get(short, own[name]) for short, name in names.items()})
+    names = shorten(own)
+    stay = {short for short, name in names.items() if name in set(without)}
+    theirs = {short: found[name] for short, name in shorten(found).items() if short not in stay}
+    names = {short: name for short, name in names.items() if short not in stay}
+    _check_names(theirs, names, source)
+    _check_tensors(theirs, {short: own[name] for short, name in names.items()}, source)
+    model.load_state_dict({**own, **{names[short]: tensor for short, tensor in theirs.items()}})
 
 
 def _read(path: Path) -> object:
@@ -95,15 +120,15 @@ def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
     raise ModelError(f"{path} holds {type(content).__name__} and not a state dict: save model.state_dict()")
 
 
-def _short(names: Iterable[str]) -> dict[str, str]:
-    """Return name without wrappers -> name, where a wrapper is a prefix that all names share."""
+def shorten(names: Iterable[str]) -> dict[str, str]:
+    """Return name without wrappers -> name; a wrapper is a prefix that all names share (``nn.DataParallel``)."""
     short = {name: name for name in names}
     while prefix := next((p for p in _PREFIXES if short and all(key.startswith(p) for key in short)), ""):
         short = {key.removeprefix(prefix): name for key, name in short.items()}
     return short
 
 
-def _check_names(theirs: Mapping[str, Tensor], own: Mapping[str, str], path: Path) -> None:
+def _check_names(theirs: Mapping[str, Tensor], own: Mapping[str, str], source: str) -> None:
     missing = [name for name in own if name not in theirs and name.rpartition(".")[2] != _COUNTER]
     unexpected = [name for name in theirs if name not in own]
     problems: list[str] = []
@@ -112,7 +137,7 @@ def _check_names(theirs: Mapping[str, Tensor], own: Mapping[str, str], path: Pat
     if unexpected:
         problems.append(f"{_entries(unexpected)} {'is' if len(unexpected) == 1 else 'are'} unknown to the model")
     if problems:
-        raise ModelError(f"{path} does not fit the model: {', and '.join(problems)}")
+        raise ModelError(f"{source} does not fit the model: {', and '.join(problems)}")
 
 
 def _entries(names: list[str]) -> str:
@@ -121,11 +146,13 @@ def _entries(names: list[str]) -> str:
     return f"{len(names)} {'entry' if len(names) == 1 else 'entries'} ({shown})"
 
 
-def _check_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Any], path: Path) -> None:
+def _check_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Any], source: str) -> None:
     for name, tensor in theirs.items():
         there, here = tuple(tensor.shape), tuple(own[name].shape)
         if there != here:
-            raise ModelError(f"'{name}' has shape {there} in {path} but {here} in the model")
+            other = there[1:] == here[1:] and len(there) in (1, 2)
+            hint = "; weights of other classes need a transfer (--transfer)" if other else ""
+            raise ModelError(f"'{name}' has shape {there} in {source} but {here} in the model{hint}")
     for name, tensor in theirs.items():
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            raise ModelError(f"'{name}' in {path} holds NaN: the training that wrote it had failed")
+            raise ModelError(f"'{name}' in {source} holds NaN: the training that wrote it had failed")

@@ -1,0 +1,58 @@
+"""``--transfer`` and ``--pretrain-epochs``: a trained network on other data, from the command line alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from commands import Call
+from secateur import artifact
+from secateur.models import build
+
+
+def test_a_network_is_moved_trained_and_pruned(secateur: Call, tmp_path: Path):
+    save_file(build("lenet5", classes=100, channels=3).state_dict(), tmp_path / "w.safetensors")
+    network = ("--model", "lenet5", "--weights", "w.safetensors", "--data", "mnist5k")
+    ended = secateur(
+        "prune", *network, "--transfer", "--pretrain-epochs", "1", "--pretrain-lr", "0.02", "--method",
+        "weak_subnetwork", "--keep", "0.6", "--no-latency", "--export", "", "--out", "new", "--json",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["after"]["counts"]["macs"] <= 0.6 * found["before"]["counts"]["macs"]
+    assert len(found["training"]["pretrain"]["rows"]) == 1
+    loaded = artifact.load(tmp_path / "new")
+    assert loaded.recipe is not None
+    assert loaded.recipe.transfer
+    assert loaded.recipe.train is None
+    assert (loaded.recipe.pretrain.epochs, loaded.recipe.pretrain.lr) == (1, 0.02)
+    assert loaded.model.fc2.out_features == 10
+
+
+def test_explain_takes_it_too(secateur: Call, tmp_path: Path):
+    save_file(build("lenet5", classes=100, channels=3).state_dict(), tmp_path / "w.safetensors")
+    words = ("--model", "lenet5", "--weights", "w.safetensors", "--data", "mnist5k")
+    assert secateur("explain", *words, "--transfer").status == 0
+    ended = secateur("explain", *words)
+    assert ended.status == 1
+    assert "weights of other classes need a transfer (--transfer)" in ended.err or "has shape" in ended.err
+
+
+def test_what_cannot_be_is_one_sentence(secateur: Call):
+    for words, sentence in (
+        (
+            ("--model", "lenet5", "--data", "mnist5k", "--transfer"),
+            "--transfer moves trained --weights to other --data",
+        ),
+        (
+            ("--model", "lenet5", "--data", "mnist5k", "--weights", "pretrained"),
+            "nobody publishes weights for 'lenet5'",
+        ),
+        (("--model", "lenet5", "--pretrain-epochs", "1"), "training the dense network needs data: name a data set"),
+    ):
+        ended = secateur("prune", *words, "--keep", "0.5", "--out", "new", "--quiet")
+        assert ended.status == 1, ended
+        assert sentence in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
