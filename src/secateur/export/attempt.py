@@ -1,0 +1,111 @@
+"""Writing a file in several ways until one computes what the network computes; no other is kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from secateur.errors import ExportError
+from secateur.export.comparison import (
+    TOLERANCE,
+    Call,
+    Exported,
+    Inputs,
+    Kind,
+    Runner,
+    batch_of,
+    call_of,
+    difference,
+    quiet,
+    random_call,
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to write a network.
+
+    Attributes:
+        dynamic: whether the file is to take batches of any size.
+        write: writes the network, given a batch to trace it with, to a path.
+        load: makes what was written run.
+        beside: suffix of a second file that ``write`` puts beside the first.
+    """
+
+    dynamic: bool
+    write: Callable[[nn.Module, Call, Path], None]
+    load: Callable[[Path], Runner]
+    beside: str = ""
+
+
+def export(model: nn.Module, example_inputs: Inputs, path: Path, kind: Kind, ways: Sequence[Way]) -> Exported:
+    """Try the ways in turn; keep the first file that computes the same as the network.
+
+    Raises:
+        ExportError: if none does, or the file cannot be written; nothing is left then.
+    """
+    network = copy.deepcopy(model).cpu().eval()  # the caller's mode and device stay untouched
+    example = call_of(example_inputs)
+    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix or '.' + kind}")
+    reasons: list[str] = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for way in ways:
+            if way.dynamic and not batch_of(example):
+                continue
+            try:
+                with quiet(), torch.no_grad():
+                    found = _attempt(network, example, way, temporary)
+            except OSError:
+                raise
+            except Exception as error:  # exporters raise anything, NotImplementedError to internal assertions
+                reasons.append(f"{type(error).__name__}: {_first_line(error)}")
+                continue
+            if found <= TOLERANCE:
+                beside = path.with_suffix(way.beside) if way.beside else None
+                if beside is not None:
+                    os.replace(temporary.with_suffix(way.beside), beside)
+                os.replace(temporary, path)
+                return Exported(path, kind, found, way.dynamic, beside)
+            reasons.append(
+                f"its outputs differ by {found:.1e} of their size, more than {TOLERANCE:.0e}"
+                if math.isfinite(found)
+                else "its outputs are not finite or have another shape"
+            )
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another path"
+        ) from None
+    finally:
+        for suffix in {temporary.suffix, *(way.beside for way in ways if way.beside)}:
+            temporary.with_suffix(suffix).unlink(missing_ok=True)
+    raise ExportError(f"cannot export the network as {kind}: {reasons[-1]}; no file was kept, the network is unharmed")
+
+
+def _attempt(network: nn.Module, example: Call, way: Way, temporary: Path) -> float:
+    """Write once, reload and return the largest difference over the example and a random batch."""
+    # torch.export treats a size of 1 as a constant, so a dynamic batch is traced with two or more
+    way.write(network, random_call(example, max(2, batch_of(example)) if way.dynamic else 0, seed=0), temporary)
+    run = way.load(temporary)
+    other = random_call(example, batch_of(example) + 1 if way.dynamic else 0, seed=1)
+    return max(difference(network, run, call) for call in (example, other))
+
+
+def write_through(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no message"

@@ -1,0 +1,136 @@
+"""What an exported file must hold against the network: the same outputs on two batches."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from secateur.errors import ExportError
+
+Inputs: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+Runner: TypeAlias = Callable[["Call"], list[Tensor]]
+Kind: TypeAlias = Literal["pt2", "onnx", "source"]
+
+TOLERANCE = 1e-4
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch._dynamo")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that computes what the network computes.
+
+    Attributes:
+        path: the file.
+        kind: ``"pt2"``, ``"onnx"`` or ``"source"``.
+        difference: largest absolute difference of any output, relative to the output's largest value.
+        dynamic_batch: whether the file takes batches of any size; otherwise only that of the example inputs.
+        beside: the file with the weights, where they stand apart.
+    """
+
+    path: Path
+    kind: Kind
+    difference: float
+    dynamic_batch: bool
+    beside: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that were written."""
+        return (self.path,) if self.beside is None else (self.path, self.beside)
+
+
+@dataclass(frozen=True)
+class Call:
+    """Positional and named inputs of one forward pass, on the CPU."""
+
+    args: tuple[Tensor, ...]
+    kwargs: dict[str, Tensor]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Call:
+        """Return the call with every tensor replaced."""
+        return Call(tuple(map(function, self.args)), {name: function(x) for name, x in self.kwargs.items()})
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors in order."""
+        return [*self.args, *self.kwargs.values()]
+
+
+def difference(network: nn.Module, run: Runner, call: Call) -> float:
+    """Return the largest difference of an output relative to its largest value; inf where not comparable."""
+    expected = outputs(network(*call.args, **call.kwargs))
+    given = run(call)
+    if [x.shape for x in expected] != [x.shape for x in given]:
+        return float("inf")
+    worst = 0.0
+    for want, got in zip(expected, given, strict=True):
+        if not want.numel():
+            continue
+        size = want.double().abs().max().item() or 1.0
+        error = (got.double() - want.double()).abs().max().item() / size
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+def outputs(value: Any) -> list[Tensor]:
+    """Return the tensors in a network's output, in the order of the exporters."""
+    leaves: list[Any] = cast(Any, _pytree).tree_leaves(value)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def call_of(inputs: Inputs) -> Call:
+    """Return the inputs as one call, on the CPU."""
+    if isinstance(inputs, Tensor):
+        call = Call((inputs,), {})
+    elif isinstance(inputs, Mapping):
+        call = Call((), dict(inputs))
+    else:
+        call = Call(tuple(inputs), {})
+    if not all(isinstance(x, cast(Any, Tensor)) for x in call.tensors()):
+        raise ExportError("example inputs must be a tensor, a tuple of tensors or a dictionary of tensors")
+    return call.map(lambda x: x.detach().cpu())
+
+
+def batch_of(call: Call) -> int:
+    """Return the batch size that all inputs share; 0 where they share none."""
+    sizes = {x.shape[0] if x.ndim else 0 for x in call.tensors()}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def random_call(call: Call, batch: int, seed: int) -> Call:
+    """Return random images, as many as ``batch`` (0 = unchanged); whole numbers repeat the example's."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def fill(x: Tensor) -> Tensor:
+        shape = (batch, *x.shape[1:]) if batch else x.shape
+        if x.is_floating_point():
+            return torch.randn(shape, generator=generator).to(x.dtype)
+        return x if not batch else x[torch.arange(batch) % len(x)]
+
+    return call.map(fill)
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Keep the exporters from printing, warning and logging."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    sink = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,114 @@
+"""Programs that run without the network's Python code: ``torch.export`` and ONNX."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ExportError
+from secateur.export.attempt import Way, export, write_through
+from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
+
+
+def export_pt2(model: nn.Module, example_inputs: Inputs, path: str | Path) -> Exported:
+    """Write the network as a ``torch.export`` program, which runs without its Python code.
+
+    Args:
+        model: the network; its weights, device and train/eval mode stay as they are.
+        example_inputs: one batch, first dimension = batch; the values are not stored.
+        path: the file to write, usually ``model.pt2``.
+
+    Returns:
+        What was written, after it was reloaded and gave the same outputs on two batches.
+
+    Raises:
+        ExportError: if the network cannot be exported or the file computes something else; none is left then.
+    """
+    return export(model, example_inputs, Path(path), "pt2", _ways(_write_pt2, _load_pt2))
+
+
+def export_onnx(model: nn.Module, example_inputs: Inputs, path: str | Path) -> Exported:
+    """Write the network as one ONNX file, as run by ONNX Runtime and many other engines.
+
+    Args:
+        model: the network; its weights, device and train/eval mode stay as they are.
+        example_inputs: one batch, first dimension = batch; the values are not stored.
+        path: the file to write, usually ``model.onnx``.
+
+    Returns:
+        What was written, after ONNX Runtime gave the same outputs on two batches.
+
+    Raises:
+        ExportError: if packages are missing, the network cannot be exported or the file computes something
+            else; none is left then.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise ExportError(f'ONNX export needs the package {package}; run: pip install "secateur[export]"')
+    return export(model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx))
+
+
+def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:
+    """Return the ``ExportedProgram`` of a network."""
+    batch = torch.export.Dim("batch", min=1)
+    shapes: Any = {name: {0: batch} for name in traced.kwargs} or tuple({0: batch} for _ in traced.args)
+    program = torch.export.export(
+        network, traced.args, traced.kwargs, dynamic_shapes=shapes if dynamic else None, strict=False
+    )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def _ways(content: Callable[[Any], bytes], load: Callable[[Path], Runner]) -> list[Way]:
+    """Return the two ways to write a program: for batches of any size, else for that of the example."""
+
+    def way(dynamic: bool) -> Way:
+        return Way(
+            dynamic,
+            lambda network, traced, path: write_through(path, content(program_of(network, traced, dynamic))),
+            load,
+        )
+
+    return [way(True), way(False)]
+
+
+def _write_pt2(program: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def _load_pt2(file: Path) -> Runner:
+    module = torch.export.load(file).module()
+    return lambda call: outputs(module(*call.args, **call.kwargs))
+
+
+def _write_onnx(program: Any) -> bytes:
+    exporter: Any = torch.onnx
+    onnx_program = exporter.export(program, (), dynamo=True, external_data=False, verbose=False)
+    for node in onnx_program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces: paths of this machine, and half of the file
+    return onnx_program.model_proto.SerializeToString()
+
+
+def _load_onnx(file: Path) -> Runner:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(call: Call) -> list[Tensor]:
+        values = [call.kwargs[name] for name in names] if call.kwargs else call.args
+        feed = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        return [torch.as_tensor(output) for output in session.run(None, feed)]
+
+    return run
