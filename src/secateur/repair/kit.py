@@ -1,0 +1,111 @@
+"""Repairs one after the other, each with what it brought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.data import Data
+from secateur.errors import SettingError, nearest
+from secateur.events import Event, Tell, ignore
+from secateur.measure import Accuracy, accuracy
+from secateur.recipe import REPAIRS
+from secateur.repair.compensation import compensate
+from secateur.repair.reconstruction import reconstruct
+from secateur.training import recalibrate
+
+STEPS = REPAIRS
+"""Every repair by name, in the order in which they make sense together."""
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One repair and what it brought, on the validation images.
+
+    Attributes:
+        step: which repair.
+        layers: how many layers it changed.
+        before: accuracy without it.
+        after: accuracy with it.
+    """
+
+    step: str
+    layers: int
+    before: Accuracy
+    after: Accuracy
+
+
+def repair(
+    dense: nn.Module,
+    thin: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    data: Data,
+    steps: Sequence[str],
+    *,
+    images: int = 512,
+    seed: int = 0,
+    tell: Tell = ignore,
+) -> tuple[Repair, ...]:
+    """Repair a pruned network without training, and measure each step on the validation images.
+
+    Args:
+        dense: the network before surgery, left as it is.
+        thin: what ``apply`` returned; changed in place.
+        graph: the graph of the dense network.
+        plan: what was removed.
+        data: training images to repair with, validation images to measure on.
+        steps: of ``STEPS``, in the order in which to take them.
+        images: how many training images to use.
+        seed: which of them.
+        tell: hears the progress.
+
+    Raises:
+        SettingError: if a step is unknown.
+    """
+    check(steps)
+    some = _images(data, images, seed)
+    now, done = _judge(thin, data), list[Repair]()
+    for step in steps:
+        tell(Event("repair", f"repairing: {step}"))
+        if step == "recalibrate":
+            layers = recalibrate(thin, ((batch, batch.new_zeros(len(batch))) for batch in some))
+        elif step == "compensate":
+            layers = len(compensate(dense, thin, graph, plan, some))
+        else:
+            layers = len(reconstruct(dense, thin, graph, plan, some, seed=seed))
+        after = _judge(thin, data)
+        done.append(Repair(step, layers, now, after))
+        now = after
+    return tuple(done)
+
+
+def check(steps: Sequence[str]) -> None:
+    """Refuse unknown repairs.
+
+    Raises:
+        SettingError: with the nearest known name.
+    """
+    for step in steps:
+        if step not in STEPS:
+            raise SettingError(f"unknown repair '{step}'{nearest(step, STEPS)}; choose of {', '.join(STEPS)}")
+
+
+def _images(data: Data, count: int, seed: int) -> list[Tensor]:
+    batches: list[Tensor] = []
+    for images, _ in data.batches("train", BATCH, seed=seed):
+        batches.append(images[:count])
+        count -= len(batches[-1])
+        if count <= 0:
+            break
+    return batches
+
+
+def _judge(network: nn.Module, data: Data) -> Accuracy:
+    return accuracy(network, data.batches("val", 2 * BATCH))

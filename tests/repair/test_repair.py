@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nets import images
+from secateur.core.graph import Graph
+from secateur.core.plan import DropUnits, Plan
+from secateur.core.surgery import apply, verify
+from secateur.core.trace import trace
+from secateur.data import load_data
+from secateur.errors import SettingError
+from secateur.repair import compensate, reconstruct, repair
+from secateur.training import Settings, fit
+
+
+def chain(bias: bool = True, repeated: bool = False) -> nn.Module:
+    """Two convolutions; ``repeated``: the last three maps of the first are mixtures of the first five."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3, bias=bias), nn.Flatten(), nn.Linear(80, 4))
+    if repeated:
+        with torch.no_grad():
+            mix = torch.randn(3, 5)
+            net[0].weight[5:] = torch.einsum("oc,cikl->oikl", mix, net[0].weight[:5])
+            net[0].bias[5:] = mix @ net[0].bias[:5]
+    return net.eval()
+
+
+def cut(net: nn.Module, units: tuple[int, ...] = (5, 6, 7)) -> tuple[Graph, Plan, nn.Module]:
+    graph = trace(net, images(1))
+    plan = Plan((DropUnits("0", units),))
+    thin = apply(net, graph, plan)
+    assert verify(net, graph, plan, thin, images(2)).exact
+    return graph, plan, thin
+
+
+def batches() -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(8, 3, 8, 8) + 0.5 for _ in range(2)]
+
+
+def test_what_the_kept_inputs_can_say_is_reconstructed_exactly() -> None:
+    net = chain(repeated=True)
+    graph, plan, thin = cut(net)
+    x = torch.randn(4, 3, 8, 8)
+    assert float((net(x) - thin(x)).detach().abs().max()) > 0.1
+    assert reconstruct(net, thin, graph, plan, batches(), ridge=0.0) == ("1",)
+    torch.testing.assert_close(thin(x), net(x), atol=1e-4, rtol=1e-4)
+
+
+def test_least_squares_leaves_less_error_than_any_of_its_neighbours() -> None:
+    net = chain()
+    graph, plan, thin = cut(net)
+    reconstruct(net, thin, graph, plan, batches(), ridge=0.0, positions=1000)
+
+    def error(network: nn.Module) -> float:
+        pairs = [(net[:2](x), network[:2](x)) for x in batches()]  # type: ignore[index]
+        return sum(float((a - b).double().square().sum()) for a, b in pairs)
+
+    best = error(thin)
+    torch.manual_seed(2)
+    for _ in range(10):
+        other = copy.deepcopy(thin)
+        with torch.no_grad():
+            other[1].weight += 1e-2 * torch.randn_like(other[1].weight)  # type: ignore[index]
+        assert error(other) > best
+
+
+def test_a_strong_pull_changes_nothing() -> None:
+    net = chain()
+    graph, plan, thin = cut(net)
+    before = thin[1].weight.clone()  # type: ignore[index]
+    reconstruct(net, thin, graph, plan, batches(), ridge=1e9)
+    torch.testing.assert_close(thin[1].weight, before, atol=1e-6, rtol=0)  # type: ignore[index]
+
+
+def test_compensation_restores_the_mean_of_every_output() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1), nn.Flatten(), nn.Linear(180, 4)).eval()
+    graph, plan, thin = cut(net)
+    assert compensate(net, thin, graph, plan, batches()) == ("1",)
+    x = torch.cat(batches())
+    torch.testing.assert_close(thin[:2](x).mean((0, 2, 3)), net[:2](x).mean((0, 2, 3)))  # type: ignore[index]
+
+
+def test_layers_without_a_bias_are_not_compensated_and_the_dense_network_is_left_alone() -> None:
+    net = chain(bias=False).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    graph, plan, thin = cut(net)
+    assert compensate(net, thin, graph, plan, batches()) == ()
+    assert reconstruct(net, thin, graph, plan, batches()) == ("1",)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+
+
+def test_a_linear_layer_behind_maps_is_repaired_too() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 4)).eval()
+    graph, plan, thin = cut(net, (0, 3))
+    x = torch.cat(batches())
+    assert compensate(net, thin, graph, plan, batches()) == ("3",)
+    torch.testing.assert_close(thin(x).mean(0), net(x).mean(0), atol=1e-5, rtol=1e-5)
+
+
+def test_repairs_bring_back_accuracy_and_are_measured_one_by_one() -> None:
+    data = load_data("mnist5k")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 5, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10),
+    )  # fmt: skip
+    fit(net, data, Settings(epochs=2, batch_size=64, optimizer="adamw", lr=3e-3, augment="none"))
+    net.eval()
+    graph = trace(net, data.example())
+    plan = Plan((DropUnits("0", (0, 1, 2)), DropUnits("3", tuple(range(8)))))
+    thin = apply(net, graph, plan)
+    done = repair(net, thin, graph, plan, data, ("reconstruct", "recalibrate"))
+    assert [(step.step, step.layers) for step in done] == [("reconstruct", 2), ("recalibrate", 2)]
+    assert done[0].after.top1 > done[0].before.top1 + 0.05
+    assert done[1].before == done[0].after
+    again = apply(net, graph, plan)
+    assert repair(net, again, graph, plan, data, ("reconstruct", "recalibrate")) == done
+    assert all(torch.equal(a, b) for a, b in zip(thin.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_an_unknown_repair_names_the_nearest() -> None:
+    with pytest.raises(SettingError, match=r"unknown repair 'recalibrat' \(did you mean 'recalibrate'\?\)"):
+        repair(nn.Module(), nn.Module(), None, Plan(()), None, ("recalibrat",))  # type: ignore[arg-type]
