@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.core.shaper import Shaper
 from secateur.errors import ModelError, SettingError, TrainingError
 from secateur.events import Event
 from secateur.training import History, Row, Settings, Speed, fit
@@ -147,7 +148,7 @@ def test_gradients_are_clipped(toy: Any, plain: Plain) -> None:
     assert 1e-4 < moved <= 1.001e-3
 
 
-class Spy:
+class Spy(Shaper):
     """Holds a mask and pulls at a weight, like a method's shaper."""
 
     def __init__(self, model: nn.Module, strength: float = 0.0) -> None:

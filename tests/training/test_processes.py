@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+
+from processes import launch
 
 SCRIPT = """
 import sys
@@ -41,31 +38,17 @@ save_file({**model.state_dict(), "facts": facts}, out / f"{rank}.safetensors")
 """
 
 
-def launch(out: Path, world: int) -> list[dict[str, torch.Tensor]]:
-    out.mkdir()
-    script = out / "train.py"
-    script.write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = []
-    for rank in range(world):
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if world > 1:
-            env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, str(script), str(rank), str(out)]
-        running.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    for process in running:
-        _, trouble = process.communicate(timeout=240)
-        assert process.returncode == 0, trouble
-    return [load_file(out / f"{rank}.safetensors") for rank in range(world)]
+NOISY = """
+from secateur.methods.batch_bridgeout import BatchBridgeout
+
+with BatchBridgeout(q=1.0, p=0.5, fraction=1.0).training(model) as shaper:
+    history = fit(model, data, settings, shaper=shaper, tell=told.append)
+"""
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    (alone,) = launch(tmp_path / "one", 1)
-    first, second = launch(tmp_path / "two", 2)
+    (alone,) = launch(tmp_path / "one", 1, SCRIPT)
+    first, second = launch(tmp_path / "two", 2, SCRIPT)
     for name, tensor in alone.items():
         if name != "facts":
             torch.testing.assert_close(first[name], tensor, atol=1e-5, rtol=0)
@@ -80,3 +63,16 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         "checkpoint",
         "train.py",
     ]
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_same_noise(tmp_path: Path) -> None:
+    plain = 'history = fit(model, data, settings, checkpoint=out / "checkpoint", tell=told.append)\n'
+    assert plain in SCRIPT
+    (alone,) = launch(tmp_path / "one", 1, SCRIPT.replace(plain, NOISY))
+    first, second = launch(tmp_path / "two", 2, SCRIPT.replace(plain, NOISY))
+    (quiet,) = launch(tmp_path / "quiet", 1, SCRIPT)
+    for name in ("0.weight", "4.weight"):
+        torch.testing.assert_close(first[name], alone[name], atol=1e-5, rtol=0)
+        assert torch.equal(first[name], second[name]), name
+        assert not torch.allclose(alone[name], quiet[name], atol=1e-3)

@@ -17,7 +17,9 @@ from secateur.core.graph import Group
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.select import Scope, by_share, family, fit
+from secateur.core.sensitivity import Allocate, by_damage
 from secateur.core.shaper import Shaper
+from secateur.core.size import Target
 from secateur.errors import SettingError, TargetError
 
 
@@ -66,10 +68,26 @@ class Method(ABC):
             TargetError: if the target cannot be reached.
         """
 
+    def check(self, target: Target | None) -> None:  # noqa: B027  (most methods take any target)
+        """Refuse a target that cannot go with these settings, before any long work; the default refuses nothing.
+
+        Raises:
+            SecateurError: one of its kinds, with one sentence on what to do.
+        """
+
     @contextlib.contextmanager
     def training(self, model: nn.Module) -> Generator[Shaper | None]:
         """Shape a training of ``model`` that goes before the decision; None: this method does not shape."""
         yield None
+
+    @contextlib.contextmanager
+    def shaping(self, problem: Problem) -> Generator[Shaper | None]:
+        """Shape a training of ``problem.model`` with everything in sight; by default as ``training`` does.
+
+        For methods that look at images, or at the target, while the network trains.
+        """
+        with self.training(problem.model) as shaper:
+            yield shaper
 
 
 @dataclass(frozen=True)
@@ -79,14 +97,19 @@ class ScoreMethod(Method):
     Attributes:
         scope: compare within each group (``uniform``: the same share of each) or over the network (``global``).
         keeps: (pattern of layer names, fraction of units that stays) for groups with a rate of their own.
+        allocate: how much goes from each group: as the scope says, or by sensitivity, so that each group alone would
+            do the same damage to the loss on validation images.
     """
 
     scope: Scope = "uniform"
     keeps: Sequence[tuple[str, float]] = ()
+    allocate: Allocate = "scope"
 
     def __post_init__(self) -> None:
         if self.scope not in get_args(Scope):
             raise SettingError(f"unknown scope '{self.scope}'; choose uniform or global")
+        if self.allocate not in get_args(Allocate):
+            raise SettingError(f"unknown allocation '{self.allocate}'; choose scope or sensitivity")
         pairs = self.keeps.items() if isinstance(self.keeps, Mapping) else self.keeps
         object.__setattr__(self, "keeps", tuple((str(pattern), float(keep)) for pattern, keep in pairs))
         for pattern, keep in self.keeps:
@@ -113,8 +136,17 @@ class ScoreMethod(Method):
                 raise TargetError("say how much to keep: a target (--keep), or a rate for some layers (--keeps)")
             return start
         open_scores = {name: values for name, values in scores.items() if name not in settled}
-        ordered = family(problem.graph, open_scores, self.scope, problem.limits)
+        if self.allocate == "sensitivity":
+            ordered = by_damage(problem.graph, open_scores, problem.curves(open_scores), problem.limits)
+        else:
+            ordered = family(problem.graph, open_scores, self.scope, problem.limits)
         return fit(problem.graph, ordered, problem.target, start)
+
+
+def shapes(method: Method) -> bool:
+    """Tell whether a method has a training of its own, which goes before its decision."""
+    kind = type(method)
+    return kind.training is not Method.training or kind.shaping is not Method.shaping
 
 
 def settings_of(method: Method) -> dict[str, object]:

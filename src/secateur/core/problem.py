@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.select import Limits
+from secateur.core.sensitivity import Curve, points
 from secateur.core.size import Target
 from secateur.core.surgery import masked
 from secateur.core.trials import Search
@@ -38,6 +39,7 @@ class Problem:
         work: folder in which long work may note its steps, so that it goes on after a kill; None for none.
         tell: hears the progress of long work.
         found: gets what a search over many plans has found, to be kept with the run.
+        sensitivity: measures a curve for each group with scores, faster than one by one; None: one by one.
     """
 
     model: nn.Module
@@ -52,6 +54,7 @@ class Problem:
     work: Path | None = None
     tell: Tell = ignore
     found: Callable[[Search], None] = lambda search: None
+    sensitivity: Callable[[Mapping[str, Tensor]], Sequence[Curve]] | None = None
 
     def loss_after(self, plan: Plan) -> float:
         """Return the loss of the network with the plan's units silenced; the model is restored.
@@ -63,3 +66,20 @@ class Problem:
             raise DataError("this method measures the loss on held-out images; give it data (--data)")
         with masked(self.model, self.graph, plan) as silenced:
             return self.loss(silenced)
+
+    def curves(self, scores: Mapping[str, Tensor]) -> Sequence[Curve]:
+        """Return how the network suffers when each group with scores alone loses its lowest units.
+
+        Raises:
+            DataError: if there is no data.
+        """
+        if self.sensitivity is not None:
+            return self.sensitivity(scores)
+        out: list[Curve] = []
+        dense = self.loss_after(Plan())
+        for group in self.graph.free:
+            rungs = points(group, scores[group.name], self.limits) if group.name in scores else []
+            if rungs:
+                kept, losses = zip(*[(kept, self.loss_after(plan)) for kept, plan in rungs], strict=True)
+                out.append(Curve(group.name, tuple(group.layers), group.size, (group.size, *kept), (dense, *losses)))
+        return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,9 +24,10 @@ from secateur.training.share import Share, number_of
 from secateur.training.steps import NotFiniteError, Parts, lr_of, train_epoch
 
 if TYPE_CHECKING:
-    from secateur.core.method import Shaper
+    from secateur.core.shaper import Shaper
 
 _RECALIBRATION_BATCHES = 200
+_SHAPING = 1  # the stream of random numbers that is the shaper's
 
 
 class Training:
@@ -61,7 +63,8 @@ class Training:
         rule = optimizer([p for p in model.parameters() if p.requires_grad], self.settings)
         rule.zero_grad(set_to_none=True)
         self.batches = len(share.train(0))
-        rates = schedule(rule, self.settings, -(-self.batches // self.settings.accumulate))
+        steps = math.ceil(self.batches / self.settings.accumulate)
+        rates = schedule(rule, self.settings, steps)
         network: Any = self.accelerator.prepare(Scores(model))
         # accelerate's wrapper looks for optional packages on every step; only gradient scaling needs it
         stepper = rule if self.accelerator.scaler is None else self.accelerator.prepare(rule)
@@ -69,7 +72,18 @@ class Training:
             network = torch.compile(network)
         taught = teacher.eval() if teacher is not None and self.settings.distill else None
         self.parts = Parts(
-            network, taught, rule, stepper, rates, self.accelerator, self.settings, speed, shaper, self.tell
+            network=network,
+            teacher=taught,
+            optimizer=rule,
+            stepper=stepper,
+            schedule=rates,
+            accelerator=self.accelerator,
+            settings=self.settings,
+            speed=speed,
+            shaper=shaper,
+            tell=self.tell,
+            rng=torch.Generator(self.accelerator.device),
+            total=steps * self.settings.epochs,
         )
 
     def run(self, checkpoint: Path | None, owner: str, saved: Any) -> History:
@@ -94,6 +108,7 @@ class Training:
         torch.default_generator.manual_seed(number)
         if self.accelerator.device.type == "cuda":
             torch.cuda.manual_seed(number)
+        self.parts.rng.manual_seed(number_of(self.share.seed, epoch, _SHAPING))
         good = disk.snapshot(self.model)
         started, lr = time.perf_counter(), lr_of(self.parts.optimizer)
         try:
@@ -153,12 +168,8 @@ class Training:
             model=disk.snapshot(self.model),
             best=self.best[1] if self.best is not None else {},
             optimizer=momenta,
-            shaper=self._shaper_state(),
+            shaper={} if self.parts.shaper is None else self.parts.shaper.state_dict(),
         )
-
-    def _shaper_state(self) -> Mapping[str, Tensor]:
-        state: Any = getattr(self.parts.shaper, "state_dict", None)
-        return {} if state is None else state()
 
     def _resume(self, facts: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         disk.restore(self.model, groups["model"])
@@ -166,9 +177,8 @@ class Training:
         self.parts.schedule.load_state_dict(facts["schedule"])
         if self.accelerator.scaler is not None and facts["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
-        load: Any = getattr(self.parts.shaper, "load_state_dict", None)
-        if load is not None and "shaper" in groups:
-            load(groups["shaper"])
+        if self.parts.shaper is not None and "shaper" in groups:
+            self.parts.shaper.load_state_dict(groups["shaper"])
         self.parts.steps = facts["steps"]
         self.rows = [Row(**row) for row in facts["rows"]]
         if facts["best"]:

@@ -27,7 +27,7 @@ from secateur.training.share import Share
 from secateur.training.speed import choose, fixed
 
 if TYPE_CHECKING:
-    from secateur.core.method import Shaper
+    from secateur.core.shaper import Shaper
     from secateur.data import Data
 
 
@@ -54,9 +54,9 @@ def fit(
             them.
         data: gives the batches; each process asks for its own share of every batch.
         settings: everything else about the training.
-        shaper: adds its ``penalty`` to the loss and acts after every optimizer step (holding masks, for
-            instance). If it has ``state_dict`` and ``load_state_dict`` of tensors, that state is part of the
-            checkpoint.
+        shaper: acts before every batch (drawing noise, for instance), adds its ``penalty`` to the loss and acts
+            after every optimizer step (holding masks, for instance). Its ``state_dict`` is part of the
+            checkpoint; what it draws from the generator it is given is the same after a resume.
         teacher: network to learn from where ``settings.distill`` is above 0; in eval mode meanwhile, not
             trained.
         checkpoint: file that is replaced after each epoch. If it is there, training goes on from it; on the

@@ -17,9 +17,15 @@ if TYPE_CHECKING:
     from secateur.data import Batches, Data
 
 
-def number_of(seed: int, epoch: int) -> int:
-    """Return the number in [0, 2**31) that all randomness of an epoch is drawn from."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0] >> 1)
+def number_of(seed: int, epoch: int, *stream: int) -> int:
+    """Return the number in [0, 2**31) that the randomness of an epoch is drawn from.
+
+    Args:
+        seed: of the training.
+        epoch: counted from 1.
+        stream: whose randomness, so that one does not repeat the other's; none for order, augmentation and dropout.
+    """
+    return int(np.random.SeedSequence([seed, epoch], spawn_key=stream).generate_state(1)[0] >> 1)
 
 
 class Share:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from secateur.core.shaper import Moment
 from secateur.events import Event, Tell
 from secateur.measure.forward import logits_of
 from secateur.training.history import Speed
@@ -22,7 +23,7 @@ from secateur.training.settings import Settings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from secateur.core.method import Shaper
+    from secateur.core.shaper import Shaper
 
 _NEWS = 20  # events per epoch; on CUDA also how often the losses are looked at, which waits for the device
 
@@ -40,6 +41,8 @@ class Parts:
         teacher: placed and in eval mode; None without distillation.
         optimizer: torch's own.
         stepper: the optimizer, or accelerate's wrapper of it where gradients are scaled.
+        rng: what a shaper draws from, on the training device.
+        total: optimizer steps of the whole training.
         steps: optimizer steps taken since the start of training.
     """
 
@@ -53,7 +56,15 @@ class Parts:
     speed: Speed
     shaper: Shaper | None
     tell: Tell
+    rng: torch.Generator
+    total: int
     steps: int = 0
+
+    def prepare(self) -> None:
+        """Let the shaper act before a batch."""
+        if self.shaper is not None:
+            with torch.no_grad():
+                self.shaper.before_batch(Moment(self.steps, self.total, self.rng))
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss, a scalar, and the scores (N, classes) of a batch on the training device."""
@@ -106,6 +117,7 @@ def train_epoch(parts: Parts, batches: Any, epoch: int) -> tuple[float, float]:
         if window > 1:  # a shorter window at the end of the epoch averages over what it has
             parts.accelerator.sync_gradients = last
             parts.accelerator.gradient_accumulation_steps = min(window, total - index // window * window)
+        parts.prepare()
         with nullcontext() if last else parts.accelerator.no_sync(parts.network):
             loss, scores = parts.loss(images, labels)
             penalty = parts.shaper.penalty() if parts.shaper is not None else None

@@ -1,0 +1,107 @@
+"""What follows the first stage of a recipe: another method or granularity, on what the stage before has left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast, get_args
+
+from secateur.core.size import Measure
+from secateur.errors import SettingError, nearest
+
+Option: TypeAlias = bool | int | float | str | list["Option"]
+_TARGET = ("keep", "of")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One more step of deciding, cutting and fine-tuning; zeros of earlier steps stay zeros.
+
+    Attributes:
+        method: name of the pruning method.
+        options: the method's own settings, by name.
+        keep: largest fraction of the dense network to keep, in (0, 1]; None where the method decides by itself.
+        of: what ``keep`` is a fraction of.
+
+    Raises:
+        SettingError: if a value is out of range or of the wrong type.
+    """
+
+    method: str
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
+    keep: float | None = None
+    of: Measure = "macs"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str) or not self.method:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingError('a [[then]] of the recipe does not say which method to use; add name = "..." there')
+        if self.of not in get_args(Measure):
+            raise SettingError(
+                f"'of' in a [[then]] must be one of {', '.join(get_args(Measure))}, not {self.of!r}; correct it in the "
+                "recipe"
+            )
+        if self.keep is not None:
+            if not _fraction(self.keep):
+                raise SettingError(
+                    f"'keep' in a [[then]] must be a fraction above 0 and up to 1, not {self.keep!r}; correct it in "
+                    "the recipe"
+                )
+            object.__setattr__(self, "keep", float(self.keep))
+        object.__setattr__(self, "options", options(self.options))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tables ``target`` and ``method``, as they stand in a recipe below ``[[then]]``."""
+        target: dict[str, Any] = {} if self.keep is None else {"keep": self.keep}
+        target |= {} if self.of == "macs" else {"of": self.of}
+        return {**({"target": target} if target else {}), "method": {"name": self.method, **self.options}}
+
+    @staticmethod
+    def from_dict(table: object) -> Stage:
+        """Read what ``to_dict`` returns, or what a person has written.
+
+        Raises:
+            SettingError: if something is unknown, missing or impossible.
+        """
+        entries = _table(table, "each [[then]]")
+        for name in entries:
+            if name not in ("target", "method"):
+                raise SettingError(f"unknown setting '{name}' in [[then]] of the recipe; known are target, method")
+        target, method = (_table(entries.get(name, {}), f"[then.{name}]") for name in ("target", "method"))
+        for name in target:
+            if name not in _TARGET:
+                raise SettingError(
+                    f"unknown setting '{name}' in [then.target] of the recipe{nearest(name, _TARGET)}; known are "
+                    f"{', '.join(_TARGET)}"
+                )
+        return Stage(method=cast("str", method.pop("name", "")), options=method, **target)
+
+
+def options(given: Mapping[str, object]) -> dict[str, Option]:
+    """Return a method's settings in the form in which TOML gives them back.
+
+    Raises:
+        SettingError: if one of them cannot be written down.
+    """
+    return {name: _option(name, value) for name, value in given.items()}
+
+
+def _option(name: str, value: object) -> Option:
+    if name == "name":
+        raise SettingError("a method setting cannot be called 'name'; rename it")
+    if isinstance(value, list | tuple):
+        return [_option(f"{name}[{i}]", entry) for i, entry in enumerate(cast("list[object]", value))]
+    if isinstance(value, bool | int | float | str) and value == value:
+        return value
+    raise SettingError(
+        f"the method setting '{name}' must be a number, text, true, false or a list of these, not {value!r}"
+    )
+
+
+def _fraction(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def _table(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingError(f"{where} in the recipe must be a table with the settings of a stage; correct it")
+    return dict(cast("Mapping[str, Any]", value))
