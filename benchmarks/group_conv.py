@@ -5,7 +5,7 @@ On Linux, keep the allocator from giving memory back between passes, or page fau
     export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
     python benchmarks/group_conv.py          # the 3x3 and 1x1 layers of ResNet-50, then the whole network
-    python benchmarks/group_conv.py --quick --out result.json
+    python benchmarks/group_conv.py --sparsities 80 --batches 8 --out result.json
 
 Times are of the evaluation forward, one thread: processor time of the shortest of many passes, the variants taking
 turns, so that other work on the machine falls out (wall-clock time with several threads).
@@ -37,6 +37,7 @@ from secateur.methods.self_grouping import SelfGrouping
 
 LAYERS = ((64, 56, 3), (128, 28, 3), (256, 14, 3), (512, 7, 3), (256, 56, 1), (1024, 14, 1))
 SPARSITIES = (60, 70, 80, 90)
+GROUPINGS = ((0, (1, 1)), (32, (32, 1)), (32, (32, 16)))  # the paper's 16 groups, then groups of 32 filters
 Row = dict[str, Any]
 
 
@@ -65,7 +66,7 @@ def plant(weight: Tensor, groups: int, generator: torch.Generator) -> None:
 
 
 def one_layer(
-    channels: int, side: int, kernel: int, batch: int, groups: int, align: int, percent: int, seconds: float
+    channels: int, side: int, kernel: int, batch: int, groups: int, align: tuple[int, int], percent: int, seconds: float
 ) -> Row:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -73,8 +74,16 @@ def one_layer(
     plant(layer.weight.data, groups, generator)
     model = nn.Sequential(layer)
     x = torch.randn(batch, channels, side, side)
-    row = compare(model, x, SelfGrouping(percent, percent, groups, "once", stem=True, align=align, restarts=2), seconds)
-    return {"align": align, "layer": f"{kernel}x{kernel} {channels} @ {side}", "batch": batch, "groups": groups, **row}
+    outs, ins = align
+    method = SelfGrouping(percent, percent, groups, "once", stem=True, align=outs, align_inputs=ins, restarts=2)
+    row = compare(model, x, method, seconds)
+    return {
+        "align": list(align),
+        "layer": f"{kernel}x{kernel} {channels} @ {side}",
+        "batch": batch,
+        "groups": groups,
+        **row,
+    }
 
 
 def compare(model: nn.Module, x: Tensor, method: SelfGrouping, seconds: float) -> Row:
@@ -99,17 +108,19 @@ def compare(model: nn.Module, x: Tensor, method: SelfGrouping, seconds: float) -
     }
 
 
-def whole_network(percent: int, groups: int, align: int, batch: int, seconds: float) -> Row:
+def whole_network(percent: int, groups: int, align: tuple[int, int], batch: int, seconds: float) -> Row:
     from torchvision.models import resnet50
 
     torch.manual_seed(0)
     model, generator = resnet50().eval(), torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels > 3:
-            plant(module.weight.data, min(groups, module.out_channels // align), generator)
+            plant(module.weight.data, min(groups, module.out_channels // align[0]), generator)
     x = torch.randn(batch, 3, 224, 224)
-    row = compare(model, x, SelfGrouping(percent, 60, groups, "once", align=align, restarts=1), seconds)
-    return {"layer": "ResNet-50", "batch": batch, "groups": groups, "align": align, **row}
+    row = compare(
+        model, x, SelfGrouping(percent, 60, groups, "once", align=align[0], align_inputs=align[1], restarts=1), seconds
+    )
+    return {"layer": "ResNet-50", "batch": batch, "groups": groups, "align": list(align), **row}
 
 
 def where_time_goes(channels: int, side: int, groups: int, percent: int, batch: int) -> dict[str, float]:
@@ -133,41 +144,55 @@ def where_time_goes(channels: int, side: int, groups: int, percent: int, batch: 
 
 def show(row: Row) -> None:
     times = "  ".join(f"{name} {row[name]:8.2f}" for name in ("dense", "masked", "blocks", "chosen", "ideal"))
+    groups = f"G={row['groups']:<3} of {row['align'][0]:>2}s reading {row['align'][1]:>2}s"
     print(
-        f"{row['layer']:>16} x{row['batch']:<2} G={row['groups']:<3} of {row['align']:>2}s -{row['dropped']:.0f} %  "
-        f"MACs {row['macs']:5.1%}  "
-        f"{times} ms  of ideal {row['of ideal']:5.1%}  layers in blocks {row['in blocks']:4.0%}",
+        f"{row['layer']:>16} x{row['batch']:<2} {groups} -{row['dropped']:.0f} %  MACs {row['macs']:5.1%}  {times} ms  "
+        f"of ideal {row['of ideal']:5.1%}  layers in blocks {row['in blocks']:4.0%}",
         flush=True,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="80 %% and batch 8 only")
+    parser.add_argument("--sparsities", nargs="+", type=int, default=list(SPARSITIES), help="%% of the kernels dropped")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], help="images in a pass through a layer")
     parser.add_argument("--no-network", action="store_true", help="layers only")
     parser.add_argument("--seconds", type=float, default=0.5, help="to time each variant for, at least")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write; what is in it already is not repeated")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows: list[Row] = []
+    rows: list[Row] = json.loads(options.out.read_text("utf-8"))["rows"] if options.out and options.out.exists() else []
+    there = {(row["layer"], row["batch"], tuple(row["align"]), row["dropped"]) for row in rows}
     for channels, side, kernel in LAYERS:
-        for batch in (8,) if options.quick else (1, 8):
-            for groups, align in ((16, 1), (channels // 16, 16), (channels // 32, 32)):  # the paper's, and wider ones
-                for percent in (80,) if options.quick else SPARSITIES:
+        for batch in options.batches:
+            for width, align in GROUPINGS:
+                groups = channels // width if width else 16
+                for percent in options.sparsities:
+                    if (f"{kernel}x{kernel} {channels} @ {side}", batch, align, percent) in there:
+                        continue
                     rows.append(one_layer(channels, side, kernel, batch, groups, align, percent, options.seconds))
-                    show(rows[-1])
+                    keep(options.out, rows, {})
     if not options.no_network:
-        for percent in (80,) if options.quick else SPARSITIES:
-            for align in (1, 32):
+        for percent in options.sparsities:
+            for align in ((1, 1), (32, 16)):
+                if ("ResNet-50", 1, align, percent) in there:
+                    continue
                 rows.append(whole_network(percent, 16, align, 1, options.seconds))
-                show(rows[-1])
-    profiles = {f"3x3 64 @ 56, G={groups}": where_time_goes(64, 56, groups, 80, 8) for groups in (4, 16)}
+                keep(options.out, rows, {})
+    profiles = {f"3x3 64 @ 56, G={groups}": where_time_goes(64, 56, groups, 80, 8) for groups in (2, 16)}
     for name, shares in profiles.items():
         print(f"{name}: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
-    if options.out:
-        text = {"torch": torch.__version__, "threads": options.threads, "rows": rows, "profiles": profiles}
-        options.out.write_text(json.dumps(text, indent=1) + "\n", "utf-8")
+    keep(options.out, rows, profiles)
+
+
+def keep(out: Path | None, rows: list[Row], profiles: dict[str, dict[str, float]]) -> None:
+    """Show the last row and write what there is so far."""
+    if not profiles:
+        show(rows[-1])
+    if out:
+        text = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows, "profiles": profiles}
+        out.write_text(json.dumps(text, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ the saliencies of trained weights agree to some degree, and the share lies betwe
 beside the paper's numbers. ResNet-50 differs by more: the paper pairs the last convolution of a block with the
 first of the next one and counts a kernel as saved on either side, although the stream between them carries a sum
 and no thin network can leave it out; ``safe`` prunes the channels inside the blocks alone, ``tied`` the streams as a
-whole too, projections included, which the paper leaves dense.
+whole too, projections included, which the paper leaves dense. ``counted`` repeats that count: rows and columns of
+consecutive convolutions masked and the zeros counted, without asking whether a thin network could leave them out.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,50 @@ def rows(name: str, model: nn.Module, graph: Graph, ranks: str, streams: Streams
     return out
 
 
+def counted(name: str, model: nn.Module, graph: Graph, ranks: str) -> list[dict[str, Any]]:
+    """Count as the released code does: mask rows and columns of consecutive layers, and take zeros for savings."""
+    modules = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = [(n, m.weight.detach()) for n, m in modules if "downsample" not in n]
+    costs = {cost.layer: cost.scale for cost in graph.costs}
+    for cost in graph.costs:
+        for axis in cost.axes:
+            costs[cost.layer] *= axis.fixed + len(axis.units)
+    dense, out = size(graph), list[dict[str, Any]]()
+    for percent, paper in PAPER[name].items():
+        keep = {n: [torch.ones(d, dtype=torch.bool) for d in w.shape[:2]] for n, w in layers}
+        for (one, w), (other, reader) in itertools.pairwise(layers):
+            forward = w.abs().flatten(1).sum(1)
+            columns = reader.abs().transpose(0, 1).reshape(len(forward), -1)  # a channel's part of a flattened map
+            backward = forward if ranks == "agreeing" else columns.sum(1)
+            weak = [s < torch.quantile(s, percent / 100) for s in (forward, backward)]
+            gone = weak[0] & weak[1]
+            keep[one][0] &= ~gone
+            keep[other][1] &= ~gone.repeat_interleave(reader.shape[1] // len(forward))
+        saved, lost = 0.0, 0.0
+        for n, w in layers:
+            share = 1 - keep[n][0].float().mean().item() * keep[n][1].float().mean().item()
+            saved, lost = saved + share * costs[n], lost + share * w.numel()
+        out.append(
+            {
+                "network": name,
+                "percent": percent,
+                "streams": "counted",
+                "ranks": ranks,
+                "params": (dense.params - lost) / 1e6,
+                "macs": (dense.macs - saved) / 1e9,
+                "paper": {"params": paper[0], "macs": paper[1]},
+                "keep macs": 1 - saved / dense.macs,
+                "paper keep macs": paper[1] / DENSE[name][1],
+            }
+        )
+        print(
+            f"{name:>9} {percent} % counted {ranks:>9}: params {out[-1]['params']:7.2f} M (paper {paper[0]:7.2f})  "
+            f"MACs {out[-1]['macs']:6.2f} G (paper {paper[1]:5.2f})",
+            flush=True,
+        )
+    return out
+
+
 def main() -> None:
     from torchvision.models import resnet50, vgg16
 
@@ -102,6 +148,8 @@ def main() -> None:
         choices: tuple[Streams, ...] = ("safe",) if name == "vgg16" else ("safe", "tied")
         for streams in choices:
             found += rows(name, model, graph, "given" if name in files else "random", streams)
+        found += counted(name, model, graph, "given" if name in files else "random")
+        found += counted(name, model, graph, "agreeing")
         agreeing(model, graph)
         for streams in choices:
             found += rows(name, model, graph, "agreeing", streams)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 import secateur
 from nets import images, make
-from secateur.core.blocks import BlockConv2d
+from secateur.core.blocks import BlockConv2d, BlockLayer, execute, execution_of
 from secateur.core.graph import Graph
-from secateur.core.plan import DropUnits, Plan, Regroup
+from secateur.core.plan import Block, DropUnits, Plan, Regroup
 from secateur.core.problem import Problem
-from secateur.core.regroup import layouts
+from secateur.core.regroup import Layout, layouts
 from secateur.core.select import Limits
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply, verify
@@ -105,6 +106,25 @@ def test_groups_hold_multiples_of_filters(align: int, sizes: set[int]):
     assert sum(len(block.outputs) % align != 0 for block in blocks) == 1  # 50 is no multiple
 
 
+@pytest.mark.parametrize("schedule", ["once", "steps"])
+def test_groups_read_multiples_of_inputs_those_valued_most(schedule: Any):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 32, 3), nn.Conv2d(32, 8, 3)).eval()
+    graph = trace(net, images(1))
+    settings = {"schedule": schedule, "groups": 4, "drop_unread": False}
+    free = masks(graph, quick(60, 0, **settings).plan(Problem(net, graph)))["2"]
+    even = masks(graph, quick(60, 0, align_inputs=8, **settings).plan(Problem(net, graph)))["2"]
+    assert set(even.sum(1).tolist()) <= {8, 16, 24}
+    assert even.float().mean().item() == pytest.approx(0.4, abs=0.1)
+    if schedule == "once":  # the same clusters: more or fewer of the same inputs, and the nearest multiple of them
+        assert all(bool((a <= b).all()) or bool((b <= a).all()) for a, b in zip(free, even, strict=True))
+        assert int((free.sum(1) - even.sum(1)).abs().max()) <= 4
+    all_of_them = masks(graph, quick(60, 0, align_inputs=64, **settings).plan(Problem(net, graph)))
+    assert "2" not in all_of_them  # 64 of 40 are all, so that the layer stays dense
+    plan = quick(99, 0, align_inputs=8, **settings).plan(Problem(net, graph))
+    assert int(masks(graph, plan)["2"].sum(1).min()) >= 1
+
+
 def test_normalising_silences_loud_filters():
     net = two_kinds()
     with torch.no_grad():
@@ -162,6 +182,21 @@ def test_the_stem_and_projections_stay_dense_unless_asked():
     assert set(usual) - set(alone) == {"layer2.1.conv1"}
 
 
+def test_what_is_left_alone_is_not_regrouped():
+    """By its own name: a classifier, which is pinned, too, but not the others that make the same residual stream."""
+    net = build("resnet20_projection").eval()
+    graph = trace(net, torch.zeros(1, 3, 32, 32))
+    usual = SelfGrouping().layers(net, graph)
+    for name in ("fc", "layer2.1.conv1", "layer2.1.conv2"):
+        assert set(usual) - set(SelfGrouping().layers(net, graph.without(name))) == {name}
+    plan = quick(50, 50, restarts=1).plan(Problem(net, graph.without("fc", "layer3.*")))
+    touched = {edit.layer for edit in plan.edits if isinstance(edit, Regroup)}
+    assert touched == {name for name in usual if name != "fc" and not name.startswith("layer3.")}
+    thin = apply(net, graph, plan)
+    again = trace(thin, torch.zeros(1, 3, 32, 32))
+    assert "layer1.0.conv1" not in SelfGrouping().layers(thin, again.without("layer1.0.conv1"))
+
+
 def test_rounds_go_on_where_the_last_one_stopped():
     """As the paper trains: each round regroups the blocks of the last one, counted from the dense layer."""
     net = build("resnet20_projection").eval()
@@ -187,7 +222,32 @@ def test_a_run_of_two_rounds_is_saved_and_loaded(tmp_path: Path):
     assert result.after.counts.macs <= 0.3 * result.before.counts.macs
     secateur.save(result, tmp_path / "grouped")
     loaded = secateur.load(tmp_path / "grouped", dense=build("lenet5", channels=1)).model
-    assert torch.allclose(loaded(x), result.model.eval()(x), atol=1e-5)  # layers may run as blocks or as dense ones
+    assert torch.equal(loaded(x), result.model.eval()(x))  # layers run as blocks or as dense ones, as they did
+
+
+@pytest.mark.parametrize("execution", ["blocks", "dense"])
+def test_how_blocks_run_is_saved_and_loaded(execution: Any, tmp_path: Path):
+    """What was timed to be faster when the network was made is what runs when it is used."""
+    net, x = build("lenet5", channels=1), torch.randn(1, 1, 28, 28)
+    result = secateur.prune(net, x, quick(60, 60, restarts=1), latency=False)
+    layers = [module for module in result.model.modules() if isinstance(module, BlockLayer)]
+    assert len(layers) == 3
+    for layer in layers:
+        layer.execution = execution
+    secateur.save(result, tmp_path / "grouped")
+    folder = json.loads((tmp_path / "grouped" / "measurement.json").read_text())
+    assert set(folder["execution"].values()) == {execution}
+    loaded = secateur.load(tmp_path / "grouped", dense=build("lenet5", channels=1)).model
+    assert {m.execution for m in loaded.modules() if isinstance(m, BlockLayer)} == {execution}
+    assert torch.equal(loaded(x), result.model.eval()(x))
+
+
+def test_an_artifact_of_before_runs_its_blocks_as_blocks():
+    layer = BlockConv2d.of(nn.Conv2d(4, 4, 3), Layout(4, 4, (Block((0, 1), (0, 1)), Block((2, 3), (1, 3)))))
+    execute(layer, {})
+    assert execution_of(layer) == {"": "blocks"}
+    execute(layer, {"": "sideways", "elsewhere": "dense"})
+    assert execution_of(layer) == {"": "blocks"}
 
 
 # -- the paper's accounting --------------------------------------------------------------------------------------
@@ -225,6 +285,7 @@ def test_size_of_resnet50_as_published(percent: int, macs: float, params: float)
         ({"fc": -1}, "fc is a percentage"),
         ({"groups": 0}, "groups must be at least 1"),
         ({"align": 0}, "align must be at least 1"),
+        ({"align_inputs": 0}, "align_inputs must be at least 1"),
         ({"restarts": 0}, "restarts must be at least 1"),
         ({"min_inputs": -1}, "min_inputs must not be negative"),
         ({"schedule": "often"}, "unknown schedule 'often'; choose one of steps, once"),

@@ -135,6 +135,8 @@ class Graph:
         rewrites: sizes written into code that surgery must adapt.
         statistics: calls over channels, which silencing must restrict to the kept ones.
         roles: for each tensor, the role of each of its dimensions.
+        left: groups that are left alone.
+        patterns: the names of layers (``fnmatch``) that were to be left alone.
     """
 
     groups: tuple[Group, ...]
@@ -147,6 +149,7 @@ class Graph:
     statistics: tuple[Statistic, ...]
     roles: Mapping[str, tuple[Role, ...]]
     left: frozenset[str] = field(default=frozenset())
+    patterns: tuple[str, ...] = ()
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:
@@ -186,7 +189,11 @@ class Graph:
             for group in self.groups
             if any(fnmatch.fnmatch(layer, p) for p in patterns for layer in (group.name, *group.layers))
         }
-        return replace(self, left=self.left | names)
+        return replace(self, left=self.left | names, patterns=(*self.patterns, *patterns))
+
+    def leaves(self, layer: str) -> bool:
+        """Say whether a layer was to be left alone by its own name, be it pinned or not."""
+        return any(fnmatch.fnmatch(layer, pattern) for pattern in self.patterns)
 
     def kept(self, plan: Plan) -> Tensor:
         """Return a boolean vector over all units: True = stays.

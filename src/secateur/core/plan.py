@@ -109,6 +109,15 @@ class Plan:
                 units.setdefault(edit.group, set()).update(edit.units)
         return {group: tuple(sorted(numbers)) for group, numbers in units.items()}
 
+    def with_zeros(self, other: Plan) -> Plan:
+        """Return the plan with the zeros of another one added, in one edit for each tensor."""
+        masks: dict[str, Tensor] = {}
+        for edit in (*self.edits, *other.edits):
+            if isinstance(edit, ZeroWeights):
+                masks[edit.tensor] = masks[edit.tensor] & edit.mask() if edit.tensor in masks else edit.mask()
+        rest = tuple(edit for edit in self.edits if not isinstance(edit, ZeroWeights))
+        return Plan((*rest, *(ZeroWeights.of(name, mask) for name, mask in masks.items())))
+
     def to_json(self) -> str:
         """Return the plan as JSON text; unit numbers are written as ranges, masks in base 64."""
         return json.dumps({"format": FORMAT, "edits": [_to_dict(edit) for edit in self.edits]}, indent=1)

@@ -20,14 +20,15 @@ Differences.  The paper's text was not open to us; this is the released code. Th
               layers at most ``fc``. Inputs that no group reads are removed from the layer that makes them, unless
               ``drop_unread`` is off; the paper counts them on. ``normalize`` makes every filter's importances sum
               to one, so that filters with large weights do not decide alone. ``align`` moves filters at the least
-              cost in squared distance between clusters, so that groups have widths that run fast.
+              cost in squared distance between clusters, and ``align_inputs`` takes the inputs that a centroid
+              values most up to a multiple, so that groups have widths that run fast.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -41,7 +42,8 @@ from secateur.core.graph import Graph
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Plan, Regroup
 from secateur.core.problem import Problem
-from secateur.core.regroup import blocks_of, why_not, without_unread
+from secateur.core.regroup import blocks_of, without_unread
+from secateur.core.regroupable import can_be_regrouped, is_convolution, is_projection, layers_of
 from secateur.core.size import size
 from secateur.errors import SettingError, TargetError
 
@@ -59,7 +61,8 @@ class SelfGrouping(Method):
         groups: clusters in each layer; fewer in layers with fewer outputs.
         schedule: steps (10, 20, ... percent, each clustering what the last one left) or once.
         normalize: divide each filter's importances by their sum.
-        dense: patterns of layer names that stay as they are.
+        dense: patterns of layer names that stay as they are; so do those that are left alone (``leave``), whose units
+            stay as well.
         stem: also regroup the first convolution.
         projections: also regroup the projection shortcuts of residual networks.
         drop_unread: remove what no group reads any more.
@@ -67,6 +70,8 @@ class SelfGrouping(Method):
             up without any and put out their bias alone.
         align: groups hold a multiple of this many filters (as far as the layer has them), at most as many groups as
             that leaves; processors compute 16 or so outputs at once, and a group of 4 takes as long as one of 16.
+        align_inputs: groups read a multiple of this many inputs, the nearest to what the percentage gives them, so the
+            share dropped is near the percentage only in layers that are wide enough; 16 runs fast, as for ``align``.
         restarts: of each k-means.
     """
 
@@ -81,6 +86,7 @@ class SelfGrouping(Method):
     drop_unread: bool = True
     min_inputs: int = 1
     align: int = 1
+    align_inputs: int = 1
     restarts: int = 10
 
     paper: ClassVar[Paper] = Paper(
@@ -96,7 +102,7 @@ class SelfGrouping(Method):
         for name in ("conv", "fc"):
             if not 0.0 <= getattr(self, name) <= 100.0:
                 raise SettingError(f"{name} is a percentage and must be in 0 to 100, not {getattr(self, name)}")
-        for name in ("groups", "align", "restarts"):
+        for name in ("groups", "align", "align_inputs", "restarts"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.min_inputs < 0:
@@ -125,16 +131,14 @@ class SelfGrouping(Method):
 
     def layers(self, model: nn.Module, graph: Graph) -> list[str]:
         """Return the layers to regroup, in the order of execution."""
-        names = list(dict.fromkeys(_whole(model, cost.layer) for cost in graph.costs))
-        convolutions = [name for name in names if _is_convolution(model.get_submodule(name))]
+        names = layers_of(model, graph)
+        convolutions = [name for name in names if is_convolution(model.get_submodule(name))]
         stay = {name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in self.dense)}
         if not self.stem:
             stay |= set(convolutions[:1])
         if not self.projections:
-            # what reads single channels is pinned, so behind blocks a plain 1x1 convolution may be a projection
-            again = any(isinstance(module, BlockLayer) for module in model.modules())
-            stay |= {name for name in convolutions if _is_projection(model, graph, name, again)}
-        return [name for name in names if name not in stay and _can(model, graph, name)]
+            stay |= {name for name in convolutions if is_projection(model, graph, name)}
+        return [name for name in names if name not in stay and can_be_regrouped(model, graph, name)]
 
     def _at(self, problem: Problem, layers: Sequence[_Layer], conv: float, fc: float) -> Plan:
         edits = tuple(edit for layer in layers for edit in layer.edits(fc if layer.linear else conv))
@@ -215,14 +219,14 @@ class _Layer:
         rows = self._importance * mask
         groups = min(self._method.groups, max(1, len(rows) // self._method.align))
         labels = _aligned(rows, _kmeans(rows, groups, self._method.restarts, self._seed), self._method.align)
-        return _Clusters(rows, mask, labels, self._method.min_inputs)
+        return _Clusters(rows, mask, labels, self._method.min_inputs, self._method.align_inputs)
 
 
 class _Clusters:
     """The filters of a layer in clusters, before inputs are dropped."""
 
-    def __init__(self, rows: Any, mask: Any, labels: Any, least: int) -> None:
-        self._least = least
+    def __init__(self, rows: Any, mask: Any, labels: Any, least: int, multiple: int) -> None:
+        self._least, self._multiple = least, multiple
         members = np.eye(labels.max() + 1, dtype=rows.dtype)[labels]  # (filters, clusters)
         centroids = (members.T @ rows) / np.maximum(members.sum(0), 1)[:, None]
         self._mask = mask
@@ -236,9 +240,14 @@ class _Clusters:
         above = min(below + 1, self._sorted.size - 1)
         low, high = float(self._sorted[below]), float(self._sorted[above])
         keep = self._mask & (self._values > low + (place - below) * (high - low)) if percent > 0 else self._mask.copy()
-        for filter in np.flatnonzero(keep.sum(1) < np.minimum(self._least, self._mask.sum(1))):
+        wanted, most = keep.sum(1), self._mask.sum(1)
+        if self._multiple > 1 and percent > 0:
+            wanted = np.maximum(np.rint(wanted / self._multiple), wanted > 0).astype(int) * self._multiple
+        wanted = np.minimum(np.maximum(wanted, self._least), most)
+        for filter in np.flatnonzero(keep.sum(1) != wanted):
             best = np.argsort(-np.where(self._mask[filter], self._values[filter], -1.0), kind="stable")
-            keep[filter, best[: min(self._least, int(self._mask[filter].sum()))]] = True
+            keep[filter] = False
+            keep[filter, best[: wanted[filter]]] = True
         if not keep.any():  # something must be read, or the layer could go as a whole
             keep[self._values == self._values.max()] = self._mask[self._values == self._values.max()]
         return keep
@@ -270,46 +279,3 @@ def _aligned(rows: Any, labels: Any, multiple: int) -> Any:
     distances = (rows**2).sum(1)[:, None] - 2 * rows @ centroids.T + (centroids**2).sum(1)
     seats = np.repeat(np.arange(len(sizes)), wanted)
     return np.unique(seats[linear_sum_assignment(distances[:, seats])[1]], return_inverse=True)[1]
-
-
-def _whole(model: nn.Module, name: str) -> str:
-    """Return the block layer that a layer is part of, or the layer itself."""
-    holder, _, number = name.rpartition(".blocks.")
-    return holder if number.isdigit() and holder and isinstance(model.get_submodule(holder), BlockLayer) else name
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) or (isinstance(module, BlockLayer) and module.dim == -3)
-
-
-def _can(model: nn.Module, graph: Graph, name: str) -> bool:
-    module = model.get_submodule(name)
-    if isinstance(module, BlockLayer):
-        return all(not why_not(model, graph, f"{name}.blocks.{i}") for i in range(len(module.blocks)))
-    if why_not(model, graph, name) or graph.tensors[f"{name}.weight"][0][1] < 2:
-        return False
-    rows = graph.tensors[f"{name}.weight"][1][0]
-    return rows is None or not any(_in(graph, group, rows) for group in graph.left)
-
-
-def _is_projection(model: nn.Module, graph: Graph, name: str, when_unknown: bool) -> bool:
-    """A plain 1x1 convolution into a sum of layers, reading what another layer of the block reads as well."""
-    shape, dims = graph.tensors.get(f"{name}.weight", ((), ()))
-    if isinstance(model.get_submodule(name), BlockLayer) or len(shape) != 4 or shape[2:] != (1, 1):
-        return False
-    if dims[0] is None or dims[1] is None:
-        return when_unknown
-    makers = _owners(model, graph, dims[0], lambda role: role == "makes")
-    readers = _owners(model, graph, dims[1], lambda role: role == "reads")
-    return len(makers) > 1 and len(readers) > 1
-
-
-def _owners(model: nn.Module, graph: Graph, units: torch.Tensor, wanted: Callable[[str], bool]) -> set[str]:
-    """Return the layers with such a role in the groups of these units."""
-    groups = [group for group in graph.groups if _in(graph, group.name, units)]
-    return {_whole(model, m.tensor.rpartition(".")[0]) for g in groups for m in g.members if wanted(m.role)}
-
-
-def _in(graph: Graph, group: str, units: torch.Tensor) -> bool:
-    first = graph.offsets[group]
-    return bool(((units >= first) & (units < first + graph.group(group).size)).any())
