@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 unexport PYTHONPATH PYTHONHOME
-.PHONY: help demo test check-fast clean
+.PHONY: help demo test check-fast docs clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,8 +22,11 @@ test: $(VENV)/.test  ## format, lint, types, imports and tests (first run: insta
 check-fast: $(VENV)/.test  ## the same without the tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check --fast
 
+docs: $(VENV)/.test  ## build the documentation into site (first run: installs)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:  ## remove everything that was made or installed here
-	rm -rf $(VENV) out build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) out build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

@@ -39,31 +39,46 @@ def where(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def blocks(language: str) -> list[tuple[int, str]]:
-    """Return line number and text of every fenced block of the README in this language."""
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [(README.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
+def blocks(language: str, document: Path = ROOT / "README.md") -> list[tuple[int, str]]:
+    """Return line number and text of every fenced block of a document in this language."""
+    text = document.read_text("utf-8")
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
 
 
-@pytest.fixture(scope="module")
-def readme(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Run the README's Python from top to bottom, as a reader would, and return what it leaves behind."""
-    module = types.ModuleType("readme")
-    folder = tmp_path_factory.mktemp("readme")
+def run_blocks(document: Path, folder: Path) -> types.ModuleType:
+    """Run the Python of a document from top to bottom, as a reader would, and return what it leaves behind."""
+    module = types.ModuleType(document.stem.replace("-", "_"))
     before, threads = Path.cwd(), torch.get_num_threads()
     torch.set_num_threads(1)  # small networks, and the machine may be busy
     sys.modules[module.__name__] = module  # dataclasses look their module up
     os.chdir(folder)
     try:
         torch.manual_seed(0)
-        for line, text in blocks("python"):
-            code = compile("\n" * (line - 1) + text, str(ROOT / "README.md"), "exec", dont_inherit=True)
+        for line, text in blocks("python", document):
+            code = compile("\n" * (line - 1) + text, str(document), "exec", dont_inherit=True)
             exec(code, module.__dict__)
     finally:
         os.chdir(before)
         torch.set_num_threads(threads)
         del sys.modules[module.__name__]
+    return module
+
+
+@pytest.fixture(scope="module")
+def readme(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Run the README's Python and return what it leaves behind."""
+    folder = tmp_path_factory.mktemp("readme")
+    module = run_blocks(ROOT / "README.md", folder)
     return {**module.__dict__, "folder": folder}
+
+
+PAGES = [path for path in DOCUMENTS if path.name != "README.md" and "decisions" not in path.parts]
+
+
+@pytest.mark.parametrize("page", [path for path in PAGES if blocks("python", path)], ids=where)
+def test_the_python_of_every_page_runs(page: Path, tmp_path: Path):
+    run_blocks(page, tmp_path)
 
 
 def test_the_readme_has_python_and_commands():
@@ -116,7 +131,8 @@ def test_the_table_of_methods_is_complete():
 def test_links_between_documents_resolve(document: Path):
     text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     targets = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    assert [link for link in targets if link and not (document.parent / link).exists()] == []
+    made = {f"methods/{page}.md" for page in ("index", *METHODS)}  # when the site is built
+    assert [link for link in targets if link and link not in made and not (document.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=where)
@@ -124,7 +140,7 @@ def test_files_that_documents_name_exist(document: Path):
     """Names with a slash or of a source file, in code font, relative to the repository or to the package."""
     text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     named = [name for name in re.findall(r"`([\w./]+)`", text) if "/" in name or name.endswith((".py", ".toml"))]
-    written = {"out/", "geometric_median.py", "recipe.toml"}  # what a user makes
+    written = {"out/", "geometric_median.py", "recipe.toml", "model.py", "flowers/train/rose/"}  # what a user makes
     homes = [ROOT, ROOT / "src" / "secateur", ROOT / "src" / "secateur" / "core" / "trace"]
     homes.append(ROOT / "src" / "secateur" / "methods")
     assert [name for name in named if name not in written and not any((home / name).exists() for home in homes)] == []
@@ -148,16 +164,22 @@ def test_the_recipe_of_the_readme_asks_for_what_the_python_above_it_does(readme:
 
 
 def commands() -> list[list[str]]:
-    """Return the words of every ``secateur`` command of the README."""
-    text = "".join(block for _, block in blocks("bash")).replace("\\\n", " ")
-    return [words[1:] for line in text.splitlines() if (words := shlex.split(line)) and words[0] == "secateur"]
+    """Return the words of every ``secateur`` command of the documents, each once."""
+    found: list[list[str]] = []
+    for document in DOCUMENTS:
+        texts = [block for language in ("bash", "console") for _, block in blocks(language, document)]
+        lines = "".join(texts).replace("\\\n", " ").splitlines()
+        asked = [shlex.split(line.removeprefix("$ ")) for line in lines]
+        found += [words[1:] for words in asked if words and words[0] == "secateur"]
+    return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
 
 @functools.cache
-def help_of(command: str) -> str:
-    """Return what ``secateur COMMAND --help`` prints."""
+def help_of(command: str, method: str = "") -> str:
+    """Return what ``secateur COMMAND --help`` prints, with the settings of a method."""
     wide = {**os.environ, "COLUMNS": "250", "TERM": "dumb", "NO_COLOR": "1"}
     asked = [sys.executable, "-m", "secateur", *([command] if command else []), "--help"]
+    asked += ["--method", method] if method else []
     done = subprocess.run(asked, capture_output=True, text=True, env=wide, timeout=120, check=False)
     assert done.returncode == 0, f"secateur {command} --help: {done.stderr or done.stdout}"
     return done.stdout
@@ -165,14 +187,15 @@ def help_of(command: str) -> str:
 
 @pytest.mark.skipif(importlib.util.find_spec("secateur.__main__") is None, reason="there is no command line yet")
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_commands_of_the_readme_exist_with_their_options(words: list[str]):
-    text = help_of("" if words[0].startswith("-") else words[0])
+def test_commands_of_the_documents_exist_with_their_options(words: list[str]):
+    method = dict(itertools.pairwise(words)).get("--method", "")
+    text = help_of("" if words[0].startswith("-") else words[0], method)
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), f"{words[0]} has no option {option}"
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_commands_of_the_readme_name_methods_and_networks_that_exist(words: list[str]):
+def test_commands_of_the_documents_name_methods_and_networks_that_exist(words: list[str]):
     given = dict(itertools.pairwise(words))
     if "--method" in given:
         assert given["--method"] in METHODS
@@ -186,3 +209,17 @@ def test_make_knows_the_targets_that_the_documents_name():
     named = {name for path in DOCUMENTS for name in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text("utf-8"), re.M)}
     assert {"demo", "test"} <= named
     assert named <= targets
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
+def test_the_site_is_built_without_a_warning_and_has_a_page_for_every_method(tmp_path: Path):
+    asked = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, env=quiet, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    for name, method in METHODS.items():
+        if method.__module__.startswith("secateur.methods"):
+            page = (tmp_path / "site" / "methods" / name / "index.html").read_text("utf-8")
+            assert method.paper.title.replace("&", "&amp;") in page
+            assert f"--method {name}" in re.sub(r"<[^>]+>", "", page)
+    assert "secateur.run.prune" in (tmp_path / "site" / "reference" / "index.html").read_text("utf-8")
