@@ -2,21 +2,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import click, column, needs_browser, opened
 from secateur import artifact, report
 from secateur.artifact.folder import replacing
 from secateur.errors import ArtifactError
 from secateur.report import summary
 from secateur.report.page import sections
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NASTY = "<script>alert('x')</script>"
 RECIPE = 'model = "secateur:resnet20"\n\n[method]\nname = "magnitude"\n'
 CARD = "Drop small filters.\n\nIdea.         Small is\n              ``weak``.\nNeeds.        Weights only.\n"
@@ -77,6 +75,17 @@ def document(**changes: Any) -> dict[str, Any]:
     }
 
 
+CURVES = [
+    {
+        "group": "conv1",
+        "layers": ["conv1"],
+        "size": 16,
+        "kept": [16, 8, 4],
+        "loss": [0.5, 0.7, None],
+        "accuracy": [0.9, 0.8, 0.2],
+    },
+    {"group": "conv2", "layers": ["conv2"], "size": 4, "kept": [4, 2], "loss": [0.5, 0.6], "accuracy": [0.9, 0.85]},
+]
 ENVIRONMENT = {
     "python": "3.11",
     "secateur": "0.1.0",
@@ -152,11 +161,12 @@ def test_the_page_holds_the_whole_story_and_fetches_nothing(tmp_path):
     assert ["python", "3.11"] in page.rows
 
 
-def test_plotly_is_embedded_once_and_draws_four_charts(tmp_path):
+def test_plotly_is_embedded_once_and_draws_five_charts(tmp_path):
     text = report.write(make(tmp_path / "art", document())).read_text("utf-8")
     assert len(re.findall(r"Plotly\.newPlot\(", text)) >= 3
     assert text.count("* plotly.js v") == 1
-    assert re.findall(r'id="(chart-\w+)"', text) == ["chart-widths", "chart-groups", "chart-loss", "chart-accuracy"]
+    charts = ["chart-trade-off", "chart-widths", "chart-groups", "chart-loss", "chart-accuracy"]
+    assert re.findall(r'id="(chart-[\w-]+)"', text) == charts
 
 
 def test_groups_are_lines_and_searches_show_their_candidates(tmp_path):
@@ -171,6 +181,23 @@ def test_groups_are_lines_and_searches_show_their_candidates(tmp_path):
     tied = text[text.index('id="chart-groups"') : text.index('id="chart-search-1"')]
     assert '"y":["conv1"]' in tied
     assert '"y":["stays"]' in tied
+
+
+def test_accuracy_is_drawn_against_what_is_left(tmp_path):
+    text = report.write(make(tmp_path / "art", document())).read_text()
+    chart = text[text.index('id="chart-trade-off"') : text.index('id="chart-widths"')]
+    assert re.findall(r'"x":(\[.*?\])', chart) == ["[100.0,50.0,50.0]", "[100.0,50.0,50.0]", "[100.0,62.5,62.5]"]
+    assert re.findall(r'"y":(\[.*?\])', chart) == ["[92.0,55.00000000000001,91.0]"] * 3
+
+
+def test_sensitivity_is_drawn_and_tabled(tmp_path):
+    text = report.write(make(tmp_path / "art", document(sensitivity=[CURVES]))).read_text()
+    chart = text[text.index('id="chart-sensitivity-1"') :]
+    assert '"x":[100.0,50.0,25.0]' in chart
+    assert '"y":[90.0,80.0,20.0]' in chart
+    rows = Page(text).rows
+    assert ["conv1", "16", "88.00 %", "85.00 %", "80.00 %", "20.00 %", "—"] in rows
+    assert ["conv2", "4", "89.00 %", "87.50 %", "85.00 %", "—", "—"] in rows
 
 
 def test_what_others_wrote_cannot_become_code(tmp_path):
@@ -236,35 +263,31 @@ def test_unusable_folders_are_explained(tmp_path):
     assert not (folder / "report.html").exists()
 
 
+def test_a_run_that_is_still_going_has_no_report(tmp_path):
+    (tmp_path / "small.work").mkdir()
+    with pytest.raises(ArtifactError, match=r"the run of .*small is still going, or was interrupted: wait"):
+        report.write(tmp_path / "small")
+
+
 def test_cards_are_split_into_their_parts():
     assert sections(CARD) == ("Drop small filters.", [("Idea", "Small is ``weak``."), ("Needs", "Weights only.")])
     assert sections("Only a sentence. And more.") == ("Only a sentence. And more.", [])
     assert sections("") == ("", [])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_a_browser_draws_the_charts_without_complaint(tmp_path):
-    path = report.write(make(tmp_path / "art", document()))
-    command = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--enable-logging=stderr",
-        "--v=0",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-        f"file://{path}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr
-    body = done.stdout[done.stdout.index("<body") :]
-    assert body.count('class="main-svg"') >= 3
+@needs_browser
+def test_a_browser_draws_the_charts_without_complaint_and_sorts_tables(tmp_path):
+    script = f"{click(0, 1)}document.body.dataset.up = {column(0, 1)};"
+    script += f"{click(0, 1)}document.body.dataset.down = {column(0, 1)};"
+    script += f"{click(0, 0)}document.body.dataset.again = {column(0, 0)};"
+    content = document(sensitivity=[CURVES])
+    content["widths"].append({"layer": "a9", "before": 9, "after": 9})
+    body, said = opened(report.write(make(tmp_path / "art", content)), tmp_path, script)
+    assert said == []
+    assert body.count('class="main-svg"') >= 6
+    found = dict(re.findall(r'data-(\w+)="([^"]*)"', body[: body.index(">")]))
+    assert found == {"up": "9|10|16", "down": "16|10|9", "again": "conv1|fc|a9"}  # layers in the order of the network
     bars = body[body.index('id="chart-widths"') : body.index('id="chart-groups"')]
-    assert len(re.findall(r'class="point"', bars)) == 4  # two layers, before and after
+    assert len(re.findall(r'class="point"', bars)) == 6  # three layers, before and after
     curves = body[body.index('id="chart-loss"') :]
     assert len(re.findall(r'class="trace scatter', curves)) == 12  # three trainings, two lines, two charts

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.report import outcome, rows
-from secateur.report.summary import milliseconds, percent, short, subject, target, training, verification
+from secateur.report.summary import milliseconds, percent, short, subject, target, training, verification, zeros
 
 
 def measured(params: int, macs: int, top1: float | None = None, milliseconds: float | None = None) -> dict[str, Any]:
@@ -169,3 +169,17 @@ def test_the_document_is_not_changed(document):
 )
 def test_times_are_written_without_exponents(time: float, digits: int, text: str):
     assert milliseconds(time, digits) == text
+
+
+def test_zeros_are_worth_a_sentence_that_promises_no_speed(document):
+    assert zeros(document) == ""
+    counts = document["after"]["counts"]
+    counts["nonzero"] = counts["params"] // 4
+    text = zeros(document)
+    assert text.startswith("75.0 % of the parameters that stay are zero: less to store in a sparse format")
+    assert "dense runtimes compute with zeros as with any number" in text
+    assert "only where 84 to 97 %" in text
+    document["execution"] = {"a": "strided", "b": "dense"}
+    assert "1 layer whose zeros follow a regular pattern runs as a smaller dense product" in zeros(document)
+    document["execution"]["b"] = "strided"
+    assert "2 layers whose zeros follow a regular pattern run as" in zeros(document)

@@ -26,18 +26,30 @@ class Limits:
     Attributes:
         min_units: at least this many units stay in every group (fewer only where the group is smaller).
         multiple: widths of groups are kept at multiples of this; 1 = any width.
+        parts: a group that has fewer than so many multiples halves its own multiple until it has as many, or cannot;
+            0 = never.
 
     Raises:
-        SettingError: if one of them is below 1.
+        SettingError: if one of them is out of range.
     """
 
     min_units: int = 1
     multiple: int = 1
+    parts: int = 0
 
     def __post_init__(self) -> None:
         for name in ("min_units", "multiple"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.parts < 0:
+            raise SettingError(f"parts must be at least 0, not {self.parts}")
+
+    def multiple_of(self, group: Group) -> int:
+        """Return what the width of a group is to be a multiple of."""
+        multiple = self.multiple
+        while multiple % 2 == 0 and group.size < self.parts * multiple:
+            multiple //= 2
+        return multiple
 
 
 @dataclass(frozen=True)
@@ -60,10 +72,10 @@ def steps(group: Group, scores: Tensor, limits: Limits) -> list[Step]:
     removable = int(torch.isfinite(scores).sum())
     removable = min(removable, group.size - min(limits.min_units, group.size))
     done: list[Step] = []
-    start = 0
+    start, multiple = 0, limits.multiple_of(group)
     while start < removable:
         left = group.size - start
-        step = left % limits.multiple or limits.multiple
+        step = left % multiple or multiple
         if start + step > removable or left - step < 1:
             break
         done.append(Step(group.name, tuple(order[start : start + step])))

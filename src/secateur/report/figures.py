@@ -8,6 +8,7 @@ from typing import Any
 
 BEFORE, AFTER = "#94a3b8", "#2f9e5b"
 TRAIN, VALIDATION = "#e08a1e", "#2878c8"
+_SYMBOLS = ("circle", "square", "diamond")
 _GRID = "rgba(128,128,128,0.25)"
 
 
@@ -23,7 +24,7 @@ def widths(layers: Sequence[Mapping[str, Any]]) -> str:
         ]
     )
     figure.update_layout(barmode="group", bargap=0.25, yaxis_title="output channels", xaxis={"type": "category"})
-    return _html(figure, "widths", 380)
+    return fragment(figure, "widths", 380)
 
 
 def groups(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -55,7 +56,7 @@ def groups(layers: Sequence[Mapping[str, Any]]) -> str:
         )
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=names, showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed")
-    return _html(figure, "groups", 120 + 22 * (len(members) + bool(stay)))
+    return fragment(figure, "groups", 120 + 22 * (len(members) + bool(stay)))
 
 
 def search(errors: Sequence[float], complete: Sequence[bool], number: int) -> str:
@@ -81,7 +82,46 @@ def search(errors: Sequence[float], complete: Sequence[bool], number: int) -> st
     figure.update_xaxes(title_text="candidates tried", col=1)
     figure.update_xaxes(title_text="how many", col=2)
     figure.update_yaxes(title_text="validation error in %", col=1)
-    return _html(figure, f"search-{number}", 350)
+    return fragment(figure, f"search-{number}", 350)
+
+
+def trade_off(document: Mapping[str, Any]) -> str:
+    """Return accuracy against what is left of MACs, parameters and latency, from the dense to the final network.
+
+    Args:
+        document: content of measurement.json; with accuracies.
+    """
+    import plotly.graph_objects as go
+
+    before, middle, after = document["before"], document["middle"], document["after"]
+    sizes = [("MACs", "counts", "macs"), ("parameters", "counts", "params"), ("latency", "latency", "milliseconds")]
+    figure = go.Figure()
+    for (name, part, key), color, symbol in zip(sizes, (AFTER, VALIDATION, TRAIN), _SYMBOLS, strict=True):
+        if not before[part] or not after[part] or not before[part][key]:
+            continue
+        left = 100 * after[part][key] / before[part][key]
+        points = [(100.0, before, "dense"), (left, after, "pruned")]
+        if middle and middle["accuracy"]:
+            points.insert(1, (left, middle, "before fine-tuning"))
+        figure.add_trace(
+            go.Scatter(
+                x=[x for x, _, _ in points],
+                y=[100 * network["accuracy"]["top1"] for _, network, _ in points],
+                name=name,
+                mode="lines+markers",
+                line={"color": color, "width": 2, "dash": "dot"},
+                marker={
+                    "color": color,
+                    "size": 10,
+                    "symbol": [symbol, *[f"{symbol}-open"] * (len(points) - 2), symbol],
+                },
+                customdata=[words for _, _, words in points],
+                hovertemplate="%{customdata}: %{y:.2f} % with %{x:.1f} % left",
+            )
+        )
+    figure.update_xaxes(title_text="left of the dense network in %", rangemode="tozero")
+    figure.update_yaxes(title_text="test accuracy in %")
+    return fragment(figure, "trade-off", 330)
 
 
 def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: str) -> str:
@@ -117,7 +157,7 @@ def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: 
     figure.update_xaxes(dtick=math.ceil(start / 10))
     title = "accuracy in %" if quantity == "accuracy" else "loss"
     figure.update_layout(hovermode="x unified", xaxis_title="epoch", yaxis_title=title)
-    return _html(figure, quantity, 350, above=1.1)  # over the names of the runs
+    return fragment(figure, quantity, 350, above=1.1)  # over the names of the runs
 
 
 def script() -> str:
@@ -127,19 +167,33 @@ def script() -> str:
     return get_plotlyjs()
 
 
-def _html(figure: Any, name: str, height: int, above: float = 1.02) -> str:
+def fragment(figure: Any, name: str, height: int, above: float = 1.02, below: int = 0) -> str:
+    """Return a figure as a fragment of HTML in the looks of the report.
+
+    Args:
+        figure: a plotly figure.
+        name: of its element, after ``chart-``.
+        height: in pixels.
+        above: where a legend above the chart begins; the chart's upper edge is 1.
+        below: names in a legend that stands below the chart instead, where there are many.
+    """
     import plotly.io
 
     axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
+    place = {"y": above, "yanchor": "bottom"}
+    foot = 48
+    if below:
+        place = {"y": 0, "yref": "container", "yanchor": "bottom"}
+        foot += 14 + 20 * math.ceil(below / 2)  # two names in a row on a phone
     figure.update_layout(
         template="none",
-        height=height,
+        height=height + foot - 48,
         dragmode=False,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
-        margin={"l": 56, "r": 12, "t": 36 if above < 1.1 else 60, "b": 48},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": above, "yanchor": "bottom"},
+        margin={"l": 56, "r": 12, "t": 36 if above < 1.1 else 60, "b": foot},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", **place},
         hoverlabel={"bgcolor": "#1f2937", "font": {"color": "#ffffff"}},
     )
     figure.update_xaxes(**axis, showgrid=name != "widths")
@@ -151,5 +205,5 @@ def _html(figure: Any, name: str, height: int, above: float = 1.02) -> str:
         include_plotlyjs=False,
         full_html=False,
         div_id=f"chart-{name}",
-        default_height=f"{height}px",
+        default_height=f"{height + foot - 48}px",
     )

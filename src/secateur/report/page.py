@@ -14,13 +14,15 @@ from secateur.artifact import record, write_file
 from secateur.artifact.document import FORMAT
 from secateur.artifact.folder import MANIFEST
 from secateur.errors import ArtifactError
-from secateur.report import figures, summary
+from secateur.report import curves, figures, limits, speed, summary, tuning
 
 NAME = "report.html"
 _STAGES = {
     "train": "training the dense network",
     "trace": "reading the network",
     "shape": "training with the method's regulariser",
+    "budget": "settling the budget",
+    "foretell": "foretelling the speed",
     "plan": "deciding",
     "apply": "surgery",
     "verify": "verifying",
@@ -45,7 +47,9 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     folder = Path(folder)
     path = folder / NAME if out is None else Path(out)
     try:
-        page = render(_read(folder, "measurement.json"), _read(folder, "environment.json"), _recipe(folder))
+        page = render(
+            _read(folder, "measurement.json"), _read(folder, "environment.json"), _recipe(folder), speed.read(folder)
+        )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArtifactError(
             f"measurement.json in {folder} is incomplete ({type(error).__name__}: {error}); run the recipe again"
@@ -60,13 +64,16 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     return path
 
 
-def render(document: Mapping[str, Any], environment: Mapping[str, Any], recipe: str) -> str:
+def render(
+    document: Mapping[str, Any], environment: Mapping[str, Any], recipe: str, bench: Mapping[str, Any] | None = None
+) -> str:
     """Return the page.
 
     Args:
         document: content of measurement.json.
         environment: content of environment.json.
         recipe: content of recipe.toml; empty if there is none.
+        bench: content of bench.json; None if there is none.
     """
     import jinja2
 
@@ -87,6 +94,10 @@ def render(document: Mapping[str, Any], environment: Mapping[str, Any], recipe: 
         tiles=[row for row in rows if row.ratio and row.label.split(" ")[0] in _TILES],
         target=summary.target(document),
         verification=summary.verification(document),
+        limits=limits.kept(document),
+        speed=_speed(bench) if bench else None,
+        repairs=summary.repairs(document),
+        zeros=summary.zeros(document),
         training=summary.training(document) if document["after"]["accuracy"] else "",
         layers=layers,
         pinned=[layer for layer in layers if layer["prunable"] < layer["width"]],
@@ -95,10 +106,23 @@ def render(document: Mapping[str, Any], environment: Mapping[str, Any], recipe: 
         percent=summary.percent,
         widths=Markup(figures.widths(document["widths"])) if document["widths"] else "",
         groups=Markup(figures.groups(layers)) if layers else "",
+        trade_off=Markup(figures.trade_off(document)) if _tested(document) else "",
+        sensitivity=curves.of(document),
+        keeps=curves.KEEPS,
         searches=[Markup(chart) for chart in _searches(document)],
         curves=[Markup(figures.training(runs, quantity)) for quantity in ("loss", "accuracy")] if runs else [],
         plotly=Markup(figures.script()),
     )
+
+
+def _tested(document: Mapping[str, Any]) -> bool:
+    return bool(document["before"]["accuracy"] and document["after"]["accuracy"])
+
+
+def _speed(bench: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the times of the runtimes as text."""
+    left_out = list(bench["left_out"].values())
+    return {"rows": speed.rows(bench), "conditions": speed.conditions(bench), "left_out": left_out}
 
 
 _TILES = ("Accuracy", "Parameters", "MACs", "Latency")
@@ -134,12 +158,13 @@ def _shown(value: Any) -> str:
 def _searches(document: Mapping[str, Any]) -> list[str]:
     """Return a chart for every search that a method has made."""
     charts: list[str] = []
-    for number, found in enumerate(document.get("searches", []), 1):
+    searches = document.get("searches", [])
+    for number, found in enumerate((search for search in searches if "tuning" not in search), 1):
         trials = [trial for trial in found["trials"] if trial["images"]]
-        errors = [trial["errors"] / trial["images"] for trial in trials]
+        errors = [trial.get("guess", trial["errors"] / trial["images"]) for trial in trials]
         complete = [trial["images"] == found["images"] for trial in trials]
         charts += [figures.search(errors, complete, number)] if trials else []
-    return charts
+    return charts + tuning.charts([search for search in searches if "tuning" in search])
 
 
 def _runs(document: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -147,7 +172,8 @@ def _runs(document: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]
     training = document["training"]
     rounds = training["rounds"]
     names = ["fine-tuning"] if len(rounds) == 1 else [f"round {i}" for i in range(1, len(rounds) + 1)]
-    found = [("dense network", training["pretrain"]), *zip(names, rounds, strict=True)]
+    own = [("the method's own training", history) for history in training.get("shaped", [])]
+    found = [("dense network", training["pretrain"]), *own, *zip(names, rounds, strict=True)]
     return [(name, history["rows"]) for name, history in found if history and history["rows"]]
 
 
@@ -156,6 +182,10 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         content: Any = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
+        if folder.with_name(f"{folder.name}.work").is_dir():
+            raise ArtifactError(
+                f"the run of {folder} is still going, or was interrupted: wait until it ends, or give its command again"
+            ) from None
         raise ArtifactError(f"{folder} is not a Secateur artifact: it has no {name}; check the path") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: {error}; restore it, or run the recipe again") from None

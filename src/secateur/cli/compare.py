@@ -1,0 +1,107 @@
+"""``compare``: several methods side by side, with controls, from one recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.progress import Listener
+from secateur.cli.selection import OUTPUT, AsJson, Download, Quiet
+from secateur.cli.tables import say, say_json, table
+
+if TYPE_CHECKING:
+    from secateur.compare import Comparison, Findings, Line
+
+
+def compare(
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe that names several methods.", show_default=False, metavar="RECIPE")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Result folder; by default out/ and the name of the recipe file.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Carry out nothing; show the runs that are there.", rich_help_panel=OUTPUT)
+    ] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Carry out nothing; list the runs.", rich_help_panel=OUTPUT)
+    ] = False,
+    download: Download = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare several methods at several sizes over several seeds.
+
+    Controls run along: random units, uniform width, the thin network from scratch and the dense network
+    trained on. A comparison that was killed goes on when the same command is given again.
+    """
+    from secateur import compare as comparing
+
+    comparison = comparing.Comparison.read(recipe)
+    folder = Path("out") / recipe.stem if out is None else out
+    if listed:
+        _list(comparison, folder, as_json)
+        return
+    try:
+        with Listener(quiet or as_json) as tell:
+            if show:
+                done = comparing.gather(comparison, folder)
+            else:
+                done = comparing.carry_out(comparison, folder, download=download, tell=tell)
+            found, written = comparing.write(comparison, done, folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; the same command goes on from {folder}") from None
+    if as_json:
+        from secateur.compare.tables import document
+
+        files = {name: str(getattr(written, name)) for name in ("page", "table", "runs", "document")}
+        say_json({**document(comparison, found, done), "files": files})
+        return
+    _speak(found)
+    say(f"Table: {written.table}", f"Runs: {written.runs}", f"Page: {written.page}")
+
+
+def _list(comparison: Comparison, folder: Path, as_json: bool) -> None:
+    from secateur import compare as comparing
+
+    there = {request.name for request, _ in comparing.gather(comparison, folder)}
+    wanted = comparing.requests(comparison)
+    epochs = {request.name: _epochs(request.recipe) for request in wanted}
+    if as_json:
+        rows: list[dict[str, Any]] = [
+            {"name": r.name, "title": r.title, "epochs": epochs[r.name], "done": r.name in there} for r in wanted
+        ]
+        say_json({"runs": rows})
+        return
+    rows_ = [(r.title, str(epochs[r.name]), "yes" if r.name in there else "no") for r in wanted]
+    say(table(("Run", "Epochs", "Done"), rows_, numbers=(1,)), "")
+    left = {name: count for name, count in epochs.items() if name not in there}
+    say(f"{len(left)} runs are left, {sum(left.values())} epochs in all.")
+
+
+def _epochs(recipe: Any) -> int:
+    """Return for how many epochs a run trains, its method's own training included."""
+    per_round = sum(settings.epochs for settings in (recipe.train, recipe.shape) if settings is not None)
+    return recipe.rounds * per_round if recipe.method != "none" else recipe.train.epochs
+
+
+def _speak(found: Findings) -> None:
+    from secateur.compare.findings import notes
+    from secateur.compare.tables import change, spread, verdict
+
+    def cells(line: Line) -> tuple[str, ...]:
+        keep = "" if line.keep is None else f"{line.keep:g}"
+        random = verdict(line.against_random)
+        return line.label, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random
+
+    headings = ("Method", "Keep", "MACs %", "Test %", "Change", "Against random")
+    say(table(headings, [cells(line) for line in found.lines], numbers=(1, 2, 3, 4)), "")
+    say(*notes(found), "")

@@ -1,0 +1,155 @@
+"""``sensitivity``: how the network suffers when one group alone is pruned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.command import Given
+from secateur.cli.flags import Flag, flags_of
+from secateur.cli.progress import Listener
+from secateur.cli.selection import METHOD, NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
+from secateur.cli.tables import say, say_json, table
+from secateur.errors import ArtifactError, DataError, SettingError
+from secateur.events import Event
+
+if TYPE_CHECKING:
+    from secateur.core.sensitivity import Curve
+    from secateur.events import Tell
+    from secateur.recipe import Recipe
+
+_ASKED = ("method", "leave", "patience", "min_units", "multiple", "seed")
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How closely is looked.
+
+    Attributes:
+        levels: points of each curve.
+        images: of the validation split that are looked at; all if there are fewer.
+    """
+
+    levels: int = 8
+    images: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("levels", "images"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"--{name} must be at least 1, not {getattr(self, name)}")
+
+
+def flags(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of ``sensitivity``."""
+    from secateur.recipe import Recipe
+
+    network = flags_of(Recipe, "recipe", "Network and data", names=NETWORK, required=("model", "data"))
+    asked = flags_of(Recipe, "recipe", "What goes first", names=_ASKED)
+    return [*network, *asked, *flags_of(Looking, "own", "How closely"), *method_flags(args)]
+
+
+def sensitivity(
+    given: Given,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder for curves and page; by default in out/.", metavar="DIR", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    download: Download = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how the network suffers when each group alone is pruned.
+
+    Nothing is trained. What was measured is kept, so that a command that was killed goes on when it is given
+    again. To prune by these curves, give `secateur prune` --allocate sensitivity.
+    """
+    from secateur.report.summary import subject
+
+    looking, recipe = Looking(**given.of("own")), recipe_of(given)
+    folder = out or Path("out") / f"sensitivity-{recipe.name()}"
+    with Listener(quiet or as_json) as tell:
+        found, images = _measured(recipe, looking, folder, download, tell)
+    name = subject({"model": recipe.model, "data": recipe.data})
+    files = _written(found, name, recipe.method, images, folder)
+    if as_json:
+        say_json({"curves": [curve.to_dict() for curve in found], "images": images, "files": files})
+        return
+    _speak(found, images)
+    say(f"Curves: {files['curves']}", f"Page: {files['page']}")
+
+
+def _measured(
+    recipe: Recipe, looking: Looking, folder: Path, download: bool, tell: Tell
+) -> tuple[tuple[Curve, ...], int]:
+    import torch
+
+    from secateur import run
+    from secateur.core.method import ScoreMethod
+    from secateur.core.problem import Problem
+    from secateur.core.select import Limits
+    from secateur.run import beforehand
+    from secateur.search.judge import sample
+    from secateur.search.sensitivity import curves
+
+    method = run.method_of(recipe)
+    if not isinstance(method, ScoreMethod):
+        raise SettingError(
+            f"{recipe.method} gives units no scores, so nothing goes first; take a method that does, such as {METHOD}"
+        )
+    data = run.data_of(recipe, download=download)
+    if data is None:
+        raise DataError("sensitivity is measured on validation images; name a data set with --data")
+    model, limits = run.model_of(recipe, data), Limits(recipe.min_units, recipe.multiple)
+    beforehand.check_weights(model)
+    tell(Event("trace", "reading the network"))
+    graph = beforehand.read(model, data.example(), recipe.leave, patience=recipe.patience, tell=tell)
+    rng = torch.Generator().manual_seed(recipe.seed * 1000 + 1)  # as in the first round of pruning
+    batches = data.batches("train", 128, seed=recipe.seed)
+    scores = method.scores(Problem(model, graph, batches=batches, limits=limits, rng=rng, tell=tell))
+    held = sample(data.batches("val", 256), model, looking.images)
+    found = curves(model, graph, scores, held, limits=limits, levels=looking.levels, work=folder / "work", tell=tell)
+    return found, len(held)
+
+
+def _written(found: Sequence[Curve], name: str, method: str, images: int, folder: Path) -> dict[str, str]:
+    from secateur import artifact
+    from secateur.report.curves import page
+
+    document: dict[str, Any] = {
+        "format": 1,
+        "subject": name,
+        "method": method,
+        "images": images,
+        "curves": [curve.to_dict() for curve in found],
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        artifact.write_file(folder / "sensitivity.json", (json.dumps(document, indent=1) + "\n").encode())
+        artifact.write_file(folder / "sensitivity.html", page(found, name, method, images).encode())
+    except OSError as error:
+        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
+    return {"curves": str(folder / "sensitivity.json"), "page": str(folder / "sensitivity.html")}
+
+
+def _speak(found: Sequence[Curve], images: int) -> None:
+    from secateur.report import curves
+
+    headings = ("Group", "Units", *(f"{100 * keep:g} %" for keep in curves.KEEPS))
+    rows = [
+        (group, str(size), *(text.removesuffix(" %") for text, _ in cells))
+        for group, size, cells in curves.table(found)
+    ]
+    say(table(headings, rows, numbers=range(1, len(headings))), "")
+    if found and found[0].accuracy:
+        say(
+            f"Validation accuracy in % ({images:,} images) with this share of a group's units left; "
+            f"the dense network has {100 * found[0].accuracy[0]:.2f} %."
+        )

@@ -1,0 +1,23 @@
+"""Several methods, keeps and seeds side by side, with the controls without which a comparison says little."""
+
+from secateur.compare.comparison import CONTROLS, Comparison, Entry
+from secateur.compare.conduct import carry_out, gather
+from secateur.compare.findings import Findings, Line, findings
+from secateur.compare.outputs import write
+from secateur.compare.requests import Request, requests
+from secateur.compare.runs import Run
+
+__all__ = [
+    "CONTROLS",
+    "Comparison",
+    "Entry",
+    "Findings",
+    "Line",
+    "Request",
+    "Run",
+    "carry_out",
+    "findings",
+    "gather",
+    "requests",
+    "write",
+]

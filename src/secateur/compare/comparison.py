@@ -1,0 +1,270 @@
+"""What is compared with what, as one value that is read from one file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import tomli_w
+
+from secateur.core.method import Method, shapes
+from secateur.errors import SettingError, nearest
+from secateur.methods import make
+from secateur.recipe import Recipe
+from secateur.stages import Option
+from secateur.training.settings import Settings
+
+Control = Literal["random", "uniform", "scratch", "dense"]
+CONTROLS: Mapping[str, str] = {
+    "random": "random units",
+    "uniform": "uniform width",
+    "scratch": "thin network from scratch",
+    "dense": "dense network, trained on",
+}
+"""The labels of the controls: chance instead of a criterion; L1 norms and the same share of every group; the network
+of uniform width from new weights with the same budget; the whole network with the same extra epochs."""
+_OWN = ("seeds", "controls", "scratch")
+_RESERVED = ("name", "label", "train", "shape")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One method with its settings.
+
+    Attributes:
+        method: its name.
+        label: what tables call it; of entries with the same label that which does best on the validation images is
+            reported, for each keep.
+        options: its own settings.
+        train: training settings that replace those of the comparison, by name.
+        shape: the same for the method's own training before it decides.
+        control: whether it is there as a control.
+    """
+
+    method: str
+    label: str
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
+    train: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    shape: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    control: bool = False
+
+    def made(self) -> Method:
+        """Return the method.
+
+        Raises:
+            SettingError: if it or one of its settings is unknown.
+        """
+        return make(self.method, self.options)
+
+    def recipe(self, base: Recipe, keep: float, seed: int) -> Recipe:
+        """Return the recipe of one run of this method."""
+        train = base.train and _changed(base.train, self.train)
+        shape = None
+        if shapes(self.made()) and (base.shape or base.train or self.shape):
+            shape = _changed(base.shape or train or Settings(), self.shape)
+        return replace(
+            base, method=self.method, options=self.options, keep=keep, seed=seed, train=train, shape=shape, export=()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Several methods on one network and data set.
+
+    Attributes:
+        base: what all runs have in common; its method, keep and seed are not looked at.
+        entries: the methods.
+        keeps: the fractions to keep, each in (0, 1].
+        seeds: each run is repeated with each of them.
+        controls: which of ``CONTROLS`` run along.
+        scratch: settings of training the thin network from scratch that differ from those of training the others.
+        text: the file that it was read from.
+
+    Raises:
+        SettingError: if something is out of range, unknown or missing.
+    """
+
+    base: Recipe
+    entries: tuple[Entry, ...]
+    keeps: tuple[float, ...]
+    seeds: tuple[int, ...] = (0,)
+    controls: tuple[Control, ...] | None = None
+    scratch: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    text: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            raise SettingError("there is nothing to compare; add a table [[method]] with its name to the recipe")
+        _check_list(
+            "keeps", self.keeps, lambda keep: type(keep) in (int, float) and 0 < keep <= 1, "fractions in (0, 1]"
+        )
+        _check_list("seeds", self.seeds, lambda seed: type(seed) is int and seed >= 0, "whole numbers of at least 0")
+        object.__setattr__(self, "keeps", tuple(float(keep) for keep in self.keeps))
+        if not self.base.data:
+            raise SettingError("a comparison needs data to measure accuracies on; name a data set in the recipe")
+        if self.base.then:
+            raise SettingError("a comparison cannot have further stages; take [[then]] out of the recipe")
+        self._check_controls()
+        for entry in self.entries:
+            entry.recipe(self.base, self.keeps[0], self.seeds[0])
+        if self.scratch and self.base.train is None:
+            raise SettingError(
+                "[scratch] trains a network, but the recipe has no [train]; add it, or take [scratch] out"
+            )
+        if self.base.train is not None:
+            self.scratch_settings()
+
+    def _check_controls(self) -> None:
+        known = get_args(Control)
+        trains = self.base.train is not None
+        if self.controls is None:
+            plain = tuple(name for name in known if trains or name in ("random", "uniform"))
+            object.__setattr__(self, "controls", plain)
+        for name in self.controls or ():
+            if name not in known:
+                raise SettingError(f"unknown control '{name}'{nearest(str(name), known)}; known are {', '.join(known)}")
+            if name in ("scratch", "dense") and not trains:
+                raise SettingError(f"the control '{name}' trains a network; add a table [train] to the recipe")
+
+    def all_entries(self) -> tuple[Entry, ...]:
+        """Return the methods, then those controls that prune; these are of uniform scope by default."""
+        asked = self.controls or ()
+        added = [
+            Entry(method=method, label=CONTROLS[name], control=True)
+            for name, method in (("uniform", "magnitude"), ("random", "random_units"))
+            if name in asked
+        ]
+        return (*self.entries, *added)
+
+    def uniform(self, keep: float, seed: int) -> Recipe:
+        """Return the recipe of the network of uniform width."""
+        return Entry(method="magnitude", label="").recipe(self.base, keep, seed)
+
+    def budget(self) -> int:
+        """Return for how many epochs a pruned network is trained after it is cut."""
+        return 0 if self.base.train is None else self.base.train.epochs * self.base.rounds
+
+    def scratch_settings(self) -> Settings:
+        """Return how the thin network is trained from scratch: as long as dense and pruned network together."""
+        first = self.base.pretrain or self.base.train
+        assert first is not None
+        epochs = self.budget() + (0 if self.base.pretrain is None else self.base.pretrain.epochs)
+        return _changed(first, {"epochs": epochs, **self.scratch})
+
+    def dense_settings(self) -> Settings:
+        """Return how the dense network is trained on: as long as the pruned ones."""
+        assert self.base.train is not None
+        return replace(self.base.train, epochs=self.budget())
+
+    @staticmethod
+    def from_toml(text: str) -> Comparison:
+        """Read a comparison.
+
+        It is a recipe with ``keeps`` in [target] instead of ``keep``, several [[method]] tables (each with a ``name``,
+        its settings, and if need be a ``label`` and tables ``train`` and ``shape``), ``seeds``, ``controls`` and
+        [scratch].
+
+        Raises:
+            SettingError: if the text is not TOML, or an entry is unknown, missing or impossible.
+        """
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SettingError(f"the recipe is not valid TOML: {error}; correct it there") from None
+        own = {name: document.pop(name, None) for name in _OWN}
+        top = [f.name for f in fields(Recipe) if f.name not in ("options", "keep", "then", "export", "seed")]
+        for name in document:
+            if name not in (*top, "target", "then"):
+                known = (*top, *_OWN)
+                raise SettingError(f"unknown setting '{name}' at the top of the recipe{nearest(name, known)}")
+        entries = _entries(document.pop("method", None))
+        target: Any = document.get("target", {})
+        if isinstance(target, dict):
+            if "keep" in target:
+                raise SettingError("a comparison takes several keeps; write keeps = [0.5] in [target] of the recipe")
+            keeps: Any = cast("dict[str, Any]", target).pop("keeps", None)
+        else:
+            keeps = None  # and the recipe will complain
+        if keeps is None:
+            raise SettingError("the recipe does not say how much to keep; add keeps = [0.7, 0.5] in [target]")
+        document.setdefault("latency", False)  # times taken beside other work mislead; they must be asked for
+        base = Recipe.from_toml(tomli_w.dumps({**document, "method": {"name": entries[0].method}}))
+        more: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        if not isinstance(more.get("scratch", {}), dict):
+            raise SettingError(
+                "'scratch' in the recipe must be a table; write a line [scratch] with its settings below"
+            )
+        for name in ("seeds", "controls"):
+            if name in more:
+                more[name] = _tuple(name, more[name])
+        return Comparison(base=base, entries=entries, keeps=_tuple("keeps", keeps), text=text, **more)
+
+    @staticmethod
+    def read(path: str | Path) -> Comparison:
+        """Read a comparison from a file.
+
+        Raises:
+            SettingError: if the file cannot be read or is no comparison; the message names the file.
+        """
+        try:
+            return Comparison.from_toml(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise SettingError(f"cannot read the recipe {path}: {error.strerror}; check the path") from None
+        except UnicodeDecodeError:
+            raise SettingError(f"the recipe {path} is not a text file in UTF-8; check the path") from None
+        except SettingError as error:
+            raise SettingError(f"{path}: {error}") from None
+
+
+def _entries(tables: object) -> tuple[Entry, ...]:
+    if isinstance(tables, dict):
+        tables = [tables]  # a single [method]
+    if not isinstance(tables, list) or not tables:
+        raise SettingError('the recipe names no method; add a table [[method]] with name = "..."')
+    return tuple(_entry(table) for table in cast("list[object]", tables))
+
+
+def _entry(table: object) -> Entry:
+    if not isinstance(table, dict):
+        raise SettingError('each method in the recipe must be a table [[method]] with name = "..."')
+    entries = cast("dict[str, Any]", table)
+    name, label = entries.get("name"), entries.get("label", "")
+    if not isinstance(name, str) or not name:
+        raise SettingError('a [[method]] of the recipe does not say which method it is; add name = "..." there')
+    if not isinstance(label, str):
+        raise SettingError(f"the 'label' of {name} must be a text, not {label!r}; correct it in the recipe")
+    for part in ("train", "shape"):
+        if not isinstance(entries.get(part, {}), dict):
+            raise SettingError(f"'{part}' of {name} must be a table; write a line [method.{part}] below its [[method]]")
+    options = {key: value for key, value in entries.items() if key not in _RESERVED}
+    kind = make(name, options)
+    if entries.get("shape") and not shapes(kind):
+        raise SettingError(f"{name} does not train before it decides; take its table [method.shape] out of the recipe")
+    train, shape = (cast("dict[str, Any]", entries.get(part, {})) for part in ("train", "shape"))
+    return Entry(method=name, label=label or _label(name, options), options=options, train=train, shape=shape)
+
+
+def _label(name: str, options: Mapping[str, object]) -> str:
+    return f"{name} ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else name
+
+
+def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    return Settings.from_dict({**settings.to_dict(), **changes}) if changes else settings
+
+
+def _tuple(name: str, value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise SettingError(f"'{name}' must be a list such as [1, 2], not {value!r}; correct it in the recipe")
+    return tuple(cast("list[Any]", value))
+
+
+def _check_list(name: str, values: Sequence[_T], accepts: Any, wanted: str) -> None:
+    for value in values:
+        if not accepts(value):
+            raise SettingError(f"'{name}' must be {wanted}, not {value!r}; correct it in the recipe")
+    if not values or len(set(values)) < len(values):
+        raise SettingError(f"'{name}' must name at least one value, each once; correct it in the recipe")

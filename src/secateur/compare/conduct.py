@@ -1,0 +1,319 @@
+"""Carrying out the runs of a comparison, those that are there already excepted."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur import artifact
+from secateur.artifact.environment import environment
+from secateur.artifact.weights import read_into, to_bytes
+from secateur.compare import runs
+from secateur.compare.comparison import Comparison
+from secateur.compare.requests import Request, requests
+from secateur.compare.runs import Run
+from secateur.core.problem import Problem
+from secateur.core.select import Limits
+from secateur.core.size import Target
+from secateur.core.surgery import apply
+from secateur.data import Data
+from secateur.errors import ArtifactError, DataError, SecateurError
+from secateur.events import Event, Tell, ignore
+from secateur.measure import Measurement, accuracy, measure
+from secateur.methods.random_units import RandomUnits
+from secateur.recipe import Recipe
+from secateur.run import beforehand, data_of, example_of, model_of, prune_as
+from secateur.run.work import Work
+from secateur.training import History, fit
+
+BATCH = 256
+_OVERHEAD = ("packages", "method", "seed")
+
+
+def carry_out(
+    comparison: Comparison, folder: str | Path, *, download: bool = False, tell: Tell = ignore
+) -> list[tuple[Request, Run]]:
+    """Carry out all runs that are not there yet; one that was killed goes on from its last epoch.
+
+    Several processes may share a folder: each takes runs that no other has.
+
+    Args:
+        comparison: what to compare.
+        folder: where the runs are kept, ``runs/NAME.json``, and what a run under way needs, ``work/NAME``.
+        download: whether a missing data set may be fetched.
+        tell: hears the progress; the stage ``"run"`` says which run begins.
+
+    Returns:
+        All runs in the order of ``requests``.
+
+    Raises:
+        SecateurError: one of its kinds; what no run could do is refused before the first one.
+    """
+    folder, wanted, busy = Path(folder), requests(comparison), dict[str, str]()
+    _make(folder)
+    if any(runs.load(folder, request) is None for request in wanted):
+        _refuse_early(comparison, download, tell)
+    conductor = _Conductor(comparison, folder, download, tell)
+    for number, request in enumerate(wanted, 1):
+        if runs.load(folder, request) is not None:
+            continue
+        with claimed(folder / "work" / f"{request.name}.lock") as holder:
+            if holder is not None:
+                busy[request.title] = holder
+            elif runs.load(folder, request) is None:  # it may have come to its end meanwhile
+                tell(Event("run", f"run {number} of {len(wanted)}: {request.title}", number - 1, len(wanted)))
+                try:
+                    runs.save(folder, request, conductor.run(request))
+                except SecateurError as error:
+                    error.args = (f"{request.title}: {error}",)
+                    raise
+                _forget(folder / "work" / request.name)
+    missing = [title for title in busy if title not in {request.title for request, _ in gather(comparison, folder)}]
+    if missing:
+        raise ArtifactError(
+            f"{len(missing)} of {len(wanted)} runs in {folder} are still going in other processes, {missing[0]} in "
+            f"process {busy[missing[0]]}; wait until they end, or look at the runs that are there with --show"
+        )
+    return gather(comparison, folder)
+
+
+def gather(comparison: Comparison, folder: str | Path) -> list[tuple[Request, Run]]:
+    """Return the runs of a comparison that are there.
+
+    Raises:
+        ArtifactError: if a file is damaged.
+    """
+    found = [(request, runs.load(Path(folder), request)) for request in requests(comparison)]
+    return [(request, run) for request, run in found if run is not None]
+
+
+def _make(folder: Path) -> None:
+    try:
+        for name in ("runs", "work"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
+
+
+@contextmanager
+def claimed(path: Path, *, wait: bool = False) -> Generator[str | None]:
+    """Claim some work for this process, so that several can share a comparison.
+
+    Yields None, or the number of the process that has it.
+
+    Args:
+        path: a file that stands for the work; the claim ends with the block, or with the process.
+        wait: until the work is free.
+    """
+    with path.open("a+", encoding="utf-8") as lock:
+        if not _locked(lock, wait):
+            lock.seek(0)
+            yield lock.read().strip() or "unknown"
+            return
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        try:
+            yield None
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(file: Any, wait: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # such systems have no such locks: two processes there would do the same work twice
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _refuse_early(comparison: Comparison, download: bool, tell: Tell) -> None:
+    """Refuse what some run could not do.
+
+    Raises:
+        SecateurError: naming the method.
+    """
+    recipe = requests(comparison)[0].recipe
+    data = data_of(recipe, download=download)
+    assert data is not None
+    if not data.size("val"):
+        raise DataError(f"{data.name} holds no images out; a comparison needs some to choose settings on")
+    model, base = model_of(recipe, data), comparison.base
+    beforehand.check_weights(model)
+    graph = beforehand.read(model, data.example(), base.leave, patience=base.patience, tell=tell)
+    for entry in comparison.all_entries():
+        for keep in comparison.keeps:
+            try:
+                target, method = Target(keep, base.of), entry.made()
+                method.check(target)
+                beforehand.check_target(graph, method, target, Limits(base.min_units, base.multiple))
+            except SecateurError as error:
+                error.args = (f"{entry.label}, keep {keep:g}: {error}",)
+                raise
+
+
+class _Conductor:
+    """Carries out runs one after the other; data and dense networks are kept from one to the next."""
+
+    def __init__(self, comparison: Comparison, folder: Path, download: bool, tell: Tell) -> None:
+        self.comparison, self.folder, self.download, self.tell = comparison, folder, download, tell
+        self._data: tuple[int, Data] | None = None
+        self._tested: dict[int, Measurement] = {}
+
+    def run(self, request: Request) -> Run:
+        """Carry out one run."""
+        start = time.perf_counter()
+        data = self.data(request.recipe)
+        run = {"prune": self._prune, "scratch": self._scratch, "dense": self._dense}[request.kind](request, data)
+        facts = environment(None, None)
+        return replace(
+            run,
+            seconds=time.perf_counter() - start,
+            recipe=request.recipe.to_toml(),
+            environment={name: value for name, value in facts.items() if name not in _OVERHEAD},
+        )
+
+    def data(self, recipe: Recipe) -> Data:
+        """Return the data; the seed says which images are held out."""
+        if self._data is None or self._data[0] != recipe.seed:
+            found = data_of(recipe, download=self.download)
+            assert found is not None
+            self._data = (recipe.seed, found)
+        return self._data[1]
+
+    def dense(self, recipe: Recipe, data: Data) -> nn.Module:
+        """Return the dense network; if the recipe trains it, that happens once for each seed."""
+        model = model_of(recipe, data)
+        if recipe.pretrain is None:
+            return model
+        plain = replace(self.comparison.base, method="none", options={}, keep=None, train=None, shape=None, export=())
+        name = f"dense-{replace(plain, seed=recipe.seed).name()}"
+        path = self.folder / "work" / f"{name}.safetensors"
+        with claimed(path.with_suffix(".lock"), wait=True):
+            if path.is_file():
+                read_into(model, path)
+                return model
+            place = Work(self.folder / "work").place(f"{name}.ckpt", model)
+            fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=self.tell)
+            artifact.write_file(path, to_bytes(model))
+            place.unlink(missing_ok=True)
+        return model
+
+    def _prune(self, request: Request, data: Data) -> Run:
+        recipe = request.recipe
+        work = self.folder / "work" / request.name
+        result = prune_as(recipe, self.dense(recipe, data), data, work=work, tell=self.tell)
+        made = _run(request, data, result.model, result.before, result.after, (*result.shaped, *result.histories))
+        middle = result.middle.accuracy if result.middle else result.after.accuracy
+        return replace(
+            made,
+            cut=None if middle is None else middle.top1,
+            verification=result.verification,
+            plans=tuple(plan.to_json() for plan in result.plans),
+        )
+
+    def _scratch(self, request: Request, data: Data) -> Run:
+        """Train the network of uniform width from new weights, drawn as its author draws them."""
+        recipe = request.recipe
+        fresh = model_of(replace(recipe, weights="", transfer=False), data)
+        self.tell(Event("trace", "reading the network"))
+        example, rng = example_of(recipe, data), torch.Generator().manual_seed(recipe.seed)
+        graph = beforehand.read(fresh, example, recipe.leave, patience=recipe.patience, tell=self.tell)
+        target, limits = Target(request.keep, recipe.of), Limits(recipe.min_units, recipe.multiple)
+        # of uniform scope: the same widths, and no choice among new weights
+        plan = RandomUnits().plan(Problem(fresh, graph, target, limits=limits, rng=rng))
+        thin = apply(fresh, graph, plan)
+        _rescale(thin, fresh)
+        before = self._measured_dense(recipe, data)
+        return self._trained(request, data, thin, before)
+
+    def _dense(self, request: Request, data: Data) -> Run:
+        return self._trained(
+            request, data, self.dense(request.recipe, data), self._measured_dense(request.recipe, data)
+        )
+
+    def _measured_dense(self, recipe: Recipe, data: Data) -> Measurement:
+        if recipe.seed not in self._tested:
+            self._tested = {recipe.seed: self._measure(self.dense(recipe, data), "the dense network", recipe, data)}
+        return self._tested[recipe.seed]
+
+    def _trained(self, request: Request, data: Data, model: nn.Module, before: Measurement) -> Run:
+        train = request.recipe.train
+        assert train is not None
+        place = Work(self.folder / "work" / request.name).place("train.ckpt", model)
+        teacher = self.dense(request.recipe, data) if train.distill else None
+        history = fit(
+            model, data, train, teacher=teacher, checkpoint=place, seed=request.seed + 1, tell=self.tell
+        )  # the order of images is that of the first round of pruning
+        return _run(
+            request, data, model, before, self._measure(model, f"the {request.label}", request.recipe, data), (history,)
+        )
+
+    def _measure(self, model: nn.Module, name: str, recipe: Recipe, data: Data) -> Measurement:
+        self.tell(Event("measure", f"measuring {name}"))
+        return measure(
+            model, example_of(recipe, data), data.batches("test", BATCH), time=recipe.latency, tell=self.tell
+        )
+
+
+def _run(
+    request: Request,
+    data: Data,
+    model: nn.Module,
+    before: Measurement,
+    after: Measurement,
+    histories: tuple[History, ...],
+) -> Run:
+    assert before.accuracy is not None
+    assert after.accuracy is not None
+    return Run(
+        name=request.name,
+        method="" if request.kind == "dense" else request.recipe.method,
+        keep=request.keep,
+        seed=request.seed,
+        dense=before.accuracy.top1,
+        cut=None,
+        test=after.accuracy.top1,
+        val=accuracy(model, data.batches("val", BATCH)).top1,
+        test_images=after.accuracy.examples,
+        macs=after.counts.macs,
+        params=after.counts.params,
+        dense_macs=before.counts.macs,
+        dense_params=before.counts.params,
+        latency=after.latency.milliseconds if after.latency else None,
+        dense_latency=before.latency.milliseconds if before.latency else None,
+        epochs=sum(len(history.rows) for history in histories),
+        histories=tuple(history.to_dict() for history in histories),
+    )
+
+
+def _rescale(thin: nn.Module, dense: nn.Module) -> None:
+    """Give new weights that were drawn for wide layers the scale that they would have been drawn with for thin ones.
+
+    Initialisations scale with one over the root of the number of inputs, which surgery has made smaller.
+    """
+    wide = dict(dense.named_parameters())
+    with torch.no_grad():
+        for name, weight in thin.named_parameters():
+            if weight.dim() > 1 and name in wide:
+                weight *= math.sqrt(wide[name][0].numel() / max(1, weight[0].numel()))
+
+
+def _forget(work: Path) -> None:
+    for path in work.glob("*") if work.is_dir() else ():
+        path.unlink(missing_ok=True)
+    if work.is_dir():
+        work.rmdir()

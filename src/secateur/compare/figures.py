@@ -1,0 +1,102 @@
+"""The charts of a comparison, as HTML fragments that expect plotly.js on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from secateur.compare.findings import Findings, Line
+from secateur.report.figures import BEFORE, fragment
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b5ea7")
+"""Told apart by most eyes (Okabe and Ito), then two more."""
+CONTROL_COLORS = ("#7a8794", "#4d5762", "#a0aab4")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "hexagon")
+
+
+def trade_off(found: Findings, quantity: str) -> str:
+    """Return test accuracy over what is left, a line for each method, with the standard deviation and every run.
+
+    Args:
+        found: the table.
+        quantity: ``"macs"``, ``"params"`` (in percent of the dense network) or ``"latency"`` (in milliseconds).
+    """
+    import plotly.graph_objects as go
+
+    size: Callable[[Line], float | None] = {
+        "macs": lambda line: 100 * line.macs,
+        "params": lambda line: 100 * line.params,
+        "latency": lambda line: line.latency.mean if line.latency else None,
+    }[quantity]
+    lines = [line for line in found.lines if line.keep is not None and size(line) is not None]
+    names = {line.label: line.control for line in sorted(lines, key=lambda line: line.control)}
+    figure = go.Figure()
+    for number, (label, control) in enumerate(names.items()):
+        mine = sorted((line for line in lines if line.label == label), key=lambda line: line.keep or 0.0)
+        style = _style(number, control, sum(not c for c in names.values()))
+        _add(figure, label, mine, [size(line) for line in mine], style)
+    _reference(figure, found)
+    title = {"macs": "MACs left in %", "params": "parameters left in %", "latency": "milliseconds a forward pass"}
+    figure.update_xaxes(title_text=title[quantity])
+    figure.update_yaxes(title_text="test accuracy in %")
+    return fragment(figure, f"trade-off-{quantity}", 420, below=len(names))
+
+
+def _style(number: int, control: bool, methods: int) -> dict[str, Any]:
+    if control:
+        place = number - methods
+        return {"color": CONTROL_COLORS[place % len(CONTROL_COLORS)], "dash": "dot", "symbol": f"{MARKERS[place]}-open"}
+    return {"color": COLORS[number % len(COLORS)], "dash": "solid", "symbol": MARKERS[number % len(MARKERS)]}
+
+
+def _add(figure: Any, label: str, lines: Sequence[Line], sizes: Sequence[float | None], style: dict[str, Any]) -> None:
+    import plotly.graph_objects as go
+
+    stds = [100 * (line.test.std or 0.0) for line in lines]
+    figure.add_trace(
+        go.Scatter(
+            x=sizes,
+            y=[100 * line.test.mean for line in lines],
+            name=label,
+            legendgroup=label,
+            mode="lines+markers",
+            line={"color": style["color"], "width": 2, "dash": style["dash"]},
+            marker={"color": style["color"], "size": 9, "symbol": style["symbol"]},
+            error_y={"type": "data", "array": stds, "thickness": 1.5, "width": 4, "visible": any(stds)},
+            customdata=[[line.keep, len(line.seeds)] for line in lines],
+            hovertemplate="%{y:.2f} % (keep %{customdata[0]}, %{customdata[1]} seeds)",
+        )
+    )
+    if any(len(line.seeds) > 1 for line in lines):
+        points = [(size, 100 * v) for line, size in zip(lines, sizes, strict=True) for v in line.test.values]
+        figure.add_trace(
+            go.Scatter(
+                x=[x for x, _ in points],
+                y=[y for _, y in points],
+                mode="markers",
+                marker={"color": style["color"], "size": 4, "opacity": 0.5},
+                legendgroup=label,
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        )
+
+
+def _reference(figure: Any, found: Findings) -> None:
+    """Draw the dense network as a line: as it came, and trained on."""
+    if not found.lines:
+        return
+    levels = [("dense network", 100 * found.lines[0].dense.mean, "dash")]
+    levels += [(line.label, 100 * line.test.mean, "longdash") for line in found.at(None)]
+    for name, level, dash in levels:
+        figure.add_hline(y=level, line={"color": BEFORE, "width": 1.5, "dash": dash})
+        figure.add_annotation(
+            x=0 if dash == "dash" else 1,
+            xref="paper",
+            y=level,
+            text=name,
+            showarrow=False,
+            xanchor="left" if dash == "dash" else "right",
+            yanchor="bottom",
+            font={"size": 11, "color": "#7a8794"},
+        )

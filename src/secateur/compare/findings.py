@@ -1,0 +1,291 @@
+"""What the runs say: means, spreads, and which differences are more than noise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from secateur.compare.comparison import CONTROLS, Comparison
+from secateur.compare.requests import Request, requests
+from secateur.compare.runs import Run
+
+LEVEL = 0.05
+"""A difference that chance makes less often than this is called a difference."""
+UNEQUAL = 2.0
+"""Points of the MACs by which lines of one keep may differ without a note."""
+ONE_SEED = "one seed: nothing can be said"
+NO_SPREAD = "no spread between seeds: nothing can be said"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds.
+
+    Attributes:
+        values: one per seed.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Return the mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Return the sample standard deviation; None for one value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one line compares with another.
+
+    Attributes:
+        difference: of the mean test accuracies, in points.
+        p: probability that chance makes a difference of this size, by Welch's test, after Holm's correction for the
+            number of lines; None where nothing can be said.
+        text: in words.
+    """
+
+    difference: float
+    p: float | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the table: a method at one keep, over all seeds. Accuracies are shares in [0, 1].
+
+    Attributes:
+        label: what it is called.
+        method: its name; empty for the dense network.
+        control: whether it is a control.
+        keep: what was asked for; None for the dense network.
+        test: test accuracy at the end.
+        val: validation accuracy at the end.
+        cut: test accuracy before any training; None where nothing was cut.
+        dense: test accuracy of the network that went in.
+        macs: share of the MACs left.
+        params: share of the parameters left.
+        latency: milliseconds of a forward pass; None if not timed.
+        speedup: latency of the dense network over that of the pruned one; None if not timed.
+        epochs: of training after the dense network was there.
+        seeds: of the runs.
+        tried: how many settings of this label there were, of which this one did best on the validation images.
+        settings: of the method, in words; shown where several were tried.
+        against_random: comparison with random units at the same keep; None for these themselves or without.
+        against_best: comparison with the method of the best mean at the same keep; None for this one.
+    """
+
+    label: str
+    method: str
+    control: bool
+    keep: float | None
+    test: Spread
+    val: Spread
+    cut: Spread | None
+    dense: Spread
+    macs: float
+    params: float
+    latency: Spread | None
+    speedup: float | None
+    epochs: int
+    seeds: tuple[int, ...]
+    tried: int = 1
+    settings: str = ""
+    against_random: Verdict | None = None
+    against_best: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The whole table.
+
+    Attributes:
+        lines: keep by keep, the best mean first; controls that have no keep last.
+        left_out: settings that did worse on the validation images than others of the same label.
+        done: how many runs there are.
+        total: how many there will be.
+    """
+
+    lines: tuple[Line, ...]
+    left_out: tuple[Line, ...]
+    done: int
+    total: int
+
+    @property
+    def complete(self) -> bool:
+        """Say whether all runs are there."""
+        return self.done == self.total
+
+    def at(self, keep: float | None) -> list[Line]:
+        """Return the lines of one keep."""
+        return [line for line in self.lines if line.keep == keep]
+
+
+def findings(comparison: Comparison, found: Sequence[tuple[Request, Run]]) -> Findings:
+    """Make the table of the runs that are there.
+
+    Where several settings have one label, that of the highest mean validation accuracy is chosen for each keep, and
+    the first of those that tie; test accuracies are not looked at.
+    """
+    lines: list[Line] = []
+    left_out: list[Line] = []
+    for keep in comparison.keeps:
+        here = [(request, run) for request, run in found if request.kind != "dense" and request.keep == keep]
+        chosen, worse = _chosen(comparison, here)
+        lines += _compared(chosen)
+        left_out += worse
+    dense = [(request, run) for request, run in found if request.kind == "dense"]
+    if dense:
+        lines.append(_line(dense, keep=None))
+    total = len(requests(comparison))
+    return Findings(tuple(lines), tuple(left_out), len(found), total)
+
+
+def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return the two-sided p of Welch's test; None where either has one value or both have no spread."""
+    if min(len(first), len(second)) < 2 or (len(set(first)) == 1 and len(set(second)) == 1):
+        return None
+    from scipy import stats
+
+    facts = [fact for one in (first, second) for fact in (statistics.fmean(one), statistics.stdev(one), len(one))]
+    found: Any = stats.ttest_ind_from_stats(*facts, equal_var=False)
+    return float(found.pvalue)
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Return p values after Holm's correction for their number; None stays None and does not count."""
+    order = sorted((value, place) for place, value in enumerate(values) if value is not None)
+    out: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (value, place) in enumerate(order):
+        highest = max(highest, min(1.0, value * (len(order) - rank)))
+        out[place] = highest
+    return out
+
+
+def notes(found: Findings) -> list[str]:
+    """Return what to keep in mind when reading the table, one sentence each."""
+    lines = [line for line in found.lines if line.keep is not None]
+    out: list[str] = []
+    if not found.complete:
+        out.append(f"Only {found.done} of {found.total} runs are there: means are over the seeds that are done.")
+    if any(len(line.seeds) == 1 for line in found.lines):
+        out.append("Lines with one seed have no standard deviation: nothing can be said about their differences.")
+    for keep in dict.fromkeys(line.keep for line in lines):
+        out += [sentence for sentence in (_best_of(found.at(keep), keep), _sizes_of(found.at(keep), keep)) if sentence]
+    epochs = {line.label: line.epochs for line in lines if line.label != CONTROLS["scratch"]}
+    if len(set(epochs.values())) > 1:
+        usual = statistics.mode(epochs.values())
+        others = [f"{label} {count}" for label, count in epochs.items() if count != usual]
+        out.append(
+            f"Not all were trained for {usual} epochs, which counts for them or against them: {', '.join(others)}."
+        )
+    return out
+
+
+def _chosen(comparison: Comparison, here: Sequence[tuple[Request, Run]]) -> tuple[list[Line], list[Line]]:
+    labels: dict[str, dict[int, list[tuple[Request, Run]]]] = {}
+    for request, run in here:
+        labels.setdefault(request.label, {}).setdefault(request.entry, []).append((request, run))
+    chosen: list[Line] = []
+    worse: list[Line] = []
+    for variants in labels.values():
+        made = [_line(same, comparison=comparison) for same in variants.values()]
+        best = max(made, key=lambda line: line.val.mean)
+        chosen.append(replace(best, tried=len(made)))
+        worse += [line for line in made if line is not best]
+    return chosen, worse
+
+
+def _line(
+    same: Sequence[tuple[Request, Run]], *, comparison: Comparison | None = None, keep: float | None = -1.0
+) -> Line:
+    request, (runs) = same[0][0], [run for _, run in same]
+    times = [run.latency for run in runs if run.latency is not None]
+    ratios = [run.dense_latency / run.latency for run in runs if run.latency and run.dense_latency]
+    cuts = [run.cut for run in runs if run.cut is not None]
+    entry = comparison.all_entries()[request.entry] if comparison and request.entry >= 0 else None
+    changes = {**entry.options, **entry.train, **{f"shape.{k}": v for k, v in entry.shape.items()}} if entry else {}
+    return Line(
+        label=request.label,
+        method=runs[0].method,
+        control=request.control,
+        keep=request.keep if keep == -1.0 else keep,
+        test=Spread(tuple(run.test for run in runs)),
+        val=Spread(tuple(run.val for run in runs)),
+        cut=Spread(tuple(cuts)) if cuts else None,
+        dense=Spread(tuple(run.dense for run in runs)),
+        macs=statistics.fmean(run.macs / run.dense_macs for run in runs),
+        params=statistics.fmean(run.params / run.dense_params for run in runs),
+        latency=Spread(tuple(times)) if times else None,
+        speedup=statistics.fmean(ratios) if ratios else None,
+        epochs=max(run.epochs for run in runs),
+        seeds=tuple(run.seed for run in runs),
+        settings=_words(changes),
+    )
+
+
+def _compared(lines: Sequence[Line]) -> list[Line]:
+    """Compare the lines of one keep with random units and with the best, and put the best first."""
+    ordered = sorted(lines, key=lambda line: -line.test.mean)
+    random = next((line for line in ordered if line.label == CONTROLS["random"]), None)
+    best = next((line for line in ordered if not line.control), None)
+    to_random, to_best = _verdicts(ordered, random), _verdicts(ordered, best)
+    return [
+        replace(line, against_random=a, against_best=b) for line, a, b in zip(ordered, to_random, to_best, strict=True)
+    ]
+
+
+def _verdicts(lines: Sequence[Line], reference: Line | None) -> list[Verdict | None]:
+    if reference is None:
+        return [None] * len(lines)
+    raw = [None if line is reference else welch(line.test.values, reference.test.values) for line in lines]
+    return [
+        None if line is reference else _verdict(line, reference, p) for line, p in zip(lines, holm(raw), strict=True)
+    ]
+
+
+def _verdict(line: Line, reference: Line, p: float | None) -> Verdict:
+    difference = 100 * (line.test.mean - reference.test.mean)
+    if p is None or math.isnan(p):
+        few = min(len(line.seeds), len(reference.seeds)) < 2
+        return Verdict(difference, None, ONE_SEED if few else NO_SPREAD)
+    if p >= LEVEL:
+        return Verdict(difference, p, f"within noise (p = {p:.2g})")
+    word = "better" if difference > 0 else "worse"
+    return Verdict(difference, p, f"{word} by {abs(difference):.2f} points (p = {p:.2g})")
+
+
+def _best_of(lines: Sequence[Line], keep: float | None) -> str:
+    best = next((line for line in lines if not line.control), None)
+    if best is None or keep is None or best.test.std is None:
+        return ""
+    others = [line for line in lines if line.against_best is not None]
+    close = [line.label for line in others if line.against_best and (line.against_best.p or 0) >= LEVEL]
+    unknown = [line.label for line in others if line.against_best and line.against_best.p is None]
+    text = f"Keep {keep:g}: {best.label} has the best mean of the methods"
+    text += f"; within noise of it: {', '.join(close)}" if close else "; no other line is within noise of it"
+    text += f"; nothing can be said about {', '.join(unknown)}" if unknown else ""
+    return f"{text}."
+
+
+def _sizes_of(lines: Sequence[Line], keep: float | None) -> str:
+    """Return a warning if the lines of one keep are not of one size; steps of whole units can be coarse."""
+    shares = [100 * line.macs for line in lines]
+    if max(shares) - min(shares) < UNEQUAL:
+        return ""
+    return (
+        f"Keep {keep:g}: the networks really have {min(shares):.1f} to {max(shares):.1f} % of the MACs, which favours "
+        "the larger ones; compare them on the charts."
+    )
+
+
+def _words(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in changes.items())

@@ -1,0 +1,118 @@
+"""The files that a comparison leaves for people and programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from secateur import artifact
+from secateur.compare import figures, tables
+from secateur.compare.comparison import CONTROLS, Comparison
+from secateur.compare.findings import Findings, findings, notes
+from secateur.compare.requests import Request
+from secateur.compare.runs import Run
+from secateur.errors import ArtifactError
+from secateur.report.figures import script
+from secateur.report.summary import percent
+
+PAGE, TABLE, RUNS, DOCUMENT = "comparison.html", "table.csv", "runs.csv", "comparison.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where everything is.
+
+    Attributes:
+        page: for people.
+        table: one row for each method and keep.
+        runs: one row for each run.
+        document: all of it as JSON.
+    """
+
+    page: Path
+    table: Path
+    runs: Path
+    document: Path
+
+
+def write(comparison: Comparison, done: Sequence[tuple[Request, Run]], folder: str | Path) -> tuple[Findings, Written]:
+    """Write table, runs, JSON and page of the runs that are there, and return what they say.
+
+    Raises:
+        ArtifactError: if there is no run, or a file cannot be written.
+    """
+    folder = Path(folder)
+    if not done:
+        raise ArtifactError(f"there is no run of this comparison in {folder} yet; leave --show out to begin")
+    found = findings(comparison, done)
+    written = Written(folder / PAGE, folder / TABLE, folder / RUNS, folder / DOCUMENT)
+    content = {
+        written.page: render(comparison, found, done),
+        written.table: tables.table_csv(found),
+        written.runs: tables.runs_csv(done),
+        written.document: json.dumps(tables.document(comparison, found, done), indent=1, allow_nan=False) + "\n",
+        folder / "recipe.toml": comparison.text,
+    }
+    try:
+        for path, text in content.items():
+            artifact.write_file(path, text.encode())
+    except OSError as error:
+        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
+    return found, written
+
+
+def render(comparison: Comparison, found: Findings, done: Sequence[tuple[Request, Run]]) -> str:
+    """Return the page: one file that needs neither other files nor a network."""
+    import jinja2
+
+    loaders = [jinja2.PackageLoader(f"secateur.{package}", "templates") for package in ("compare", "report")]
+    pages = jinja2.Environment(loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined)
+    pages.filters |= {"spread": tables.spread, "change": tables.change, "verdict": tables.verdict}
+    timed = any(line.latency for line in found.lines)
+    quantities = ("macs", "params", *(("latency",) if timed else ()))
+    tried = any(line.tried > 1 for line in found.lines)
+    asked = [(CONTROLS[name], _MEANING[name]) for name in comparison.controls or ()]
+    return pages.get_template("comparison.html.j2").render(
+        comparison=comparison,
+        percent=percent,
+        subject=_subject(comparison),
+        found=found,
+        done=done,
+        notes=notes(found),
+        charts=[Markup(figures.trade_off(found, quantity)) for quantity in quantities],
+        timed=timed,
+        tried=tried,
+        cuts=any(line.cut for line in found.lines),
+        controls=asked,
+        environment=_environment(done),
+        recipe=comparison.text,
+        plotly=Markup(script()),
+    )
+
+
+_MEANING = {
+    "random": "Units drawn at random, the same share of every group: chance instead of a criterion.",
+    "uniform": "The smallest L1 norms, the same share of every group: the plain way.",
+    "scratch": "The network of uniform width from new weights, trained for as many epochs as the others in all (and as "
+    "the dense network, if the recipe trains it).",
+    "dense": "The whole network, trained for as many more epochs as the pruned ones: what the epochs alone are worth.",
+}
+
+
+def _subject(comparison: Comparison) -> str:
+    model = comparison.base.model.replace("\\", "/").rpartition("/")[2].removeprefix("secateur:")
+    return f"{model} on {comparison.base.data.partition(':')[0]}"
+
+
+def _environment(done: Sequence[tuple[Request, Run]]) -> dict[str, Any]:
+    """Return what all runs had in common, and the values where they differ."""
+    shown: dict[str, Any] = {}
+    for name in ("secateur", "torch", "python", "platform", "processor", "cores", "threads", "accelerator", "git"):
+        values = dict.fromkeys(str(run.environment.get(name)) for _, run in done if run.environment.get(name))
+        shown |= {name: "; ".join(values)} if values else {}
+    return shown

@@ -1,0 +1,138 @@
+"""What a run has found: one JSON file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+from secateur import artifact
+from secateur.compare.requests import Request
+from secateur.errors import ArtifactError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What came out of one run. Accuracies are shares in [0, 1]; sizes are of one forward pass of one image.
+
+    Attributes:
+        name: of the request.
+        method: name of the method; empty for the dense network.
+        keep: the fraction asked for.
+        seed: of everything random.
+        dense: test accuracy of the network that went in.
+        cut: the same after surgery, before any training.
+        test: the same at the end.
+        val: accuracy on the validation images at the end.
+        test_images: how many test images there are.
+        macs: at the end.
+        params: at the end.
+        dense_macs: of the network that went in.
+        dense_params: the same.
+        latency: milliseconds of a forward pass at the end; None if it was not timed.
+        dense_latency: the same of the network that went in.
+        epochs: of all trainings after the dense network was there.
+        verification: largest relative difference between pruned and silenced network.
+        seconds: the run took.
+        recipe: as TOML.
+        plans: what was removed, round by round, as JSON.
+        histories: of all trainings, epoch by epoch.
+        environment: machine and versions.
+    """
+
+    name: str
+    method: str
+    keep: float
+    seed: int
+    dense: float
+    cut: float | None
+    test: float
+    val: float
+    test_images: int
+    macs: int
+    params: int
+    dense_macs: int
+    dense_params: int
+    latency: float | None = None
+    dense_latency: float | None = None
+    epochs: int = 0
+    verification: float = 0.0
+    seconds: float = 0.0
+    recipe: str = ""
+    plans: tuple[str, ...] = ()
+    histories: tuple[Mapping[str, Any], ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {**asdict(self), "plans": list(self.plans), "histories": list(self.histories)}
+
+
+def path_of(folder: Path, request: Request) -> Path:
+    """Return where a run is kept."""
+    return folder / "runs" / f"{request.name}.json"
+
+
+def save(folder: Path, request: Request, run: Run) -> None:
+    """Write a run.
+
+    Raises:
+        ArtifactError: if it cannot be written.
+    """
+    path = path_of(folder, request)
+    text = json.dumps({"format": FORMAT, **run.to_dict()}, indent=1, allow_nan=False)
+    try:
+        artifact.write_file(path, f"{text}\n".encode())
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; choose another --out") from None
+
+
+def load(folder: Path, request: Request) -> Run | None:
+    """Return a run that was saved; None if there is none.
+
+    Raises:
+        ArtifactError: if the file is damaged or of a newer version.
+    """
+    path = path_of(folder, request)
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"it is no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise _damaged(path, "it holds no table")
+    values = cast("dict[str, Any]", content)
+    version = values.pop("format", None)
+    if isinstance(version, int) and version > FORMAT:
+        raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
+    for entry in fields(Run):
+        if entry.name not in values:
+            raise _damaged(path, f"it lacks '{entry.name}'")
+        kind = _KINDS.get(str(entry.type))
+        if kind is not None and (not isinstance(values[entry.name], kind) or isinstance(values[entry.name], bool)):
+            raise _damaged(path, f"'{entry.name}' is {values[entry.name]!r}")
+    known = {entry.name: values[entry.name] for entry in fields(Run)}
+    known |= {"plans": tuple(known["plans"]), "histories": tuple(known["histories"])}
+    if known["name"] != request.name:
+        raise _damaged(path, f"it is of the run {known['name']}")
+    return Run(**known)
+
+
+_KINDS: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": int | float,
+    "float | None": int | float | None,
+    "tuple[str, ...]": list,
+    "tuple[Mapping[str, Any], ...]": list,
+    "Mapping[str, Any]": dict,
+}
+
+
+def _damaged(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(f"{path} is damaged: {reason}; delete it and give the same command again")

@@ -1,0 +1,116 @@
+"""The numbers of a comparison as rows: for the terminal, the page, CSV files and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from secateur.compare.comparison import Comparison
+from secateur.compare.findings import Findings, Line, Spread, Verdict, notes
+from secateur.compare.requests import Request
+from secateur.compare.runs import Run
+from secateur.report.summary import MINUS, NONE
+
+TABLE = (
+    "label", "method", "control", "keep", "settings", "seeds", "epochs", "test_mean", "test_std", "val_mean", "val_std",
+    "cut_mean", "cut_std", "dense_mean", "macs_left", "params_left", "latency_ms", "speedup",
+    "p_random", "against_random", "p_best", "against_best",
+)  # fmt: skip
+RUNS = (
+    "label", "method", "control", "keep", "seed", "epochs", "dense", "cut", "test", "val", "macs", "params",
+    "dense_macs", "dense_params", "latency", "dense_latency", "verification", "seconds", "name",
+)  # fmt: skip
+
+
+def table_csv(found: Findings) -> str:
+    """Return the table as CSV, one row for each method and keep; shares, not percent."""
+    return _csv(TABLE, [_flat(line) for line in found.lines])
+
+
+def runs_csv(done: Sequence[tuple[Request, Run]]) -> str:
+    """Return every run as a row of CSV; shares, not percent, and milliseconds."""
+    rows = [{**run.to_dict(), "label": request.label, "control": request.control} for request, run in done]
+    return _csv(RUNS, [{name: row[name] for name in RUNS} for row in rows])
+
+
+def document(comparison: Comparison, found: Findings, done: Sequence[tuple[Request, Run]]) -> dict[str, Any]:
+    """Return everything as JSON values: the table, the notes, what was left out, and every run."""
+    return {
+        "format": 1,
+        "recipe": comparison.text,
+        "keeps": list(comparison.keeps),
+        "seeds": list(comparison.seeds),
+        "done": found.done,
+        "total": found.total,
+        "notes": notes(found),
+        "lines": [_nested(line) for line in found.lines],
+        "left_out": [_nested(line) for line in found.left_out],
+        "runs": [{**run.to_dict(), "label": request.label, "control": request.control} for request, run in done],
+    }
+
+
+def spread(value: Spread | None, scale: float = 100.0, digits: int = 2) -> str:
+    """Return mean and standard deviation, such as ``91.20 ± 0.15``, accuracies in percent."""
+    if value is None:
+        return NONE
+    text = f"{scale * value.mean:.{digits}f}"
+    return text if value.std is None else f"{text} \N{PLUS-MINUS SIGN} {scale * value.std:.{digits}f}"
+
+
+def change(line: Line) -> str:
+    """Return the difference from the dense network in points, with its sign."""
+    points = 100 * (line.test.mean - line.dense.mean)
+    return f"{MINUS if points < -0.005 else '+'}{abs(points):.2f}"
+
+
+def verdict(value: Verdict | None) -> str:
+    """Return a verdict in words; a dash where there is none."""
+    return NONE if value is None else value.text
+
+
+def _flat(line: Line) -> dict[str, Any]:
+    random, best = line.against_random, line.against_best
+    return {
+        "label": line.label,
+        "method": line.method,
+        "control": line.control,
+        "keep": line.keep,
+        "settings": line.settings,
+        "seeds": len(line.seeds),
+        "epochs": line.epochs,
+        **_both("test", line.test),
+        **_both("val", line.val),
+        **_both("cut", line.cut),
+        "dense_mean": line.dense.mean,
+        "macs_left": line.macs,
+        "params_left": line.params,
+        "latency_ms": line.latency.mean if line.latency else None,
+        "speedup": line.speedup,
+        "p_random": random.p if random else None,
+        "against_random": random.text if random else None,
+        "p_best": best.p if best else None,
+        "against_best": best.text if best else None,
+    }
+
+
+def _both(name: str, value: Spread | None) -> dict[str, float | None]:
+    return {f"{name}_mean": value.mean if value else None, f"{name}_std": value.std if value else None}
+
+
+def _nested(line: Line) -> dict[str, Any]:
+    values = asdict(line)
+    for name in ("test", "val", "cut", "dense", "latency"):
+        part: Spread | None = getattr(line, name)
+        values[name] = part and {"values": list(part.values), "mean": part.mean, "std": part.std}
+    return {**values, "seeds": list(line.seeds)}
+
+
+def _csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,26 @@
+"""What became of the limits that a run was given, as sentences for the terminal and the page."""
+
+from __future__ import annotations
+
+from secateur.report.summary import Document, milliseconds
+
+
+def kept(document: Document) -> list[str]:
+    """Return one sentence for each limit that had to be measured."""
+    found = document.get("budget") or {}
+    lines: list[str] = []
+    if latency := found.get("latency"):
+        threads = latency["threads"]
+        widths = f"; widths are multiples of {latency['multiple']}" if latency["multiple"] > 1 else ""
+        lines.append(
+            f"Latency in {latency['runtime']} ({threads} thread{'s' if threads != 1 else ''}): "
+            f"{latency['measured']:.3g} of the dense network's, {latency['asked']:.3g} was asked for "
+            f"({milliseconds(latency['dense_milliseconds'])} before, {milliseconds(latency['milliseconds'])} after"
+            f"{widths})."
+        )
+    if drop := found.get("drop"):
+        lines.append(
+            f"Accuracy on the validation images when the target was chosen: {100 * drop['found']:.2f} points lost, "
+            f"at most {100 * drop['asked']:.2f} were allowed."
+        )
+    return lines

@@ -1,0 +1,61 @@
+"""The times that ``secateur bench`` took, as text, for the terminal and the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import ArtifactError
+from secateur.report.summary import TIMES, Document, milliseconds
+
+NAME = "bench.json"
+
+
+def rows(document: Document) -> list[tuple[str, str, str, str]]:
+    """Return runtime, dense time, pruned time (both in milliseconds) and speed-up of each runtime."""
+    return [
+        (
+            entry["runtime"],
+            _time(entry["dense"]),
+            _time(entry["pruned"]),
+            f"{entry['speedup']:.2f}{TIMES}",
+        )
+        for entry in document["runtimes"]
+    ]
+
+
+def conditions(document: Document) -> str:
+    """Return how the times were taken, and what the MACs would have promised."""
+    threads = document["threads"]
+    place = document["device"]
+    if place == "cpu":
+        place = f"CPU, {threads} thread{'s' if threads != 1 else ''}"
+    worst = max(max(entry["dense"]["difference"], entry["pruned"]["difference"]) for entry in document["runtimes"])
+    macs = document["macs"]
+    fewer = f"; the MACs fell {macs['dense'] / macs['pruned']:.2f}{TIMES}" if macs["pruned"] else ""
+    return (
+        f"Batch of {document['batch_size']}, {place}; median and interquartile range of a pass, the two networks in "
+        f"turns{fewer}. All outputs equal those of PyTorch eager to {worst:.0e}."
+    )
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return the times in a result folder, None if none were taken.
+
+    Raises:
+        ArtifactError: if the file is damaged.
+    """
+    path = folder / NAME
+    try:
+        document: Any = json.loads(path.read_text("utf-8"))
+        return document if rows(document) and conditions(document) else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{path} is damaged; remove it, and run secateur bench {folder} again") from None
+
+
+def _time(entry: dict[str, Any]) -> str:
+    middle, spread = milliseconds(entry["milliseconds"]), milliseconds(entry["spread"], 2)
+    return f"{middle} \N{PLUS-MINUS SIGN} {spread}".replace(" ms", "")

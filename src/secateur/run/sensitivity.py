@@ -1,0 +1,50 @@
+"""Sensitivity as a run measures it: on its validation images, noted in its work folder, kept for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph
+from secateur.core.select import Limits
+from secateur.core.sensitivity import Curve
+from secateur.data import Data
+from secateur.events import Tell
+from secateur.search.judge import sample
+from secateur.search.sensitivity import IMAGES, curves
+
+BATCH = 256
+
+
+def measuring(
+    model: nn.Module,
+    graph: Graph,
+    data: Data | None,
+    limits: Limits,
+    work: Path | None,
+    tell: Tell,
+    keep: list[tuple[Curve, ...]],
+) -> Callable[[Mapping[str, Tensor]], Sequence[Curve]] | None:
+    """Return what measures a curve for each group with scores; None without data.
+
+    Args:
+        model: the network of this round.
+        graph: its graph.
+        data: whose validation images are looked at, the first ``IMAGES`` of them.
+        limits: floors and multiples.
+        work: folder in which groups are noted as they are done; None for none.
+        tell: hears the progress.
+        keep: gets the curves.
+    """
+    if data is None:
+        return None
+
+    def measure(scores: Mapping[str, Tensor]) -> Sequence[Curve]:
+        held = sample(data.batches("val", BATCH), model, IMAGES)
+        found = curves(model, graph, scores, held, limits=limits, work=work, tell=tell)
+        keep.append(found)
+        return found
+
+    return measure

@@ -1,0 +1,108 @@
+"""``compare`` and ``sensitivity``, end to end on a network of two layers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from commands import Call
+from secateur.core.sensitivity import Curve
+
+RECIPE = """
+model = "nets.py:small"
+data = "mnist5k"
+controls = ["random"]
+[target]
+keeps = [0.6]
+[[method]]
+name = "magnitude"
+"""
+
+
+def test_a_comparison_is_listed_carried_out_and_shown(secateur: Call, tmp_path: Path) -> None:
+    Path("few.toml").write_text(RECIPE)
+    listed = secateur("compare", "few.toml", "--list")
+    assert listed.status == 0
+    assert re.search(r"random units, keep 0\.6, seed 0 +0 +no", listed.out)
+    assert "2 runs are left, 0 epochs in all." in listed.out
+    early = secateur("compare", "few.toml", "--show")
+    assert early.status == 1
+    assert early.err.count("\n") == 1
+    assert "there is no run of this comparison in out/few yet" in early.err
+
+    ended = secateur("compare", "few.toml")
+    assert ended.status == 0
+    assert "run 2 of 2: random units, keep 0.6, seed 0" in ended.err
+    assert re.search(r"magnitude +0\.6 +58\.7 +\d+\.\d\d", ended.out)
+    assert "one seed" in ended.out
+    assert {path.name for path in Path("out/few").iterdir()} == {
+        "comparison.html", "comparison.json", "recipe.toml", "runs", "runs.csv", "table.csv", "work",
+    }  # fmt: skip
+    assert Path("out/few/recipe.toml").read_text() == RECIPE
+    rows = list(csv.DictReader(Path("out/few/table.csv").read_text().splitlines()))
+    assert [row["against_random"] for row in rows if row["method"] == "magnitude"] == ["one seed: nothing can be said"]
+    again = secateur("compare", "few.toml", "--show", "--json")
+    assert again.status == 0
+    assert json.loads(again.out)["done"] == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"magnitude"', '"magnitud"', r"error: few\.toml: unknown method 'magnitud' \(did you mean 'magnitude'\?\)"),
+        ("0.6", "0.0", r"error: few\.toml: 'keeps' must be fractions in \(0, 1\], not 0\.0"),
+    ],
+)
+def test_a_bad_comparison_is_one_sentence(secateur: Call, old: str, new: str, message: str) -> None:
+    Path("few.toml").write_text(RECIPE.replace(old, new))
+    ended = secateur("compare", "few.toml")
+    assert ended.status == 1
+    assert ended.out == ""
+    assert re.match(message, ended.err)
+    assert ended.err.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_sensitivity_is_printed_drawn_and_kept(secateur: Call) -> None:
+    words = ("sensitivity", "--model", "nets.py:small", "--data", "mnist5k", "--images", "100", "--levels", "4")
+    ended = secateur(*words, "--out", "curves")
+    assert ended.status == 0
+    assert re.search(r"^0 +8 +\d+\.\d\d +\d+\.\d\d +\d+\.\d\d", ended.out, re.MULTILINE)
+    document = json.loads(Path("curves/sensitivity.json").read_text())
+    found = [Curve.from_dict(curve) for curve in document["curves"]]
+    assert [(curve.group, curve.kept) for curve in found] == [("0", (8, 6, 5, 3, 1)), ("2", (8, 6, 5, 3, 1))]
+    page = Path("curves/sensitivity.html").read_text("utf-8")
+    assert 'id="chart-sensitivity-1"' in page
+    [journal] = Path("curves/work").iterdir()
+    before = journal.read_bytes()
+    as_json = secateur(*words, "--out", "curves", "--json")
+    assert json.loads(as_json.out)["curves"] == document["curves"]
+    assert journal.read_bytes() == before  # nothing was measured again
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "random_masks"), "error: random_masks gives units no scores"),
+        (("--images", "0"), "error: --images must be at least 1, not 0"),
+    ],
+)
+def test_sensitivity_refuses_in_one_sentence(secateur: Call, words: tuple[str, ...], message: str) -> None:
+    ended = secateur("sensitivity", "--model", "nets.py:small", "--data", "mnist5k", *words)
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1].startswith(message)
+
+
+def test_prune_allocates_by_sensitivity_and_reports_the_curves(secateur: Call) -> None:
+    words = ("prune", "--model", "nets.py:small", "--data", "mnist5k", "--keep", "0.5", "--allocate", "sensitivity")
+    ended = secateur(*words, "--no-latency", "--export", "", "--out", "small")
+    assert ended.status == 0
+    document = json.loads(Path("small/measurement.json").read_text())
+    [curves] = document["sensitivity"]
+    assert [curve["group"] for curve in curves] == ["0", "2"]
+    assert document["method"]["settings"]["allocate"] == "sensitivity"
+    assert 'id="chart-sensitivity-1"' in Path("small/report.html").read_text("utf-8")

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from secateur.compare import Comparison, carry_out, conduct, gather, requests, write
+from secateur.compare.runs import path_of
+from secateur.data import Data
+from secateur.errors import ArtifactError, SecateurError, TargetError
+from secateur.events import Event
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def numbers(comparison: Comparison, folder: Path) -> dict[str, tuple[float, ...]]:
+    found = gather(comparison, folder)
+    return {request.title: (run.test, run.val, run.macs, run.params, run.epochs) for request, run in found}
+
+
+def test_a_killed_comparison_goes_on_and_ends_alike(colours: Data, small: str, tmp_path: Path) -> None:
+    comparison = Comparison.from_toml(small)
+    heard: list[Event] = []
+    carry_out(comparison, tmp_path / "whole", tell=heard.append)
+    wanted = requests(comparison)
+    assert len(wanted) == 10
+    begun = [event.text for event in heard if event.stage == "run"]
+    assert begun == [f"run {n} of 10: {request.title}" for n, request in enumerate(wanted, 1)]
+
+    def kill(event: Event) -> None:
+        if event.stage == "run":
+            kill.run = event.text  # type: ignore[attr-defined]
+        if event.text.startswith("epoch 2 of 2") and "random units, keep 0.5, seed 0" in kill.run:  # type: ignore[attr-defined]
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        carry_out(comparison, tmp_path / "killed", tell=kill)
+    there = numbers(comparison, tmp_path / "killed")
+    assert 0 < len(there) < 10
+    heard.clear()
+    done = carry_out(comparison, tmp_path / "killed", tell=heard.append)
+    assert len(done) == 10
+    epochs = [event.text for event in heard if event.text.startswith("epoch")]
+    assert epochs[0].startswith("epoch 2 of 2")  # the interrupted run went on from its checkpoint
+    assert numbers(comparison, tmp_path / "killed") == numbers(comparison, tmp_path / "whole")
+    left = {path.name for path in (tmp_path / "killed" / "work").iterdir()}
+    assert all(name.startswith("dense-") for name in left)
+    assert len(left) == 2
+    heard.clear()
+    carry_out(comparison, tmp_path / "killed", tell=heard.append)
+    assert heard == []
+
+    runs = {request.label: run for request, run in done if request.seed == 1}
+    thin, dense = runs["uniform width"], runs["dense network, trained on"]
+    scratch = runs["thin network from scratch"]
+    assert (scratch.macs, scratch.params) == (thin.macs, thin.params)
+    assert dense.macs == dense.dense_macs == thin.dense_macs > 2 * thin.macs * 0.999
+    assert (thin.epochs, dense.epochs, scratch.epochs) == (2, 2, 3)
+    assert thin.cut is not None
+    assert scratch.cut is None
+    assert scratch.plans == ()
+    assert len(thin.plans) == 1
+
+    findings, written = write(comparison, done, tmp_path / "killed")
+    assert findings.complete
+    document = json.loads(written.document.read_text())
+    assert len(document["runs"]) == 10
+    assert len(document["lines"]) == 5
+    page = written.page.read_text("utf-8")
+    assert "uniform width" in page
+    assert "https://" not in page.replace("https://plotly", "").partition("</script>")[2]  # nothing is fetched
+    _damage(comparison, tmp_path / "killed")
+
+
+def _damage(comparison: Comparison, folder: Path) -> None:
+    request = requests(comparison)[0]
+    path = path_of(folder, request)
+    good = json.loads(path.read_text())
+    for content, message in (
+        ("{", "is damaged: it is no JSON"),
+        ("[]", "is damaged: it holds no table"),
+        (json.dumps({**good, "test": "high"}), "is damaged: 'test' is 'high'"),
+        (json.dumps({name: value for name, value in good.items() if name != "val"}), "is damaged: it lacks 'val'"),
+        (json.dumps({**good, "name": "another"}), "is damaged: it is of the run another"),
+        (json.dumps({**good, "format": 99}), "newer version; run: pip install --upgrade secateur"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ArtifactError, match=message):
+            gather(comparison, folder)
+
+
+def test_what_cannot_work_is_refused_before_the_first_run(colours: Data, small: str, tmp_path: Path) -> None:
+    comparison = replace(Comparison.from_toml(small), keeps=(0.5, 1e-6))
+    with pytest.raises(
+        TargetError, match=r"^magnitude \(scope=global\), keep 1e-06: cannot keep only 1e-06 of the macs"
+    ):
+        carry_out(comparison, tmp_path)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, small: str, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    comparison = Comparison.from_toml(small.replace("[0, 1]", "[0]").replace("epochs = 2", "epochs = 1"))
+    wanted = requests(comparison)
+    (tmp_path / "work").mkdir()
+    place = tmp_path / "work" / f"{wanted[-1].name}.lock"
+    code = (
+        "import pathlib, sys\nfrom secateur.compare.conduct import claimed\n"
+        "with claimed(pathlib.Path(sys.argv[1])) as other:\n    print(other, flush=True)\n    sys.stdin.readline()\n"
+    )
+    words = [sys.executable, "-c", code, str(place)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "None\n"
+        message = rf"1 of 5 runs in .* are still going .* seed 0 in process {other.pid}; wait .* or .* --show"
+        with pytest.raises(ArtifactError, match=message):
+            carry_out(comparison, tmp_path)
+        assert [request.name for request, _ in gather(comparison, tmp_path)] == [r.name for r in wanted[:-1]]
+        other.stdin.write("\n")
+    with conduct.claimed(place) as holder:
+        assert holder is None
+    assert len(carry_out(comparison, tmp_path)) == 5
+
+
+def test_without_runs_there_is_no_page(small: str, tmp_path: Path) -> None:
+    with pytest.raises(SecateurError, match="there is no run of this comparison"):
+        write(Comparison.from_toml(small), [], tmp_path)
+
+
+def test_new_weights_have_the_scale_of_thin_layers() -> None:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    dense, thin = nn.Linear(64, 5), nn.Linear(16, 5)
+    with torch.no_grad():
+        thin.weight.copy_(dense.weight[:, :16])
+    before = thin.weight.clone()
+    conduct._rescale(thin, dense)
+    torch.testing.assert_close(thin.weight, 2 * before)

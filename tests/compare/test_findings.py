@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import replace
+
+import pytest
+from scipy import stats
+
+from secateur.compare import Comparison, Request, Run, findings, requests
+from secateur.compare.findings import NO_SPREAD, ONE_SEED, Findings, holm, notes, welch
+from secateur.compare.tables import runs_csv, spread, table_csv
+
+TEXT = """
+model = "secateur:lenet5"
+data = "mnist5k"
+seeds = [0, 1, 2]
+[target]
+keeps = [0.5]
+[[method]]
+name = "magnitude"
+scope = "global"
+label = "best of two"
+[[method]]
+name = "filter_std"
+label = "best of two"
+[[method]]
+name = "bn_scale"
+[train]
+epochs = 1
+"""
+TESTS = {
+    "dense network, trained on": (0.93, 0.93, 0.93),
+    "best of two": (0.90, 0.91, 0.92),
+    "bn_scale": (0.80, 0.81, 0.82),
+    "uniform width": (0.895, 0.905, 0.93),
+    "random units": (0.80, 0.80, 0.83),
+    "thin network from scratch": (0.70, 0.70, 0.70),
+}
+
+
+def run(request: Request, test: float, val: float = 0.5, **changes: object) -> Run:
+    made = Run(
+        name=request.name,
+        method=request.recipe.method,
+        keep=request.keep,
+        seed=request.seed,
+        dense=0.925,
+        cut=0.1,
+        test=test,
+        val=val,
+        test_images=1000,
+        macs=50,
+        params=30,
+        dense_macs=100,
+        dense_params=40,
+        epochs=1,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def made(text: str = TEXT) -> tuple[Comparison, list[tuple[Request, Run]]]:
+    comparison = Comparison.from_toml(text)
+    done: list[tuple[Request, Run]] = []
+    for request in requests(comparison):
+        test, val = TESTS[request.label][request.seed], 0.5
+        if request.recipe.method == "filter_std":  # better on test, worse on validation: it must not be chosen
+            test, val = test + 0.01, 0.4
+        done.append((request, run(request, test, val)))
+    return comparison, done
+
+
+@pytest.fixture
+def found() -> Findings:
+    return findings(*made())
+
+
+def test_means_and_deviations_are_over_seeds(found: Findings) -> None:
+    line = next(line for line in found.at(0.5) if line.label == "random units")
+    assert line.test.mean == pytest.approx(0.81)
+    assert line.test.std == pytest.approx(0.01 * math.sqrt(3))
+    assert (line.macs, line.params, line.epochs, line.seeds) == (0.5, 0.75, 1, (0, 1, 2))
+    assert spread(line.test) == "81.00 ± 1.73"
+    assert [line.label for line in found.at(None)] == ["dense network, trained on"]
+
+
+def test_settings_are_chosen_on_the_validation_images_alone(found: Findings) -> None:
+    line = next(line for line in found.at(0.5) if line.label == "best of two")
+    assert (line.method, line.tried, line.settings) == ("magnitude", 2, "scope = global")
+    assert [(left.method, left.test.mean) for left in found.left_out] == [("filter_std", pytest.approx(0.92))]
+
+
+def test_lines_are_compared_by_welch_with_holms_correction(found: Findings) -> None:
+    lines = {line.label: line for line in found.at(0.5)}
+    random = TESTS["random units"]
+    others = [label for label in TESTS if label in lines and label != "random units"]
+    raw = {label: float(stats.ttest_ind(TESTS[label], random, equal_var=False).pvalue) for label in others}
+    smallest = min(raw, key=lambda label: raw[label])
+    verdict = lines[smallest].against_random
+    assert verdict is not None
+    assert verdict.p == pytest.approx(min(1.0, raw[smallest] * len(others)))
+    assert lines["random units"].against_random is None
+    assert lines["bn_scale"].against_random is not None
+    assert lines["bn_scale"].against_random.text.startswith("within noise (p = ")
+    assert lines["thin network from scratch"].against_best is not None
+    assert lines["thin network from scratch"].against_best.text.startswith("worse by 21.00 points (p = ")
+    assert lines["best of two"].against_best is None  # controls are no candidates for the best
+
+
+def test_the_best_mean_comes_first_and_ties_are_named(found: Findings) -> None:
+    means = [line.test.mean for line in found.at(0.5)]
+    assert means == sorted(means, reverse=True)
+    [sentence] = [note for note in notes(found) if note.startswith("Keep 0.5: best of two")]
+    assert "within noise of it: uniform width" in sentence
+    assert "scratch" not in sentence
+
+
+def test_of_one_seed_nothing_can_be_said() -> None:
+    comparison, done = made(TEXT.replace("[0, 1, 2]", "[0]"))
+    found = findings(comparison, done)
+    verdicts = [line.against_random for line in found.at(0.5) if line.label != "random units"]
+    assert {verdict.text for verdict in verdicts if verdict} == {ONE_SEED}
+    assert len(verdicts) == 4
+    assert any("nothing can be said" in note for note in notes(found))
+    assert spread(found.at(0.5)[0].test) == "92.50" or "±" not in spread(found.at(0.5)[0].test)
+
+
+def test_without_spread_nothing_can_be_said() -> None:
+    assert welch((0.5, 0.5), (0.6, 0.6)) is None
+    comparison, done = made()
+    flat = [(request, replace(run, test=0.9 if request.control else 0.8)) for request, run in done]
+    texts = {line.against_random.text for line in findings(comparison, flat).at(0.5) if line.against_random}
+    assert texts == {NO_SPREAD}
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_what_is_not_equal_is_said() -> None:
+    comparison, done = made()
+    longer = [
+        (request, replace(run, epochs=2, macs=60) if request.label == "bn_scale" else run) for request, run in done[:-1]
+    ]
+    text = " ".join(notes(findings(comparison, longer)))
+    assert f"Only {len(done) - 1} of {len(done)} runs are there" in text
+    assert "Not all were trained for 1 epochs, which counts for them or against them: bn_scale 2." in text
+    assert "really have 50.0 to 60.0 % of the MACs" in text
+
+
+def test_csv_has_a_row_for_each_line_and_each_run(found: Findings) -> None:
+    _, done = made()
+    table = list(csv.DictReader(io.StringIO(table_csv(found))))
+    assert len(table) == len(found.lines) == 6
+    row = next(row for row in table if row["label"] == "random units")
+    assert float(row["test_mean"]) == pytest.approx(0.81)
+    assert (row["control"], row["keep"], row["seeds"], row["p_random"]) == ("True", "0.5", "3", "")
+    runs = list(csv.DictReader(io.StringIO(runs_csv(done))))
+    assert len(runs) == len(done) == 21
+    assert float(runs[0]["test"]) == 0.93
