@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import platform
 import resource
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from secateur.core.problem import Problem
 from secateur.core.size import size
 from secateur.core.surgery import masked
 from secateur.core.trace import trace
-from secateur.data import from_arrays, load_data
+from secateur.data import Data, from_arrays, load_data
 from secateur.measure import accuracy
 from secateur.methods.random_masks import RandomMasks
 from secateur.models import build, load_weights
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--images", type=int, default=5000, help="validation images to use, at most")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="list of measurements to add to")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -70,12 +71,15 @@ def main() -> None:
     )  # fmt: skip
     plans = method.draw(Problem(model, graph))
     row = compare(model, graph, plans, batches)
-    row |= {name: str(value) for name, value in vars(arguments).items() if name != "json"}
+    about = {name: value for name, value in vars(arguments).items() if name not in ("json", "data", "weights", "leave")}
+    row = about | {"data": data.name, "trained": bool(arguments.weights), "machine": machine()} | row
     if arguments.json:
-        arguments.json.write_text(json.dumps(row, indent=1))
+        rows = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
+        rows = [old for old in rows if any(old[name] != row[name] for name in (*about, "trained"))]
+        arguments.json.write_text(json.dumps([*rows, row], indent=1))
 
 
-def noise(images: int) -> object:
+def noise(images: int) -> Data:
     """Return a data set of random pictures, for machines without any."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randint(256, (images, 3, 32, 32), generator=rng, dtype=torch.uint8)
@@ -117,6 +121,14 @@ def naive(model: nn.Module, graph: Graph, plan: Plan, batches: Batches, images: 
     network = copy.deepcopy(model)
     with masked(network, graph, plan):
         return images - round(accuracy(network, batches).top1 * images)
+
+
+def machine() -> dict[str, object]:
+    """Return on what it was measured."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"processor": names[0] if names else platform.machine(), "torch": torch.__version__}
 
 
 def peak() -> float:

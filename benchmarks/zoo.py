@@ -7,8 +7,8 @@
 The networks stand in ``zoo.toml``; weights are random, batch-norm statistics are drawn around those of the activations.
 Each network runs in a process of its own with one thread and a time limit; seconds are those of the processor.
 Secateur: trace, plan (L1 norm, the same share of every group), apply, and the largest relative difference between the
-thin and the silenced network. Torch-Pruning: half of every width, its own way; exactness is decided by zeroing in the
-dense network the weights that it removed.
+thin and the silenced network. Torch-Pruning: half of every width, its own way, with the layers that make the outputs
+left alone; exactness is decided by zeroing in the dense network the weights that it removed.
 """
 
 from __future__ import annotations
@@ -229,12 +229,12 @@ def torch_pruning(kind: str, name: str) -> Row:
             parameter.add_(torch.rand_like(parameter) * 1e-9)
     forward = peak_of(lambda: run(model, inputs))
     times: dict[str, float] = {}
-    last = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    ends = outputs_of(kind, model, inputs)
 
     def prune() -> nn.Module:
         start = time.process_time()
         thin = copy.deepcopy(model)
-        keep_whole = [new for old, new in zip(model.modules(), thin.modules(), strict=True) if old is last]
+        keep_whole = [new for old, new in zip(model.modules(), thin.modules(), strict=True) if old in ends]
         pruner = tp.pruner.MagnitudePruner(
             thin, inputs if len(inputs) > 1 or not isinstance(inputs[0], Tensor) else inputs[0],
             importance=tp.importance.MagnitudeImportance(p=1), pruning_ratio=0.5, ignored_layers=keep_whole,
@@ -259,6 +259,16 @@ def torch_pruning(kind: str, name: str) -> Row:
     ) if all(same) else float("inf")  # fmt: skip
     outcome = "exact" if difference <= EXACT else "differs"
     return {**found, "outcome": outcome, "difference": difference, "params_kept": after / before}
+
+
+def outputs_of(kind: str, model: nn.Module, inputs: tuple[Any, ...]) -> set[nn.Module]:
+    """Return the layers that Torch-Pruning is told to leave alone, because their channels are answers.
+
+    Networks with several answers get the benefit of all layers that Secateur knows to be pinned.
+    """
+    if kind in ("detection", "segmentation", "flow"):
+        return {model.get_submodule(row.layer) for row in trace(model, inputs).explain().rows if not row.prunable}
+    return {[m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]}
 
 
 def floats(outputs: Any) -> list[Tensor]:

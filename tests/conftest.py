@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -13,6 +15,11 @@ settings.register_profile(
 )
 settings.load_profile("ci")
 torch.set_num_threads(1)  # networks as small as these only wait for each other
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _times_of_layers_are_kept_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["SECATEUR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

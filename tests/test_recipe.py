@@ -21,6 +21,7 @@ FULL = Recipe(
     of="params",
     rounds=3,
     leave=("fc", "layer1.*"),
+    repair=("recalibrate",),
     min_units=2,
     multiple=8,
     seed=7,
@@ -44,6 +45,7 @@ def test_toml_is_what_a_person_would_write():
         "of": "params",
         "rounds": 3,
         "leave": ["fc", "layer1.*"],
+        "repair": ["recalibrate"],
         "min_units": 2,
         "multiple": 8,
     }

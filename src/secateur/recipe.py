@@ -10,20 +10,23 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, cast, get_args
 
 import tomli_w
 
+from secateur.budget import Budget
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
+from secateur.stages import Option, Stage, options
 from secateur.training.settings import Settings
 
-Option: TypeAlias = bool | int | float | str | list["Option"]
 EXPORTS = ("pt2", "onnx")
+FORMATS = (*EXPORTS, "source")
+REPAIRS = ("reconstruct", "compensate", "recalibrate")
 
-_TARGET = ("keep", "of", "rounds", "leave", "min_units", "multiple")
-_TRAINING = ("train", "pretrain")
-_TUPLES = ("leave", "mean", "std", "export")
+_TARGET = ("keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple")
+_TRAINING = ("train", "pretrain", "shape")
+_TUPLES = ("leave", "repair", "mean", "std", "export", "then")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +35,20 @@ class Recipe:
 
     Attributes:
         model: which network, for instance ``"secateur:resnet20"`` or ``"torchvision:resnet18"``.
-        weights: file with the trained weights; empty for none.
+        weights: file with the trained weights, or ``"pretrained"`` for those that torchvision or timm publish; empty
+            for none.
+        transfer: the weights were trained on other data: the classifier is drawn anew for the classes of this data.
         data: which data set, for instance ``"mnist5k"`` or ``"cifar10:DIR"``; empty for none.
         method: name of the pruning method.
         options: the method's own settings, by name.
         keep: largest fraction to keep, in (0, 1]; None where the method decides by itself.
         of: what ``keep`` is a fraction of.
+        budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers (names or patterns) that keep all their units.
+        repair: what to do after surgery without training, of ``"reconstruct"``, ``"compensate"`` and
+            ``"recalibrate"``, in this order.
+        patience: give up reading the network after this many seconds; None for never.
         min_units: fewest units left in a group.
         multiple: widths are rounded to multiples of this.
         seed: seed of all randomness.
@@ -51,7 +60,9 @@ class Recipe:
         workers: processes that read an image folder; None for one for each processor core, at most 8.
         train: settings of fine-tuning; None for none.
         pretrain: settings of training the dense network first; None for none.
-        export: formats to export, of ``"pt2"`` and ``"onnx"``.
+        shape: settings of a method's own training before it decides; None for those of ``train``.
+        then: further stages of pruning and fine-tuning, each with a method and target of its own.
+        export: formats to export, of ``"pt2"``, ``"onnx"`` and ``"source"``.
         latency: whether to time the networks.
 
     Raises:
@@ -60,13 +71,17 @@ class Recipe:
 
     model: str
     weights: str = ""
+    transfer: bool = False
     data: str = ""
     method: str
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     keep: float | None = None
     of: Measure = "macs"
+    budget: Budget | None = None
     rounds: int = 1
     leave: tuple[str, ...] = ()
+    repair: tuple[str, ...] = ()
+    patience: float | None = None
     min_units: int = 1
     multiple: int = 1
     seed: int = 0
@@ -78,6 +93,8 @@ class Recipe:
     workers: int | None = None
     train: Settings | None = None
     pretrain: Settings | None = None
+    shape: Settings | None = None
+    then: tuple[Stage, ...] = ()
     export: tuple[str, ...] = EXPORTS
     latency: bool = True
 
@@ -86,6 +103,8 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(cast("list[object]", value)))
+        if isinstance(self.budget, Mapping):
+            object.__setattr__(self, "budget", Budget.from_dict(self.budget))
         for name, (accepts, wanted) in _RULES.items():
             value = getattr(self, name)
             if not accepts(value):
@@ -94,19 +113,23 @@ class Recipe:
             raise SettingError(
                 "'mean' and 'std' must be given together, one number per channel each; correct the recipe"
             )
-        for name in ("keep", "val_fraction"):
+        if self.transfer and not (self.weights and self.data):
+            raise SettingError(
+                "'transfer' moves trained 'weights' to other 'data'; give both; correct it in the recipe"
+            )
+        for name in ("keep", "val_fraction", "patience"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
-        options = {name: _option(name, value) for name, value in self.options.items()}
-        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "options", options(self.options))
 
     def to_toml(self) -> str:
-        """Return the recipe as TOML text with the tables [target], [method], [train] and [pretrain]."""
+        """Return the recipe as TOML text with the tables [target], [method], [train], [pretrain] and [[then]]."""
         flat = self._values()
+        stages = {"then": [stage.to_dict() for stage in self.then]} if self.then else {}
         target = {name: flat.pop(name) for name in _TARGET if name in flat}
         method = {"name": flat.pop("method"), **flat.pop("options")}
         training = {name: flat.pop(name) for name in _TRAINING if name in flat}
-        return tomli_w.dumps({**flat, "target": target, "method": method, **training}, indent=2)
+        return tomli_w.dumps({**flat, "target": target, "method": method, **training, **stages}, indent=2)
 
     @staticmethod
     def from_toml(text: str) -> Recipe:
@@ -130,6 +153,10 @@ class Recipe:
             "method": method.pop("name", None),
             "options": method,
         }
+        stages = values.get("then", ())
+        if not isinstance(stages, list | tuple):
+            raise SettingError("'then' in the recipe must be stages; write a line [[then]] with its settings below")
+        values["then"] = tuple(Stage.from_dict(stage) for stage in cast("list[object]", stages))
         missing = [name for name in ("model", "method") if values.get(name) is None]
         if missing:
             wanted = {"model": 'model = "..." at the top', "method": 'name = "..." in [method]'}[missing[0]]
@@ -171,8 +198,12 @@ class Recipe:
         values: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
+            if f.name == "then":
+                continue
             if isinstance(value, Settings):
                 value = {name: entry for name, entry in value.to_dict().items() if entry is not None}
+            if isinstance(value, Budget):
+                value = value.to_dict()
             if value is not None:
                 values[f.name] = list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
         return values
@@ -187,7 +218,9 @@ class Recipe:
                 entries = value.to_dict()
                 changed[f.name] = {name: entries[name] for name in entries if entries[name] != plain.get(name)}
             elif f.default is MISSING or value != f.default:
-                changed[f.name] = value
+                changed[f.name] = [stage.to_dict() for stage in value] if f.name == "then" else value
+                if f.name == "budget":
+                    changed[f.name] = value.to_dict()
         return changed
 
 
@@ -204,19 +237,6 @@ def _refuse_unknown(entries: Mapping[str, Any], known: tuple[str, ...] | list[st
         if name not in known:
             hint = " (it belongs in [target])" if name in _TARGET else nearest(name, known)
             raise SettingError(f"unknown setting '{name}' {where}{hint}; known are {', '.join(known)}")
-
-
-def _option(name: str, value: object) -> Option:
-    """Return a method setting in the form in which TOML gives it back."""
-    if name == "name":
-        raise SettingError("a method setting cannot be called 'name'; rename it")
-    if isinstance(value, list | tuple):
-        return [_option(f"{name}[{i}]", entry) for i, entry in enumerate(cast("list[object]", value))]
-    if isinstance(value, bool | int | float | str) and value == value:
-        return value
-    raise SettingError(
-        f"the method setting '{name}' must be a number, text, true, false or a list of these, not {value!r}"
-    )
 
 
 def _whole(smallest: int) -> tuple[Callable[[Any], bool], str]:
@@ -252,6 +272,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         'the name of a network such as "secateur:resnet20"',
     ),
     "weights": (_text, "the path of a file, or empty"),
+    "transfer": _FLAG,
     "data": (_text, 'the name of a data set such as "mnist5k", or empty'),
     "method": (lambda value: _text(value) and value != "", "the name of a pruning method"),
     "options": (lambda value: isinstance(value, Mapping), "a table of the method's settings"),
@@ -260,8 +281,14 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a fraction above 0 and up to 1",
     ),
     "of": (lambda value: value in get_args(Measure), f"one of {', '.join(get_args(Measure))}"),
+    "budget": (lambda value: value is None or isinstance(value, Budget), "a table of limits"),
     "rounds": _whole(1),
     "leave": (_texts, "a list of layer names"),
+    "repair": (
+        lambda value: _texts(value) and set(value) <= set(REPAIRS) and len(set(value)) == len(value),
+        f"a list of different repairs of {', '.join(REPAIRS)}",
+    ),
+    "patience": (lambda value: value is None or (_number(value) and value > 0), "a number of seconds above 0"),
     "min_units": _whole(1),
     "multiple": _whole(1),
     "seed": _whole(0),
@@ -274,11 +301,16 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "image_size": (lambda value: value is None or _whole(1)[0](value), "a whole number of pixels, at least 1"),
     "workers": (lambda value: value is None or _whole(0)[0](value), "a whole number of at least 0"),
+    "then": (
+        lambda value: isinstance(value, tuple) and all(isinstance(v, Stage) for v in cast("tuple[object, ...]", value)),
+        "a list of stages",
+    ),
     "train": (lambda value: value is None or isinstance(value, Settings), "training settings"),
     "pretrain": (lambda value: value is None or isinstance(value, Settings), "training settings"),
+    "shape": (lambda value: value is None or isinstance(value, Settings), "training settings"),
     "export": (
-        lambda value: _texts(value) and set(value) <= set(EXPORTS) and len(set(value)) == len(value),
-        f"a list of different formats of {', '.join(EXPORTS)}",
+        lambda value: _texts(value) and set(value) <= set(FORMATS) and len(set(value)) == len(value),
+        f"a list of different formats of {', '.join(FORMATS)}",
     ),
     "latency": _FLAG,
 }

@@ -116,6 +116,19 @@ def test_export_is_written_into_the_manifest(secateur: Call, pruned: Path, tmp_p
     artifact.check("small")
 
 
+def test_source_is_exported_with_its_weights(secateur: Call, pruned: Path, tmp_path: Path):
+    shutil.copytree(pruned, tmp_path / "small")
+    found = document(secateur, "export", "small", "--source")
+    assert [(e["path"], e["kind"]) for e in found["exports"]] == [("small/model.py", "source")]
+    files = json.loads((tmp_path / "small" / "manifest.json").read_text())["files"]
+    assert {"model.py", "model.safetensors"} <= files.keys()
+    artifact.check("small")
+    assert "class Network(nn.Module)" in (tmp_path / "small" / "model.py").read_text()
+    nothing = secateur("export", "small")
+    assert nothing.status == 2
+    assert "say what to write: pt2, onnx or source" in nothing.err
+
+
 QUESTIONS = (
     ("explain", "--model", "resnet20", "--data", "mnist5k"),
     ("plan", "--model", "resnet20", "--data", "mnist5k", "--keep", "0.5"),

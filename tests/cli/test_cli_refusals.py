@@ -160,6 +160,11 @@ def test_a_damaged_result_is_refused(
     ("words", "status", "sentence"),
     [
         (["explain"], 2, "give a result folder, or name a network"),
+        (
+            ["explain", "--model", "resnet20", "--patience", "0.001"],
+            1,
+            "more than 0.001 s and stopped in .* more patience",
+        ),
         (["measure", "nowhere"], 1, "no folder .*nowhere"),
         (["measure", "--model", "lenet5", "--image", "28x28"], 2, "'28x28' is not of the form CxHxW"),
         (["measure", "--model", "lenet5", "--image", "1x28x28", "--batch-size", "0"], 1, "batch_size must be above 0"),

@@ -166,6 +166,21 @@ def test_the_full_weight_follows_the_blocks():
         assert blocked.half()(x.half()).dtype == torch.float16
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_an_optimizer_has_learnt_is_what_runs(fused: bool):
+    """Fused optimizers change weights without raising their version counter."""
+    blocked = BlockConv2d.of(nn.Conv2d(6, 6, 3), UNEVEN)
+    optimizer = torch.optim.AdamW(blocked.parameters(), lr=0.1, fused=fused)
+    x = torch.randn(4, 6, 5, 5)
+    for _ in range(2):
+        with torch.no_grad():
+            with executing(blocked.eval(), "dense"):
+                dense = blocked(x)
+            assert torch.allclose(blocked(x), dense, atol=1e-5)
+        blocked(x).square().sum().backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize("execution", ["blocks", "dense"])
 @pytest.mark.parametrize("layout", [EQUAL, UNEVEN])
 def test_mixed_precision_compilers_and_exporters_take_it(layout: Layout, execution: str):

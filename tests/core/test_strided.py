@@ -1,17 +1,29 @@
-"""The smaller matrix product computes what the masked convolution computes, gradients included."""
+"""The smaller matrix product computes what the convolution with zeros computes, and surgery puts it in place."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from secateur.core.patterns import stride_mask
+import secateur
+from nets import images, make
+from secateur.core.blocks import execute, execution_of
+from secateur.core.graph import tensor_of
+from secateur.core.patterns import stride_mask, strided_mask
+from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.strided import StridedConv2d
+from secateur.core.surgery import apply, run, verify
+from secateur.core.trace import trace
 from secateur.errors import PlanError
+from secateur.export import export_pt2
+from secateur.measure import count, fastest
+from secateur.methods.random_masks import RandomMasks
+from secateur.run import prune
 
 
 @given(
@@ -25,57 +37,120 @@ from secateur.errors import PlanError
     polarity=st.sampled_from(["keep", "drop"]),
     data=st.data(),
 )
-def test_it_equals_the_masked_convolution(
-    inputs, outputs, kernel, step, padding, dilation, bias, polarity, data
-) -> None:
+def test_both_ways_compute_the_same(inputs, outputs, kernel, step, padding, dilation, bias, polarity, data) -> None:
     size = kernel[0] * kernel[1]
     stride = data.draw(st.integers(2, size))
     offsets = [data.draw(st.integers(0, stride - 1)) for _ in range(inputs)]
     mask = torch.stack([stride_mask(kernel, stride, offset, polarity) for offset in offsets])
-    mask = mask.expand(outputs, inputs, *kernel)
-    convolution = nn.Conv2d(inputs, outputs, kernel, step, padding, dilation, bias=bias)
-    thin = StridedConv2d(convolution, mask)
-    x = torch.randn(2, inputs, 9, 10, requires_grad=True)
-    weight = (convolution.weight.detach() * mask).requires_grad_()
-    expected = F.conv2d(x, weight * mask, convolution.bias, step, padding, dilation)
-    found = thin(x)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert thin.weight.shape == (outputs, int(mask[0].sum()))
-    torch.testing.assert_close(thin.dense_weight(), weight)
-
-    pull = torch.randn_like(expected)
-    (dx, dw) = torch.autograd.grad(expected, (x, weight), pull)
-    (x_found, w_found) = torch.autograd.grad(found, (x, thin.weight), pull)
-    torch.testing.assert_close(x_found, dx, rtol=1e-5, atol=1e-5)
+    layer = nn.Conv2d(inputs, outputs, kernel, step, padding, dilation, bias=bias).eval()
+    x = torch.randn(2, inputs, 9, 10)
     with torch.no_grad():
-        thin.weight.copy_(w_found)
-    torch.testing.assert_close(thin.dense_weight(), dw * mask, rtol=1e-5, atol=1e-4)
+        layer.weight.mul_(mask)
+        expected = layer(x)
+        StridedConv2d.take(layer)
+        assert torch.equal(layer(x), expected)
+        layer.execution = "strided"
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+        assert layer._packed.weight.shape[1] == int(mask.sum())  # type: ignore[union-attr]
+        layer.weight.mul_(2)  # what was looked up is looked up again
+        bias_part = 0 if layer.bias is None else layer.bias[:, None, None]
+        torch.testing.assert_close(layer(x) - bias_part, 2 * (expected - bias_part), rtol=1e-5, atol=1e-5)
 
 
-def test_a_mask_that_drops_everything_leaves_the_bias() -> None:
-    convolution = nn.Conv2d(2, 3, 3)
-    found = StridedConv2d(convolution, torch.zeros(3, 2, 3, 3, dtype=torch.bool))(torch.randn(1, 2, 5, 5))
-    assert torch.equal(found, convolution.bias[None, :, None, None].expand(1, 3, 3, 3))  # type: ignore[index]
+def test_a_weight_of_zeros_leaves_the_bias() -> None:
+    layer = nn.Conv2d(2, 3, 3).eval()
+    StridedConv2d.take(layer)
+    layer.execution = "strided"
+    with torch.no_grad():
+        layer.weight.zero_()
+        found = layer(torch.randn(1, 2, 5, 5))
+    assert torch.equal(found, layer.bias[None, :, None, None].expand(1, 3, 3, 3))  # type: ignore[index]
 
 
-def test_its_weights_survive_a_state_dict() -> None:
-    mask = stride_mask((3, 3), 2, 1).expand(3, 2, 3, 3)
-    one, two = (StridedConv2d(nn.Conv2d(2, 3, 3), mask) for _ in range(2))
-    two.load_state_dict(one.state_dict())
-    assert set(one.state_dict()) == {"weight", "bias"}
-    assert torch.equal(two.dense_weight(), one.dense_weight())
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_an_optimizer_has_learnt_is_what_runs(fused: bool) -> None:
+    """Fused optimizers change weights without raising their version counter."""
+    layer = nn.Conv2d(4, 4, 3)
+    StridedConv2d.take(layer)
+    layer.execution = "strided"
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=fused)
+    x = torch.randn(2, 4, 6, 6)
+    for _ in range(2):
+        with torch.no_grad():
+            expected = nn.functional.conv2d(x, layer.weight, layer.bias)
+            assert torch.allclose(layer.eval()(x), expected, atol=1e-5)
+        layer(x).square().sum().backward()
+        optimizer.step()
 
 
-def test_other_masks_and_convolutions_are_refused() -> None:
-    mask = torch.ones(4, 2, 3, 3, dtype=torch.bool)
-    uneven = mask.clone()
-    uneven[0, 0, 0, 0] = False
-    for convolution, given_mask in (
-        (nn.Conv2d(2, 4, 3), uneven),
-        (nn.Conv2d(2, 4, 3), mask[:2]),
-        (nn.Conv2d(4, 4, 3, groups=2), mask),
-        (nn.Conv2d(2, 4, 3, padding="same"), mask),
-        (nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), mask),
-    ):
-        with pytest.raises(PlanError, match=r"mask must have|only convolutions with one group"):
-            StridedConv2d(convolution, given_mask)
+def test_with_gradients_it_is_an_ordinary_convolution() -> None:
+    layer = nn.Conv2d(2, 3, 3).eval()
+    StridedConv2d.take(layer)
+    layer.execution = "strided"
+    layer(torch.randn(1, 2, 5, 5)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(2, 4, 3, padding="same"),
+        nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
+    ],
+)
+def test_other_convolutions_are_refused(layer: nn.Conv2d) -> None:
+    with pytest.raises(PlanError, match="only convolutions with one group"):
+        StridedConv2d.take(layer)
+
+
+def strided_plan(graph: secateur.Graph, name: str = "2.0.weight") -> Plan:
+    offsets = torch.arange(graph.tensors[name][0][1]) % 3
+    return Plan((ZeroWeights.of(name, strided_mask(graph, name, 3, offsets)),))
+
+
+def test_surgery_puts_it_where_zeros_are_alike_for_all_outputs() -> None:
+    net = make("plain")
+    graph = trace(net, images(1))
+    plan = strided_plan(graph)
+    thin = apply(net, graph, plan)
+    assert type(thin.get_submodule("2.0")) is StridedConv2d
+    assert type(net.get_submodule("2.0")) is nn.Conv2d
+    assert thin.state_dict().keys() == net.state_dict().keys()
+    kernels = torch.rand(16, 8, generator=torch.Generator().manual_seed(0)) > 0.5
+    free = Plan((ZeroWeights.of("2.0.weight", kernels[:, :, None, None].expand(16, 8, 3, 3)),))
+    assert type(apply(net, graph, free).get_submodule("2.0")) is nn.Conv2d
+    execute(thin, {"2.0": "strided", "0.0": "strided"})
+    assert execution_of(thin) == {"2.0": "strided"}
+    assert verify(net, graph, plan, thin, images(3)).exact
+    assert count(thin, images(1)).macs == count(net, images(1)).macs
+
+
+def test_it_is_cut_further_like_any_convolution() -> None:
+    net = make("plain")
+    graph = trace(net, images(1))
+    thin = apply(net, graph, strided_plan(graph))
+    execute(thin, {"2.0": "strided"})
+    run(thin, images(1))
+    again = trace(thin, images(1))
+    plan = Plan((DropUnits("0.0", (1, 4)), DropUnits("2.0", (0, 3, 7))))
+    thinner = apply(thin, again, plan)
+    assert tensor_of(thinner, "2.0.weight").shape == (13, 6, 3, 3)
+    assert execution_of(thinner) == {"2.0": "strided"}
+    assert verify(thin, again, plan, thinner, images(3)).exact
+
+
+def test_the_choice_is_timed_saved_and_exported(tmp_path: Path) -> None:
+    net = make("plain")
+    method = RandomMasks(granularity="strided", stride=3, candidates=1)
+    from secateur.data import from_arrays
+
+    x, y = torch.rand(60, 3, 8, 8), torch.randint(5, (60,))
+    data = from_arrays((x, y), (x[:20], y[:20]), (x[20:], y[20:]), classes=5, layout="NCHW")
+    result = prune(net, None, method, data=data, latency=False)
+    assert set(fastest(result.model, images(1), seconds=0.001)) == {"2.0"}
+    execute(result.model, {"2.0": "strided"})
+    loaded = secateur.load(result.save(tmp_path / "out"), dense=make("plain"))
+    assert execution_of(loaded.model) == {"2.0": "strided"}
+    torch.testing.assert_close(run(loaded.model, images(4)), run(result.model, images(4)), rtol=0, atol=0)
+    assert export_pt2(result.model, images(1), tmp_path / "model.pt2").difference < 1e-5

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from secateur.core.blocks import execution_of
 from secateur.core.method import settings_of
 from secateur.core.surgery import TOLERANCE, run
 from secateur.errors import ArtifactError, SecateurError
@@ -25,10 +26,14 @@ FORMAT = 1
 def document(result: Result) -> dict[str, Any]:
     """Return what a run asked for and measured as JSON values; numbers that are not finite become None.
 
-    The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``before``, ``middle`` (after surgery, before
-    fine-tuning), ``after``, ``widths``, ``explanation``, ``verification``, ``searches`` (all candidates that a method
-    has tried), ``training``, ``seconds`` and ``example``. Accuracies are fractions, times in seconds, latencies in
-    milliseconds.
+    The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
+    ``middle`` (after surgery, before fine-tuning), ``after``, ``repairs`` (without training, on validation images),
+    ``widths``, ``explanation``, ``verification``,
+    ``budget`` (what was measured to meet limits),
+    ``searches`` (all candidates that a method has tried), ``sensitivity`` (curves of each group, round by round,
+    where they were measured), ``training``, ``seconds``,
+    ``execution`` (how block layers run, which was timed on this machine) and ``example``. Accuracies are
+    fractions, times in seconds, latencies in milliseconds.
     """
     recipe, target = result.recipe, result.target
     return _plain(
@@ -38,15 +43,24 @@ def document(result: Result) -> dict[str, Any]:
             "data": recipe.data if recipe else "",
             "target": {"keep": target.keep if target else None, "of": target.of if target else None},
             "method": _method(result.method),
+            "then": [_step(step) for step in result.then],
             "before": result.before,
             "middle": result.middle,
             "after": result.after,
+            "repairs": list(result.repairs),
             "widths": [{"layer": w.layer, "before": w.before, "after": w.after} for w in result.widths],
             "explanation": _explanation(result.explanation),
             "verification": {"difference": result.verification, "exact": result.verification <= TOLERANCE},
+            "budget": result.budget,
             "searches": list(result.searches),
-            "training": {"pretrain": result.pretrain, "rounds": list(result.histories)},
+            "sensitivity": list(result.sensitivity),
+            "training": {
+                "pretrain": result.pretrain,
+                "shaped": list(result.shaped),
+                "rounds": list(result.histories),
+            },
             "seconds": result.seconds,
+            "execution": execution_of(result.model),
             "example": _example(result),
         }
     )
@@ -88,6 +102,11 @@ def _method(method: Any) -> dict[str, Any]:
         "citation": paper.cite() if paper else "",
         "bibtex": paper.bibtex() if paper else "",
     }
+
+
+def _step(step: Any) -> dict[str, Any]:
+    target = {"keep": step.target.keep, "of": step.target.of} if step.target else None
+    return {"name": name_of(step.method), "settings": settings_of(step.method), "target": target}
 
 
 def _explanation(explanation: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from secateur.errors import ArtifactError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-DERIVED = ("report.html", "model.pt2", "model.onnx")
+DERIVED = ("report.html", "model.pt2", "model.onnx", "model.py", "model.safetensors", "bench.json")
 _UNFINISHED = re.compile(r"^\..+\.(partial|old)-(\d+)")
 
 

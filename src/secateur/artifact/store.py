@@ -16,11 +16,13 @@ from secateur.artifact import folder as folders
 from secateur.artifact import weights
 from secateur.artifact.document import FORMAT, document, inputs_like
 from secateur.artifact.environment import environment
+from secateur.core.blocks import execute
 from secateur.core.plan import Plan
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.errors import ArtifactError, ModelError, PlanError, TraceError
 from secateur.models import build as build_by_name
+from secateur.models import fit_classes
 from secateur.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ class Loaded:
     """What an artifact holds.
 
     Attributes:
-        model: the pruned network with its weights, in evaluation mode.
+        model: the pruned network with its weights, in evaluation mode; block layers run as they did when it was saved
+            (``secateur.measure.fastest`` chooses anew for another machine).
+        dense: the network before pruning; untrained, unless it was given.
         recipe: what was asked; None if the run was made from Python objects.
         plans: what was removed, round by round.
         measurement: what came out, see ``document``.
@@ -42,6 +46,7 @@ class Loaded:
     """
 
     model: nn.Module
+    dense: nn.Module
     recipe: Recipe | None
     plans: tuple[Plan, ...]
     measurement: dict[str, Any]
@@ -109,7 +114,8 @@ def load(
         dense = _dense(place, recipe, measurement["example"], build)
     model = _replay(place, dense, plans, measurement["example"])
     weights.read_into(model, place / "weights.safetensors")
-    return Loaded(model.eval(), recipe, plans, measurement, _read_json(place / "environment.json"))
+    execute(model, measurement.get("execution") or {})
+    return Loaded(model.eval(), dense, recipe, plans, measurement, _read_json(place / "environment.json"))
 
 
 def _dense(
@@ -130,7 +136,10 @@ def _dense(
     if len(shape) == 4:
         images = {"channels": shape[1], "image": shape[2]}
     with torch.random.fork_rng(devices=[]):
-        return (build or build_by_name)(recipe.model, classes=classes, **images)
+        model = (build or build_by_name)(recipe.model, classes=classes, **images)
+        if recipe.transfer:  # a builder that knows one number of classes only
+            fit_classes(model, classes, inputs_like(example, torch.device("cpu")))
+        return model
 
 
 def _replay(place: Path, dense: nn.Module, plans: tuple[Plan, ...], example: dict[str, Any]) -> nn.Module:

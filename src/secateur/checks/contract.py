@@ -26,7 +26,7 @@ from secateur.core.method import Method, Paper, settings_of
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.select import Limits
-from secateur.core.shaper import Shaper
+from secateur.core.shaper import Moment, Shaper
 from secateur.core.size import Measure, Target, size, zero_masks
 from secateur.core.surgery import apply, hold, verify
 from secateur.core.trace import trace
@@ -246,7 +246,7 @@ def _check_size(case: _Case, plan: Plan, thin: nn.Module) -> None:
 def _check_shaping(case: _Case) -> None:
     promise = "the shaped network trains"
     model = copy.deepcopy(case.model)
-    with case.method.training(model) as shaper:
+    with case.method.shaping(case.problem(model, Target(KEEP, "nonzero"))) as shaper:
         if shaper is not None and not isinstance(shaper, Shaper):  # pyright: ignore[reportUnnecessaryIsInstance]
             case.fail(promise, f"training yields {type(shaper).__name__} where a Shaper or None is expected")
         if shaper is not None:
@@ -264,6 +264,7 @@ def _check_steps(case: _Case, model: nn.Module, shaper: Shaper, promise: str) ->
     optimizer = torch.optim.SGD(trained, lr=1e-3)
     for step, (images, labels) in enumerate(case.batches[:2]):
         optimizer.zero_grad()
+        shaper.before_batch(Moment(step, 2, torch.Generator().manual_seed(step)))
         loss = F.cross_entropy(logits_of(model(images)), labels)
         penalty = shaper.penalty()
         if penalty is not None:

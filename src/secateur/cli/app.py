@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from secateur.cli import command, network, plan, prune, show
+from secateur.cli import bench, command, compare, network, plan, prune, sensitivity, show
 from secateur.errors import SecateurError, nearest
 
 DEBUG = "SECATEUR_DEBUG"
@@ -107,10 +107,19 @@ command.add(
 )
 command.add(app, "run", prune.run, example="secateur run out/small/recipe.toml --out out/again")
 command.add(app, "demo", prune.demo)
+command.add(app, "compare", compare.compare, example="secateur compare recipes/compare-digits.toml")
 command.add(app, "plan", plan.plan, plan.flags, example="secateur plan --model resnet20 --data mnist5k --keep 0.5")
+command.add(
+    app,
+    "sensitivity",
+    sensitivity.sensitivity,
+    sensitivity.flags,
+    example="secateur sensitivity --model lenet5 --data mnist5k \\\n    --weights dense.safetensors",
+)
 command.add(app, "explain", network.explain, network.flags_of_explain, example="secateur explain --model resnet20")
 command.add(app, "evaluate", network.evaluate, network.flags_of_evaluate, example="secateur evaluate out/demo")
 command.add(app, "measure", network.measure, network.flags_of_measure, example="secateur measure out/demo --threads 1")
+command.add(app, "bench", bench.bench, bench.flags, example="secateur bench out/demo --threads 1")
 command.add(app, "export", network.export, network.flags_of_export, example="secateur export out/demo --format onnx")
 command.add(app, "methods", show.methods)
 command.add(app, "show", show.show)

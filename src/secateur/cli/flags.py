@@ -16,6 +16,7 @@ import typer
 from secateur.errors import nearest
 
 _REPEATED = (tuple, list, Sequence)
+LONG = 44  # letters of a list of choices, beyond which a narrow terminal has no room for dots
 _SCALARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 
@@ -217,7 +218,8 @@ def _metavar(hint: Any) -> str | None:
     if entry is not None:
         return f"PATTERN={_metavar(entry) or 'VALUE'}"
     if get_origin(hint) in _REPEATED:
-        return f"{_metavar(get_args(hint)[0]) or 'VALUE'},..."
+        entries = _metavar(get_args(hint)[0]) or "VALUE"
+        return entries if len(entries) > LONG else f"{entries},..."
     return _SCALARS.get(hint, "VALUE")
 
 

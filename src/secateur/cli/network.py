@@ -62,7 +62,7 @@ class Timing:
     batch_size: int = 1
     threads: int | None = None
     seconds: float = 1.0
-    runtime: Literal["eager", "channels_last"] = "eager"
+    runtime: Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"] = "eager"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -77,15 +77,21 @@ class Files:
     """What to export.
 
     Attributes:
-        format: what to write, one or both.
+        format: what to write, one or several.
+        source: the same as --format source; plain PyTorch code and its weights.
     """
 
-    format: tuple[Literal["pt2", "onnx"], ...]
+    format: tuple[Literal["pt2", "onnx", "source"], ...] = ()
+    source: bool = False
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return what to write, each once."""
+        return tuple(dict.fromkeys([*self.format, *(["source"] if self.source else [])]))
 
 
 def flags_of_explain(args: Sequence[str]) -> list[Flag]:
     """Return the flags of ``explain``."""
-    return network_flags("leave")
+    return network_flags("leave", "patience")
 
 
 def flags_of_evaluate(args: Sequence[str]) -> list[Flag]:
@@ -100,7 +106,7 @@ def flags_of_measure(args: Sequence[str]) -> list[Flag]:
 
 def flags_of_export(args: Sequence[str]) -> list[Flag]:
     """Return the flags of ``export``."""
-    return flags_of(Files, "own", OUTPUT, required=("format",))
+    return flags_of(Files, "own", OUTPUT)
 
 
 def explain(
@@ -117,13 +123,14 @@ def explain(
     from secateur.run import beforehand
 
     subject = subject_of(given, folder, image, trust)
-    leave = given.of("recipe").get("leave", ())
+    asked = given.of("recipe")
+    leave, patience = asked.get("leave", ()), asked.get("patience")
     with Listener(quiet or as_json) as tell:
         tell(Event("trace", "reading the network"))
         try:
-            graph = beforehand.read(subject.model, subject.example, leave)
+            graph = beforehand.read(subject.model, subject.example, leave, patience=patience, tell=tell)
         except TargetError:  # nothing can be pruned: that is what is to be explained
-            graph = trace(subject.model, subject.example).without(*leave)
+            graph = trace(subject.model, subject.example, seconds=patience).without(*leave)
     explanation = graph.explain()
     if as_json:
         say_json(explanation_document(explanation))
@@ -187,7 +194,7 @@ def measure(
         counts = count(subject.model, subject.example)
         timed = None
         if timing.latency:
-            model, batch = _on(subject.model, timing.device), _repeated(subject.example, timing.batch_size)
+            model, batch = on_device(subject.model, timing.device), repeated(subject.example, timing.batch_size)
             timed = time(model, batch, threads=timing.threads, seconds=timing.seconds, runtime=timing.runtime)
     if as_json:
         say_json({"network": subject.name, **Measurement(counts, None, timed).to_dict()})
@@ -210,19 +217,22 @@ def export(
     Each file is reloaded and compared with the network before it is kept.
     """
     from secateur import artifact
+    from secateur.export import FILES
 
-    formats = Files(**given.of("own")).format
+    formats = Files(**given.of("own")).kinds()
+    if not formats:
+        raise typer.BadParameter("say what to write: pt2, onnx or source.", param_hint="'--format'")
     for kind in formats:
-        if (folder / f"model.{kind}").exists() and not force:
-            raise ArtifactError(f"{folder / f'model.{kind}'} exists already; replace it with --force")
+        if (folder / FILES[kind]).exists() and not force:
+            raise ArtifactError(f"{folder / FILES[kind]} exists already; replace it with --force")
     with Listener(quiet or as_json) as tell:
         tell(Event("load", "loading the network"))
         loaded = load(folder, trust)
         example, files = example_of(loaded), list[dict[str, Any]]()
         for kind in formats:
             tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
-            done = exporter(kind)(loaded.model, example, folder / f"model.{kind}")
-            artifact.record(folder, done.path.name)
+            done = exporter(kind)(loaded.model, example, folder / FILES[kind])
+            artifact.record(folder, *(file.name for file in done.files))
             files.append({"path": str(done.path), "kind": kind, "difference": done.difference})
     if as_json:
         say_json({"exports": files})
@@ -231,7 +241,7 @@ def export(
         say(f"Exported: {file['path']} (differs by {file['difference']:.1e})")
 
 
-def _repeated(example: Any, batch: int) -> Any:
+def repeated(example: Any, batch: int) -> Any:
     """Return a batch of the same example."""
     from torch import Tensor
 
@@ -240,7 +250,8 @@ def _repeated(example: Any, batch: int) -> Any:
     return example[:1].repeat(batch, *(1 for _ in example.shape[1:]))
 
 
-def _on(model: nn.Module, device: str) -> nn.Module:
+def on_device(model: nn.Module, device: str) -> nn.Module:
+    """Move a network to a device by its name."""
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:

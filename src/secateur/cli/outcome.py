@@ -45,6 +45,7 @@ def carry_out(
     folder = Path("out") / recipe.name() if out is None else out
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone writes and speaks
     run.method_of(recipe)
+    run.steps_of(recipe)
     _check(recipe)
     work = folder.with_name(f"{folder.name}.work")
     if leads:
@@ -74,7 +75,8 @@ def carry_out(
 def _speak(result: Result, folder: Path, exported: list[Exported], page: Path, as_json: bool) -> None:
     """Print what came out."""
     from secateur import artifact, report
-    from secateur.report.summary import verification
+    from secateur.report import limits
+    from secateur.report.summary import repairs, verification
 
     document = artifact.document(result)
     if as_json:
@@ -84,8 +86,9 @@ def _speak(result: Result, folder: Path, exported: list[Exported], page: Path, a
         ]
         say_json({**document, "folder": str(folder), "report": str(page), "exports": files})
         return
-    say(report.outcome(document), "", change(document), *conditions(document), "")
+    say(report.outcome(document), "", change(document), *conditions(document), *limits.kept(document), "")
     say(f"Verified: {verification(document)}", kept_whole(document["explanation"]))
+    say(*(f"Repaired: {text}" for text in repairs(document)))
     if not result.histories and document["data"]:
         say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
     for e in exported:
@@ -97,24 +100,25 @@ def _speak(result: Result, folder: Path, exported: list[Exported], page: Path, a
 def _export(result: Result, folder: Path, kinds: tuple[str, ...], tell: Callable[[Event], None]) -> list[Exported]:
     """Export in each format; what cannot be exported is a warning, for the result is saved already."""
     from secateur import artifact
+    from secateur.export import FILES
 
     exported: list[Exported] = []
     for kind in kinds:
         tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
         try:
-            exported.append(exporter(kind)(result.model, result.example_inputs, folder / f"model.{kind}"))
+            exported.append(exporter(kind)(result.model, result.example_inputs, folder / FILES[kind]))
         except ExportError as error:
             tell(Event("warning", str(error)))
     if exported:
-        artifact.record(folder, *(e.path.name for e in exported))
+        artifact.record(folder, *(file.name for e in exported for file in e.files))
     return exported
 
 
 def exporter(kind: str) -> Callable[[Any, Any, Path], Exported]:
     """Return the function that exports in this format."""
-    from secateur.export import export_onnx, export_pt2
+    from secateur.export import export_onnx, export_pt2, export_source
 
-    return {"pt2": export_pt2, "onnx": export_onnx}[kind]
+    return {"pt2": export_pt2, "onnx": export_onnx, "source": export_source}[kind]
 
 
 def without_missing(kinds: tuple[str, ...]) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.core.select import Limits
     from secateur.core.size import Target
     from secateur.run import beforehand
+    from secateur.run.budgeting import check_budget
     from secateur.run.job import Job
 
     method = run.method_of(recipe)
@@ -94,13 +95,17 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
         latency=False,
+        patience=recipe.patience,
+        budget=recipe.budget,
         work=None,
         tell=tell,
     )
     beforehand.check_weights(model)
+    check_budget(recipe.budget, model, data, recipe.train)
     graph = job.read(model)
+    job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)
-    return graph, job.decide(model, graph, job.target, (), 1)
+    return graph, job.decide(model, graph, job.target, method, (), 1)
 
 
 def _groups(graph: Graph, decided: Plan) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from secateur.events import Event
 
+RUN = "run"  # the stage that names one of several runs
 TRAIN = "train"  # the stage whose texts are news to keep, one for each epoch
 
 
@@ -64,6 +65,10 @@ class Listener:
             self.line(f"warning: {event.text}")
             return
         if self.quiet:
+            return
+        if event.stage == RUN:
+            self.finish()
+            self.line(event.text)
             return
         if event.stage != self.stage:
             self.begin(event.stage, event.text)

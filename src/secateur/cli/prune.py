@@ -18,6 +18,9 @@ from secateur.errors import DataError
 if TYPE_CHECKING:
     from secateur.training.settings import Settings
 
+FIRST = "Training the dense network first (otherwise as fine-tuning)"
+_FIRST = ("epochs", "lr")
+
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -35,8 +38,9 @@ def flags(args: Sequence[str]) -> list[Flag]:
     from secateur.training.settings import Settings
 
     training = flags_of(Settings, "train", "Fine-tuning (any of these turns it on)")
+    first = flags_of(Settings, "pretrain", FIRST, names=_FIRST, taken=[f"--{name}" for name in _FIRST])
     output = flags_of(Recipe, "recipe", OUTPUT, names=("export", "latency"))
-    return [*selection_flags(args), *training, *output]
+    return [*selection_flags(args), *training, *first, *output]
 
 
 def prune(
@@ -55,9 +59,11 @@ def prune(
     """
     more = {} if "export" in given.of("recipe") else {"export": without_missing(("pt2", "onnx"))}
     training = _training(given)
-    if training is not None and not given.of("recipe").get("data"):
-        raise DataError("fine-tuning needs data: name a data set with --data, or leave out the settings of fine-tuning")
-    recipe = recipe_of(given, train=training, **more)
+    first = _first(given, training)
+    for what, asked in (("fine-tuning", training), ("training the dense network", first)):
+        if asked is not None and not given.of("recipe").get("data"):
+            raise DataError(f"{what} needs data: name a data set with --data, or leave out the settings of {what}")
+    recipe = recipe_of(given, train=training, pretrain=first, **more)
     carry_out(recipe, out, force=force, download=download, quiet=quiet, as_json=as_json)
 
 
@@ -109,3 +115,13 @@ def _training(given: Given) -> Settings | None:
     if not values or (values.get("epochs") == 0 and not values.get("recalibrate")):
         return None
     return Settings(**values)
+
+
+def _first(given: Given, training: Settings | None) -> Settings | None:
+    """Return how to train the dense network before it is pruned; None if no flag asks for it."""
+    import dataclasses
+
+    from secateur.training.settings import Settings
+
+    values = given.of("pretrain")
+    return dataclasses.replace(training or Settings(), **values) if values else None

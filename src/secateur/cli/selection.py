@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 METHOD = "magnitude"
-NETWORK = ("model", "weights", "data", "classes", "mean", "std", "val_fraction", "image_size", "workers")
-TARGET = ("method", "keep", "of", "rounds", "leave", "min_units", "multiple", "seed")
+NETWORK = ("model", "weights", "transfer", "data", "classes", "mean", "std", "val_fraction", "image_size", "workers")
+TARGET = ("method", "keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple", "seed")
 OUTPUT = "Output"
 _OWN = ("--out", "--force", "--download", "--quiet", "--json", "--debug", "--help")
 
@@ -31,6 +31,7 @@ Download = Annotated[bool, typer.Option("--download", help="Fetch a missing data
 
 def selection_flags(args: Sequence[str]) -> list[Flag]:
     """Return the flags of the network, the target and the method that the arguments name."""
+    from secateur.budget import Budget
     from secateur.recipe import Recipe
 
     network = flags_of(Recipe, "recipe", "Network and data", names=NETWORK, required=("model",))
@@ -39,7 +40,8 @@ def selection_flags(args: Sequence[str]) -> list[Flag]:
         dataclasses.replace(flag, help=f"{flag.help} [default: {METHOD}]") if flag.field == "method" else flag
         for flag in target
     ]
-    return [*network, *target, *_method_flags(args)]
+    limits = flags_of(Budget, "budget", "Limits, all to be met together")
+    return [*network, *target, *limits, *method_flags(args)]
 
 
 def recipe_of(given: Given, **more: Any) -> Recipe:
@@ -48,19 +50,24 @@ def recipe_of(given: Given, **more: Any) -> Recipe:
     Raises:
         SettingError: if a value is out of range.
     """
+    from secateur.budget import Budget
     from secateur.errors import SettingError
     from secateur.recipe import Recipe
 
     options = {name: value for name, value in given.of("method").items() if value is not None}
     values: dict[str, Any] = {"method": METHOD, **given.of("recipe"), "options": options, **more}
     try:
+        if limits := given.of("budget"):
+            values["budget"] = Budget(**limits)
         return Recipe(**values)
     except SettingError as error:  # which speaks of a file
         text = str(error).partition("; correct")[0]
         raise SettingError(re.sub(r"'(\w+)'", lambda name: f"--{name[1].replace('_', '-')}", text)) from None
 
 
-def _method_flags(args: Sequence[str]) -> list[Flag]:
+def method_flags(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of the settings of the method that the arguments name."""
+    from secateur.budget import Budget
     from secateur.methods import find
     from secateur.recipe import Recipe
     from secateur.training.settings import Settings
@@ -70,7 +77,7 @@ def _method_flags(args: Sequence[str]) -> list[Flag]:
         if "--help" in args or "-h" in args:  # nothing to show, so the methods need not be read
             return []
         name = METHOD
-    fields = [field.name for kind in (Recipe, Settings) for field in dataclasses.fields(kind)]
+    fields = [field.name for kind in (Recipe, Settings, Budget) for field in dataclasses.fields(kind)]
     taken = {*_OWN, *(f"--{field.replace('_', '-')}" for field in fields)}
     return flags_of(find(name), "method", f"Settings of {name}", taken=taken)
 

@@ -71,12 +71,13 @@ def subject_of(
         download: fetch a missing data set.
     """
     asked = given.of("recipe")
-    asked.pop("leave", None)
+    for name in ("leave", "patience"):
+        asked.pop(name, None)
     if folder is None:
         if "model" not in asked:
             raise typer.BadParameter("give a result folder, or name a network.", param_hint="'--model'")
         return _named(asked, image, download)
-    for name in ("model", "weights", "classes"):
+    for name in ("model", "weights", "transfer", "classes"):
         if name in asked:
             raise typer.BadParameter("a result folder holds its own.", param_hint=f"'--{name}'")
     from secateur import run
@@ -95,7 +96,7 @@ def _named(asked: dict[str, Any], image: str, download: bool) -> Subject:
     import torch
 
     from secateur import run
-    from secateur.models import build, load_weights
+    from secateur.models import build, give_weights
 
     recipe = _recipe(asked)
     data = run.data_of(recipe, download=download)
@@ -105,8 +106,8 @@ def _named(asked: dict[str, Any], image: str, download: bool) -> Subject:
         classes = recipe.classes or (data.classes if data else None)
         model = build(recipe.model, classes=classes, channels=shape[0], image=shape[1])
         example = data.example() if data else torch.randn(1, *shape)
-    if recipe.weights:
-        load_weights(model, Path(recipe.weights))
+        if recipe.weights:
+            give_weights(model, recipe.weights, example, name=recipe.model, classes=classes, transfer=recipe.transfer)
     return Subject(recipe.model, model.eval(), data, example)
 
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from secateur.core.plan import Block
 from secateur.core.regroup import Layout
-from secateur.core.strided import StridedConv2d, StridedExecution
+from secateur.core.strided import StridedConv2d, StridedExecution, same
 
 Execution = Literal["blocks", "dense"]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -45,7 +45,7 @@ class BlockLayer(nn.Module):
     def __init__(self, layout: Layout, weight: Tensor, bias: Tensor | None, like: nn.Module) -> None:
         super().__init__()
         self.execution: Execution = "blocks"
-        self._full: tuple[Any, Tensor] | None = None
+        self._full: tuple[list[Tensor], Tensor] | None = None
         self.dim = -3 if weight.dim() == 4 else -1
         self.outputs, self.inputs = layout.outputs, layout.inputs
         reading = [block for block in layout.blocks if block.inputs]
@@ -152,13 +152,13 @@ class BlockLayer(nn.Module):
         return self.constant.to(made.dtype).reshape(-1, *[1] * (-self.dim - 1)).expand(shape)
 
     def _full_weight(self) -> Tensor:
-        """Return the full weight; outside of training it is put together once."""
-        own = [block.weight for block in self.parts]
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(w.is_inference() for w in own):
+        """Return the full weight; outside of training it is put together again only where a block has changed."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.weight
-        key = tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in own)
-        if self._full is None or self._full[0] != key:
-            self._full = (key, self.weight)
+        own = [block.weight for block in self.parts]
+        # values are compared, not version counters: fused optimizers change weights without counting
+        if self._full is None or not all(map(same, self._full[0], own)):
+            self._full = ([weight.detach().clone() for weight in own], self.weight)
         return self._full[1]
 
     def _parts(self, blocks: Sequence[Block]) -> list[list[Block]]:

@@ -9,60 +9,113 @@ sparsity.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from secateur.errors import PlanError
 
+StridedExecution = Literal["dense", "strided"]
 
-class StridedConv2d(nn.Module):
-    """Computes what a convolution with a mask computes, from the kept positions alone.
 
-    Args:
-        convolution: the masked convolution, with one group and zero padding; what the mask drops is ignored.
-        mask: of the weight's shape, boolean, alike for all outputs.
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    """The weight without what is zero for all outputs: for each position its maps, and the columns one after another.
 
     Attributes:
-        weight: (outputs, kept positions of all input maps), position by position.
-
-    Raises:
-        PlanError: if the mask differs between outputs or is of another layer, or the convolution is not of this kind.
+        source: the values that it was made from.
+        positions: those at which some map is read.
+        maps: for each of them, which maps; None for all.
+        weight: (outputs, columns, 1, 1).
     """
 
-    def __init__(self, convolution: nn.Conv2d, mask: Tensor) -> None:
-        super().__init__()
-        if tuple(mask.shape) != tuple(convolution.weight.shape) or not bool((mask == mask[:1]).all()):
-            raise PlanError("the mask must have the weight's shape and be alike for all outputs that read a map")
-        if convolution.groups != 1 or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
-            raise PlanError("only convolutions with one group and zero padding given in pixels can drop positions")
-        self.stride, self.dilation = convolution.stride, convolution.dilation
-        self.padding: tuple[int, ...] = tuple(convolution.padding)
-        self.kernel_size, self.in_channels = convolution.kernel_size, convolution.in_channels
-        self.out_channels = convolution.out_channels
-        kept = mask[0].flatten(1).cpu()  # (inputs, positions)
-        self._positions = tuple(p for p in range(kept.shape[1]) if bool(kept[:, p].any()))
-        for p in self._positions:
-            self.register_buffer(f"maps{p}", torch.nonzero(kept[:, p]).flatten().to(mask.device), persistent=False)
-        columns = [convolution.weight.detach().flatten(2)[:, kept[:, p], p] for p in self._positions]
-        empty = convolution.weight.new_zeros(self.out_channels, 0)
-        self.weight = nn.Parameter(torch.cat([empty, *columns], 1))
-        self.bias = None if convolution.bias is None else nn.Parameter(convolution.bias.detach().clone())
+    source: Tensor
+    positions: tuple[int, ...]
+    maps: tuple[Tensor | None, ...]
+    weight: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors hold the same values of the same kind in the same place."""
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+class StridedConv2d(nn.Conv2d):
+    """A convolution that can run on the positions at which its weight is not zero for all outputs.
+
+    Its parameters are those of the plain convolution, zeros included, so that it is trained, pruned further, saved and
+    exported like one. In evaluation without gradients ``execution = "strided"`` multiplies only what is left of each
+    patch; what is left is looked up again whenever the weight changes. Which way is faster depends on the machine:
+    ``secateur.measure.fastest`` times both. Multiply-accumulates are counted as those of the plain convolution.
+
+    Attributes:
+        execution: ``"dense"``, as a plain convolution, or ``"strided"``.
+    """
+
+    execution: StridedExecution = "dense"
+    _packed: _Packed | None = None
+
+    @staticmethod
+    def take(convolution: nn.Conv2d) -> None:
+        """Turn a plain convolution into one of this kind, in place; it computes the same.
+
+        Raises:
+            PlanError: if it has groups, or a padding other than zeros given in pixels.
+        """
+        if not StridedConv2d.can(convolution):
+            raise PlanError("only convolutions with one group and zero padding given in pixels can drop positions")
+        convolution.__class__ = StridedConv2d
+
+    @staticmethod
+    def can(module: nn.Module) -> bool:
+        """Say whether a module is a convolution of which positions can be dropped."""
+        plain = type(module) is nn.Conv2d and module.groups == 1
+        return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+    def forward(self, input: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H', W')."""
-        rows, columns = self.padding
+        watched = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if self.execution == "dense" or self.training or watched or input.dim() != 4:
+            return super().forward(input)
+        if is_in_torch_dispatch_mode(include_infra_modes=False):  # someone counts or reads the network
+            return super().forward(input)
+        return self._lowered(input, self._pack())
+
+    def extra_repr(self) -> str:
+        """Return the settings for printing."""
+        return f"{super().extra_repr()}, execution={self.execution}"
+
+    def _pack(self) -> _Packed:
+        weight = self.weight.detach()
+        known = self._packed
+        # values are compared, not version counters: fused optimizers change weights without counting
+        if known is None or not same(known.source, weight):
+            flat = weight.flatten(2)
+            kept = (flat != 0).any(0)  # (inputs, positions)
+            positions = tuple(p for p in range(kept.shape[1]) if bool(kept[:, p].any()))
+            columns = [flat[:, kept[:, p], p] for p in positions]
+            maps = tuple(None if bool(kept[:, p].all()) else torch.nonzero(kept[:, p]).flatten() for p in positions)
+            joined = torch.cat([flat.new_zeros(len(flat), 0), *columns], 1)
+            known = self._packed = _Packed(weight.clone(), positions, maps, joined[:, :, None, None])
+        return known
+
+    def _lowered(self, x: Tensor, packed: _Packed) -> Tensor:
+        rows, columns = (int(size) for size in self.padding)
         x = F.pad(x, (columns, columns, rows, rows)) if rows or columns else x
         sizes = [
             (x.shape[2 + d] - self.dilation[d] * (self.kernel_size[d] - 1) - 1) // self.stride[d] + 1 for d in (0, 1)
         ]
-        patches = [self._patch(x, p, sizes) for p in self._positions]
+        patches = [self._patch(x, p, maps, sizes) for p, maps in zip(packed.positions, packed.maps, strict=True)]
         if not patches:
             out = x.new_zeros(len(x), self.out_channels, *sizes)
             return out if self.bias is None else out + self.bias[:, None, None]
-        return F.conv2d(torch.cat(patches, 1), self.weight[:, :, None, None], self.bias)
+        return F.conv2d(torch.cat(patches, 1), packed.weight, self.bias)
 
-    def _patch(self, x: Tensor, position: int, sizes: list[int]) -> Tensor:
+    def _patch(self, x: Tensor, position: int, maps: Tensor | None, sizes: list[int]) -> Tensor:
         """Return what one position of the kernels sees, for the maps that keep it: (N, maps, H', W')."""
         places = divmod(position, self.kernel_size[1])
         spans = [
@@ -71,16 +124,10 @@ class StridedConv2d(nn.Module):
             )
             for d, place in enumerate(places)
         ]
-        maps: Tensor = getattr(self, f"maps{position}")
         seen = x[:, :, spans[0], spans[1]]
-        return seen if len(maps) == self.in_channels else seen.index_select(1, maps)
+        return seen if maps is None else seen.index_select(1, maps)
 
-    def dense_weight(self) -> Tensor:
-        """Return the weight with zeros at the dropped positions, (outputs, inputs, height, width)."""
-        dense = self.weight.new_zeros(self.out_channels, self.in_channels, self.kernel_size[0] * self.kernel_size[1])
-        start = 0
-        for p in self._positions:
-            maps: Tensor = getattr(self, f"maps{p}")
-            dense[:, maps, p] = self.weight[:, start : start + len(maps)]
-            start += len(maps)
-        return dense.unflatten(2, self.kernel_size)
+
+def alike(mask: Tensor) -> bool:
+    """Say whether a mask of a weight (True = keep) drops positions of input maps, the same ones for all outputs."""
+    return mask.dim() == 4 and not bool(mask.all()) and bool((mask == mask[:1]).all())

@@ -6,19 +6,26 @@ from .accuracy import Accuracy, accuracy
 from .counts import Counts, count
 from .execution import fastest
 from .forward import ExampleInputs
-from .latency import Latency, Runtime, latency
+from .latency import Latency, latency
 from .measurement import Measurement, measure
+from .runtimes import RUNTIMES, Runtime, installed, missing
+from .side_by_side import SideBySide, side_by_side
 
 __all__ = [
+    "RUNTIMES",
     "Accuracy",
     "Counts",
     "ExampleInputs",
     "Latency",
     "Measurement",
     "Runtime",
+    "SideBySide",
     "accuracy",
     "count",
     "fastest",
+    "installed",
     "latency",
     "measure",
+    "missing",
+    "side_by_side",
 ]

@@ -1,36 +1,40 @@
-"""Blocks or one wide layer: which runs faster here is measured, not guessed."""
+"""Blocks or one wide layer, all positions of a kernel or some: which runs faster is measured, not guessed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..core.blocks import BlockLayer, Execution
+from ..core.strided import StridedConv2d, StridedExecution
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 
 
-def fastest(model: nn.Module, example_inputs: ExampleInputs, *, seconds: float = 0.1) -> Mapping[str, Execution]:
-    """Time every block layer both ways on what it gets to see, and let it run the faster way from now on.
+def fastest(
+    model: nn.Module, example_inputs: ExampleInputs, *, seconds: float = 0.1
+) -> Mapping[str, Execution | StridedExecution]:
+    """Time block layers and strided convolutions both ways on what they get to see, and let each run the faster way.
 
     Narrow blocks do not fill a vector unit or a GPU; then a layer is faster on its full weight, with zeros outside
-    the blocks. The results are equal to rounding. What is saved does not depend on the choice, and MACs are always
-    those of the blocks.
+    the blocks. Likewise a convolution whose zeros form a pattern is faster as a smaller product on some machines and
+    sizes only. The results are equal to rounding. What is saved does not depend on the choice, and MACs are always
+    those of the blocks, and those of all positions.
 
     Args:
-        model: its block layers get their ``execution`` set; nothing else changes.
+        model: these layers get their ``execution`` set; nothing else changes.
         example_inputs: of the batch size to be fast for; moved to the model's device.
         seconds: to time each layer each way for, at least.
 
     Returns:
-        The choice for each block layer by its name; empty for a network without any.
+        The choice for each such layer by its name; empty for a network without any.
 
     Raises:
         ModelError: if the model does not run on the example inputs.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, BlockLayer)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BlockLayer | StridedConv2d)}
     if not layers:
         return {}
     seen: dict[str, Tensor] = {}
@@ -49,15 +53,21 @@ def fastest(model: nn.Module, example_inputs: ExampleInputs, *, seconds: float =
     return {name: _faster(layers[name], x, seconds) for name, x in seen.items()}
 
 
-def _faster(layer: BlockLayer, x: Tensor, seconds: float) -> Execution:
+def _faster(layer: BlockLayer | StridedConv2d, x: Tensor, seconds: float) -> Execution | StridedExecution:
+    if isinstance(layer, BlockLayer):
+        times = {way: _timed(layer, way, x, seconds) for way in get_args(Execution)}
+        layer.execution = min(times, key=lambda way: times[way])
+    else:
+        times = {way: _timed(layer, way, x, seconds) for way in get_args(StridedExecution)}
+        layer.execution = min(times, key=lambda way: times[way])
+    return layer.execution
+
+
+def _timed(layer: Any, execution: str, x: Tensor, seconds: float) -> float:
     from torch.utils.benchmark import Timer
 
-    times: dict[Execution, float] = {}
     with evaluating(layer), torch.inference_mode():
-        for execution in get_args(Execution):
-            layer.execution = execution
-            layer(x)
-            timer = Timer("layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads())
-            times[execution] = timer.blocked_autorange(min_run_time=seconds).median
-    layer.execution = min(times, key=lambda execution: times[execution])
-    return layer.execution
+        layer.execution = execution
+        layer(x)
+        timer = Timer("layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads())
+        return timer.blocked_autorange(min_run_time=seconds).median

@@ -68,6 +68,19 @@ def moved(inputs: Any, device: torch.device, memory_format: torch.memory_format 
     return inputs
 
 
+def refilled(inputs: Any, values: Iterator[Tensor]) -> Any:
+    """Return ``inputs`` with other tensors in the places of its own, in the order of ``tensors``."""
+    if isinstance(inputs, Tensor):
+        return next(values)
+    if isinstance(inputs, Mapping):
+        entries = cast("Mapping[Any, Any]", inputs)
+        return {key: refilled(value, values) for key, value in entries.items()}
+    if isinstance(inputs, tuple | list):
+        entries = [refilled(value, values) for value in cast("tuple[Any, ...]", inputs)]
+        return tuple(entries) if isinstance(inputs, tuple) else entries
+    return inputs
+
+
 def call(model: nn.Module, inputs: ExampleInputs) -> Any:
     """Run ``model`` on ``inputs`` and return its output.
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import nn
 
-from ..errors import SettingError, nearest
-from .forward import ExampleInputs, call, device_of, evaluating, moved, tensors
+from ..errors import SettingError
+from .forward import ExampleInputs, device_of, evaluating, tensors
 from .record import Record
+from .runtimes import Runtime, known, ready, threads_set, verified
 
-Runtime = Literal["eager", "channels_last"]
-"""How the network is run: as it is, or with images and kernels laid out channels last."""
-
-_WARM_UP = 3  # passes; the first ones pick kernels and fill caches
+WARM_UP = 3  # passes; the first ones pick kernels and fill caches
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class Latency(Record):
         batch_size: examples in one pass.
         threads: of torch inside an operator, on the CPU.
         device: where it ran, such as ``"cpu"`` or ``"cuda:0"``.
-        runtime: how it ran, ``"eager"`` or ``"channels_last"``.
+        runtime: how it ran, see ``Runtime``.
     """
 
     milliseconds: float
@@ -54,65 +48,61 @@ def latency(
 ) -> Latency:
     """Time the forward pass of ``model`` in eval mode, after a warm-up.
 
-    Times are those of ``torch.utils.benchmark``, which waits for the GPU. The model keeps its weights,
+    Times are those of ``torch.utils.benchmark``; a GPU is waited for. The model keeps its weights,
     layout and mode, and torch its number of threads.
 
     Args:
         model: any network.
         example_inputs: what its forward takes, of the batch size to time; moved to the model's device.
-        threads: for torch to use on the CPU; None means as many as now.
+        threads: of the CPU; None means as many as torch has now.
         seconds: to measure for, at least; one pass is timed in any case.
-        runtime: see ``Runtime``; ``"channels_last"`` works on a copy.
+        runtime: see ``Runtime``; all but ``"eager"`` work on a copy, and foreign ones are timed only if they compute
+            what PyTorch computes.
 
     Returns:
         The median and the spread, with the conditions they were measured under.
 
     Raises:
-        ModelError: if the model does not run on the example inputs.
-        SettingError: if ``threads``, ``seconds`` or ``runtime`` is out of range.
+        ExportError: if the network cannot be converted for the runtime.
+        ModelError: if the model does not run on the example inputs, or runs differently in the runtime.
+        SettingError: if ``threads``, ``seconds`` or ``runtime`` is out of range, or the runtime is not installed.
     """
-    _check(threads, seconds, runtime)
+    check_conditions(threads, seconds)
+    runtime = known(runtime)
     from torch.utils.benchmark import Timer
 
-    layout = None
-    if runtime == "channels_last":
-        layout = torch.channels_last
-        model = copy.deepcopy(model).to(memory_format=layout)
-    device = device_of(model)
-    inputs = moved(example_inputs, device, layout)
-    with evaluating(model), torch.inference_mode(), _threads(threads) as used:
-        for _ in range(_WARM_UP):
-            call(model, inputs)
-        timer = Timer("call(model, inputs)", globals={"call": call, "model": model, "inputs": inputs}, num_threads=used)
+    with evaluating(model), torch.inference_mode(), threads_set(threads) as used:
+        made = ready(model, example_inputs, runtime, used)
+        if runtime not in ("eager", "channels_last"):
+            verified(model, example_inputs, made, runtime)
+        for _ in range(WARM_UP):
+            made.run()
+        timer = Timer("run()", globals={"run": made.run}, num_threads=used)
         timed = timer.blocked_autorange(min_run_time=seconds)
-    first = next(tensors(inputs), None)
     return Latency(
         milliseconds=timed.median * 1e3,
         spread=timed.iqr * 1e3,
         runs=len(timed.times) * timed.number_per_run,
-        batch_size=1 if first is None or first.ndim == 0 else first.shape[0],
+        batch_size=batch_of(example_inputs),
         threads=used,
-        device=str(device),
+        device=str(device_of(model)),
         runtime=runtime,
     )
 
 
-def _check(threads: int | None, seconds: float, runtime: str) -> None:
-    if runtime not in get_args(Runtime):
-        known = get_args(Runtime)
-        raise SettingError(f"unknown runtime '{runtime}'{nearest(runtime, known)}: choose {' or '.join(known)}")
+def batch_of(inputs: ExampleInputs) -> int:
+    """Return how many examples go through in one pass, as far as the first tensor tells."""
+    first = next(tensors(inputs), None)
+    return 1 if first is None or first.ndim == 0 else first.shape[0]
+
+
+def check_conditions(threads: int | None, seconds: float) -> None:
+    """Refuse a number of threads or seconds that is out of range.
+
+    Raises:
+        SettingError: saying which.
+    """
     if threads is not None and threads < 1:
         raise SettingError(f"the number of threads must be 1 or more, not {threads}")
     if not seconds > 0:
         raise SettingError(f"the seconds to measure for must be more than 0, not {seconds}")
-
-
-@contextmanager
-def _threads(threads: int | None) -> Generator[int]:
-    before = torch.get_num_threads()
-    used = before if threads is None else threads
-    torch.set_num_threads(used)
-    try:
-        yield used
-    finally:
-        torch.set_num_threads(before)

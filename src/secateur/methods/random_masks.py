@@ -31,6 +31,7 @@ from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.select import family, fit
+from secateur.core.size import Target
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.search import HeldOut, best_of
 
@@ -98,7 +99,7 @@ class RandomMasks(Method):
 
     def plan(self, problem: Problem) -> Plan:
         """Draw the masks, try them, and return the best."""
-        self._check(problem)
+        self.check(problem.target)
         if problem.target is not None and problem.target.keep >= 1.0:
             return EMPTY
         plans = self.draw(problem)
@@ -120,8 +121,8 @@ class RandomMasks(Method):
         problem.found(search)
         return plans[search.best]
 
-    def _check(self, problem: Problem) -> None:
-        target = problem.target
+    def check(self, target: Target | None) -> None:
+        """Refuse settings that do not say how much goes, or say it twice."""
         if target is not None and self.ratio is not None:
             raise SettingError("both a target and a ratio say how much goes; give one of them")
         if target is None and self.ratio is None and self.granularity not in ("strided", "n:m"):

@@ -1,7 +1,20 @@
 """The one pipeline: read, decide, act, verify, recover, measure, in as many rounds as asked."""
 
 from secateur.run.pruning import prune
-from secateur.run.recipes import data_of, example_of, method_of, model_of, run_recipe
+from secateur.run.recipes import data_of, example_of, method_of, model_of, prune_as, run_recipe, steps_of
 from secateur.run.result import Result, Width
+from secateur.run.step import Step
 
-__all__ = ["Result", "Width", "data_of", "example_of", "method_of", "model_of", "prune", "run_recipe"]
+__all__ = [
+    "Result",
+    "Step",
+    "Width",
+    "data_of",
+    "example_of",
+    "method_of",
+    "model_of",
+    "prune",
+    "prune_as",
+    "run_recipe",
+    "steps_of",
+]

@@ -16,17 +16,21 @@ from secateur.core.select import Limits, family, fit
 from secateur.core.size import Target
 from secateur.core.trace import trace
 from secateur.errors import ModelError, SettingError, TargetError, nearest
+from secateur.events import Tell, ignore
 
 
-def read(model: nn.Module, inputs: Any, leave: Sequence[str]) -> Graph:
+def read(
+    model: nn.Module, inputs: Any, leave: Sequence[str], *, patience: float | None = None, tell: Tell = ignore
+) -> Graph:
     """Trace a network and leave some layers alone.
 
     Raises:
         ModelError: if the network does not run on the inputs.
         SettingError: if a pattern in ``leave`` names no layer.
         TargetError: if nothing can be pruned.
+        TraceError: if it was not read within ``patience`` seconds.
     """
-    graph = trace(model, inputs)
+    graph = trace(model, inputs, seconds=patience, tell=tell)
     layers = [layer_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
     names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
     for pattern in leave:

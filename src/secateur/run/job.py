@@ -13,20 +13,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.budget import Budget
 from secateur.core.graph import Graph
-from secateur.core.method import Method
-from secateur.core.plan import Plan
+from secateur.core.method import Method, shapes
+from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.select import Limits
-from secateur.core.size import Target, size
-from secateur.core.surgery import apply, hold, verify
+from secateur.core.sensitivity import Curve
+from secateur.core.size import Size, Target, size
+from secateur.core.surgery import Hold, apply, hold, verify, zeros_left
 from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event, Tell
 from secateur.measure import Measurement, accuracy, fastest, measure
-from secateur.run import beforehand
+from secateur.repair import Repair, repair
+from secateur.run import beforehand, budgeting
+from secateur.run.bargain import Settled
+from secateur.run.expectation import expect
 from secateur.run.result import Result, widths
+from secateur.run.sensitivity import measuring
+from secateur.run.step import Step
 from secateur.run.work import Work
 from secateur.training import History, Settings, fit
 
@@ -63,32 +70,49 @@ class Job:
     latency: bool
     work: Work | None
     tell: Tell
+    then: tuple[Step, ...] = ()
     clock: Clock = field(default_factory=Clock)
     searches: list[Search] = field(default_factory=list[Search])
+    shaped: list[History] = field(default_factory=list[History])
+    shaping: Settings | None = None
+    patience: float | None = None
+    budget: Budget | None = None
+    settled: Settled | None = None
+    repair: tuple[str, ...] = ()
+    repairs: list[Repair] = field(default_factory=list[Repair])
+    curves: list[tuple[Curve, ...]] = field(default_factory=list[tuple[Curve, ...]])
 
     def run(self, rounds: int) -> Result:
         """Go through all rounds and measure."""
         with self.clock("trace"):
             graph = self.read(self.dense)
-        beforehand.check_target(graph, self.method, self.target, self.limits)
-        dense_size = size(graph).of(self.target.of) if self.target else 1
+        self.settle(graph)
+        steps = [*self.first_steps(rounds), *self.then]
+        for step in (Step(self.method, self.target), *self.then):  # the last of the first rounds is the hardest
+            step.method.check(step.target)
+            beforehand.check_target(graph, step.method, step.target, self.limits)
+        self.foretell(graph)
         before = self.measure(self.dense, "the dense network", self.latency)
+        dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
         first, middle = graph, None
-        for number in range(1, rounds + 1):
-            model = self.shape(model, number)
+        for number, step in enumerate(steps, 1):
             if number > 1:
                 graph = self.read(model)
-            plan = self.decide(model, graph, self.share(graph, dense_size, number, rounds), plans, number)
+            target = self.share(graph, dense_size, step.target)
+            model = self.shape(model, graph, target, step.method, plans, zeros, number)
+            plan = self.decide(model, graph, target, step.method, plans, number)
+            plan = plan.with_zeros(zeros) if zeros.edits else plan
             thin, difference = self.act(model, graph, plan)
+            self.mend(model, thin, graph, plan)
             plans.append(plan)
             differences.append(difference)
-            model = thin
+            model, zeros = thin, zeros_left(thin, graph, plan)
             if self.train is not None and self.data is not None:
-                if number == rounds:
+                if number == len(steps):
                     middle = self.measure(model, "the network before fine-tuning", False)
                 with self.clock("fine-tune"):
-                    histories.append(self.recover(model, graph, plan, number))
+                    histories.append(self.recover(model, graph, plan, step.method, number))
         fastest(model, self.inputs)
         after = self.measure(model, "the pruned network", self.latency)
         return Result(
@@ -99,51 +123,132 @@ class Job:
             middle=middle,
             after=after,
             histories=tuple(histories),
+            shaped=tuple(self.shaped),
+            repairs=tuple(self.repairs),
             pretrain=None,
             explanation=first.explain(),
             widths=widths(first, self.dense, model),
             verification=max(differences),
             method=self.method,
             target=self.target,
+            then=self.then,
             example_inputs=self.inputs,
             searches=tuple(self.searches),
+            sensitivity=tuple(self.curves),
+            budget=self.settled.found if self.settled else {},
             seconds=self.clock.seconds,
         )
+
+    def settle(self, graph: Graph) -> None:
+        """Turn a budget, if there is one, into the target and the widths that meet it."""
+        if self.budget is not None:
+            with self.clock("budget"):
+                self.settled = budgeting.settled(self, graph, self.budget)
+            self.target, self.limits = self.settled.target, self.settled.limits
+
+    def foretell(self, graph: Graph) -> None:
+        """Warn where the network will not get as fast as its MACs promise."""
+        met = self.settled is not None and "latency" in self.settled.found
+        if not self.latency or self.target is None or met:
+            return
+        with self.clock("foretell"):
+            expected = expect(self.dense, graph, self.inputs, self.target, self.limits)
+        if expected is not None and expected.far:
+            self.tell(Event("warning", expected.sentence()))
+
+    def first_steps(self, rounds: int) -> list[Step]:
+        """Return the rounds in which the first target is approached, in equal steps on a logarithmic scale."""
+        if self.target is None:
+            return [Step(self.method, None)] * rounds
+        keeps = [self.target.keep ** (number / rounds) for number in range(1, rounds + 1)]
+        return [Step(self.method, replace(self.target, keep=keep)) for keep in keeps]
 
     def read(self, model: nn.Module) -> Graph:
         """Trace a network; refuse one without anything to prune."""
         self.tell(Event("trace", "reading the network"))
-        return beforehand.read(model, self.inputs, self.leave)
+        return beforehand.read(model, self.inputs, self.leave, patience=self.patience, tell=self.tell)
 
-    def share(self, graph: Graph, dense_size: int, number: int, rounds: int) -> Target | None:
-        """Return the target of a round relative to the network that the round begins with."""
-        if self.target is None:
+    def share(self, graph: Graph, dense_size: Size, target: Target | None) -> Target | None:
+        """Return a target relative to the network that the round begins with."""
+        if target is None:
             return None
-        goal = self.target.keep ** (number / rounds) * dense_size
-        return replace(self.target, keep=min(1.0, goal / max(1, size(graph).of(self.target.of))))
+        goal = target.keep * dense_size.of(target.of)
+        return replace(target, keep=min(1.0, goal / max(1, size(graph).of(target.of))))
 
-    def shape(self, model: nn.Module, number: int) -> nn.Module:
+    def shape(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        target: Target | None,
+        method: Method,
+        plans: Sequence[Plan],
+        zeros: Plan,
+        number: int,
+    ) -> nn.Module:
         """Train with the method's own regulariser before it decides, if it has one."""
-        if self.train is None or self.data is None or type(self.method).training is Method.training:
+        if self.shaping is None or self.data is None or not shapes(method):
             return model
         shaped = copy.deepcopy(model)
-        with self.clock("shape"), self.method.training(shaped) as shaper:
-            fit(
+        masks = {edit.tensor: edit.mask() for edit in zeros.edits if isinstance(edit, ZeroWeights)}
+        problem = self.problem(shaped, graph, target, plans, number, self.searches)
+        with self.clock("shape"), method.shaping(problem) as shaper:
+            history = fit(
                 shaped,
                 self.data,
-                self.train,
-                shaper=shaper,
-                checkpoint=self.place(f"shape-{number}.ckpt", model),
+                self.shaping,
+                shaper=Hold(shaped, masks, shaper) if masks else shaper,
+                teacher=self.dense if self.shaping.distill else None,
+                checkpoint=self.place(f"shape-{number}.ckpt", model, method),
                 seed=self.seed + number,
                 tell=self.tell,
             )
+        self.shaped.append(history)
         return shaped
 
-    def decide(self, model: nn.Module, graph: Graph, target: Target | None, plans: Sequence[Plan], number: int) -> Plan:
+    def decide(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        target: Target | None,
+        method: Method,
+        plans: Sequence[Plan],
+        number: int,
+    ) -> Plan:
         """Ask the method for a plan, and see to it that the plan meets the target."""
         self.tell(Event("plan", "deciding what to remove"))
         found: list[Search] = []
-        problem = Problem(
+        problem = self.problem(model, graph, target, plans, number, found)
+        with self.clock("plan"):
+            if self.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
+                plan = method.plan(problem)
+            else:
+                facts = (
+                    method,
+                    target,
+                    self.limits,
+                    tuple(self.leave),
+                    self.seed,
+                    tuple(plans),
+                    self.about_data(),
+                )
+                plan = self.work.plan(f"plan-{number}.json", model, facts, lambda: method.plan(problem))
+                found = self.work.searches(f"found-{number}.json", model, facts, found)
+        self.searches.extend(found)
+        self.check_size(graph, plan, target, method)
+        return plan
+
+    def problem(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        target: Target | None,
+        plans: Sequence[Plan],
+        number: int,
+        found: list[Search],
+    ) -> Problem:
+        """Return everything that a method may look at in a round."""
+        work = None if self.work is None else self.work.folder
+        return Problem(
             model=model,
             graph=graph,
             target=target,
@@ -153,37 +258,20 @@ class Job:
             history=tuple(plans),
             limits=self.limits,
             rng=torch.Generator().manual_seed(self.seed * 1000 + number),
-            work=None if self.work is None else self.work.folder,
+            work=work,
             tell=self.tell,
             found=found.append,
+            sensitivity=measuring(model, graph, self.data, self.limits, work, self.tell, self.curves),
         )
-        with self.clock("plan"):
-            if self.work is None:
-                plan = self.method.plan(problem)
-            else:
-                facts = (
-                    self.method,
-                    target,
-                    self.limits,
-                    tuple(self.leave),
-                    self.seed,
-                    tuple(plans),
-                    self.about_data(),
-                )
-                plan = self.work.plan(f"plan-{number}.json", model, facts, lambda: self.method.plan(problem))
-                found = self.work.searches(f"found-{number}.json", model, facts, found)
-        self.searches.extend(found)
-        self.check_size(graph, plan, target)
-        return plan
 
-    def check_size(self, graph: Graph, plan: Plan, target: Target | None) -> None:
+    def check_size(self, graph: Graph, plan: Plan, target: Target | None, method: Method) -> None:
         """Refuse a plan that does not do what was asked; the shipped methods never make one."""
         if target is None:
             return
         left, whole = size(graph, plan).of(target.of), size(graph).of(target.of)
         if left > target.keep * whole * (1 + 1e-12) + 1e-9:  # both are whole numbers
             raise TargetError(
-                f"{type(self.method).__name__} left {left / whole:.3g} of the {target.of} where at most "
+                f"{type(method).__name__} left {left / whole:.3g} of the {target.of} where at most "
                 f"{target.keep:.3g} was asked for; take another method, or test this one with secateur.check_method"
             )
 
@@ -206,7 +294,13 @@ class Job:
             )
         return thin, check.difference
 
-    def recover(self, model: nn.Module, graph: Graph, plan: Plan, number: int) -> History:
+    def mend(self, model: nn.Module, thin: nn.Module, graph: Graph, plan: Plan) -> None:
+        """Repair without training what the cut has damaged, if asked."""
+        if self.repair and self.data is not None:
+            with self.clock("repair"):
+                self.repairs += repair(model, thin, graph, plan, self.data, self.repair, seed=self.seed, tell=self.tell)
+
+    def recover(self, model: nn.Module, graph: Graph, plan: Plan, method: Method, number: int) -> History:
         """Fine-tune with silenced weights held at zero."""
         assert self.train is not None
         assert self.data is not None
@@ -216,7 +310,7 @@ class Job:
             self.train,
             shaper=hold(model, graph, plan),
             teacher=self.dense if self.train.distill else None,
-            checkpoint=self.place(f"round-{number}.ckpt", model),
+            checkpoint=self.place(f"round-{number}.ckpt", model, method),
             seed=self.seed + number,
             tell=self.tell,
         )
@@ -235,6 +329,6 @@ class Job:
             return None
         return lambda network: accuracy(network, data.batches("val", EVALUATION_BATCH)).loss
 
-    def place(self, name: str, model: nn.Module) -> Path | None:
+    def place(self, name: str, model: nn.Module, method: Method) -> Path | None:
         """Return where the checkpoint of a training of this network goes, None without a work folder."""
-        return None if self.work is None else self.work.place(name, model, self.method)
+        return None if self.work is None else self.work.place(name, model, method)

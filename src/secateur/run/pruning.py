@@ -11,17 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.method import Method
+from secateur.budget import Budget
+from secateur.core.method import Method, shapes
 from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import DataError, SettingError
 from secateur.events import Event, Tell, ignore
-from secateur.methods import find
+from secateur.methods import find, name_of
 from secateur.models import build
+from secateur.repair import check as check_repairs
 from secateur.run.beforehand import check_weights
+from secateur.run.budgeting import check_budget
 from secateur.run.job import Job
 from secateur.run.result import Result
+from secateur.run.step import Step
 from secateur.run.work import Work
 from secateur.training import Settings
 
@@ -34,11 +38,16 @@ def prune(
     data: Data | str | None = None,
     *,
     train: Settings | None = None,
+    shape: Settings | None = None,
     rounds: int = 1,
+    then: Sequence[Step] = (),
     leave: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     seed: int = 0,
     latency: bool = True,
+    repair: Sequence[str] = (),
+    patience: float | None = None,
+    budget: Budget | None = None,
     work: str | Path | None = None,
     tell: Tell = ignore,
 ) -> Result:
@@ -53,11 +62,17 @@ def prune(
         target: what to keep; a number is a fraction of the MACs. None: the method's own rates decide.
         data: a data set or its name; for methods that measure, for accuracies and for fine-tuning.
         train: how to fine-tune after each round; None for not at all.
+        shape: how a method that trains before it decides (``batch_bridgeout``, ``bn_scale``) does so; None: like
+            ``train``. With neither it decides on the network as it is.
         rounds: in how many equal steps (on a logarithmic scale) the target is approached.
+        then: further rounds, each with a method and target of its own; what one has zeroed stays zero in the next.
         leave: patterns of layer names that keep all their channels.
         limits: floors and multiples of widths.
         seed: of everything random.
         latency: whether to time the networks.
+        repair: what to do after surgery without training, see ``secateur.repair.STEPS``.
+        patience: give up reading the network after this many seconds; None: never.
+        budget: limits of MACs, parameters, latency and drop of accuracy, which the target is then made of.
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
         tell: hears the progress.
 
@@ -77,6 +92,13 @@ def prune(
         raise SettingError(f"rounds must be at least 1, not {rounds}")
     if train is not None and data is None:
         raise DataError("fine-tuning needs data; give it, or leave train out")
+    if shape is not None and not shapes(asked):
+        raise SettingError(f"{name_of(asked)} does not train before it decides; leave shape out")
+    if shape is not None and data is None:
+        raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
+    check_repairs(repair)
+    if repair and data is None:
+        raise DataError("repairs need training images; give data, or leave repair out")
     if example_inputs is None and data is None:
         raise DataError("give example_inputs, or data to take one image from")
     images = load_data(data, seed=seed) if isinstance(data, str) else data
@@ -85,6 +107,7 @@ def prune(
     if example_inputs is None and images is not None:
         example_inputs = images.example()
     check_weights(model)
+    check_budget(budget, model, data, train)
     _warn_of_optimizers(model, tell)
     job = Job(
         dense=model,
@@ -93,12 +116,17 @@ def prune(
         target=goal,
         data=images,
         train=train,
+        shaping=shape or train,
         leave=(leave,) if isinstance(leave, str) else tuple(leave),
         limits=limits,
         seed=seed,
         latency=latency,
         work=None if work is None else Work(Path(work)),
         tell=tell,
+        then=tuple(then),
+        patience=patience,
+        budget=budget,
+        repair=tuple(repair),
     )
     return job.run(rounds)
 

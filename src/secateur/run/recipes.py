@@ -15,12 +15,13 @@ from secateur.data import Data, load_data
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
 from secateur.methods import make
-from secateur.models import build, load_weights
+from secateur.models import build, give_weights
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.job import Clock
 from secateur.run.pruning import prune
 from secateur.run.result import Result
+from secateur.run.step import Step
 from secateur.run.work import Work
 from secateur.training import fit
 
@@ -39,7 +40,7 @@ def run_recipe(
     Raises:
         SecateurError: one of its kinds.
     """
-    method = method_of(recipe)
+    method, then = method_of(recipe), steps_of(recipe)
     data = data_of(recipe, download=download)
     model = model_of(recipe, data)
     clock, trained = Clock(), None
@@ -48,27 +49,45 @@ def run_recipe(
     if recipe.pretrain is not None:
         if data is None:
             raise DataError("training the dense network needs data; name a data set in the recipe")
-        graph = beforehand.read(model, example_of(recipe, data), recipe.leave)
-        beforehand.check_target(graph, method, target, limits)
+        graph = beforehand.read(model, example_of(recipe, data), recipe.leave, patience=recipe.patience, tell=tell)
+        for step in (Step(method, target), *then):
+            step.method.check(step.target)
+            beforehand.check_target(graph, step.method, step.target, limits)
         place = None if work is None else Work(Path(work)).place("dense.ckpt", model)
         with clock("train"):
             trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=tell)
-    result = prune(
+    result = prune_as(recipe, model, data, work=work, tell=tell)
+    return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
+
+
+def prune_as(
+    recipe: Recipe, model: nn.Module, data: Data | None, *, work: str | Path | None = None, tell: Tell = ignore
+) -> Result:
+    """Prune a network that is there already as a recipe says; its model, weights and pretrain are not looked at.
+
+    Raises:
+        SecateurError: one of its kinds.
+    """
+    return prune(
         model,
         example_of(recipe, data),
-        method,
-        target,
+        method_of(recipe),
+        None if recipe.keep is None else Target(recipe.keep, recipe.of),
         data,
         train=recipe.train,
+        shape=recipe.shape,
         rounds=recipe.rounds,
+        then=steps_of(recipe),
         leave=recipe.leave,
-        limits=limits,
+        limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
         latency=recipe.latency,
+        repair=recipe.repair,
+        patience=recipe.patience,
+        budget=recipe.budget,
         work=work,
         tell=tell,
     )
-    return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
 
 
 def method_of(recipe: Recipe) -> Method:
@@ -78,6 +97,18 @@ def method_of(recipe: Recipe) -> Method:
         SettingError: if the method or one of its options is unknown.
     """
     return make(recipe.method, recipe.options)
+
+
+def steps_of(recipe: Recipe) -> tuple[Step, ...]:
+    """Return the recipe's further stages with their methods.
+
+    Raises:
+        SettingError: if a method or one of its options is unknown.
+    """
+    return tuple(
+        Step(make(stage.method, stage.options), None if stage.keep is None else Target(stage.keep, stage.of))
+        for stage in recipe.then
+    )
 
 
 def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
@@ -97,14 +128,15 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
 
 
 def model_of(recipe: Recipe, data: Data | None) -> nn.Module:
-    """Return the recipe's dense network, with its weights if it names a file."""
+    """Return the recipe's dense network, with its weights if it names any."""
     channels, image = (data.shape[0], data.shape[1]) if data else (3, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         classes = recipe.classes or (data.classes if data else None)
         model = build(recipe.model, classes=classes, channels=channels, image=image)
-    if recipe.weights:
-        load_weights(model, Path(recipe.weights))
+        if recipe.weights:
+            example = example_of(recipe, data)
+            give_weights(model, recipe.weights, example, name=recipe.model, classes=classes, transfer=recipe.transfer)
     return model
 
 

@@ -14,10 +14,13 @@ from secateur.core.explain import Explanation
 from secateur.core.graph import Graph, tensor_of
 from secateur.core.method import Method
 from secateur.core.plan import Plan
+from secateur.core.sensitivity import Curve
 from secateur.core.size import Target
 from secateur.core.trials import Search
 from secateur.measure import Measurement
 from secateur.recipe import Recipe
+from secateur.repair import Repair
+from secateur.run.step import Step
 from secateur.training import History
 
 
@@ -48,9 +51,14 @@ class Result:
         verification: largest relative difference between the pruned and the silenced network, over all rounds.
         method: the method with its settings.
         target: what was asked; None if the method's settings said it all.
+        then: the steps that followed, with methods and targets of their own.
         example_inputs: what the networks were traced, measured and verified on.
         recipe: what to write down so that the run can be repeated; None for a network that has no name.
         searches: every candidate that was tried, and how it did, for methods that search; one for each round.
+        sensitivity: how the network suffers when one group alone is pruned, for each round that measured it.
+        repairs: what was repaired without training after each cut, with accuracies on the validation images.
+        shaped: the method's own training before each decision; empty where it has none.
+        budget: what was measured to meet a budget, see ``Settled.found``; empty without.
         seconds: wall-clock time of each stage.
     """
 
@@ -70,6 +78,11 @@ class Result:
     example_inputs: Any
     recipe: Recipe | None = None
     searches: tuple[Search, ...] = ()
+    sensitivity: tuple[tuple[Curve, ...], ...] = ()
+    then: tuple[Step, ...] = ()
+    shaped: tuple[History, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:

@@ -3,7 +3,7 @@
 from secateur.core.surgery.forward import Inputs, run, tensors_in
 from secateur.core.surgery.optimizer import migrate_optimizer
 from secateur.core.surgery.removal import apply
-from secateur.core.surgery.silence import Hold, hold, masked
+from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
 from secateur.core.surgery.verification import TOLERANCE, Verification, relative_difference, verify
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "run",
     "tensors_in",
     "verify",
+    "zeros_left",
 ]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from secateur.core.blocks import BlockLayer
-from secateur.core.graph import Graph, count, staying, tensor_of
+from secateur.core.graph import Graph, count, layer_of, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS
 from secateur.core.literals import rewrite
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
+from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.forward import first_line
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.errors import ModelError, PlanError
@@ -44,6 +45,10 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
         renumber(thin, graph, keep)
         _rewrite_code(thin, graph, keep)
     regroup(thin, layouts(graph, plan, keep))
+    for name, mask in masks.items():
+        layer = thin.get_submodule(layer_of(name))
+        if name.endswith(".weight") and alike(mask) and StridedConv2d.can(layer):
+            StridedConv2d.take(cast("nn.Conv2d", layer))
     return thin
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph, staying, tensor_of
 from secateur.core.plan import Plan, ZeroWeights
 from secateur.core.regroup import layouts
-from secateur.core.shaper import Shaper
+from secateur.core.shaper import Moment, Shaper
 from secateur.core.size import zero_masks
 from secateur.core.statistics import over_kept
 from secateur.core.surgery.regrouping import held
@@ -83,14 +83,38 @@ def silencing(graph: Graph, plan: Plan) -> Plan:
 
 
 class Hold(Shaper):
-    """Keeps silenced weights at zero while a network trains, whatever the optimizer does to them."""
+    """Keeps silenced weights at zero while a network trains, whatever the optimizer does to them.
 
-    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    Args:
+        model: the network that trains.
+        masks: for each tensor by its name, what stays (True) and what is held.
+        inner: another shaper, which acts first; None for none.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], inner: Shaper | None = None) -> None:
+        self._inner = inner or Shaper()
         self._pairs = [pair for name, mask in masks.items() for pair in held(model, name, mask)]
         self._pairs = [(tensor, mask.to(tensor.device, tensor.dtype)) for tensor, mask in self._pairs]
 
+    def before_batch(self, moment: Moment) -> None:
+        """Let the inner shaper act."""
+        self._inner.before_batch(moment)
+
+    def penalty(self) -> Tensor | None:
+        """Return that of the inner shaper."""
+        return self._inner.penalty()
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return that of the inner shaper: the zeros are in the network itself."""
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Give it to the inner shaper."""
+        self._inner.load_state_dict(state)
+
     def after_step(self, step: int) -> None:
         """Set the silenced weights back to zero."""
+        self._inner.after_step(step)
         with torch.no_grad():
             for tensor, mask in self._pairs:
                 tensor.mul_(mask.to(tensor.device))
@@ -105,3 +129,23 @@ def hold(thin: nn.Module, graph: Graph, plan: Plan) -> Hold:
         plan: the plan that was applied.
     """
     return Hold(thin, zero_masks(graph, plan, graph.kept(plan)))
+
+
+def zeros_left(thin: nn.Module, graph: Graph, plan: Plan) -> Plan:
+    """Return the plan that keeps at zero, in the thin network, what an applied plan has set to zero in it.
+
+    It belongs to the thin network's own graph: with it, a later plan silences, holds and counts these zeros too.
+
+    Args:
+        thin: the network that ``apply`` returned.
+        graph: the graph of the dense network.
+        plan: the plan that was applied.
+    """
+    edits: list[ZeroWeights] = []
+    names = {**dict(thin.named_buffers()), **dict(thin.named_parameters(remove_duplicate=False))}
+    for name, mask in zero_masks(graph, plan, graph.kept(plan)).items():
+        for tensor, part in held(thin, name, mask):
+            place = name if names.get(name) is tensor else next(own for own, t in names.items() if t is tensor)
+            if not bool(part.all()):
+                edits.append(ZeroWeights.of(place, part.expand(tensor.shape)))
+    return Plan(tuple(edits))

@@ -181,10 +181,10 @@ class State:
         for d in dims:
             if layer.shape[d] > 1:
                 first = layer.narrow(d, 0, 1)
-                done = self.merged.setdefault(layer, set[int]())
+                done: tuple[int, ...] = self.merged.get(layer) or ()
                 if d not in done:  # a map of scores is picked from once for every class
                     self.unite(layer, first)
-                    done.add(d)
+                    self.merged[layer] = (*done, d)
                 layer = first
         return layer
 

@@ -1,0 +1,102 @@
+"""What a network may cost, in the words of those who ship it: several limits, all to be met at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args
+
+from secateur.errors import SettingError, nearest
+from secateur.measure.runtimes import Runtime, known
+
+_After = Literal["cut", "training"]
+_LATENCY = re.compile(r"([0-9.]+(?:e[+-]?\d+)?) ?(ms)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits that the pruned network meets, all of them; the largest network that does is taken.
+
+    Attributes:
+        max_macs: most MACs: a fraction of the dense network's up to 1, or a number above 1.
+        max_params: most parameters: a fraction of the dense network's up to 1, or a number above 1.
+        max_latency: longest forward pass of the example's batch: a fraction of the dense network's up to 1, or a time
+            such as 12ms.
+        max_drop: largest loss of accuracy on the validation images, as a fraction such as 0.01; alone it asks for the
+            smallest network that loses no more.
+        drop_after: when that loss counts: cut, or training (every candidate is fine-tuned then).
+        runtime: in what the latency is measured.
+        threads: of the CPU for it; as many as torch takes if not given.
+
+    Raises:
+        SettingError: if a limit is out of range, or there is none.
+    """
+
+    max_macs: float | None = None
+    max_params: float | None = None
+    max_latency: float | str | None = None
+    max_drop: float | None = None
+    drop_after: _After = "cut"
+    runtime: Runtime = "eager"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_macs", "max_params"):
+            value = getattr(self, name)
+            if value is not None and not (_number(value) and value > 0):
+                raise SettingError(f"'{name}' must be a fraction up to 1 or a number above 1, not {value!r}")
+        if self.max_drop is not None and not (_number(self.max_drop) and 0 <= self.max_drop < 1):
+            raise SettingError(f"'max_drop' must be a fraction from 0 to below 1, such as 0.01, not {self.max_drop!r}")
+        if self.drop_after not in get_args(_After):
+            raise SettingError(f"'drop_after' must be cut or training, not {self.drop_after!r}")
+        if self.threads is not None and (isinstance(self.threads, bool) or self.threads < 1):
+            raise SettingError(f"'threads' must be a whole number of at least 1, not {self.threads!r}")
+        known(self.runtime)
+        self.latency()
+        if all(getattr(self, name) is None for name in ("max_macs", "max_params", "max_latency", "max_drop")):
+            raise SettingError("a budget needs a limit: 'max_macs', 'max_params', 'max_latency' or 'max_drop'")
+
+    def latency(self) -> tuple[float, str] | None:
+        """Return the limit of the latency with its unit, ``"ms"`` or ``""`` for a fraction; None if there is none."""
+        if self.max_latency is None:
+            return None
+        found = _LATENCY.fullmatch(str(self.max_latency).strip())
+        try:
+            value, unit = float(found[1]) if found else 0.0, (found[2] or "").lower() if found else ""
+        except ValueError:
+            value, unit = 0.0, ""
+        if isinstance(self.max_latency, bool) or not value > 0 or (not unit and value > 1):
+            raise SettingError(
+                f"'max_latency' must be a fraction up to 1 or a time such as 12ms, not {json.dumps(self.max_latency)}"
+            )
+        return value, unit
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what differs from its default, as it stands in ``[budget]`` of a recipe."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    @staticmethod
+    def from_dict(table: object) -> Budget:
+        """Read what ``to_dict`` returns, or what a person has written.
+
+        Raises:
+            SettingError: if something is unknown or impossible.
+        """
+        if not isinstance(table, Mapping):
+            raise SettingError("'budget' in the recipe must be a table; write a line [budget] with its limits below")
+        entries = dict(cast("Mapping[str, Any]", table))
+        names = [f.name for f in fields(Budget)]
+        for name in entries:
+            if name not in names:
+                raise SettingError(
+                    f"unknown limit '{name}' in [budget] of the recipe{nearest(name, names)}; known are "
+                    f"{', '.join(names)}"
+                )
+        return Budget(**entries)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

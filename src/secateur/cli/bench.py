@@ -1,0 +1,188 @@
+"""``bench``: the dense and the pruned network of a result, timed side by side in every runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from secateur.cli.command import Given
+from secateur.cli.flags import Flag, flags_of
+from secateur.cli.network import on_device, repeated
+from secateur.cli.progress import Listener
+from secateur.cli.selection import AsJson, Quiet
+from secateur.cli.subject import Trust, example_of, load
+from secateur.cli.tables import say, say_json, table
+from secateur.errors import ArtifactError, SecateurError, SettingError
+from secateur.events import Event
+
+if TYPE_CHECKING:
+    from secateur.artifact import Loaded
+    from secateur.events import Tell
+    from secateur.measure import Runtime, SideBySide
+
+DENSE, PRUNED = "dense", "pruned"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How the networks are timed.
+
+    Attributes:
+        runtime: in what to run them, one or several; all that are installed if not given.
+        batch_size: images in a pass.
+        threads: of the CPU; as many as torch takes if not given.
+        seconds: how long to time each network in each runtime.
+        device: where, such as cpu or cuda.
+        save: keep the times in the result folder, and show them in its report.
+    """
+
+    runtime: tuple[Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"], ...] = ()
+    batch_size: int = 1
+    threads: int | None = None
+    seconds: float = 2.0
+    device: str = "cpu"
+    save: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "threads", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingError(f"{name} must be above 0, not {value}")
+
+
+def flags(args: Sequence[str]) -> list[Flag]:
+    """Return the flags of ``bench``."""
+    return flags_of(Conditions, "own", "Timing")
+
+
+def bench(
+    given: Given,
+    folder: Annotated[Path, typer.Argument(help="A result folder.", show_default=False, metavar="DIR")],
+    *,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time the dense and the pruned network of a result in turns, in every runtime that is installed.
+
+    What a runtime computes is compared with PyTorch eager first. Times are medians of all passes; the speed-up is the
+    median over the turns.
+    """
+    from secateur.measure import missing
+
+    conditions = Conditions(**given.of("own"))
+    for runtime in conditions.runtime:
+        if reason := missing(runtime, "cpu" if conditions.device == "cpu" else "cuda"):
+            raise SettingError(reason)
+    with Listener(quiet or as_json) as tell:
+        tell(Event("load", "loading the networks"))
+        loaded = load(folder, trust)
+        found, left_out = _time(loaded, conditions, tell)
+    document = _document(loaded, conditions, found, left_out)
+    if as_json:
+        say_json({"network": str(folder), **document})
+    else:
+        _speak(document)
+    if conditions.save:  # last, for the times are worth seeing in any case
+        _keep(folder, document)
+
+
+def _time(loaded: Loaded, conditions: Conditions, tell: Tell) -> tuple[list[SideBySide], dict[str, str]]:
+    """Return the times, and why runtimes that were not asked for by name have none."""
+    from secateur.measure import RUNTIMES, missing, side_by_side
+
+    networks = {DENSE: on_device(loaded.dense, conditions.device), PRUNED: on_device(loaded.model, conditions.device)}
+    example = repeated(example_of(loaded), conditions.batch_size)
+    found: list[SideBySide] = []
+    left_out: dict[str, str] = {}
+    chosen: tuple[Runtime, ...] = conditions.runtime or RUNTIMES
+    for runtime in dict.fromkeys(chosen):
+        if reason := missing(runtime, conditions.device):
+            left_out[runtime] = reason
+            continue
+        try:
+            found.append(
+                side_by_side(
+                    networks, example, runtime, threads=conditions.threads, seconds=conditions.seconds, tell=tell
+                )
+            )
+        except SecateurError as error:
+            if conditions.runtime or runtime == "eager":
+                raise
+            left_out[runtime] = str(error)
+    return found, left_out
+
+
+def _document(
+    loaded: Loaded, conditions: Conditions, found: Sequence[SideBySide], left_out: dict[str, str]
+) -> dict[str, Any]:
+    before, after = loaded.measurement["before"]["counts"], loaded.measurement["after"]["counts"]
+    first = found[0].latencies[DENSE]
+    return {
+        "format": 1,
+        "batch_size": first.batch_size,
+        "threads": first.threads,
+        "device": first.device,
+        "macs": {DENSE: before["macs"], PRUNED: after["macs"]},
+        "runtimes": [
+            {
+                "runtime": it.runtime,
+                "speedup": it.ratio(DENSE, PRUNED),
+                "speedup_spread": it.ratio_spread(DENSE, PRUNED),
+                **{name: _entry(it, name) for name in (DENSE, PRUNED)},
+            }
+            for it in found
+        ],
+        "left_out": left_out,
+        "environment": _environment(),
+    }
+
+
+def _entry(it: SideBySide, name: str) -> dict[str, Any]:
+    latency = it.latencies[name]
+    return {
+        "milliseconds": latency.milliseconds,
+        "spread": latency.spread,
+        "runs": latency.runs,
+        "difference": it.differences[name],
+    }
+
+
+def _environment() -> dict[str, str]:
+    """Return what the times depend on beside the networks."""
+    from secateur.artifact.environment import version
+    from secateur.measure.machine import processor
+
+    packages = {name: version(name) for name in ("torch", "onnxruntime", "openvino")}
+    return {"processor": processor(), **{name: it for name, it in packages.items() if it}}
+
+
+def _keep(folder: Path, document: dict[str, Any]) -> None:
+    """Write the times into the result folder and into its report."""
+    from secateur import artifact, report
+    from secateur.report.page import NAME
+    from secateur.report.speed import NAME as BENCH
+
+    path = folder / BENCH
+    try:
+        artifact.write_file(path, (json.dumps(document, indent=1) + "\n").encode())
+        artifact.record(folder, path.name)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; time with --no-save") from None
+    if (folder / NAME).is_file():
+        report.write(folder)
+
+
+def _speak(document: dict[str, Any]) -> None:
+    """Print the table and what belongs to it."""
+    from secateur.report import speed
+
+    headings = ("Runtime", "Dense, ms", "Pruned, ms", "Speed-up")
+    say(table(headings, speed.rows(document), numbers=(1, 2, 3)), "", speed.conditions(document))
+    for reason in document["left_out"].values():
+        say(f"Left out: {reason}.")

@@ -1,0 +1,35 @@
+"""What a time depends on beside the network."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, UnicodeDecodeError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the processor or GPU that a device is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def steadiest_clock(threads: int, device: torch.device) -> Callable[[], float]:
+    """Return the clock, in seconds, that other programs disturb the least.
+
+    With one thread on the CPU that is the time this program has computed: on an idle machine it goes like the clock on
+    the wall, and on a busy one it stands still while others have their turn.
+    """
+    return time.process_time if threads == 1 and device.type == "cpu" else time.perf_counter

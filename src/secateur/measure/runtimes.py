@@ -1,0 +1,226 @@
+"""The programs that can run a network: PyTorch in three ways, ONNX Runtime and OpenVINO."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from ..errors import ModelError, SettingError, nearest
+from .conversion import input_names, onnx_program
+from .forward import ExampleInputs, call, device_of, evaluating, moved, tensors
+
+Runtime = Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"]
+"""How a network is run: by PyTorch as it is, with images and kernels laid out channels last, or compiled by
+``torch.compile``; by ONNX Runtime; by OpenVINO."""
+
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+TOLERANCE = 1e-3
+"""Largest difference from PyTorch eager, relative to the largest output, with which a runtime is still believed."""
+
+_PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+_EXTRAS = {"onnxruntime": "export", "openvino": "openvino"}
+
+Pass: TypeAlias = Callable[[], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A network that only waits to be run.
+
+    Attributes:
+        run: does one forward pass, and waits until it is done.
+        outputs: does one and returns its tensors, on the CPU.
+    """
+
+    run: Pass
+    outputs: Callable[[], list[Tensor]]
+
+
+def known(runtime: str) -> Runtime:
+    """Return a runtime by its name.
+
+    Raises:
+        SettingError: if there is none of that name.
+    """
+    if runtime in RUNTIMES:
+        return runtime
+    raise SettingError(f"unknown runtime '{runtime}'{nearest(runtime, RUNTIMES)}: choose {' or '.join(RUNTIMES)}")
+
+
+def missing(runtime: Runtime, device: torch.device | str = "cpu") -> str:
+    """Say why a runtime cannot be had here and what to do about it; empty if it can."""
+    if runtime in _PACKAGES and torch.device(device).type != "cpu":
+        return f"{runtime} is timed on the CPU only; leave it out, or choose the device cpu"
+    for package in _PACKAGES.get(runtime, ()):
+        if importlib.util.find_spec(package) is None:
+            return f'{runtime} needs the package {package}; run: pip install "secateur[{_EXTRAS[runtime]}]"'
+    if runtime == "compile" and torch.device(device).type == "cpu" and not _compiler():
+        return "compile needs a C++ compiler; install one (g++ or clang), or name it in the variable CXX"
+    return ""
+
+
+def installed(device: torch.device | str = "cpu") -> tuple[Runtime, ...]:
+    """Return the runtimes that can be had here."""
+    return tuple(runtime for runtime in RUNTIMES if not missing(runtime, device))
+
+
+@contextmanager
+def threads_set(threads: int | None) -> Generator[int]:
+    """Give torch this many threads for a while; None for as many as it has."""
+    before = torch.get_num_threads()
+    used = before if threads is None else threads
+    if used != before:
+        torch.set_num_threads(used)
+    try:
+        yield used
+    finally:
+        if used != before:
+            torch.set_num_threads(before)
+
+
+def ready(model: nn.Module, example_inputs: ExampleInputs, runtime: Runtime, threads: int) -> Ready:
+    """Make a network ready to run; call it, and what it returns, under ``threads_set``, in eval and inference mode.
+
+    Args:
+        model: any network; stays as it is, the runtimes other than ``eager`` work on copies.
+        example_inputs: what its forward takes; moved to the model's device.
+        runtime: see ``Runtime``.
+        threads: of the CPU.
+
+    Raises:
+        SettingError: if the runtime is not installed.
+        ExportError: if the network cannot be converted for it.
+        ModelError: if the network does not run on the inputs.
+    """
+    device = device_of(model)
+    reason = missing(runtime, device)
+    if reason:
+        raise SettingError(reason)
+    inputs = moved(example_inputs, device)
+    if runtime in _PACKAGES:
+        return from_program(onnx_program(model, inputs), inputs, runtime, threads)
+    if runtime == "channels_last":
+        inputs = moved(example_inputs, device, torch.channels_last)
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    elif runtime == "compile":
+        model = cast("nn.Module", torch.compile(copy.deepcopy(model), dynamic=False))
+    return _torch(model, inputs, device, compiled=runtime == "compile")
+
+
+def from_program(program: bytes, inputs: ExampleInputs, runtime: Runtime, threads: int) -> Ready:
+    """Make an ONNX program, its inputs called ``input_0`` and so on, ready to run in ONNX Runtime or OpenVINO."""
+    make = _onnxruntime if runtime == "onnxruntime" else _openvino
+    return make(program, inputs, threads)
+
+
+def difference(model: nn.Module, example_inputs: ExampleInputs, made: Ready) -> float:
+    """Return how far the outputs are from those of PyTorch eager, relative to the largest; inf if not comparable."""
+    with evaluating(model), torch.inference_mode():
+        expected = _leaves(call(model, moved(example_inputs, device_of(model))))
+        given = made.outputs()
+    if [x.shape for x in expected] != [x.shape for x in given]:
+        return float("inf")
+    worst = 0.0
+    for want, got in zip(expected, given, strict=True):
+        if want.numel():
+            size = want.double().abs().max().item() or 1.0
+            error = (got.double() - want.double()).abs().max().item() / size
+            worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+def verified(model: nn.Module, example_inputs: ExampleInputs, made: Ready, runtime: Runtime) -> float:
+    """Return ``difference``, if it is small enough.
+
+    Raises:
+        ModelError: if the runtime does not compute what PyTorch computes, so that its time means nothing.
+    """
+    found = difference(model, example_inputs, made)
+    if found > TOLERANCE:
+        raise ModelError(
+            f"{runtime} computes something else than PyTorch (the outputs differ by {found:.1e} of the largest); "
+            "its time would mean nothing, so time the network in another runtime"
+        )
+    return found
+
+
+def _torch(model: nn.Module, inputs: Any, device: torch.device, *, compiled: bool) -> Ready:
+    def run() -> Any:
+        output = call(model, inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return output
+
+    if compiled:
+        try:
+            with evaluating(model), torch.inference_mode():
+                run()
+        except ModelError:
+            raise
+        except Exception as error:  # compilers raise anything
+            line = (str(error).strip().splitlines() or ["no message"])[0][:200]
+            raise ModelError(f"torch.compile fails on this network ({type(error).__name__}: {line})") from None
+    return Ready(run, lambda: _leaves(run()))
+
+
+def _onnxruntime(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+    feed = _feed([entry.name for entry in session.get_inputs()], inputs)
+
+    def run() -> Any:
+        return session.run(None, feed)
+
+    return Ready(run, lambda: [torch.as_tensor(output) for output in run()])
+
+
+def _openvino(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:
+    openvino: Any = importlib.import_module("openvino")
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # some processors would take bfloat16 unasked
+    }
+    compiled = core.compile_model(core.read_model(program), "CPU", settings)
+    request = compiled.create_infer_request()
+    feed = _feed([port.any_name for port in compiled.inputs], inputs)
+
+    def run() -> Any:
+        return request.infer(feed, share_inputs=True, share_outputs=True)
+
+    return Ready(run, lambda: [torch.as_tensor(run()[port]).clone() for port in compiled.outputs])
+
+
+def _feed(names: list[str], inputs: ExampleInputs) -> dict[str, Any]:
+    """Return the inputs by their names, without those that the program does not need."""
+    given = dict(zip(input_names(inputs), tensors(inputs), strict=True))
+    return {name: given[name].numpy() for name in names}
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    leaves: list[Any] = cast(Any, _pytree).tree_leaves(value)
+    return [leaf.detach().cpu() for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _compiler() -> bool:
+    """Say whether there is a C++ compiler, as ``torch.compile`` looks for one."""
+    names = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
+    return any(shutil.which(name) for name in names if name)

@@ -1,0 +1,64 @@
+"""What a budget is settled between, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.select import Limits
+from secateur.core.size import Target, size
+from secateur.events import Tell, ignore
+
+Decide = Callable[[Target, Limits], Plan]
+Test = Callable[[Plan], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Bargain:
+    """A network and a method between which a budget has to be settled.
+
+    Attributes:
+        model: the dense network.
+        graph: read from it.
+        inputs: what its forward takes, of the batch size that the latency is of.
+        decide: asks the method for a plan.
+        limits: floors and multiples that hold in any case.
+        accuracy: of the network under a plan, on validation images, in [0, 1]; None without data.
+        seconds: to time whole networks for, each time.
+        tell: hears the progress.
+    """
+
+    model: nn.Module
+    graph: Graph
+    inputs: Any
+    decide: Decide
+    limits: Limits = field(default_factory=Limits)
+    accuracy: Test | None = None
+    seconds: float = 2.5
+    tell: Tell = ignore
+
+    def share(self, plan: Plan) -> float:
+        """Return which part of the MACs a plan leaves."""
+        return size(self.graph, plan).macs / max(1, size(self.graph).macs)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a budget comes to for one network and method.
+
+    Attributes:
+        target: what the method is asked for.
+        limits: floors and multiples of widths; the multiple is one that is fast here if a latency was asked for.
+        found: what was measured on the way, ready for JSON: ``latency`` with ``asked`` and ``measured`` (fractions of
+            the dense network's), milliseconds, runtime, threads and ``multiple``; ``drop`` with ``asked`` and
+            ``found``.
+    """
+
+    target: Target
+    limits: Limits
+    found: Mapping[str, Any] = field(default_factory=dict[str, Any])

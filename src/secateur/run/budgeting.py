@@ -1,0 +1,102 @@
+"""Settling the budget of a run: what the run lends to the search for a target."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur import artifact
+from secateur.budget import Budget
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.select import Limits
+from secateur.core.size import Target
+from secateur.core.surgery import apply, hold
+from secateur.data import Data
+from secateur.errors import ArtifactError, DataError, SettingError
+from secateur.events import Event
+from secateur.measure import accuracy, missing
+from secateur.measure.forward import device_of
+from secateur.run.bargain import Bargain, Settled
+from secateur.run.settling import settle
+from secateur.training import Settings, fit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from secateur.run.job import Job
+
+_BATCH = 256
+
+
+def check_budget(budget: Budget | None, model: nn.Module, data: Data | str | None, train: Settings | None) -> None:
+    """Refuse a budget that cannot be settled here, before any work.
+
+    Raises:
+        DataError: if a drop of accuracy is limited without data.
+        SettingError: if the runtime is not installed, or the drop is to count after a training that is not asked for.
+    """
+    if budget is None:
+        return
+    if budget.max_drop is not None and data is None:
+        raise DataError("a limit on the drop of accuracy needs data; name a data set (--data)")
+    if budget.max_drop is not None and budget.drop_after == "training" and train is None:
+        raise SettingError("the drop is to count after fine-tuning, but none is asked for; give its epochs")
+    if budget.max_latency is not None and (reason := missing(budget.runtime, device_of(model))):
+        raise SettingError(reason)
+
+
+def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
+    """Return the target that a budget comes to, or what an earlier run of the same job came to.
+
+    Raises:
+        TargetError: if the limits cannot be met.
+    """
+    job.tell(Event("budget", "looking for the largest network within the budget"))
+    kept: Path | None = None
+    if job.work is not None:
+        facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.about_data())
+        kept = job.work.place("budget.json", job.dense, *facts)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return _read(json.loads(kept.read_text("utf-8")))
+
+    def decide(target: Target, limits: Limits) -> Plan:
+        return job.method.plan(replace(job.problem(job.dense, graph, target, (), 1, []), limits=limits))
+
+    def tested(plan: Plan) -> float:
+        return _accuracy(job, graph, plan, trained=budget.drop_after == "training")
+
+    test = None if job.data is None else tested
+    bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, test, tell=job.tell)
+    found = settle(bargain, budget, job.target)
+    if kept is not None:
+        try:
+            artifact.write_file(kept, json.dumps(asdict(found)).encode())
+        except OSError as error:
+            raise ArtifactError(f"cannot write {kept}: {error.strerror}; choose another work folder") from None
+    return found
+
+
+def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
+    """Return the accuracy under a plan on the validation images, after fine-tuning if so asked."""
+    assert job.data is not None
+    thin = apply(job.dense, graph, plan)
+    if trained and plan.edits:
+        assert job.train is not None
+        fit(
+            thin,
+            job.data,
+            job.train,
+            shaper=hold(thin, graph, plan),
+            teacher=job.dense if job.train.distill else None,
+            seed=job.seed + 1,
+            tell=job.tell,
+        )
+    return accuracy(thin, job.data.batches("val", _BATCH)).top1
+
+
+def _read(stored: dict[str, Any]) -> Settled:
+    return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"])

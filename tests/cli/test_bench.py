@@ -1,0 +1,82 @@
+"""``bench``: both networks of a result in several runtimes, and what it leaves in the folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from commands import Call
+from secateur import artifact
+from secateur.measure import count
+
+QUICK = ("--seconds", "0.05", "--threads", "1")
+
+
+@pytest.fixture
+def folder(pruned: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pruned, tmp_path / "small"))
+
+
+def test_times_stand_side_by_side_and_are_kept(secateur: Call, folder: Path) -> None:
+    ended = secateur("bench", folder, *QUICK, "--runtime", "eager,onnxruntime", "--batch-size", "2", "--json")
+    found = json.loads(ended.out)
+    assert ended.status == 0
+    assert [entry["runtime"] for entry in found["runtimes"]] == ["eager", "onnxruntime"]
+    assert (found["batch_size"], found["threads"], found["device"]) == (2, 1, "cpu")
+    loaded, example = artifact.load(folder), artifact.load(folder).measurement["example"]
+    assert example["shape"] == [1, 1, 28, 28]
+    import torch
+
+    one = torch.randn(1, 1, 28, 28)
+    assert found["macs"] == {"dense": count(loaded.dense, one).macs, "pruned": count(loaded.model, one).macs}
+    for entry in found["runtimes"]:
+        assert 0 < entry["pruned"]["milliseconds"] < 1000
+        assert entry["dense"]["difference"] < 1e-4
+        assert entry["speedup"] > 0
+    kept = json.loads((folder / "bench.json").read_text())
+    assert kept == {name: value for name, value in found.items() if name != "network"}
+    assert "bench.json" in artifact.folder.manifest(folder)["files"]
+    page = (folder / "report.html").read_text()
+    assert "Speed in each runtime" in page
+    assert "onnxruntime" in page
+    artifact.load(folder)  # the report has changed, and its entry in the manifest with it
+
+
+def test_the_table_fits_sixty_columns(secateur: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out = secateur("bench", folder, *QUICK, "--runtime", "channels_last", "--no-save", "--quiet").out
+    table, _, rest = out.partition("\n\n")
+    assert max(len(line) for line in table.splitlines()) <= 60
+    assert "channels_last" in table
+    assert "MACs fell 2." in rest
+    assert not (folder / "bench.json").exists()
+
+
+def test_what_is_not_installed_is_named_or_left_out(
+    secateur: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    gone = ("onnxruntime", "openvino")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in gone else found(name))
+    monkeypatch.setattr("secateur.measure.runtimes.shutil.which", lambda name: None)
+    ended = secateur("bench", folder, *QUICK, "--runtime", "openvino")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err == 'error: openvino needs the package openvino; run: pip install "secateur[openvino]"\n'
+    ended = secateur("bench", folder, *QUICK, "--quiet", "--no-save")
+    assert ended.status == 0
+    assert "eager" in ended.out
+    assert 'Left out: onnxruntime needs the package onnxruntime; run: pip install "secateur[export]".' in ended.out
+    assert "Left out: compile needs a C++ compiler" in ended.out
+
+
+def test_damaged_times_are_named_by_the_report(secateur: Call, folder: Path) -> None:
+    from secateur.errors import ArtifactError
+    from secateur.report import write
+
+    (folder / "bench.json").write_text('{"format": 1, "runtimes": [{}]}')
+    with pytest.raises(ArtifactError, match=r"bench\.json is damaged; remove it, and run secateur bench"):
+        write(folder)
