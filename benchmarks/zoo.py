@@ -315,8 +315,8 @@ def mebibytes(model: nn.Module) -> float:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| kind | networks | Secateur: exact at half the MACs | refused | wrong | Torch-Pruning: exact |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| kind | networks | Secateur: exact at half the MACs | refused | wrong | Torch-Pruning: exact | out of time |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind in dict.fromkeys(row["kind"] for row in rows):
         some = [row for row in rows if row["kind"] == kind]
@@ -325,7 +325,7 @@ def table(rows: list[Row]) -> str:
         refused = len(ours) - ours.count("exact") - ours.count("WRONG")
         lines.append(
             f"| {kind} | {len(some)} | {ours.count('exact')} | {refused} | {ours.count('WRONG')} | "
-            + (f"{theirs.count('exact')} of {len(theirs)} |" if theirs else "not run |")
+            + (f"{theirs.count('exact')} of {len(theirs)} | {theirs.count('time')} |" if theirs else "not run | |")
         )
     both = [r for r in rows if "seconds" in r["secateur"] and "seconds" in r.get("torch_pruning", {})]
     if both:
