@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import itertools
+import sys
 
 import pytest
 import torch
@@ -15,6 +17,19 @@ from secateur.measure.runtimes import Ready, difference, ready, threads_set, ver
 FOREIGN = [name for name in ("onnxruntime", "openvino") if not missing(name)]  # type: ignore[arg-type]
 
 
+class SignalStack(ctypes.Structure):
+    """What Linux calls stack_t."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> tuple[int | None, int, int]:
+    """Return where this thread handles signals: the address, flags and size of its alternative stack."""
+    now = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(now)) == 0
+    return now.address, now.flags, now.size
+
+
 class Named(nn.Module):
     """Takes its inputs by name and returns two outputs."""
 
@@ -25,6 +40,20 @@ class Named(nn.Module):
     def forward(self, image: Tensor, shift: Tensor) -> dict[str, Tensor]:
         y = self.conv(image)
         return {"map": y - shift, "mean": y.mean((2, 3))}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are laid out as Linux does")
+@pytest.mark.parametrize("runtime", FOREIGN)
+def test_a_runtime_leaves_the_signal_stack_of_its_caller(runtime: str) -> None:
+    """A stack that is freed and still set kills the process at its next signal, such as the end of a child."""
+    before = signal_stack()
+    with torch.inference_mode():
+        two = [ready(nets.Plain().eval(), torch.randn(2, 3, 8, 8), runtime, 1) for _ in range(2)]  # type: ignore[arg-type]
+    assert all(made.outputs() for made in two)
+    assert signal_stack() == before
+    while two:
+        del two[0]  # in the order in which they were made
+        assert signal_stack() == before
 
 
 @pytest.mark.parametrize("runtime", ["channels_last", *FOREIGN])

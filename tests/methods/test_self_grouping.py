@@ -215,7 +215,6 @@ def test_rounds_go_on_where_the_last_one_stopped():
         assert 1 - after.float().mean().item() == pytest.approx(0.6, abs=0.05)
 
 
-@pytest.mark.slow  # passes alone; in the whole suite its process dies here, for a reason not found yet
 def test_a_run_of_two_rounds_is_saved_and_loaded(tmp_path: Path):
     net = build("lenet5", channels=1)
     x = torch.randn(1, 1, 28, 28)

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -199,7 +200,11 @@ def _openvino(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # some processors would take bfloat16 unasked
     }
-    compiled = core.compile_model(core.read_model(program), "CPU", settings)
+    # OpenVINO puts another signal stack under the thread that compiles. When two networks have lived side by side it
+    # gives back one that it has freed, and the next signal to that thread kills the process. A thread that ends here
+    # takes no harm.
+    with ThreadPoolExecutor(1) as apart:
+        compiled = apart.submit(lambda: core.compile_model(core.read_model(program), "CPU", settings)).result()
     request = compiled.create_infer_request()
     feed = _feed([port.any_name for port in compiled.inputs], inputs)
 
