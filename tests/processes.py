@@ -11,6 +11,25 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+# How each script begins: its rank, its folder, and images that every process has.
+BEGIN = """
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from secateur.data import from_arrays
+
+torch.set_num_threads(1)
+rng = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (70, 3, 8, 8), dtype=torch.uint8, generator=rng)
+labels = torch.randint(0, 3, (70,), generator=rng)
+data = from_arrays((images[:48], labels[:48]), (images[:8], labels[:8]), (images[48:], labels[48:]))
+rank, out = sys.argv[1], Path(sys.argv[2])
+"""
+
 
 def launch(out: Path, world: int, script: str) -> list[dict[str, torch.Tensor]]:
     """Run a script in processes that know of each other, as ``torchrun`` does, and return what each has saved.

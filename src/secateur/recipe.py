@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ import tomli_w
 from secateur.budget import Budget
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
+from secateur.recipe_text import parsed, read
 from secateur.stages import Option, Stage, options
 from secateur.training.settings import Settings
 
@@ -138,10 +138,7 @@ class Recipe:
         Raises:
             SettingError: if the text is not TOML, or an entry is unknown, missing or impossible.
         """
-        try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SettingError(f"the recipe is not valid TOML: {error}; correct it there") from None
+        document = parsed(text)
         tables = {name: _table(document, name) for name in ("target", "method", *_TRAINING)}
         top = [f.name for f in fields(Recipe) if f.name not in (*_TARGET, "options")]
         _refuse_unknown(document, [*top, "target"], "at the top of the recipe")
@@ -173,14 +170,7 @@ class Recipe:
         Raises:
             SettingError: if the file cannot be read or is not a recipe; the message names the file.
         """
-        try:
-            return Recipe.from_toml(Path(path).read_text("utf-8"))
-        except OSError as error:
-            raise SettingError(f"cannot read the recipe {path}: {error.strerror}; check the path") from None
-        except UnicodeDecodeError:
-            raise SettingError(f"the recipe {path} is not a text file in UTF-8; check the path") from None
-        except SettingError as error:
-            raise SettingError(f"{path}: {error}") from None
+        return read(path, Recipe.from_toml)
 
     def name(self) -> str:
         """Return a short folder name such as ``l1-keep0.5-1f0c9a``; equal recipes have equal names.

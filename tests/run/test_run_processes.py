@@ -4,26 +4,14 @@ from pathlib import Path
 
 import torch
 
-from processes import launch
+from processes import BEGIN, launch
 
-SCRIPT = """
-import sys
-from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
-from torch import nn
-
+SCRIPT = (
+    BEGIN
+    + """
 from secateur import Settings, prune
-from secateur.data import from_arrays
 from secateur.methods.random_masks import RandomMasks
 
-torch.set_num_threads(1)
-rng = torch.Generator().manual_seed(0)
-images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=rng)
-labels = torch.randint(0, 3, (64,), generator=rng)
-data = from_arrays((images[:48], labels[:48]), (images[:8], labels[:8]), (images[48:], labels[48:]))
-rank, out = sys.argv[1], Path(sys.argv[2])
 torch.manual_seed(0)
 model = nn.Sequential(
     nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)
@@ -34,6 +22,7 @@ result = prune(model, None, method, 0.6, data, train=brief, rounds=2, latency=Fa
 plans = "".join(plan.to_json() for plan in result.plans)
 save_file({**result.model.state_dict(), "plans": torch.tensor(list(plans.encode()))}, out / f"{rank}.safetensors")
 """
+)
 
 
 def test_two_processes_decide_and_train_as_one(tmp_path: Path) -> None:

@@ -5,25 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from processes import launch
+from processes import BEGIN, launch
 
-SCRIPT = """
-import sys
-from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
-from torch import nn
-
-from secateur.data import from_arrays
+SCRIPT = (
+    BEGIN
+    + """
 from secateur.training import Settings, fit
 
-torch.set_num_threads(1)
-rng = torch.Generator().manual_seed(0)
-images = torch.randint(0, 256, (70, 3, 8, 8), dtype=torch.uint8, generator=rng)
-labels = torch.randint(0, 3, (70,), generator=rng)
-data = from_arrays((images[:48], labels[:48]), (images[:8], labels[:8]), (images[48:], labels[48:]))
-rank, out = sys.argv[1], Path(sys.argv[2])
 torch.manual_seed(int(rank))  # other weights in each process: those of the first one count
 model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 settings = Settings(
@@ -36,6 +24,7 @@ last = history.rows[-1]
 facts = torch.tensor([last.train_loss, last.train_accuracy, last.val_loss, last.val_accuracy, float(len(told) > 0)])
 save_file({**model.state_dict(), "facts": facts}, out / f"{rank}.safetensors")
 """
+)
 
 
 NOISY = """

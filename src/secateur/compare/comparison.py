@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from secateur.core.method import Method, shapes
 from secateur.errors import SettingError, nearest
 from secateur.methods import make
 from secateur.recipe import Recipe
+from secateur.recipe_text import parsed, read
 from secateur.stages import Option
 from secateur.training.settings import Settings
 
@@ -171,10 +171,7 @@ class Comparison:
         Raises:
             SettingError: if the text is not TOML, or an entry is unknown, missing or impossible.
         """
-        try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SettingError(f"the recipe is not valid TOML: {error}; correct it there") from None
+        document = parsed(text)
         own = {name: document.pop(name, None) for name in _OWN}
         top = [f.name for f in fields(Recipe) if f.name not in ("options", "keep", "then", "export", "seed")]
         for name in document:
@@ -210,14 +207,7 @@ class Comparison:
         Raises:
             SettingError: if the file cannot be read or is no comparison; the message names the file.
         """
-        try:
-            return Comparison.from_toml(Path(path).read_text("utf-8"))
-        except OSError as error:
-            raise SettingError(f"cannot read the recipe {path}: {error.strerror}; check the path") from None
-        except UnicodeDecodeError:
-            raise SettingError(f"the recipe {path} is not a text file in UTF-8; check the path") from None
-        except SettingError as error:
-            raise SettingError(f"{path}: {error}") from None
+        return read(path, Comparison.from_toml)
 
 
 def _entries(tables: object) -> tuple[Entry, ...]:

@@ -23,9 +23,9 @@ from secateur.export.comparison import (
     batch_of,
     call_of,
     difference,
-    quiet,
     random_call,
 )
+from secateur.measure.quiet import quiet
 
 
 @dataclass(frozen=True)

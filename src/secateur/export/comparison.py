@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -22,7 +18,6 @@ Runner: TypeAlias = Callable[["Call"], list[Tensor]]
 Kind: TypeAlias = Literal["pt2", "onnx", "source"]
 
 TOLERANCE = 1e-4
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch._dynamo")
 
 
 @dataclass(frozen=True)
@@ -117,20 +112,3 @@ def random_call(call: Call, batch: int, seed: int) -> Call:
         return x if not batch else x[torch.arange(batch) % len(x)]
 
     return call.map(fill)
-
-
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Keep the exporters from printing, warning and logging."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    sink = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
-import logging
-import warnings
-from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -15,8 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from .forward import ExampleInputs, call, evaluating, refilled, tensors
-
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")
+from .quiet import quiet
 
 
 def onnx_program(model: nn.Module, inputs: ExampleInputs) -> bytes:
@@ -34,7 +29,7 @@ def onnx_program(model: nn.Module, inputs: ExampleInputs) -> bytes:
     exporter: Any = torch.onnx
     flat, values = _Flat(model, inputs), tuple(tensors(inputs))
     names, reason = input_names(inputs), ""
-    with evaluating(model), _quiet(), torch.no_grad():
+    with evaluating(model), quiet(), torch.no_grad():
         for dynamo in (False, True):
             if dynamo and importlib.util.find_spec("onnxscript") is None:
                 continue
@@ -62,20 +57,3 @@ class _Flat(nn.Module):
 
     def forward(self, *values: Tensor) -> Any:
         return call(self.model, refilled(self.inputs, iter(values)))
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Keep the exporters from printing, warning and logging."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    sink = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

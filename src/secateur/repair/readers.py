@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph, layer_of, staying
 from secateur.core.plan import Plan
 from secateur.core.size import zero_masks
+from secateur.measure.forward import device_of, evaluating
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +83,13 @@ def inputs_and_outputs(
     def note(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         seen.append((given[0].detach(), output.detach()))
 
-    device = next(network.parameters()).device
-    modes = {module: module.training for module in network.modules()}
+    device = device_of(network)
     hook = layer.register_forward_hook(note)
     try:
-        network.eval()
         for batch in images:
             seen.clear()
-            with torch.no_grad():  # not around the yield: the mode would leak into the caller
+            with evaluating(network), torch.no_grad():  # not around the yield: it would leak into the caller
                 network(batch.to(device))
             yield list(seen)
     finally:
         hook.remove()
-        for module, mode in modes.items():
-            module.training = mode

@@ -8,9 +8,8 @@ that rounding could turn it is decided by the silenced network itself. What does
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from secateur.core.plan import Plan
 from secateur.search.held_out import HeldOut
 from secateur.search.runners import Bench, Runner, Ways
 from secateur.search.tape import Tape
+from secateur.search.threads import own_threads
 
 CLOSE = 100
 """A decision closer than so many times the rounding seen, or to be expected, is left to the silenced network."""
@@ -74,7 +74,7 @@ class Engine:
         threads = torch.get_num_threads() if self._held.images.device.type == "cpu" else 1
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         waiting = list(seen)
-        with _own_threads(), pool:
+        with own_threads(), pool:
             while waiting:
                 block = self._block(waiting)
                 waiting = waiting[len(block) :]
@@ -135,13 +135,3 @@ class Engine:
             with torch.no_grad():
                 self._runners[i] = self.bench.runner(i)
         return self._runners[i]
-
-
-@contextmanager
-def _own_threads() -> Generator[None]:
-    """Give torch its number of threads back, which the workers of a pool set for themselves."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import queue
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from secateur.core.surgery import masked
 from secateur.errors import DataError, ModelError
 from secateur.measure.forward import call, device_of, evaluating, logits_of
 from secateur.search.held_out import HeldOut
+from secateur.search.threads import own_threads
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -51,7 +51,7 @@ class Judge:
 
     def errors(self, plans: Sequence[Plan]) -> Iterator[int]:
         """Yield for each plan, in their order, on how many images the network is wrong or without an answer."""
-        with _own_threads():
+        with own_threads():
             pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
             try:
                 yield from pool.map(self._count, plans)
@@ -73,16 +73,6 @@ class Judge:
             return int(torch.stack(wrong).sum())
         finally:
             self._copies.put(network)
-
-
-@contextmanager
-def _own_threads() -> Generator[None]:
-    """Give torch its number of threads back, which the helpers of a pool set for themselves."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _wrong(scores: Tensor, labels: Tensor) -> Tensor:
