@@ -97,6 +97,31 @@ def test_heads_widths_and_hidden_layers_go(way: str) -> None:
     check(net, graph, Plan(tuple(DropUnits(g.name, (0, 2)) for g in graph.groups)))
 
 
+class FirstToken(nn.Module):
+    """The first token asks all others; the width of a head is computed from the channels, which go on their own."""
+
+    heads = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.proj = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        q = self.q(x[:, :1]).reshape(n, 1, self.heads, width // self.heads).transpose(1, 2)
+        k, v = (f(x).reshape(n, tokens, self.heads, width // self.heads).transpose(1, 2) for f in (self.k, self.v))
+        y = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("head", range(3))
+def test_the_width_of_a_head_does_not_depend_on_which_heads_go(head: int) -> None:
+    net, graph = read(FirstToken())
+    assert {group.name: group.size for group in graph.groups} == {"patches": 12, "attention.q": 3, "mlp.0": 20}
+    thin = check(net, graph, Plan((DropUnits("attention.q", (head,)), DropUnits("patches", (2, 3, 7)))))
+    assert thin.attention.k.weight.shape == (8, 9)
+
+
 class SingleHead(nn.Module):
     """One head: its values are channels like others; what queries and keys are compared by is not."""
 

@@ -145,10 +145,18 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
 
 def _follows_units(site: Site, components: Components) -> bool:
     """Whether removing a unit can change the number at all."""
-    units = components.prunable(site.layer)
-    rows = units.movedim(site.dim, 0).reshape(site.layer.shape[site.dim], -1)
-    varies = bool((rows != rows[:1]).any())
-    return varies and bool((rows[site.window, 0] >= 0).any())
+    rows = _rows(site, components.prunable(site.layer))
+    return _varies(rows) and bool((rows[site.window, 0] >= 0).any())
+
+
+def _rows(site: Site, layer: Tensor) -> Tensor:
+    """Return what each position along the dimension holds: (positions, all others)."""
+    return layer.movedim(site.dim, 0).reshape(layer.shape[site.dim], -1)
+
+
+def _varies(rows: Tensor) -> bool:
+    """Whether positions can go on their own; where all hold the same, as inside of heads, none does."""
+    return bool((rows != rows[:1]).any())
 
 
 def _may_lend(name: str, model: nn.Module, state: State, components: Components) -> bool:
@@ -162,8 +170,10 @@ def rewrites(sites: Sequence[Site], units: Units) -> list[Rewrite]:
     """Describe how each written size follows from the widths."""
     calls: dict[tuple[str, int, str], list[WrittenSize]] = {}
     for site in sites:
-        atoms = site.layer.movedim(site.dim, 0).reshape(site.layer.shape[site.dim], -1)[site.window, 0]
-        size = WrittenSize(site.path, site.sign, units.axis(atoms))
+        atoms = _rows(site, site.layer)
+        here = atoms[site.window, 0]
+        alone = _varies(units.of(atoms.reshape(-1)).reshape(atoms.shape))
+        size = WrittenSize(site.path, site.sign, units.axis(here if alone else len(here)))
         calls.setdefault((site.module, site.call, site.function), []).append(size)
     return [Rewrite(module, call, name, tuple(sizes)) for (module, call, name), sizes in calls.items()]
 

@@ -134,10 +134,14 @@ def _place_of_failure(thin: nn.Module, example_inputs: Inputs) -> str:
 
 
 def _uneven(graph: Graph) -> Plan:
-    """Drop about a third, one unit more from each group to the next: groups of one size end with different ones."""
+    """Drop about a third, one unit more from each group to the next: groups of one size end with different ones.
+
+    The first unit always goes: it is what a size taken from the first of several parts would speak of.
+    """
     rng = torch.Generator().manual_seed(0)
     edits: list[DropUnits] = []
     for number, group in enumerate(graph.groups):
-        units = torch.randperm(group.size, generator=rng)[: 1 + (group.size // 3 + number) % (group.size - 1)]
-        edits.append(DropUnits(group.name, tuple(sorted(units.tolist()))))
+        others = 1 + torch.randperm(group.size - 1, generator=rng)
+        units = others[: (group.size // 3 + number) % (group.size - 1)]
+        edits.append(DropUnits(group.name, (0, *sorted(units.tolist()))))
     return Plan(tuple(edits))
