@@ -51,10 +51,13 @@ def is_reshaping(name: str, args: Sequence[Any]) -> bool:
 
 def record(module: nn.Module) -> fx.Graph | None:
     """Record the module's own forward in its present mode; None if it cannot be recorded."""
+    tracer = _OwnForward()
     try:
-        return _OwnForward().trace(module)
+        return tracer.trace(module)
     except Exception:  # torch.fx runs foreign code on stand-ins: whatever that raises means "not recordable"
         return None
+    finally:  # it is part of a cycle, which would keep the parameters of a discarded network alive
+        tracer.root, tracer.submodule_paths = nn.Module(), {}
 
 
 def reshaping_nodes(graph: fx.Graph) -> list[fx.Node]:
@@ -158,6 +161,7 @@ def _compile(module: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
                 module.register_buffer(root, value, persistent=False) if isinstance(value, torch.Tensor) else setattr(
                     module, root, value
                 )
+    graph.owning_module = None  # a cycle, which would keep the parameters of a discarded network alive
     return type(compiled).forward
 
 

@@ -31,19 +31,20 @@ def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
     """
     keep = graph.kept(plan)
     check(model, graph, keep, plan)
-    saved: dict[str, Tensor] = {}
+    saved: list[tuple[Tensor, Tensor, Tensor]] = []
     try:
         with torch.no_grad():
             for name, positions in _silenced(graph, plan, keep).items():
                 tensor = tensor_of(model, name)
-                saved[name] = tensor.detach().clone()
-                tensor.masked_fill_(positions.to(tensor.device), 0.0)
+                gone = positions.to(tensor.device)
+                saved.append((tensor, gone, tensor.masked_select(gone)))
+                tensor.masked_fill_(gone, 0.0)
         with over_kept(model, graph.statistics, keep):
             yield model
     finally:
         with torch.no_grad():
-            for name, value in saved.items():
-                tensor_of(model, name).copy_(value)
+            for tensor, gone, values in reversed(saved):
+                tensor.masked_scatter_(gone, values)
 
 
 def _silenced(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:

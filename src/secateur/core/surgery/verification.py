@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,6 +16,7 @@ from torch.utils._pytree import tree_map
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery.forward import Inputs, run, tensors_in
+from secateur.core.surgery.precision import InDouble
 from secateur.core.surgery.silence import masked
 from secateur.errors import ModelError
 
@@ -39,7 +42,7 @@ class Verification:
 def verify(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> Verification:
     """Compare the thin network with the silenced original on the given inputs, in evaluation mode.
 
-    Where they differ by more than rounding, copies of both are compared in float64: a network that chooses (which
+    Where they differ by more than rounding, both are compared in float64: a network that chooses (which
     boxes survive, which values are the largest) may choose otherwise after an error in the last digit, and a real
     error stays. The difference is then the one in float64.
 
@@ -72,9 +75,8 @@ def _difference_in_double(model: nn.Module, graph: Graph, plan: Plan, thin: nn.M
     """Return the difference in float64; infinite where a network does not run in it."""
     precise = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
     try:
-        return _difference(
-            copy.deepcopy(model).double(), graph, plan, copy.deepcopy(thin).double(), cast(Inputs, precise)
-        )
+        with InDouble():
+            return _difference(model, graph, plan, thin, cast(Inputs, precise))
     except ModelError:
         return float("inf")
 
@@ -84,57 +86,58 @@ def relative_difference(expected: Any, found: Any) -> float:
 
     An output of which little more than rounding is left (below a millionth of the largest) is held against that.
     """
-    wanted, got = _tensors(expected), _tensors(found)
+    wanted, got = tensors_in(expected), tensors_in(found)
     if [a.shape for a in wanted] != [b.shape for b in got]:
         return float("inf")
-    pairs = [(a, b) for a, b in zip(wanted, got, strict=True) if a.numel()]
-    scales = [float(a.abs().max()) for a, _ in pairs]
+    pairs = [(a.detach(), b.detach()) for a, b in zip(wanted, got, strict=True) if a.numel()]
+    scales = [float(a.double().abs().max()) for a, _ in pairs]
     floor = 1e-6 * max(scales, default=0.0)
     worst = 0.0
     for (a, b), scale in zip(pairs, scales, strict=True):
-        difference = float((a - b).abs().max()) / (max(scale, floor) or 1.0)
+        difference = float((a.double() - b.double()).abs().max()) / (max(scale, floor) or 1.0)
         if math.isnan(difference):
             return float("inf")
         worst = max(worst, difference)
     return worst
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    return [tensor.detach().double() for tensor in tensors_in(value)]
-
-
 def _first_difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> str:
     """Return the first layer that makes channels whose kept channels differ between the two networks."""
     keep = graph.kept(plan)
-    with masked(model, graph, plan):
-        expected = _outputs(model, graph, inputs)
-    found = _outputs(thin, graph, inputs)
-    for name, wanted in expected.items():
-        got = found.get(name)
+    expected: dict[str, Tensor] = {}
+    same: dict[str, bool] = {}
+
+    def compare(name: str, got: Tensor) -> None:
+        wanted = expected.get(name)
+        if wanted is None or name in same:
+            return
         units = graph.tensors[f"{name}.weight"][1][graph.roles[f"{name}.weight"].index("makes")]
-        if got is None:
-            return name
         # linear layers put their channels last, convolutions after the batch
         dim = wanted.dim() - 1 if isinstance(model.get_submodule(name), nn.Linear) else min(1, wanted.dim() - 1)
         if units is not None and len(units) == wanted.shape[dim]:
             wanted = wanted.index_select(dim, torch.nonzero(staying(units, keep)).flatten().to(wanted.device))
-        if relative_difference(wanted, got) > TOLERANCE:
-            return name
-    return "the output"
+        same[name] = relative_difference(wanted, got) <= TOLERANCE
+
+    with contextlib.suppress(ModelError), masked(model, graph, plan):  # what ran before a failure is what we came for
+        _at_layers(model, graph, inputs, lambda name, output: expected.setdefault(name, output))
+    with contextlib.suppress(ModelError):
+        _at_layers(thin, graph, inputs, compare)
+    return next((name for name in expected if not same.get(name)), "the output")
 
 
-def _outputs(model: nn.Module, graph: Graph, inputs: Inputs) -> dict[str, Tensor]:
-    outputs: dict[str, Tensor] = {}
+def _at_layers(model: nn.Module, graph: Graph, inputs: Inputs, act: Callable[[str, Tensor], object]) -> None:
+    """Run the network and act on the output of each layer that makes channels."""
+
+    def made(name: str, module: nn.Module, given: object, output: Tensor) -> None:
+        act(name, output.detach())
+
     hooks = [
-        module.register_forward_hook(lambda m, i, o, name=name: outputs.setdefault(name, o.detach()))
+        module.register_forward_hook(partial(made, name))
         for name, module in model.named_modules()
         if "makes" in graph.roles.get(f"{name}.weight", ())
     ]
     try:
         run(model, inputs)
-    except ModelError:
-        pass  # the layers before the failure are what we came for
     finally:
         for hook in hooks:
             hook.remove()
-    return outputs
