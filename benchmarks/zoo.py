@@ -324,26 +324,42 @@ def mebibytes(model: nn.Module) -> float:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| kind | networks | Secateur: exact at half the MACs | refused | wrong | Torch-Pruning: exact | out of time |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| kind | networks | Secateur: exact at half the MACs | refused | failed | wrong | Torch-Pruning: exact | "
+        "out of time |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind in dict.fromkeys(row["kind"] for row in rows):
         some = [row for row in rows if row["kind"] == kind]
         ours = [row["secateur"]["outcome"] for row in some]
         theirs = [row["torch_pruning"]["outcome"] for row in some if "torch_pruning" in row]
-        refused = len(ours) - ours.count("exact") - ours.count("WRONG")
+        refused, failed = (sum(ours.count(o) for o in some) for some in (("refused", "size"), ("error", "time")))
         lines.append(
-            f"| {kind} | {len(some)} | {ours.count('exact')} | {refused} | {ours.count('WRONG')} | "
+            f"| {kind} | {len(some)} | {ours.count('exact')} | {refused} | {failed} | {ours.count('WRONG')} | "
             + (f"{theirs.count('exact')} of {len(theirs)} | {theirs.count('time')} |" if theirs else "not run | |")
         )
-    both = [r for r in rows if "seconds" in r["secateur"] and "seconds" in r.get("torch_pruning", {})]
+    ran = [row["secateur"] for row in rows if "seconds" in row["secateur"]]
+    lines.append(f"\nSecateur, {len(ran)} networks: {seconds(ran)}; {over(ran)}.")
+    both = [row for row in rows if row["secateur"]["outcome"] == row.get("torch_pruning", {}).get("outcome") == "exact"]
     if both:
-        ours, theirs = ([r[who]["seconds"] for r in both] for who in ("secateur", "torch_pruning"))
         lines.append(
-            f"\nSeconds where both ran ({len(both)} networks): Secateur median {statistics.median(ours):.2f}, largest "
-            f"{max(ours):.1f}; Torch-Pruning median {statistics.median(theirs):.2f}, largest {max(theirs):.1f}."
+            f"Where both are exact ({len(both)} networks): Secateur {seconds([r['secateur'] for r in both])}; "
+            f"Torch-Pruning {seconds([r['torch_pruning'] for r in both])}."
         )
     return "\n".join(lines)
+
+
+def seconds(found: list[Row]) -> str:
+    times = [row["seconds"] for row in found]
+    return f"{statistics.median(times):.2f} s in the median, {max(times):.1f} s at most"
+
+
+def over(found: list[Row]) -> str:
+    """Say which networks need more memory than three times the model and one forward pass."""
+    most = max(found, key=lambda row: row["peak"])
+    many = [row for row in found if row["peak"] > 3 * row["model"] + row["forward"]]
+    return (
+        f"{most['peak']:.0f} MiB at most, more than three times the model and one forward pass on {len(many)} of them"
+    )
 
 
 if __name__ == "__main__":
