@@ -6,8 +6,9 @@
 A narrow VGG is trained from scratch in three ways that differ in nothing but their noise: Batch Bridgeout, targeted
 activation dropout with the same probability, and weight decay alone, which the other two have as well. Then the same
 share of the filters of every convolution goes, smallest L2 norm first, without fine-tuning, and the test accuracy is
-measured three times: with the filters set to zero in place, as in the paper (batch norms go on emitting constants),
-with the units removed for good, and removed with the batch norms' statistics estimated afresh on training images.
+measured four times: with the filters set to zero in place, as in the paper (batch norms go on emitting constants),
+with the units removed for good, removed with what they emitted on average folded into the next batch norm, and removed
+with the batch norms' statistics estimated afresh, both on training images.
 
 The paper trains for 230 epochs with a weight decay of 5e-4; what a filter without use has left of its length then is
 exp(-sum of the learning rates * weight decay), practically nothing. The default weight decay here is larger, in all
@@ -43,13 +44,14 @@ from secateur.data import Data, load_data
 from secateur.events import Event
 from secateur.measure import accuracy, count
 from secateur.methods.batch_bridgeout import BatchBridgeout
+from secateur.repair import compensate
 from secateur.training import Settings, fit, recalibrate
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 NOISE = {"bridgeout": "bridgeout", "dropout": "dropout", "weight_decay": "bridgeout"}
 LABELS = {"bridgeout": "Batch Bridgeout", "dropout": "targeted dropout", "weight_decay": "weight decay"}
 COLOURS = {"bridgeout": "#1b6ca8", "dropout": "#d1495b", "weight_decay": "#5c6b73"}
-WAYS = ("zeroed", "removed", "recalibrated")
+WAYS = ("zeroed", "removed", "compensated", "recalibrated")
 PAPER: dict[str, tuple[float, ...]] = {  # VGG-16 on CIFAR-10, read off the authors' vector figure
     "bridgeout": (92.67, 92.67, 92.65, 90.79, 87.53, 70.32, 41.07, 15.13),
     "dropout": (92.90, 82.43, 42.60, 15.73, 11.91, 10.06, 9.52, 10.06),
@@ -176,6 +178,9 @@ def curves(model: nn.Module, data: Data, method: Method) -> dict[str, list[float
         found["zeroed"].append(test(zeroed(model, plan), data))
         found["removed"].append(test(thin, data))
         found["macs"].append(count(thin, data.example()).macs / whole)
+        mended = copy.deepcopy(thin)
+        compensate(model, mended, graph, plan, [x for x, _ in itertools.islice(data.batches("train", 128), 2)])
+        found["compensated"].append(test(mended, data))
         recalibrate(thin, itertools.islice(data.batches("train", 128, shuffle=True, seed=0), 50))
         found["recalibrated"].append(test(thin, data))
     return found

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nets import images
+from nets import images, lived_in
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
@@ -86,7 +86,7 @@ def test_compensation_restores_the_mean_of_every_output() -> None:
     torch.testing.assert_close(thin[:2](x).mean((0, 2, 3)), net[:2](x).mean((0, 2, 3)))  # type: ignore[index]
 
 
-def test_layers_without_a_bias_are_not_compensated_and_the_dense_network_is_left_alone() -> None:
+def test_layers_with_neither_bias_nor_batch_norm_are_not_compensated_and_the_dense_network_is_left_alone() -> None:
     net = chain(bias=False).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     graph, plan, thin = cut(net)
@@ -94,6 +94,48 @@ def test_layers_without_a_bias_are_not_compensated_and_the_dense_network_is_left
     assert reconstruct(net, thin, graph, plan, batches()) == ("1",)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
+
+
+class Normed(nn.Module):
+    """Convolutions without bias, each with a batch norm; ``shared``: somebody else reads the second one too."""
+
+    def __init__(self, shared: bool = False) -> None:
+        super().__init__()
+        self.shared = shared
+        self.first, self.second = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 5, 3, bias=False)
+        self.before, self.behind = nn.BatchNorm2d(8), nn.BatchNorm2d(5)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.before(self.first(x)).relu())
+        z = self.behind(y)
+        return self.head((z.relu() + y if self.shared else z.relu()).mean((2, 3)))
+
+
+def test_what_dead_filters_emit_is_folded_into_the_batch_norm_behind_the_reader() -> None:
+    torch.manual_seed(0)
+    net = lived_in(Normed())
+    with torch.no_grad():
+        net.first.weight[[1, 4]] = 0.0
+        net.before.bias[[1, 4]] = 1.0
+    graph = trace(net, images(1))
+    plan = Plan((DropUnits("first", (1, 4)),))
+    thin = apply(net, graph, plan)
+    x = torch.cat(batches())
+    assert float((thin(x) - net(x)).detach().abs().max()) > 0.01
+    assert compensate(net, thin, graph, plan, batches()) == ("second",)
+    torch.testing.assert_close(thin(x), net(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_norm_is_left_alone_where_somebody_else_reads_the_same_output() -> None:
+    torch.manual_seed(0)
+    net = lived_in(Normed(shared=True))
+    graph = trace(net, images(1))
+    plan = Plan((DropUnits("first", (1, 4)),))
+    thin = apply(net, graph, plan)
+    before = copy.deepcopy(thin.state_dict())
+    assert compensate(net, thin, graph, plan, batches()) == ()
+    assert all(torch.equal(value, before[name]) for name, value in thin.state_dict().items())
 
 
 def test_a_linear_layer_behind_maps_is_repaired_too() -> None:

@@ -1,27 +1,30 @@
-"""Add to a bias what the removed inputs gave on average."""
+"""Add to a bias, or to a batch norm, what the removed inputs gave on average."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
+from secateur.repair.norms import norms_behind
 from secateur.repair.readers import Reader, inputs_and_outputs, readers
 
 
 def compensate(
     dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, images: Sequence[Tensor]
 ) -> tuple[str, ...]:
-    """Replace every removed input by its mean over the images, folded into the bias of the layer that read it.
+    """Replace every removed input by its mean over the images, folded into the layer that read it.
 
-    The mean of an output is then what it was, but for the borders of padded maps and for what changes upstream.
-    Layers without a bias are left alone: the batch norm behind them is what re-estimated statistics repair
-    (``secateur.training.recalibrate``). See Molchanov et al., *Pruning Convolutional Neural Networks for Resource
-    Efficient Inference*, 2017, and Nagel et al., *Data-Free Quantization Through Weight Equalization and Bias
-    Correction*, 2019, section 4.2, for the same correction.
+    The mean is folded into the layer's bias or, where it has none, into the running mean of the batch norm that alone
+    reads its output. The mean of that output is then what it was, but for the borders of padded maps and for what
+    changes upstream; what a dead filter emits is its own mean, so that folding it is exact there. Layers with neither
+    are left alone. See Molchanov et al., *Pruning Convolutional Neural Networks for Resource Efficient Inference*,
+    2017, and Nagel et al., *Data-Free Quantization Through Weight Equalization and Bias Correction*, 2019, section
+    4.2, for the same correction.
 
     Args:
         dense: the network before surgery, left as it is.
@@ -31,12 +34,17 @@ def compensate(
         images: batches ``(N, C, H, W)``.
 
     Returns:
-        Names of the layers whose bias was changed.
+        Names of the layers whose lost inputs were folded.
     """
     changed: list[str] = []
-    for reader in readers(dense, thin, graph, plan):
-        bias = reader.thin.bias
-        if bias is None:
+    found = list(readers(dense, thin, graph, plan))
+    norms = norms_behind(dense, [reader.name for reader in found if reader.thin.bias is None], images[:1])
+    for reader in found:
+        shift: Tensor | None = reader.thin.bias
+        sign = 1
+        if shift is None and reader.name in norms:
+            shift, sign = cast("Tensor | None", thin.get_submodule(norms[reader.name]).running_mean), -1
+        if shift is None:
             continue
         means = _means(dense, reader, images)
         weight = reader.dense.weight.detach()
@@ -44,7 +52,7 @@ def compensate(
         lost = reader.lost.to(weight.device)
         missing = given[:, lost] @ means[lost].to(given.dtype)
         with torch.no_grad():
-            bias += missing[reader.outputs.to(weight.device)].to(bias.device, bias.dtype)
+            shift += sign * missing[reader.outputs.to(weight.device)].to(shift.device, shift.dtype)
         changed.append(reader.name)
     return tuple(changed)
 
