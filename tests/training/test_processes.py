@@ -13,7 +13,7 @@ SCRIPT = (
 from secateur.training import Settings, fit
 
 torch.manual_seed(int(rank))  # other weights in each process: those of the first one count
-model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 settings = Settings(
     epochs=3, batch_size=16, lr=0.1, accumulate=2, augment="crop_flip", device="cpu",
     memory_format="contiguous", compile="off",

@@ -16,9 +16,9 @@ Differences.  The papers' texts were not open to us; the rule is that of the rel
               p = 1 means no noise there and is refused here. Zeroed filters stay in the papers' networks and emit
               what their batch norms make of zero, and in VGG the scales of the batch norms are cut besides; here
               units are removed for good, residual streams as a whole, and that constant with them, unless ``repair``
-              folds it into the next layer (compensate) or batch norms (recalibrate). Which activations the papers' dropout
-              acts on is not known: here on what every layer but the first reads. The rise of p over the training
-              (``ramp``) is ours.
+              folds it into the next layer (compensate) or batch norms (recalibrate). Which activations the papers'
+              dropout acts on is not known: here on what every layer but the first reads. The rise of p over the
+              training (``ramp``) is ours.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from secateur.training.history import Speed
 from secateur.training.objective import first_not_finite, loss_of
 from secateur.training.placement import memory_format
 from secateur.training.settings import Settings
+from secateur.training.shared_norms import SharedNorms
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -72,7 +73,10 @@ class Parts:
         if self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 taught = logits_of(self.teacher(images))
-        scores: Tensor = self.network(images)
+        # torch.compile cannot look through the mode: there each process keeps its own statistics
+        shared = self.accelerator.num_processes > 1 and self.speed.compile != "on"
+        with SharedNorms() if shared else nullcontext():
+            scores: Tensor = self.network(images)
         return loss_of(scores, labels, taught, self.settings), scores
 
     def update(self) -> None:
