@@ -136,6 +136,10 @@ class BlockLayer(nn.Module):
         joined = made[0] if len(made) == 1 else torch.cat(made, self.dim)
         return joined if self.ordered else joined.index_select(self.dim, self.order)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.ordered = self.order.tolist() == list(range(self.outputs))
+
     def extra_repr(self) -> str:
         """Return the sizes for printing."""
         weights = sum(block.weight.numel() for block in self.parts)

@@ -18,6 +18,7 @@ from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.forward import first_line
+from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.errors import ModelError, PlanError
 
@@ -44,7 +45,9 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)
         _rewrite_code(thin, graph, keep)
-    regroup(thin, layouts(graph, plan, keep))
+    found = layouts(graph, plan, keep)
+    regroup(thin, found)
+    fold_orders(thin, graph, found, masks)
     for name, mask in masks.items():
         layer = thin.get_submodule(layer_of(name))
         if name.endswith(".weight") and alike(mask) and StridedConv2d.can(layer):
