@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,20 +31,31 @@ def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
     """
     keep = graph.kept(plan)
     check(model, graph, keep, plan)
-    saved: list[tuple[Tensor, Tensor, Tensor]] = []
+    restore: list[Callable[[], object]] = []
     try:
         with torch.no_grad():
             for name, positions in _silenced(graph, plan, keep).items():
-                tensor = tensor_of(model, name)
-                gone = positions.to(tensor.device)
-                saved.append((tensor, gone, tensor.masked_select(gone)))
-                tensor.masked_fill_(gone, 0.0)
+                restore.append(_zero(tensor_of(model, name), positions))
         with over_kept(model, graph.statistics, keep):
             yield model
     finally:
         with torch.no_grad():
-            for tensor, gone, values in reversed(saved):
-                tensor.masked_scatter_(gone, values)
+            for undo in reversed(restore):
+                undo()
+
+
+def _zero(tensor: Tensor, positions: Tensor) -> Callable[[], object]:
+    """Zero a tensor at some positions, and return what undoes it; only what lies there is kept aside if it can be."""
+    gone = positions.to(tensor.device)
+    dims = [dim for dim, size in enumerate(gone.shape) if size > 1]
+    if len(dims) != 1:
+        values = tensor.clone()
+        tensor.masked_fill_(gone, 0.0)
+        return lambda: tensor.copy_(values)
+    where = torch.nonzero(gone.flatten()).flatten()
+    values = tensor.index_select(dims[0], where)
+    tensor.index_fill_(dims[0], where, 0.0)
+    return lambda: tensor.index_copy_(dims[0], where, values)
 
 
 def _silenced(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:
