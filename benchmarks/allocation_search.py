@@ -83,7 +83,7 @@ class Problem:
 
 
 def botorch(tried: Sequence[Tried], box: Box, seeds: Sequence[int], count: int) -> list[Point]:
-    from botorch.acquisition import LogConstrainedExpectedImprovement, LogExpectedImprovement
+    from botorch.acquisition.analytic import LogConstrainedExpectedImprovement, LogExpectedImprovement
     from botorch.fit import fit_gpytorch_mll
     from botorch.models import ModelListGP, SingleTaskGP
     from botorch.models.transforms import Normalize, Standardize
