@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.repair.norms import norms_behind
+from secateur.measure.forward import device_of, evaluating
 from secateur.repair.readers import Reader, inputs_and_outputs, readers
+from secateur.search.fusion import fusible
 
 
 def compensate(
@@ -37,9 +38,9 @@ def compensate(
         Names of the layers whose lost inputs were folded.
     """
     changed: list[str] = []
-    found = list(readers(dense, thin, graph, plan))
-    norms = norms_behind(dense, [reader.name for reader in found if reader.thin.bias is None], images[:1])
-    for reader in found:
+    with evaluating(dense), torch.no_grad():
+        norms = dict(fusible(dense, images[0].to(device_of(dense))))
+    for reader in readers(dense, thin, graph, plan):
         shift: Tensor | None = reader.thin.bias
         sign = 1
         if shift is None and reader.name in norms:
