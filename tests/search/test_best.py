@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from secateur.core.surgery import masked, run
 from secateur.core.trace import trace
 from secateur.core.trials import Search, key_of
 from secateur.errors import ArtifactError, DataError, ModelError, PlanError, SettingError
-from secateur.search import Engine, HeldOut, Ways, best_of
+from secateur.search import Engine, HeldOut, Ways, best_of, runners
 from secateur.search import held_out as held_outs
 from secateur.search.parts import Parts
 from strategies import networks, plans
@@ -390,6 +391,27 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="choose another folder"):
         best_of(net, graph, drawn, subject, work=tmp_path / "file")
+
+
+def test_networks_are_cut_before_threads_run_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Surgery may trace with torch.fx, which changes the calls of all modules in all threads meanwhile."""
+    net = make("plain")
+    graph, subject = trace(net, images(1)), held(net)
+    cutting: set[str] = set()
+    cut = runners.apply
+
+    def noted(*given: Any) -> nn.Module:
+        cutting.add(threading.current_thread().name)
+        return cut(*given)
+
+    monkeypatch.setattr(runners, "apply", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        best_of(net, graph, candidates(graph, 6), subject)
+    finally:
+        torch.set_num_threads(before)
+    assert cutting == {threading.main_thread().name}
 
 
 def test_not_a_number_counts_as_it_does_in_a_full_pass() -> None:

@@ -102,6 +102,8 @@ class Engine:
             ]
             if not alive:
                 continue
+            for i in alive:  # before any thread runs: surgery may trace with torch.fx, which patches nn.Module for all
+                self._runner(i)
             images, labels = self.bench.laid_out(self._held.images[start:end]), self._held.labels[start:end]
             with torch.no_grad():
                 tape = self.bench.tape(images)
