@@ -56,6 +56,7 @@ class Recipe:
         mean: per-channel mean for normalising images in [0, 1]; None for the data set's own.
         std: per-channel standard deviation for the same; None for the data set's own.
         val_fraction: share of the training images held out for validation, in (0, 1); None for the data set's own.
+        train_images: train on so many of the training images only, drawn by the seed; None for all.
         image_size: height and width of images from an image folder, in pixels; None for 224.
         workers: processes that read an image folder; None for one for each processor core, at most 8.
         train: settings of fine-tuning; None for none.
@@ -89,6 +90,7 @@ class Recipe:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     val_fraction: float | None = None
+    train_images: int | None = None
     image_size: int | None = None
     workers: int | None = None
     train: Settings | None = None
@@ -289,6 +291,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or (_number(value) and 0 < value < 1),
         "a fraction above 0 and below 1",
     ),
+    "train_images": (lambda value: value is None or _whole(1)[0](value), "a whole number of images, at least 1"),
     "image_size": (lambda value: value is None or _whole(1)[0](value), "a whole number of pixels, at least 1"),
     "workers": (lambda value: value is None or _whole(0)[0](value), "a whole number of at least 0"),
     "then": (

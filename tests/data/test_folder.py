@@ -54,6 +54,14 @@ def test_training_images_that_nobody_shuffles_mix_the_classes(tmp_path):
     assert labels(data, "test").tolist() == [0] * 10 + [1] * 10 + [2] * 10
 
 
+def test_fewer_training_images_are_a_mixed_part_of_all(tmp_path):
+    data = load(fill(tmp_path, ["train", "test"]), train_images=8)
+    assert tuple(data.size(split) for split in ("train", "val", "test")) == (8, 3, 30)
+    assert len(labels(data, "train").unique()) > 1
+    whole = load(tmp_path)
+    assert data.source.parts["train"].paths == whole.source.parts["train"].paths[:8]
+
+
 def test_pictures_are_resized_and_normalised(tmp_path):
     data = load(fill(tmp_path, ["train", "test"]), mean=[0, 0, 0], std=[1 / 255] * 3)
     for x, y in data.batches("test", 30):

@@ -61,6 +61,13 @@ def test_the_splits_of_the_embedded_digits_never_move():
     assert (small.size("train"), small.size("val"), small.size("test")) == (2000, 2000, 1000)
 
 
+def test_fewer_training_images_leave_the_other_splits_alone():
+    whole, some = load_data("mnist5k"), load_data("mnist5k", train_images=200)
+    for split, size in (("train", 200), ("val", 500), ("test", 1000)):
+        assert torch.equal(some.source.parts[split].rows, whole.source.parts[split].rows[:size])
+    assert len(gathered(some, "train")[1].unique()) == 10
+
+
 def test_neighbouring_digits_can_be_told_apart():
     """Images belong to their labels: the nearest class mean is right far more often than chance."""
     data = load_data("mnist5k")
@@ -164,6 +171,7 @@ def test_damaged_files_are_told_from_missing_ones(tmp_path):
         ("imagefolder:", {}, "imagefolder needs a folder"),
         ("mnist5k:x", {}, "takes no folder"),
         ("mnist5k", {"val_fraction": 0.0}, "strictly between 0 and 1"),
+        ("mnist5k", {"train_images": 3501}, "3501 training images were asked for, and there are 3500"),
         ("mnist5k", {"mean": [0.1, 0.2]}, "mean has 2 value"),
         (
             "cifar10:none",

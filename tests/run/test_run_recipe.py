@@ -150,6 +150,9 @@ def test_each_data_set_has_splits_of_its_own_unless_told_otherwise() -> None:
         found = data_of(replace(recipe, val_fraction=fraction))
         assert found is not None
         assert tuple(found.size(split) for split in ("train", "val", "test")) == sizes
+    found = data_of(replace(recipe, train_images=100))
+    assert found is not None
+    assert tuple(found.size(split) for split in ("train", "val", "test")) == (100, 500, 1000)
     found = data_of(replace(recipe, mean=(0.5,), std=(0.25,)))
     assert found is not None
     assert (found.mean, found.std) == ((0.5,), (0.25,))

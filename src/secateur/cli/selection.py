@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 METHOD = "magnitude"
-NETWORK = ("model", "weights", "transfer", "data", "classes", "mean", "std", "val_fraction", "image_size", "workers")
+NETWORK = (
+    "model", "weights", "transfer", "data", "classes", "mean", "std", "val_fraction", "train_images", "image_size",
+    "workers",
+)  # fmt: skip
 TARGET = ("method", "keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple", "seed")
 OUTPUT = "Output"
 _OWN = ("--out", "--force", "--download", "--quiet", "--json", "--debug", "--help")

@@ -10,7 +10,7 @@ import torch
 from secateur.data.dataset import Data, constants
 from secateur.data.order import Split
 from secateur.data.pictures import Files, FolderSource
-from secateur.data.splits import holdout, mixed
+from secateur.data.splits import first, holdout, mixed
 from secateur.data.vision import torchvision
 from secateur.errors import DataError
 
@@ -22,6 +22,7 @@ def image_folder(
     *,
     seed: int = 0,
     val_fraction: float = 0.1,
+    train_images: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     image_size: int = 224,
@@ -37,6 +38,7 @@ def image_folder(
         root: holds the folders of the splits, which hold one folder a class.
         seed: fixes which images are held out.
         val_fraction: share of the training images to hold out for each missing split, in (0, 1).
+        train_images: train on so many of the images that are left, drawn by the seed; all of them if None.
         mean: per channel, for pixels in 0..1; ImageNet's if None.
         std: the same.
         image_size: height and width of the images, in pixels.
@@ -56,7 +58,7 @@ def image_folder(
         if split not in parts:
             kept, held = holdout(train.labels, val_fraction, seed)
             parts[split], train = train.take(held), train.take(kept)
-    parts["train"] = train.take(mixed(len(train.paths), seed))  # folders list class after class
+    parts["train"] = train.take(first(mixed(len(train.paths), seed), train_images))  # folders list class after class
     checked = constants(tuple(mean or IMAGENET[0]), tuple(std or IMAGENET[1]), 3)
     source = FolderSource(parts, *checked, image_size, workers)
     return Data(root.resolve().name, len(classes), (3, image_size, image_size), *checked, source)

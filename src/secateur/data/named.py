@@ -19,7 +19,7 @@ from secateur.data.dataset import Data, check_labels, constants
 from secateur.data.folder import image_folder
 from secateur.data.memory import MemorySource, Part, Store
 from secateur.data.order import Split
-from secateur.data.splits import holdout
+from secateur.data.splits import first, holdout
 from secateur.data.vision import torchvision
 from secateur.errors import DataError, nearest
 
@@ -83,6 +83,7 @@ def load_data(
     seed: int = 0,
     download: bool = False,
     val_fraction: float | None = None,
+    train_images: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     image_size: int = 224,
@@ -96,6 +97,7 @@ def load_data(
         download: whether to fetch a missing data set into the folder.
         val_fraction: share of the training images to hold out, in (0, 1); 0.1 if None, and an eighth (500 of
             4,000) for the embedded digits.
+        train_images: train on so many of the images that are left, drawn by the seed; all of them if None.
         mean: per channel, for pixels in 0..1; the data set's usual constants if None.
         std: the same.
         image_size: height and width of images from an image folder, in pixels.
@@ -118,22 +120,29 @@ def load_data(
         if folder:
             raise DataError(f"the data set mnist5k comes with secateur and takes no folder, so '{spec}' has no meaning")
         fraction = 0.125 if val_fraction is None else val_fraction
-        return _digits(fraction, mean or MNIST[0], std or MNIST[1])
+        return _digits(fraction, train_images, mean or MNIST[0], std or MNIST[1])
     if not folder:
         raise DataError(f"the data set {name} needs a folder: write {name}:DIR")
     root, fraction = Path(folder).expanduser(), VAL_FRACTION if val_fraction is None else val_fraction
     if name != "imagefolder":
-        return _known(name, root, fraction, seed, mean, std, download)
+        return _known(name, root, fraction, train_images, seed, mean, std, download)
     return image_folder(
-        root, seed=seed, val_fraction=fraction, mean=mean, std=std, image_size=image_size, workers=workers
+        root,
+        seed=seed,
+        val_fraction=fraction,
+        train_images=train_images,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        workers=workers,
     )
 
 
-def _digits(fraction: float, mean: Sequence[float], std: Sequence[float]) -> Data:
+def _digits(fraction: float, most: int | None, mean: Sequence[float], std: Sequence[float]) -> Data:
     store = _digits_store()
     rest, test = holdout(store.labels, 0.2, DIGITS_SEED)
     kept, held = holdout(store.labels[rest], fraction, DIGITS_SEED)
-    rows: dict[Split, Tensor] = {"train": rest[kept], "val": rest[held], "test": test}
+    rows: dict[Split, Tensor] = {"train": rest[first(kept, most)], "val": rest[held], "test": test}
     parts: dict[Split, Part] = {split: Part(_digits_store, part) for split, part in rows.items()}
     checked = constants(tuple(mean), tuple(std), 1)
     return Data("mnist5k", 10, (1, 28, 28), *checked, MemorySource(parts, *checked))
@@ -152,6 +161,7 @@ def _known(
     name: str,
     root: Path,
     fraction: float,
+    most: int | None,
     seed: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
@@ -166,7 +176,7 @@ def _known(
     kept, held = holdout(train.labels, fraction, seed)
     test: Callable[[], Store] = functools.cache(lambda: _read(name, known, root, "test", download=False))
     parts: dict[Split, Part] = {
-        "train": Part(lambda: train, kept),
+        "train": Part(lambda: train, first(kept, most)),
         "val": Part(lambda: train, held),
         "test": Part(test),
     }

@@ -49,6 +49,17 @@ def mixed(size: int, seed: int) -> Tensor:
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
+def first(order: Tensor, most: int | None) -> Tensor:
+    """Return the first positions of a random order, as many as are asked for; all of them if None.
+
+    Raises:
+        DataError: if fewer than one or more than there are were asked for.
+    """
+    if most is not None and not 1 <= most <= len(order):
+        raise DataError(f"{most} training images were asked for, and there are {len(order)}; ask for 1 to {len(order)}")
+    return order[:most]
+
+
 def _quota(counts: Tensor, fraction: float) -> Tensor:
     """Return how many images of each label to hold out, (labels,): the largest remainders are rounded up."""
     exact = counts.double() * fraction

@@ -120,6 +120,7 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
         seed=recipe.seed,
         download=download,
         val_fraction=recipe.val_fraction,
+        train_images=recipe.train_images,
         mean=recipe.mean,
         std=recipe.std,
         image_size=recipe.image_size or 224,
