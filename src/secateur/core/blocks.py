@@ -32,8 +32,8 @@ class BlockLayer(nn.Module):
     Attributes:
         blocks: the dense layer of each block, without bias for the outputs of others; a single grouped
             convolution where the blocks are equal and share no input.
-        constant: ``(n,)`` bias of the outputs that read nothing, a buffer of zeros if the layer has no bias. In
-            the network they stay: behind a batch norm or zero padding a constant map is no constant any more.
+        constant: ``(n,)`` bias of the outputs that read nothing, a buffer of zeros if the layer has no bias. Surgery
+            keeps them; ``secateur.repair.fold_constants`` removes those that layers behind can stand in for.
         execution: run block by block, or on the full weight with zeros outside the blocks.
     """
 

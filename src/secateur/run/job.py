@@ -27,7 +27,7 @@ from secateur.data import Data
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event, Tell
 from secateur.measure import Measurement, accuracy, fastest, measure
-from secateur.repair import Repair, repair
+from secateur.repair import Repair, fold_constants, repair
 from secateur.run import beforehand, budgeting
 from secateur.run.bargain import Settled
 from secateur.run.expectation import expect
@@ -103,7 +103,7 @@ class Job:
             model = self.shape(model, graph, target, step.method, plans, zeros, number)
             plan = self.decide(model, graph, target, step.method, plans, number)
             plan = plan.with_zeros(zeros) if zeros.edits else plan
-            thin, difference = self.act(model, graph, plan)
+            plan, thin, difference = self.act(model, graph, plan)
             self.mend(model, thin, graph, plan)
             plans.append(plan)
             differences.append(difference)
@@ -280,8 +280,8 @@ class Job:
         data = self.data
         return () if data is None else (data.name, data.size("train"), data.size("val"), data.mean, data.std)
 
-    def act(self, model: nn.Module, graph: Graph, plan: Plan) -> tuple[nn.Module, float]:
-        """Cut, and prove that nothing else changed."""
+    def act(self, model: nn.Module, graph: Graph, plan: Plan) -> tuple[Plan, nn.Module, float]:
+        """Cut, and prove that nothing else changed; what sends constants goes too, where others can send them."""
         self.tell(Event("apply", "removing channels and comparing with the silenced network"))
         with self.clock("apply"):
             thin = apply(model, graph, plan)
@@ -292,7 +292,9 @@ class Job:
                 f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
                 f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network"
             )
-        return thin, check.difference
+        if not self.repair:  # which estimates what the dense network sent there, and would add it once more
+            plan, thin = fold_constants(model, graph, plan, self.inputs) or (plan, thin)
+        return plan, thin, check.difference
 
     def mend(self, model: nn.Module, thin: nn.Module, graph: Graph, plan: Plan) -> None:
         """Repair without training what the cut has damaged, if asked."""

@@ -1,0 +1,94 @@
+"""Remove filters that read nothing, and give what they send to the layers behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph, Group, layer_of
+from secateur.core.plan import DropUnits, Plan
+from secateur.core.regroup import layouts
+from secateur.core.surgery import TOLERANCE, apply, masked, relative_difference, run
+from secateur.repair.compensation import compensate
+
+
+def fold_constants(model: nn.Module, graph: Graph, plan: Plan, inputs: Any) -> tuple[Plan, nn.Module] | None:
+    """Drop the units that a plan leaves without any input, where the layers behind can stand in for them exactly.
+
+    Such a unit sends the same number everywhere, so a bias or a batch norm behind can add what it sent. Behind zero
+    padding it is no constant any more, unless a rectifier has made it zero; what cannot be folded exactly stays. See
+    Guo et al., *Self-grouping Convolutional Neural Networks*, 2020, where such filters go on being computed.
+
+    Args:
+        model: the network before surgery, left as it is.
+        graph: its graph.
+        plan: with ``Regroup`` edits.
+        inputs: what the network takes; exactness is checked on these and on random ones of the same shape.
+
+    Returns:
+        The plan with these units dropped and the network without them, in the mode of the model; None if there is
+        nothing to fold.
+
+    Raises:
+        PlanError: if the plan belongs to another network.
+    """
+    first = _first_tensor(inputs)
+    if first is None:
+        return None
+    kept: list[DropUnits] = []
+    thin: nn.Module | None = None
+    for drop in _constant(graph, plan):
+        tried = _folded(model, graph, plan, [*kept, drop], first)
+        if tried is not None:
+            kept.append(drop)
+            thin = tried
+    return None if thin is None else (Plan((*kept, *plan.edits)), thin)
+
+
+def _constant(graph: Graph, plan: Plan) -> list[DropUnits]:
+    """Return for each group the units all of whose makers read nothing; one unit of every group stays."""
+    keep, found = graph.kept(plan), layouts(graph, plan)
+    reads: dict[str, Tensor] = {}
+    for layer, layout in found.items():
+        columns = graph.tensors[f"{layer}.weight"][1][1]
+        left = layout.mask()
+        if columns is not None:
+            left &= (columns < 0) | keep[columns.clamp(min=0)]
+        reads[layer] = left.any(1)
+    drops: list[DropUnits] = []
+    for group in graph.free:
+        start = graph.offsets[group.name]
+        own = keep[start : start + group.size]
+        units = torch.nonzero(_silent(group, reads) & own).flatten().tolist()
+        if units:
+            drops.append(DropUnits(group.name, tuple(units[: int(own.sum()) - 1])))
+    return [drop for drop in drops if drop.units]
+
+
+def _silent(group: Group, reads: dict[str, Tensor]) -> Tensor:
+    silent = torch.ones(group.size, dtype=torch.bool)
+    for member in group.members:
+        if member.role == "makes" and member.tensor.endswith(".weight"):
+            read = reads.get(layer_of(member.tensor), torch.ones(len(member.unit), dtype=torch.bool))
+            silent[member.unit[read & (member.unit >= 0)]] = False
+    return silent
+
+
+def _folded(model: nn.Module, graph: Graph, plan: Plan, drops: list[DropUnits], inputs: Tensor) -> nn.Module | None:
+    """Return the network without these units if it computes what the one with them does."""
+    wider = Plan((*drops, *plan.edits))
+    thin = apply(model, graph, wider)
+    other = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
+    with masked(model, graph, plan) as silenced:
+        compensate(silenced, thin, graph, wider, [inputs])
+        same = all(relative_difference(run(silenced, x), run(thin, x)) <= TOLERANCE for x in (inputs, other))
+    return thin if same else None
+
+
+def _first_tensor(inputs: Any) -> Tensor | None:
+    """Return the one tensor that a network of a single input takes; None for others."""
+    if isinstance(inputs, (tuple, list)) and len(inputs) == 1:
+        inputs = inputs[0]
+    return inputs if isinstance(inputs, Tensor) and inputs.is_floating_point() else None
