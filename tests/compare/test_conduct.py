@@ -33,6 +33,9 @@ def test_a_killed_comparison_goes_on_and_ends_alike(colours: Data, small: str, t
     begun = [event.text for event in heard if event.stage == "run"]
     assert begun == [f"run {n} of 10: {request.title}" for n, request in enumerate(wanted, 1)]
 
+    tests = sum(event.text == "testing the accuracy" for event in heard)
+    assert tests == 2 * (1 + 3 * 2 + 2)  # per seed: dense once, three pruned before and after tuning, two trained
+
     def kill(event: Event) -> None:
         if event.stage == "run":
             kill.run = event.text  # type: ignore[attr-defined]

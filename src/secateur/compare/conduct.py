@@ -215,7 +215,8 @@ class _Conductor:
     def _prune(self, request: Request, data: Data) -> Run:
         recipe = request.recipe
         work = self.folder / "work" / request.name
-        result = prune_as(recipe, self.dense(recipe, data), data, work=work, tell=self.tell)
+        tested = self._measured_dense(recipe, data).accuracy
+        result = prune_as(recipe, self.dense(recipe, data), data, tested=tested, work=work, tell=self.tell)
         made = _run(request, data, result.model, result.before, result.after, (*result.shaped, *result.histories))
         middle = result.middle.accuracy if result.middle else result.after.accuracy
         return replace(

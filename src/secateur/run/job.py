@@ -26,7 +26,7 @@ from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event, Tell
-from secateur.measure import Measurement, accuracy, fastest, measure
+from secateur.measure import Accuracy, Measurement, accuracy, fastest, measure
 from secateur.repair import Repair, fold_constants, repair
 from secateur.run import beforehand, budgeting
 from secateur.run.bargain import Settled
@@ -77,6 +77,7 @@ class Job:
     shaping: Settings | None = None
     patience: float | None = None
     budget: Budget | None = None
+    tested: Accuracy | None = None
     settled: Settled | None = None
     repair: tuple[str, ...] = ()
     repairs: list[Repair] = field(default_factory=list[Repair])
@@ -92,7 +93,7 @@ class Job:
             step.method.check(step.target)
             beforehand.check_target(graph, step.method, step.target, self.limits)
         self.foretell(graph)
-        before = self.measure(self.dense, "the dense network", self.latency)
+        before = self.measure(self.dense, "the dense network", self.latency, self.tested)
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
         first, middle = graph, None
@@ -317,12 +318,14 @@ class Job:
             tell=self.tell,
         )
 
-    def measure(self, model: nn.Module, name: str, latency: bool) -> Measurement:
-        """Count, test on the test split, and time."""
+    def measure(self, model: nn.Module, name: str, latency: bool, tested: Accuracy | None = None) -> Measurement:
+        """Count, test on the test split unless that was done before, and time."""
         self.tell(Event("measure", f"measuring {name}"))
-        batches = None if self.data is None else self.data.batches("test", EVALUATION_BATCH)
+        untested = self.data if tested is None else None
+        batches = None if untested is None else untested.batches("test", EVALUATION_BATCH)
         with self.clock("measure"):
-            return measure(model, self.inputs, batches, time=latency, tell=self.tell)
+            found = measure(model, self.inputs, batches, time=latency, tell=self.tell)
+        return found if tested is None else replace(found, accuracy=tested)
 
     def loss(self) -> Callable[[nn.Module], float] | None:
         """Return the loss on the validation images as a function of a network."""

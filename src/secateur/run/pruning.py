@@ -18,6 +18,7 @@ from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import DataError, SettingError
 from secateur.events import Event, Tell, ignore
+from secateur.measure import Accuracy
 from secateur.methods import find, name_of
 from secateur.models import build
 from secateur.repair import check as check_repairs
@@ -48,6 +49,7 @@ def prune(
     repair: Sequence[str] = (),
     patience: float | None = None,
     budget: Budget | None = None,
+    tested: Accuracy | None = None,
     work: str | Path | None = None,
     tell: Tell = ignore,
 ) -> Result:
@@ -73,6 +75,7 @@ def prune(
         repair: what to do after surgery without training, see ``secateur.repair.STEPS``.
         patience: give up reading the network after this many seconds; None: never.
         budget: limits of MACs, parameters, latency and drop of accuracy, which the target is then made of.
+        tested: what the dense network achieves on the test images, if that is known; None: it is measured.
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
         tell: hears the progress.
 
@@ -126,6 +129,7 @@ def prune(
         then=tuple(then),
         patience=patience,
         budget=budget,
+        tested=tested,
         repair=tuple(repair),
     )
     return job.run(rounds)

@@ -14,6 +14,7 @@ from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
+from secateur.measure import Accuracy
 from secateur.methods import make
 from secateur.models import build, give_weights
 from secateur.recipe import Recipe
@@ -61,7 +62,13 @@ def run_recipe(
 
 
 def prune_as(
-    recipe: Recipe, model: nn.Module, data: Data | None, *, work: str | Path | None = None, tell: Tell = ignore
+    recipe: Recipe,
+    model: nn.Module,
+    data: Data | None,
+    *,
+    tested: Accuracy | None = None,
+    work: str | Path | None = None,
+    tell: Tell = ignore,
 ) -> Result:
     """Prune a network that is there already as a recipe says; its model, weights and pretrain are not looked at.
 
@@ -85,6 +92,7 @@ def prune_as(
         repair=recipe.repair,
         patience=recipe.patience,
         budget=recipe.budget,
+        tested=tested,
         work=work,
         tell=tell,
     )
