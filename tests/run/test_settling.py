@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,26 @@ def test_prune_meets_several_limits_and_says_what_it_found() -> None:
     assert result.after.counts.params <= 0.3 * result.before.counts.params
     assert result.target is not None
     assert result.budget["drop"]["asked"] == 0.9
+
+
+def test_what_several_rounds_have_made_is_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, whole = made_up(8, 1.0)
+    monkeypatch.setattr(LayerTable, "_measure", layer)
+    monkeypatch.setattr(within_latency, "side_by_side", whole)
+    for slower, warned in ((1.0, 0), (1.2, 1)):
+        heard: list[Event] = []
+
+        def again(networks: dict[str, nn.Module], *given: Any, slower: float = slower, **options: Any) -> SideBySide:
+            found = whole(networks, *given, **options)
+            times = {name: times[0] * (slower if name == "pruned" else 1) for name, times in found.turns.items()}
+            return replace(found, turns={name: (time,) for name, time in times.items()})
+
+        monkeypatch.setattr(budgeting, "side_by_side", again)
+        x, budget = torch.randn(1, 3, 8, 8), Budget(max_latency=0.5)
+        options: dict[str, Any] = {"budget": budget, "latency": False, "tell": heard.append}
+        result = prune(Wide(), x, "magnitude", rounds=2, **options)
+        assert result.budget["latency"]["measured"] == pytest.approx(0.5 * slower, rel=0.06)
+        assert sum(event.stage == "warning" and "takes 0.6" in event.text for event in heard) == warned
 
 
 def test_prune_refuses_budgets_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

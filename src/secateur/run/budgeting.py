@@ -18,10 +18,12 @@ from secateur.core.surgery import apply, hold
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
-from secateur.measure import accuracy, missing
+from secateur.measure import accuracy, missing, side_by_side
 from secateur.measure.forward import device_of
+from secateur.measure.machine import steadiest_clock
 from secateur.run.bargain import Bargain, Settled
 from secateur.run.settling import settle
+from secateur.run.within_latency import TOLERANCE
 from secateur.training import Settings, fit
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from secateur.run.job import Job
 
 _BATCH = 256
+_SECONDS = 2.5  # to time two networks for
 
 
 def check_budget(budget: Budget | None, model: nn.Module, data: Data | str | None, train: Settings | None) -> None:
@@ -78,6 +81,35 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
         except OSError as error:
             raise ArtifactError(f"cannot write {kept}: {error.strerror}; choose another work folder") from None
     return found
+
+
+def timed_again(job: Job, settled: Settled, model: nn.Module) -> Settled:
+    """Time what several rounds have made, whose widths may differ from those of the one cut that was settled on.
+
+    Returns:
+        The same with the latency of this network; a warning is told where it is longer than asked for.
+    """
+    latency = settled.found.get("latency")
+    if latency is None:
+        return settled
+    with job.clock("budget"):
+        found = side_by_side(
+            {"dense": job.dense, "pruned": model},
+            job.inputs,
+            latency["runtime"],
+            threads=latency["threads"],
+            seconds=_SECONDS,
+            clock=steadiest_clock(latency["threads"], device_of(model)),
+            tell=job.tell,
+        )
+    share, asked = found.ratio("pruned", "dense"), latency["asked"]
+    if share > asked * (1 + TOLERANCE):
+        took = f"takes {share:.3g} of the dense one's time in {latency['runtime']}, where {asked:.3g} was asked for"
+        why = "its rounds led to other widths than one cut; ask for less, or one round"
+        job.tell(Event("warning", f"the network {took}: {why}"))
+    milliseconds = {name: found.latencies[name].milliseconds for name in ("dense", "pruned")}
+    now = {"measured": share, "dense_milliseconds": milliseconds["dense"], "milliseconds": milliseconds["pruned"]}
+    return replace(settled, found={**settled.found, "latency": {**latency, **now}})
 
 
 def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:

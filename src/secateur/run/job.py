@@ -115,6 +115,8 @@ class Job:
                 with self.clock("fine-tune"):
                     histories.append(self.recover(model, graph, plan, step.method, number))
         fastest(model, self.inputs)
+        if self.settled is not None and len(steps) > 1:
+            self.settled = budgeting.timed_again(self, self.settled, model)
         after = self.measure(model, "the pruned network", self.latency)
         return Result(
             model=model,
