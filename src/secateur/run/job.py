@@ -110,6 +110,7 @@ class Job:
             differences.append(difference)
             model, zeros = thin, zeros_left(thin, graph, plan)
             if self.train is not None and self.data is not None:
+                fastest(model, next(iter(self.data.batches("val", self.train.batch_size)))[0])  # for what comes now
                 if number == len(steps):
                     middle = self.measure(model, "the network before fine-tuning", False)
                 with self.clock("fine-tune"):
