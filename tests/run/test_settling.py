@@ -240,3 +240,17 @@ def test_a_warning_comes_before_the_work_where_the_speed_lags(monkeypatch: pytes
     events.clear()
     prune(Wide(), torch.randn(1, 3, 8, 8), target=target, limits=Limits(multiple=32), tell=events.append)
     assert not any(event.stage == "warning" for event in events)
+
+
+def test_nothing_is_foretold_of_a_machine_that_is_busy_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    from secateur.run import expectation
+
+    layer, whole = made_up(1, 1.0)
+    dense = {tuple(m.weight.shape) for m in Wide() if isinstance(m, nn.Conv2d | nn.Linear)}
+    monkeypatch.setattr(
+        LayerTable, "_measure", lambda self, shape: layer(self, shape) * (1 if shape.weight in dense else 50)
+    )
+    monkeypatch.setattr(expectation, "side_by_side", whole)
+    events: list[Event] = []
+    prune(Wide(), torch.randn(1, 3, 8, 8), target=Target(0.55), tell=events.append)
+    assert not any(event.stage == "warning" for event in events)

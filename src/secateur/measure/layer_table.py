@@ -119,8 +119,14 @@ class LayerTable:
 
     @staticmethod
     def here(runtime: Runtime, threads: int, device: torch.device) -> LayerTable:
-        """Return the table that is kept for this machine, runtime and number of threads."""
+        """Return the table that is kept for this machine, runtime and number of threads.
+
+        Times of several threads of a CPU are of the clock on the wall, and on a busy machine many times too long; they
+        are not kept beyond the program.
+        """
         table = LayerTable(runtime, threads, device)
+        if threads > 1 and device.type == "cpu":
+            return table
         about = table.about()
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         return LayerTable(runtime, threads, device, cache_folder() / "layers" / f"{table.runtime}-{digest}.json")

@@ -23,6 +23,7 @@ FAR = 0.75
 """A warning is due where the speed-up is below this share of the ratio of the MACs."""
 
 _WORTH_A_WORD = 2.0  # milliseconds; faster networks are at the mercy of overheads that no layer's time shows
+_ABSURD = 0.5  # fewer MACs never take twice the time; another program has taken it
 _LEAST_RATIO = 1.2
 _BETTER = 1.1
 _MULTIPLES = (8, 16, 32)
@@ -66,7 +67,7 @@ def expect(
     The method is not asked, for it may need hours: widths are taken to shrink evenly.
 
     Returns:
-        None where the network is too fast to tell, or the target cannot be met evenly.
+        None where the network is too fast or the machine too busy to tell, or the target cannot be met evenly.
 
     Raises:
         ModelError: if the network does not run.
@@ -83,6 +84,8 @@ def expect(
         return None
     share = _macs(graph, keep)
     speedup = whole / forecast.milliseconds(keep)
+    if speedup < _ABSURD:
+        return None
     reasons: list[str] = []
     if not Expectation(1 / share, speedup, runtime, ()).far:
         forecast.table.save()
