@@ -96,6 +96,24 @@ def test_images_take_the_type_of_the_model() -> None:
     assert accuracy(model, HAND).examples == 4
 
 
+@pytest.mark.parametrize("flatten", ["view", "reshape"])
+def test_layouts_that_a_network_cannot_run_in_are_not_forced_on_it(flatten: str) -> None:
+    class Flattens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.head = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(getattr(self.convolution(x), flatten)(len(x), -1))
+
+    torch.manual_seed(0)
+    net, x, labels = Flattens(), torch.randn(20, 3, 6, 6), torch.arange(20) % 5
+    with torch.no_grad():
+        right = (net(x).argmax(1) == labels).double().mean()
+    found = accuracy(net, [(x[:8], labels[:8]), (x[8:], labels[8:])])
+    assert (found.top1, found.examples) == (pytest.approx(float(right)), 20)
+
+
 def test_progress_is_told() -> None:
     events: list[Event] = []
     accuracy(Scores(), HAND, tell=events.append)
