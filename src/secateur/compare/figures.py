@@ -46,7 +46,9 @@ def _style(number: int, control: bool, methods: int) -> dict[str, Any]:
     if control:
         place = number - methods
         return {"color": CONTROL_COLORS[place % len(CONTROL_COLORS)], "dash": "dot", "symbol": f"{MARKERS[place]}-open"}
-    return {"color": COLORS[number % len(COLORS)], "dash": "solid", "symbol": MARKERS[number % len(MARKERS)]}
+    lap = number // len(COLORS)  # colours that come again get other markers
+    symbol = MARKERS[(number + lap) % len(MARKERS)]
+    return {"color": COLORS[number % len(COLORS)], "dash": "solid" if not lap else "dash", "symbol": symbol}
 
 
 def _add(figure: Any, label: str, lines: Sequence[Line], sizes: Sequence[float | None], style: dict[str, Any]) -> None:
