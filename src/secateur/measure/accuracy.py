@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ModelError
 from ..events import Event, Tell, ignore
-from .forward import call, device_of, dtype_of, evaluating, logits_of
+from .forward import call, device_of, dtype_of, evaluating, logits_of, moved
 from .record import Record
 
 
@@ -77,20 +77,19 @@ def _measured(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], place:
     losses: list[Tensor] = []
     examples = 0
     dtype = dtype_of(model)
-    channels_last = place.type == "cpu"  # in which convolutions are faster there; only rounding depends on it
+    layout = torch.channels_last if place.type == "cpu" else None  # convolutions are faster so; only rounding differs
     total = len(batches) if isinstance(batches, Sized) else None
     for step, batch in enumerate(batches, start=1):
         images, labels = _checked(batch, step)
         if len(labels) == 0:
             continue
         images = images.to(place, dtype)
-        if channels_last and images.ndim == 4:
-            try:
-                output = call(model, images.contiguous(memory_format=torch.channels_last))
-            except ModelError:  # code that looks at strides, such as a view; or an error, which comes again below
-                channels_last, output = False, call(model, images)
-        else:
-            output = call(model, images)
+        try:
+            output = call(model, moved(images, place, layout))
+        except ModelError:  # code that looks at strides, such as a view; any other error comes again
+            if layout is None:
+                raise
+            layout, output = None, call(model, images)
         logits = logits_of(output).float()
         classes = logits.shape[1]
         _check_labels(labels, len(logits), classes, step)
