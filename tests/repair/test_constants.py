@@ -13,6 +13,7 @@ from secateur import load, prune
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Block, DropUnits, Plan, Regroup
 from secateur.core.problem import Problem
+from secateur.core.select import Limits
 from secateur.core.surgery import apply, masked, run
 from secateur.core.trace import trace
 from secateur.repair import fold_constants
@@ -82,6 +83,14 @@ def test_a_group_keeps_one_unit_and_what_other_edits_drop_is_not_read() -> None:
     assert found[0].dropped()["3"] == tuple(range(1, 8))
     silent = Plan((Regroup("3", (Block(tuple(range(8)), (1,)),)),))
     assert fold_constants(net, graph, silent, IMAGES) is None
+
+
+@pytest.mark.parametrize(("limits", "dropped"), [(Limits(min_units=5), (1,)), (Limits(multiple=5), (1,))])
+def test_floors_and_multiples_hold(limits: Limits, dropped: tuple[int, ...]) -> None:
+    net = network()
+    found = fold_constants(net, trace(net, IMAGES), Plan((EMPTY_ROWS,)), IMAGES, limits)
+    assert found is not None
+    assert found[0].dropped() == {"0": dropped}
 
 
 class TwoInputs(nn.Module):

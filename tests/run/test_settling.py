@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +182,11 @@ def test_what_several_rounds_have_made_is_timed_again(monkeypatch: pytest.Monkey
     for slower, warned in ((1.0, 0), (1.2, 1)):
         heard: list[Event] = []
 
-        def again(networks: dict[str, nn.Module], *given: Any, slower: float = slower, **options: Any) -> SideBySide:
-            found = whole(networks, *given, **options)
-            times = {name: times[0] * (slower if name == "pruned" else 1) for name, times in found.turns.items()}
-            return replace(found, turns={name: (time,) for name, time in times.items()})
+        def again(*given: Any, slower: float = slower, **options: Any) -> tuple[float, float]:
+            share, before = within_latency.in_turns(*given, **options)
+            return share * slower, before
 
-        monkeypatch.setattr(budgeting, "side_by_side", again)
+        monkeypatch.setattr(budgeting, "in_turns", again)
         x, budget = torch.randn(1, 3, 8, 8), Budget(max_latency=0.5)
         options: dict[str, Any] = {"budget": budget, "latency": False, "tell": heard.append}
         result = prune(Wide(), x, "magnitude", rounds=2, **options)

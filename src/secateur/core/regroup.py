@@ -184,7 +184,7 @@ def without_unread(graph: Graph, plan: Plan, *, min_units: int = 1, multiple: in
     start = keep.clone()
     while True:
         read = _read(graph, plan, keep)
-        gone = [unit for group in graph.free for unit in _droppable(graph, group, keep, read, min_units, multiple)]
+        gone = [unit for group in graph.free for unit in droppable(graph, group, keep, read, min_units, multiple)]
         if not gone:
             break
         keep[torch.tensor(gone)] = False
@@ -201,10 +201,20 @@ def _drops(graph: Graph, gone: Tensor) -> list[DropUnits]:
     return drops
 
 
-def _droppable(graph: Graph, group: Group, keep: Tensor, read: Tensor, min_units: int, multiple: int) -> list[int]:
+def droppable(graph: Graph, group: Group, keep: Tensor, needed: Tensor, min_units: int, multiple: int) -> list[int]:
+    """Return which of a group's units can go, of those that are kept and not needed; numbers are the graph's.
+
+    Args:
+        graph: the traced network.
+        group: one of its groups.
+        keep: boolean over all units.
+        needed: boolean over all units.
+        min_units: at least this many units stay.
+        multiple: of which the width is kept if anything goes.
+    """
     first = graph.offsets[group.name]
     inside = slice(first, first + group.size)
-    unread = torch.nonzero(keep[inside] & ~read[inside]).flatten()
+    unread = torch.nonzero(keep[inside] & ~needed[inside]).flatten()
     left = int(keep[inside].sum())
     lowest = max(left - len(unread), min(min_units, group.size), 1)
     goal = -(-lowest // multiple) * multiple

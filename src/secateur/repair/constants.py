@@ -7,14 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.graph import Graph, Group, layer_of
+from secateur.core.graph import Graph, layer_of
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.regroup import layouts
+from secateur.core.regroup import droppable, layouts
+from secateur.core.select import Limits
 from secateur.core.surgery import TOLERANCE, apply, masked, relative_difference, run
 from secateur.repair.compensation import compensate
 
 
-def fold_constants(model: nn.Module, graph: Graph, plan: Plan, inputs: Any) -> tuple[Plan, nn.Module] | None:
+def fold_constants(
+    model: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    inputs: Any,
+    limits: Limits = Limits(),  # noqa: B008  (frozen)
+) -> tuple[Plan, nn.Module] | None:
     """Drop the units that a plan leaves without any input, where the layers behind can stand in for them exactly.
 
     Such a unit sends the same number everywhere, so a bias or a batch norm behind can add what it sent. Behind zero
@@ -26,6 +33,7 @@ def fold_constants(model: nn.Module, graph: Graph, plan: Plan, inputs: Any) -> t
         graph: its graph.
         plan: with ``Regroup`` edits.
         inputs: what the network takes; exactness is checked on these and on random ones of the same shape.
+        limits: floors and multiples of widths.
 
     Returns:
         The plan with these units dropped and the network without them, in the mode of the model; None if there is
@@ -39,7 +47,7 @@ def fold_constants(model: nn.Module, graph: Graph, plan: Plan, inputs: Any) -> t
         return None
     kept: list[DropUnits] = []
     thin: nn.Module | None = None
-    for drop in _constant(graph, plan):
+    for drop in _constant(graph, plan, limits):
         tried = _folded(model, graph, plan, [*kept, drop], first)
         if tried is not None:
             kept.append(drop)
@@ -47,8 +55,8 @@ def fold_constants(model: nn.Module, graph: Graph, plan: Plan, inputs: Any) -> t
     return None if thin is None else (Plan((*kept, *plan.edits)), thin)
 
 
-def _constant(graph: Graph, plan: Plan) -> list[DropUnits]:
-    """Return for each group the units all of whose makers read nothing; one unit of every group stays."""
+def _constant(graph: Graph, plan: Plan, limits: Limits) -> list[DropUnits]:
+    """Return for each group the units all of whose makers read nothing, as far as the limits let them go."""
     keep, found = graph.kept(plan), layouts(graph, plan)
     reads: dict[str, Tensor] = {}
     for layer, layout in found.items():
@@ -60,20 +68,15 @@ def _constant(graph: Graph, plan: Plan) -> list[DropUnits]:
     drops: list[DropUnits] = []
     for group in graph.free:
         start = graph.offsets[group.name]
-        own = keep[start : start + group.size]
-        units = torch.nonzero(_silent(group, reads) & own).flatten().tolist()
+        needed = torch.zeros(graph.units, dtype=torch.bool)
+        for member in group.members:
+            if member.role == "makes" and member.tensor.endswith(".weight"):
+                read = reads.get(layer_of(member.tensor), torch.ones(len(member.unit), dtype=torch.bool))
+                needed[start + member.unit[read & (member.unit >= 0)]] = True
+        units = droppable(graph, group, keep, needed, limits.min_units, limits.multiple)
         if units:
-            drops.append(DropUnits(group.name, tuple(units[: int(own.sum()) - 1])))
-    return [drop for drop in drops if drop.units]
-
-
-def _silent(group: Group, reads: dict[str, Tensor]) -> Tensor:
-    silent = torch.ones(group.size, dtype=torch.bool)
-    for member in group.members:
-        if member.role == "makes" and member.tensor.endswith(".weight"):
-            read = reads.get(layer_of(member.tensor), torch.ones(len(member.unit), dtype=torch.bool))
-            silent[member.unit[read & (member.unit >= 0)]] = False
-    return silent
+            drops.append(DropUnits(group.name, tuple(unit - start for unit in units)))
+    return drops
 
 
 def _folded(model: nn.Module, graph: Graph, plan: Plan, drops: list[DropUnits], inputs: Tensor) -> nn.Module | None:

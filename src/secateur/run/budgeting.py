@@ -18,12 +18,11 @@ from secateur.core.surgery import apply, hold
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
-from secateur.measure import accuracy, missing, side_by_side
+from secateur.measure import accuracy, missing
 from secateur.measure.forward import device_of
-from secateur.measure.machine import steadiest_clock
 from secateur.run.bargain import Bargain, Settled
 from secateur.run.settling import settle
-from secateur.run.within_latency import TOLERANCE
+from secateur.run.within_latency import TOLERANCE, in_turns
 from secateur.training import Settings, fit
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from secateur.run.job import Job
 
 _BATCH = 256
-_SECONDS = 2.5  # to time two networks for
 
 
 def check_budget(budget: Budget | None, model: nn.Module, data: Data | str | None, train: Settings | None) -> None:
@@ -93,22 +91,13 @@ def timed_again(job: Job, settled: Settled, model: nn.Module) -> Settled:
     if latency is None:
         return settled
     with job.clock("budget"):
-        found = side_by_side(
-            {"dense": job.dense, "pruned": model},
-            job.inputs,
-            latency["runtime"],
-            threads=latency["threads"],
-            seconds=_SECONDS,
-            clock=steadiest_clock(latency["threads"], device_of(model)),
-            tell=job.tell,
-        )
-    share, asked = found.ratio("pruned", "dense"), latency["asked"]
+        share, before = in_turns(job.dense, model, job.inputs, latency["runtime"], latency["threads"], tell=job.tell)
+    asked = latency["asked"]
     if share > asked * (1 + TOLERANCE):
         took = f"takes {share:.3g} of the dense one's time in {latency['runtime']}, where {asked:.3g} was asked for"
         why = "its rounds led to other widths than one cut; ask for less, or one round"
         job.tell(Event("warning", f"the network {took}: {why}"))
-    milliseconds = {name: found.latencies[name].milliseconds for name in ("dense", "pruned")}
-    now = {"measured": share, "dense_milliseconds": milliseconds["dense"], "milliseconds": milliseconds["pruned"]}
+    now = {"measured": share, "dense_milliseconds": before, "milliseconds": before * share}
     return replace(settled, found={**settled.found, "latency": {**latency, **now}})
 
 

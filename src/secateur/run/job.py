@@ -110,7 +110,9 @@ class Job:
             differences.append(difference)
             model, zeros = thin, zeros_left(thin, graph, plan)
             if self.train is not None and self.data is not None:
-                fastest(model, next(iter(self.data.batches("val", self.train.batch_size)))[0])  # for what comes now
+                fastest(
+                    model, self.data.example().repeat(min(self.train.batch_size, 64), 1, 1, 1)
+                )  # for what comes now
                 if number == len(steps):
                     middle = self.measure(model, "the network before fine-tuning", False)
                 with self.clock("fine-tune"):
@@ -297,7 +299,7 @@ class Job:
                 f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network"
             )
         if not self.repair:  # which estimates what the dense network sent there, and would add it once more
-            plan, thin = fold_constants(model, graph, plan, self.inputs) or (plan, thin)
+            plan, thin = fold_constants(model, graph, plan, self.inputs, self.limits) or (plan, thin)
         return plan, thin, check.difference
 
     def mend(self, model: nn.Module, thin: nn.Module, graph: Graph, plan: Plan) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.core.surgery import apply
 from secateur.errors import TargetError
-from secateur.events import Event
+from secateur.events import Event, Tell, ignore
 from secateur.measure import Runtime, side_by_side
 from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
@@ -192,18 +192,9 @@ class WithinLatency:
     def milliseconds(self, thin: nn.Module) -> tuple[float, float]:
         """Return a network's share of the dense one's time, measured in turns, and the dense one's milliseconds."""
         bargain = self.bargain
-        networks = {"dense": bargain.model} if thin is bargain.model else {"dense": bargain.model, "pruned": thin}
-        found = side_by_side(
-            networks,
-            bargain.inputs,
-            self.runtime,
-            threads=self.threads,
-            seconds=bargain.seconds,
-            clock=steadiest_clock(self.threads, device_of(bargain.model)),
-            tell=bargain.tell,
+        return in_turns(
+            bargain.model, thin, bargain.inputs, self.runtime, self.threads, seconds=bargain.seconds, tell=bargain.tell
         )
-        before = found.latencies["dense"].milliseconds
-        return (found.ratio("pruned", "dense") if "pruned" in networks else 1.0), before
 
     def refuse(self, nearest: _Tried | None = None) -> NoReturn:
         """Raise the error that says how fast a network of this family can be."""
@@ -213,3 +204,20 @@ class WithinLatency:
             f"{near}; allow more time, or more layers",
             nearest.keep if nearest else None,
         )
+
+
+def in_turns(
+    dense: nn.Module,
+    thin: nn.Module,
+    inputs: Any,
+    runtime: Runtime,
+    threads: int,
+    *,
+    seconds: float = 2.5,
+    tell: Tell = ignore,
+) -> tuple[float, float]:
+    """Return a network's share of the dense one's time, measured in turns, and the dense one's milliseconds."""
+    networks = {"dense": dense} if thin is dense else {"dense": dense, "pruned": thin}
+    clock = steadiest_clock(threads, device_of(dense))
+    found = side_by_side(networks, inputs, runtime, threads=threads, seconds=seconds, clock=clock, tell=tell)
+    return (found.ratio("pruned", "dense") if "pruned" in networks else 1.0), found.latencies["dense"].milliseconds
