@@ -3,10 +3,11 @@
     python benchmarks/mask_search.py --data cifar10:DIR --weights resnet20.th
     python benchmarks/mask_search.py --data cifar10:DIR --model anwar_cifar10_small --images 1000
 
-The loop copies the network, zeroes what the mask drops and makes a full pass over the validation images with the
-library's own ``accuracy``, mask after mask. Both get the same masks and must name the same winner with the same number
-of errors; otherwise the script fails. Wall-clock and CPU seconds are given, for the machine may be busy. Peak memory
-is the process's, after each part; the engine goes first.
+The loop copies the network, zeroes what the mask drops and makes a full pass over the validation images, mask after
+mask, as torch runs networks by default. A second loop makes its passes with the library's own ``accuracy``, which
+chooses the memory layout. All get the same masks and must name the same winner with the same number of errors;
+otherwise the script fails. Each runs in a process of its own, since memory that one has used makes the next one
+faster. Wall-clock and CPU seconds are given, for the machine may be busy; peak memory is that of the process.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ import copy
 import json
 import platform
 import resource
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +40,7 @@ from secateur.models import build, load_weights
 from secateur.search import HeldOut, best_of
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
+PARTS = ("engine", "loop", "accuracy_loop")
 
 
 def main() -> None:
@@ -50,7 +56,37 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000, help="validation images to use, at most")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="list of measurements to add to")
+    parser.add_argument("--part", choices=PARTS, help="do this part only, and print what was measured")
     arguments = parser.parse_args()
+    if arguments.part:
+        print(json.dumps(measure(arguments)))
+        return
+    about = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("json", "data", "weights", "leave", "part")
+    }
+    row: dict[str, Any] = about | {"trained": bool(arguments.weights), "machine": machine()}
+    for part in PARTS:
+        command = [sys.executable, *(("-W", "ignore") if sys.warnoptions else ()), *sys.argv, "--part", part]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        row |= found if part == PARTS[0] else {name: found[name] for name in found if name.startswith(part)}
+        text = f"{part}: {found[f'{part}_s']:.1f} s, {found[f'{part}_cpu_s']:.1f} CPU s, {found['peak_mib']:.0f} MiB; "
+        text += f"mask {found['best']} wins with {found['errors']} errors of {found['images']}"
+        if part != PARTS[0]:
+            wall, cpu = (row[f"{part}_{unit}"] / row[f"{PARTS[0]}_{unit}"] for unit in ("s", "cpu_s"))
+            text += f"; the engine looks at {wall:.2f} times as many masks by the clock, {cpu:.2f} by CPU time"
+        print(text, flush=True)
+        if (found["best"], found["errors"]) != (row["best"], row["errors"]):
+            raise SystemExit("the winners differ")
+    if arguments.json:
+        rows = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
+        rows = [old for old in rows if any(old[name] != row[name] for name in (*about, "trained"))]
+        arguments.json.write_text(json.dumps([*rows, row], indent=1))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Find the best mask in one way."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model = build(arguments.model, classes=10).eval()
@@ -70,13 +106,25 @@ def main() -> None:
         candidates=arguments.candidates,
     )  # fmt: skip
     plans = method.draw(Problem(model, graph))
-    row = compare(model, graph, plans, batches)
-    about = {name: value for name, value in vars(arguments).items() if name not in ("json", "data", "weights", "leave")}
-    row = about | {"data": data.name, "trained": bool(arguments.weights), "machine": machine()} | row
-    if arguments.json:
-        rows = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
-        rows = [old for old in rows if any(old[name] != row[name] for name in (*about, "trained"))]
-        arguments.json.write_text(json.dumps([*rows, row], indent=1))
+    images = sum(len(y) for _, y in batches)
+    start, used = time.perf_counter(), time.process_time()
+    more: dict[str, Any] = {}
+    if arguments.part == "engine":
+        search = best_of(model, graph, plans, HeldOut.of(batches, model))
+        best, errors = search.best, search.trials[search.best].errors
+        more["seen"] = sum(trial.images for trial in search.trials) / (images * len(plans))
+    else:
+        count = plain if arguments.part == "loop" else with_accuracy
+        counted = [silenced_errors(model, graph, plan, batches, count) for plan in plans]
+        best = min(range(len(plans)), key=lambda i: (counted[i], i))
+        errors, more["loop_scores"] = counted[best], counted
+    return more | {
+        f"{arguments.part}_s": time.perf_counter() - start,
+        f"{arguments.part}_cpu_s": time.process_time() - used,
+        "best": best, "errors": errors, "images": images, "kept_macs": size(graph, plans[0]).macs / size(graph).macs,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "data": data.name,
+    }  # fmt: skip
 
 
 def noise(images: int) -> Data:
@@ -87,40 +135,23 @@ def noise(images: int) -> Data:
     return from_arrays((x[:64], y[:64]), (x[:1], y[:1]), (x, y), classes=10)
 
 
-def compare(model: nn.Module, graph: Graph, plans: list[Plan], batches: Batches) -> dict[str, object]:
-    images = sum(len(y) for _, y in batches)
-    kept = size(graph, plans[0]).macs / size(graph).macs
-    print(f"{len(plans)} masks on {images} images; the first keeps {kept:.3f} of the MACs", flush=True)
-
-    start, used = time.perf_counter(), time.process_time()
-    search = best_of(model, graph, plans, HeldOut.of(batches, model))
-    engine = (time.perf_counter() - start, time.process_time() - used)
-    errors = search.trials[search.best].errors
-    seen = sum(trial.images for trial in search.trials) / (images * len(plans))
-    memory = peak()
-    print(f"engine: {engine[0]:.1f} s, {engine[1]:.1f} CPU s; mask {search.best} wins with {errors} errors; looked at "
-          f"{seen:.2f} of the images; peak {memory:.0f} MiB", flush=True)  # fmt: skip
-
-    start, used = time.perf_counter(), time.process_time()
-    counted = [naive(model, graph, plan, batches, images) for plan in plans]
-    loop = (time.perf_counter() - start, time.process_time() - used)
-    best = min(range(len(plans)), key=lambda i: (counted[i], i))
-    print(f"loop:   {loop[0]:.1f} s, {loop[1]:.1f} CPU s; mask {best} wins with {counted[best]} errors; "
-          f"peak {peak():.0f} MiB")  # fmt: skip
-    if (best, counted[best]) != (search.best, errors):
-        raise SystemExit("the winners differ")
-    print(f"candidates per second: {len(plans) / engine[0]:.2f} and {len(plans) / loop[0]:.2f}; "
-          f"{loop[0] / engine[0]:.2f} times as many by the clock, {loop[1] / engine[1]:.2f} by CPU time")  # fmt: skip
-    return {"engine_s": engine[0], "loop_s": loop[0], "engine_cpu_s": engine[1], "loop_cpu_s": loop[1], "best": best,
-            "errors": errors, "images": images, "seen": seen, "kept_macs": kept, "peak_mib": memory,
-            "scores": counted}  # fmt: skip
-
-
-def naive(model: nn.Module, graph: Graph, plan: Plan, batches: Batches, images: int) -> int:
+def silenced_errors(
+    model: nn.Module, graph: Graph, plan: Plan, batches: Batches, count: Callable[[nn.Module, Batches], int]
+) -> int:
     """Count the errors of one mask as anyone would: copy, zero, run everything."""
     network = copy.deepcopy(model)
     with masked(network, graph, plan):
-        return images - round(accuracy(network, batches).top1 * images)
+        return count(network, batches)
+
+
+@torch.no_grad()
+def plain(network: nn.Module, batches: Batches) -> int:
+    return sum(int((network(x).argmax(1) != y).sum()) for x, y in batches)
+
+
+def with_accuracy(network: nn.Module, batches: Batches) -> int:
+    images = sum(len(y) for _, y in batches)
+    return images - round(accuracy(network, batches).top1 * images)
 
 
 def machine() -> dict[str, object]:
@@ -129,10 +160,6 @@ def machine() -> dict[str, object]:
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {"processor": names[0] if names else platform.machine(), "torch": torch.__version__}
-
-
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

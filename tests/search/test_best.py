@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,28 @@ from secateur.core.trace import trace
 from secateur.core.trials import Search, key_of
 from secateur.errors import ArtifactError, DataError, ModelError, PlanError, SettingError
 from secateur.search import Engine, HeldOut, Ways, best_of, runners
+from secateur.search import best as contests
 from secateur.search import held_out as held_outs
 from secateur.search.parts import Parts
+from secateur.search.stretch import Stretch
 from strategies import networks, plans
 
 CLASSIFIERS = sorted(set(NETS) - {"linear, written view, transposed conv", "dict of two heads"})
 
 
 @pytest.fixture(autouse=True)
-def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_batches_and_waves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_outs, "BATCH", {"cpu": 16, "cuda": 16})
+    monkeypatch.setattr(contests, "LEADERS", 1)
+    monkeypatch.setattr(contests, "PURSUERS", 1)
+
+
+@pytest.fixture
+def two_threads() -> Generator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def held(net: nn.Module, number: int = 100, wrong: float = 0.2) -> HeldOut:
@@ -99,7 +113,7 @@ def test_every_way_counts_the_same(thin: bool, fused: bool, shared: bool, channe
     ways = Ways(thin=thin, fused=fused, shared=shared, channels_last=channels_last)
     engine = Engine(net, graph, drawn, subject, ways)
     assert all(engine.bench.runner(i).network is not None for i in range(4))
-    last = {i: errors for i, _, errors in engine.advance(dict.fromkeys(range(4), (0, 0)), 100)}
+    last = {i: errors for i, _, errors in engine.advance([Stretch(dict.fromkeys(range(4), (0, 0)), 100)])}
     assert [last[i] for i in range(4)] == naive(net, graph, drawn, subject)
 
 
@@ -127,8 +141,37 @@ def test_a_network_that_cannot_share_is_still_counted_right() -> None:
     graph, subject = trace(net, images(1)), held(net)
     drawn = candidates(graph, 4)
     engine = Engine(net, graph, drawn, subject, Ways(thin=True, shared=True))
-    last = {i: errors for i, _, errors in engine.advance(dict.fromkeys(range(4), (0, 0)), 100)}
+    last = {i: errors for i, _, errors in engine.advance([Stretch(dict.fromkeys(range(4), (0, 0)), 100)])}
     assert [last[i] for i in range(4)] == naive(net, graph, drawn, subject)
+
+
+class KeepsItsInput(nn.Module):
+    """Looks at its own state while it runs, as networks may: two threads at once would disturb each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = conv(3, 6), conv(6, 8), Head(8, 4)
+        self.busy = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.busy
+        self.busy = True
+        time.sleep(0.001)
+        out = self.head(torch.relu(self.conv(torch.relu(self.stem(x)))))
+        self.busy = False
+        return out
+
+
+def test_no_candidate_runs_in_two_threads_at_once(two_threads: None) -> None:
+    net = KeepsItsInput().eval()
+    graph, subject = trace(net, images(1)), held(net)
+    drawn = candidates(graph, 3)
+    engine = Engine(net, graph, drawn, subject, Ways(shared=False))
+    parts = [Stretch(dict.fromkeys(range(3), (start, 0)), start + 20) for start in range(0, 100, 20)]
+    counted = [0, 0, 0]
+    for i, place, errors in engine.advance(parts):
+        counted[i] += errors if place % 20 == 0 else 0
+    assert counted == naive(net, graph, drawn, subject)
 
 
 class WritesInPlace(nn.Module):
@@ -192,7 +235,7 @@ def test_only_what_nobody_else_looks_at_is_written_into() -> None:
     engine = Engine(net, graph, drawn, HeldOut(x, labels), Ways())
     # y + 1, its rectifier, and both sums: the other rectifiers look at what is needed again or given away
     assert sorted(engine.bench.runner(0).spare.values()) == ["add", "add", "add", "relu"]
-    last = {i: errors for i, _, errors in engine.advance(dict.fromkeys(range(4), (0, 0)), 100)}
+    last = {i: errors for i, _, errors in engine.advance([Stretch(dict.fromkeys(range(4), (0, 0)), 100)])}
     for i, plan in enumerate(drawn):
         with masked(net, graph, plan), torch.no_grad():
             assert last[i] == int((net(x)[0].argmax(1) != labels).sum())
@@ -350,7 +393,7 @@ def test_little_memory_changes_nothing_but_the_order() -> None:
     graph, subject = trace(net, images(1)), held(net)
     drawn = candidates(graph, 5)
     engine = Engine(net, graph, drawn, subject, Ways(), memory=1)
-    last = {i: errors for i, _, errors in engine.advance(dict.fromkeys(range(5), (0, 0)), 100)}
+    last = {i: errors for i, _, errors in engine.advance([Stretch(dict.fromkeys(range(5), (0, 0)), 100)])}
     assert [last[i] for i in range(5)] == naive(net, graph, drawn, subject)
 
 
@@ -393,7 +436,7 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
         best_of(net, graph, drawn, subject, work=tmp_path / "file")
 
 
-def test_networks_are_cut_before_threads_run_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_cut_before_threads_run_them(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Surgery may trace with torch.fx, which changes the calls of all modules in all threads meanwhile."""
     net = make("plain")
     graph, subject = trace(net, images(1)), held(net)
@@ -405,12 +448,7 @@ def test_networks_are_cut_before_threads_run_them(monkeypatch: pytest.MonkeyPatc
         return cut(*given)
 
     monkeypatch.setattr(runners, "apply", noted)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        best_of(net, graph, candidates(graph, 6), subject)
-    finally:
-        torch.set_num_threads(before)
+    best_of(net, graph, candidates(graph, 6), subject)
     assert cutting == {threading.main_thread().name}
 
 

@@ -1,8 +1,8 @@
 """Find the best of many candidates, exactly: the same winner as trying each of them on every image.
 
 Errors are counted, and counts only grow: once some candidate has finished with e errors, every other one can be
-given up as soon as it has more. So all start on a sample of the images, the leader runs to the end, and the others run
-side by side against its count, each first on the kinds of images that it gets wrong most. Racing, which drops the
+given up as soon as it has more. So all start on a sample of the images, the leaders run to the end, and the others run
+side by side against their count, each first on the kinds of images that it gets wrong most. Racing, which drops the
 worse half on growing samples, is offered too; it is approximate and says so.
 """
 
@@ -24,8 +24,11 @@ from secateur.events import Event, Tell, ignore
 from secateur.search.held_out import HeldOut, digest
 from secateur.search.log import Ledger
 from secateur.search.parts import Parts
-from secateur.search.stretch import Here, Stretch, Workers, split
+from secateur.search.stretch import Stretch, split
+from secateur.search.workers import Here, Workers
 
+LEADERS = 2  # run to the end: the best of them on a sample is often not the best of all ...
+PURSUERS = 4  # ... so these go next, since every better count lets the others be given up earlier
 RUNGS = 5  # racing starts with one part in 2 ** (RUNGS - 1)
 
 
@@ -113,13 +116,19 @@ class _Contest:
         if complete:
             self._run([(part, self._numbers) for part in self._parts.rest])
             return self._best(self._numbers)
-        leaders = sorted(self._numbers, key=lambda i: (self._rate(i), i))[: self._workers.width]
+        ranked = sorted(self._numbers, key=lambda i: (sum(self._seen(i, part)[1] for part in self._parts.sample), i))
+        leaders, pursuers, others = ranked[:LEADERS], ranked[LEADERS : LEADERS + PURSUERS], ranked[LEADERS + PURSUERS :]
         self._run([(part, leaders) for part in self._parts.rest])
-        limits, orders = self._limits(), {i: self._order(i) for i in self._numbers}
-        for turn in range(len(self._parts.rest)):
-            left = [i for i in self._numbers if self._total(i)[1] <= limits[i]]
-            self._run([(part, [i for i in left if orders[i][turn] == part]) for part in self._parts.rest], limits)
+        self._pursue(pursuers, leaders)
+        self._pursue(others, [*leaders, *pursuers])
         return self._best(self._numbers)
+
+    def _pursue(self, numbers: Sequence[int], settled: Sequence[int]) -> None:
+        """Take candidates on until they have finished or cannot win against the best of those that have."""
+        limits, orders = self._limits(numbers, settled), {i: self._order(i) for i in numbers}
+        for turn in range(len(self._parts.rest)):
+            left = [i for i in numbers if self._total(i)[1] <= limits[i]]
+            self._run([(part, [i for i in left if orders[i][turn] == part]) for part in self._parts.rest], limits)
 
     def race(self) -> int:
         """Return the survivor of dropping the worse half on samples that double."""
@@ -150,11 +159,11 @@ class _Contest:
         kinds = sorted(range(len(self._parts.rest)), key=lambda kind: -missed[kind])
         return [self._parts.rest[kind] for kind in kinds]
 
-    def _limits(self) -> dict[int, int]:
-        """Return with how many errors each candidate could still win against the best that has finished."""
-        best = self._best(self._numbers)
+    def _limits(self, numbers: Sequence[int], settled: Sequence[int]) -> dict[int, int]:
+        """Return with how many errors each could still win against the best of those settled."""
+        best = self._best(settled)
         errors = self._total(best)[1]
-        return {i: errors if i <= best else errors - 1 for i in self._numbers}
+        return {i: errors if i <= best else errors - 1 for i in numbers}
 
     def _best(self, numbers: Sequence[int]) -> int:
         done = [i for i in numbers if self._total(i)[0] == self._images]

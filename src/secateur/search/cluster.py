@@ -97,6 +97,6 @@ def _carry_out(name: str, subject: list[Any], stretch: Stretch) -> list[Step]:
         model, graph, plans, held = ray.get(subject[0])
         _engines[name] = Engine(model, graph, plans, held)
     last: dict[int, Step] = {}
-    for step in _engines[name].advance(stretch.seen, stretch.stop, stretch.limits):
+    for step in _engines[name].advance([stretch]):
         last[step[0]] = step
     return list(last.values())

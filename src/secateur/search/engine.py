@@ -8,8 +8,10 @@ that rounding could turn it is decided by the silenced network itself. What does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+import heapq
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.search.held_out import HeldOut
+from secateur.search.memory import keep_freed
 from secateur.search.runners import Bench, Runner, Ways
+from secateur.search.stretch import Stretch
 from secateur.search.tape import Tape
 from secateur.search.threads import own_threads
 
@@ -25,9 +29,21 @@ CLOSE = 100
 """A decision closer than so many times the rounding seen, or to be expected, is left to the silenced network."""
 MEMORY = 1 << 30
 """Bytes that the networks of candidates may take at a time."""
+AHEAD = 2
+"""Batches handed out for each thread, so that none waits."""
 
 Step = tuple[int, int, int]
 """Number of a candidate, how many images it has seen, how many of them it got wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Images ready to be looked at, up to image ``end``."""
+
+    end: int
+    images: Tensor
+    labels: Tensor
+    tape: Tape | None
 
 
 class Engine:
@@ -61,24 +77,21 @@ class Engine:
         self._held, self._memory = held, memory
         self._runners: dict[int, Runner] = {}
 
-    def advance(
-        self, seen: Mapping[int, tuple[int, int]], stop: int, limits: Mapping[int, int] | None = None
-    ) -> Iterator[Step]:
-        """Take candidates on, batch by batch side by side, and yield each step.
-
-        Args:
-            seen: for each candidate to run, how many images it has seen and how many of them it got wrong.
-            stop: image to stop before.
-            limits: errors with which a candidate may still win; with more it is given up. None: none is.
-        """
-        threads = torch.get_num_threads() if self._held.images.device.type == "cpu" else 1
+    def advance(self, stretches: Sequence[Stretch]) -> Iterator[Step]:
+        """Take the candidates of some stretches on, side by side, and yield each step, in any order."""
+        on_cpu = self._held.images.device.type == "cpu"
+        threads = torch.get_num_threads() if on_cpu else 1
+        waiting = list(dict.fromkeys(i for stretch in stretches for i in stretch.seen))
+        if on_cpu:
+            keep_freed()
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-        waiting = list(seen)
         with own_threads(), pool:
             while waiting:
                 block = self._block(waiting)
                 waiting = waiting[len(block) :]
-                yield from self._side_by_side({i: seen[i] for i in block}, stop, limits, pool)
+                for i in block:  # before threads run: surgery may trace with torch.fx, which patches nn.Module for all
+                    self._runner(i)
+                yield from self._side_by_side(block, stretches, pool, AHEAD * threads)
 
     def _block(self, waiting: Sequence[int]) -> list[int]:
         """Return the first candidates whose networks fit in memory together; forget others to make room."""
@@ -91,37 +104,59 @@ class Engine:
         return block
 
     def _side_by_side(
-        self, seen: Mapping[int, tuple[int, int]], stop: int, limits: Mapping[int, int] | None, pool: Executor
+        self, block: Sequence[int], stretches: Sequence[Stretch], pool: Executor, room: int
     ) -> Iterator[Step]:
-        state, batch = dict(seen), self._held.batch
-        first = min(images for images, _ in state.values())
-        for start in range(first, stop, batch):
-            end = min(start + batch, stop)
-            alive = [
-                i for i, (images, errors) in state.items() if images == start and (not limits or errors <= limits[i])
-            ]
-            if not alive:
-                continue
-            for i in alive:  # before any thread runs: surgery may trace with torch.fx, which patches nn.Module for all
-                self._runner(i)
-            images, labels = self.bench.laid_out(self._held.images[start:end]), self._held.labels[start:end]
-            with torch.no_grad():
-                tape = self.bench.tape(images)
+        """Take some candidates on, those first that are furthest behind, and each in one thread at a time."""
+        todo = {i: [number for number, stretch in enumerate(stretches) if i in stretch.seen] for i in block}
+        errors = dict.fromkeys(block, 0)
+        ready: list[tuple[int, int, int]] = []  # stretch and next image of a candidate, and its number
+        running: dict[Future[int], tuple[int, int, int]] = {}
+        batches: dict[tuple[int, int], _Batch] = {}
 
-            def count(i: int, images: Tensor = images, labels: Tensor = labels, tape: Tape | None = tape) -> int:
-                with torch.no_grad():
-                    return self._count(i, images, labels, tape)
+        def begin(i: int) -> None:
+            if todo[i]:
+                number = todo[i].pop(0)
+                start, errors[i] = stretches[number].seen[i]
+                go_on(number, start, i)
 
-            for i, errors in zip(alive, pool.map(count, alive), strict=True):
-                state[i] = (end, state[i][1] + errors)
-                yield i, *state[i]
+        def go_on(number: int, start: int, i: int) -> None:
+            stretch = stretches[number]
+            if start < stretch.stop and (stretch.limits is None or errors[i] <= stretch.limits[i]):
+                heapq.heappush(ready, (number, start, i))
+            else:
+                begin(i)
 
-    def _count(self, i: int, images: Tensor, labels: Tensor, tape: Tape | None) -> int:
+        for i in block:
+            begin(i)
+        while ready or running:
+            while ready and len(running) < room:
+                job = number, start, i = heapq.heappop(ready)
+                if job[:2] not in batches:
+                    batches[job[:2]] = self._batch(start, stretches[number].stop)
+                running[pool.submit(self._count, i, batches[job[:2]])] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, start, i = running.pop(future)
+                end = batches[number, start].end
+                errors[i] += future.result()
+                yield i, end, errors[i]
+                go_on(number, end, i)
+            wanted = {job[:2] for job in (*running.values(), *ready[:1])}
+            batches = {place: batch for place, batch in batches.items() if place in wanted}
+
+    def _batch(self, start: int, stop: int) -> _Batch:
+        """Return the batch that starts at an image, with what all candidates share on it."""
+        end = min(start + self._held.batch, stop)
+        images = self.bench.laid_out(self._held.images[start:end])
+        with torch.no_grad():
+            return _Batch(end, images, self._held.labels[start:end], self.bench.tape(images))
+
+    @torch.no_grad()
+    def _count(self, i: int, batch: _Batch) -> int:
         """Return how many images a candidate gets wrong; close decisions are left to the silenced network."""
-        runner = self._runner(i)
+        runner, images, labels = self._runners[i], batch.images, batch.labels
         if runner.network is None:
             return int((self.bench.silenced(i, images).argmax(1) != labels).sum())
-        scores = runner.scores(images, tape)
+        scores = runner.scores(images, batch.tape)
         own = scores.gather(1, labels[:, None])[:, 0]
         margin = own - scores.scatter(1, labels[:, None], -torch.inf).amax(1)
         rounding = max(runner.rounding, torch.finfo(torch.float32).eps)

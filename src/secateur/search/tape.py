@@ -104,12 +104,17 @@ class _Call:
 
     name: str
     args: tuple[Any, ...]
-    keywords: bool
+    special: bool
     used: list[Tensor]
     made: list[Tensor]
 
 
 _IN_PLACE = ("relu", "add")
+
+
+def _special(kwargs: Mapping[str, Any] | None) -> bool:
+    """Tell whether keywords ask for more than the plain call; ``F.relu`` always says ``inplace=False``."""
+    return any(value is not False for value in (kwargs or {}).values())
 
 
 def _in_place(name: str, args: tuple[Any, ...]) -> Tensor | None:
@@ -174,9 +179,9 @@ class Replay(TorchFunctionMode):
             self._used |= {self._places[id(x)] for x in used if id(x) in self._places}
             result = func(*self._fitting(args), **(kwargs or {}))
             made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-            self._calls.append(_Call(call_name(func), args, bool(kwargs), used, made))
+            self._calls.append(_Call(call_name(func), args, _special(kwargs), used, made))
             return result
-        if self._allowed.get(self._later - 1) == call_name(func) and not kwargs:
+        if self._allowed.get(self._later - 1) == call_name(func) and not _special(kwargs):
             found = _in_place(call_name(func), args)
             if found is not None:
                 return found
@@ -197,7 +202,7 @@ class Replay(TorchFunctionMode):
         found: dict[int, str] = {}
         for number, call in enumerate(self._calls):
             first = call.args[0] if call.args else None
-            if call.name not in _IN_PLACE or call.keywords or not isinstance(first, Tensor):
+            if call.name not in _IN_PLACE or call.special or not isinstance(first, Tensor):
                 continue
             own = id(first) in made and uses[id(first)] == 1 and id(first) not in looked_at
             if own and memory[first.untyped_storage().data_ptr()] == 1 and not first.requires_grad:
