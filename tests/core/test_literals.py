@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in, make
-from secateur.core.graph import Graph, count
+from secateur.core.graph import Graph
 from secateur.core.literals import is_reshaping, is_written, record, reshaping_nodes, rewrite
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, masked, relative_difference, run, verify
@@ -82,22 +82,6 @@ def test_written_sizes_follow_the_widths(name: str) -> None:
     assert sum(row.prunable for row in graph.explain().rows if row.layer == "stem.0") == 12
     plan = uneven(graph)
     assert verify(net, graph, plan, apply(net, graph, plan), images(3, seed=2)).exact
-
-
-def test_code_whose_sizes_stay_is_left_alone() -> None:
-    net = make("option A")  # its shortcut pads by a number, which follows the stream and nothing else
-    graph = trace(net, images(1))
-    inner = Plan(tuple(edit for edit in uneven(graph).edits if not _rewritten(graph, Plan((edit,)))))
-    thin = apply(net, graph, inner)
-    assert 0 < len(inner.edits) < len(graph.groups)
-    assert not any("forward" in vars(module) for module in thin.modules())
-    assert verify(net, graph, inner, thin, images(3, seed=2)).exact
-
-
-def _rewritten(graph: Graph, plan: Plan) -> bool:
-    keep = graph.kept(plan)
-    axes = [size.axis for rewrite in graph.rewrites for size in rewrite.literals]
-    return any(count(axis, keep) != count(axis, torch.ones_like(keep)) for axis in axes)
 
 
 @pytest.mark.parametrize("name", WAYS)

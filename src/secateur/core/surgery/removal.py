@@ -131,14 +131,9 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
 
 def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
     by_module: dict[str, list[tuple[int, str, tuple[int | str, ...], int]]] = {}
-    changed: set[str] = set()  # recording a forward takes longer than the rest, so none is without need
-    everything = torch.ones_like(keep)
     for entry in graph.rewrites:
         for size in entry.literals:
-            new, old = (size.sign * count(size.axis, kept) for kept in (keep, everything))
+            new = size.sign * count(size.axis, keep)
             by_module.setdefault(entry.module, []).append((entry.call, entry.function, size.path, new))
-            if new != old:
-                changed.add(entry.module)
-    for name in by_module:
-        if name in changed:
-            rewrite(thin.get_submodule(name), by_module[name])
+    for name, changes in by_module.items():
+        rewrite(thin.get_submodule(name), changes)
