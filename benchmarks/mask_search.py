@@ -68,8 +68,9 @@ def main() -> None:
     }
     row: dict[str, Any] = about | {"trained": bool(arguments.weights), "machine": machine()}
     for part in PARTS:
-        command = [sys.executable, *(("-W", "ignore") if sys.warnoptions else ()), *sys.argv, "--part", part]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        command = [sys.executable, *sys.argv, "--part", part]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
         row |= found if part == PARTS[0] else {name: found[name] for name in found if name.startswith(part)}
         text = f"{part}: {found[f'{part}_s']:.1f} s, {found[f'{part}_cpu_s']:.1f} CPU s, {found['peak_mib']:.0f} MiB; "
         text += f"mask {found['best']} wins with {found['errors']} errors of {found['images']}"

@@ -110,9 +110,8 @@ class Job:
             differences.append(difference)
             model, zeros = thin, zeros_left(thin, graph, plan)
             if self.train is not None and self.data is not None:
-                fastest(
-                    model, self.data.example().repeat(min(self.train.batch_size, 64), 1, 1, 1)
-                )  # for what comes now
+                batch = self.data.example().repeat(min(self.train.batch_size, 64), 1, 1, 1)
+                fastest(model, batch)  # for what comes now
                 if number == len(steps):
                     middle = self.measure(model, "the network before fine-tuning", False)
                 with self.clock("fine-tune"):

@@ -10,9 +10,8 @@ _BLOCK = 31 << 20  # bytes; glibc learns from blocks below 32 MiB only
 def keep_freed() -> None:
     """Have memory that forwards free stay with the process, where the C library is glibc; elsewhere nothing happens.
 
-    Blocks above a threshold are mapped for each use and given back at once, and every page of them is then cleared by
-    the kernel: a fifth of the time of a small network's forward in a thread. The threshold grows to the largest block
-    that was ever freed (mallopt(3), M_MMAP_THRESHOLD), so freeing one that was never touched is enough. At most twice
-    that block stays unused with the process.
+    Blocks above a threshold are mapped for each use and given back at once, and the kernel clears every page of them
+    again, which small networks feel. The threshold grows to the largest block that was ever freed (mallopt(3),
+    M_MMAP_THRESHOLD), so freeing one that was never touched is enough. Each thread may keep twice as much unused.
     """
     torch.empty(_BLOCK, dtype=torch.uint8)
