@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--precision", default="auto", help="as the training setting of that name")
     parser.add_argument("--memory-format", default="auto", help="the same")
+    parser.add_argument("--compile", default="auto", help="the same")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--latency", action="store_true", help="measure latencies only")
     parser.add_argument("--table", action="store_true", help="print the table of what is there and stop")
@@ -79,7 +80,7 @@ def run_one(arguments: argparse.Namespace, data: Data, network: str, method: str
         augment="crop_flip",
         precision=arguments.precision,
         memory_format=arguments.memory_format,
-        compile="off",
+        compile=arguments.compile,
     )
     start = time.perf_counter()
     result = prune(
