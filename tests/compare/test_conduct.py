@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from secateur.compare import Comparison, carry_out, conduct, gather, requests, write
+from secateur.compare.claims import claimed
 from secateur.compare.runs import path_of
 from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, TargetError
@@ -114,7 +115,7 @@ def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, smal
     (tmp_path / "work").mkdir()
     place = tmp_path / "work" / f"{wanted[-1].name}.lock"
     code = (
-        "import pathlib, sys\nfrom secateur.compare.conduct import claimed\n"
+        "import pathlib, sys\nfrom secateur.compare.claims import claimed\n"
         "with claimed(pathlib.Path(sys.argv[1])) as other:\n    print(other, flush=True)\n    sys.stdin.readline()\n"
     )
     words = [sys.executable, "-c", code, str(place)]
@@ -127,7 +128,7 @@ def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, smal
             carry_out(comparison, tmp_path)
         assert [request.name for request, _ in gather(comparison, tmp_path)] == [r.name for r in wanted[:-1]]
         other.stdin.write("\n")
-    with conduct.claimed(place) as holder:
+    with claimed(place) as holder:
         assert holder is None
     assert len(carry_out(comparison, tmp_path)) == 5
 

@@ -27,7 +27,8 @@ from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy, count
 from secateur.methods.magnitude import Magnitude
-from secateur.run import job, prune
+from secateur.run import prune
+from secateur.run import round as one_round
 from secateur.training import Settings
 
 PAPER = Paper("On tests", "Ada Author", "Journal of Tests", 2020)
@@ -278,7 +279,7 @@ def test_a_wrong_cut_is_never_handed_out(monkeypatch: pytest.MonkeyPatch) -> Non
             thin.get_parameter("2.0.weight").copy_(thin.get_parameter("2.0.weight").flip(1))
         return thin
 
-    monkeypatch.setattr(job, "apply", wrong)
+    monkeypatch.setattr(one_round, "apply", wrong)
     with pytest.raises(VerificationError, match=r"differs from the silenced one.*first at '2\.0'.*nothing was written"):
         prune(make("plain"), images(1), target=0.5, latency=False)
 

@@ -80,6 +80,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
     from secateur.run.job import Job
+    from secateur.run.round import Round
 
     method = run.method_of(recipe)
     data = run.data_of(recipe, download=download)
@@ -105,7 +106,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     graph = job.read(model)
     job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)
-    return graph, job.decide(model, graph, job.target, method, (), 1)
+    return graph, Round(job, 1, method, job.target, model, graph).decide()
 
 
 def _groups(graph: Graph, decided: Plan) -> list[dict[str, Any]]:

@@ -114,7 +114,7 @@ def _measured(
     rng = torch.Generator().manual_seed(recipe.seed * 1000 + 1)  # as in the first round of pruning
     batches = data.batches("train", 128, seed=recipe.seed)
     scores = method.scores(Problem(model, graph, batches=batches, limits=limits, rng=rng, tell=tell))
-    held = sample(data.batches("val", 256), model, looking.images)
+    held = sample(data.batches("val"), model, looking.images)
     found = curves(model, graph, scores, held, limits=limits, levels=looking.levels, work=folder / "work", tell=tell)
     return found, len(held)
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +14,7 @@ from secateur import artifact
 from secateur.artifact.environment import environment
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.compare import runs
+from secateur.compare.claims import claimed
 from secateur.compare.comparison import Comparison
 from secateur.compare.requests import Request, requests
 from secateur.compare.runs import Run
@@ -35,7 +32,6 @@ from secateur.run import beforehand, data_of, example_of, model_of, prune_as
 from secateur.run.work import Work
 from secateur.training import History, fit
 
-BATCH = 256
 _OVERHEAD = ("packages", "method", "seed")
 
 
@@ -102,42 +98,6 @@ def _make(folder: Path) -> None:
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
-
-
-@contextmanager
-def claimed(path: Path, *, wait: bool = False) -> Generator[str | None]:
-    """Claim some work for this process, so that several can share a comparison.
-
-    Yields None, or the number of the process that has it.
-
-    Args:
-        path: a file that stands for the work; the claim ends with the block, or with the process.
-        wait: until the work is free.
-    """
-    with path.open("a+", encoding="utf-8") as lock:
-        if not _locked(lock, wait):
-            lock.seek(0)
-            yield lock.read().strip() or "unknown"
-            return
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        try:
-            yield None
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _locked(file: Any, wait: bool) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # such systems have no such locks: two processes there would do the same work twice
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _refuse_early(comparison: Comparison, download: bool, tell: Tell) -> None:
@@ -265,9 +225,7 @@ class _Conductor:
 
     def _measure(self, model: nn.Module, name: str, recipe: Recipe, data: Data) -> Measurement:
         self.tell(Event("measure", f"measuring {name}"))
-        return measure(
-            model, example_of(recipe, data), data.batches("test", BATCH), time=recipe.latency, tell=self.tell
-        )
+        return measure(model, example_of(recipe, data), data.batches("test"), time=recipe.latency, tell=self.tell)
 
 
 def _run(
@@ -288,7 +246,7 @@ def _run(
         dense=before.accuracy.top1,
         cut=None,
         test=after.accuracy.top1,
-        val=accuracy(model, data.batches("val", BATCH)).top1,
+        val=accuracy(model, data.batches("val")).top1,
         test_images=after.accuracy.examples,
         macs=after.counts.macs,
         params=after.counts.params,

@@ -66,7 +66,7 @@ class Data:
     def batches(
         self,
         split: Split,
-        batch_size: int,
+        batch_size: int = 256,
         *,
         augment: str = "none",
         shuffle: bool = False,
@@ -82,7 +82,7 @@ class Data:
 
         Args:
             split: which images.
-            batch_size: images in a global batch, over all processes together.
+            batch_size: images in a global batch, over all processes together; 256 suits evaluation.
             augment: ``"none"``, ``"flip"``, ``"crop"`` or ``"crop_flip"``.
             shuffle: whether the seed permutes the images. Without it, training and held-out images come in a
                 fixed order that mixes the classes, others in the order of their files.

@@ -21,6 +21,7 @@ from secateur.events import Event
 from secateur.measure import accuracy, missing
 from secateur.measure.forward import device_of
 from secateur.run.bargain import Bargain, Settled
+from secateur.run.round import Round
 from secateur.run.settling import settle
 from secateur.run.within_latency import TOLERANCE, in_turns
 from secateur.training import Settings, fit
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from secateur.run.job import Job
-
-_BATCH = 256
 
 
 def check_budget(budget: Budget | None, model: nn.Module, data: Data | str | None, train: Settings | None) -> None:
@@ -65,7 +64,8 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
             return _read(json.loads(kept.read_text("utf-8")))
 
     def decide(target: Target, limits: Limits) -> Plan:
-        return job.method.plan(replace(job.problem(job.dense, graph, target, (), 1, []), limits=limits))
+        problem = Round(job, 1, job.method, target, job.dense, graph).problem([])
+        return job.method.plan(replace(problem, limits=limits))
 
     def tested(plan: Plan) -> float:
         return _accuracy(job, graph, plan, trained=budget.drop_after == "training")
@@ -116,7 +116,7 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
             seed=job.seed + 1,
             tell=job.tell,
         )
-    return accuracy(thin, job.data.batches("val", _BATCH)).top1
+    return accuracy(thin, job.data.batches("val")).top1
 
 
 def _read(stored: dict[str, Any]) -> Settled:

@@ -19,7 +19,7 @@ from secateur.methods import make
 from secateur.models import build, give_weights
 from secateur.recipe import Recipe
 from secateur.run import beforehand
-from secateur.run.job import Clock
+from secateur.run.clock import Clock
 from secateur.run.pruning import prune
 from secateur.run.result import Result
 from secateur.run.step import Step

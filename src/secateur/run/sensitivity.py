@@ -15,8 +15,6 @@ from secateur.events import Tell
 from secateur.search.judge import sample
 from secateur.search.sensitivity import IMAGES, curves
 
-BATCH = 256
-
 
 def measuring(
     model: nn.Module,
@@ -42,7 +40,7 @@ def measuring(
         return None
 
     def measure(scores: Mapping[str, Tensor]) -> Sequence[Curve]:
-        held = sample(data.batches("val", BATCH), model, IMAGES)
+        held = sample(data.batches("val"), model, IMAGES)
         found = curves(model, graph, scores, held, limits=limits, work=work, tell=tell)
         keep.append(found)
         return found

@@ -1,0 +1,189 @@
+"""One round of a pruning: decide, cut, verify, repair, recover."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.method import Method, shapes
+from secateur.core.plan import EMPTY, Plan, ZeroWeights
+from secateur.core.problem import Problem
+from secateur.core.size import Target, size
+from secateur.core.surgery import Hold, apply, hold, verify
+from secateur.core.trials import Search
+from secateur.errors import TargetError, VerificationError
+from secateur.events import Event
+from secateur.measure import accuracy
+from secateur.repair import fold_constants, repair
+from secateur.run.sensitivity import measuring
+from secateur.training import History, fit
+
+if TYPE_CHECKING:
+    from secateur.run.job import Job
+
+
+@dataclass
+class Round:
+    """A network on its way through one round: what the round begins with, and its steps in their order.
+
+    Attributes:
+        job: the run that the round is part of.
+        number: of the round, from 1.
+        method: decides what goes.
+        target: what to keep of ``model``; None: the method's own rates decide.
+        model: the network; the steps that change it put another in its place and leave this one as it is.
+        graph: of the network that the round begins with.
+        plans: those of the rounds before.
+        zeros: the weights that the rounds before have silenced.
+    """
+
+    job: Job
+    number: int
+    method: Method
+    target: Target | None
+    model: nn.Module
+    graph: Graph
+    plans: tuple[Plan, ...] = ()
+    zeros: Plan = EMPTY
+
+    def cut(self) -> tuple[Plan, float]:
+        """Take every step but fine-tuning; return the plan, and how far the network is from the silenced one.
+
+        Raises:
+            TargetError: if the plan keeps more than was asked.
+            VerificationError: if the new network computes something else.
+        """
+        self.shape()
+        plan = self.decide()
+        plan, thin, difference = self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
+        self.mend(thin, plan)
+        self.model = thin
+        return plan, difference
+
+    def shape(self) -> None:
+        """Train with the method's own regulariser before it decides, if it has one."""
+        job = self.job
+        if job.shaping is None or job.data is None or not shapes(self.method):
+            return
+        before, self.model = self.model, copy.deepcopy(self.model)
+        masks = {edit.tensor: edit.mask() for edit in self.zeros.edits if isinstance(edit, ZeroWeights)}
+        with job.clock("shape"), self.method.shaping(self.problem(job.searches)) as shaper:
+            history = fit(
+                self.model,
+                job.data,
+                job.shaping,
+                shaper=Hold(self.model, masks, shaper) if masks else shaper,
+                teacher=job.dense if job.shaping.distill else None,
+                checkpoint=job.place(f"shape-{self.number}.ckpt", before, self.method),
+                seed=job.seed + self.number,
+                tell=job.tell,
+            )
+        job.shaped.append(history)
+
+    def decide(self) -> Plan:
+        """Ask the method for a plan, and see to it that the plan meets the target."""
+        job, method, found = self.job, self.method, list[Search]()
+        job.tell(Event("plan", "deciding what to remove"))
+        problem = self.problem(found)
+        with job.clock("plan"):
+            if job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
+                plan = method.plan(problem)
+            else:
+                facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
+                plan = job.work.plan(f"plan-{self.number}.json", self.model, facts, lambda: method.plan(problem))
+                found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
+        job.searches.extend(found)
+        self.check_size(plan)
+        return plan
+
+    def problem(self, found: list[Search]) -> Problem:
+        """Return everything that a method may look at in this round.
+
+        Args:
+            found: takes the searches that the method carries out.
+        """
+        job = self.job
+        work = None if job.work is None else job.work.folder
+        return Problem(
+            model=self.model,
+            graph=self.graph,
+            target=self.target,
+            loss=self.loss(),
+            batches=None if job.data is None else job.data.batches("train", 128, seed=job.seed),
+            validation=None if job.data is None else job.data.batches("val"),
+            history=self.plans,
+            limits=job.limits,
+            rng=torch.Generator().manual_seed(job.seed * 1000 + self.number),
+            work=work,
+            tell=job.tell,
+            found=found.append,
+            sensitivity=measuring(self.model, self.graph, job.data, job.limits, work, job.tell, job.curves),
+        )
+
+    def loss(self) -> Callable[[nn.Module], float] | None:
+        """Return the loss on the validation images as a function of a network."""
+        data = self.job.data
+        if data is None:
+            return None
+        return lambda network: accuracy(network, data.batches("val")).loss
+
+    def check_size(self, plan: Plan) -> None:
+        """Refuse a plan that does not do what was asked; the shipped methods never make one."""
+        target = self.target
+        if target is None:
+            return
+        left, whole = size(self.graph, plan).of(target.of), size(self.graph).of(target.of)
+        if left > target.keep * whole * (1 + 1e-12) + 1e-9:  # both are whole numbers
+            raise TargetError(
+                f"{type(self.method).__name__} left {left / whole:.3g} of the {target.of} where at most "
+                f"{target.keep:.3g} was asked for; take another method, or test this one with secateur.check_method"
+            )
+
+    def act(self, plan: Plan) -> tuple[Plan, nn.Module, float]:
+        """Cut, and prove that nothing else changed; what sends constants goes too, where others can send them."""
+        job, model, graph = self.job, self.model, self.graph
+        job.tell(Event("apply", "removing channels and comparing with the silenced network"))
+        with job.clock("apply"):
+            thin = apply(model, graph, plan)
+        with job.clock("verify"):
+            check = verify(model, graph, plan, thin, job.inputs)
+        if not check.exact:
+            raise VerificationError(
+                f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
+                f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network"
+            )
+        if not job.repair:  # which estimates what the dense network sent there, and would add it once more
+            plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
+        return plan, thin, check.difference
+
+    def mend(self, thin: nn.Module, plan: Plan) -> None:
+        """Repair without training what the cut has damaged, if asked."""
+        job = self.job
+        if job.repair and job.data is not None:
+            with job.clock("repair"):
+                job.repairs += repair(
+                    self.model, thin, self.graph, plan, job.data, job.repair, seed=job.seed, tell=job.tell
+                )
+
+    def recover(self, plan: Plan) -> History:
+        """Fine-tune with silenced weights held at zero."""
+        job = self.job
+        assert job.train is not None
+        assert job.data is not None
+        with job.clock("fine-tune"):
+            return fit(
+                self.model,
+                job.data,
+                job.train,
+                shaper=hold(self.model, self.graph, plan),
+                teacher=job.dense if job.train.distill else None,
+                checkpoint=job.place(f"round-{self.number}.ckpt", self.model, self.method),
+                seed=job.seed + self.number,
+                tell=job.tell,
+            )

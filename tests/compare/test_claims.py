@@ -1,0 +1,85 @@
+"""Work is claimed by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur.compare import claims
+from secateur.compare.claims import claimed
+
+pytest.importorskip("fcntl")
+HOLD = (
+    "import pathlib, sys\nfrom secateur.compare.claims import claimed\n"
+    "with claimed(pathlib.Path(sys.argv[1]), wait=sys.argv[2] == 'wait') as other:\n"
+    "    print(other, flush=True)\n    sys.stdin.readline()\n"
+)
+
+
+def start(place: Path, *, wait: bool = False) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", HOLD, str(place), "wait" if wait else "go"]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_who_comes_second_hears_who_has_the_work(tmp_path: Path) -> None:
+    place = tmp_path / "work.lock"
+    with claimed(place) as holder:
+        assert holder is None
+        with start(place) as other:
+            assert said(other) == str(os.getpid())
+            other.communicate("\n")
+    assert not place.exists()
+
+
+def test_who_waits_gets_the_work_when_it_is_free(tmp_path: Path) -> None:
+    place = tmp_path / "work.lock"
+    with claimed(place):
+        waiting = start(place, wait=True)
+    with waiting:
+        assert said(waiting) == "None"
+        waiting.communicate("\n")
+
+
+def test_a_lock_on_a_file_that_is_gone_is_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, locked, calls = tmp_path / "work.lock", claims._locked, list[bool]()
+
+    def overtaken(file: Any, wait: bool) -> bool:  # who held it goes between our opening and our locking
+        calls.append(wait)
+        if len(calls) == 1:
+            place.unlink()
+        return locked(file, wait)
+
+    monkeypatch.setattr(claims, "_locked", overtaken)
+    with claimed(place, wait=True) as holder:
+        assert holder is None
+        assert place.read_text() == str(os.getpid())
+    assert len(calls) == 2
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "work.lock"
+    with start(place) as other:
+        assert said(other) == "None"
+        with claimed(place) as holder:
+            assert holder == str(other.pid)
+        other.kill()
+    with claimed(place) as holder:
+        assert holder is None
+
+
+def test_the_work_is_free_after_an_error(tmp_path: Path) -> None:
+    place = tmp_path / "work.lock"
+    with pytest.raises(ZeroDivisionError), claimed(place):
+        _ = 1 / 0
+    with claimed(place) as holder:
+        assert holder is None
