@@ -116,6 +116,14 @@ def test_the_best_mean_comes_first_and_ties_are_named(found: Findings) -> None:
     assert "scratch" not in sentence
 
 
+def test_dense_networks_that_failed_to_train_are_named() -> None:
+    comparison, done = made()
+    failed = [(request, replace(run, dense=0.1 if request.seed == 1 else run.dense)) for request, run in done]
+    assert not any(note.startswith("The dense networks") for note in notes(findings(comparison, done)))
+    [sentence] = [note for note in notes(findings(comparison, failed)) if note.startswith("The dense networks")]
+    assert "10.0 to 92.5 %" in sentence
+
+
 def test_of_one_seed_nothing_can_be_said() -> None:
     comparison, done = made(TEXT.replace("[0, 1, 2]", "[0]"))
     found = findings(comparison, done)
