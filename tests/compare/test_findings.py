@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from secateur.compare import Comparison, Request, Run, findings, requests
-from secateur.compare.findings import NO_SPREAD, ONE_SEED, Findings, holm, notes, welch
+from secateur.compare.findings import NO_SPREAD, ONE_SEED, Findings, holm, welch
+from secateur.compare.notes import notes
 from secateur.compare.tables import runs_csv, spread, table_csv
 
 TEXT = """

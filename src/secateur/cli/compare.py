@@ -94,7 +94,7 @@ def _epochs(recipe: Any) -> int:
 
 
 def _speak(found: Findings) -> None:
-    from secateur.compare.findings import notes
+    from secateur.compare.notes import notes
     from secateur.compare.tables import change, spread, verdict
 
     def cells(line: Line) -> tuple[str, ...]:

@@ -14,10 +14,6 @@ from secateur.compare.runs import Run
 
 LEVEL = 0.05
 """A difference that chance makes less often than this is called a difference."""
-UNEQUAL = 2.0
-"""Points of the MACs by which lines of one keep may differ without a note."""
-UNLIKE = 5.0
-"""Points of test accuracy by which dense networks of different seeds may differ without a note."""
 ONE_SEED = "one seed: nothing can be said"
 NO_SPREAD = "no spread between seeds: nothing can be said"
 
@@ -172,27 +168,6 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return out
 
 
-def notes(found: Findings) -> list[str]:
-    """Return what to keep in mind when reading the table, one sentence each."""
-    lines = [line for line in found.lines if line.keep is not None]
-    out: list[str] = []
-    if not found.complete:
-        out.append(f"Only {found.done} of {found.total} runs are there: means are over the seeds that are done.")
-    if any(len(line.seeds) == 1 for line in found.lines):
-        out.append("Lines with one seed have no standard deviation: nothing can be said about their differences.")
-    out += _dense_of(found.lines)
-    for keep in dict.fromkeys(line.keep for line in lines):
-        out += [sentence for sentence in (_best_of(found.at(keep), keep), _sizes_of(found.at(keep), keep)) if sentence]
-    epochs = {line.label: line.epochs for line in lines if line.label != CONTROLS["scratch"]}
-    if len(set(epochs.values())) > 1:
-        usual = statistics.mode(epochs.values())
-        others = [f"{label} {count}" for label, count in epochs.items() if count != usual]
-        out.append(
-            f"Not all were trained for {usual} epochs, which counts for them or against them: {', '.join(others)}."
-        )
-    return out
-
-
 def _chosen(comparison: Comparison, here: Sequence[tuple[Request, Run]]) -> tuple[list[Line], list[Line]]:
     labels: dict[str, dict[int, list[tuple[Request, Run]]]] = {}
     for request, run in here:
@@ -264,41 +239,6 @@ def _verdict(line: Line, reference: Line, p: float | None) -> Verdict:
         return Verdict(difference, p, f"within noise (p = {p:.2g})")
     word = "better" if difference > 0 else "worse"
     return Verdict(difference, p, f"{word} by {abs(difference):.2f} points (p = {p:.2g})")
-
-
-def _best_of(lines: Sequence[Line], keep: float | None) -> str:
-    best = next((line for line in lines if not line.control), None)
-    if best is None or keep is None or best.test.std is None:
-        return ""
-    others = [line for line in lines if line.against_best is not None]
-    close = [line.label for line in others if line.against_best and (line.against_best.p or 0) >= LEVEL]
-    unknown = [line.label for line in others if line.against_best and line.against_best.p is None]
-    text = f"Keep {keep:g}: {best.label} has the best mean of the methods"
-    text += f"; within noise of it: {', '.join(close)}" if close else "; no other line is within noise of it"
-    text += f"; nothing can be said about {', '.join(unknown)}" if unknown else ""
-    return f"{text}."
-
-
-def _dense_of(lines: Sequence[Line]) -> list[str]:
-    """Return a warning if the networks that went in are not alike, as when training fails from some new weights."""
-    went_in = [100 * value for line in lines for value in line.dense.values]
-    if not went_in or max(went_in) - min(went_in) < UNLIKE:
-        return []
-    return [
-        f"The dense networks that went in have a test accuracy of {min(went_in):.1f} to {max(went_in):.1f} %, depending "
-        "on the seed, which covers what the methods do; train them longer, or at a lower rate."
-    ]
-
-
-def _sizes_of(lines: Sequence[Line], keep: float | None) -> str:
-    """Return a warning if the lines of one keep are not of one size; steps of whole units can be coarse."""
-    shares = [100 * line.macs for line in lines]
-    if max(shares) - min(shares) < UNEQUAL:
-        return ""
-    return (
-        f"Keep {keep:g}: the networks really have {min(shares):.1f} to {max(shares):.1f} % of the MACs, which favours "
-        "the larger ones; compare them on the charts."
-    )
 
 
 def _words(changes: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from secateur import artifact
 from secateur.compare import figures, tables
 from secateur.compare.comparison import CONTROLS, Comparison
-from secateur.compare.findings import Findings, findings, notes
+from secateur.compare.findings import Findings, findings
+from secateur.compare.notes import notes
 from secateur.compare.requests import Request
 from secateur.compare.runs import Run
 from secateur.errors import ArtifactError

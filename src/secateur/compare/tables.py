@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from secateur.compare.comparison import Comparison
-from secateur.compare.findings import Findings, Line, Spread, Verdict, notes
+from secateur.compare.findings import Findings, Line, Spread, Verdict
+from secateur.compare.notes import notes
 from secateur.compare.requests import Request
 from secateur.compare.runs import Run
 from secateur.report.summary import MINUS, NONE
