@@ -22,9 +22,10 @@ def notes(found: Findings) -> list[str]:
         out.append(f"Only {found.done} of {found.total} runs are there: means are over the seeds that are done.")
     if any(len(line.seeds) == 1 for line in found.lines):
         out.append("Lines with one seed have no standard deviation: nothing can be said about their differences.")
-    out += _dense_of(found.lines)
+    sentences = [_dense_of(found.lines)]
     for keep in dict.fromkeys(line.keep for line in lines):
-        out += [sentence for sentence in (_best_of(found.at(keep), keep), _sizes_of(found.at(keep), keep)) if sentence]
+        sentences += [_best_of(found.at(keep), keep), _sizes_of(found.at(keep), keep)]
+    out += [sentence for sentence in sentences if sentence]
     epochs = {line.label: line.epochs for line in lines if line.label != CONTROLS["scratch"]}
     if len(set(epochs.values())) > 1:
         usual = statistics.mode(epochs.values())
@@ -48,15 +49,15 @@ def _best_of(lines: Sequence[Line], keep: float | None) -> str:
     return f"{text}."
 
 
-def _dense_of(lines: Sequence[Line]) -> list[str]:
+def _dense_of(lines: Sequence[Line]) -> str:
     """Return a warning if the networks that went in are not alike, as when training fails from some new weights."""
     went_in = [100 * value for line in lines for value in line.dense.values]
     if not went_in or max(went_in) - min(went_in) < UNLIKE:
-        return []
-    return [
+        return ""
+    return (
         f"The dense networks that went in have a test accuracy of {min(went_in):.1f} to {max(went_in):.1f} %, "
         "depending on the seed, which covers what the methods do; train them longer, or at a lower rate."
-    ]
+    )
 
 
 def _sizes_of(lines: Sequence[Line], keep: float | None) -> str:
