@@ -30,8 +30,10 @@ def test_latencies_are_fractions_or_times(text: Any, expected: tuple[float, str]
         ({"max_macs": -1}, "'max_macs' must be a fraction up to 1 or a number above 1, not -1"),
         ({"max_params": float("nan")}, "'max_params' must be"),
         ({"max_drop": 1.0}, "'max_drop' must be a fraction from 0 to below 1"),
-        ({"max_drop": 0.1, "drop_after": "lunch"}, "'drop_after' must be cut or training"),
+        ({"max_drop": 0.1, "drop_after": "lunch"}, "'drop_after' must be one of cut, training, not 'lunch'"),
         ({"max_latency": 0.5, "runtime": "openvno"}, "did you mean 'openvino'"),
+        ({"max_latency": "1e999ms"}, "a time such as 12ms"),
+        ({"max_latency": 0.5, "threads": "2"}, "'threads' must be a whole number of at least 1, not '2'"),
         ({"max_latency": 0.5, "threads": 0}, "'threads' must be a whole number of at least 1"),
     ],
 )

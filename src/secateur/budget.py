@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
+from secateur import rules
 from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
+from secateur.rules import Rule
 
 _After = Literal["cut", "training"]
 _LATENCY = re.compile(r"([0-9.]+(?:e[+-]?\d+)?) ?(ms)?", re.IGNORECASE)
@@ -44,16 +46,10 @@ class Budget:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_macs", "max_params"):
+        for name, rule in _RULES.items():
             value = getattr(self, name)
-            if value is not None and not (_number(value) and value > 0):
-                raise SettingError(f"'{name}' must be a fraction up to 1 or a number above 1, not {value!r}")
-        if self.max_drop is not None and not (_number(self.max_drop) and 0 <= self.max_drop < 1):
-            raise SettingError(f"'max_drop' must be a fraction from 0 to below 1, such as 0.01, not {self.max_drop!r}")
-        if self.drop_after not in get_args(_After):
-            raise SettingError(f"'drop_after' must be cut or training, not {self.drop_after!r}")
-        if self.threads is not None and (isinstance(self.threads, bool) or self.threads < 1):
-            raise SettingError(f"'threads' must be a whole number of at least 1, not {self.threads!r}")
+            if not rule.accepts(value):
+                raise SettingError(f"'{name}' must be {rule.wanted}, not {value!r}")
         known(self.runtime)
         self.latency()
         if all(getattr(self, name) is None for name in ("max_macs", "max_params", "max_latency", "max_drop")):
@@ -68,7 +64,7 @@ class Budget:
             value, unit = float(found[1]) if found else 0.0, (found[2] or "").lower() if found else ""
         except ValueError:
             value, unit = 0.0, ""
-        if isinstance(self.max_latency, bool) or not value > 0 or (not unit and value > 1):
+        if isinstance(self.max_latency, bool) or not 0 < value < math.inf or (not unit and value > 1):
             raise SettingError(
                 f"'max_latency' must be a fraction up to 1 or a time such as 12ms, not {json.dumps(self.max_latency)}"
             )
@@ -98,5 +94,12 @@ class Budget:
         return Budget(**entries)
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+_SIZE = rules.optional(rules.number(lambda v: v > 0, "a fraction up to 1 or a number above 1"))
+_RULES: dict[str, Rule] = {
+    "max_macs": _SIZE,
+    "max_params": _SIZE,
+    "max_drop": rules.optional(rules.number(lambda v: 0 <= v < 1, "a fraction from 0 to below 1, such as 0.01")),
+    "drop_after": rules.one_of(_After),
+    "runtime": rules.text("the name of a runtime"),
+    "threads": rules.optional(rules.whole(1)),
+}

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import tomli_w
 
+from secateur import rules
 from secateur.budget import Budget
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
 from secateur.recipe_text import parsed, read
-from secateur.stages import Option, Stage, options
+from secateur.rules import Rule
+from secateur.stages import FRACTION, MEASURE, OPTIONS, Option, Stage, options
 from secateur.training.settings import Settings
 
 EXPORTS = ("pt2", "onnx")
@@ -107,10 +108,10 @@ class Recipe:
                 object.__setattr__(self, name, tuple(cast("list[object]", value)))
         if isinstance(self.budget, Mapping):
             object.__setattr__(self, "budget", Budget.from_dict(self.budget))
-        for name, (accepts, wanted) in _RULES.items():
+        for name, rule in _RULES.items():
             value = getattr(self, name)
-            if not accepts(value):
-                raise SettingError(f"'{name}' must be {wanted}, not {value!r}; correct it in the recipe")
+            if not rule.accepts(value):
+                raise SettingError(f"'{name}' must be {rule.wanted}, not {value!r}; correct it in the recipe")
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise SettingError(
                 "'mean' and 'std' must be given together, one number per channel each; correct the recipe"
@@ -231,79 +232,42 @@ def _refuse_unknown(entries: Mapping[str, Any], known: tuple[str, ...] | list[st
             raise SettingError(f"unknown setting '{name}' {where}{hint}; known are {', '.join(known)}")
 
 
-def _whole(smallest: int) -> tuple[Callable[[Any], bool], str]:
-    def accepts(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
-
-    return accepts, f"a whole number of at least {smallest}"
+_TRAINING_RULE = rules.optional(rules.a(Settings, "training settings"))
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _choice_of(names: tuple[str, ...], what: str) -> Rule:
+    known = Rule(lambda value: value in names, "")
+    return rules.different(rules.each(known, f"a list of different {what} of {', '.join(names)}"))
 
 
-def _texts(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(entry, str) for entry in cast("tuple[object, ...]", value))
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _numbers(above: float) -> Callable[[Any], bool]:
-    return lambda value: (
-        value is None
-        or (isinstance(value, tuple) and all(_number(v) and v > above for v in cast("tuple[Any, ...]", value)))
-    )
-
-
-_FLAG: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "true or false")
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "model": (
-        lambda value: _text(value) and value != "",
-        'the name of a network such as "secateur:resnet20"',
-    ),
-    "weights": (_text, "the path of a file, or empty"),
-    "transfer": _FLAG,
-    "data": (_text, 'the name of a data set such as "mnist5k", or empty'),
-    "method": (lambda value: _text(value) and value != "", "the name of a pruning method"),
-    "options": (lambda value: isinstance(value, Mapping), "a table of the method's settings"),
-    "keep": (
-        lambda value: value is None or (_number(value) and 0 < value <= 1),
-        "a fraction above 0 and up to 1",
-    ),
-    "of": (lambda value: value in get_args(Measure), f"one of {', '.join(get_args(Measure))}"),
-    "budget": (lambda value: value is None or isinstance(value, Budget), "a table of limits"),
-    "rounds": _whole(1),
-    "leave": (_texts, "a list of layer names"),
-    "repair": (
-        lambda value: _texts(value) and set(value) <= set(REPAIRS) and len(set(value)) == len(value),
-        f"a list of different repairs of {', '.join(REPAIRS)}",
-    ),
-    "patience": (lambda value: value is None or (_number(value) and value > 0), "a number of seconds above 0"),
-    "min_units": _whole(1),
-    "multiple": _whole(1),
-    "seed": _whole(0),
-    "classes": (lambda value: value is None or _whole(1)[0](value), "a whole number of at least 1"),
-    "mean": (_numbers(-math.inf), "a list of numbers, one per channel"),
-    "std": (_numbers(0.0), "a list of numbers above 0, one per channel"),
-    "val_fraction": (
-        lambda value: value is None or (_number(value) and 0 < value < 1),
-        "a fraction above 0 and below 1",
-    ),
-    "train_images": (lambda value: value is None or _whole(1)[0](value), "a whole number of images, at least 1"),
-    "image_size": (lambda value: value is None or _whole(1)[0](value), "a whole number of pixels, at least 1"),
-    "workers": (lambda value: value is None or _whole(0)[0](value), "a whole number of at least 0"),
-    "then": (
-        lambda value: isinstance(value, tuple) and all(isinstance(v, Stage) for v in cast("tuple[object, ...]", value)),
-        "a list of stages",
-    ),
-    "train": (lambda value: value is None or isinstance(value, Settings), "training settings"),
-    "pretrain": (lambda value: value is None or isinstance(value, Settings), "training settings"),
-    "shape": (lambda value: value is None or isinstance(value, Settings), "training settings"),
-    "export": (
-        lambda value: _texts(value) and set(value) <= set(FORMATS) and len(set(value)) == len(value),
-        f"a list of different formats of {', '.join(FORMATS)}",
-    ),
-    "latency": _FLAG,
+_RULES: dict[str, Rule] = {
+    "model": rules.text('the name of a network such as "secateur:resnet20"', least=1),
+    "weights": rules.text("the path of a file, or empty"),
+    "transfer": rules.FLAG,
+    "data": rules.text('the name of a data set such as "mnist5k", or empty'),
+    "method": rules.text("the name of a pruning method", least=1),
+    "options": OPTIONS,
+    "keep": rules.optional(FRACTION),
+    "of": MEASURE,
+    "budget": rules.optional(rules.a(Budget, "a table of limits")),
+    "rounds": rules.whole(1),
+    "leave": rules.each(rules.text(""), "a list of layer names"),
+    "repair": _choice_of(REPAIRS, "repairs"),
+    "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
+    "min_units": rules.whole(1),
+    "multiple": rules.whole(1),
+    "seed": rules.whole(0),
+    "classes": rules.optional(rules.whole(1)),
+    "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
+    "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
+    "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),
+    "train_images": rules.optional(rules.whole(1, "images")),
+    "image_size": rules.optional(rules.whole(1, "pixels")),
+    "workers": rules.optional(rules.whole(0)),
+    "then": rules.each(rules.a(Stage, ""), "a list of stages"),
+    "train": _TRAINING_RULE,
+    "pretrain": _TRAINING_RULE,
+    "shape": _TRAINING_RULE,
+    "export": _choice_of(FORMATS, "formats"),
+    "latency": rules.FLAG,
 }

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, cast
 
+from secateur import rules
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
 
 Option: TypeAlias = bool | int | float | str | list["Option"]
+FRACTION = rules.number(lambda value: 0 < value <= 1, "a fraction above 0 and up to 1")
+MEASURE = rules.one_of(Measure)
+OPTIONS = rules.a(Mapping, "a table of the method's settings")
+_NAME = rules.text("", least=1)
 _TARGET = ("keep", "of")
 
 
@@ -33,19 +38,15 @@ class Stage:
     of: Measure = "macs"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.method, str) or not self.method:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not _NAME.accepts(self.method):
             raise SettingError('a [[then]] of the recipe does not say which method to use; add name = "..." there')
-        if self.of not in get_args(Measure):
-            raise SettingError(
-                f"'of' in a [[then]] must be one of {', '.join(get_args(Measure))}, not {self.of!r}; correct it in the "
-                "recipe"
-            )
-        if self.keep is not None:
-            if not _fraction(self.keep):
+        for name, rule in (("of", MEASURE), ("keep", rules.optional(FRACTION)), ("options", OPTIONS)):
+            value = getattr(self, name)
+            if not rule.accepts(value):
                 raise SettingError(
-                    f"'keep' in a [[then]] must be a fraction above 0 and up to 1, not {self.keep!r}; correct it in "
-                    "the recipe"
+                    f"'{name}' in a [[then]] must be {rule.wanted}, not {value!r}; correct it in the recipe"
                 )
+        if self.keep is not None:
             object.__setattr__(self, "keep", float(self.keep))
         object.__setattr__(self, "options", options(self.options))
 
@@ -95,10 +96,6 @@ def _option(name: str, value: object) -> Option:
     raise SettingError(
         f"the method setting '{name}' must be a number, text, true, false or a list of these, not {value!r}"
     )
-
-
-def _fraction(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
 
 
 def _table(value: object, where: str) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, cast, get_args
 
+from secateur import rules
 from secateur.errors import SettingError, nearest
+from secateur.rules import Rule
 
 OptimizerName: TypeAlias = Literal["sgd", "adamw"]
 ScheduleName: TypeAlias = Literal["cosine", "step", "constant"]
@@ -84,10 +85,12 @@ class Settings:
     def __post_init__(self) -> None:
         if isinstance(self.milestones, list):  # as TOML gives it
             object.__setattr__(self, "milestones", tuple(cast("list[int]", self.milestones)))
-        for name, (accepts, wanted) in _RULES.items():
+        for name, rule in _RULES.items():
             value = getattr(self, name)
-            if not accepts(value):
-                raise SettingError(f"training setting '{name}' must be {wanted}, not {value!r}" + _hint(name, value))
+            if not rule.accepts(value):
+                raise SettingError(
+                    f"training setting '{name}' must be {rule.wanted}, not {value!r}{_hint(name, value)}"
+                )
         for name in _FLOATS:
             object.__setattr__(self, name, float(getattr(self, name)))
         self._check_schedule()
@@ -129,33 +132,6 @@ class Settings:
         return Settings(**values)
 
 
-_Rule: TypeAlias = tuple[Callable[[Any], bool], str]
-
-
-def _whole(least: int) -> _Rule:
-    return (lambda v: type(v) is int and v >= least, f"a whole number of at least {least}")
-
-
-def _number(accepts: Callable[[float], bool], wanted: str) -> _Rule:
-    def check(value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value) and accepts(value)
-
-    return (check, f"a number {wanted}")
-
-
-def _one_of(choices: Any) -> _Rule:
-    names = get_args(choices)
-    return (lambda v: v in names, "one of " + ", ".join(f"'{name}'" for name in names))
-
-
-def _milestones(value: Any) -> bool:
-    if not isinstance(value, tuple):
-        return False
-    epochs = cast("tuple[Any, ...]", value)
-    whole = all(type(epoch) is int and epoch >= 1 for epoch in epochs)
-    return whole and all(a < b for a, b in itertools.pairwise(epochs))
-
-
 def _hint(name: str, value: Any) -> str:
     choices = _CHOICES.get(name)
     return nearest(value, get_args(choices)) if choices is not None and isinstance(value, str) else ""
@@ -170,25 +146,25 @@ _CHOICES: dict[str, Any] = {
     "compile": CompileChoice,
     "device": DeviceChoice,
 }
-_BOOLEAN: _Rule = (lambda v: isinstance(v, bool), "true or false")
-_RULES: dict[str, _Rule] = {
-    "epochs": _whole(0),
-    "batch_size": _whole(1),
-    "lr": _number(lambda v: v > 0, "above 0"),
-    "momentum": _number(lambda v: 0 <= v < 1, "in [0, 1)"),
-    "nesterov": _BOOLEAN,
-    "weight_decay": _number(lambda v: v >= 0, "of at least 0"),
-    "milestones": (_milestones, "a list of rising whole numbers of at least 1"),
-    "gamma": _number(lambda v: 0 < v <= 1, "in (0, 1]"),
-    "warmup_epochs": _whole(0),
-    "label_smoothing": _number(lambda v: 0 <= v < 1, "in [0, 1)"),
-    "augment": (lambda v: isinstance(v, str) and bool(v), "the name of an augmentation"),
-    "distill": _number(lambda v: 0 <= v <= 1, "in [0, 1]"),
-    "temperature": _number(lambda v: v > 0, "above 0"),
-    "clip_grad": _number(lambda v: v >= 0, "of at least 0"),
-    "accumulate": _whole(1),
-    "recalibrate": _BOOLEAN,
-    **{name: _one_of(choices) for name, choices in _CHOICES.items()},
+_EPOCHS = rules.each(rules.whole(1), "a list of rising whole numbers of at least 1")
+_RULES: dict[str, Rule] = {
+    "epochs": rules.whole(0),
+    "batch_size": rules.whole(1),
+    "lr": rules.number(lambda v: v > 0, "a number above 0"),
+    "momentum": rules.number(lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "nesterov": rules.FLAG,
+    "weight_decay": rules.number(lambda v: v >= 0, "a number of at least 0"),
+    "milestones": Rule(lambda v: _EPOCHS.accepts(v) and all(a < b for a, b in itertools.pairwise(v)), _EPOCHS.wanted),
+    "gamma": rules.number(lambda v: 0 < v <= 1, "a number in (0, 1]"),
+    "warmup_epochs": rules.whole(0),
+    "label_smoothing": rules.number(lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "augment": rules.text("the name of an augmentation", least=1),
+    "distill": rules.number(lambda v: 0 <= v <= 1, "a number in [0, 1]"),
+    "temperature": rules.number(lambda v: v > 0, "a number above 0"),
+    "clip_grad": rules.number(lambda v: v >= 0, "a number of at least 0"),
+    "accumulate": rules.whole(1),
+    "recalibrate": rules.FLAG,
+    **{name: rules.one_of(choices, mark="'") for name, choices in _CHOICES.items()},
 }
 _FLOATS = (
     "lr",

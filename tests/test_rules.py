@@ -1,0 +1,83 @@
+"""Whatever a file says, a setting takes it or refuses it with one sentence; nothing else ever happens."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any, Literal
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur import rules
+from secateur.budget import Budget
+from secateur.compare import Comparison
+from secateur.errors import SettingError
+from secateur.recipe import Recipe
+from secateur.rules import Rule
+from secateur.stages import Stage
+from secateur.training.settings import Settings
+
+HUGE = 10**400
+NUMBERS = st.integers(-3, 300) | st.floats() | st.sampled_from([HUGE, True, 0.5, 1])
+VALUES = st.recursive(
+    NUMBERS | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+KINDS: dict[Any, dict[str, Any]] = {
+    Recipe: {"model": "lenet5", "method": "magnitude"},
+    Settings: {},
+    Budget: {},
+    Stage: {"method": "magnitude"},
+}
+PLACES = [(kind, f.name) for kind in KINDS for f in fields(kind)]
+
+
+@given(value=VALUES)
+def test_any_value_is_taken_or_refused(value: object) -> None:
+    for kind, name in PLACES:
+        with suppress(SettingError):
+            kind(**{**KINDS[kind], name: value})
+
+
+@given(value=VALUES)
+def test_any_document_is_taken_or_refused(value: object) -> None:
+    base: dict[str, Any] = {"model": "lenet5", "data": "mnist5k", "method": [{"name": "magnitude"}]}
+    recipe, comparison = {**base, "method": {"name": "magnitude"}}, {**base, "target": {"keeps": [0.5]}}
+    inside = {"keep": value, "keeps": value, "name": value, "label": value, "epochs": value, "threads": value}
+    for table in ("target", "method", "train", "shape", "budget", "then", "scratch", "seeds", "controls", "lunch"):
+        for entry in (value, inside, [value], [inside], [{"target": value, "method": inside}]):
+            with suppress(SettingError):
+                Recipe.from_toml(tomli_w.dumps({**recipe, table: entry}))
+            with suppress(SettingError):
+                Comparison.from_toml(tomli_w.dumps({**comparison, table: entry}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        (rules.FLAG, [True, False], [0, 1, "true", None]),
+        (rules.whole(1), [1, 7, HUGE], [0, -1, True, 1.0, "1", None]),
+        (rules.number(lambda v: v > 0, ""), [1, 0.5], [0, math.nan, math.inf, True, "1", HUGE, None]),
+        (rules.text("", least=1), ["a"], ["", 1, None]),
+        (rules.one_of(Literal["a", "b"]), ["a", "b"], ["c", "", 1, ["a"], None]),
+        (rules.each(rules.whole(0), ""), [(), (0, 1)], [[0], (0, -1), "ab", None]),
+        (rules.different(rules.each(rules.text(""), "")), [(), ("a", "b")], [("a", "a"), ("a", 1)]),
+        (rules.optional(rules.whole(0)), [None, 0], [-1, False]),
+        (rules.a(dict, ""), [{}], [[], None]),
+    ],
+)
+def test_rules_accept_and_refuse(rule: Rule, good: list[object], bad: list[object]) -> None:
+    assert all(rule.accepts(value) for value in good)
+    assert not any(rule.accepts(value) for value in bad)
+
+
+def test_the_words_of_a_rule() -> None:
+    assert rules.whole(2).wanted == "a whole number of at least 2"
+    assert rules.whole(1, "images").wanted == "a whole number of images, at least 1"
+    assert rules.one_of(Literal["a", "b"], mark="'").wanted == "one of 'a', 'b'"
+    assert rules.optional(rules.FLAG).wanted == "true or false"
