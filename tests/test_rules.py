@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from secateur import rules
 from secateur.budget import Budget
 from secateur.compare import Comparison
 from secateur.errors import SettingError
+from secateur.methods import find, make, methods
 from secateur.recipe import Recipe
 from secateur.rules import Rule
 from secateur.stages import Stage
@@ -74,6 +76,49 @@ def test_any_document_is_taken_or_refused(value: object) -> None:
 def test_rules_accept_and_refuse(rule: Rule, good: list[object], bad: list[object]) -> None:
     assert all(rule.accepts(value) for value in good)
     assert not any(rule.accepts(value) for value in bad)
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad"),
+    [
+        (int, [0, -3, HUGE], [0.5, True, "1", math.nan, [], None]),
+        (float, [0, 0.5], [math.nan, math.inf, True, "1", None]),
+        (str, ["", "a"], [1, ["a"], None]),
+        (bool, [True, False], [1, "false", None]),
+        (Literal["a", 1], ["a", 1], [True, 1.0, "b", ["a"], None]),
+        (float | None, [None, 1], ["1", []]),
+        (int | str, [1, "a"], [0.5, None]),
+        (Sequence[str], ["a", (), ["a", "b"], ("a",)], [1, [1], {"a": 1}, None]),
+        (tuple[int, ...], [(), [1]], ["12", [0.5]]),
+        (Sequence[tuple[str, float]], [(), [["a", 0.5]], (("a", 1),), {"a": 1}], ["ab", ["ab"], [["a"]], {"a": "b"}]),
+        (Mapping[str, int], [{}, {"a": 1}], [{"a": 0.5}, {1: 1}, 3]),
+        (object, [None, 1, "a"], []),
+    ],
+)
+def test_types_become_rules(hint: object, good: list[object], bad: list[object]) -> None:
+    rule = rules.of_type(hint)
+    assert all(rule.accepts(value) for value in good)
+    assert not any(rule.accepts(value) for value in bad)
+
+
+@pytest.mark.parametrize("name", methods())
+@given(value=VALUES)
+def test_a_method_takes_or_refuses_any_value_of_its_settings(name: str, value: object) -> None:
+    for setting in fields(find(name)):
+        with suppress(SettingError):
+            make(name, {setting.name: value})
+
+
+def test_a_setting_of_the_wrong_type_is_named_with_what_is_wanted() -> None:
+    for name, options, message in (
+        ("random_masks", {"candidates": "fifty"}, "'candidates' must be a whole number, not 'fifty'; correct this"),
+        ("random_masks", {"stem": "false"}, "'stem' must be true or false, not 'false'; correct this"),
+        ("magnitude", {"norm": "L1"}, "'norm' must be one of l1, l2, not 'L1' .did you mean 'l1'.*of Magnitude"),
+        ("magnitude", {"keeps": [["a"]]}, "'keeps' must be a list of pairs of a text and a finite number, or a table"),
+        ("self_grouping", {"dense": [1]}, "'dense' must be a list, each entry a text"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            make(name, options)
 
 
 def test_the_words_of_a_rule() -> None:

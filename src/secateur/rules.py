@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from secateur.errors import SettingError, nearest
+
+_REPEATED = (tuple, list, Sequence)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ def one_of(choices: Any, mark: str = "") -> Rule:
     """Return the rule for the values of a ``Literal``, shown between marks."""
     names = get_args(choices)
     return Rule(
-        lambda value: isinstance(value, str) and value in names,
+        lambda value: any(type(value) is type(name) and value == name for name in names),
         "one of " + ", ".join(f"{mark}{name}{mark}" for name in names),
     )
 
@@ -69,6 +75,94 @@ def different(rule: Rule) -> Rule:
 def optional(rule: Rule) -> Rule:
     """Return a rule that also accepts None, which a file cannot hold and so no message offers."""
     return Rule(lambda value: value is None or rule.accepts(value), rule.wanted)
+
+
+def hints(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass, ``object`` for all where one of them cannot be found out."""
+    try:
+        return get_type_hints(kind)
+    except (NameError, TypeError):  # a type that only the checker imports
+        return {field.name: object for field in dataclasses.fields(kind)}
+
+
+def pair_of(hint: Any) -> Any:
+    """Return V for mappings from text to V and for sequences of such pairs, else None."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (dict, Mapping) and len(args) == 2:
+        return args[1]
+    if origin in _REPEATED:
+        pair = get_args(args[0])
+        if get_origin(args[0]) is tuple and len(pair) == 2 and pair[0] is str and pair[1] is not Ellipsis:
+            return pair[1]
+    return None
+
+
+def of_type(hint: Any) -> Rule:
+    """Return the rule for the values of a type; one that accepts everything for types that no setting has.
+
+    A sequence may be a list or a tuple, one of texts also a single text, and one of pairs also a mapping.
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if origin is Literal:
+        return one_of(hint)
+    if origin in (Union, types.UnionType):
+        rules = [of_type(arg) for arg in args if arg is not type(None)]
+        some = Rule(
+            lambda value: any(rule.accepts(value) for rule in rules), " or ".join(rule.wanted for rule in rules)
+        )
+        return optional(some) if type(None) in args else some
+    if (kind := pair_of(hint)) is not None:
+        value_rule = of_type(kind)
+        return Rule(
+            lambda value: _are_pairs(value, value_rule),
+            f"a list of pairs of a text and {value_rule.wanted}, or a table",
+        )
+    if origin in _REPEATED and (len(args) == 1 or args[1:] == (Ellipsis,)):
+        entry = of_type(args[0])
+        return Rule(
+            lambda value: (
+                (args[0] is str and isinstance(value, str))
+                or (isinstance(value, list | tuple) and all(map(entry.accepts, cast("Sequence[Any]", value))))
+            ),
+            f"a list, each entry {entry.wanted}",
+        )
+    return Rule(lambda value: True, "anything")
+
+
+def check_types(settings: Any) -> None:
+    """Compare every field of a dataclass with its type, since what a file says can be of any.
+
+    Raises:
+        SettingError: if one does not fit; names it, and says what is wanted.
+    """
+    kind: type = type(settings)
+    known = hints(kind)
+    for field in dataclasses.fields(settings):
+        hint, value = known.get(field.name, object), getattr(settings, field.name)
+        rule = of_type(hint)
+        if not rule.accepts(value):
+            near = nearest(value, get_args(hint)) if get_origin(hint) is Literal and isinstance(value, str) else ""
+            raise SettingError(
+                f"'{field.name}' must be {rule.wanted}, not {value!r}{near}; correct this setting of {kind.__name__}"
+            )
+
+
+def _are_pairs(value: object, rule: Rule) -> bool:
+    pairs = list(cast("Mapping[Any, Any]", value).items()) if isinstance(value, Mapping) else value
+    return isinstance(pairs, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) and rule.accepts(pair[1])
+        for pair in cast("list[Any]", pairs)
+    )
+
+
+_PLAIN: dict[Any, Rule] = {
+    bool: FLAG,
+    int: Rule(lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    float: number(lambda value: True, "a finite number"),
+    str: text("a text"),
+}
 
 
 def _finite(value: object) -> bool:

@@ -77,14 +77,14 @@ def test_the_variants_keep_their_promises(options: dict[str, Any]) -> None:
     [
         ({"p": 1.0}, "p must be a probability of at least 0 and below 1, not 1.0"),
         ({"p": -0.1}, "p must be"),
-        ({"p": float("nan")}, "p must be"),
+        ({"p": float("nan")}, "'p' must be a finite number"),
         ({"q": 0.0}, "q must be above 0 and at most 2, not 0.0"),
         ({"q": 2.5}, "q must be"),
         ({"fraction": 0.0}, r"fraction must be in \(0, 1\]"),
         ({"fraction": 1.5}, "fraction must be"),
         ({"ramp": -1.0}, "ramp must be a share"),
-        ({"noise": "gauss"}, "unknown noise 'gauss'; choose one of bridgeout, dropconnect, dropout"),
-        ({"share": "epoch"}, "unknown share 'epoch'; choose one of batch, example"),
+        ({"noise": "gauss"}, "'noise' must be one of bridgeout, dropconnect, dropout, not 'gauss'"),
+        ({"share": "epoch"}, "'share' must be one of batch, example, not 'epoch'"),
     ],
 )
 def test_impossible_settings_are_refused(options: dict[str, Any], words: str) -> None:

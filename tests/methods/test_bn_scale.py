@@ -92,8 +92,12 @@ def test_channels_without_a_norm_stay() -> None:
 
 
 def test_impossible_strengths_are_refused() -> None:
-    for strength in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(SettingError, match="strength must be a number of at least 0"):
+    for strength, wanted in (
+        (-1.0, "at least 0"),
+        (float("nan"), "a finite number"),
+        (float("inf"), "a finite number"),
+    ):
+        with pytest.raises(SettingError, match=f"strength'? must be {wanted}"):
             BnScale(strength=strength)
 
 

@@ -199,7 +199,7 @@ def test_bad_input_is_refused_in_one_sentence() -> None:
         RandomMasks(candidates=0)
     with pytest.raises(SettingError, match=r"ratio must be in \[0, 1\), not 1"):
         RandomMasks(ratio=1.0)
-    with pytest.raises(SettingError, match="unknown granularity 'layers'"):
+    with pytest.raises(SettingError, match=r"'granularity' must be one of .*, not 'layers'"):
         RandomMasks(granularity="layers")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="says by itself how much goes"):
         RandomMasks(granularity="strided", ratio=0.5)

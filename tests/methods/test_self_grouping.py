@@ -289,7 +289,7 @@ def test_size_of_resnet50_as_published(percent: int, macs: float, params: float)
         ({"align_inputs": 0}, "align_inputs must be at least 1"),
         ({"restarts": 0}, "restarts must be at least 1"),
         ({"min_inputs": -1}, "min_inputs must not be negative"),
-        ({"schedule": "often"}, "unknown schedule 'often'; choose one of steps, once"),
+        ({"schedule": "often"}, "'schedule' must be one of steps, once, not 'often'"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, object], message: str):

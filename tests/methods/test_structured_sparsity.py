@@ -94,8 +94,8 @@ def test_training_drives_whole_filters_to_zero() -> None:
 
 @pytest.mark.parametrize("name", ["filters", "channels", "zero"])
 def test_impossible_strengths_are_refused(name: str) -> None:
-    for value in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(SettingError, match=f"{name} must be a number of at least 0"):
+    for value, wanted in ((-1.0, "at least 0"), (float("nan"), "a finite number"), (float("inf"), "a finite number")):
+        with pytest.raises(SettingError, match=f"{name}'? must be {wanted}"):
             StructuredSparsity(**{name: value})
 
 

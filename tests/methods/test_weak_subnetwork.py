@@ -148,8 +148,8 @@ def test_activation_criterion_needs_images():
     [
         ({"conv": -1}, "conv is a percentile and must be in 0 to 100, not -1"),
         ({"fc": 101}, "fc is a percentile"),
-        ({"criterion": "taste"}, "unknown criterion 'taste'; choose one of weights, activation"),
-        ({"streams": "wild"}, "unknown streams 'wild'"),
+        ({"criterion": "taste"}, "'criterion' must be one of weights, activation, not 'taste'"),
+        ({"streams": "wild"}, "'streams' must be one of .*, not 'wild'"),
         ({"batches": 0}, "batches must be at least 1"),
     ],
 )

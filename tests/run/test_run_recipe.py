@@ -176,7 +176,7 @@ def test_classes_come_from_the_recipe_before_the_data(recipe: Recipe, data: Data
     [
         ({"method": "magnitud"}, SettingError, "did you mean 'magnitude'"),
         ({"options": {"nrom": "l1"}}, SettingError, "did you mean 'norm'"),
-        ({"options": {"norm": "l3"}}, SettingError, "unknown norm 'l3'"),
+        ({"options": {"norm": "l3"}}, SettingError, "'norm' must be one of l1, l2, not 'l3'"),
         ({"model": "secateur:vgg16"}, ModelError, "did you mean 'vgg16_bn'"),
         ({"model": "absent.py:Net"}, ModelError, "no Python file"),
         ({"leave": ("onne",)}, SettingError, r"matches 'onne', which was to be left alone \(did you mean 'one'\?\)"),

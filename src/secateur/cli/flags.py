@@ -9,11 +9,13 @@ import tomllib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import typer
 
 from secateur.errors import nearest
+from secateur.rules import hints as hints_of
+from secateur.rules import pair_of
 
 _REPEATED = (tuple, list, Sequence)
 LONG = 44  # letters of a list of choices, beyond which a narrow terminal has no room for dots
@@ -96,7 +98,7 @@ def flags_of(
         required: fields that must be given.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    texts, hints, taken = documentation(kind), _hints(kind), set(taken)
+    texts, hints, taken = documentation(kind), hints_of(kind), set(taken)
     flags: list[Flag] = []
     for name in fields if names is None else names:
         field, must = fields[name], name in required
@@ -146,7 +148,7 @@ def shown(value: object) -> str:
 
 def _convert(hint: Any, raw: Any) -> Any:
     """Turn text, or a list of texts from a repeated flag, into a value; ValueError if it cannot be."""
-    entry = _pair_type(hint)
+    entry = pair_of(hint)
     if entry is not None:
         return [_pair(text, entry) for text in raw]
     if get_origin(hint) in _REPEATED:
@@ -193,18 +195,6 @@ def _pair(text: str, kind: Any) -> list[Any]:
     return [name, _convert(kind, value)]
 
 
-def _pair_type(hint: Any) -> Any:
-    """Return V for mappings from text to V and for sequences of such pairs, else None."""
-    if _is_mapping(hint):
-        return get_args(hint)[1]
-    if get_origin(hint) in _REPEATED:
-        inner: Any = get_args(hint)[0]
-        pair = get_args(inner)
-        if get_origin(inner) is tuple and len(pair) == 2 and pair[0] is str and pair[1] is not Ellipsis:
-            return pair[1]
-    return None
-
-
 def _is_mapping(hint: Any) -> bool:
     return get_origin(hint) in (dict, Mapping) and len(get_args(hint)) == 2
 
@@ -214,20 +204,13 @@ def _metavar(hint: Any) -> str | None:
         return None
     if choices := choices_of(hint):
         return "|".join(choices)
-    entry = _pair_type(hint)
+    entry = pair_of(hint)
     if entry is not None:
         return f"PATTERN={_metavar(entry) or 'VALUE'}"
     if get_origin(hint) in _REPEATED:
         entries = _metavar(get_args(hint)[0]) or "VALUE"
         return entries if len(entries) > LONG else f"{entries},..."
     return _SCALARS.get(hint, "VALUE")
-
-
-def _hints(kind: type) -> dict[str, Any]:
-    try:
-        return get_type_hints(kind)
-    except (NameError, TypeError):  # a type that only the checker imports: such a field is read as TOML or text
-        return {field.name: object for field in dataclasses.fields(kind)}
 
 
 def _without_none(hint: Any) -> Any:

@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from secateur.core.sensitivity import Allocate, by_damage
 from secateur.core.shaper import Shaper
 from secateur.core.size import Target
 from secateur.errors import SettingError, TargetError
+from secateur.rules import check_types
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,19 @@ class Paper:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A published way to decide what to remove. Subclasses are frozen dataclasses; their fields are the settings."""
+    """A published way to decide what to remove.
+
+    Subclasses are frozen dataclasses; their fields are the settings. Values that are not of the field's type are
+    refused; a ``__post_init__`` that checks more starts with ``super().__post_init__()``.
+
+    Raises:
+        SettingError: if a setting is not of its type.
+    """
 
     paper: ClassVar[Paper]
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @abstractmethod
     def plan(self, problem: Problem) -> Plan:
@@ -106,10 +117,7 @@ class ScoreMethod(Method):
     allocate: Allocate = "scope"
 
     def __post_init__(self) -> None:
-        if self.scope not in get_args(Scope):
-            raise SettingError(f"unknown scope '{self.scope}'; choose uniform or global")
-        if self.allocate not in get_args(Allocate):
-            raise SettingError(f"unknown allocation '{self.allocate}'; choose scope or sensitivity")
+        super().__post_init__()
         pairs = self.keeps.items() if isinstance(self.keeps, Mapping) else self.keeps
         object.__setattr__(self, "keeps", tuple((str(pattern), float(keep)) for pattern, keep in pairs))
         for pattern, keep in self.keeps:

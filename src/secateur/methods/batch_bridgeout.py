@@ -27,7 +27,7 @@ import contextlib
 import fnmatch
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,11 +77,6 @@ class BatchBridgeout(ScoreMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
-        for name, choices in (("noise", Noise), ("share", Share)):
-            if getattr(self, name) not in get_args(choices):
-                raise SettingError(
-                    f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(get_args(choices))}"
-                )
         for name, holds, wanted in (
             ("q", 0.0 < self.q <= 2.0, "above 0 and at most 2"),
             ("p", 0.0 <= self.p < 1.0, "a probability of at least 0 and below 1"),

@@ -54,8 +54,8 @@ class BnScale(ScoreMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.strength < float("inf"):
-            raise SettingError(f"strength must be a number of at least 0, not {self.strength}")
+        if self.strength < 0:
+            raise SettingError(f"strength must be at least 0, not {self.strength}")
 
     @contextlib.contextmanager
     def training(self, model: nn.Module) -> Generator[Shaper | None]:

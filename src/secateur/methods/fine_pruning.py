@@ -51,6 +51,12 @@ from secateur.search.joint import Joint, Schedule
 Judges = Literal["train", "val"]
 
 
+_LEAST = {
+    "adaptations": 1, "trials": 1, "starts": 1, "batch": 1, "workers": 0, "images": 1,
+    "tradeoff": 0, "gamma": 0, "power": 0,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class FinePruning(Method):
     """Joint fine-tuning and pruning with Bayesian optimisation.
@@ -104,26 +110,18 @@ class FinePruning(Method):
     )
 
     def __post_init__(self) -> None:
-        choices: dict[str, Any] = {
-            "granularity": Granularity, "per": Per, "by": By, "cooling": Cooling, "judge": Judges,
-        }  # fmt: skip
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                raise SettingError(f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(get_args(kind))}")
-        for name, least in {"adaptations": 1, "trials": 1, "starts": 1, "batch": 1, "workers": 0, "images": 1}.items():
+        super().__post_init__()
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise SettingError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("tune", "band"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SettingError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        for name in ("tradeoff", "gamma", "power"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise SettingError(f"{name} must be a number of at least 0, not {getattr(self, name)}")
         if self.of and self.of not in get_args(Measure):
             raise SettingError(f"unknown size '{self.of}'; choose one of {', '.join(get_args(Measure))}")
         if self.granularity == "weights" and self.of not in ("", "nonzero"):
             raise SettingError(f"zeroed weights leave the {self.of} as they are; take granularity units, or of nonzero")
-        if self.milliseconds is not None and not self.milliseconds > 0:
+        if self.milliseconds is not None and self.milliseconds <= 0:
             raise SettingError(f"milliseconds must be above 0, not {self.milliseconds}")
         if self.milliseconds is not None and self.granularity == "weights":
             raise SettingError("zeroed weights make no network faster; take granularity units to limit milliseconds")

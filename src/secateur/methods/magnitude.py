@@ -15,7 +15,7 @@ Differences.  The paper chooses rates layer by layer by hand: give them as ``kee
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.select import plan_of
-from secateur.errors import SettingError
 
 Norm = Literal["l1", "l2"]
 Selection = Literal["independent", "greedy"]
@@ -50,14 +49,6 @@ class Magnitude(ScoreMethod):
         year=2017,
         link="arXiv:1608.08710",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, choices in (("norm", Norm), ("selection", Selection)):
-            if getattr(self, name) not in get_args(choices):
-                raise SettingError(
-                    f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(get_args(choices))}"
-                )
 
     def score(self, group: Group, problem: Problem) -> Tensor:
         """Return the norm of the weights that make each unit, ``(group.size,)``."""

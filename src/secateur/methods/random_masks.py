@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 
@@ -82,10 +82,7 @@ class RandomMasks(Method):
     )
 
     def __post_init__(self) -> None:
-        choices = {"granularity": Granularity, "ratio_of": RatioOf, "polarity": patterns.Polarity}
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                raise SettingError(f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(get_args(kind))}")
+        super().__post_init__()
         if self.candidates < 1:
             raise SettingError(f"candidates must be at least 1, not {self.candidates}: one mask has to be drawn")
         if self.ratio is not None and not 0.0 <= self.ratio < 1.0:

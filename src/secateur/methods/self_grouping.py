@@ -30,7 +30,7 @@ import fnmatch
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -99,6 +99,7 @@ class SelfGrouping(Method):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("conv", "fc"):
             if not 0.0 <= getattr(self, name) <= 100.0:
                 raise SettingError(f"{name} is a percentage and must be in 0 to 100, not {getattr(self, name)}")
@@ -107,8 +108,6 @@ class SelfGrouping(Method):
                 raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.min_inputs < 0:
             raise SettingError(f"min_inputs must not be negative, not {self.min_inputs}")
-        if self.schedule not in get_args(Schedule):
-            raise SettingError(f"unknown schedule '{self.schedule}'; choose one of {', '.join(get_args(Schedule))}")
         object.__setattr__(self, "dense", (self.dense,) if isinstance(self.dense, str) else tuple(self.dense))
 
     def plan(self, problem: Problem) -> Plan:

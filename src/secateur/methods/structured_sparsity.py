@@ -64,8 +64,8 @@ class StructuredSparsity(ScoreMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("filters", "channels", "zero"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise SettingError(f"{name} must be a number of at least 0, not {getattr(self, name)}")
+            if getattr(self, name) < 0:
+                raise SettingError(f"{name} must be at least 0, not {getattr(self, name)}")
 
     @contextlib.contextmanager
     def training(self, model: nn.Module) -> Generator[Shaper | None]:

@@ -80,14 +80,10 @@ class WeakSubnetwork(Method):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in get_args(Kind):
             if not 0.0 <= getattr(self, name) <= 100.0:
                 raise SettingError(f"{name} is a percentile and must be in 0 to 100, not {getattr(self, name)}")
-        for name, choices in (("criterion", Criterion), ("streams", Streams)):
-            if getattr(self, name) not in get_args(choices):
-                raise SettingError(
-                    f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(get_args(choices))}"
-                )
         if self.batches < 1:
             raise SettingError(f"batches must be at least 1, not {self.batches}")
 
