@@ -356,6 +356,11 @@ def test_what_is_no_artifact_is_said_so(tmp_path, saved):
     (saved / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
     with pytest.raises(ArtifactError, match=r"format 2, this version reads up to 1.*--upgrade"):
         artifact.load(saved)
+    for entry in (None, 3, "x", [], {}, {"bytes": 3}, {"bytes": "3", "sha256": "a"}):
+        files = manifest["files"] | {"recipe.toml": entry}
+        (saved / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+        with pytest.raises(ArtifactError, match=r"manifest\.json is damaged: it has no size and hash of recipe\.toml"):
+            artifact.load(saved)
 
 
 def test_another_network_is_refused(saved, tmp_path):

@@ -84,11 +84,14 @@ def recover(folder: Path) -> None:
         return
 
 
+_ENTRY: dict[str, type] = {"bytes": int, "sha256": str}
+
+
 def manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an artifact.
 
     Raises:
-        ArtifactError: if there is no folder, or it is no artifact, or from a newer version.
+        ArtifactError: if there is no folder, or it is no artifact, damaged, or from a newer version.
     """
     if not folder.is_dir():
         raise ArtifactError(f"there is no folder {folder}; check the path")
@@ -106,6 +109,11 @@ def manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has format {content.get('format')}, this version reads up to {FORMAT}; "
             "run: pip install --upgrade secateur"
         )
+    for name, entry in content["files"].items():
+        if not isinstance(entry, dict) or not _ENTRY.items() <= {k: type(v) for k, v in entry.items()}.items():
+            raise ArtifactError(
+                f"{path} is damaged: it has no size and hash of {name}; restore the folder or save it again"
+            )
     return cast("dict[str, Any]", content)
 
 
