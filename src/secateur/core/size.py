@@ -12,12 +12,14 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from secateur import rules
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.regroup import layouts, saved_macs, saved_params
 from secateur.errors import PlanError, SettingError
 
 Measure = Literal["macs", "params", "nonzero", "units"]
+_SHARE = rules.number(lambda keep: 0.0 < keep <= 1.0, "in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Target:
     of: Measure = "macs"
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.keep <= 1.0:
-            raise SettingError(f"keep must be in (0, 1], not {self.keep}: it is the fraction that stays")
+        if not _SHARE.accepts(self.keep):
+            raise SettingError(f"keep must be in (0, 1], not {self.keep!r}: it is the fraction that stays")
         if self.of not in get_args(Measure):
             raise SettingError(f"unknown measure '{self.of}'; choose one of {', '.join(get_args(Measure))}")
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur import rules
 from secateur.budget import Budget
 from secateur.core.method import Method, shapes
 from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.data import Data, load_data
-from secateur.errors import DataError, SettingError
+from secateur.errors import DataError, ModelError, SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy
 from secateur.methods import find, name_of
@@ -29,6 +30,11 @@ from secateur.run.result import Result
 from secateur.run.step import Step
 from secateur.run.work import Work
 from secateur.training import Settings
+
+_TRAINING = rules.optional(rules.a(Settings, "Settings or None"))
+_BUDGET = rules.optional(rules.a(Budget, "a Budget or None"))
+_ROUNDS = rules.whole(1)
+_SEED = rules.whole(0)
 
 
 def prune(
@@ -85,20 +91,28 @@ def prune(
     Raises:
         SecateurError: one of its kinds, with one sentence on what to do.
     """
+    for name, value, rule in (
+        ("train", train, _TRAINING),
+        ("shape", shape, _TRAINING),
+        ("budget", budget, _BUDGET),
+        ("rounds", rounds, _ROUNDS),
+        ("seed", seed, _SEED),
+    ):
+        if not rule.accepts(value):
+            raise SettingError(f"{name} must be {rule.wanted}, not {value!r}")
     asked = find(method)() if isinstance(method, str) else method
     if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SettingError(f"the method must be a name or an object such as Magnitude(norm='l2'), not {asked!r}")
     goal = Target(target) if isinstance(target, (int, float)) else target
     if not isinstance(goal, Target | None):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SettingError(f"the target must be a number in (0, 1] or a Target, not {goal!r}")
-    if rounds < 1:
-        raise SettingError(f"rounds must be at least 1, not {rounds}")
     if train is not None and data is None:
         raise DataError("fine-tuning needs data; give it, or leave train out")
     if shape is not None and not shapes(asked):
         raise SettingError(f"{name_of(asked)} does not train before it decides; leave shape out")
     if shape is not None and data is None:
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
+    repair = (repair,) if isinstance(repair, str) else tuple(repair)
     check_repairs(repair)
     if repair and data is None:
         raise DataError("repairs need training images; give data, or leave repair out")
@@ -107,6 +121,8 @@ def prune(
     images = load_data(data, seed=seed) if isinstance(data, str) else data
     if isinstance(model, str):
         model = _built(model, images, example_inputs, seed)
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
     if example_inputs is None and images is not None:
         example_inputs = images.example()
     check_weights(model)
@@ -130,7 +146,7 @@ def prune(
         patience=patience,
         budget=budget,
         tested=tested,
-        repair=tuple(repair),
+        repair=repair,
     )
     return job.run(rounds)
 
