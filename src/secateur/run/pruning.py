@@ -20,6 +20,7 @@ from secateur.data import Data, load_data
 from secateur.errors import DataError, ModelError, SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy
+from secateur.measure.forward import device_of, moved
 from secateur.methods import find, name_of
 from secateur.models import build
 from secateur.repair import check as check_repairs
@@ -65,7 +66,8 @@ def prune(
 
     Args:
         model: a network, or the name of one (``secateur.models.build``), whose weights the seed then draws.
-        example_inputs: a tensor, tuple or dict that the network runs on; an image of ``data`` if None.
+        example_inputs: a tensor, tuple or dict that the network runs on, moved to its device; an image of ``data`` if
+            None.
         method: a method or its name.
         target: what to keep; a number is a fraction of the MACs. None: the method's own rates decide.
         data: a data set or its name; for methods that measure, for accuracies and for fine-tuning.
@@ -125,6 +127,7 @@ def prune(
         raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
     if example_inputs is None and images is not None:
         example_inputs = images.example()
+    example_inputs = moved(example_inputs, device_of(model))
     check_weights(model)
     check_budget(budget, model, data, train)
     _warn_of_optimizers(model, tell)

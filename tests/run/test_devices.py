@@ -1,0 +1,97 @@
+"""A network on an accelerator is pruned there, whatever the images and inputs are on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from accelerator import accelerator
+from nets import images, make
+from secateur import Target, prune
+from secateur.budget import Budget
+from secateur.core.plan import Plan
+from secateur.core.problem import Problem
+from secateur.core.surgery import apply, masked, verify
+from secateur.core.trace import trace
+from secateur.data import from_arrays
+from secateur.errors import ModelError
+from secateur.measure import count
+from secateur.methods import make as method
+
+NETS = ["plain", "option A", "squeeze and excite", "channel shuffle", "grouped conv", "channel statistics (CBAM)"]
+METHODS: list[tuple[str, Mapping[str, Any]]] = [
+    ("magnitude", {}),
+    ("weak_subnetwork", {}),
+    ("self_grouping", {"conv": 30.0}),
+    ("random_masks", {"ratio": 0.3, "candidates": 3}),
+    ("random_masks", {"ratio": 0.3, "candidates": 3, "granularity": "kernels"}),
+]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks_are_read_decided_on_cut_and_verified_there(name: str) -> None:
+    net = make(name).eval().requires_grad_(False)
+    expected = net(images(2))
+    with accelerator() as device:
+        net.to(device)
+        batch = images(2).to(device)
+        graph = trace(net, batch)
+        assert count(net, batch).macs
+        labels = torch.zeros(2, dtype=torch.long)
+        for kind, options in METHODS:
+            problem = Problem(net, graph, None, batches=[(images(2), labels)], validation=[(images(2), labels)])
+            if kind in ("magnitude", "weak_subnetwork"):
+                problem = Problem(net, graph, Target(0.7))
+            plan = method(kind, options).plan(problem)
+            thin = apply(net, graph, plan)
+            assert {tensor.device for tensor in (*thin.parameters(), *thin.buffers())} == {device}
+            assert verify(net, graph, plan, thin, batch).exact
+        with masked(net, graph, Plan()) as silenced:
+            assert torch.allclose(silenced(batch).cpu(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"data": None, "example_inputs": images(1)},
+        {"repair": ("reconstruct", "compensate", "recalibrate")},
+        {"method": method("magnitude", {"allocate": "sensitivity"})},
+        {"method": method("random_masks", {"candidates": 3}), "rounds": 2},
+        {"target": None, "budget": Budget(max_drop=0.5)},
+        {"target": None, "budget": Budget(max_latency=0.99)},
+    ],
+    ids=lambda asked: ",".join(f"{name}={type(value).__name__}" for name, value in asked.items()) or "plain",
+)
+def test_prune_brings_images_and_inputs_to_the_network(asked: Mapping[str, Any], tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (120, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(120) % 5
+    data = from_arrays((pixels[:90], labels[:90]), (pixels[90:], labels[90:]), name="moths")
+    net = make("plain").eval().requires_grad_(False)
+    with accelerator() as device:
+        net.to(device)
+        result = prune(net, **{"target": 0.5, "data": data, "latency": False, **asked})
+        assert {tensor.device for tensor in (*result.model.parameters(), *result.model.buffers())} == {device}
+        assert result.after.counts.macs < result.before.counts.macs
+        result.save(tmp_path / "art")
+    assert (tmp_path / "art" / "weights.safetensors").is_file()
+
+
+def test_images_are_made_there() -> None:
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    data = from_arrays((pixels, torch.arange(40) % 5), (pixels, torch.arange(40) % 5), name="moths")
+    here = list(data.batches("train", 16, shuffle=True, augment="crop_flip", seed=3))
+    with accelerator() as device:
+        there = list(data.batches("train", 16, shuffle=True, augment="crop_flip", seed=3, device=device))
+        assert all(x.device == device and y.device == device for x, y in there)
+        assert all(torch.allclose(a[0], b[0].cpu(), atol=1e-6) for a, b in zip(here, there, strict=True))
+
+
+def test_inputs_elsewhere_are_said_so() -> None:
+    net = make("plain").eval().requires_grad_(False)
+    with accelerator() as device, pytest.raises(ModelError, match=r"does not run on the example inputs.*same device"):
+        trace(net.to(device), images(1))
