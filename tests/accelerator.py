@@ -124,6 +124,7 @@ def _pretend(stack: ExitStack) -> None:
             thread(self)
 
     for where, name, new in (
+        (torch.cuda, "is_available", lambda: True),
         (torch.cuda, "_lazy_init", lambda: None),
         (torch.cuda, "synchronize", lambda *args: None),
         (torch.cuda, "current_device", lambda: 0),

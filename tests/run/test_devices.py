@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from accelerator import accelerator
 from nets import images, make
-from secateur import Target, prune
+from secateur import Settings, Target, prune
 from secateur.budget import Budget
+from secateur.core.graph import Group
+from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.surgery import apply, masked, verify
 from secateur.core.trace import trace
-from secateur.data import from_arrays
+from secateur.data import Data, from_arrays
 from secateur.errors import ModelError
+from secateur.events import Event
 from secateur.measure import count
 from secateur.methods import make as method
+from secateur.run.place import place_for, put
+from secateur.training.history import History
 
 NETS = ["plain", "option A", "squeeze and excite", "channel shuffle", "grouped conv", "channel statistics (CBAM)"]
 METHODS: list[tuple[str, Mapping[str, Any]]] = [
@@ -30,6 +37,13 @@ METHODS: list[tuple[str, Mapping[str, Any]]] = [
     ("random_masks", {"ratio": 0.3, "candidates": 3}),
     ("random_masks", {"ratio": 0.3, "candidates": 3, "granularity": "kernels"}),
 ]
+
+
+@pytest.fixture
+def data() -> Data:
+    pixels = torch.randint(0, 256, (120, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(120) % 5
+    return from_arrays((pixels[:90], labels[:90]), (pixels[90:], labels[90:]), name="moths")
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -67,10 +81,7 @@ def test_networks_are_read_decided_on_cut_and_verified_there(name: str) -> None:
     ],
     ids=lambda asked: ",".join(f"{name}={type(value).__name__}" for name, value in asked.items()) or "plain",
 )
-def test_prune_brings_images_and_inputs_to_the_network(asked: Mapping[str, Any], tmp_path: Path) -> None:
-    pixels = torch.randint(0, 256, (120, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(120) % 5
-    data = from_arrays((pixels[:90], labels[:90]), (pixels[90:], labels[90:]), name="moths")
+def test_prune_brings_images_and_inputs_to_the_network(asked: Mapping[str, Any], data: Data, tmp_path: Path) -> None:
     net = make("plain").eval().requires_grad_(False)
     with accelerator() as device:
         net.to(device)
@@ -79,6 +90,58 @@ def test_prune_brings_images_and_inputs_to_the_network(asked: Mapping[str, Any],
         assert result.after.counts.macs < result.before.counts.macs
         result.save(tmp_path / "art")
     assert (tmp_path / "art" / "weights.safetensors").is_file()
+
+
+@dataclass(frozen=True)
+class Looks(ScoreMethod):
+    """Notes where it is asked to decide; one device can be too small for it."""
+
+    paper: ClassVar[Paper] = Paper("On devices", "Ada Author", "Journal of Tests", 2020)
+    seen: ClassVar[list[str]] = []
+    small: ClassVar[str] = ""
+
+    def score(self, group: Group, problem: Problem) -> Tensor:
+        device = next(problem.model.parameters()).device
+        self.seen.append(device.type)
+        if device.type == self.small:
+            raise torch.OutOfMemoryError("too small")
+        assert problem.loss is not None
+        assert problem.loss(problem.model) > 0
+        return torch.rand(group.size, generator=problem.rng)
+
+
+@pytest.mark.parametrize(
+    ("device", "small", "seen"), [("auto", "", "cuda"), ("cpu", "", "cpu"), ("auto", "cuda", "cuda, then cpu")]
+)
+def test_a_network_of_the_cpu_meets_its_images_on_the_accelerator(
+    device: Any, small: str, seen: str, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Looks, "small", small)
+    monkeypatch.setattr(Looks, "seen", [])
+    monkeypatch.setattr("secateur.run.round.fit", lambda *args, **kwargs: History())
+    net = make("plain").eval().requires_grad_(False)
+    storage = [tensor.data_ptr() for tensor in net.parameters()]
+    heard: list[Event] = []
+    expected = prune(net, None, Looks(), 0.5, data, latency=False).plans
+    Looks.seen.clear()
+    with accelerator():
+        train = Settings(epochs=1, device=device)
+        result = prune(net, None, Looks(), 0.5, data, train=train, latency=False, tell=heard.append)
+    assert result.plans == expected
+    assert ", then ".join(dict.fromkeys(Looks.seen)) == seen
+    assert ("too little memory" in " ".join(event.text for event in heard if event.stage == "warning")) == bool(small)
+    assert {tensor.device.type for network in (net, result.model) for tensor in network.parameters()} == {"cpu"}
+    assert [tensor.data_ptr() for tensor in net.parameters()] == storage
+
+
+def test_several_processes_decide_each_on_its_own_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = make("plain")
+    with accelerator() as device:
+        assert place_for(net, Settings()) == device
+        assert place_for(net, Settings(device="cpu")) == torch.device("cpu")
+        assert put(net, torch.device("cpu")) is net
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert place_for(net, Settings()) == torch.device("cpu")
 
 
 def test_images_are_made_there() -> None:

@@ -29,8 +29,9 @@ from secateur.measure import Measurement, accuracy, measure
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
 from secateur.run import beforehand, data_of, example_of, model_of, prune_as
+from secateur.run.place import place_for
 from secateur.run.work import Work
-from secateur.training import History, fit
+from secateur.training import History, Settings, fit
 
 _OVERHEAD = ("packages", "method", "seed")
 
@@ -225,7 +226,8 @@ class _Conductor:
 
     def _measure(self, model: nn.Module, name: str, recipe: Recipe, data: Data) -> Measurement:
         self.tell(Event("measure", f"measuring {name}"))
-        return measure(model, example_of(recipe, data), data.batches("test"), time=recipe.latency, tell=self.tell)
+        place, example = place_for(model, recipe.train or Settings()), example_of(recipe, data)
+        return measure(model, example, data.batches("test"), device=place, time=recipe.latency, tell=self.tell)
 
 
 def _run(
@@ -246,7 +248,7 @@ def _run(
         dense=before.accuracy.top1,
         cut=None,
         test=after.accuracy.top1,
-        val=accuracy(model, data.batches("val")).top1,
+        val=accuracy(model, data.batches("val"), device=place_for(model, request.recipe.train or Settings())).top1,
         test_images=after.accuracy.examples,
         macs=after.counts.macs,
         params=after.counts.params,

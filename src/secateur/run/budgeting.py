@@ -116,7 +116,7 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
             seed=job.seed + 1,
             tell=job.tell,
         )
-    return accuracy(thin, job.data.batches("val")).top1
+    return accuracy(thin, job.data.batches("val"), device=job.place).top1
 
 
 def _read(stored: dict[str, Any]) -> Settled:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.budget import Budget
@@ -20,12 +21,13 @@ from secateur.core.surgery import zeros_left
 from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.events import Event, Tell
-from secateur.measure import Accuracy, Measurement, fastest, measure
+from secateur.measure import Accuracy, Measurement, accuracy, fastest, measure
 from secateur.repair import Repair
 from secateur.run import beforehand, budgeting
 from secateur.run.bargain import Settled
 from secateur.run.clock import Clock
 from secateur.run.expectation import expect
+from secateur.run.place import put
 from secateur.run.result import Result, widths
 from secateur.run.round import Round
 from secateur.run.step import Step
@@ -49,6 +51,7 @@ class Job:
     latency: bool
     work: Work | None
     tell: Tell
+    place: torch.device
     then: tuple[Step, ...] = ()
     shaping: Settings | None = None
     patience: float | None = None
@@ -165,12 +168,12 @@ class Job:
     def measure(self, model: nn.Module, name: str, latency: bool, tested: Accuracy | None = None) -> Measurement:
         """Count, test on the test split unless that was done before, and time."""
         self.tell(Event("measure", f"measuring {name}"))
-        untested = self.data if tested is None else None
-        batches = None if untested is None else untested.batches("test")
         with self.clock("measure"):
-            found = measure(model, self.inputs, batches, time=latency, tell=self.tell)
-        return found if tested is None else replace(found, accuracy=tested)
+            if tested is None and self.data is not None:
+                tested = accuracy(put(model, self.place), self.data.batches("test"), tell=self.tell)
+            found = measure(model, self.inputs, time=latency, tell=self.tell)
+        return replace(found, accuracy=tested)
 
-    def place(self, name: str, model: nn.Module, method: Method) -> Path | None:
+    def checkpoint(self, name: str, model: nn.Module, method: Method) -> Path | None:
         """Return where the checkpoint of a training of this network goes, None without a work folder."""
         return None if self.work is None else self.work.place(name, model, method)

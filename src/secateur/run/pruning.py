@@ -27,6 +27,7 @@ from secateur.repair import check as check_repairs
 from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.job import Job
+from secateur.run.place import place_for
 from secateur.run.result import Result
 from secateur.run.step import Step
 from secateur.run.work import Work
@@ -65,7 +66,9 @@ def prune(
     The given network is never modified: the result holds a new one.
 
     Args:
-        model: a network, or the name of one (``secateur.models.build``), whose weights the seed then draws.
+        model: a network, or the name of one (``secateur.models.build``), whose weights the seed then draws. Where
+            there is an accelerator, a copy of it meets the images there, unless the training settings say ``cpu``;
+            latencies are measured where the network is.
         example_inputs: a tensor, tuple or dict that the network runs on, moved to its device; an image of ``data`` if
             None.
         method: a method or its name.
@@ -145,6 +148,7 @@ def prune(
         latency=latency,
         work=None if work is None else Work(Path(work)),
         tell=tell,
+        place=place_for(model, train or shape or Settings()),
         then=tuple(then),
         patience=patience,
         budget=budget,

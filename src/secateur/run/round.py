@@ -20,7 +20,9 @@ from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy
+from secateur.measure.forward import device_of
 from secateur.repair import fold_constants, repair
+from secateur.run.place import put
 from secateur.run.sensitivity import measuring
 from secateur.training import History, fit
 
@@ -80,7 +82,7 @@ class Round:
                 job.shaping,
                 shaper=Hold(self.model, masks, shaper) if masks else shaper,
                 teacher=job.dense if job.shaping.distill else None,
-                checkpoint=job.place(f"shape-{self.number}.ckpt", before, self.method),
+                checkpoint=job.checkpoint(f"shape-{self.number}.ckpt", before, self.method),
                 seed=job.seed + self.number,
                 tell=job.tell,
             )
@@ -90,28 +92,41 @@ class Round:
         """Ask the method for a plan, and see to it that the plan meets the target."""
         job, method, found = self.job, self.method, list[Search]()
         job.tell(Event("plan", "deciding what to remove"))
-        problem = self.problem(found)
         with job.clock("plan"):
             if job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
-                plan = method.plan(problem)
+                plan = self.ask(found)
             else:
                 facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
-                plan = job.work.plan(f"plan-{self.number}.json", self.model, facts, lambda: method.plan(problem))
+                plan = job.work.plan(f"plan-{self.number}.json", self.model, facts, lambda: self.ask(found))
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
         self.check_size(plan)
         return plan
 
-    def problem(self, found: list[Search]) -> Problem:
+    def ask(self, found: list[Search]) -> Plan:
+        """Return the method's plan, made on the accelerator if there is one and its memory is large enough."""
+        home = device_of(self.model)
+        if self.job.place != home:
+            try:
+                return self.method.plan(self.problem(found, put(self.model, self.job.place)))
+            except torch.OutOfMemoryError:
+                found.clear()
+                text = f"{self.job.place} has too little memory to decide there; this goes on, slower, on the {home}"
+                self.job.tell(Event("warning", text))
+        return self.method.plan(self.problem(found))
+
+    def problem(self, found: list[Search], model: nn.Module | None = None) -> Problem:
         """Return everything that a method may look at in this round.
 
         Args:
             found: takes the searches that the method carries out.
+            model: a copy of the network, on another device; None for the network itself.
         """
         job = self.job
+        model = self.model if model is None else model
         work = None if job.work is None else job.work.folder
         return Problem(
-            model=self.model,
+            model=model,
             graph=self.graph,
             target=self.target,
             loss=self.loss(),
@@ -123,7 +138,7 @@ class Round:
             work=work,
             tell=job.tell,
             found=found.append,
-            sensitivity=measuring(self.model, self.graph, job.data, job.limits, work, job.tell, job.curves),
+            sensitivity=measuring(model, self.graph, job.data, job.limits, work, job.tell, job.curves),
         )
 
     def loss(self) -> Callable[[nn.Module], float] | None:
@@ -183,7 +198,7 @@ class Round:
                 job.train,
                 shaper=hold(self.model, self.graph, plan),
                 teacher=job.dense if job.train.distill else None,
-                checkpoint=job.place(f"round-{self.number}.ckpt", self.model, self.method),
+                checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
                 seed=job.seed + self.number,
                 tell=job.tell,
             )
