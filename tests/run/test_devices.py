@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accelerator import accelerator
 from nets import images, make
 from secateur import Settings, Target, prune
 from secateur.budget import Budget
-from secateur.core.graph import Group
+from secateur.core.graph import Graph, Group
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
@@ -26,7 +26,9 @@ from secateur.errors import ModelError
 from secateur.events import Event
 from secateur.measure import count
 from secateur.methods import make as method
-from secateur.run.place import place_for, put
+from secateur.run.place import place_for
+from secateur.search.best import best_of
+from secateur.search.held_out import HeldOut
 from secateur.training.history import History
 
 NETS = ["plain", "option A", "squeeze and excite", "channel shuffle", "grouped conv", "channel statistics (CBAM)"]
@@ -139,9 +141,30 @@ def test_several_processes_decide_each_on_its_own_cpu(monkeypatch: pytest.Monkey
     with accelerator() as device:
         assert place_for(net, Settings()) == device
         assert place_for(net, Settings(device="cpu")) == torch.device("cpu")
-        assert put(net, torch.device("cpu")) is net
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert place_for(net, Settings()) == torch.device("cpu")
+
+
+def test_workers_of_a_cluster_get_everything_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    class Stop(Exception):
+        pass
+
+    def cluster(model: nn.Module, graph: Graph, plans: object, held: HeldOut, address: str) -> None:
+        sent.extend([held.images, held.labels, *model.parameters(), *model.buffers()])
+        raise Stop
+
+    monkeypatch.setattr("secateur.search.cluster.Cluster", cluster)
+    net = make("plain").eval().requires_grad_(False)
+    with accelerator() as device:
+        graph = trace(net.to(device), images(1).to(device))
+        held = HeldOut.of([(images(4), torch.arange(4))], net)
+        assert held.images.device == device
+        with pytest.raises(Stop):
+            best_of(net, graph, [Plan()], held, ray="local")
+        assert next(net.parameters()).device == device
+    assert {tensor.device.type for tensor in sent} == {"cpu"}
 
 
 def test_images_are_made_there() -> None:

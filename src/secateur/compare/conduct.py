@@ -25,11 +25,11 @@ from secateur.core.surgery import apply
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.events import Event, Tell, ignore
-from secateur.measure import Measurement, accuracy, measure
+from secateur.measure import Measurement, measure
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
 from secateur.run import beforehand, data_of, example_of, model_of, prune_as
-from secateur.run.place import place_for
+from secateur.run.place import accuracy_at, place_for
 from secateur.run.work import Work
 from secateur.training import History, Settings, fit
 
@@ -227,7 +227,8 @@ class _Conductor:
     def _measure(self, model: nn.Module, name: str, recipe: Recipe, data: Data) -> Measurement:
         self.tell(Event("measure", f"measuring {name}"))
         place, example = place_for(model, recipe.train or Settings()), example_of(recipe, data)
-        return measure(model, example, data.batches("test"), device=place, time=recipe.latency, tell=self.tell)
+        accuracy = accuracy_at(model, data.batches("test"), place, self.tell)
+        return replace(measure(model, example, time=recipe.latency, tell=self.tell), accuracy=accuracy)
 
 
 def _run(
@@ -248,7 +249,7 @@ def _run(
         dense=before.accuracy.top1,
         cut=None,
         test=after.accuracy.top1,
-        val=accuracy(model, data.batches("val"), device=place_for(model, request.recipe.train or Settings())).top1,
+        val=accuracy_at(model, data.batches("val"), place_for(model, request.recipe.train or Settings())).top1,
         test_images=after.accuracy.examples,
         macs=after.counts.macs,
         params=after.counts.params,

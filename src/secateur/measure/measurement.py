@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError
@@ -65,7 +64,6 @@ def measure(
     example_inputs: ExampleInputs,
     batches: Iterable[tuple[Tensor, Tensor]] | None = None,
     *,
-    device: torch.device | str | None = None,
     time: bool = True,
     threads: int | None = None,
     seconds: float = 1.0,
@@ -77,7 +75,6 @@ def measure(
         model: any network; a classifier where ``batches`` are given.
         example_inputs: what its forward takes; its batch size is that of the MACs and the time.
         batches: labelled images to measure the accuracy on, as for ``accuracy``.
-        device: where the accuracy is measured, as for ``accuracy``; sizes and latency are those where the model is.
         time: whether to measure the latency.
         threads: for the latency, as for ``latency``.
         seconds: to time for.
@@ -95,7 +92,7 @@ def measure(
     tested = None
     if batches is not None:
         tell(Event("measure", "testing the accuracy"))
-        tested = accuracy(model, batches, device=device, tell=tell)
+        tested = accuracy(model, batches, tell=tell)
     timed = None
     if time:
         tell(Event("measure", "timing the forward pass"))

@@ -18,9 +18,10 @@ from secateur.core.surgery import apply, hold
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
-from secateur.measure import accuracy, missing
+from secateur.measure import missing
 from secateur.measure.forward import device_of
 from secateur.run.bargain import Bargain, Settled
+from secateur.run.place import accuracy_at
 from secateur.run.round import Round
 from secateur.run.settling import settle
 from secateur.run.within_latency import TOLERANCE, in_turns
@@ -116,7 +117,7 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
             seed=job.seed + 1,
             tell=job.tell,
         )
-    return accuracy(thin, job.data.batches("val"), device=job.place).top1
+    return accuracy_at(thin, job.data.batches("val"), job.place, job.tell).top1
 
 
 def _read(stored: dict[str, Any]) -> Settled:

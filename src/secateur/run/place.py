@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from secateur.data import Batches
+from secateur.events import Event, Tell, ignore
+from secateur.measure import Accuracy, accuracy
 from secateur.measure.forward import device_of
 from secateur.training import Settings
 from secateur.training.placement import device_type
+
+T = TypeVar("T")
 
 
 def place_for(model: nn.Module, settings: Settings) -> torch.device:
@@ -30,6 +37,26 @@ def place_for(model: nn.Module, settings: Settings) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def put(model: nn.Module, place: torch.device) -> nn.Module:
-    """Return the network if it is there, else a copy of it there; the network itself is never moved."""
-    return model if device_of(model) == place else copy.deepcopy(model).to(place)
+def there(model: nn.Module, place: torch.device, work: Callable[[nn.Module], T], tell: Tell) -> T:
+    """Return what comes of work with the network on a device, or where the network is if memory does not suffice there.
+
+    Args:
+        model: the network; it is never moved, the work gets a copy of it if it is elsewhere.
+        place: the device.
+        work: what to do; begun again where it ran out of memory.
+        tell: hears of that.
+    """
+    home = device_of(model)
+    if place != home:
+        try:
+            return work(copy.deepcopy(model).to(place))
+        except torch.OutOfMemoryError:
+            tell(
+                Event("warning", f"{place} has too little memory; what was tried there is done, slower, on the {home}")
+            )
+    return work(model)
+
+
+def accuracy_at(model: nn.Module, batches: Batches, place: torch.device, tell: Tell = ignore) -> Accuracy:
+    """Return the accuracy of a network on labelled images, measured on a device, see ``there``."""
+    return there(model, place, lambda network: accuracy(network, batches, tell=tell), tell)

@@ -20,9 +20,8 @@ from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy
-from secateur.measure.forward import device_of
 from secateur.repair import fold_constants, repair
-from secateur.run.place import put
+from secateur.run.place import there
 from secateur.run.sensitivity import measuring
 from secateur.training import History, fit
 
@@ -104,16 +103,13 @@ class Round:
         return plan
 
     def ask(self, found: list[Search]) -> Plan:
-        """Return the method's plan, made on the accelerator if there is one and its memory is large enough."""
-        home = device_of(self.model)
-        if self.job.place != home:
-            try:
-                return self.method.plan(self.problem(found, put(self.model, self.job.place)))
-            except torch.OutOfMemoryError:
-                found.clear()
-                text = f"{self.job.place} has too little memory to decide there; this goes on, slower, on the {home}"
-                self.job.tell(Event("warning", text))
-        return self.method.plan(self.problem(found))
+        """Return the method's plan, made on the accelerator if there is one."""
+
+        def decided(model: nn.Module) -> Plan:
+            found.clear()
+            return self.method.plan(self.problem(found, model))
+
+        return there(self.model, self.job.place, decided, self.job.tell)
 
     def problem(self, found: list[Search], model: nn.Module | None = None) -> Problem:
         """Return everything that a method may look at in this round.

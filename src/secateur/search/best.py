@@ -9,6 +9,7 @@ worse half on growing samples, is offered too; it is approximate and says so.
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def best_of(
         raise SettingError("there is no candidate to choose from; draw at least 1")
     if complete and racing:
         raise SettingError("racing drops candidates early, complete runs all of them to the end; choose one")
+    if ray and held.images.device.type != "cpu":  # the workers have no accelerator
+        model, held = copy.deepcopy(model).cpu(), HeldOut(held.images.cpu(), held.labels.cpu())
     keys = [key_of(plan) for plan in plans]
     own = {key: number for number, key in reversed(list(enumerate(keys)))}  # the first of equal plans
     numbers = sorted(own.values())
