@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accelerator import accelerator
 from secateur.data import AUGMENTS, DATASETS, from_arrays
 from secateur.data import memory as memory_module
 from secateur.data.memory import Store
@@ -134,13 +135,14 @@ def test_a_device_gets_one_copy_of_a_small_set_and_none_of_a_large_one(monkeypat
     assert store.on(device)[0] is store.images
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_an_accelerator_sees_the_same_pass():
     data, pass_ = make(), {"augment": "crop_flip", "shuffle": True, "seed": 2}
-    for (x, y), (x2, y2) in zip(passed(data, **pass_), passed(data, device="cuda", **pass_), strict=True):
-        assert x2.is_cuda
-        torch.testing.assert_close(x, x2.cpu())
-        assert torch.equal(y, y2.cpu())
+    here = passed(data, **pass_)
+    with accelerator() as device:
+        for (x, y), (x2, y2) in zip(here, passed(data, device=device, **pass_), strict=True):
+            assert x2.device == y2.device == device
+            torch.testing.assert_close(x, x2.cpu())
+            assert torch.equal(y, y2.cpu())
 
 
 def test_every_data_set_has_a_description():

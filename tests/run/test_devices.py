@@ -167,16 +167,6 @@ def test_workers_of_a_cluster_get_everything_on_the_cpu(monkeypatch: pytest.Monk
     assert {tensor.device.type for tensor in sent} == {"cpu"}
 
 
-def test_images_are_made_there() -> None:
-    pixels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
-    data = from_arrays((pixels, torch.arange(40) % 5), (pixels, torch.arange(40) % 5), name="moths")
-    here = list(data.batches("train", 16, shuffle=True, augment="crop_flip", seed=3))
-    with accelerator() as device:
-        there = list(data.batches("train", 16, shuffle=True, augment="crop_flip", seed=3, device=device))
-        assert all(x.device == device and y.device == device for x, y in there)
-        assert all(torch.allclose(a[0], b[0].cpu(), atol=1e-6) for a, b in zip(here, there, strict=True))
-
-
 def test_inputs_elsewhere_are_said_so() -> None:
     net = make("plain").eval().requires_grad_(False)
     with accelerator() as device, pytest.raises(ModelError, match=r"does not run on the example inputs.*same device"):

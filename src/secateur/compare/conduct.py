@@ -227,6 +227,7 @@ class _Conductor:
     def _measure(self, model: nn.Module, name: str, recipe: Recipe, data: Data) -> Measurement:
         self.tell(Event("measure", f"measuring {name}"))
         place, example = place_for(model, recipe.train or Settings()), example_of(recipe, data)
+        self.tell(Event("measure", "testing the accuracy"))
         accuracy = accuracy_at(model, data.batches("test"), place, self.tell)
         return replace(measure(model, example, time=recipe.latency, tell=self.tell), accuracy=accuracy)
 

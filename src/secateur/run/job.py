@@ -170,6 +170,7 @@ class Job:
         self.tell(Event("measure", f"measuring {name}"))
         with self.clock("measure"):
             if known is None and self.data is not None:
+                self.tell(Event("measure", "testing the accuracy"))
                 known = accuracy_at(model, self.data.batches("test"), self.place, self.tell)
             found = measure(model, self.inputs, time=latency, tell=self.tell)
         return replace(found, accuracy=known)
