@@ -70,7 +70,7 @@ def test_any_document_is_taken_or_refused(value: object) -> None:
         (rules.each(rules.whole(0), ""), [(), (0, 1)], [[0], (0, -1), "ab", None]),
         (rules.different(rules.each(rules.text(""), "")), [(), ("a", "b")], [("a", "a"), ("a", 1)]),
         (rules.optional(rules.whole(0)), [None, 0], [-1, False]),
-        (rules.a(dict, ""), [{}], [[], None]),
+        (rules.instance(dict, ""), [{}], [[], None]),
     ],
 )
 def test_rules_accept_and_refuse(rule: Rule, good: list[object], bad: list[object]) -> None:

@@ -46,10 +46,8 @@ class Budget:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, rule in _RULES.items():
-            value = getattr(self, name)
-            if not rule.accepts(value):
-                raise SettingError(f"'{name}' must be {rule.wanted}, not {value!r}")
+        for name, refusal in rules.broken(self, _RULES):
+            raise SettingError(f"'{name}' {refusal}")
         known(self.runtime)
         self.latency()
         if all(getattr(self, name) is None for name in ("max_macs", "max_params", "max_latency", "max_drop")):

@@ -108,10 +108,8 @@ class Recipe:
                 object.__setattr__(self, name, tuple(cast("list[object]", value)))
         if isinstance(self.budget, Mapping):
             object.__setattr__(self, "budget", Budget.from_dict(self.budget))
-        for name, rule in _RULES.items():
-            value = getattr(self, name)
-            if not rule.accepts(value):
-                raise SettingError(f"'{name}' must be {rule.wanted}, not {value!r}; correct it in the recipe")
+        for name, refusal in rules.broken(self, _RULES):
+            raise SettingError(f"'{name}' {refusal}; correct it in the recipe")
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise SettingError(
                 "'mean' and 'std' must be given together, one number per channel each; correct the recipe"
@@ -232,7 +230,7 @@ def _refuse_unknown(entries: Mapping[str, Any], known: tuple[str, ...] | list[st
             raise SettingError(f"unknown setting '{name}' {where}{hint}; known are {', '.join(known)}")
 
 
-_TRAINING_RULE = rules.optional(rules.a(Settings, "training settings"))
+_TRAINING_RULE = rules.optional(rules.instance(Settings, "training settings"))
 
 
 def _choice_of(names: tuple[str, ...], what: str) -> Rule:
@@ -249,7 +247,7 @@ _RULES: dict[str, Rule] = {
     "options": OPTIONS,
     "keep": rules.optional(FRACTION),
     "of": MEASURE,
-    "budget": rules.optional(rules.a(Budget, "a table of limits")),
+    "budget": rules.optional(rules.instance(Budget, "a table of limits")),
     "rounds": rules.whole(1),
     "leave": rules.each(rules.text(""), "a list of layer names"),
     "repair": _choice_of(REPAIRS, "repairs"),
@@ -264,7 +262,7 @@ _RULES: dict[str, Rule] = {
     "train_images": rules.optional(rules.whole(1, "images")),
     "image_size": rules.optional(rules.whole(1, "pixels")),
     "workers": rules.optional(rules.whole(0)),
-    "then": rules.each(rules.a(Stage, ""), "a list of stages"),
+    "then": rules.each(rules.instance(Stage, ""), "a list of stages"),
     "train": _TRAINING_RULE,
     "pretrain": _TRAINING_RULE,
     "shape": _TRAINING_RULE,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from secateur.errors import SettingError, nearest
 
-_REPEATED = (tuple, list, Sequence)
+REPEATED = (tuple, list, Sequence)
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,17 @@ class Rule:
     Attributes:
         accepts: whether a value is it; never raises.
         wanted: what it must be, to follow the words "must be".
+        names: the words that it may be, where there are few.
     """
 
     accepts: Callable[[Any], bool]
     wanted: str
+    names: tuple[str, ...] = ()
+
+    def refusal(self, value: object) -> str:
+        """Return what is wrong with a value that is not accepted, to follow its name."""
+        near = nearest(value, self.names) if isinstance(value, str) else ""
+        return f"must be {self.wanted}, not {value!r}{near}"
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
@@ -52,10 +59,11 @@ def one_of(choices: Any, mark: str = "") -> Rule:
     return Rule(
         lambda value: any(type(value) is type(name) and value == name for name in names),
         "one of " + ", ".join(f"{mark}{name}{mark}" for name in names),
+        tuple(str(name) for name in names),
     )
 
 
-def a(kind: type, wanted: str) -> Rule:
+def instance(kind: type, wanted: str) -> Rule:
     """Return the rule for objects of a class."""
     return Rule(lambda value: isinstance(value, kind), wanted)
 
@@ -74,7 +82,15 @@ def different(rule: Rule) -> Rule:
 
 def optional(rule: Rule) -> Rule:
     """Return a rule that also accepts None, which a file cannot hold and so no message offers."""
-    return Rule(lambda value: value is None or rule.accepts(value), rule.wanted)
+    return Rule(lambda value: value is None or rule.accepts(value), rule.wanted, rule.names)
+
+
+def broken(settings: object, table: Mapping[str, Rule]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each setting that breaks its rule, and what is wrong with it."""
+    for name, rule in table.items():
+        value = getattr(settings, name)
+        if not rule.accepts(value):
+            yield name, rule.refusal(value)
 
 
 def hints(kind: type) -> dict[str, Any]:
@@ -90,7 +106,7 @@ def pair_of(hint: Any) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (dict, Mapping) and len(args) == 2:
         return args[1]
-    if origin in _REPEATED:
+    if origin in REPEATED:
         pair = get_args(args[0])
         if get_origin(args[0]) is tuple and len(pair) == 2 and pair[0] is str and pair[1] is not Ellipsis:
             return pair[1]
@@ -119,7 +135,7 @@ def of_type(hint: Any) -> Rule:
             lambda value: _are_pairs(value, value_rule),
             f"a list of pairs of a text and {value_rule.wanted}, or a table",
         )
-    if origin in _REPEATED and (len(args) == 1 or args[1:] == (Ellipsis,)):
+    if origin in REPEATED and (len(args) == 1 or args[1:] == (Ellipsis,)):
         entry = of_type(args[0])
         return Rule(
             lambda value: (
@@ -139,14 +155,9 @@ def check_types(settings: Any) -> None:
     """
     kind: type = type(settings)
     known = hints(kind)
-    for field in dataclasses.fields(settings):
-        hint, value = known.get(field.name, object), getattr(settings, field.name)
-        rule = of_type(hint)
-        if not rule.accepts(value):
-            near = nearest(value, get_args(hint)) if get_origin(hint) is Literal and isinstance(value, str) else ""
-            raise SettingError(
-                f"'{field.name}' must be {rule.wanted}, not {value!r}{near}; correct this setting of {kind.__name__}"
-            )
+    table = {field.name: of_type(known.get(field.name, object)) for field in dataclasses.fields(settings)}
+    for name, refusal in broken(settings, table):
+        raise SettingError(f"'{name}' {refusal}; correct this setting of {kind.__name__}")
 
 
 def _are_pairs(value: object, rule: Rule) -> bool:

@@ -13,8 +13,9 @@ from secateur.errors import SettingError, nearest
 Option: TypeAlias = bool | int | float | str | list["Option"]
 FRACTION = rules.number(lambda value: 0 < value <= 1, "a fraction above 0 and up to 1")
 MEASURE = rules.one_of(Measure)
-OPTIONS = rules.a(Mapping, "a table of the method's settings")
+OPTIONS = rules.instance(Mapping, "a table of the method's settings")
 _NAME = rules.text("", least=1)
+_RULES = {"of": MEASURE, "keep": rules.optional(FRACTION), "options": OPTIONS}
 _TARGET = ("keep", "of")
 
 
@@ -40,12 +41,8 @@ class Stage:
     def __post_init__(self) -> None:
         if not _NAME.accepts(self.method):
             raise SettingError('a [[then]] of the recipe does not say which method to use; add name = "..." there')
-        for name, rule in (("of", MEASURE), ("keep", rules.optional(FRACTION)), ("options", OPTIONS)):
-            value = getattr(self, name)
-            if not rule.accepts(value):
-                raise SettingError(
-                    f"'{name}' in a [[then]] must be {rule.wanted}, not {value!r}; correct it in the recipe"
-                )
+        for name, refusal in rules.broken(self, _RULES):
+            raise SettingError(f"'{name}' in a [[then]] {refusal}; correct it in the recipe")
         if self.keep is not None:
             object.__setattr__(self, "keep", float(self.keep))
         object.__setattr__(self, "options", options(self.options))

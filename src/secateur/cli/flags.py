@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import typer
 
 from secateur.errors import nearest
+from secateur.rules import REPEATED, pair_of
 from secateur.rules import hints as hints_of
-from secateur.rules import pair_of
 
-_REPEATED = (tuple, list, Sequence)
 LONG = 44  # letters of a list of choices, beyond which a narrow terminal has no room for dots
 _SCALARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
@@ -54,7 +53,7 @@ class Flag:
         names, kind = (self.option,), str
         if self.hint is bool:
             names, kind = (f"{self.option}/--no-{self.option[2:]}",), bool
-        elif get_origin(self.hint) in _REPEATED or _is_mapping(self.hint):
+        elif get_origin(self.hint) in REPEATED or pair_of(self.hint):
             kind = list[str]
         option: Any = typer.Option(
             *names, help=self.help, metavar=_metavar(self.hint), rich_help_panel=self.section, show_default=False
@@ -151,7 +150,7 @@ def _convert(hint: Any, raw: Any) -> Any:
     entry = pair_of(hint)
     if entry is not None:
         return [_pair(text, entry) for text in raw]
-    if get_origin(hint) in _REPEATED:
+    if get_origin(hint) in REPEATED:
         inner = next((kind for kind in get_args(hint) if kind is not Ellipsis), str)
         words = [word.strip() for text in raw for word in text.split(",")]
         return tuple(_convert(inner, word) for word in words if word and word != "none")
@@ -195,10 +194,6 @@ def _pair(text: str, kind: Any) -> list[Any]:
     return [name, _convert(kind, value)]
 
 
-def _is_mapping(hint: Any) -> bool:
-    return get_origin(hint) in (dict, Mapping) and len(get_args(hint)) == 2
-
-
 def _metavar(hint: Any) -> str | None:
     if hint is bool:
         return None
@@ -207,7 +202,7 @@ def _metavar(hint: Any) -> str | None:
     entry = pair_of(hint)
     if entry is not None:
         return f"PATTERN={_metavar(entry) or 'VALUE'}"
-    if get_origin(hint) in _REPEATED:
+    if get_origin(hint) in REPEATED:
         entries = _metavar(get_args(hint)[0]) or "VALUE"
         return entries if len(entries) > LONG else f"{entries},..."
     return _SCALARS.get(hint, "VALUE")

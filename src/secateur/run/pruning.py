@@ -33,8 +33,8 @@ from secateur.run.step import Step
 from secateur.run.work import Work
 from secateur.training import Settings
 
-_TRAINING = rules.optional(rules.a(Settings, "Settings or None"))
-_BUDGET = rules.optional(rules.a(Budget, "a Budget or None"))
+_TRAINING = rules.optional(rules.instance(Settings, "Settings or None"))
+_BUDGET = rules.optional(rules.instance(Budget, "a Budget or None"))
 _ROUNDS = rules.whole(1)
 _SEED = rules.whole(0)
 
@@ -104,7 +104,7 @@ def prune(
         ("seed", seed, _SEED),
     ):
         if not rule.accepts(value):
-            raise SettingError(f"{name} must be {rule.wanted}, not {value!r}")
+            raise SettingError(f"{name} {rule.refusal(value)}")
     asked = find(method)() if isinstance(method, str) else method
     if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SettingError(f"the method must be a name or an object such as Magnitude(norm='l2'), not {asked!r}")

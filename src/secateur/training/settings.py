@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast
 
 from secateur import rules
 from secateur.errors import SettingError, nearest
@@ -85,12 +85,8 @@ class Settings:
     def __post_init__(self) -> None:
         if isinstance(self.milestones, list):  # as TOML gives it
             object.__setattr__(self, "milestones", tuple(cast("list[int]", self.milestones)))
-        for name, rule in _RULES.items():
-            value = getattr(self, name)
-            if not rule.accepts(value):
-                raise SettingError(
-                    f"training setting '{name}' must be {rule.wanted}, not {value!r}{_hint(name, value)}"
-                )
+        for name, refusal in rules.broken(self, _RULES):
+            raise SettingError(f"training setting '{name}' {refusal}")
         for name in _FLOATS:
             object.__setattr__(self, name, float(getattr(self, name)))
         self._check_schedule()
@@ -130,11 +126,6 @@ class Settings:
                     + ", ".join(known)
                 )
         return Settings(**values)
-
-
-def _hint(name: str, value: Any) -> str:
-    choices = _CHOICES.get(name)
-    return nearest(value, get_args(choices)) if choices is not None and isinstance(value, str) else ""
 
 
 _CHOICES: dict[str, Any] = {
