@@ -136,10 +136,19 @@ def test_a_network_of_the_cpu_meets_its_images_on_the_accelerator(
     assert [tensor.data_ptr() for tensor in net.parameters()] == storage
 
 
+def test_a_budget_is_settled_on_the_accelerator(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Looks, "seen", [])
+    net = make("plain").eval().requires_grad_(False)
+    with accelerator():
+        prune(net, None, Looks(), None, data, budget=Budget(max_drop=0.5), latency=False)
+    assert len(Looks.seen) > 1
+    assert set(Looks.seen) == {"cuda"}
+
+
 def test_several_processes_decide_each_on_its_own_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     net = make("plain")
     with accelerator() as device:
-        assert place_for(net, Settings()) == device
+        assert place_for(net) == place_for(net, Settings()) == device
         assert place_for(net, Settings(device="cpu")) == torch.device("cpu")
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert place_for(net, Settings()) == torch.device("cpu")

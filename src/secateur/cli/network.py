@@ -151,20 +151,16 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of a network on data that it was not trained on."""
-    import torch
-
-    from secateur.measure import accuracy
+    from secateur.run.place import accuracy_at, place_for
 
     testing = Testing(**given.of("own"))
     subject = subject_of(given, folder, "", trust, test=True, download=download)
     if subject.data is None:
         raise DataError("there is no data to evaluate on; name a data set with --data")
-    device = "cuda" if torch.cuda.is_available() else None
     with Listener(quiet or as_json) as tell:
         tell(Event("measure", f"testing {subject.name}"))
-        found = accuracy(
-            subject.model, subject.data.batches(testing.split, testing.batch_size), device=device, tell=tell
-        )
+        batches = subject.data.batches(testing.split, testing.batch_size)
+        found = accuracy_at(subject.model, batches, place_for(subject.model), tell)
     if as_json:
         say_json({"network": subject.name, "data": subject.data.name, "split": testing.split, **found.to_dict()})
         return

@@ -82,7 +82,6 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.run.job import Job
     from secateur.run.place import place_for
     from secateur.run.round import Round
-    from secateur.training import Settings
 
     method = run.method_of(recipe)
     data = run.data_of(recipe, download=download)
@@ -102,7 +101,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
         budget=recipe.budget,
         work=None,
         tell=tell,
-        place=place_for(model, recipe.train or Settings()),
+        place=place_for(model, recipe.train or recipe.shape),
     )
     beforehand.check_weights(model)
     check_budget(recipe.budget, model, data, recipe.train)

@@ -19,6 +19,8 @@ from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from secateur.core.sensitivity import Curve
     from secateur.events import Tell
     from secateur.recipe import Recipe
@@ -96,6 +98,7 @@ def _measured(
     from secateur.core.problem import Problem
     from secateur.core.select import Limits
     from secateur.run import beforehand
+    from secateur.run.place import place_for, there
     from secateur.search.judge import sample
     from secateur.search.sensitivity import curves
 
@@ -111,12 +114,15 @@ def _measured(
     beforehand.check_weights(model)
     tell(Event("trace", "reading the network"))
     graph = beforehand.read(model, data.example(), recipe.leave, patience=recipe.patience, tell=tell)
-    rng = torch.Generator().manual_seed(recipe.seed * 1000 + 1)  # as in the first round of pruning
     batches = data.batches("train", 128, seed=recipe.seed)
-    scores = method.scores(Problem(model, graph, batches=batches, limits=limits, rng=rng, tell=tell))
-    held = sample(data.batches("val"), model, looking.images)
-    found = curves(model, graph, scores, held, limits=limits, levels=looking.levels, work=folder / "work", tell=tell)
-    return found, len(held)
+
+    def measured(model: nn.Module) -> tuple[tuple[Curve, ...], int]:
+        rng = torch.Generator().manual_seed(recipe.seed * 1000 + 1)  # as in the first round of pruning
+        scores = method.scores(Problem(model, graph, batches=batches, limits=limits, rng=rng, tell=tell))
+        held, work = sample(data.batches("val"), model, looking.images), folder / "work"
+        return curves(model, graph, scores, held, limits=limits, levels=looking.levels, work=work, tell=tell), len(held)
+
+    return there(model, place_for(model), measured, tell)
 
 
 def _written(found: Sequence[Curve], name: str, method: str, images: int, folder: Path) -> dict[str, str]:

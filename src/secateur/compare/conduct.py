@@ -25,13 +25,13 @@ from secateur.core.surgery import apply
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.events import Event, Tell, ignore
-from secateur.measure import Measurement, measure
+from secateur.measure import Measurement
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
 from secateur.run import beforehand, data_of, example_of, model_of, prune_as
-from secateur.run.place import accuracy_at, place_for
+from secateur.run.place import accuracy_at, measure_at, place_for
 from secateur.run.work import Work
-from secateur.training import History, Settings, fit
+from secateur.training import History, fit
 
 _OVERHEAD = ("packages", "method", "seed")
 
@@ -226,10 +226,8 @@ class _Conductor:
 
     def _measure(self, model: nn.Module, name: str, recipe: Recipe, data: Data) -> Measurement:
         self.tell(Event("measure", f"measuring {name}"))
-        place, example = place_for(model, recipe.train or Settings()), example_of(recipe, data)
-        self.tell(Event("measure", "testing the accuracy"))
-        accuracy = accuracy_at(model, data.batches("test"), place, self.tell)
-        return replace(measure(model, example, time=recipe.latency, tell=self.tell), accuracy=accuracy)
+        example, place = example_of(recipe, data), place_for(model, recipe.train)
+        return measure_at(model, example, data.batches("test"), place, time=recipe.latency, tell=self.tell)
 
 
 def _run(
@@ -250,7 +248,7 @@ def _run(
         dense=before.accuracy.top1,
         cut=None,
         test=after.accuracy.top1,
-        val=accuracy_at(model, data.batches("val"), place_for(model, request.recipe.train or Settings())).top1,
+        val=accuracy_at(model, data.batches("val"), place_for(model, request.recipe.train)).top1,
         test_images=after.accuracy.examples,
         macs=after.counts.macs,
         params=after.counts.params,

@@ -21,7 +21,7 @@ from secateur.events import Event
 from secateur.measure import missing
 from secateur.measure.forward import device_of
 from secateur.run.bargain import Bargain, Settled
-from secateur.run.place import accuracy_at
+from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
 from secateur.run.within_latency import TOLERANCE, in_turns
@@ -65,8 +65,12 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
             return _read(json.loads(kept.read_text("utf-8")))
 
     def decide(target: Target, limits: Limits) -> Plan:
-        problem = Round(job, 1, job.method, target, job.dense, graph).problem([])
-        return job.method.plan(replace(problem, limits=limits))
+        now = Round(job, 1, job.method, target, job.dense, graph)
+
+        def decided(model: nn.Module) -> Plan:
+            return job.method.plan(replace(now.problem([], model), limits=limits))
+
+        return there(job.dense, job.place, decided, job.tell)
 
     def tested(plan: Plan) -> float:
         return _accuracy(job, graph, plan, trained=budget.drop_after == "training")

@@ -21,13 +21,13 @@ from secateur.core.surgery import zeros_left
 from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.events import Event, Tell
-from secateur.measure import Accuracy, Measurement, fastest, measure
+from secateur.measure import Accuracy, Measurement, fastest
 from secateur.repair import Repair
 from secateur.run import beforehand, budgeting
 from secateur.run.bargain import Settled
 from secateur.run.clock import Clock
 from secateur.run.expectation import expect
-from secateur.run.place import accuracy_at
+from secateur.run.place import measure_at
 from secateur.run.result import Result, widths
 from secateur.run.round import Round
 from secateur.run.step import Step
@@ -165,15 +165,14 @@ class Job:
         data = self.data
         return () if data is None else (data.name, data.size("train"), data.size("val"), data.mean, data.std)
 
-    def measure(self, model: nn.Module, name: str, latency: bool, known: Accuracy | None = None) -> Measurement:
+    def measure(self, model: nn.Module, name: str, latency: bool, tested: Accuracy | None = None) -> Measurement:
         """Count, test on the test split unless that was done before, and time."""
         self.tell(Event("measure", f"measuring {name}"))
+        untested = self.data if tested is None else None
+        batches = None if untested is None else untested.batches("test")
         with self.clock("measure"):
-            if known is None and self.data is not None:
-                self.tell(Event("measure", "testing the accuracy"))
-                known = accuracy_at(model, self.data.batches("test"), self.place, self.tell)
-            found = measure(model, self.inputs, time=latency, tell=self.tell)
-        return replace(found, accuracy=known)
+            found = measure_at(model, self.inputs, batches, self.place, time=latency, tell=self.tell)
+        return found if tested is None else replace(found, accuracy=tested)
 
     def checkpoint(self, name: str, model: nn.Module, method: Method) -> Path | None:
         """Return where the checkpoint of a training of this network goes, None without a work folder."""

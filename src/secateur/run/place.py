@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -12,27 +13,27 @@ from torch import nn
 
 from secateur.data import Batches
 from secateur.events import Event, Tell, ignore
-from secateur.measure import Accuracy, accuracy
-from secateur.measure.forward import device_of
+from secateur.measure import Accuracy, Measurement, accuracy, measure
+from secateur.measure.forward import ExampleInputs, device_of
 from secateur.training import Settings
 from secateur.training.placement import device_type
 
 T = TypeVar("T")
 
 
-def place_for(model: nn.Module, settings: Settings) -> torch.device:
+def place_for(model: nn.Module, settings: Settings | None = None) -> torch.device:
     """Return the device on which a network of this run meets images outside of its trainings.
 
     Args:
         model: the network; one that is on an accelerator stays there.
-        settings: of the training, whose device is taken. Where several processes train, each decides on its own CPU,
-            so that all decide alike.
+        settings: of the training, whose device is taken; None for the accelerator. Where several processes train, each
+            decides on its own CPU, so that all decide alike.
 
     Raises:
         TrainingError: if CUDA is asked for and there is none.
     """
     home = device_of(model)
-    if home.type != "cpu" or int(os.environ.get("WORLD_SIZE", "1")) > 1 or device_type(settings) == "cpu":
+    if home.type != "cpu" or int(os.environ.get("WORLD_SIZE", "1")) > 1 or device_type(settings or Settings()) == "cpu":
         return home
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -60,3 +61,14 @@ def there(model: nn.Module, place: torch.device, work: Callable[[nn.Module], T],
 def accuracy_at(model: nn.Module, batches: Batches, place: torch.device, tell: Tell = ignore) -> Accuracy:
     """Return the accuracy of a network on labelled images, measured on a device, see ``there``."""
     return there(model, place, lambda network: accuracy(network, batches, tell=tell), tell)
+
+
+def measure_at(
+    model: nn.Module, inputs: ExampleInputs, batches: Batches | None, place: torch.device, *, time: bool, tell: Tell
+) -> Measurement:
+    """Return what ``measure`` does, with the accuracy, if there are batches, measured on a device."""
+    tested = None
+    if batches is not None:
+        tell(Event("measure", "testing the accuracy"))
+        tested = accuracy_at(model, batches, place, tell)
+    return replace(measure(model, inputs, time=time, tell=tell), accuracy=tested)

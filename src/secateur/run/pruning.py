@@ -148,7 +148,7 @@ def prune(
         latency=latency,
         work=None if work is None else Work(Path(work)),
         tell=tell,
-        place=place_for(model, train or shape or Settings()),
+        place=place_for(model, train or shape),
         then=tuple(then),
         patience=patience,
         budget=budget,

@@ -74,7 +74,7 @@ class Round:
             return
         before, self.model = self.model, copy.deepcopy(self.model)
         masks = {edit.tensor: edit.mask() for edit in self.zeros.edits if isinstance(edit, ZeroWeights)}
-        with job.clock("shape"), self.method.shaping(self.problem(job.searches)) as shaper:
+        with job.clock("shape"), self.method.shaping(self.problem(job.searches, self.model)) as shaper:
             history = fit(
                 self.model,
                 job.data,
@@ -111,15 +111,14 @@ class Round:
 
         return there(self.model, self.job.place, decided, self.job.tell)
 
-    def problem(self, found: list[Search], model: nn.Module | None = None) -> Problem:
+    def problem(self, found: list[Search], model: nn.Module) -> Problem:
         """Return everything that a method may look at in this round.
 
         Args:
             found: takes the searches that the method carries out.
-            model: a copy of the network, on another device; None for the network itself.
+            model: the network, or a copy of it on another device.
         """
         job = self.job
-        model = self.model if model is None else model
         work = None if job.work is None else job.work.folder
         return Problem(
             model=model,
