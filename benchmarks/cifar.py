@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from itertools import product
@@ -23,6 +22,7 @@ import torch
 from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.measure import latency
+from secateur.measure.machine import processor
 from secateur.models import build, load_weights
 from secateur.run import prune
 from secateur.training import Settings
@@ -146,16 +146,13 @@ def time_one(arguments: argparse.Namespace, data: Data, network: str, method: st
 
 
 def machine() -> dict[str, str | int]:
-    model = next(
-        (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")),
-        platform.machine(),
-    )
-    return {"processor": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+    """Return on what it was measured; a processor's name alone may not say how fast it computes."""
+    return {
+        "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def table(folder: Path) -> str:

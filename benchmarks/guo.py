@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -32,6 +31,7 @@ from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import TargetError
 from secateur.measure import accuracy, count
+from secateur.measure.machine import processor
 from secateur.methods import find
 from secateur.models import build, load_weights
 from secateur.run import prune
@@ -162,10 +162,7 @@ def dense_top1(arguments: argparse.Namespace, data: Data, dense: nn.Module, seed
 
 
 def machine() -> dict[str, str | int]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {"processor": name or platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def table(folder: Path) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from secateur.core.surgery import masked
 from secateur.core.trace import trace
 from secateur.data import Data, from_arrays, load_data
 from secateur.measure import accuracy
+from secateur.measure.machine import processor
 from secateur.methods.random_masks import RandomMasks
 from secateur.models import build, load_weights
 from secateur.search import HeldOut, best_of
@@ -157,10 +157,7 @@ def with_accuracy(network: nn.Module, batches: Batches) -> int:
 
 def machine() -> dict[str, object]:
     """Return on what it was measured."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {"processor": names[0] if names else platform.machine(), "torch": torch.__version__}
+    return {"processor": processor(), "torch": torch.__version__}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -38,6 +37,7 @@ from secateur.core.trace import trace
 from secateur.core.trials import Search
 from secateur.data import Data, from_arrays, load_data
 from secateur.measure import accuracy
+from secateur.measure.machine import processor
 from secateur.methods.random_masks import RandomMasks
 from secateur.models import build, load_weights
 from secateur.run import Step, prune
@@ -275,7 +275,7 @@ class Bench:
             "candidates": self.arguments.candidates,
             "images": {"train": train, "val": val, "test": self.data.size("test")},
             "dense_epochs": 0 if self.arguments.weights else self.arguments.epochs[0],
-            "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
+            "machine": {"processor": processor(), "torch": torch.__version__},
         }
         file.write_text(json.dumps(row, indent=1))
         print(f"{file.stem}: {row['before']} -> {row['after']}", flush=True)

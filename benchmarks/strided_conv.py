@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 import warnings
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 
 from secateur.core.patterns import stride_mask
 from secateur.core.strided import StridedConv2d
+from secateur.measure.machine import processor
 
 SHAPES = ((16, 32, 3), (64, 16, 3), (128, 16, 3), (256, 8, 3), (64, 16, 5), (128, 16, 5))
 SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -142,13 +142,6 @@ def show(row: dict[str, Any]) -> None:
         return
     others = "  ".join(f"{row[name]:.2f}" for name in ("strided_ms", "torch_csr_ms", "scipy_csr_ms") if name in row)
     print(f"{place} {row['share']:7.0%} {row['dense_ms']:9.2f}  {others:22s} {row['gain']:5.2f}x", flush=True)
-
-
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":
