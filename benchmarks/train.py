@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from secateur.data import from_arrays
-from secateur.measure.machine import processor
+from secateur.measure.machine import device_name
 from secateur.models import build
 from secateur.training import Settings, fit
 
@@ -181,7 +181,7 @@ def summary(arguments: argparse.Namespace, batches: int, seconds: dict[str, list
         "batches": batches,
         "batch_size": arguments.batch_size,
         "threads": arguments.threads,
-        "device": torch.cuda.get_device_name() if cuda else processor(),
+        "device": device_name(torch.device(arguments.device)),
         "capability": "cuda" if cuda else torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
     }
