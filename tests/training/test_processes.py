@@ -65,3 +65,25 @@ def test_two_processes_draw_the_same_noise(tmp_path: Path) -> None:
         torch.testing.assert_close(first[name], alone[name], atol=1e-5, rtol=0)
         assert torch.equal(first[name], second[name]), name
         assert not torch.allclose(alone[name], quiet[name], atol=1e-3)
+
+
+ENDING = """
+import atexit
+import torch.distributed as dist
+
+def ending():
+    still = dist.is_initialized()
+    save_file({"open": torch.tensor(still)}, out / f"{rank}.safetensors")
+    if still:
+        dist.destroy_process_group()
+
+atexit.register(ending)  # the first to be registered is the last to be called
+"""
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_a_process_closes_the_group_that_it_has_opened(tmp_path: Path, theirs: bool) -> None:
+    opened = 'dist.init_process_group("gloo")\n' if theirs else ""
+    script = SCRIPT.replace(BEGIN, BEGIN + ENDING + opened)
+    for process in launch(tmp_path / "two", 2, script):
+        assert bool(process["open"]) == theirs

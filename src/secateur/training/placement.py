@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from secateur.errors import TrainingError
@@ -48,7 +50,7 @@ def accelerated(device: str, precision: str) -> Generator[Accelerator]:
 
     accelerate keeps device and precision in process-wide state that refuses to change. A library cannot
     impose its choice on the whole process, so the state is set aside and put back. The process group, if
-    there is one, stays.
+    there is one, stays; one that accelerate had to open is closed when the process ends.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``; with several processes each takes its own CUDA device.
@@ -65,11 +67,29 @@ def accelerated(device: str, precision: str) -> Generator[Accelerator]:
     for state in shared:
         state.clear()
     try:
-        yield Accelerator(cpu=device == "cpu", mixed_precision=_PRECISIONS[precision], gradient_accumulation_steps=1)
+        theirs = _group_is_open()
+        accelerator = Accelerator(
+            cpu=device == "cpu", mixed_precision=_PRECISIONS[precision], gradient_accumulation_steps=1
+        )
+        if _group_is_open() and not theirs:
+            atexit.register(_close_group)
+        yield accelerator
     finally:
         for state, old in zip(shared, kept, strict=True):
             state.clear()
             state.update(old)
+
+
+def _group_is_open() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _close_group() -> None:
+    # A worker thread of gloo that still lets go of a tensor while the interpreter goes down aborts the
+    # process, after all its work was done. A group of NCCL is left to torch: closing it waits for processes
+    # that may have failed.
+    if _group_is_open() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 @contextmanager
