@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +69,10 @@ def accelerated(device: str, precision: str) -> Generator[Accelerator]:
         state.clear()
     try:
         theirs = _group_is_open()
+        if dist.is_available() and not theirs:
+            # The functions of this module take the group that is open at its first import as their default, and
+            # keep it alive. DistributedDataParallel imports it, so it has to come before the group does.
+            import_module("torch.distributed.nn.functional")
         accelerator = Accelerator(
             cpu=device == "cpu", mixed_precision=_PRECISIONS[precision], gradient_accumulation_steps=1
         )
