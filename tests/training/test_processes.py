@@ -71,23 +71,30 @@ ENDING = """
 import atexit
 import torch.distributed as dist
 
+from secateur.training import fit
+
+def workers():
+    threads = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in thread for thread in threads)
+
 def ending():
-    still = dist.is_initialized()
-    threads = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
-    workers = sum("gloo" in thread for thread in threads)
-    save_file({"open": torch.tensor(still), "workers": torch.tensor(workers)}, out / f"{rank}.safetensors")
+    still, before = dist.is_initialized(), workers()
     if still:
         dist.destroy_process_group()
+    counts = {"open": torch.tensor(still), "before": torch.tensor(before), "after": torch.tensor(workers())}
+    save_file(counts, out / f"{rank}.safetensors")
 
 atexit.register(ending)  # the first to be registered is the last to be called
 """
 
 
 @pytest.mark.parametrize("theirs", [False, True])
-def test_a_process_closes_the_group_that_it_has_opened(tmp_path: Path, theirs: bool) -> None:
+def test_a_process_closes_the_group_that_it_has_opened_and_no_other(tmp_path: Path, theirs: bool) -> None:
     opened = 'dist.init_process_group("gloo")\n' if theirs else ""
     script = SCRIPT.replace(BEGIN, BEGIN + ENDING + opened)
     for process in launch(tmp_path / "two", 2, script):
         assert bool(process["open"]) == theirs
-        if Path("/proc/self/task").exists():  # what aborts a process is a thread that outlives its group
-            assert bool(process["workers"]) == theirs
+        # What aborts a process is a thread that outlives its group: who closes a group must be rid of them.
+        assert process["after"] == 0
+        if Path("/proc/self/task").exists():
+            assert bool(process["before"]) == theirs

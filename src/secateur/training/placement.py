@@ -19,6 +19,11 @@ from secateur.training.settings import Settings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+if dist.is_available():
+    # Its functions take the process group that is open at their first import as a default, and keep it alive
+    # after it was closed. DistributedDataParallel imports them; they have to come before any group does.
+    import_module("torch.distributed.nn.functional")
+
 _MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -69,10 +74,6 @@ def accelerated(device: str, precision: str) -> Generator[Accelerator]:
         state.clear()
     try:
         theirs = _group_is_open()
-        if dist.is_available() and not theirs:
-            # The functions of this module take the group that is open at its first import as their default, and
-            # keep it alive. DistributedDataParallel imports it, so it has to come before the group does.
-            import_module("torch.distributed.nn.functional")
         accelerator = Accelerator(
             cpu=device == "cpu", mixed_precision=_PRECISIONS[precision], gradient_accumulation_steps=1
         )
