@@ -26,7 +26,7 @@ def weight(name: str) -> Tensor:
     return tensor_of(MODEL, name)
 
 
-def allocation(granularity: Any = "units", by: Any = "keep", limits: Limits = Limits()) -> Allocation:  # noqa: B008
+def allocation(granularity: Any = "units", by: Any = "keep", limits: Limits = Limits(multiple=1)) -> Allocation:  # noqa: B008
     return Allocation.of(GRAPH, granularity, "layer", by, limits)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nets import images, make
+from secateur.core.limits import Limits
 from secateur.core.plan import Block, DropUnits, Plan, Regroup, ZeroWeights
 from secateur.core.regroup import blocks_of, layouts, merged, why_not, without_unread
 from secateur.core.size import size
@@ -82,13 +83,14 @@ def test_what_is_unread_can_go_without_a_trace(net: nn.Module, seed: int):
 def test_unread_units_go_back_through_the_layers_and_floors_hold():
     graph = trace(make("plain"), images(1))
     plan = Plan((Regroup("3.fc", (Block((0, 1, 2, 3, 4), (0, 11)),)), Regroup("2.0", TWO)))
-    assert without_unread(graph, plan).dropped() == {
+    any_width = Limits(multiple=1)
+    assert without_unread(graph, plan, any_width).dropped() == {
         "0.0": (3, 4, 6, 7),  # output 0 reads 0-2, output 11 reads 2 and 5
         "2.0": (*range(1, 11), *range(12, 16)),
     }
-    floors = without_unread(graph, plan, min_units=6, multiple=3).dropped()
+    floors = without_unread(graph, plan, Limits(6, 3)).dropped()
     assert (len(floors["0.0"]), len(floors["2.0"])) == (2, 10)
-    left_alone = without_unread(graph.without("2.0"), plan).dropped()
+    left_alone = without_unread(graph.without("2.0"), plan, any_width).dropped()
     assert left_alone == {"0.0": (3, 4, 6, 7)}
 
 

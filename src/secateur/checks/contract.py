@@ -196,13 +196,14 @@ def _check_target(case: _Case, target: Target, plan: Plan) -> None:
 
 def _check_limits(case: _Case, plan: Plan, limits: Limits) -> None:
     for name, units in plan.dropped().items():
-        whole = case.graph.group(name).size
-        left = whole - len(units)
-        if left < min(limits.min_units, whole) or left % limits.multiple:
+        group = case.graph.group(name)
+        left = group.size - len(units)
+        multiple = 1 if limits.auto else limits.multiple_of(group)  # "auto" is refined where a target asks for it
+        if left < min(limits.min_units, group.size) or left % multiple:
             case.fail(
                 "respects the limits",
-                f"it leaves {left} of {whole} units of '{name}' where at least {limits.min_units} and a multiple of "
-                f"{limits.multiple} must stay",
+                f"it leaves {left} of {group.size} units of '{name}' where at least {limits.min_units} and a multiple "
+                f"of {multiple} must stay",
             )
 
 

@@ -163,13 +163,15 @@ class Ranking:
                     left = number(number_, len(values))
                 else:
                     left = int((values > splicing.by_deviation(values, values > 0, number_)).sum())
-                out[part] = self._allowed(len(values), left)
+                out[part] = self._allowed(part, left)
         return out
 
-    def _allowed(self, total: int, left: int) -> int:
+    def _allowed(self, part: str, left: int) -> int:
+        total = len(self.values[part])
+        left = max(1, min(total, left))
         if self.allocation.granularity == "weights":
-            return max(1, min(total, left))
-        return total - within(self.allocation.limits, total, total - min(total, max(1, left)))
+            return left
+        return total - within(self.allocation.limits, self.allocation.graph.group(part), total - left)
 
     def size(self, counts: Mapping[str, int], of: Measure) -> int:
         """Return the exact size that is left."""

@@ -57,6 +57,16 @@ class Group:
         """Names of the layers that make the units."""
         return tuple(dict.fromkeys(layer_of(m.tensor) for m in self.members if m.role == "makes"))
 
+    @cached_property
+    def spans(self) -> tuple[int, ...]:
+        """How many positions one unit has in each dimension that makes or reads the units; 1 where units differ."""
+        found: list[int] = []
+        for member in self.members:
+            if member.role in ("makes", "reads"):
+                counts = torch.bincount(member.unit[member.unit >= 0], minlength=self.size)
+                found.append(int(counts[0]) if bool((counts == counts[0]).all()) and counts[0] else 1)
+        return tuple(found)
+
 
 @dataclass(frozen=True)
 class Pin:

@@ -6,17 +6,19 @@ import contextlib
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Group
+from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Scope, by_share, family, fit
+from secateur.core.select import Scope, Step, by_share, family, meet
 from secateur.core.sensitivity import Allocate, by_damage
 from secateur.core.shaper import Shaper
 from secateur.core.size import Target
@@ -144,11 +146,10 @@ class ScoreMethod(Method):
                 raise TargetError("say how much to keep: a target (--keep), or a rate for some layers (--keeps)")
             return start
         open_scores = {name: values for name, values in scores.items() if name not in settled}
+        order: Callable[[Limits], Sequence[Step]] = partial(family, problem.graph, open_scores, self.scope)
         if self.allocate == "sensitivity":
-            ordered = by_damage(problem.graph, open_scores, problem.curves(open_scores), problem.limits)
-        else:
-            ordered = family(problem.graph, open_scores, self.scope, problem.limits)
-        return fit(problem.graph, ordered, problem.target, start)
+            order = partial(by_damage, problem.graph, open_scores, problem.curves(open_scores))
+        return meet(problem.graph, order, problem.target, problem.limits, start)
 
 
 def shapes(method: Method) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, Group, count, staying
+from secateur.core.limits import Limits
 from secateur.core.plan import Block, DropUnits, Plan, Regroup
 from secateur.errors import PlanError
 
@@ -166,7 +167,7 @@ def saved_params(graph: Graph, found: Mapping[str, Layout]) -> int:
     return saved
 
 
-def without_unread(graph: Graph, plan: Plan, *, min_units: int = 1, multiple: int = 1) -> Plan:
+def without_unread(graph: Graph, plan: Plan, limits: Limits = Limits()) -> Plan:  # noqa: B008  (frozen)
     """Add to a plan the removal of all units that no layer reads any more; the network's function stays the same.
 
     A unit is unread where every layer that reads it is regrouped and none of its blocks does. Removing it can
@@ -175,8 +176,7 @@ def without_unread(graph: Graph, plan: Plan, *, min_units: int = 1, multiple: in
     Args:
         graph: the traced network.
         plan: a plan with ``Regroup`` edits.
-        min_units: at least this many units stay in every group.
-        multiple: widths of groups from which units go are kept at multiples of this.
+        limits: floors and multiples of widths.
     """
     keep = graph.kept(plan)
     if not any(isinstance(edit, Regroup) for edit in plan.edits):
@@ -184,7 +184,7 @@ def without_unread(graph: Graph, plan: Plan, *, min_units: int = 1, multiple: in
     start = keep.clone()
     while True:
         read = _read(graph, plan, keep)
-        gone = [unit for group in graph.free for unit in droppable(graph, group, keep, read, min_units, multiple)]
+        gone = [unit for group in graph.free for unit in droppable(graph, group, keep, read, limits)]
         if not gone:
             break
         keep[torch.tensor(gone)] = False
@@ -201,7 +201,7 @@ def _drops(graph: Graph, gone: Tensor) -> list[DropUnits]:
     return drops
 
 
-def droppable(graph: Graph, group: Group, keep: Tensor, needed: Tensor, min_units: int, multiple: int) -> list[int]:
+def droppable(graph: Graph, group: Group, keep: Tensor, needed: Tensor, limits: Limits) -> list[int]:
     """Return which of a group's units can go, of those that are kept and not needed; numbers are the graph's.
 
     Args:
@@ -209,14 +209,14 @@ def droppable(graph: Graph, group: Group, keep: Tensor, needed: Tensor, min_unit
         group: one of its groups.
         keep: boolean over all units.
         needed: boolean over all units.
-        min_units: at least this many units stay.
-        multiple: of which the width is kept if anything goes.
+        limits: floors and multiples of widths.
     """
     first = graph.offsets[group.name]
     inside = slice(first, first + group.size)
     unread = torch.nonzero(keep[inside] & ~needed[inside]).flatten()
     left = int(keep[inside].sum())
-    lowest = max(left - len(unread), min(min_units, group.size), 1)
+    lowest = max(left - len(unread), min(limits.min_units, group.size), 1)
+    multiple = limits.multiple_of(group)
     goal = -(-lowest // multiple) * multiple
     return (first + unread[: left - goal]).tolist() if goal < left else []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,44 +12,12 @@ import torch
 from torch import Tensor
 
 from secateur.core.graph import Graph, Group
+from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.size import Target, ruler
 from secateur.errors import SettingError, TargetError
 
 Scope = Literal["uniform", "global"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What every plan must respect.
-
-    Attributes:
-        min_units: at least this many units stay in every group (fewer only where the group is smaller).
-        multiple: widths of groups are kept at multiples of this; 1 = any width.
-        parts: a group that has fewer than so many multiples halves its own multiple until it has as many, or cannot;
-            0 = never.
-
-    Raises:
-        SettingError: if one of them is out of range.
-    """
-
-    min_units: int = 1
-    multiple: int = 1
-    parts: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("min_units", "multiple"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.parts < 0:
-            raise SettingError(f"parts must be at least 0, not {self.parts}")
-
-    def multiple_of(self, group: Group) -> int:
-        """Return what the width of a group is to be a multiple of."""
-        multiple = self.multiple
-        while multiple % 2 == 0 and group.size < self.parts * multiple:
-            multiple //= 2
-        return multiple
 
 
 @dataclass(frozen=True)
@@ -86,7 +54,9 @@ def steps(group: Group, scores: Tensor, limits: Limits) -> list[Step]:
 def family(graph: Graph, scores: Mapping[str, Tensor], scope: Scope, limits: Limits) -> list[Step]:
     """Order the steps of all groups: ``uniform`` takes the same share of every group, ``global`` the lowest score.
 
-    Any prefix of the result is a plan, and a longer prefix removes more: sizes fall unit by unit.
+    Any prefix of the result is a plan, and a longer prefix removes more: sizes fall unit by unit. Where widths are
+    multiples, many steps take the same share; then groups that few layers touch come first, since half of a residual
+    stream is missed in every layer that reads it.
 
     Args:
         graph: the network.
@@ -94,33 +64,37 @@ def family(graph: Graph, scores: Mapping[str, Tensor], scope: Scope, limits: Lim
         scope: how groups compete.
         limits: floors and multiples.
     """
-    keyed: list[tuple[float, int, int, Step]] = []
+    keyed: list[tuple[float, int, int, int, Step]] = []
     for place, group in enumerate(graph.free):
         if group.name not in scores:
             continue
+        touched = len(group.members) if limits.multiple_of(group) > 1 else 0
         gone = 0
         values: list[float] = scores[group.name].tolist()
         for step in steps(group, scores[group.name], limits):
             gone += len(step.units)
             highest = max(values[unit] for unit in step.units)
-            keyed.append((gone / group.size if scope == "uniform" else highest, place, gone, step))
-    keyed.sort(key=lambda item: item[:3])
+            keyed.append((gone / group.size if scope == "uniform" else highest, touched, place, gone, step))
+    keyed.sort(key=lambda item: item[:4])
     if scope == "global":  # a step may not overtake an earlier one of its group whose score ties
         keyed = _in_group_order(keyed)
     return [step for *_, step in keyed]
 
 
-def _in_group_order(keyed: list[tuple[float, int, int, Step]]) -> list[tuple[float, int, int, Step]]:
+def _in_group_order(keyed: list[tuple[float, int, int, int, Step]]) -> list[tuple[float, int, int, int, Step]]:
     running: dict[int, float] = {}
-    out: list[tuple[float, int, int, Step]] = []
-    for key, place, gone, step in sorted(keyed, key=lambda item: (item[1], item[2])):
+    out: list[tuple[float, int, int, int, Step]] = []
+    for key, touched, place, gone, step in sorted(keyed, key=lambda item: item[2:4]):
         running[place] = max(key, running.get(place, float("-inf")))
-        out.append((running[place], place, gone, step))
-    return sorted(out, key=lambda item: item[:3])
+        out.append((running[place], touched, place, gone, step))
+    return sorted(out, key=lambda item: item[:4])
 
 
 def fit(graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | None = None) -> Plan:
     """Return the plan that takes just as many steps as the target needs, and no more.
+
+    Where steps are of several units, the last one takes more than is needed: then those steps that still fit under the
+    target are given back, the last first.
 
     Args:
         graph: the network.
@@ -159,7 +133,48 @@ def fit(graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | Non
             high = middle
         else:
             low = middle + 1
-    return plan_of(graph, kept(low))
+    keep = kept(low)
+    if any(len(step.units) > 1 for step in ordered):
+        _give_back(graph, ordered[:low], keep, lambda: rule.measure(target.of, keep) <= goal)
+    return plan_of(graph, keep)
+
+
+def _give_back(graph: Graph, taken: Sequence[Step], keep: Tensor, fits: Callable[[], bool]) -> None:
+    """Take back, in place, every step that is the last one taken of its group and fits, the last first."""
+    stuck: set[str] = set()
+    for step in reversed(taken):
+        if step.group in stuck:
+            continue
+        places = graph.offsets[step.group] + torch.tensor(step.units)
+        keep[places] = True
+        if not fits():
+            keep[places] = False
+            stuck.add(step.group)
+
+
+def meet(
+    graph: Graph, order: Callable[[Limits], Sequence[Step]], target: Target, limits: Limits, start: Plan | None = None
+) -> Plan:
+    """Return ``fit`` of an order on the widths that the limits ask for, or on finer ones where these cannot reach.
+
+    Args:
+        graph: the network.
+        order: steps in the order of removal under limits, from ``family``.
+        target: what may be kept.
+        limits: floors and multiples; only ``multiple="auto"`` is refined.
+        start: units that go in any case.
+
+    Raises:
+        TargetError: if no widths reach the target.
+    """
+    while True:
+        try:
+            return fit(graph, order(limits), target, start)
+        except TargetError:
+            finer = limits.finer(graph.free)
+            if finer is None:
+                raise
+            limits = finer
 
 
 def _rounded_up(fraction: float) -> str:

@@ -33,11 +33,10 @@ def refuse_empty(ratio: float, count: int, total: int, what: str, layer: str) ->
         )
 
 
-def within(limits: Limits, size: int, count: int) -> int:
+def within(limits: Limits, group: Group, count: int) -> int:
     """Return how many may go when so many should: fewer where floors and multiples want it."""
-    left = max(size - count, min(limits.min_units, size))
-    left = -(-left // limits.multiple) * limits.multiple
-    return max(0, size - left)
+    left, multiple = max(group.size - count, min(limits.min_units, group.size)), limits.multiple_of(group)
+    return max(0, group.size - -(-left // multiple) * multiple)
 
 
 def by_weights(graph: Graph, groups: list[Group], ratio: float) -> dict[str, int]:

@@ -167,7 +167,18 @@ class FinePruning(Method):
             problem.found(search)
 
     def _allocation(self, problem: Problem) -> Allocation:
-        return Allocation.of(problem.graph, self.granularity, self.per, self.by, problem.limits)
+        """Return what can be chosen, with widths fine enough for the target."""
+        limits, target = problem.limits, problem.target
+        while True:
+            allocation = Allocation.of(problem.graph, self.granularity, self.per, self.by, limits)
+            finer = limits.finer(problem.graph.free) if self.granularity == "units" else None
+            if target is None or finer is None:
+                return allocation
+            ranking = allocation.rank(lambda name: tensor_of(problem.model, name))
+            fewest = ranking.counts([0.0 if self.by == "keep" else 1e4] * len(allocation.stages))
+            if ranking.size(fewest, target.of) <= target.keep * ranking.whole(target.of):
+                return allocation
+            limits = finer
 
     def _adviser(self, problem: Problem, allocation: Allocation) -> Adviser:
         of: Any = self.of or ("nonzero" if self.granularity == "weights" else "macs")
@@ -198,9 +209,8 @@ def _refuse_early(adviser: Adviser, problem: Problem) -> None:
 def _allowed(plan: Plan, allocation: Allocation, problem: Problem) -> bool:
     """Tell whether what a network comes with already meets the target and the limits."""
     for name, units in plan.dropped().items():
-        whole = allocation.graph.group(name).size
-        left = whole - len(units)
-        if left < min(problem.limits.min_units, whole) or left % problem.limits.multiple:
+        group = allocation.graph.group(name)
+        if not allocation.limits.allow(group, group.size - len(units)):
             return False
     target = problem.target
     if target is None:

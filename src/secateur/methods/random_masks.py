@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -30,7 +31,7 @@ from secateur.core.graph import Graph, Group, layer_of, tensor_of
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.select import family, fit
+from secateur.core.select import family, meet
 from secateur.core.size import Target
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.search import HeldOut, best_of
@@ -162,7 +163,8 @@ class RandomMasks(Method):
             plans: list[Plan] = []
             for _ in range(self.candidates):
                 scores = {group.name: torch.rand(group.size, generator=rng) for group in groups}
-                plans.append(fit(graph, family(graph, scores, "uniform", problem.limits), problem.target))
+                order = partial(family, graph, scores, "uniform")
+                plans.append(meet(graph, order, problem.target, problem.limits))
             return plans
         if not groups:
             raise TargetError("no feature maps can go but those of the first convolution or of linear layers")
@@ -172,7 +174,7 @@ class RandomMasks(Method):
             counts = shares.by_weights(graph, groups, self.ratio)
         for group in groups:
             shares.refuse_empty(self.ratio, counts[group.name], group.size, "maps", group.name)
-        counts = {group.name: shares.within(problem.limits, group.size, counts[group.name]) for group in groups}
+        counts = {group.name: shares.within(problem.limits, group, counts[group.name]) for group in groups}
         return [
             Plan(
                 tuple(

@@ -141,10 +141,7 @@ class SelfGrouping(Method):
 
     def _at(self, problem: Problem, layers: Sequence[_Layer], conv: float, fc: float) -> Plan:
         edits = tuple(edit for layer in layers for edit in layer.edits(fc if layer.linear else conv))
-        limits = problem.limits
-        if not self.drop_unread:
-            return Plan(edits)
-        return without_unread(problem.graph, Plan(edits), min_units=limits.min_units, multiple=limits.multiple)
+        return without_unread(problem.graph, Plan(edits), problem.limits) if self.drop_unread else Plan(edits)
 
     def _meet(self, problem: Problem, layers: Sequence[_Layer]) -> Plan:
         graph, target = problem.graph, problem.target

@@ -29,6 +29,7 @@ import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -41,7 +42,7 @@ from secateur.core.graph import Graph, Group, layer_of
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.select import family, fit, plan_of, steps
+from secateur.core.select import family, meet, plan_of, steps
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.measure.forward import device_of, logits_of
 
@@ -91,7 +92,7 @@ class WeakSubnetwork(Method):
         """Take the weak units at the given percentiles, or with a target the weakest until it is met."""
         graph, scores = problem.graph, self.scores(problem)
         if problem.target is not None:
-            return fit(graph, family(graph, scores, "global", problem.limits), problem.target)
+            return meet(graph, partial(family, graph, scores, "global"), problem.target, problem.limits)
         keep = torch.ones(graph.units, dtype=torch.bool)
         for group in graph.free:
             if group.name not in scores:

@@ -73,7 +73,7 @@ def _constant(graph: Graph, plan: Plan, limits: Limits) -> list[DropUnits]:
             if member.role == "makes" and member.tensor.endswith(".weight"):
                 read = reads.get(layer_of(member.tensor), torch.ones(len(member.unit), dtype=torch.bool))
                 needed[start + member.unit[read & (member.unit >= 0)]] = True
-        units = droppable(graph, group, keep, needed, limits.min_units, limits.multiple)
+        units = droppable(graph, group, keep, needed, limits)
         if units:
             drops.append(DropUnits(group.name, tuple(unit - start for unit in units)))
     return drops

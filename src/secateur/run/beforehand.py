@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of
 from secateur.core.method import Method, ScoreMethod
-from secateur.core.select import Limits, family, fit
+from secateur.core.select import Limits, family, meet
 from secateur.core.size import Target
 from secateur.core.trace import trace
 from secateur.errors import ModelError, SettingError, TargetError, nearest
@@ -60,7 +61,7 @@ def check_target(graph: Graph, method: Method, target: Target | None, limits: Li
     if target is None or not isinstance(method, ScoreMethod):
         return
     everything = {group.name: torch.zeros(group.size) for group in graph.free}
-    fit(graph, family(graph, everything, "uniform", limits), target)
+    meet(graph, partial(family, graph, everything, "uniform"), target, limits)
 
 
 def check_weights(model: nn.Module) -> None:

@@ -1,0 +1,135 @@
+"""Which widths a plan may leave: floors, and multiples that kernels compute without waste.
+
+The static rule for ``multiple="auto"``: convolutions and matrix products of oneDNN, ONNX Runtime and OpenVINO work on
+blocks of 16 channels where vectors hold 16 floats (AVX-512) and of 8 where they hold 8 (AVX2, pairs of NEON), and
+ONNX Runtime leaves its blocked layout, for depthwise convolutions at many times the cost, where a width is no multiple
+of the block. So every dimension that a group makes or reads is kept at a multiple of 16. ``benchmarks/channel_widths.py``
+measures it; docs/speed.md shows the cliffs. Where layers may be timed, ``secateur.measure.alignment`` refines the rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from secateur.core.graph import Graph, Group
+from secateur.errors import SettingError
+
+Multiple: TypeAlias = int | Literal["auto"]
+
+BLOCK = 16
+"""Channels that kernels compute at once; also a multiple of the 8 that half-precision tensor cores want."""
+PARTS = 2
+"""A group that has fewer than so many multiples gets a finer one, so that every group can lose something."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every plan must respect.
+
+    Attributes:
+        min_units: at least this many units stay in every group (fewer only where the group is smaller).
+        multiple: widths of groups are kept at multiples of this; 1 = any width; ``"auto"`` = for each group what runs
+            fast: as measured (``by_group``), else by the static rule (``static_multiple``). A target that such widths
+            cannot meet is met with finer ones.
+        parts: a group that has fewer than so many multiples halves its own multiple until it has as many, or cannot;
+            0 = never. For a number; the rule of ``"auto"`` has its own.
+        by_group: multiples that were found by timing layers, by the name of the group; only for ``"auto"``.
+        source: where they are from, in words; empty for the static rule.
+        halvings: how many times each multiple is halved, for targets out of the reach of the coarser ones.
+
+    Raises:
+        SettingError: if one of them is out of range.
+    """
+
+    min_units: int = 1
+    multiple: Multiple = "auto"
+    parts: int = 0
+    by_group: tuple[tuple[str, int], ...] = ()
+    source: str = ""
+    halvings: int = 0
+
+    def __post_init__(self) -> None:
+        if not _whole(self.min_units) or self.min_units < 1:
+            raise SettingError(f"min_units must be at least 1, not {self.min_units}")
+        if self.multiple != "auto" and not (_whole(self.multiple) and self.multiple >= 1):
+            raise SettingError(f"multiple must be at least 1, not {self.multiple!r}: a whole number of units, or 'auto'")
+        if not _whole(self.parts) or self.parts < 0:
+            raise SettingError(f"parts must be at least 0, not {self.parts}")
+        pairs = tuple((str(name), int(multiple)) for name, multiple in self.by_group)  # JSON knows lists only
+        object.__setattr__(self, "by_group", pairs)
+
+    @property
+    def auto(self) -> bool:
+        """Whether each group has a multiple of its own."""
+        return self.multiple == "auto"
+
+    def multiple_of(self, group: Group) -> int:
+        """Return what the width of a group is to be a multiple of."""
+        if self.multiple == "auto":
+            found = dict(self.by_group).get(group.name)
+            return halved(static_multiple(group) if found is None else found, self.halvings)
+        multiple = self.multiple
+        while multiple % 2 == 0 and group.size < self.parts * multiple:
+            multiple //= 2
+        return multiple
+
+    def allow(self, group: Group, width: int) -> bool:
+        """Say whether a group that loses units may be left this wide."""
+        return width >= min(self.min_units, group.size) and width % self.multiple_of(group) == 0
+
+    def finer(self, groups: Iterable[Group]) -> Limits | None:
+        """Return limits of half the multiples; None where the user chose the number, or all are 1 already."""
+        if self.auto and any(self.multiple_of(group) > 1 for group in groups):
+            return replace(self, halvings=self.halvings + 1)
+        return None
+
+    def note(self, graph: Graph) -> str:
+        """Return in words which multiples the widths have, and why."""
+        if not self.auto:
+            return f"widths are multiples of {self.multiple}, as asked" if self.multiple != 1 else "widths are any number"
+        found: dict[int, int] = {}
+        for group in graph.free:
+            multiple = self.multiple_of(group)
+            found[multiple] = found.get(multiple, 0) + 1
+        parts = [f"{multiple} in {count} group{'s' if count > 1 else ''}" for multiple, count in sorted(found.items())]
+        why = self.source or f"by the rule for blocks of {BLOCK} channels, finer in small groups"
+        finer = ""
+        if self.halvings:
+            finer = f"; halved {self.halvings} time{'s' if self.halvings > 1 else ''}, or the target were out of reach"
+        return f"widths are multiples of {', '.join(reversed(parts))} ({why}{finer})"
+
+
+def halved(multiple: int, times: int) -> int:
+    """Return a multiple halved so many times, as far as it is even."""
+    while times and multiple % 2 == 0:
+        multiple, times = multiple // 2, times - 1
+    return multiple
+
+
+def static_multiple(group: Group, block: int = BLOCK, parts: int = PARTS) -> int:
+    """Return by the static rule what the width of a group is to be a multiple of, in units.
+
+    A unit may be several channels of a layer, such as an attention head of 64: then fewer units, or one, are a whole
+    block there. The layer that asks for most decides.
+
+    Args:
+        group: the group.
+        block: channels that kernels compute at once.
+        parts: halve the multiple until the group has as many.
+    """
+    wanted = max((block // math.gcd(block, span) for span in group.spans), default=1)
+    return small(wanted, group.size, parts)
+
+
+def small(multiple: int, size: int, parts: int = PARTS) -> int:
+    """Return a multiple halved until so many fit into the size, or it is odd."""
+    while multiple % 2 == 0 and size < parts * multiple:
+        multiple //= 2
+    return multiple
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
