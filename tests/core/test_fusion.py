@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nets import images, lived_in
-from secateur.search.fusion import fuse, fusible
+from secateur.core.fusion import fuse, fusible
 
 
 class Pair(nn.Module):
