@@ -24,19 +24,8 @@ _STATISTICS = ("running_mean", "running_var")
 # go on with a dropout and an activation
 _FOREIGN_NORMS = frozenset({"FrozenBatchNorm2d", "BatchNormAct2d", "FrozenBatchNormAct2d"})
 _QUESTIONS = frozenset(
-    {
-        "__get__",
-        "__len__",
-        "dim",
-        "is_contiguous",
-        "is_floating_point",
-        "ndimension",
-        "nelement",
-        "numel",
-        "size",
-        "stride",
-    }
-)
+    {"__get__", "__len__", "dim", "is_contiguous", "is_floating_point", "nelement", "numel", "size", "stride"}
+)  # fmt: skip
 
 
 def fusible(model: nn.Module, inputs: Inputs) -> list[tuple[str, str]]:
@@ -96,7 +85,8 @@ def fuse(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
         rest = [getattr(norm, part) for part in ("drop", "act") if type(norm).__name__ in _FOREIGN_NORMS and _has(norm)]
         rest = [part for part in rest if not isinstance(part, nn.Identity)]
         owner, _, leaf = two.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Sequential(*rest) if rest else nn.Identity())
+        instead = nn.Sequential(*rest) if rest else nn.Identity()
+        setattr(model.get_submodule(owner), leaf, instead.train(norm.training))
 
 
 def _folded(layer: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:

@@ -104,13 +104,13 @@ def deploy(
     network = _copied(model)
     if time:
         with threads_set(threads):
-            fastest(network, inputs)
+            fastest(network, _cloned(inputs))
     if not proof.holds(network):
         raise VerificationError(
             f"a copy of {type(model).__name__} computes something else than the network (outputs differ by "
             f"{proof.difference(network):.1e}), so that nothing can be proven; take out what is random in its forward"
         )
-    found = fusible(network, inputs) if fold else []
+    found = fusible(network, _cloned(inputs)) if fold else []
     if found:
         tell(Event("deploy", f"folding {len(found)} batch norms and comparing"))
     folded = _exact(network, found, proof)
@@ -188,7 +188,7 @@ def _fastest_format(
         else:
             if proof.holds(changed):
                 made[other] = changed
-    timed = side_by_side({_GIVEN: given, **made}, proof.example, "eager", threads=threads, seconds=seconds)
+    timed = side_by_side({_GIVEN: given, **made}, _cloned(proof.example), "eager", threads=threads, seconds=seconds)
     chosen = other if other in made and timed.ratio(other, own) < 1 - MARGIN else own
     return made[chosen], chosen, dict(timed.latencies)
 
@@ -245,7 +245,12 @@ class _Proof:
             )
 
     def _outputs(self, network: nn.Module, inputs: Any) -> Any:
-        return run(network, tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs))
+        return run(network, _cloned(inputs))
+
+
+def _cloned(inputs: Any) -> Any:
+    """Return inputs that a network may write into."""
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
 
 
 def _others(example: ExampleInputs) -> Iterator[ExampleInputs]:
