@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from secateur.errors import ExportError
 from secateur.export import export_onnx, export_pt2
+from secateur.measure import deploy
+from secateur.measure.deployment import laid_out
 
 torch.set_num_threads(1)
 ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -150,3 +152,25 @@ def test_the_file_holds_no_paths_of_this_machine_and_no_example_images(tmp_path)
         data = export(Net(), images, tmp_path / "m").path.read_bytes()
         assert str(Path(__file__).parent).encode() not in data
         assert images.numpy().tobytes() not in data
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+def test_a_file_is_held_against_the_network_that_was_made_ready(export, tmp_path):
+    model = trained(Net())
+    images = torch.randn(2, 3, 8, 8)
+    ready = deploy(model, images, time=False).model
+    assert export(ready, images, tmp_path / "m", reference=model).difference <= 1e-5
+    with pytest.raises(ExportError, match="differ"):
+        export(ready, images, tmp_path / "n", reference=shifted(model))
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_program_keeps_kernels_channels_last(tmp_path):
+    model = trained(Net())
+    images = torch.randn(2, 3, 8, 8)
+    ready = laid_out(deploy(model, images, time=False).model, "channels_last")
+    path = export_pt2(ready, images, tmp_path / "m.pt2", reference=model).path
+    loaded = torch.export.load(path).module()
+    assert loaded.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not loaded.conv.weight.is_contiguous()
+    assert torch.allclose(loaded(images), model.eval()(images), atol=1e-5)

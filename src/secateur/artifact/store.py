@@ -21,6 +21,8 @@ from secateur.core.plan import Plan
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.errors import ArtifactError, ModelError, PlanError, TraceError
+from secateur.measure import deploy
+from secateur.measure.forward import device_of
 from secateur.models import build as build_by_name
 from secateur.models import fit_classes
 from secateur.recipe import Recipe
@@ -51,6 +53,11 @@ class Loaded:
     plans: tuple[Plan, ...]
     measurement: dict[str, Any]
     environment: dict[str, Any]
+
+    def deploy(self, *, time: bool = True, seconds: float = 0.5, threads: int | None = None) -> nn.Module:
+        """Return the pruned network ready to run, see ``secateur.measure.deploy``, which also says what it did."""
+        example = inputs_like(self.measurement["example"], device_of(self.model))
+        return deploy(self.model, example, time=time, seconds=seconds, threads=threads).model
 
 
 def save(result: Result, folder: str | Path, *, force: bool = False) -> Path:

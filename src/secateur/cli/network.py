@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.outcome import exporter
 from secateur.cli.progress import Listener
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet
 from secateur.cli.subject import Folder, Image, Trust, example_of, load, network_flags, subject_of
@@ -78,11 +78,16 @@ class Files:
 
     Attributes:
         format: what to write, one or several.
-        source: the same as --format source; plain PyTorch code and its weights.
+        source: the same as --format source; plain PyTorch code and its weights, as it was trained.
+        fold: make pt2 and onnx ready to run, batch norms folded and kernels laid out as it runs fastest here; else they
+            are exported as trained.
+        latency: whether to time memory formats for pt2; else they stay as trained.
     """
 
     format: tuple[Literal["pt2", "onnx", "source"], ...] = ()
     source: bool = False
+    fold: bool = True
+    latency: bool = True
 
     def kinds(self) -> tuple[str, ...]:
         """Return what to write, each once."""
@@ -210,12 +215,13 @@ def export(
 ) -> None:
     """Write the network of a result as a file that runs without Secateur.
 
-    Each file is reloaded and compared with the network before it is kept.
+    Each file is reloaded and compared with the network, as it was trained, before it is kept.
     """
     from secateur import artifact
     from secateur.export import FILES
 
-    formats = Files(**given.of("own")).kinds()
+    asked = Files(**given.of("own"))
+    formats = asked.kinds()
     if not formats:
         raise typer.BadParameter("say what to write: pt2, onnx or source.", param_hint="'--format'")
     for kind in formats:
@@ -224,17 +230,16 @@ def export(
     with Listener(quiet or as_json) as tell:
         tell(Event("load", "loading the network"))
         loaded = load(folder, trust)
-        example, files = example_of(loaded), list[dict[str, Any]]()
+        example, written = example_of(loaded), list[exports.Written]()
+        made = exports.ready(loaded.model, example, formats, time=asked.latency, tell=tell) if asked.fold else None
         for kind in formats:
             tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
-            done = exporter(kind)(loaded.model, example, folder / FILES[kind])
-            artifact.record(folder, *(file.name for file in done.files))
-            files.append({"path": str(done.path), "kind": kind, "difference": done.difference})
+            written.append(exports.write(kind, loaded.model, made, example, folder / FILES[kind]))
+            artifact.record(folder, *(file.name for file in written[-1].file.files))
     if as_json:
-        say_json({"exports": files})
+        say_json({"exports": [each.to_dict() for each in written]})
         return
-    for file in files:
-        say(f"Exported: {file['path']} (differs by {file['difference']:.1e})")
+    say(*exports.said_of(made), *(each.line() for each in written))
 
 
 def repeated(example: Any, batch: int) -> Any:

@@ -7,15 +7,16 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from secateur.cli import exports
 from secateur.cli.progress import Listener
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
 from secateur.errors import ArtifactError, ExportError, SettingError, nearest
 from secateur.events import Event
 
 if TYPE_CHECKING:
-    from secateur.export import Exported
+    from secateur.measure import Deployed
     from secateur.recipe import Recipe
     from secateur.run import Result
 
@@ -59,7 +60,7 @@ def carry_out(
                 return result, folder
             tell(Event("save", "saving"))
             result.save(folder, force=force)
-            exported = _export(result, folder, recipe.export, tell)
+            made, written = _export(result, folder, recipe.export, recipe.latency, tell)
             tell(Event("report", "writing the report"))
             page = report.write(folder)
     except KeyboardInterrupt:
@@ -68,11 +69,13 @@ def carry_out(
         if leads:
             _discard_if_empty(work)
     shutil.rmtree(work, ignore_errors=True)
-    _speak(result, folder, exported, page, as_json)
+    _speak(result, folder, made, written, page, as_json)
     return result, folder
 
 
-def _speak(result: Result, folder: Path, exported: list[Exported], page: Path, as_json: bool) -> None:
+def _speak(
+    result: Result, folder: Path, made: Deployed | None, written: list[exports.Written], page: Path, as_json: bool
+) -> None:
     """Print what came out."""
     from secateur import artifact, report
     from secateur.report import limits
@@ -80,10 +83,7 @@ def _speak(result: Result, folder: Path, exported: list[Exported], page: Path, a
 
     document = artifact.document(result)
     if as_json:
-        files = [
-            {"path": str(e.path), "kind": e.kind, "difference": e.difference, "dynamic_batch": e.dynamic_batch}
-            for e in exported
-        ]
+        files = [each.to_dict() for each in written]
         say_json({**document, "folder": str(folder), "report": str(page), "exports": files})
         return
     say(report.outcome(document), "", change(document), *conditions(document), *limits.kept(document), "")
@@ -91,34 +91,28 @@ def _speak(result: Result, folder: Path, exported: list[Exported], page: Path, a
     say(*(f"Repaired: {text}" for text in repairs(document)))
     if not result.histories and document["data"]:
         say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
-    for e in exported:
-        batch = "any batch size" if e.dynamic_batch else "this batch size only"
-        say(f"Exported: {e.path} (differs by {e.difference:.1e}, {batch})")
+    say(*exports.said_of(made), *(each.line() for each in written))
     say(f"Result: {folder}", f"Report: {page}")
 
 
-def _export(result: Result, folder: Path, kinds: tuple[str, ...], tell: Callable[[Event], None]) -> list[Exported]:
+def _export(
+    result: Result, folder: Path, kinds: tuple[str, ...], time: bool, tell: Callable[[Event], None]
+) -> tuple[Deployed | None, list[exports.Written]]:
     """Export in each format; what cannot be exported is a warning, for the result is saved already."""
     from secateur import artifact
     from secateur.export import FILES
 
-    exported: list[Exported] = []
+    made = exports.ready(result.model, result.example_inputs, kinds, time=time, tell=tell)
+    written: list[exports.Written] = []
     for kind in kinds:
         tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
         try:
-            exported.append(exporter(kind)(result.model, result.example_inputs, folder / FILES[kind]))
+            written.append(exports.write(kind, result.model, made, result.example_inputs, folder / FILES[kind]))
         except ExportError as error:
             tell(Event("warning", str(error)))
-    if exported:
-        artifact.record(folder, *(file.name for e in exported for file in e.files))
-    return exported
-
-
-def exporter(kind: str) -> Callable[[Any, Any, Path], Exported]:
-    """Return the function that exports in this format."""
-    from secateur.export import export_onnx, export_pt2, export_source
-
-    return {"pt2": export_pt2, "onnx": export_onnx, "source": export_source}[kind]
+    if written:
+        artifact.record(folder, *(file.name for each in written for file in each.file.files))
+    return made, written
 
 
 def without_missing(kinds: tuple[str, ...]) -> tuple[str, ...]:

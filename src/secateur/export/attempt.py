@@ -45,13 +45,21 @@ class Way:
     beside: str = ""
 
 
-def export(model: nn.Module, example_inputs: Inputs, path: Path, kind: Kind, ways: Sequence[Way]) -> Exported:
-    """Try the ways in turn; keep the first file that computes the same as the network.
+def export(
+    model: nn.Module,
+    example_inputs: Inputs,
+    path: Path,
+    kind: Kind,
+    ways: Sequence[Way],
+    reference: nn.Module | None = None,
+) -> Exported:
+    """Try the ways in turn; keep the first file that computes the same as the network, or as the reference if given.
 
     Raises:
         ExportError: if none does, or the file cannot be written; nothing is left then.
     """
     network = copy.deepcopy(model).cpu().eval()  # the caller's mode and device stay untouched
+    expected = network if reference is None else copy.deepcopy(reference).cpu().eval()
     example = call_of(example_inputs)
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix or '.' + kind}")
     reasons: list[str] = []
@@ -62,7 +70,7 @@ def export(model: nn.Module, example_inputs: Inputs, path: Path, kind: Kind, way
                 continue
             try:
                 with quiet(), torch.no_grad():
-                    found = _attempt(network, example, way, temporary)
+                    found = _attempt(network, expected, example, way, temporary)
             except OSError:
                 raise
             except Exception as error:  # exporters raise anything, NotImplementedError to internal assertions
@@ -89,13 +97,13 @@ def export(model: nn.Module, example_inputs: Inputs, path: Path, kind: Kind, way
     raise ExportError(f"cannot export the network as {kind}: {reasons[-1]}; no file was kept, the network is unharmed")
 
 
-def _attempt(network: nn.Module, example: Call, way: Way, temporary: Path) -> float:
+def _attempt(network: nn.Module, expected: nn.Module, example: Call, way: Way, temporary: Path) -> float:
     """Write once, reload and return the largest difference over the example and a random batch."""
     # torch.export treats a size of 1 as a constant, so a dynamic batch is traced with two or more
     way.write(network, random_call(example, max(2, batch_of(example)) if way.dynamic else 0, seed=0), temporary)
     run = way.load(temporary)
     other = random_call(example, batch_of(example) + 1 if way.dynamic else 0, seed=1)
-    return max(difference(network, run, call) for call in (example, other))
+    return max(difference(expected, run, call) for call in (example, other))
 
 
 def write_through(path: Path, content: bytes) -> None:

@@ -17,13 +17,17 @@ from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
 
 
-def export_pt2(model: nn.Module, example_inputs: Inputs, path: str | Path) -> Exported:
+def export_pt2(
+    model: nn.Module, example_inputs: Inputs, path: str | Path, *, reference: nn.Module | None = None
+) -> Exported:
     """Write the network as a ``torch.export`` program, which runs without its Python code.
 
     Args:
         model: the network; its weights, device and train/eval mode stay as they are.
         example_inputs: one batch, first dimension = batch; the values are not stored.
         path: the file to write, usually ``model.pt2``.
+        reference: a network that the file must compute the same as, such as the one that ``model`` was deployed from;
+            ``model`` itself if None.
 
     Returns:
         What was written, after it was reloaded and gave the same outputs on two batches.
@@ -31,16 +35,20 @@ def export_pt2(model: nn.Module, example_inputs: Inputs, path: str | Path) -> Ex
     Raises:
         ExportError: if the network cannot be exported or the file computes something else; none is left then.
     """
-    return export(model, example_inputs, Path(path), "pt2", _ways(_write_pt2, _load_pt2))
+    return export(model, example_inputs, Path(path), "pt2", _ways(_write_pt2, _load_pt2), reference)
 
 
-def export_onnx(model: nn.Module, example_inputs: Inputs, path: str | Path) -> Exported:
+def export_onnx(
+    model: nn.Module, example_inputs: Inputs, path: str | Path, *, reference: nn.Module | None = None
+) -> Exported:
     """Write the network as one ONNX file, as run by ONNX Runtime and many other engines.
 
     Args:
         model: the network; its weights, device and train/eval mode stay as they are.
         example_inputs: one batch, first dimension = batch; the values are not stored.
         path: the file to write, usually ``model.onnx``.
+        reference: a network that the file must compute the same as, such as the one that ``model`` was deployed from;
+            ``model`` itself if None.
 
     Returns:
         What was written, after ONNX Runtime gave the same outputs on two batches.
@@ -52,7 +60,7 @@ def export_onnx(model: nn.Module, example_inputs: Inputs, path: str | Path) -> E
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ExportError(f'ONNX export needs the package {package}; run: pip install "secateur[export]"')
-    return export(model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx))
+    return export(model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx), reference)
 
 
 def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .accuracy import Accuracy, accuracy
 from .counts import Counts, count
+from .deployment import Deployed, deploy
 from .execution import fastest
 from .forward import ExampleInputs
 from .latency import Latency, latency
@@ -15,6 +16,7 @@ __all__ = [
     "RUNTIMES",
     "Accuracy",
     "Counts",
+    "Deployed",
     "ExampleInputs",
     "Latency",
     "Measurement",
@@ -22,6 +24,7 @@ __all__ = [
     "SideBySide",
     "accuracy",
     "count",
+    "deploy",
     "fastest",
     "installed",
     "latency",

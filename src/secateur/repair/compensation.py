@@ -8,11 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from secateur.core.fusion import fusible
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.measure.forward import device_of, evaluating
 from secateur.repair.readers import Reader, inputs_and_outputs, readers
-from secateur.search.fusion import fusible
 
 
 def compensate(

@@ -17,7 +17,7 @@ from secateur.core.plan import Plan
 from secateur.core.sensitivity import Curve
 from secateur.core.size import Target
 from secateur.core.trials import Search
-from secateur.measure import Measurement
+from secateur.measure import Measurement, deploy
 from secateur.recipe import Recipe
 from secateur.repair import Repair
 from secateur.run.step import Step
@@ -88,6 +88,10 @@ class Result:
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the artifact folder, see ``secateur.save``."""
         return artifact.save(self, folder, force=force)
+
+    def deploy(self, *, time: bool = True, seconds: float = 0.5, threads: int | None = None) -> nn.Module:
+        """Return the pruned network ready to run, see ``secateur.measure.deploy``, which also says what it did."""
+        return deploy(self.model, self.example_inputs, time=time, seconds=seconds, threads=threads).model
 
 
 def widths(graph: Graph, dense: nn.Module, thin: nn.Module) -> tuple[Width, ...]:

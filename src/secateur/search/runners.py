@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from secateur.core.fusion import fuse, fusible
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.surgery import TOLERANCE, apply, masked, relative_difference
 from secateur.core.surgery.silence import changed, silencing
 from secateur.measure.forward import call, logits_of
-from secateur.search.fusion import fuse, fusible
 from secateur.search.held_out import HeldOut
 from secateur.search.tape import Narrow, Replay, Tape, record
 

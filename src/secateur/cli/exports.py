@@ -1,0 +1,138 @@
+"""Writing the files that run without Secateur: the network made ready to run, or as it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.errors import ExportError, ModelError, VerificationError
+from secateur.events import Event
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from secateur.events import Tell
+    from secateur.export import Exported
+    from secateur.measure import Deployed
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was exported.
+
+    Attributes:
+        file: what was written.
+        folded: how many batch norms the network in it has folded away.
+        memory_format: how its kernels are laid out, ``"contiguous"`` or ``"channels_last"``.
+    """
+
+    file: Exported
+    folded: int = 0
+    memory_format: str = "contiguous"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "path": str(self.file.path),
+            "kind": self.file.kind,
+            "difference": self.file.difference,
+            "dynamic_batch": self.file.dynamic_batch,
+            "folded": self.folded,
+            "memory_format": self.memory_format,
+        }
+
+    def line(self) -> str:
+        """Return what there is to say of it."""
+        batch = "any batch size" if self.file.dynamic_batch else "this batch size only"
+        norms = f", {_norms(self.folded)} folded" if self.folded else ""
+        last = ", channels last" if self.memory_format == "channels_last" else ""
+        return f"Exported: {self.file.path} (differs by {self.file.difference:.1e}, {batch}{norms}{last})"
+
+
+def ready(model: nn.Module, example: Any, kinds: Iterable[str], *, time: bool, tell: Tell) -> Deployed | None:
+    """Return the network ready to run, where a format asks for it and it can be made; else None, and say why.
+
+    Args:
+        model: as it was trained.
+        example: what it takes.
+        kinds: the formats; only ``pt2`` has a memory format that can be timed, and source stays as it was trained.
+        time: whether anything may be timed.
+        tell: hears of it.
+    """
+    from secateur.measure import deploy
+
+    programs = {"pt2", "onnx"}.intersection(kinds)
+    if not programs:
+        return None
+    try:
+        return deploy(model, example, time=time and "pt2" in programs, tell=tell)
+    except (ModelError, VerificationError) as error:
+        tell(Event("warning", f"exported as it was trained: {error}"))
+        return None
+
+
+def write(kind: str, model: nn.Module, made: Deployed | None, example: Any, path: Path) -> Written:
+    """Export in one format, compared with the network as it was trained.
+
+    What cannot be exported when it is ready to run is exported without its memory format, then as it was trained.
+
+    Args:
+        kind: ``"pt2"``, ``"onnx"`` or ``"source"``.
+        model: as it was trained.
+        made: what ``ready`` returned.
+        example: what it takes.
+        path: the file.
+
+    Raises:
+        ExportError: if none of them can be exported.
+    """
+    from secateur.export import export_source
+
+    if kind == "source":
+        return Written(export_source(model, example, path))
+    failed: list[ExportError] = []
+    for network, folded, memory_format in _variants(kind, model, made):
+        try:
+            return Written(_program(kind)(network, example, path, reference=model), folded, memory_format)
+        except ExportError as error:
+            failed.append(error)
+    raise failed[-1]
+
+
+def said_of(made: Deployed | None) -> list[str]:
+    """Return one line on how the network was made ready to run; none if it was not."""
+    if made is None:
+        return []
+    parts = [f"{_norms(len(made.folded))} folded"] if made.folded else []
+    if made.left:
+        parts.append(f"{len(made.left)} left because folding would change the outputs ({made.left[0][1]})")
+    if made.times:
+        by_name = {name.replace("_", " "): each.milliseconds for name, each in made.times.items()}
+        times = ", ".join(f"{name} {milliseconds:.3g} ms" for name, milliseconds in by_name.items())
+        threads = next(iter(made.times.values())).threads
+        parts.append(f"{made.memory_format.replace('_', ' ')} (eager, threads: {threads}; {times})")
+    return [f"Ready to run: {'; '.join(parts)}."] if parts else []
+
+
+def _variants(kind: str, model: nn.Module, made: Deployed | None) -> Iterable[tuple[nn.Module, int, str]]:
+    """Yield the networks to try, with the number of folded batch norms and the memory format of each."""
+    from secateur.measure.deployment import laid_out
+
+    if made is not None:
+        last = made.memory_format == "channels_last"
+        if kind == "pt2" and last:
+            yield made.model, len(made.folded), made.memory_format
+        yield laid_out(made.model, "contiguous") if last else made.model, len(made.folded), "contiguous"
+    yield model, 0, "contiguous"
+
+
+def _program(kind: str) -> Callable[..., Exported]:
+    from secateur.export import export_onnx, export_pt2
+
+    return {"pt2": export_pt2, "onnx": export_onnx}[kind]
+
+
+def _norms(count: int) -> str:
+    return f"{count} batch norm{'' if count == 1 else 's'}"
