@@ -133,7 +133,11 @@ def _document(
             {
                 "runtime": it.runtime,
                 "speedup": it.ratio(DENSE, PRUNED),
-                "speedup_spread": it.ratio_spread(DENSE, PRUNED),
+                "speedup_low": it.interval(DENSE, PRUNED)[0],
+                "speedup_high": it.interval(DENSE, PRUNED)[1],
+                "differs": it.differ(DENSE, PRUNED),
+                "rounds": len(it.turns[DENSE]),
+                "clock": it.clock,
                 **{name: _entry(it, name) for name in (DENSE, PRUNED)},
             }
             for it in found

@@ -10,6 +10,7 @@ from .latency import Latency, latency
 from .measurement import Measurement, measure
 from .runtimes import RUNTIMES, Runtime, installed, missing
 from .side_by_side import SideBySide, side_by_side
+from .speed_up import SpeedUp
 
 __all__ = [
     "RUNTIMES",
@@ -20,6 +21,7 @@ __all__ = [
     "Measurement",
     "Runtime",
     "SideBySide",
+    "SpeedUp",
     "accuracy",
     "count",
     "fastest",

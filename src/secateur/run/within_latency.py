@@ -18,7 +18,6 @@ from secateur.measure import Runtime, side_by_side
 from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
-from secateur.measure.machine import steadiest_clock
 from secateur.measure.runtimes import known, threads_set
 from secateur.run.bargain import Bargain, Settled
 
@@ -218,6 +217,5 @@ def in_turns(
 ) -> tuple[float, float]:
     """Return a network's share of the dense one's time, measured in turns, and the dense one's milliseconds."""
     networks = {"dense": dense} if thin is dense else {"dense": dense, "pruned": thin}
-    clock = steadiest_clock(threads, device_of(dense))
-    found = side_by_side(networks, inputs, runtime, threads=threads, seconds=seconds, clock=clock, tell=tell)
+    found = side_by_side(networks, inputs, runtime, threads=threads, seconds=seconds, tell=tell)
     return (found.ratio("pruned", "dense") if "pruned" in networks else 1.0), found.latencies["dense"].milliseconds
