@@ -51,7 +51,7 @@ def test_rows_hold_the_numbers_with_both_shares(document):
         "Parameters",
         "MACs",
         "Activations",
-        "Latency (batch of 1, cpu, 2 threads, eager)",
+        "Latency in PyTorch eager (batch of 1, cpu, 2 threads)",
     ]
     accuracy, params, macs = table["Accuracy"], table["Parameters"], table["MACs"]
     assert (accuracy.before, accuracy.middle, accuracy.after) == ("92.00 %", "50.00 %", "91.50 %")

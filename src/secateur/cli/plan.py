@@ -79,11 +79,13 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.core.size import Target
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
+    from secateur.run.headline import asked_for, check_runtime, meant_for
     from secateur.run.job import Job
     from secateur.run.place import place_for
     from secateur.run.round import Round
 
     method = run.method_of(recipe)
+    named, among, threads = asked_for(recipe.runtime or meant_for(recipe.export), recipe.threads, recipe.budget)
     data = run.data_of(recipe, download=download)
     model = run.model_of(recipe, data)
     job = Job(
@@ -99,12 +101,17 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
         latency=False,
         patience=recipe.patience,
         budget=recipe.budget,
+        runtime=named,
+        among=among,
+        threads=threads,
         work=None,
         tell=tell,
         place=place_for(model, recipe.train or recipe.shape),
     )
     beforehand.check_weights(model)
-    check_budget(recipe.budget, model, data, recipe.train)
+    check_budget(recipe.budget, data, recipe.train)
+    if job.timed:
+        check_runtime(named, "cpu")
     graph = job.read(model)
     job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)

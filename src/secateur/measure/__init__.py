@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .accuracy import Accuracy, accuracy
+from .choice import fastest_runtime
 from .counts import Counts, count
 from .execution import fastest
 from .forward import ExampleInputs
@@ -25,6 +26,7 @@ __all__ = [
     "accuracy",
     "count",
     "fastest",
+    "fastest_runtime",
     "installed",
     "latency",
     "measure",

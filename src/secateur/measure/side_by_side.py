@@ -147,7 +147,7 @@ def side_by_side(
     found = {
         each: Clocked(
             {name: _latency(times[name], each, batch, used, str(device), runtime) for name in networks},
-            {name: _medians(times[name], each) for name in networks},
+            {name: medians_of(times[name], each) for name in networks},
         )
         for each in _CLOCKS
     }
@@ -207,7 +207,7 @@ def _timed(it: Ready, seconds: float) -> list[tuple[float, float]]:
 
 def _narrow(times: _Times, clock: Clock) -> bool:
     """Say whether the ratio of each network to the first is known well enough."""
-    first, *others = (_medians(turns, clock) for turns in times.values())
+    first, *others = (medians_of(turns, clock) for turns in times.values())
     for turns in others:
         ratios = [mine / yours for mine, yours in zip(first, turns, strict=True)]
         low, high = median_interval(ratios)
@@ -216,7 +216,7 @@ def _narrow(times: _Times, clock: Clock) -> bool:
     return True
 
 
-def _medians(turns: Sequence[Sequence[tuple[float, float]]], clock: Clock) -> tuple[float, ...]:
+def medians_of(turns: Sequence[Sequence[tuple[float, float]]], clock: Clock) -> tuple[float, ...]:
     """Return the median of each turn in milliseconds."""
     return tuple(float(np.median([each[_CLOCKS.index(clock)] for each in turn])) * 1e3 for turn in turns)
 

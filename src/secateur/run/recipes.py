@@ -20,6 +20,7 @@ from secateur.models import build, give_weights
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.clock import Clock
+from secateur.run.headline import asked_for, check_runtime, meant_for
 from secateur.run.pruning import prune
 from secateur.run.result import Result
 from secateur.run.step import Step
@@ -42,6 +43,7 @@ def run_recipe(
         SecateurError: one of its kinds.
     """
     method, then = method_of(recipe), steps_of(recipe)
+    check_recipe(recipe)
     data = data_of(recipe, download=download)
     model = model_of(recipe, data)
     clock, trained = Clock(), None
@@ -92,10 +94,22 @@ def prune_as(
         repair=recipe.repair,
         patience=recipe.patience,
         budget=recipe.budget,
+        runtime=recipe.runtime or meant_for(recipe.export),
+        threads=recipe.threads,
         tested=tested,
         work=work,
         tell=tell,
     )
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a runtime that a recipe wants timed and that cannot be had here.
+
+    Raises:
+        SettingError: saying what to install.
+    """
+    if recipe.latency or (recipe.budget is not None and recipe.budget.max_latency is not None):
+        check_runtime(asked_for(recipe.runtime, recipe.threads, recipe.budget)[0], "cpu")  # where networks are built
 
 
 def method_of(recipe: Recipe) -> Method:

@@ -66,7 +66,7 @@ class WithinLatency:
         limit = budget.latency()
         assert limit is not None
         self.bargain, self.high = bargain, high
-        self.runtime: Runtime = known(budget.runtime)
+        self.runtime: Runtime = known(budget.runtime or "eager")
         with threads_set(budget.threads) as threads:
             self.threads = threads
         self.plans: dict[tuple[float, Limits], Plan] = {}
