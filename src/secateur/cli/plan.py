@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,13 +80,14 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.core.size import Target
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
-    from secateur.run.headline import asked_for, check_runtime, meant_for
     from secateur.run.job import Job
     from secateur.run.place import place_for
+    from secateur.run.recipes import runtime_of
     from secateur.run.round import Round
 
     method = run.method_of(recipe)
-    named, among, threads = asked_for(recipe.runtime or meant_for(recipe.export), recipe.threads, recipe.budget)
+    recipe = replace(recipe, latency=False)  # only a limit of latency is measured here
+    named, among, threads = runtime_of(recipe)
     data = run.data_of(recipe, download=download)
     model = run.model_of(recipe, data)
     job = Job(
@@ -98,7 +100,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
         leave=recipe.leave,
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
-        latency=False,
+        latency=recipe.latency,
         patience=recipe.patience,
         budget=recipe.budget,
         runtime=named,
@@ -110,8 +112,6 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     )
     beforehand.check_weights(model)
     check_budget(recipe.budget, data, recipe.train)
-    if job.timed:
-        check_runtime(named, "cpu")
     graph = job.read(model)
     job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)

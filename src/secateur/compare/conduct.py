@@ -29,10 +29,9 @@ from secateur.events import Event, Tell, ignore
 from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
-from secateur.run import beforehand, data_of, example_of, model_of, prune_as
+from secateur.run import beforehand, data_of, example_of, model_of, prune_as, recipes
 from secateur.run.headline import timed_together
 from secateur.run.place import accuracy_at, measure_at, place_for
-from secateur.run.recipes import check_recipe
 from secateur.run.work import Work
 from secateur.training import History, fit
 
@@ -111,7 +110,7 @@ def _refuse_early(comparison: Comparison, download: bool, tell: Tell) -> None:
         SecateurError: naming the method.
     """
     recipe = requests(comparison)[0].recipe
-    check_recipe(recipe)
+    recipes.runtime_of(recipe)
     data = data_of(recipe, download=download)
     assert data is not None
     if not data.size("val"):

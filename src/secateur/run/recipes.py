@@ -14,7 +14,7 @@ from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
-from secateur.measure import Accuracy
+from secateur.measure import Accuracy, Runtime
 from secateur.methods import make
 from secateur.models import build, give_weights
 from secateur.recipe import Recipe
@@ -43,7 +43,7 @@ def run_recipe(
         SecateurError: one of its kinds.
     """
     method, then = method_of(recipe), steps_of(recipe)
-    check_recipe(recipe)
+    runtime_of(recipe)  # refused before the long work
     data = data_of(recipe, download=download)
     model = model_of(recipe, data)
     clock, trained = Clock(), None
@@ -102,14 +102,16 @@ def prune_as(
     )
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuse a runtime that a recipe wants timed and that cannot be had here.
+def runtime_of(recipe: Recipe) -> tuple[Runtime | None, tuple[Runtime, ...], int | None]:
+    """Return the runtime that a recipe names, those among which one is chosen otherwise, and the threads.
 
     Raises:
-        SettingError: saying what to install.
+        SettingError: if the runtime is to be timed and cannot be had here.
     """
+    named, among, threads = asked_for(recipe.runtime or meant_for(recipe.export), recipe.threads, recipe.budget)
     if recipe.latency or (recipe.budget is not None and recipe.budget.max_latency is not None):
-        check_runtime(asked_for(recipe.runtime, recipe.threads, recipe.budget)[0], "cpu")  # where networks are built
+        check_runtime(named, "cpu")  # where networks are built
+    return named, among, threads
 
 
 def method_of(recipe: Recipe) -> Method:
