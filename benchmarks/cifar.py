@@ -21,7 +21,7 @@ import torch
 
 from secateur.core.size import Target
 from secateur.data import Data, load_data
-from secateur.measure import latency
+from secateur.measure import SpeedUp, side_by_side
 from secateur.measure.machine import processor
 from secateur.models import build, load_weights
 from secateur.run import prune
@@ -123,23 +123,21 @@ def run_one(arguments: argparse.Namespace, data: Data, network: str, method: str
 
 
 def time_one(arguments: argparse.Namespace, data: Data, network: str, method: str, keep: float) -> None:
-    """Time dense and pruned in turns, five times, batch 1 and one thread; write the medians."""
+    """Time dense and pruned in turns, batch 1 and one thread; write the medians."""
     file = arguments.out / f"latency-{network}-{method}-{keep}.json"
     if file.exists():
         return
     dense = dense_network(arguments, network)
     thin = prune(dense, data.example(), method, Target(keep), latency=False).model
-    pairs = [
-        tuple(latency(model, data.example(), threads=1, seconds=0.5).milliseconds for model in (dense, thin))
-        for _ in range(5)
-    ]
+    timed = SpeedUp.of(side_by_side({"dense": dense, "pruned": thin}, data.example(), threads=1, seconds=2.5))
     row = {
         "network": network,
         "method": method,
         "keep": keep,
-        "dense_ms": statistics.median(pair[0] for pair in pairs),
-        "pruned_ms": statistics.median(pair[1] for pair in pairs),
-        "speedup": statistics.median(pair[0] / pair[1] for pair in pairs),
+        "dense_ms": timed.milliseconds[0],
+        "pruned_ms": timed.milliseconds[1],
+        "speedup": timed.ratio,
+        "interval": [timed.low, timed.high],
         "machine": machine(),
     }
     file.write_text(json.dumps(row, indent=1))

@@ -25,7 +25,7 @@ from secateur.core.size import Target
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.measure import side_by_side
-from secateur.measure.machine import processor, steadiest_clock
+from secateur.measure.machine import processor
 from secateur.methods.magnitude import Magnitude
 from secateur.run.bargain import Bargain
 from secateur.run.settling import settle
@@ -79,14 +79,13 @@ def study(name: str, asked: float, runtime: str, seconds: float) -> dict[str, An
     chosen = max((each for each in tried if each.share <= 1.02 * share), key=lambda it: it.macs, default=tried[-1])
     macs = apply(model, graph, plain.plan(chosen.keep, Limits()))
     networks = {"dense": model, "latency": thin, "macs": macs}
-    shares: dict[str, dict[str, list[float]]] = {}
-    for clock in ("computing", "wall"):
-        ticks = steadiest_clock(1, inputs.device) if clock == "computing" else time.perf_counter
-        shares[clock] = {it: [] for it in networks if it != "dense"}
-        for _ in range(REPEATS):
-            timed = side_by_side(networks, inputs, runtime, threads=1, seconds=seconds, clock=ticks)
-            for it in shares[clock]:
-                shares[clock][it].append(round(timed.ratio(it, "dense"), 4))
+    names = {"computing": "processor", "wall": "wall"}
+    shares = {clock: {it: list[float]() for it in networks if it != "dense"} for clock in names}
+    for _ in range(REPEATS):
+        timed = side_by_side(networks, inputs, runtime, threads=1, seconds=seconds)
+        for clock, found in shares.items():
+            for it in found:
+                found[it].append(round(timed.by(names[clock]).ratio(it, "dense"), 4))
     return {
         "asked": asked,
         "found": dict(settled.found["latency"]),

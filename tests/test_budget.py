@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from secateur.budget import Budget
+from secateur.budget import Budget, agreed
 from secateur.errors import SettingError
 from secateur.recipe import Recipe
 
@@ -55,3 +55,31 @@ def test_a_recipe_carries_its_budget_there_and_back() -> None:
         Recipe.from_toml('model = "resnet20"\n[method]\nname = "magnitude"\n[budget]\nmax_flops = 0.5\n')
     with pytest.raises(SettingError, match="'budget' must be a table of limits, not 3"):
         Recipe.from_toml('budget = 3\nmodel = "resnet20"\n[method]\nname = "magnitude"\n')
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "limits", "expected"),
+    [
+        ("runtime", None, None, None),
+        ("runtime", "eager", None, "eager"),
+        ("runtime", None, "onnxruntime", "onnxruntime"),  # as recipes of earlier versions have it
+        ("runtime", "openvino", "openvino", "openvino"),
+        ("threads", 2, None, 2),
+        ("threads", None, 1, 1),
+    ],
+)
+def test_a_run_and_its_budget_agree_on_where_they_run(name: str, own: Any, limits: Any, expected: Any) -> None:
+    budget = Budget(max_latency=0.5, **{name: limits})
+    asked = {"runtime": None, "threads": None, name: own}
+    assert dict(zip(("runtime", "threads"), agreed(budget, **asked), strict=True))[name] == expected
+    assert agreed(None, **asked) == tuple(asked.values())
+
+
+def test_two_runtimes_are_one_too_many() -> None:
+    text = 'model = "m"\nruntime = "eager"\n[method]\nname = "magnitude"\n'
+    text += '[budget]\nmax_latency = 0.5\nruntime = "compile"\n'
+    with pytest.raises(SettingError, match="'runtime' is eager for the run, but compile for its budget; name it once"):
+        Recipe.from_toml(text)
+    assert Recipe.from_toml(text.replace('runtime = "eager"\n', "")).runtime is None
+    recipe = Recipe.from_toml(text.replace("compile", "eager"))
+    assert Recipe.from_toml(recipe.to_toml()) == recipe

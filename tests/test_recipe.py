@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.errors import SettingError
+from secateur.measure import RUNTIMES
 from secateur.recipe import Recipe
 from secateur.training.settings import Settings
 
@@ -91,6 +92,8 @@ RECIPES = st.builds(
     pretrain=st.none() | st.builds(Settings, distill=st.floats(0, 1), augment=TEXT.filter(bool)),
     export=st.sampled_from([(), ("pt2",), ("onnx",), ("onnx", "pt2")]),
     latency=st.booleans(),
+    runtime=st.sampled_from([None, *RUNTIMES]),
+    threads=st.none() | st.integers(1, 64),
 )
 
 
@@ -140,6 +143,9 @@ def test_values_are_normalised():
         {"export": ("onnx", "onnx")},
         {"export": "onnx"},
         {"latency": 1},
+        {"runtime": "fast"},
+        {"runtime": 1},
+        {"threads": 0},
         {"leave": "fc"},
         {"model": ""},
         {"method": ""},

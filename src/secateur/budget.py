@@ -30,8 +30,8 @@ class Budget:
         max_drop: largest loss of accuracy on the validation images, as a fraction such as 0.01; alone it asks for the
             smallest network that loses no more.
         drop_after: when that loss counts: cut, or training (every candidate is fine-tuned then).
-        runtime: in what the latency is measured.
-        threads: of the CPU for it; as many as torch takes if not given.
+        runtime: in what the latency is measured; None for that of the run.
+        threads: of the CPU for it; None for those of the run.
 
     Raises:
         SettingError: if a limit is out of range, or there is none.
@@ -42,13 +42,14 @@ class Budget:
     max_latency: float | str | None = None
     max_drop: float | None = None
     drop_after: _After = "cut"
-    runtime: Runtime = "eager"
+    runtime: Runtime | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
         for name, refusal in rules.broken(self, _RULES):
             raise SettingError(f"'{name}' {refusal}")
-        known(self.runtime)
+        if self.runtime is not None:
+            known(self.runtime)
         self.latency()
         if all(getattr(self, name) is None for name in ("max_macs", "max_params", "max_latency", "max_drop")):
             raise SettingError("a budget needs a limit: 'max_macs', 'max_params', 'max_latency' or 'max_drop'")
@@ -92,12 +93,26 @@ class Budget:
         return Budget(**entries)
 
 
+def agreed(budget: Budget | None, runtime: Runtime | None, threads: int | None) -> tuple[Runtime | None, int | None]:
+    """Return the runtime and the threads of a run, which its budget may name as well.
+
+    Raises:
+        SettingError: if the two differ.
+    """
+    if budget is None:
+        return runtime, threads
+    for name, own, limits in (("runtime", runtime, budget.runtime), ("threads", threads, budget.threads)):
+        if own is not None and limits is not None and own != limits:
+            raise SettingError(f"'{name}' is {own} for the run, but {limits} for its budget; name it once")
+    return runtime or budget.runtime, threads or budget.threads
+
+
 _SIZE = rules.optional(rules.number(lambda v: v > 0, "a fraction up to 1 or a number above 1"))
 _RULES: dict[str, Rule] = {
     "max_macs": _SIZE,
     "max_params": _SIZE,
     "max_drop": rules.optional(rules.number(lambda v: 0 <= v < 1, "a fraction from 0 to below 1, such as 0.01")),
     "drop_after": rules.one_of(_After),
-    "runtime": rules.text("the name of a runtime"),
+    "runtime": rules.optional(rules.text("the name of a runtime")),
     "threads": rules.optional(rules.whole(1)),
 }

@@ -13,9 +13,10 @@ from typing import Any, cast
 import tomli_w
 
 from secateur import rules
-from secateur.budget import Budget
+from secateur.budget import Budget, agreed
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
+from secateur.measure.runtimes import Runtime, known
 from secateur.recipe_text import parsed, read
 from secateur.rules import Rule
 from secateur.stages import FRACTION, MEASURE, OPTIONS, Option, Stage, options
@@ -66,6 +67,9 @@ class Recipe:
         then: further stages of pruning and fine-tuning, each with a method and target of its own.
         export: formats to export, of ``"pt2"``, ``"onnx"`` and ``"source"``.
         latency: whether to time the networks.
+        runtime: what the network will run in, which is what its speed is stated in; None for the fastest that is
+            installed of those that can run what is exported.
+        threads: of the CPU that it will run on; None for as many as torch takes.
 
     Raises:
         SettingError: if a value is out of range or of the wrong type.
@@ -100,6 +104,8 @@ class Recipe:
     then: tuple[Stage, ...] = ()
     export: tuple[str, ...] = EXPORTS
     latency: bool = True
+    runtime: Runtime | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -118,6 +124,9 @@ class Recipe:
             raise SettingError(
                 "'transfer' moves trained 'weights' to other 'data'; give both; correct it in the recipe"
             )
+        if self.runtime is not None:
+            known(self.runtime)
+        agreed(self.budget, self.runtime, self.threads)
         for name in ("keep", "val_fraction", "patience"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -268,4 +277,6 @@ _RULES: dict[str, Rule] = {
     "shape": _TRAINING_RULE,
     "export": _choice_of(FORMATS, "formats"),
     "latency": rules.FLAG,
+    "runtime": rules.optional(rules.text("the name of a runtime")),
+    "threads": rules.optional(rules.whole(1)),
 }

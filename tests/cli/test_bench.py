@@ -36,7 +36,9 @@ def test_times_stand_side_by_side_and_are_kept(secateur: Call, folder: Path) -> 
     for entry in found["runtimes"]:
         assert 0 < entry["pruned"]["milliseconds"] < 1000
         assert entry["dense"]["difference"] < 1e-4
-        assert entry["speedup"] > 0
+        assert 0 < entry["speedup_low"] <= entry["speedup"] <= entry["speedup_high"]
+        assert entry["differs"] in (True, False)
+        assert (entry["clock"], entry["rounds"] >= 11) == ("processor", True)
     kept = json.loads((folder / "bench.json").read_text())
     assert kept == {name: value for name, value in found.items() if name != "network"}
     assert "bench.json" in artifact.folder.manifest(folder)["files"]

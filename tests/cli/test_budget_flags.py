@@ -39,7 +39,7 @@ def test_plan_settles_a_latency(secateur: Call) -> None:
     [
         (("--max-latency", "fast"), '--max-latency must be a fraction up to 1 or a time such as 12ms, not "fast"'),
         (("--max-macs", "-3"), "--max-macs must be a fraction up to 1 or a number above 1, not -3.0"),
-        (("--threads", "2"), "a budget needs a limit: --max-macs, --max-params, --max-latency or --max-drop"),
+        (("--drop-after", "cut"), "a budget needs a limit: --max-macs, --max-params, --max-latency or --max-drop"),
         (
             ("--max-drop", "0.1", "--drop-after", "training"),
             "the drop is to count after fine-tuning, but none is asked",

@@ -5,15 +5,19 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
 from secateur.compare import Comparison, carry_out, conduct, gather, requests, write
 from secateur.compare.claims import claimed
 from secateur.compare.runs import path_of
 from secateur.data import Data
-from secateur.errors import ArtifactError, SecateurError, TargetError
+from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
 from secateur.events import Event
+from secateur.measure import Latency, SideBySide
+from secateur.run import headline, job
 
 
 class KilledError(Exception):
@@ -149,3 +153,55 @@ def test_new_weights_have_the_scale_of_thin_layers() -> None:
     before = thin.weight.clone()
     conduct._rescale(thin, dense)
     torch.testing.assert_close(thin.weight, 2 * before)
+
+
+def test_each_run_is_timed_in_turns_with_its_own_dense_network(
+    colours: Data, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[str], str, int | None]] = []
+
+    def measured(networks: dict[str, nn.Module], inputs: Any, runtime: Any, **options: Any) -> SideBySide:
+        seen.append((list(networks), runtime, options["threads"]))
+        sizes = {name: float(sum(p.numel() for p in model.parameters())) for name, model in networks.items()}
+        latencies = {name: Latency(each, 0.1, 11, 1, 1, "cpu", runtime) for name, each in sizes.items()}
+        return SideBySide(
+            runtime, latencies, {name: (each,) * 11 for name, each in sizes.items()}, dict.fromkeys(sizes, 0.0)
+        )
+
+    chosen: list[Any] = []
+
+    def choose(model: nn.Module, inputs: Any, among: Any, **options: Any) -> Any:
+        chosen.append(among)
+        return among[len(chosen) - 1]
+
+    monkeypatch.setattr(headline, "side_by_side", measured)
+    monkeypatch.setattr(headline, "fastest_runtime", choose)
+    monkeypatch.setattr(job, "expect", lambda *given: None)
+    text = "latency = true\nthreads = 1\n" + small.replace("[0, 1]", "[0]").replace("epochs = 2", "epochs = 1")
+    comparison = Comparison.from_toml(text)
+    done = carry_out(comparison, tmp_path)
+    assert chosen == [("eager", "channels_last")]  # once for all, for what is not exported
+    assert seen == [(["dense", "pruned"], "eager", 1)] * 5
+    for request, run in done:
+        assert run.speed is not None
+        assert run.dense_latency == run.dense_params
+        assert run.latency == run.params
+        assert run.speed["ratio"] == pytest.approx(run.dense_params / run.params)
+        assert run.speed["differs"] is (request.kind != "dense")
+    _, written = write(comparison, done, tmp_path)
+    page = written.page.read_text("utf-8")
+    assert "Each network was timed in turns with the dense one in PyTorch eager" in page
+    assert page.count("no measurable difference") == 1  # that which was only trained on
+    path = path_of(tmp_path, done[0][0])
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name != "speed"}
+    path.write_text(json.dumps(old))  # as earlier versions have left it
+    assert gather(comparison, tmp_path)[0][1].speed is None
+
+
+def test_a_comparison_refuses_a_runtime_that_is_not_there(
+    colours: Data, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headline, "missing", lambda runtime, device: f"{runtime} needs something")
+    with pytest.raises(SettingError, match="openvino needs something"):
+        carry_out(Comparison.from_toml(f'latency = true\nruntime = "openvino"\n{small}'), tmp_path)
+    assert list((tmp_path / "runs").iterdir()) == []

@@ -12,6 +12,7 @@ from secateur.compare import Comparison, Request, Run, findings, requests
 from secateur.compare.findings import NO_SPREAD, ONE_SEED, Findings, holm, welch
 from secateur.compare.notes import notes
 from secateur.compare.tables import runs_csv, spread, table_csv
+from secateur.report.summary import TIMES
 
 TEXT = """
 model = "secateur:lenet5"
@@ -170,3 +171,38 @@ def test_csv_has_a_row_for_each_line_and_each_run(found: Findings) -> None:
     runs = list(csv.DictReader(io.StringIO(runs_csv(done))))
     assert len(runs) == len(done) == 21
     assert float(runs[0]["test"]) == 0.93
+
+
+def timed(ratio: float, low: float, high: float) -> dict[str, object]:
+    dense = {"runtime": "onnxruntime"}
+    return {"ratio": ratio, "low": low, "high": high, "dense": dense}
+
+
+def test_speed_ups_have_intervals_and_noise_is_no_factor() -> None:
+    comparison, done = made()
+    times = {0: (2.0, 1.9, 2.2), 1: (2.2, 2.0, 2.3), 2: (2.1, 1.95, 2.4)}
+    noise = {0: (1.2, 0.9, 1.5), 1: (1.1, 0.8, 1.4), 2: (0.9, 0.7, 1.2)}
+    for place, (request, run_) in enumerate(done):
+        if request.kind == "prune":
+            ratio, low, high = (noise if request.recipe.method == "bn_scale" else times)[request.seed]
+            speed = timed(ratio, low, high)
+            done[place] = (request, replace(run_, latency=1.0, dense_latency=ratio, speed=speed))
+    found = findings(comparison, done)
+    lines = {line.label: line for line in found.lines}
+    faster, same = lines["best of two"], lines["bn_scale"]
+    assert faster.speedup == pytest.approx(2.1)
+    assert faster.interval == pytest.approx((1.95, 2.3))
+    assert (faster.faster, faster.runtime) == (f"2.10{TIMES}", "onnxruntime")
+    assert same.faster == "no measurable difference"
+    assert lines["thin network from scratch"].faster == ""
+    row = next(row for row in csv.DictReader(io.StringIO(table_csv(found))) if row["label"] == "bn_scale")
+    assert (row["speedup_in_words"], row["runtime"]) == ("no measurable difference", "onnxruntime")
+    row = next(row for row in csv.DictReader(io.StringIO(runs_csv(done))) if row["label"] == "best of two")
+    assert (row["runtime"], row["speedup"], row["speedup_low"]) == ("onnxruntime", "2.0", "1.9")
+
+
+def test_runs_of_earlier_versions_have_a_factor_without_an_interval() -> None:
+    comparison, done = made()
+    done = [(request, replace(run_, latency=1.0, dense_latency=1.5)) for request, run_ in done]
+    line = findings(comparison, done).lines[0]
+    assert (line.faster, line.interval, line.runtime) == (f"1.50{TIMES}", None, "")

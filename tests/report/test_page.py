@@ -216,6 +216,22 @@ def test_what_others_wrote_cannot_become_code(tmp_path):
     assert NASTY in Page(nasty).text
 
 
+def test_the_page_says_how_sure_a_speed_up_is_and_where(tmp_path):
+    content = document()
+    before, after = (content[when]["latency"] for when in ("before", "after"))
+    speed = {"dense": before, "pruned": after, "milliseconds": [10.0, 5.0], "ratio": 2.0, "low": 1.96, "high": 2.03}
+    speed |= {"confidence": 0.95, "clock": "wall", "wall_ratio": 2.0, "rounds": 11, "differs": True}
+    content["speed"] = speed
+    text = Page(report.write(make(tmp_path / "a", content)).read_text("utf-8")).text
+    assert "Latency in PyTorch eager" in text
+    assert "faster (95 % interval 1.96 to 2.03; 10 ms before, 5 ms after)" in text
+    assert "timed in 11 turns when all else was done" in text
+    content["speed"] = speed | {"differs": False, "low": 0.9}
+    text = Page(report.write(make(tmp_path / "b", content)).read_text("utf-8")).text
+    assert text.count("no measurable difference") == 3  # sentence, tile and table
+    assert "95 % interval" not in text
+
+
 def test_little_is_shown_where_little_was_measured(tmp_path):
     content = document(middle=None, widths=[], training={"pretrain": None, "rounds": []}, seconds={})
     content["target"] = {"keep": None, "of": None}

@@ -8,8 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secateur.measure import Latency, SpeedUp
 from secateur.report import outcome, rows
-from secateur.report.summary import milliseconds, percent, short, subject, target, training, verification, zeros
+from secateur.report.summary import (
+    milliseconds,
+    percent,
+    short,
+    subject,
+    target,
+    timing,
+    training,
+    verification,
+    zeros,
+)
 
 
 def measured(params: int, macs: int, top1: float | None = None, milliseconds: float | None = None) -> dict[str, Any]:
@@ -51,7 +62,7 @@ def test_rows_hold_the_numbers_with_both_shares(document):
         "Parameters",
         "MACs",
         "Activations",
-        "Latency (batch of 1, cpu, 2 threads, eager)",
+        "Latency in PyTorch eager (batch of 1, cpu, 2 threads)",
     ]
     accuracy, params, macs = table["Accuracy"], table["Parameters"], table["MACs"]
     assert (accuracy.before, accuracy.middle, accuracy.after) == ("92.00 %", "50.00 %", "91.50 %")
@@ -100,6 +111,52 @@ def test_outcome_is_one_sentence_with_the_same_numbers(document):
     assert "from 92.00 % to 91.50 % (−0.50 points)" in text
     assert "1.50× faster (12 ms before, 8 ms after)" in text
     assert "someone" not in text
+
+
+def speed_of(ratio: float, low: float, high: float, *, runtime: str = "onnxruntime") -> dict[str, Any]:
+    """Return what a measurement in turns leaves in a document."""
+    dense, pruned = (
+        Latency(2 * time, 0.1, 99, 1, 1, "cpu", runtime) for time in (12.1, 12.1 / ratio)
+    )  # on the wall, of a busy machine
+    found = SpeedUp(dense, pruned, 12.1, 12.1 / ratio, "processor", ratio, low, high, 0.95, 1.9, ratio, 11)
+    return found.to_dict()
+
+
+def timed(document: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:
+    before, after = document["before"] | {"latency": speed["dense"]}, document["after"] | {"latency": speed["pruned"]}
+    return document | {"before": before, "after": after, "speed": speed}
+
+
+def test_a_speed_up_is_told_with_its_interval_and_runtime(document):
+    told = timed(document, speed_of(2.0, 1.96, 2.03))
+    assert outcome(told).endswith(
+        "; a forward pass in ONNX Runtime is 2.00× faster (95 % interval 1.96 to 2.03; 12.1 ms before, 6.05 ms after)."
+    )
+    row = rows(told)[-1]
+    assert row.label == "Latency in ONNX Runtime (batch of 1, cpu, 1 thread, processor time)"
+    assert (row.before, row.after) == ("12.1 ms", "6.05 ms")  # by the clock that decides
+    assert (row.ratio, row.interval) == ("2.00× faster", "95 % interval 1.96 to 2.03")
+    assert "timed in 11 turns when all else was done" in timing(told)
+    assert "on the wall it was 1.90×" in timing(told)
+    slower = rows(timed(document, speed_of(0.8, 0.76, 0.85)))[-1]
+    assert (slower.ratio, slower.interval) == ("1.25× slower", "95 % interval 1.18 to 1.32")
+
+
+@pytest.mark.parametrize(("ratio", "low", "high"), [(1.2, 0.98, 1.4), (0.9, 0.8, 1.1), (1.004, 1.003, 1.005)])
+def test_what_is_inside_the_noise_is_no_factor(document, ratio: float, low: float, high: float):
+    told = timed(document, speed_of(ratio, low, high, runtime="channels_last"))
+    row = rows(told)[-1]
+    assert (row.ratio, row.interval) == ("no measurable difference", "")
+    assert "; a forward pass in PyTorch channels-last shows no measurable difference (12.1 ms before, " in outcome(told)
+    for text in (row.ratio, outcome(told).partition("forward pass")[2], timing(told)):
+        assert "×" not in text
+
+
+def test_latencies_of_earlier_versions_are_told_as_they_were(document):
+    assert "; a forward pass in PyTorch eager is 1.50× faster (12 ms before, 8 ms after)." in outcome(document)
+    assert timing(document) == "Latency is the median of 9 runs; half of them lie within 0.1 ms."
+    document["after"]["latency"] = None
+    assert timing(document) == ""
 
 
 def test_target_says_what_was_asked_and_reached(document):

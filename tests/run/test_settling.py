@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from secateur.events import Event
 from secateur.measure import Latency, SideBySide
 from secateur.measure.layer_table import LayerShape, LayerTable
 from secateur.methods.magnitude import Magnitude
-from secateur.run import Result, budgeting, prune, within_latency
+from secateur.run import Result, budgeting, headline, prune, within_latency
 from secateur.run.bargain import Bargain
 from secateur.run.settling import settle
 
@@ -57,7 +58,7 @@ def made_up(block: int, twist: float) -> Any:
             time = sum(cost(tuple(m.weight.shape), 64 if isinstance(m, nn.Conv2d) else 1) for m in layers)
             times[name] = time**twist
         latencies = {name: Latency(time, 0.0, 1, 1, 1, "cpu", runtime) for name, time in times.items()}
-        return SideBySide(runtime, latencies, {n: (t,) for n, t in times.items()}, dict.fromkeys(times, 0.0))
+        return SideBySide(runtime, latencies, {n: (t,) * 11 for n, t in times.items()}, dict.fromkeys(times, 0.0))
 
     return layer, whole
 
@@ -182,15 +183,20 @@ def test_what_several_rounds_have_made_is_timed_again(monkeypatch: pytest.Monkey
     for slower, warned in ((1.0, 0), (1.2, 1)):
         heard: list[Event] = []
 
-        def again(*given: Any, slower: float = slower, **options: Any) -> tuple[float, float]:
-            share, before = within_latency.in_turns(*given, **options)
-            return share * slower, before
+        def again(networks: dict[str, nn.Module], *given: Any, slower: float = slower, **options: Any) -> SideBySide:
+            found = whole(networks, *given, **options)
+            turns = {**found.turns, "pruned": tuple(turn * slower for turn in found.turns["pruned"])}
+            return replace(found, turns=turns)
 
-        monkeypatch.setattr(budgeting, "in_turns", again)
-        x, budget = torch.randn(1, 3, 8, 8), Budget(max_latency=0.5)
+        monkeypatch.setattr(headline, "side_by_side", again)
+        x, budget = torch.randn(1, 3, 8, 8), Budget(max_latency=0.5, runtime="eager")
         options: dict[str, Any] = {"budget": budget, "latency": False, "tell": heard.append}
         result = prune(Wide(), x, "magnitude", rounds=2, **options)
-        assert result.budget["latency"]["measured"] == pytest.approx(0.5 * slower, rel=0.06)
+        latency = result.budget["latency"]
+        assert latency["measured"] == pytest.approx(0.5 * slower, rel=0.06)
+        assert latency["low"] == pytest.approx(latency["high"]) == pytest.approx(latency["measured"])
+        assert result.speed is None  # times were asked for by the limit alone
+        assert result.after.latency is None
         assert sum(event.stage == "warning" and "takes 0.6" in event.text for event in heard) == warned
 
 
@@ -199,7 +205,7 @@ def test_prune_refuses_budgets_before_any_work(monkeypatch: pytest.MonkeyPatch) 
         prune(Wide(), torch.randn(1, 3, 8, 8), budget=Budget(max_drop=0.1))
     with pytest.raises(SettingError, match="count after fine-tuning, but none is asked for"):
         prune_small(budget=Budget(max_drop=0.1, drop_after="training"))
-    monkeypatch.setattr(budgeting, "missing", lambda runtime, device: f"{runtime} needs the package {runtime}")
+    monkeypatch.setattr(headline, "missing", lambda runtime, device: f"{runtime} needs the package {runtime}")
     with pytest.raises(SettingError, match="openvino needs the package openvino"):
         prune_small(budget=Budget(max_latency=0.5, runtime="openvino"))
 
@@ -228,7 +234,7 @@ def test_a_warning_comes_before_the_work_where_the_speed_lags(monkeypatch: pytes
     monkeypatch.setattr(expectation, "side_by_side", whole)
     events: list[Event] = []
     target = Target(0.55)
-    prune(Wide(), torch.randn(1, 3, 8, 8), target=target, tell=events.append)
+    prune(Wide(), torch.randn(1, 3, 8, 8), target=target, runtime="eager", tell=events.append)
     warnings = [number for number, event in enumerate(events) if event.stage == "warning"]
     assert len(warnings) == 1
     text = events[warnings[0]].text
@@ -236,7 +242,9 @@ def test_a_warning_comes_before_the_work_where_the_speed_lags(monkeypatch: pytes
     assert "odd widths are slow here; widths in multiples of 32 (--multiple 32) help" in text
     assert warnings[0] < next(number for number, event in enumerate(events) if event.stage == "plan")
     events.clear()
-    prune(Wide(), torch.randn(1, 3, 8, 8), target=target, limits=Limits(multiple=32), tell=events.append)
+    prune(
+        Wide(), torch.randn(1, 3, 8, 8), target=target, runtime="eager", limits=Limits(multiple=32), tell=events.append
+    )
     assert not any(event.stage == "warning" for event in events)
 
 
@@ -250,5 +258,5 @@ def test_nothing_is_foretold_of_a_machine_that_is_busy_elsewhere(monkeypatch: py
     )
     monkeypatch.setattr(expectation, "side_by_side", whole)
     events: list[Event] = []
-    prune(Wide(), torch.randn(1, 3, 8, 8), target=Target(0.55), tell=events.append)
+    prune(Wide(), torch.randn(1, 3, 8, 8), target=Target(0.55), runtime="eager", tell=events.append)
     assert not any(event.stage == "warning" for event in events)

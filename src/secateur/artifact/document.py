@@ -29,7 +29,8 @@ def document(result: Result) -> dict[str, Any]:
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
     ``middle`` (after surgery, before fine-tuning), ``after``, ``repairs`` (without training, on validation images),
     ``widths``, ``explanation``, ``verification``,
-    ``budget`` (what was measured to meet limits),
+    ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
+    of the ratio),
     ``searches`` (all candidates that a method has tried), ``sensitivity`` (curves of each group, round by round,
     where they were measured), ``training``, ``seconds``,
     ``execution`` (how block layers run, which was timed on this machine) and ``example``. Accuracies are
@@ -52,6 +53,7 @@ def document(result: Result) -> dict[str, Any]:
             "explanation": _explanation(result.explanation),
             "verification": {"difference": result.verification, "exact": result.verification <= TOLERANCE},
             "budget": result.budget,
+            "speed": result.speed,
             "searches": list(result.searches),
             "sensitivity": list(result.sensitivity),
             "training": {

@@ -71,7 +71,7 @@ def bench(
     """Time the dense and the pruned network of a result in turns, in every runtime that is installed.
 
     What a runtime computes is compared with PyTorch eager first. Times are medians of all passes; the speed-up is the
-    median over the turns.
+    median over the turns, with the interval that holds it with a confidence of 95 percent.
     """
     from secateur.measure import missing
 
@@ -133,7 +133,11 @@ def _document(
             {
                 "runtime": it.runtime,
                 "speedup": it.ratio(DENSE, PRUNED),
-                "speedup_spread": it.ratio_spread(DENSE, PRUNED),
+                "speedup_low": it.interval(DENSE, PRUNED)[0],
+                "speedup_high": it.interval(DENSE, PRUNED)[1],
+                "differs": it.differ(DENSE, PRUNED),
+                "rounds": len(it.turns[DENSE]),
+                "clock": it.clock,
                 **{name: _entry(it, name) for name in (DENSE, PRUNED)},
             }
             for it in found
@@ -183,6 +187,6 @@ def _speak(document: dict[str, Any]) -> None:
     from secateur.report import speed
 
     headings = ("Runtime", "Dense, ms", "Pruned, ms", "Speed-up")
-    say(table(headings, speed.rows(document), numbers=(1, 2, 3)), "", speed.conditions(document))
+    say(table(headings, speed.rows(document), numbers=(1, 2), whole=(0,)), "", speed.conditions(document))
     for reason in document["left_out"].values():
         say(f"Left out: {reason}.")

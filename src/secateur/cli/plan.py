@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,9 +82,12 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.run.budgeting import check_budget
     from secateur.run.job import Job
     from secateur.run.place import place_for
+    from secateur.run.recipes import runtime_of
     from secateur.run.round import Round
 
     method = run.method_of(recipe)
+    recipe = replace(recipe, latency=False)  # only a limit of latency is measured here
+    named, among, threads = runtime_of(recipe)
     data = run.data_of(recipe, download=download)
     model = run.model_of(recipe, data)
     job = Job(
@@ -96,15 +100,18 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
         leave=recipe.leave,
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
-        latency=False,
+        latency=recipe.latency,
         patience=recipe.patience,
         budget=recipe.budget,
+        runtime=named,
+        among=among,
+        threads=threads,
         work=None,
         tell=tell,
         place=place_for(model, recipe.train or recipe.shape),
     )
     beforehand.check_weights(model)
-    check_budget(recipe.budget, model, data, recipe.train)
+    check_budget(recipe.budget, data, recipe.train)
     graph = job.read(model)
     job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)

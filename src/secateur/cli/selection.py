@@ -21,6 +21,7 @@ NETWORK = (
     "workers",
 )  # fmt: skip
 TARGET = ("method", "keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple", "seed")
+PLACE = ("runtime", "threads")
 OUTPUT = "Output"
 _OWN = ("--out", "--force", "--download", "--quiet", "--json", "--debug", "--help")
 
@@ -43,8 +44,10 @@ def selection_flags(args: Sequence[str]) -> list[Flag]:
         dataclasses.replace(flag, help=f"{flag.help} [default: {METHOD}]") if flag.field == "method" else flag
         for flag in target
     ]
-    limits = flags_of(Budget, "budget", "Limits, all to be met together")
-    return [*network, *target, *limits, *method_flags(args)]
+    own = [field.name for field in dataclasses.fields(Budget) if field.name not in PLACE]
+    limits = flags_of(Budget, "budget", "Limits, all to be met together", names=own)
+    place = flags_of(Recipe, "recipe", "Where it will run", names=PLACE)
+    return [*network, *target, *limits, *place, *method_flags(args)]
 
 
 def recipe_of(given: Given, **more: Any) -> Recipe:

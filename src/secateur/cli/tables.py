@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from secateur.measure import Accuracy, Counts, Latency
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()) -> Table:
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), whole: Sequence[int] = ()
+) -> Table:
     """Return a table.
 
     Args:
         headings: one for each column; all empty for no heading.
         rows: texts, as many as headings.
         numbers: columns that are aligned to the right and never wrapped.
+        whole: further columns that are never wrapped.
     """
     made = Table(box=box.SIMPLE_HEAD, show_header=any(headings), pad_edge=False, show_edge=False, padding=(0, 1))
     for place, heading in enumerate(headings):
         justify: JustifyMethod = "right" if place in numbers else "left"
-        made.add_column(Text(heading), justify=justify, no_wrap=place in numbers, overflow="fold")
+        made.add_column(Text(heading), justify=justify, no_wrap=place in (*numbers, *whole), overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
@@ -64,9 +67,13 @@ def change(document: Mapping[str, Any]) -> Table:
 def conditions(document: Mapping[str, Any]) -> list[str]:
     """Return one line that says how the time was taken; none if it was not."""
     from secateur.report import rows
+    from secateur.report.summary import LATENCY
 
-    labels = [row.label for row in rows(document) if row.label.startswith("Latency (")]
-    return [f"{label.replace(' (', ': ').removesuffix(')')}." for label in labels]
+    found = [row for row in rows(document) if row.label.startswith(LATENCY)]
+    return [
+        f"{row.label.replace(' (', ': ').removesuffix(')')}{f'; {row.interval}' if row.interval else ''}."
+        for row in found
+    ]
 
 
 def kept_whole(explanation: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from secateur.compare.claims import claimed
 from secateur.compare.comparison import Comparison
 from secateur.compare.requests import Request, requests
 from secateur.compare.runs import Run
+from secateur.compare.runtime import runtime_of
 from secateur.core.problem import Problem
 from secateur.core.select import Limits
 from secateur.core.size import Target
@@ -25,10 +26,11 @@ from secateur.core.surgery import apply
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.events import Event, Tell, ignore
-from secateur.measure import Measurement
+from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
-from secateur.run import beforehand, data_of, example_of, model_of, prune_as
+from secateur.run import beforehand, data_of, example_of, model_of, prune_as, recipes
+from secateur.run.headline import timed_together
 from secateur.run.place import accuracy_at, measure_at, place_for
 from secateur.run.work import Work
 from secateur.training import History, fit
@@ -108,6 +110,7 @@ def _refuse_early(comparison: Comparison, download: bool, tell: Tell) -> None:
         SecateurError: naming the method.
     """
     recipe = requests(comparison)[0].recipe
+    recipes.runtime_of(recipe)
     data = data_of(recipe, download=download)
     assert data is not None
     if not data.size("val"):
@@ -176,9 +179,12 @@ class _Conductor:
     def _prune(self, request: Request, data: Data) -> Run:
         recipe = request.recipe
         work = self.folder / "work" / request.name
-        tested = self._measured_dense(recipe, data).accuracy
-        result = prune_as(recipe, self.dense(recipe, data), data, tested=tested, work=work, tell=self.tell)
-        made = _run(request, data, result.model, result.before, result.after, (*result.shaped, *result.histories))
+        dense, tested = self.dense(recipe, data), self._measured_dense(recipe, data).accuracy
+        runtime, _ = runtime_of(self.folder, recipe, dense, data.example(), self.tell)
+        timed = replace(recipe, runtime=runtime)
+        result = prune_as(timed, dense, data, tested=tested, work=work, tell=self.tell)
+        histories = (*result.shaped, *result.histories)
+        made = _run(request, data, result.model, result.before, result.after, result.speed, histories)
         middle = result.middle.accuracy if result.middle else result.after.accuracy
         return replace(
             made,
@@ -220,14 +226,21 @@ class _Conductor:
         history = fit(
             model, data, train, teacher=teacher, checkpoint=place, seed=request.seed + 1, tell=self.tell
         )  # the order of images is that of the first round of pruning
-        return _run(
-            request, data, model, before, self._measure(model, f"the {request.label}", request.recipe, data), (history,)
-        )
+        after = self._measure(model, f"the {request.label}", request.recipe, data)
+        return _run(request, data, model, before, after, self._speed(request.recipe, model, data), (history,))
+
+    def _speed(self, recipe: Recipe, model: nn.Module, data: Data) -> SpeedUp | None:
+        """Time a network that was not pruned here in turns with the dense one, if the recipe wants times."""
+        if not recipe.latency:
+            return None
+        dense, example = self.dense(recipe, data), example_of(recipe, data)
+        runtime, threads = runtime_of(self.folder, recipe, dense, example, self.tell)
+        return timed_together(dense, model, example, runtime or "eager", threads, self.tell)
 
     def _measure(self, model: nn.Module, name: str, recipe: Recipe, data: Data) -> Measurement:
         self.tell(Event("measure", f"measuring {name}"))
         example, place = example_of(recipe, data), place_for(model, recipe.train)
-        return measure_at(model, example, data.batches("test"), place, time=recipe.latency, tell=self.tell)
+        return measure_at(model, example, data.batches("test"), place, tell=self.tell)
 
 
 def _run(
@@ -236,6 +249,7 @@ def _run(
     model: nn.Module,
     before: Measurement,
     after: Measurement,
+    speed: SpeedUp | None,
     histories: tuple[History, ...],
 ) -> Run:
     assert before.accuracy is not None
@@ -254,8 +268,9 @@ def _run(
         params=after.counts.params,
         dense_macs=before.counts.macs,
         dense_params=before.counts.params,
-        latency=after.latency.milliseconds if after.latency else None,
-        dense_latency=before.latency.milliseconds if before.latency else None,
+        latency=speed.milliseconds[1] if speed else None,
+        dense_latency=speed.milliseconds[0] if speed else None,
+        speed=speed.to_dict() if speed else None,
         epochs=sum(len(history.rows) for history in histories),
         histories=tuple(history.to_dict() for history in histories),
     )

@@ -11,6 +11,8 @@ from typing import Any
 from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.requests import Request, requests
 from secateur.compare.runs import Run
+from secateur.measure.interval import differs
+from secateur.report.summary import SAME, TIMES
 
 LEVEL = 0.05
 """A difference that chance makes less often than this is called a difference."""
@@ -72,6 +74,8 @@ class Line:
         params: share of the parameters left.
         latency: milliseconds of a forward pass; None if not timed.
         speedup: latency of the dense network over that of the pruned one; None if not timed.
+        interval: holds it with 95 % confidence: the mean of the intervals of the runs; None if not timed in turns.
+        runtime: in what it was timed; empty if not timed in turns.
         epochs: of training after the dense network was there.
         seeds: of the runs.
         tried: how many settings of this label there were, of which this one did best on the validation images.
@@ -98,6 +102,17 @@ class Line:
     settings: str = ""
     against_random: Verdict | None = None
     against_best: Verdict | None = None
+    interval: tuple[float, float] | None = None
+    runtime: str = ""
+
+    @property
+    def faster(self) -> str:
+        """Return the speed-up as text: a factor, or that the difference is inside the noise; empty if not timed."""
+        if self.speedup is None:
+            return ""
+        if self.interval is not None and not differs(self.speedup, *self.interval):
+            return SAME
+        return f"{self.speedup:.2f}{TIMES}"
 
 
 @dataclass(frozen=True)
@@ -207,7 +222,16 @@ def _line(
         epochs=max(run.epochs for run in runs),
         seeds=tuple(run.seed for run in runs),
         settings=_words(changes),
+        interval=_interval([run.speed for run in runs if run.speed is not None]),
+        runtime=", ".join(dict.fromkeys(str(run.speed["dense"]["runtime"]) for run in runs if run.speed is not None)),
     )
+
+
+def _interval(speeds: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Return the mean of intervals, which is wider than an interval of the mean."""
+    if not speeds:
+        return None
+    return statistics.fmean(it["low"] for it in speeds), statistics.fmean(it["high"] for it in speeds)
 
 
 def _compared(lines: Sequence[Line]) -> list[Line]:

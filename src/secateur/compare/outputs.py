@@ -19,7 +19,7 @@ from secateur.compare.requests import Request
 from secateur.compare.runs import Run
 from secateur.errors import ArtifactError
 from secateur.report.figures import script
-from secateur.report.summary import percent
+from secateur.report.summary import RUNTIME_NAMES, percent
 
 PAGE, TABLE, RUNS, DOCUMENT = "comparison.html", "table.csv", "runs.csv", "comparison.json"
 
@@ -87,6 +87,9 @@ def render(comparison: Comparison, found: Findings, done: Sequence[tuple[Request
         notes=notes(found),
         charts=[Markup(figures.trade_off(found, quantity)) for quantity in quantities],
         timed=timed,
+        runtimes=" and ".join(
+            RUNTIME_NAMES.get(name, name) for name in dict.fromkeys(line.runtime for line in found.lines) if name
+        ),
         tried=tried,
         cuts=any(line.cut for line in found.lines),
         controls=asked,

@@ -34,7 +34,9 @@ class Run:
         dense_macs: of the network that went in.
         dense_params: the same.
         latency: milliseconds of a forward pass at the end; None if it was not timed.
-        dense_latency: the same of the network that went in.
+        dense_latency: the same of the network that went in, timed in turns with the other.
+        speed: what both say together, ``SpeedUp.to_dict``; None if they were not timed, or by an earlier version, which
+            timed them one after the other.
         epochs: of all trainings after the dense network was there.
         verification: largest relative difference between pruned and silenced network.
         seconds: the run took.
@@ -66,6 +68,7 @@ class Run:
     plans: tuple[str, ...] = ()
     histories: tuple[Mapping[str, Any], ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    speed: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -110,6 +113,7 @@ def load(folder: Path, request: Request) -> Run | None:
     version = values.pop("format", None)
     if isinstance(version, int) and version > FORMAT:
         raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
+    values.setdefault("speed", None)
     for entry in fields(Run):
         if entry.name not in values:
             raise _damaged(path, f"it lacks '{entry.name}'")
@@ -131,6 +135,7 @@ _KINDS: dict[str, Any] = {
     "tuple[str, ...]": list,
     "tuple[Mapping[str, Any], ...]": list,
     "Mapping[str, Any]": dict,
+    "Mapping[str, Any] | None": dict | None,
 }
 
 

@@ -18,11 +18,13 @@ from secateur.report.summary import MINUS, NONE
 TABLE = (
     "label", "method", "control", "keep", "settings", "seeds", "epochs", "test_mean", "test_std", "val_mean", "val_std",
     "cut_mean", "cut_std", "dense_mean", "macs_left", "params_left", "latency_ms", "speedup",
+    "speedup_low", "speedup_high", "speedup_in_words", "runtime",
     "p_random", "against_random", "p_best", "against_best",
 )  # fmt: skip
 RUNS = (
     "label", "method", "control", "keep", "seed", "epochs", "dense", "cut", "test", "val", "macs", "params",
-    "dense_macs", "dense_params", "latency", "dense_latency", "verification", "seconds", "name",
+    "dense_macs", "dense_params", "latency", "dense_latency", "runtime", "speedup", "speedup_low", "speedup_high",
+    "verification", "seconds", "name",
 )  # fmt: skip
 
 
@@ -33,7 +35,9 @@ def table_csv(found: Findings) -> str:
 
 def runs_csv(done: Sequence[tuple[Request, Run]]) -> str:
     """Return every run as a row of CSV; shares, not percent, and milliseconds."""
-    rows = [{**run.to_dict(), "label": request.label, "control": request.control} for request, run in done]
+    rows = [
+        {**run.to_dict(), **_speed(run), "label": request.label, "control": request.control} for request, run in done
+    ]
     return _csv(RUNS, [{name: row[name] for name in RUNS} for row in rows])
 
 
@@ -90,10 +94,26 @@ def _flat(line: Line) -> dict[str, Any]:
         "params_left": line.params,
         "latency_ms": line.latency.mean if line.latency else None,
         "speedup": line.speedup,
+        "speedup_low": line.interval[0] if line.interval else None,
+        "speedup_high": line.interval[1] if line.interval else None,
+        "speedup_in_words": line.faster,
+        "runtime": line.runtime,
         "p_random": random.p if random else None,
         "against_random": random.text if random else None,
         "p_best": best.p if best else None,
         "against_best": best.text if best else None,
+    }
+
+
+def _speed(run: Run) -> dict[str, Any]:
+    if run.speed is None:
+        return dict.fromkeys(("runtime", "speedup", "speedup_low", "speedup_high"))
+    speed = run.speed
+    return {
+        "runtime": speed["dense"]["runtime"],
+        "speedup": speed["ratio"],
+        "speedup_low": speed["low"],
+        "speedup_high": speed["high"],
     }
 
 
@@ -106,7 +126,7 @@ def _nested(line: Line) -> dict[str, Any]:
     for name in ("test", "val", "cut", "dense", "latency"):
         part: Spread | None = getattr(line, name)
         values[name] = part and {"values": list(part.values), "mean": part.mean, "std": part.std}
-    return {**values, "seeds": list(line.seeds)}
+    return {**values, "seeds": list(line.seeds), "speedup_in_words": line.faster}
 
 
 def _csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .accuracy import Accuracy, accuracy
+from .choice import fastest_runtime
 from .counts import Counts, count
 from .deployment import Deployed, deploy
 from .execution import fastest
@@ -11,6 +12,7 @@ from .latency import Latency, latency
 from .measurement import Measurement, measure
 from .runtimes import RUNTIMES, Runtime, installed, missing
 from .side_by_side import SideBySide, side_by_side
+from .speed_up import SpeedUp
 
 __all__ = [
     "RUNTIMES",
@@ -22,10 +24,12 @@ __all__ = [
     "Measurement",
     "Runtime",
     "SideBySide",
+    "SpeedUp",
     "accuracy",
     "count",
     "deploy",
     "fastest",
+    "fastest_runtime",
     "installed",
     "latency",
     "measure",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,39 +15,86 @@ from torch import nn
 
 from ..events import Event, Tell, ignore
 from .forward import ExampleInputs, device_of, evaluating
+from .interval import differs, median_interval
 from .latency import WARM_UP, Latency, batch_of, check_conditions
+from .machine import steadiest_clock
 from .runtimes import Ready, Runtime, known, ready, threads_set, verified
 
 ROUNDS = 11
+"""Turns that are taken in any case; an interval of 95 % needs 6."""
+
+MOST_ROUNDS = 41
+"""Turns after which no more are taken, however wide the interval."""
+
+NARROW = 0.03
+"""Half width of an interval, relative to the ratio, at which no more turns are due."""
+
+_PATIENCE = 4  # times the seconds asked for, after which no more turns are taken
+
+Clock = Literal["wall", "processor"]
+"""What a time is taken by: the clock on the wall, or how long all threads of this program have computed."""
+
+_CLOCKS: tuple[Clock, ...] = ("wall", "processor")
+
+_Times: TypeAlias = dict[str, list[list[tuple[float, float]]]]  # network, turn, pass: seconds by both clocks
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """Times of some networks by one clock.
+
+    Attributes:
+        latencies: median and spread of all passes of each network.
+        turns: for each network the median of each turn, in milliseconds; equally numbered turns followed each other.
+    """
+
+    latencies: Mapping[str, Latency]
+    turns: Mapping[str, tuple[float, ...]]
+
+    def ratios(self, of: str, to: str) -> list[float]:
+        """Return how many times the latency of one network is that of another, turn by turn."""
+        return [mine / yours for mine, yours in zip(self.turns[of], self.turns[to], strict=True)]
+
+    def ratio(self, of: str, to: str) -> float:
+        """Return the median of these."""
+        return statistics.median(self.ratios(of, to))
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """How fast some networks are in one runtime.
+    """How fast some networks are in one runtime, by the clock that other programs disturb the least.
 
     Attributes:
         runtime: see ``Runtime``.
         latencies: median and spread of all passes of each network.
-        turns: for each network the median of each turn, in milliseconds; equally numbered turns followed each other.
+        turns: see ``Clocked``.
         differences: how far the outputs were from those of PyTorch eager, relative to the largest.
+        clock: which clock the times are of: that of the processor for one thread of a CPU, else the one on the wall.
+        other: the same passes by the other clock; None on a GPU, where the time of the processor means nothing.
     """
 
     runtime: Runtime
     latencies: Mapping[str, Latency]
     turns: Mapping[str, tuple[float, ...]]
     differences: Mapping[str, float]
+    clock: Clock = "wall"
+    other: Clocked | None = None
+
+    def by(self, clock: Clock) -> Clocked | None:
+        """Return the times by one of the clocks, None if there are none."""
+        return Clocked(self.latencies, self.turns) if clock == self.clock else self.other
 
     def ratio(self, of: str, to: str) -> float:
         """Return how many times the latency of one network is that of another, the median over the turns."""
-        return float(np.median(self._ratios(of, to)))
+        return Clocked(self.latencies, self.turns).ratio(of, to)
 
-    def ratio_spread(self, of: str, to: str) -> float:
-        """Return the interquartile range of that ratio."""
-        low, high = np.quantile(self._ratios(of, to), (0.25, 0.75))
-        return float(high - low)
+    def interval(self, of: str, to: str) -> tuple[float, float]:
+        """Return the interval of that ratio, see ``median_interval``."""
+        return median_interval(Clocked(self.latencies, self.turns).ratios(of, to))
 
-    def _ratios(self, of: str, to: str) -> np.ndarray:
-        return np.array(self.turns[of]) / np.array(self.turns[to])
+    def differ(self, of: str, to: str) -> bool:
+        """Say whether two networks differ in their latency, or only by noise."""
+        return differs(self.ratio(of, to), *self.interval(of, to))
 
 
 def side_by_side(
@@ -55,18 +104,20 @@ def side_by_side(
     *,
     threads: int | None = None,
     seconds: float = 1.0,
-    clock: Callable[[], float] = time.perf_counter,
     tell: Tell = ignore,
 ) -> SideBySide:
     """Time networks in turns, after comparing what each puts out with PyTorch eager.
+
+    Each pass is timed by two clocks, on the wall and of the processor. Turns go on until the ratio of each network to
+    the first is known to ``NARROW`` with a confidence of 95 %, or patience ends.
 
     Args:
         networks: by name; all on one device. They stay as they are.
         example_inputs: what each of them takes, of the batch size to time.
         runtime: see ``Runtime``.
         threads: of the CPU; None means as many as torch has now.
-        seconds: to time each network for, at least, over all turns.
-        clock: what the times are taken by, in seconds; by default the one on the wall.
+        seconds: to time each network for, at least, over all turns; four times as long at most where the times are
+            unsteady.
         tell: hears of each turn, under the stage ``"measure RUNTIME"``.
 
     Raises:
@@ -89,43 +140,95 @@ def side_by_side(
             tell(Event(f"measure {runtime}", f"timing in {runtime}"))
             made[name] = ready(model, example_inputs, runtime, used)
             differences[name] = verified(model, example_inputs, made[name], runtime)
-        times = _turns(made, seconds, clock, lambda turn: tell(Event(f"measure {runtime}", "", turn, ROUNDS)))
-    latencies = {
-        name: _latency(times[name], batch_of(example_inputs), used, str(device_of(model)), runtime)
-        for name, model in networks.items()
+        device = device_of(next(iter(networks.values()), nn.Identity()))
+        clock: Clock = "processor" if steadiest_clock(used, device) is time.process_time else "wall"
+        times = turns_of(made, seconds, clock, lambda turn: tell(Event(f"measure {runtime}", "", turn, ROUNDS)))
+    batch = batch_of(example_inputs)
+    found = {
+        each: Clocked(
+            {name: _latency(times[name], each, batch, used, str(device), runtime) for name in networks},
+            {name: medians_of(times[name], each) for name in networks},
+        )
+        for each in _CLOCKS
     }
-    turns = {name: tuple(float(np.median(turn)) * 1e3 for turn in rounds) for name, rounds in times.items()}
-    return SideBySide(runtime, latencies, turns, differences)
+    own, other = found[clock], found["wall" if clock == "processor" else "processor"]
+    on_cpu = device.type == "cpu"
+    return SideBySide(runtime, own.latencies, own.turns, differences, clock, other if on_cpu else None)
 
 
-def _turns(
-    made: Mapping[str, Ready], seconds: float, clock: Callable[[], float], begin: Callable[[int], None]
-) -> dict[str, list[list[float]]]:
-    """Return for each network the times of its passes, turn by turn."""
-    times: dict[str, list[list[float]]] = {name: [] for name in made}
-    for number in range(ROUNDS):
-        begin(number)
+def turns_of(
+    made: Mapping[str, Ready],
+    seconds: float,
+    clock: Clock,
+    begin: Callable[[int], None] = lambda turn: None,
+    *,
+    rounds: int = ROUNDS,
+    most: int = MOST_ROUNDS,
+) -> _Times:
+    """Return for each network the times of its passes in seconds, turn by turn, by both clocks.
+
+    Args:
+        made: what to time in turns; call this as ``ready`` is called.
+        seconds: for each network, over the first ``rounds`` turns.
+        clock: which decides whether more turns are due.
+        begin: called before each of the first turns with its number.
+        rounds: turns in any case.
+        most: turns at most.
+    """
+    times: _Times = {name: [] for name in made}
+    end = time.perf_counter() + _PATIENCE * seconds * len(made)
+    for number in range(most):
+        if number < rounds:
+            begin(number)
+        elif _narrow(times, clock) or time.perf_counter() >= end:
+            break
         # the first of a turn finds other caches than the second, so it is not always the same one
         order = list(made.items())
         for name, it in order if number % 2 else reversed(order):
             for _ in range(WARM_UP if number == 0 else 1):
                 it.run()
-            times[name].append(_timed(it, seconds / ROUNDS, clock))
+            times[name].append(_timed(it, seconds / rounds))
     return times
 
 
-def _timed(it: Ready, seconds: float, clock: Callable[[], float]) -> list[float]:
-    passes: list[float] = []
+def _timed(it: Ready, seconds: float) -> list[tuple[float, float]]:
+    """Return the times of some passes on the wall and of the processor."""
+    passes: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while True:
-        start = clock()
+        wall, processor = time.perf_counter(), time.process_time()
         it.run()
-        passes.append(clock() - start)
-        if time.perf_counter() >= end:
+        computed = time.process_time() - processor
+        now = time.perf_counter()
+        passes.append((now - wall, computed))
+        if now >= end:
             return passes
 
 
-def _latency(rounds: list[list[float]], batch: int, threads: int, device: str, runtime: Runtime) -> Latency:
-    passes = np.array([each for turn in rounds for each in turn]) * 1e3
+def _narrow(times: _Times, clock: Clock) -> bool:
+    """Say whether the ratio of each network to the first is known well enough."""
+    first, *others = (medians_of(turns, clock) for turns in times.values())
+    for turns in others:
+        ratios = [mine / yours for mine, yours in zip(first, turns, strict=True)]
+        low, high = median_interval(ratios)
+        if not high - low <= 2 * NARROW * statistics.median(ratios):
+            return False
+    return True
+
+
+def medians_of(turns: Sequence[Sequence[tuple[float, float]]], clock: Clock) -> tuple[float, ...]:
+    """Return the median of each turn in milliseconds."""
+    return tuple(float(np.median([each[_CLOCKS.index(clock)] for each in turn])) * 1e3 for turn in turns)
+
+
+def _latency(
+    turns: Sequence[Sequence[tuple[float, float]]],
+    clock: Clock,
+    batch: int,
+    threads: int,
+    device: str,
+    runtime: Runtime,
+) -> Latency:
+    passes = np.array([each[_CLOCKS.index(clock)] for turn in turns for each in turn]) * 1e3
     low, middle, high = np.quantile(passes, (0.25, 0.5, 0.75))
     return Latency(float(middle), float(high - low), len(passes), batch, threads, device, runtime)

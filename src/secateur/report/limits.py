@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.report.summary import Document, milliseconds
+from secateur.report.summary import SAME, Document, milliseconds
 
 
 def kept(document: Document) -> list[str]:
@@ -11,10 +11,15 @@ def kept(document: Document) -> list[str]:
     lines: list[str] = []
     if latency := found.get("latency"):
         threads = latency["threads"]
+        share = f"{latency['measured']:.3g} of the dense network's"
+        if latency.get("high"):  # measured when all was done
+            share += f" (95 % interval {latency['low']:.3g} to {latency['high']:.3g})"
+        if not latency.get("differs", True):
+            share = f"{SAME} from the dense network"
         widths = f"; widths are multiples of {latency['multiple']}" if latency["multiple"] > 1 else ""
         lines.append(
             f"Latency in {latency['runtime']} ({threads} thread{'s' if threads != 1 else ''}): "
-            f"{latency['measured']:.3g} of the dense network's, {latency['asked']:.3g} was asked for "
+            f"{share}, {latency['asked']:.3g} was asked for "
             f"({milliseconds(latency['dense_milliseconds'])} before, {milliseconds(latency['milliseconds'])} after"
             f"{widths})."
         )

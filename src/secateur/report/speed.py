@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import ArtifactError
-from secateur.report.summary import TIMES, Document, milliseconds
+from secateur.report.summary import SAME, TIMES, Document, milliseconds
 
 NAME = "bench.json"
 
@@ -19,10 +19,18 @@ def rows(document: Document) -> list[tuple[str, str, str, str]]:
             entry["runtime"],
             _time(entry["dense"]),
             _time(entry["pruned"]),
-            f"{entry['speedup']:.2f}{TIMES}",
+            speed_up(entry),
         )
         for entry in document["runtimes"]
     ]
+
+
+def speed_up(entry: Document) -> str:
+    """Return the speed-up in one runtime with its interval, unless it is inside the noise."""
+    factor = f"{entry['speedup']:.2f}{TIMES}"
+    if "speedup_low" not in entry:  # timed by an earlier version
+        return factor
+    return f"{factor}\n({entry['speedup_low']:.2f} to {entry['speedup_high']:.2f})" if entry["differs"] else SAME
 
 
 def conditions(document: Document) -> str:
@@ -34,9 +42,12 @@ def conditions(document: Document) -> str:
     worst = max(max(entry["dense"]["difference"], entry["pruned"]["difference"]) for entry in document["runtimes"])
     macs = document["macs"]
     fewer = f"; the MACs fell {macs['dense'] / macs['pruned']:.2f}{TIMES}" if macs["pruned"] else ""
+    first = document["runtimes"][0]
+    sure = "; in brackets the interval that holds the speed-up with 95 % confidence" if "differs" in first else ""
+    clock = ", processor time" if first.get("clock") == "processor" else ""
     return (
-        f"Batch of {document['batch_size']}, {place}; median and interquartile range of a pass, the two networks in "
-        f"turns{fewer}. All outputs equal those of PyTorch eager to {worst:.0e}."
+        f"Batch of {document['batch_size']}, {place}{clock}; median and interquartile range of a pass, the two "
+        f"networks in turns{sure}{fewer}. All outputs equal those of PyTorch eager to {worst:.0e}."
     )
 
 

@@ -19,6 +19,17 @@ BREAK_EVEN = (
     "On one core of a server processor the fastest sparse product found caught up with the dense convolution only "
     "where 84 to 97 % of a layer's kernels were zero, with 64 to 256 maps, and never with 16."
 )
+LATENCY = "Latency"
+SAME = "no measurable difference"
+"""What is said of two times whose difference is inside the noise; never a factor."""
+
+RUNTIME_NAMES = {
+    "eager": "PyTorch eager",
+    "channels_last": "PyTorch channels-last",
+    "compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -32,6 +43,7 @@ class Row:
         middle: after surgery and before fine-tuning; a dash if it was not measured.
         after: of the pruned network.
         ratio: the change in words, such as ``"2.00x fewer"`` or ``"-0.4 points"``; empty if unknown.
+        interval: how sure that is, such as ``"95 % interval 1.96 to 2.03"``; empty if unknown, or nothing changed.
         kept: share that is left, for sizes; otherwise empty.
         removed: share that is gone, for sizes; otherwise empty.
     """
@@ -43,6 +55,7 @@ class Row:
     ratio: str = ""
     kept: str = ""
     removed: str = ""
+    interval: str = ""
 
 
 def rows(document: Document) -> list[Row]:
@@ -56,14 +69,19 @@ def rows(document: Document) -> list[Row]:
 
 def outcome(document: Document) -> str:
     """Return one sentence on what came out."""
-    by_label = {row.label.partition(" (")[0]: row for row in rows(document)}
+    by_label = {
+        row.label.partition(" ")[0] if row.label.startswith(LATENCY) else row.label: row for row in rows(document)
+    }
     macs, params = by_label["MACs"], by_label["Parameters"]
     text = f"{subject(document)} keeps {macs.kept} of its MACs ({macs.ratio}) and {params.kept} of its parameters"
     if accuracy := by_label.get("Accuracy"):
         change = f" ({accuracy.ratio})" if accuracy.ratio else ""
         text += f"; its test accuracy goes from {accuracy.before} to {accuracy.after}{change}"
-    if latency := by_label.get("Latency"):
-        text += f"; a forward pass is {latency.ratio} ({latency.before} before, {latency.after} after)"
+    if latency := by_label.get(LATENCY):
+        place = latency.label.removeprefix(LATENCY).partition(" (")[0]
+        change = f"shows {latency.ratio}" if latency.ratio == SAME else f"is {latency.ratio}"
+        sure = f"{latency.interval}; " if latency.interval else ""
+        text += f"; a forward pass{place} {change} ({sure}{latency.before} before, {latency.after} after)"
     return text + "."
 
 
@@ -130,6 +148,25 @@ def training(document: Document) -> str:
     )
 
 
+def timing(document: Document) -> str:
+    """Return how the latencies were taken, in sentences; empty if they were not."""
+    latency, speed = document["after"]["latency"], document.get("speed")
+    if not latency:
+        return ""
+    half = f"half of them lie within {milliseconds(latency['spread'], 2)}"
+    text = f"Latency is the median of {latency['runs']} runs; {half}"
+    if not speed:
+        return f"{text}."
+    text += (
+        f" on the clock on the wall. The two networks were timed in {speed['rounds']} turns when all else was done; "
+        "the change is the median over the turns"
+    )
+    if speed["clock"] == "processor":
+        wall = f": on the wall it was {speed['wall_ratio']:.2f}{TIMES}" if speed["differs"] else ""
+        text += f", in processor time, which other programs disturb the least{wall}"
+    return f"{text}."
+
+
 def repairs(document: Document) -> list[str]:
     """Return one sentence for each repair without training: what it did to the accuracy on validation images."""
     texts: list[str] = []
@@ -138,6 +175,23 @@ def repairs(document: Document) -> list[str]:
         layers = f"{done['layers']} layer{'' if done['layers'] == 1 else 's'}"
         texts.append(f"{done['step']} ({layers}): validation accuracy from {before} to {after}.")
     return texts
+
+
+def faster(speed: Document) -> str:
+    """Return a speed-up in words, such as ``2.00x faster``, unless it is inside the noise.
+
+    Args:
+        speed: what ``SpeedUp.to_dict`` returns.
+    """
+    return _change(speed["ratio"], 1.0, "faster", "slower") if speed["differs"] else SAME
+
+
+def interval(speed: Document) -> str:
+    """Return the interval of a speed-up in the words of ``faster``; empty where there is no difference."""
+    if not speed["differs"]:
+        return ""
+    low, high = sorted((speed["low"], speed["high"]) if speed["ratio"] > 1 else (1 / speed["high"], 1 / speed["low"]))
+    return f"{100 * speed['confidence']:.0f} % interval {low:.2f} to {high:.2f}"
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -200,10 +254,18 @@ def _latency(document: Document) -> Row | None:
         return None
     before, _, after = values
     known = next(part["latency"] for part in _parts(document) if part and part["latency"])
-    threads = f", {known['threads']} thread{'s' if known['threads'] != 1 else ''}" if known["device"] == "cpu" else ""
-    label = f"Latency (batch of {known['batch_size']}, {known['device']}{threads}, {known['runtime']})"
-    change = "" if not before or not after else _change(before, after, "faster", "slower")
-    return Row(label, *_texts(values, milliseconds), change)
+    conditions = [f"batch of {known['batch_size']}", known["device"]]
+    if known["device"] == "cpu":
+        conditions.append(f"{known['threads']} thread{'s' if known['threads'] != 1 else ''}")
+    speed = document.get("speed")  # results of earlier versions have none: their times were taken one after the other
+    if speed and speed["clock"] == "processor":
+        conditions.append("processor time")
+    label = f"{LATENCY} in {RUNTIME_NAMES.get(known['runtime'], known['runtime'])} ({', '.join(conditions)})"
+    if not speed:
+        change = "" if not before or not after else _change(before, after, "faster", "slower")
+        return Row(label, *_texts(values, milliseconds), change)
+    texts = _texts((speed["milliseconds"][0], None, speed["milliseconds"][1]), milliseconds)
+    return Row(label, *texts, faster(speed), interval=interval(speed))
 
 
 def _values(document: Document, part: str, name: str) -> _Values | None:

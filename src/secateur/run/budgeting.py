@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,12 @@ from secateur.core.surgery import apply, hold
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
-from secateur.measure import missing
-from secateur.measure.forward import device_of
+from secateur.measure import SpeedUp
 from secateur.run.bargain import Bargain, Settled
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
-from secateur.run.within_latency import TOLERANCE, in_turns
+from secateur.run.within_latency import TOLERANCE
 from secateur.training import Settings, fit
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from secateur.run.job import Job
 
 
-def check_budget(budget: Budget | None, model: nn.Module, data: Data | str | None, train: Settings | None) -> None:
+def check_budget(budget: Budget | None, data: Data | str | None, train: Settings | None) -> None:
     """Refuse a budget that cannot be settled here, before any work.
 
     Raises:
         DataError: if a drop of accuracy is limited without data.
-        SettingError: if the runtime is not installed, or the drop is to count after a training that is not asked for.
+        SettingError: if the drop is to count after a training that is not asked for.
     """
     if budget is None:
         return
@@ -46,8 +46,6 @@ def check_budget(budget: Budget | None, model: nn.Module, data: Data | str | Non
         raise DataError("a limit on the drop of accuracy needs data; name a data set (--data)")
     if budget.max_drop is not None and budget.drop_after == "training" and train is None:
         raise SettingError("the drop is to count after fine-tuning, but none is asked for; give its epochs")
-    if budget.max_latency is not None and (reason := missing(budget.runtime, device_of(model))):
-        raise SettingError(reason)
 
 
 def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
@@ -57,6 +55,7 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
         TargetError: if the limits cannot be met.
     """
     job.tell(Event("budget", "looking for the largest network within the budget"))
+    budget = replace(budget, runtime=job.runtime, threads=job.threads)
     kept: Path | None = None
     if job.work is not None:
         facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.about_data())
@@ -86,23 +85,23 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     return found
 
 
-def timed_again(job: Job, settled: Settled, model: nn.Module) -> Settled:
-    """Time what several rounds have made, whose widths may differ from those of the one cut that was settled on.
+def timed_again(job: Job, settled: Settled, speed: SpeedUp) -> Settled:
+    """Take over what the network that came out was measured to take, in turns with the dense one.
+
+    After several rounds its widths may differ from those of the one cut that was settled on.
 
     Returns:
         The same with the latency of this network; a warning is told where it is longer than asked for.
     """
-    latency = settled.found.get("latency")
-    if latency is None:
-        return settled
-    with job.clock("budget"):
-        share, before = in_turns(job.dense, model, job.inputs, latency["runtime"], latency["threads"], tell=job.tell)
-    asked = latency["asked"]
-    if share > asked * (1 + TOLERANCE):
-        took = f"takes {share:.3g} of the dense one's time in {latency['runtime']}, where {asked:.3g} was asked for"
-        why = "its rounds led to other widths than one cut; ask for less, or one round"
-        job.tell(Event("warning", f"the network {took}: {why}"))
-    now = {"measured": share, "dense_milliseconds": before, "milliseconds": before * share}
+    latency = settled.found["latency"]
+    share, (before, after) = 1 / speed.ratio, speed.milliseconds
+    if share > latency["asked"] * (1 + TOLERANCE):
+        took = f"takes {share:.3g} of the dense one's time in {speed.runtime}, where {latency['asked']:.3g} was asked"
+        why = "its rounds led to other widths than one cut, or the machine is unsteady; ask for less"
+        job.tell(Event("warning", f"the network {took} for: {why}"))
+    now = {"measured": share, "dense_milliseconds": before, "milliseconds": after, "runtime": speed.runtime}
+    high = 1 / speed.low if speed.low else math.inf
+    now |= {"low": 1 / speed.high, "high": high, "differs": speed.differs}
     return replace(settled, found={**settled.found, "latency": {**latency, **now}})
 
 

@@ -17,7 +17,6 @@ from secateur.measure import Runtime, side_by_side
 from secateur.measure.forecast import Forecast, LayerTime
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
-from secateur.measure.machine import steadiest_clock
 
 FAR = 0.75
 """A warning is due where the speed-up is below this share of the ratio of the MACs."""
@@ -73,8 +72,7 @@ def expect(
         ModelError: if the network does not run.
     """
     threads = torch.get_num_threads()
-    clock = steadiest_clock(threads, device_of(model))  # that of the table
-    timed = side_by_side({"dense": model}, inputs, runtime, seconds=0.3, clock=clock)
+    timed = side_by_side({"dense": model}, inputs, runtime, seconds=0.3)
     whole = timed.latencies["dense"].milliseconds
     if whole < _WORTH_A_WORD:
         return None

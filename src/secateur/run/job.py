@@ -21,9 +21,10 @@ from secateur.core.surgery import zeros_left
 from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.events import Event, Tell
-from secateur.measure import Accuracy, Measurement, fastest
+from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
+from secateur.measure.runtimes import threads_set
 from secateur.repair import Repair
-from secateur.run import beforehand, budgeting
+from secateur.run import beforehand, budgeting, headline
 from secateur.run.bargain import Settled
 from secateur.run.clock import Clock
 from secateur.run.expectation import expect
@@ -58,6 +59,9 @@ class Job:
     budget: Budget | None = None
     tested: Accuracy | None = None
     repair: tuple[str, ...] = ()
+    runtime: Runtime | None = None
+    threads: int | None = None
+    among: tuple[Runtime, ...] = ("eager", "channels_last")
 
     # what comes of it on the way
     clock: Clock = field(default_factory=Clock)
@@ -77,7 +81,7 @@ class Job:
             step.method.check(step.target)
             beforehand.check_target(graph, step.method, step.target, self.limits)
         self.foretell(graph)
-        before = self.measure(self.dense, "the dense network", self.latency, self.tested)
+        before = self.measure(self.dense, "the dense network", self.tested)
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
         first, middle = graph, None
@@ -92,14 +96,15 @@ class Job:
             model, zeros = now.model, zeros_left(now.model, graph, plan)
             if self.train is not None and self.data is not None:
                 batch = self.data.example().repeat(min(self.train.batch_size, 64), 1, 1, 1)
-                fastest(model, batch)  # for what comes now
+                self.speed_up(model, batch)  # for what comes now
                 if number == len(steps):
-                    middle = self.measure(model, "the network before fine-tuning", False)
+                    middle = self.measure(model, "the network before fine-tuning")
                 histories.append(now.recover(plan))
-        fastest(model, self.inputs)
-        if self.settled is not None and len(steps) > 1:
-            self.settled = budgeting.timed_again(self, self.settled, model)
-        after = self.measure(model, "the pruned network", self.latency)
+        self.speed_up(model, self.inputs)
+        after = self.measure(model, "the pruned network")
+        speed = self.time(model)  # when all else is done
+        if self.latency and speed is not None:
+            before, after = replace(before, latency=speed.dense), replace(after, latency=speed.pruned)
         return Result(
             model=model,
             dense=self.dense,
@@ -121,11 +126,14 @@ class Job:
             searches=tuple(self.searches),
             sensitivity=tuple(self.curves),
             budget=self.settled.found if self.settled else {},
+            speed=speed if self.latency else None,
             seconds=self.clock.seconds,
         )
 
     def settle(self, graph: Graph) -> None:
-        """Turn a budget, if there is one, into the target and the widths that meet it."""
+        """Choose the runtime, and turn a budget, if there is one, into the target and the widths that meet it."""
+        if self.runtime is None and self.timed:
+            self.runtime = headline.chosen(self)
         if self.budget is not None:
             with self.clock("budget"):
                 self.settled = budgeting.settled(self, graph, self.budget)
@@ -137,7 +145,10 @@ class Job:
         if not self.latency or self.target is None or met:
             return
         with self.clock("foretell"):
-            expected = expect(self.dense, graph, self.inputs, self.target, self.limits)
+            # a compiler would take minutes for the network and for each layer
+            runtime = "channels_last" if self.runtime == "compile" else self.runtime
+            with threads_set(self.threads):
+                expected = expect(self.dense, graph, self.inputs, self.target, self.limits, runtime or "eager")
         if expected is not None and expected.far:
             self.tell(Event("warning", expected.sentence()))
 
@@ -165,13 +176,34 @@ class Job:
         data = self.data
         return () if data is None else (data.name, data.size("train"), data.size("val"), data.mean, data.std)
 
-    def measure(self, model: nn.Module, name: str, latency: bool, tested: Accuracy | None = None) -> Measurement:
-        """Count, test on the test split unless that was done before, and time."""
+    @property
+    def timed(self) -> bool:
+        """Whether anything is timed at all; a limit of latency asks for it as well."""
+        return self.latency or (self.budget is not None and self.budget.max_latency is not None)
+
+    def speed_up(self, model: nn.Module, inputs: Any) -> None:
+        """Let layers that can run in several ways run in the fastest, unless nothing may be timed."""
+        if self.timed:
+            fastest(model, inputs)
+
+    def time(self, model: nn.Module) -> SpeedUp | None:
+        """Time the dense and the pruned network in turns, unless nothing may be timed."""
+        if not self.timed:
+            return None
+        assert self.runtime is not None
+        with self.clock("measure"):
+            speed = headline.timed_together(self.dense, model, self.inputs, self.runtime, self.threads, self.tell)
+        if self.settled is not None and "latency" in self.settled.found:
+            self.settled = budgeting.timed_again(self, self.settled, speed)
+        return speed
+
+    def measure(self, model: nn.Module, name: str, tested: Accuracy | None = None) -> Measurement:
+        """Count, and test on the test split unless that was done before."""
         self.tell(Event("measure", f"measuring {name}"))
         untested = self.data if tested is None else None
         batches = None if untested is None else untested.batches("test")
         with self.clock("measure"):
-            found = measure_at(model, self.inputs, batches, self.place, time=latency, tell=self.tell)
+            found = measure_at(model, self.inputs, batches, self.place, tell=self.tell)
         return found if tested is None else replace(found, accuracy=tested)
 
     def checkpoint(self, name: str, model: nn.Module, method: Method) -> Path | None:

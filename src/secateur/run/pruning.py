@@ -19,13 +19,14 @@ from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import DataError, ModelError, SettingError
 from secateur.events import Event, Tell, ignore
-from secateur.measure import Accuracy
+from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, moved
 from secateur.methods import find, name_of
 from secateur.models import build
 from secateur.repair import check as check_repairs
 from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
+from secateur.run.headline import asked_for, check_runtime
 from secateur.run.job import Job
 from secateur.run.place import place_for
 from secateur.run.result import Result
@@ -37,6 +38,7 @@ _TRAINING = rules.optional(rules.instance(Settings, "Settings or None"))
 _BUDGET = rules.optional(rules.instance(Budget, "a Budget or None"))
 _ROUNDS = rules.whole(1)
 _SEED = rules.whole(0)
+_THREADS = rules.optional(rules.whole(1))
 
 
 def prune(
@@ -57,6 +59,8 @@ def prune(
     repair: Sequence[str] = (),
     patience: float | None = None,
     budget: Budget | None = None,
+    runtime: Runtime | Sequence[Runtime] | None = None,
+    threads: int | None = None,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
     tell: Tell = ignore,
@@ -82,10 +86,14 @@ def prune(
         leave: patterns of layer names that keep all their channels.
         limits: floors and multiples of widths.
         seed: of everything random.
-        latency: whether to time the networks.
+        latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
+            budget limits the latency.
         repair: what to do after surgery without training, see ``secateur.repair.STEPS``.
         patience: give up reading the network after this many seconds; None: never.
         budget: limits of MACs, parameters, latency and drop of accuracy, which the target is then made of.
+        runtime: what the network will run in, see ``secateur.measure.Runtime``, which is what its speed is stated in;
+            of several, the fastest that can be had here; None: of all that read PyTorch or ONNX programs.
+        threads: of the CPU that it will run on; None: as many as torch has now.
         tested: what the dense network achieves on the test images, if that is known; None: it is measured.
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
         tell: hears the progress.
@@ -102,6 +110,7 @@ def prune(
         ("budget", budget, _BUDGET),
         ("rounds", rounds, _ROUNDS),
         ("seed", seed, _SEED),
+        ("threads", threads, _THREADS),
     ):
         if not rule.accepts(value):
             raise SettingError(f"{name} {rule.refusal(value)}")
@@ -132,7 +141,8 @@ def prune(
         example_inputs = images.example()
     example_inputs = moved(example_inputs, device_of(model))
     check_weights(model)
-    check_budget(budget, model, data, train)
+    check_budget(budget, data, train)
+    named, among, threads = asked_for(runtime, threads, budget)
     _warn_of_optimizers(model, tell)
     job = Job(
         dense=model,
@@ -154,7 +164,12 @@ def prune(
         budget=budget,
         tested=tested,
         repair=repair,
+        runtime=named,
+        threads=threads,
+        among=among,
     )
+    if job.timed:
+        check_runtime(named, device_of(model))
     return job.run(rounds)
 
 

@@ -14,12 +14,13 @@ from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
-from secateur.measure import Accuracy
+from secateur.measure import Accuracy, Runtime
 from secateur.methods import make
 from secateur.models import build, give_weights
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.clock import Clock
+from secateur.run.headline import asked_for, check_runtime, meant_for
 from secateur.run.pruning import prune
 from secateur.run.result import Result
 from secateur.run.step import Step
@@ -42,6 +43,7 @@ def run_recipe(
         SecateurError: one of its kinds.
     """
     method, then = method_of(recipe), steps_of(recipe)
+    runtime_of(recipe)  # refused before the long work
     data = data_of(recipe, download=download)
     model = model_of(recipe, data)
     clock, trained = Clock(), None
@@ -92,10 +94,24 @@ def prune_as(
         repair=recipe.repair,
         patience=recipe.patience,
         budget=recipe.budget,
+        runtime=recipe.runtime or meant_for(recipe.export),
+        threads=recipe.threads,
         tested=tested,
         work=work,
         tell=tell,
     )
+
+
+def runtime_of(recipe: Recipe) -> tuple[Runtime | None, tuple[Runtime, ...], int | None]:
+    """Return the runtime that a recipe names, those among which one is chosen otherwise, and the threads.
+
+    Raises:
+        SettingError: if the runtime is to be timed and cannot be had here.
+    """
+    named, among, threads = asked_for(recipe.runtime or meant_for(recipe.export), recipe.threads, recipe.budget)
+    if recipe.latency or (recipe.budget is not None and recipe.budget.max_latency is not None):
+        check_runtime(named, "cpu")  # where networks are built
+    return named, among, threads
 
 
 def method_of(recipe: Recipe) -> Method:

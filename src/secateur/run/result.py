@@ -17,7 +17,7 @@ from secateur.core.plan import Plan
 from secateur.core.sensitivity import Curve
 from secateur.core.size import Target
 from secateur.core.trials import Search
-from secateur.measure import Measurement, deploy
+from secateur.measure import Measurement, SpeedUp, deploy
 from secateur.recipe import Recipe
 from secateur.repair import Repair
 from secateur.run.step import Step
@@ -58,6 +58,7 @@ class Result:
         sensitivity: how the network suffers when one group alone is pruned, for each round that measured it.
         repairs: what was repaired without training after each cut, with accuracies on the validation images.
         shaped: the method's own training before each decision; empty where it has none.
+        speed: how much faster the pruned network is, both timed in turns when all else was done; None if not timed.
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
         seconds: wall-clock time of each stage.
     """
@@ -82,6 +83,7 @@ class Result:
     then: tuple[Step, ...] = ()
     shaped: tuple[History, ...] = ()
     repairs: tuple[Repair, ...] = ()
+    speed: SpeedUp | None = None
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 

@@ -18,7 +18,6 @@ from secateur.measure import Runtime, side_by_side
 from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
-from secateur.measure.machine import steadiest_clock
 from secateur.measure.runtimes import known, threads_set
 from secateur.run.bargain import Bargain, Settled
 
@@ -67,7 +66,7 @@ class WithinLatency:
         limit = budget.latency()
         assert limit is not None
         self.bargain, self.high = bargain, high
-        self.runtime: Runtime = known(budget.runtime)
+        self.runtime: Runtime = known(budget.runtime or "eager")
         with threads_set(budget.threads) as threads:
             self.threads = threads
         self.plans: dict[tuple[float, Limits], Plan] = {}
@@ -218,6 +217,5 @@ def in_turns(
 ) -> tuple[float, float]:
     """Return a network's share of the dense one's time, measured in turns, and the dense one's milliseconds."""
     networks = {"dense": dense} if thin is dense else {"dense": dense, "pruned": thin}
-    clock = steadiest_clock(threads, device_of(dense))
-    found = side_by_side(networks, inputs, runtime, threads=threads, seconds=seconds, clock=clock, tell=tell)
+    found = side_by_side(networks, inputs, runtime, threads=threads, seconds=seconds, tell=tell)
     return (found.ratio("pruned", "dense") if "pruned" in networks else 1.0), found.latencies["dense"].milliseconds
