@@ -82,6 +82,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.run.job import Job
     from secateur.run.place import place_for
     from secateur.run.round import Round
+    from secateur.run.timing import check_timing
 
     method = run.method_of(recipe)
     data = run.data_of(recipe, download=download)
@@ -96,7 +97,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
         leave=recipe.leave,
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
-        latency=False,
+        latency=recipe.latency,
         patience=recipe.patience,
         budget=recipe.budget,
         work=None,
@@ -105,10 +106,11 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     )
     beforehand.check_weights(model)
     check_budget(recipe.budget, model, data, recipe.train)
+    check_timing([method], recipe.latency, recipe.budget)
     graph = job.read(model)
     job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)
-    return graph, Round(job, 1, method, job.target, model, graph).decide()
+    return graph, Round(job, 1, job.method, job.target, model, graph).decide()
 
 
 def _groups(graph: Graph, decided: Plan) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Group
+from secateur.core.knapsack import by_latency
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.select import Scope, by_share, family, fit
@@ -109,7 +110,8 @@ class ScoreMethod(Method):
         scope: compare within each group (``uniform``: the same share of each) or over the network (``global``).
         keeps: (pattern of layer names, fraction of units that stays) for groups with a rate of their own.
         allocate: how much goes from each group: as the scope says, or by sensitivity, so that each group alone would
-            do the same damage to the loss on validation images.
+            do the same damage to the loss on validation images, or by latency, so that the least importance is lost for
+            the time that is saved.
     """
 
     scope: Scope = "uniform"
@@ -146,6 +148,8 @@ class ScoreMethod(Method):
         open_scores = {name: values for name, values in scores.items() if name not in settled}
         if self.allocate == "sensitivity":
             ordered = by_damage(problem.graph, open_scores, problem.curves(open_scores), problem.limits)
+        elif self.allocate == "latency":
+            ordered = by_latency(problem.graph, open_scores, self.scope, problem.limits, problem.times())
         else:
             ordered = family(problem.graph, open_scores, self.scope, problem.limits)
         return fit(problem.graph, ordered, problem.target, start)

@@ -19,7 +19,7 @@ from secateur.core.graph import Graph, Group
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.select import Limits, Step, steps
 
-Allocate = Literal["scope", "sensitivity"]
+Allocate = Literal["scope", "sensitivity", "latency"]
 LEVELS = 8
 """Points of a curve, the dense network not counted."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from secateur.report.summary import Document, milliseconds
 
 
@@ -18,9 +21,24 @@ def kept(document: Document) -> list[str]:
             f"({milliseconds(latency['dense_milliseconds'])} before, {milliseconds(latency['milliseconds'])} after"
             f"{widths})."
         )
+        lines += _shares(latency.get("shares"))
     if drop := found.get("drop"):
         lines.append(
             f"Accuracy on the validation images when the target was chosen: {100 * drop['found']:.2f} points lost, "
             f"at most {100 * drop['asked']:.2f} were allowed."
         )
     return lines
+
+
+def _shares(shares: Mapping[str, Any] | None) -> list[str]:
+    """Say by which shares the latency was met, and what the others would have been worth."""
+    if shares is None:
+        return []
+    worth, by = shares["worth"], shares["by"]
+    usual = f"{100 * worth['scope']:.1f} %"
+    if "latency" not in worth:
+        return [f"Shares: the method's own ({usual} {by}); latency-aware ones do not meet this latency."]
+    aware = f"{100 * worth['latency']:.1f} %"
+    if shares["taken"] == "latency":
+        return [f"Shares: latency-aware, with {aware} {by}; the method's own keep {usual} at this latency."]
+    return [f"Shares: the method's own, with {usual} {by}; latency-aware ones keep {aware} at this latency."]

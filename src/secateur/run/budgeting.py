@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from secateur import artifact
 from secateur.budget import Budget
 from secateur.core.graph import Graph
+from secateur.core.knapsack import kept_importance
+from secateur.core.method import Method, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.select import Limits
 from secateur.core.size import Target
@@ -19,8 +21,10 @@ from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
 from secateur.measure import missing
+from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
-from secateur.run.bargain import Bargain, Settled
+from secateur.repair import repair
+from secateur.run.bargain import Alternative, Bargain, Decide, Settled
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
@@ -65,18 +69,13 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
             return _read(json.loads(kept.read_text("utf-8")))
 
     def decide(target: Target, limits: Limits) -> Plan:
-        now = Round(job, 1, job.method, target, job.dense, graph)
-
-        def decided(model: nn.Module) -> Plan:
-            return job.method.plan(replace(now.problem([], model), limits=limits))
-
-        return there(job.dense, job.place, decided, job.tell)
+        return _decided(job, graph, job.method, target, limits)
 
     def tested(plan: Plan) -> float:
         return _accuracy(job, graph, plan, trained=budget.drop_after == "training")
 
     test = None if job.data is None else tested
-    bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, test, tell=job.tell)
+    bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, test, _alternative(job, graph), tell=job.tell)
     found = settle(bargain, budget, job.target)
     if kept is not None:
         try:
@@ -84,6 +83,46 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
         except OSError as error:
             raise ArtifactError(f"cannot write {kept}: {error.strerror}; choose another work folder") from None
     return found
+
+
+def _decided(job: Job, graph: Graph, method: Method, target: Target, limits: Limits) -> Plan:
+    now = Round(job, 1, method, target, job.dense, graph)
+    return there(
+        job.dense, job.place, lambda model: method.plan(replace(now.problem([], model), limits=limits)), job.tell
+    )
+
+
+def _alternative(job: Job, graph: Graph) -> Alternative | None:
+    """Return latency-aware shares for a method whose shares nobody has chosen otherwise."""
+    asked = job.method
+    if not isinstance(asked, ScoreMethod) or asked.allocate != "scope":
+        return None
+    method = replace(asked, allocate="latency")
+
+    def decide(forecast: Forecast) -> Decide:
+        job.forecast = forecast  # the rounds go by what the budget was settled by
+        return lambda target, limits: _decided(job, graph, method, target, limits)
+
+    if job.data is None:
+
+        def kept(plan: Plan) -> float:
+            scores = asked.scores(Round(job, 1, asked, None, job.dense, graph).problem([], job.dense))
+            return kept_importance(graph, scores, asked.scope, plan)
+
+        return Alternative(decide, kept, "kept importance")
+    if job.train is None and not job.repair:
+        return Alternative(
+            decide, lambda plan: _accuracy(job, graph, plan, trained=False), "accuracy on the validation images"
+        )
+    steps = job.repair or ("recalibrate",)
+
+    def repaired(plan: Plan) -> float:
+        """A cut network's accuracy is often that of chance, and says nothing about what recovers."""
+        assert job.data is not None
+        thin = apply(job.dense, graph, plan)
+        return repair(job.dense, thin, graph, plan, job.data, steps, seed=job.seed)[-1].after.top1
+
+    return Alternative(decide, repaired, f"accuracy on the validation images after {' and '.join(steps)}")
 
 
 def timed_again(job: Job, settled: Settled, model: nn.Module) -> Settled:
@@ -125,4 +164,4 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
 
 
 def _read(stored: dict[str, Any]) -> Settled:
-    return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"])
+    return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"], stored["allocate"])

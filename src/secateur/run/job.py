@@ -22,6 +22,7 @@ from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.events import Event, Tell
 from secateur.measure import Accuracy, Measurement, fastest
+from secateur.measure.forecast import Forecast
 from secateur.repair import Repair
 from secateur.run import beforehand, budgeting
 from secateur.run.bargain import Settled
@@ -62,6 +63,7 @@ class Job:
     # what comes of it on the way
     clock: Clock = field(default_factory=Clock)
     settled: Settled | None = None
+    forecast: Forecast | None = None
     searches: list[Search] = field(default_factory=list[Search])
     shaped: list[History] = field(default_factory=list[History])
     repairs: list[Repair] = field(default_factory=list[Repair])
@@ -130,6 +132,7 @@ class Job:
             with self.clock("budget"):
                 self.settled = budgeting.settled(self, graph, self.budget)
             self.target, self.limits = self.settled.target, self.settled.limits
+            self.method = self.settled.method(self.method)
 
     def foretell(self, graph: Graph) -> None:
         """Warn where the network will not get as fast as its MACs promise."""

@@ -30,6 +30,7 @@ from secateur.run.job import Job
 from secateur.run.place import place_for
 from secateur.run.result import Result
 from secateur.run.step import Step
+from secateur.run.timing import check_timing
 from secateur.run.work import Work
 from secateur.training import Settings
 
@@ -133,6 +134,7 @@ def prune(
     example_inputs = moved(example_inputs, device_of(model))
     check_weights(model)
     check_budget(budget, model, data, train)
+    check_timing([asked, *(step.method for step in then)], latency, budget)
     _warn_of_optimizers(model, tell)
     job = Job(
         dense=model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.machine import steadiest_clock
 from secateur.measure.runtimes import known, threads_set
-from secateur.run.bargain import Bargain, Settled
+from secateur.run.bargain import Alternative, Bargain, Settled
 
 TOLERANCE = 0.05
 """How far from the latency asked for the whole network may be, relative."""
@@ -57,6 +58,9 @@ class _Tried:
 class WithinLatency:
     """The search for the plan that takes as long as was asked for.
 
+    Attributes:
+        bargain: the network and the method; once settled, with the shares that were settled on.
+
     Args:
         bargain: the network and the method.
         budget: has a limit of latency.
@@ -87,13 +91,15 @@ class WithinLatency:
             tried += self.corrected(limits, keep)
             if self.good(tried[-1].share):
                 break
+        chosen = self.best(tried)
+        settled = self.settled(chosen)
+        if self.bargain.alternative is not None:
+            settled = self.shared(self.bargain.alternative, chosen, settled)
         self.forecast.table.save()
-        met = [each for each in tried if each.share <= self.asked * (1 + TOLERANCE)]
-        if not met:
-            self.refuse(min(tried, key=lambda each: each.share))
-        chosen = max(
-            met, key=lambda each: (self.good(each.share), each.share >= self.asked * (1 - TOLERANCE), each.macs)
-        )
+        return settled
+
+    def settled(self, chosen: _Tried) -> Settled:
+        """Return what a network that was measured stands for."""
         found = {
             "asked": self.asked,
             "measured": chosen.share,
@@ -104,6 +110,44 @@ class WithinLatency:
             "multiple": chosen.limits.multiple,
         }
         return Settled(Target(chosen.keep, "macs"), chosen.limits, {"latency": found})
+
+    def shared(self, alternative: Alternative, chosen: _Tried, settled: Settled) -> Settled:
+        """Look for a network of the same latency on the same grid with latency-aware shares; return the better one."""
+        self.bargain.tell(Event("layers", "sharing the cut out by the times of layers"))
+        usual, other = self.plan(chosen.keep, chosen.limits), copy.copy(self)
+        other.plans = {}
+        other.bargain = replace(self.bargain, decide=alternative.decide(self.forecast), alternative=None)
+        # what the forecast is off by for the one is the best guess for the other
+        goal = self.asked * _AIM * (self.predicted(chosen.keep, chosen.limits) or chosen.share) / chosen.share
+        keep = other.largest(goal, chosen.limits)
+        tried = [] if keep is None else other.corrected(chosen.limits, keep)
+        worth = {"scope": alternative.worth(usual)}
+        found: dict[str, Any] = {"by": alternative.by, "worth": worth, "taken": "scope"}
+        taken = settled
+        if other.met(tried):
+            best = other.best(tried)
+            worth["latency"] = alternative.worth(other.plan(best.keep, best.limits))
+            found["measured"] = {"scope": chosen.share, "latency": best.share}
+            if worth["latency"] > worth["scope"]:
+                self.bargain, found["taken"] = other.bargain, "latency"
+                taken = replace(other.settled(best), allocate="latency")
+        latency = {**taken.found["latency"], "forecast_milliseconds": self.forecast.whole, "shares": found}
+        return replace(taken, found={"latency": latency})
+
+    def met(self, tried: list[_Tried]) -> list[_Tried]:
+        """Return the networks that keep the latency asked for."""
+        return [each for each in tried if each.share <= self.asked * (1 + TOLERANCE)]
+
+    def best(self, tried: list[_Tried]) -> _Tried:
+        """Return the network nearest to the latency asked for, of those that keep it.
+
+        Raises:
+            TargetError: if none does.
+        """
+        met = self.met(tried)
+        if not met:
+            self.refuse(min(tried, key=lambda each: each.share))
+        return max(met, key=lambda each: (self.good(each.share), each.share >= self.asked * (1 - TOLERANCE), each.macs))
 
     def corrected(self, limits: Limits, keep: float) -> list[_Tried]:
         """Measure whole networks on one grid of widths, each time with the goal that the one before suggests."""
