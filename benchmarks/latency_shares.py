@@ -42,7 +42,7 @@ from secateur.measure.forecast import Forecast
 from secateur.measure.machine import processor
 from secateur.methods import find
 from secateur.models import build, load_weights
-from secateur.repair import repair
+from secateur.repair import images_of, take
 from secateur.run.bargain import Alternative, Bargain, Decide
 from secateur.run.within_latency import WithinLatency, in_turns
 
@@ -52,12 +52,12 @@ CASES = (
     ("resnet20", "magnitude", 0.7),
     ("resnet20", "magnitude", 0.6),
     ("resnet20", "bn_scale", 0.7),
-    ("resnet56", "magnitude", 0.8),
-    ("resnet56", "magnitude", 0.65),
+    ("resnet56", "magnitude", 0.85),
+    ("resnet56", "magnitude", 0.7),
     ("resnet18", "magnitude", 0.5),
     ("mobilenet_v2", "magnitude", 0.5),
 )
-IMAGES = 2000
+IMAGES = 1000
 
 
 def main() -> None:
@@ -160,9 +160,10 @@ def aware(model: torch.nn.Module, graph: Graph, method: ScoreMethod, forecast: F
 
 def accuracies(model: torch.nn.Module, graph: Graph, plan: Plan, data: Data) -> dict[str, float]:
     found = {"cut": tested(apply(model, graph, plan), data)}
+    some = images_of(data, 512, 0)
     for step in ("recalibrate", "reconstruct"):
         thin = apply(model, graph, plan)
-        repair(model, thin, graph, plan, data, (step,))
+        take(step, model, thin, graph, plan, some, 0)
         found[step] = tested(thin, data)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,21 +21,25 @@ from secateur.core.surgery import apply, hold
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
-from secateur.measure import missing
+from secateur.measure import accuracy, missing
 from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
-from secateur.repair import repair
+from secateur.repair import images_of, take
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
 from secateur.run.within_latency import TOLERANCE, in_turns
+from secateur.search.judge import sample
 from secateur.training import Settings, fit
 
 if TYPE_CHECKING:
     from torch import nn
 
     from secateur.run.job import Job
+
+_IMAGES = 1024  # of validation, to compare two networks on
+_REPAIR_IMAGES = 512  # of training, as for repairs
 
 
 def check_budget(budget: Budget | None, model: nn.Module, data: Data | str | None, train: Settings | None) -> None:
@@ -110,19 +115,27 @@ def _alternative(job: Job, graph: Graph) -> Alternative | None:
             return kept_importance(graph, scores, asked.scope, plan)
 
         return Alternative(decide, kept, "kept importance")
-    if job.train is None and not job.repair:
-        return Alternative(
-            decide, lambda plan: _accuracy(job, graph, plan, trained=False), "accuracy on the validation images"
-        )
-    steps = job.repair or ("recalibrate",)
+    steps = job.repair or (() if job.train is None else ("recalibrate",))
+    after = f" after {' and '.join(steps)}" if steps else ""
+    return Alternative(
+        decide, lambda plan: _promise(job, graph, plan, steps), f"accuracy on the validation images{after}"
+    )
 
-    def repaired(plan: Plan) -> float:
-        """A cut network's accuracy is often that of chance, and says nothing about what recovers."""
-        assert job.data is not None
-        thin = apply(job.dense, graph, plan)
-        return repair(job.dense, thin, graph, plan, job.data, steps, seed=job.seed)[-1].after.top1
 
-    return Alternative(decide, repaired, f"accuracy on the validation images after {' and '.join(steps)}")
+def _promise(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> float:
+    """Return the accuracy under a plan on some validation images, after repairs without training.
+
+    Right after a cut it is often that of chance, and says nothing about what recovers.
+    """
+    data = job.data
+    assert data is not None
+    thin = apply(job.dense, graph, plan)
+    some = images_of(data, _REPAIR_IMAGES, job.seed) if steps else []
+    for step in steps:
+        take(step, job.dense, thin, graph, plan, some, job.seed)
+    held = sample(data.batches("val"), thin, _IMAGES)
+    pairs = list(zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True))
+    return there(thin, job.place, lambda network: accuracy(network, pairs).top1, job.tell)
 
 
 def timed_again(job: Job, settled: Settled, model: nn.Module) -> Settled:
