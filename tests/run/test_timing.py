@@ -142,7 +142,7 @@ def test_a_limit_of_latency_takes_the_shares_that_keep_more() -> None:
     assert result.method == Magnitude(allocate="latency")
     [_, sentence] = kept({"budget": result.budget})
     assert sentence.startswith("Shares: latency-aware, with ")
-    assert "kept importance; the method's own keep" in sentence
+    assert "kept importance; the method's own have" in sentence
 
 
 def test_the_shares_of_the_method_stay_where_they_are_worth_more(data: Data) -> None:
@@ -169,7 +169,9 @@ def test_the_shares_of_the_method_stay_where_they_are_worth_more(data: Data) -> 
     assert settled.method(Magnitude()) == Magnitude()
     assert settled.found["latency"]["shares"]["worth"] == {"scope": 1.0, "latency": 0.5}
     [_, sentence] = kept({"budget": settled.found})
-    assert sentence == "Shares: the method's own, with 100.0 % luck; latency-aware ones keep 50.0 % at this latency."
+    assert (
+        sentence == "Shares: the method's own, with 100.0 % luck; latency-aware ones have 50.0 % within the same limit."
+    )
 
 
 def test_with_data_the_accuracy_decides(data: Data) -> None:

@@ -37,8 +37,10 @@ def _shares(shares: Mapping[str, Any] | None) -> list[str]:
     worth, by = shares["worth"], shares["by"]
     usual = f"{100 * worth['scope']:.1f} %"
     if "latency" not in worth:
-        return [f"Shares: the method's own ({usual} {by}); latency-aware ones do not meet this latency."]
+        return [
+            f"Shares: the method's own ({usual} {by}); no latency-aware ones meet the limit on this grid of widths."
+        ]
     aware = f"{100 * worth['latency']:.1f} %"
     if shares["taken"] == "latency":
-        return [f"Shares: latency-aware, with {aware} {by}; the method's own keep {usual} at this latency."]
-    return [f"Shares: the method's own, with {usual} {by}; latency-aware ones keep {aware} at this latency."]
+        return [f"Shares: latency-aware, with {aware} {by}; the method's own have {usual} within the same limit."]
+    return [f"Shares: the method's own, with {usual} {by}; latency-aware ones have {aware} within the same limit."]

@@ -27,7 +27,7 @@ class Alternative:
 
     Attributes:
         decide: takes the forecast and returns what asks the method for a plan.
-        worth: of a plan, in [0, 1]; at equal latency the plan with the higher one is taken.
+        worth: of a plan, in [0, 1]; of two plans within the limit the one with the higher is taken.
         by: what that is, in words.
     """
 

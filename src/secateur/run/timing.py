@@ -48,7 +48,7 @@ def place_of_use(job: Job) -> tuple[Runtime, int]:
     runtime: str | None = getattr(job, "runtime", None)
     threads: int | None = getattr(job, "threads", None)
     if job.budget is not None and job.budget.max_latency is not None:
-        runtime, threads = job.budget.runtime, job.budget.threads
+        runtime, threads = job.budget.runtime or runtime, job.budget.threads or threads
     with threads_set(threads) as used:
         return known(runtime or "eager"), used
 
