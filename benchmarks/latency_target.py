@@ -19,8 +19,8 @@ import torch
 import torchvision
 
 from secateur.budget import Budget
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.core.surgery import apply
 from secateur.core.trace import trace

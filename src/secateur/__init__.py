@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from secateur.artifact import load, save
     from secateur.checks import check_method
     from secateur.core.graph import Graph
+    from secateur.core.limits import Limits
     from secateur.core.method import Method, ScoreMethod
     from secateur.core.plan import Plan
-    from secateur.core.select import Limits
     from secateur.core.size import Target, size
     from secateur.core.surgery import apply, hold, masked, verify
     from secateur.core.trace import trace
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "METHODS": "methods",
     "Graph": "core.graph",
-    "Limits": "core.select",
+    "Limits": "core.limits",
     "Method": "core.method",
     "Plan": "core.plan",
     "Recipe": "recipe",

@@ -14,6 +14,7 @@ import tomli_w
 
 from secateur import rules
 from secateur.budget import Budget, agreed
+from secateur.core.limits import MULTIPLE, Multiple
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
@@ -52,7 +53,7 @@ class Recipe:
             ``"recalibrate"``, in this order.
         patience: give up reading the network after this many seconds; None for never.
         min_units: fewest units left in a group.
-        multiple: widths are rounded to multiples of this.
+        multiple: widths are multiples of this, 1 = any number; ``"auto"`` = for each group what runs fast.
         seed: seed of all randomness.
         classes: number of classes of the network; None for that of the data.
         mean: per-channel mean for normalising images in [0, 1]; None for the data set's own.
@@ -89,7 +90,7 @@ class Recipe:
     repair: tuple[str, ...] = ()
     patience: float | None = None
     min_units: int = 1
-    multiple: int = 1
+    multiple: Multiple = "auto"
     seed: int = 0
     classes: int | None = None
     mean: tuple[float, ...] | None = None
@@ -262,7 +263,7 @@ _RULES: dict[str, Rule] = {
     "repair": _choice_of(REPAIRS, "repairs"),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
     "min_units": rules.whole(1),
-    "multiple": rules.whole(1),
+    "multiple": MULTIPLE,
     "seed": rules.whole(0),
     "classes": rules.optional(rules.whole(1)),
     "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.checks.networks import networks
 from secateur.core.allocation import Allocation, plan_of, present
 from secateur.core.graph import Graph, tensor_of
-from secateur.core.select import Limits
+from secateur.core.limits import Limits
 from secateur.core.size import size
 from secateur.core.trace import trace
 from secateur.errors import TargetError

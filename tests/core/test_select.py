@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from nets import images
 from secateur.core.graph import Axis, Cost, Graph, Group
+from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.select import Limits, Step, by_share, family, fit, plan_of, steps
+from secateur.core.select import Step, by_share, family, fit, plan_of, steps
 from secateur.core.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import SettingError, TargetError

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from nets import Plain
 from secateur.core.graph import Graph, Group
+from secateur.core.limits import Limits
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.sensitivity import Curve, by_damage, points
 from secateur.core.size import Target, size
 from secateur.core.trace import trace
@@ -171,7 +171,7 @@ def test_it_needs_data_and_a_target_that_can_be_reached(graph: Graph) -> None:
         Numbered(allocate="sensitivity").plan(Problem(Plain().eval(), graph, Target(0.5)))
     with pytest.raises(TargetError, match="cannot keep only"):
         Numbered(allocate="sensitivity").plan(problem(graph, 0.01, (1.0, 1.0)))
-    with pytest.raises(SettingError, match="'allocate' must be one of scope, sensitivity, not 'both'"):
+    with pytest.raises(SettingError, match="'allocate' must be one of scope, sensitivity, latency, not 'both'"):
         Numbered(allocate="both")  # type: ignore[arg-type]
 
 

@@ -104,3 +104,20 @@ def test_a_forecast_adds_layers_and_the_rest_up(monkeypatch: pytest.MonkeyPatch)
     assert macs / 1000 + 0.45 * dense / 1000 < kept < macs / 1000 + 0.6 * dense / 1000
     fast = Forecast.of(model, graph, x, table, dense / 2000)  # layers alone take longer than together
     assert fast.milliseconds(graph.kept(half)) == pytest.approx(macs / 2000)
+
+
+@pytest.mark.parametrize("network", ["Plain", "CatSelf", "GroupConv", "DepthMultiplier", "CalledTwice", "FlattenMap"])
+def test_the_terms_of_a_forecast_add_up_to_it_and_know_what_they_depend_on(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = getattr(nets, network)().eval(), torch.randn(1, 3, 8, 8)
+    graph = trace(model, x)
+    monkeypatch.setattr(LayerTable, "_measure", lambda self, shape: shape.macs / 1000)
+    forecast = Forecast.of(model, graph, x, LayerTable("eager", 1), 2 * size(graph).macs / 1000)
+    terms, everything = forecast.times.terms, graph.kept(EMPTY)
+    for group in graph.free:
+        keep = graph.kept(Plan((DropUnits(group.name, (0,)),)))
+        assert forecast.times.milliseconds(keep) == pytest.approx(forecast.milliseconds(keep))
+        changed = {n for n, term in enumerate(terms) if term.milliseconds(keep) != term.milliseconds(everything)}
+        assert changed
+        assert changed <= {n for n, term in enumerate(terms) if group.name in term.groups}

@@ -18,10 +18,10 @@ from secateur import check_method
 from secateur.checks import contract
 from secateur.checks.networks import SHAPE, networks
 from secateur.core.graph import Group
+from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper, ScoreMethod
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.shaper import Shaper
 from secateur.core.size import Target
 from secateur.core.surgery import TOLERANCE

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from secateur.checks.networks import networks
 from secateur.core.allocation import Allocation
 from secateur.core.graph import tensor_of
+from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.size import Target, size
 from secateur.core.trace import trace
 from secateur.core.trials import Search

@@ -13,9 +13,9 @@ from torch import nn
 from nets import Head, conv, images, lived_in, make
 from secateur import check_method
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.plan import Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply, masked, run
 from secateur.core.trace import trace

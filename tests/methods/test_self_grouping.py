@@ -14,10 +14,10 @@ import secateur
 from nets import images, make
 from secateur.core.blocks import BlockConv2d, BlockLayer, execute, execution_of
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.plan import Block, DropUnits, Plan, Regroup
 from secateur.core.problem import Problem
 from secateur.core.regroup import Layout, layouts
-from secateur.core.select import Limits
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from nets import images, make
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace

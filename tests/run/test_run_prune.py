@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from nets import Plain, images, make
 from secateur.core.graph import Group
+from secateur.core.limits import Limits
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.shaper import Shaper
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget
+from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace

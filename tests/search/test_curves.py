@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from nets import Plain
 from secateur.core.graph import Graph
-from secateur.core.select import Limits
+from secateur.core.limits import Limits
 from secateur.core.sensitivity import points
 from secateur.core.surgery import masked
 from secateur.core.trace import trace

@@ -22,10 +22,10 @@ from secateur.checks.networks import SHAPE
 from secateur.checks.networks import networks as tiny_networks
 from secateur.checks.state import other_randomness, same, state_of
 from secateur.core.graph import Graph, tensor_of
+from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper, settings_of
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.shaper import Moment, Shaper
 from secateur.core.size import Measure, Target, size, zero_masks
 from secateur.core.surgery import apply, hold, verify

@@ -199,6 +199,8 @@ def _metavar(hint: Any) -> str | None:
         return None
     if choices := choices_of(hint):
         return "|".join(choices)
+    if get_origin(hint) in (Union, types.UnionType):
+        return "|".join(_metavar(kind) or "VALUE" for kind in get_args(hint) if kind is not type(None))
     entry = pair_of(hint)
     if entry is not None:
         return f"PATTERN={_metavar(entry) or 'VALUE'}"

@@ -76,7 +76,7 @@ def plan(
 def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     """Return the network's graph and the plan that ``prune`` would begin with."""
     from secateur import run
-    from secateur.core.select import Limits
+    from secateur.core.limits import Limits
     from secateur.core.size import Target
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
@@ -84,6 +84,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.run.place import place_for
     from secateur.run.recipes import runtime_of
     from secateur.run.round import Round
+    from secateur.run.timing import check_timing
 
     method = run.method_of(recipe)
     recipe = replace(recipe, latency=False)  # only a limit of latency is measured here
@@ -112,10 +113,11 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     )
     beforehand.check_weights(model)
     check_budget(recipe.budget, data, recipe.train)
+    check_timing([method], recipe.latency, recipe.budget)
     graph = job.read(model)
     job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)
-    return graph, Round(job, 1, method, job.target, model, graph).decide()
+    return graph, Round(job, 1, job.method, job.target, model, graph).decide()
 
 
 def _groups(graph: Graph, decided: Plan) -> list[dict[str, Any]]:

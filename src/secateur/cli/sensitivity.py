@@ -94,9 +94,9 @@ def _measured(
     import torch
 
     from secateur import run
+    from secateur.core.limits import Limits
     from secateur.core.method import ScoreMethod
     from secateur.core.problem import Problem
-    from secateur.core.select import Limits
     from secateur.run import beforehand
     from secateur.run.place import place_for, there
     from secateur.search.judge import sample

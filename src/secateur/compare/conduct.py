@@ -19,8 +19,8 @@ from secateur.compare.comparison import Comparison
 from secateur.compare.requests import Request, requests
 from secateur.compare.runs import Run
 from secateur.compare.runtime import runtime_of
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.core.surgery import apply
 from secateur.data import Data

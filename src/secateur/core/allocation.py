@@ -17,8 +17,8 @@ from torch import Tensor
 
 from secateur.core import patterns, splicing
 from secateur.core.graph import Graph, unit_rows
+from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
-from secateur.core.select import Limits
 from secateur.core.shares import number, within
 from secateur.core.size import Measure, ruler
 from secateur.errors import TargetError

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from secateur import rules
 from secateur.core.graph import Graph, Group
 from secateur.errors import SettingError
 
@@ -23,6 +24,13 @@ BLOCK = 16
 """Channels that kernels compute at once; also a multiple of the 8 that half-precision tensor cores want."""
 PARTS = 2
 """A group that has fewer than so many multiples gets a finer one, so that every group can lose something."""
+
+MULTIPLE = rules.Rule(
+    lambda value: value == "auto" or rules.whole(1).accepts(value),
+    "'auto' (for each group what runs fast) or a whole number of at least 1",
+    ("auto",),
+)
+_RULES = {"min_units": rules.whole(1), "multiple": MULTIPLE, "parts": rules.whole(0)}
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,9 @@ class Limits:
         if not _whole(self.min_units) or self.min_units < 1:
             raise SettingError(f"min_units must be at least 1, not {self.min_units}")
         if self.multiple != "auto" and not (_whole(self.multiple) and self.multiple >= 1):
-            raise SettingError(f"multiple must be at least 1, not {self.multiple!r}: a whole number of units, or 'auto'")
+            raise SettingError(
+                f"multiple must be at least 1, not {self.multiple!r}: a whole number of units, or 'auto'"
+            )
         if not _whole(self.parts) or self.parts < 0:
             raise SettingError(f"parts must be at least 0, not {self.parts}")
         pairs = tuple((str(name), int(multiple)) for name, multiple in self.by_group)  # JSON knows lists only
@@ -89,7 +99,9 @@ class Limits:
     def note(self, graph: Graph) -> str:
         """Return in words which multiples the widths have, and why."""
         if not self.auto:
-            return f"widths are multiples of {self.multiple}, as asked" if self.multiple != 1 else "widths are any number"
+            return (
+                f"widths are multiples of {self.multiple}, as asked" if self.multiple != 1 else "widths are any number"
+            )
         found: dict[int, int] = {}
         for group in graph.free:
             multiple = self.multiple_of(group)
@@ -129,7 +141,3 @@ def small(multiple: int, size: int, parts: int = PARTS) -> int:
     while multiple % 2 == 0 and size < parts * multiple:
         multiple //= 2
     return multiple
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Group
+from secateur.core.knapsack import by_latency
 from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
@@ -111,7 +112,8 @@ class ScoreMethod(Method):
         scope: compare within each group (``uniform``: the same share of each) or over the network (``global``).
         keeps: (pattern of layer names, fraction of units that stays) for groups with a rate of their own.
         allocate: how much goes from each group: as the scope says, or by sensitivity, so that each group alone would
-            do the same damage to the loss on validation images.
+            do the same damage to the loss on validation images, or by latency, so that the least importance is lost for
+            the time that is saved.
     """
 
     scope: Scope = "uniform"
@@ -149,6 +151,8 @@ class ScoreMethod(Method):
         order: Callable[[Limits], Sequence[Step]] = partial(family, problem.graph, open_scores, self.scope)
         if self.allocate == "sensitivity":
             order = partial(by_damage, problem.graph, open_scores, problem.curves(open_scores))
+        elif self.allocate == "latency":
+            order = partial(by_latency, problem.graph, open_scores, self.scope, times=problem.times())
         return meet(problem.graph, order, problem.target, problem.limits, start)
 
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
+from secateur.core.knapsack import Times
+from secateur.core.limits import Limits
 from secateur.core.plan import Plan
-from secateur.core.select import Limits
 from secateur.core.sensitivity import Curve, points
 from secateur.core.size import Target
 from secateur.core.surgery import masked
 from secateur.core.trials import Search
-from secateur.errors import DataError
+from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -40,6 +41,7 @@ class Problem:
         tell: hears the progress of long work.
         found: gets what a search over many plans has found, to be kept with the run.
         sensitivity: measures a curve for each group with scores, faster than one by one; None: one by one.
+        time: times the layers of the network where it is to run; None where nothing may be timed.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Problem:
     tell: Tell = ignore
     found: Callable[[Search], None] = lambda search: None
     sensitivity: Callable[[Mapping[str, Tensor]], Sequence[Curve]] | None = None
+    time: Callable[[], Times] | None = None
 
     def loss_after(self, plan: Plan) -> float:
         """Return the loss of the network with the plan's units silenced; the model is restored.
@@ -66,6 +69,19 @@ class Problem:
             raise DataError("this method measures the loss on held-out images; give it data (--data)")
         with masked(self.model, self.graph, plan) as silenced:
             return self.loss(silenced)
+
+    def times(self) -> Times:
+        """Return how long the networks take that this one can be thinned to.
+
+        Raises:
+            SettingError: if nothing may be timed.
+        """
+        if self.time is None:
+            raise SettingError(
+                "allocate='latency' needs the times of layers, and this problem has none; prune with secateur.prune, "
+                "which measures them, or give the problem a 'time'"
+            )
+        return self.time()
 
     def curves(self, scores: Mapping[str, Tensor]) -> Sequence[Curve]:
         """Return how the network suffers when each group with scores alone loses its lowest units.

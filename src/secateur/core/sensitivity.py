@@ -16,10 +16,11 @@ import numpy as np
 from torch import Tensor
 
 from secateur.core.graph import Graph, Group
+from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.select import Limits, Step, steps
+from secateur.core.select import Step, steps
 
-Allocate = Literal["scope", "sensitivity"]
+Allocate = Literal["scope", "sensitivity", "latency"]
 LEVELS = 8
 """Points of a curve, the dense network not counted."""
 

@@ -10,8 +10,8 @@ import torch
 
 from secateur.core import patterns
 from secateur.core.graph import Graph, Group
+from secateur.core.limits import Limits
 from secateur.core.plan import Plan
-from secateur.core.select import Limits
 from secateur.core.size import Target, ruler, size
 from secateur.errors import TargetError
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.graph import Graph, staying
+from ..core.knapsack import Times, TimeTerm
 from ..core.size import ruler
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .layer_table import CONVOLUTIONS, Convolution, LayerShape, LayerTable
@@ -68,6 +69,31 @@ class Forecast:
         scale = min(1.0, self.whole / dense_parts) if dense_parts else 1.0
         rest = max(0.0, self.whole - dense_parts)
         return parts * scale + rest * activations / max(1, dense_activations)
+
+    @cached_property
+    def times(self) -> Times:
+        """Return the same as a sum over layers, each with the groups that decide its time."""
+        dense_parts, dense_activations = self._dense
+        scale = min(1.0, self.whole / dense_parts) if dense_parts else 1.0
+        rest = max(0.0, self.whole - dense_parts) / max(1, dense_activations)
+
+        def term(each: LayerCall) -> TimeTerm:
+            def milliseconds(keep: Tensor) -> float:
+                shape = self.shape(each, keep)
+                return self.table.milliseconds(shape) * scale + rest * int(np.prod(shape.output))
+
+            return TimeTerm(self._groups(each.name), milliseconds)
+
+        return Times(tuple(term(each) for each in self.calls))
+
+    def _groups(self, layer: str) -> frozenset[str]:
+        """Return the names of the groups that a layer's shape depends on."""
+        tensor, graph = f"{layer}.weight", self.graph
+        dims = [*(graph.tensors[tensor][1] if tensor in graph.tensors else ()), graph.convolutions.get(layer)]
+        units = torch.cat([torch.empty(0, dtype=torch.long), *(each[each >= 0] for each in dims if each is not None)])
+        ends = torch.tensor([graph.offsets[group.name] + group.size for group in graph.groups], dtype=torch.long)
+        found = torch.searchsorted(ends, units.unique(), right=True).unique().tolist()
+        return frozenset(graph.groups[number].name for number in found)
 
     def layers(self, keep: Tensor) -> list[LayerTime]:
         """Return every call, dense and thin."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, layer_of
+from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.regroup import droppable, layouts
-from secateur.core.select import Limits
 from secateur.core.surgery import TOLERANCE, apply, masked, relative_difference, run
 from secateur.repair.compensation import compensate
 

@@ -70,20 +70,36 @@ def repair(
         SettingError: if a step is unknown.
     """
     check(steps)
-    some = _images(data, images, seed)
+    some = images_of(data, images, seed)
     now, done = _judge(thin, data), list[Repair]()
     for step in steps:
         tell(Event("repair", f"repairing: {step}"))
-        if step == "recalibrate":
-            layers = recalibrate(thin, ((batch, batch.new_zeros(len(batch))) for batch in some))
-        elif step == "compensate":
-            layers = len(compensate(dense, thin, graph, plan, some))
-        else:
-            layers = len(reconstruct(dense, thin, graph, plan, some, seed=seed))
+        layers = take(step, dense, thin, graph, plan, some, seed)
         after = _judge(thin, data)
         done.append(Repair(step, layers, now, after))
         now = after
     return tuple(done)
+
+
+def take(
+    step: str, dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, images: Sequence[Tensor], seed: int
+) -> int:
+    """Take one step of a repair and return how many layers it changed; ``thin`` is changed in place.
+
+    Args:
+        step: of ``STEPS``.
+        dense: the network before surgery, left as it is.
+        thin: what ``apply`` returned.
+        graph: the graph of the dense network.
+        plan: what was removed.
+        images: batches of training images, see ``images_of``.
+        seed: of what is drawn.
+    """
+    if step == "recalibrate":
+        return recalibrate(thin, ((batch, batch.new_zeros(len(batch))) for batch in images))
+    if step == "compensate":
+        return len(compensate(dense, thin, graph, plan, images))
+    return len(reconstruct(dense, thin, graph, plan, images, seed=seed))
 
 
 def check(steps: Sequence[str]) -> None:
@@ -97,7 +113,8 @@ def check(steps: Sequence[str]) -> None:
             raise SettingError(f"unknown repair '{step}'{nearest(step, STEPS)}; choose of {', '.join(STEPS)}")
 
 
-def _images(data: Data, count: int, seed: int) -> list[Tensor]:
+def images_of(data: Data, count: int, seed: int) -> list[Tensor]:
+    """Return so many training images in batches."""
     batches: list[Tensor] = []
     for images, _ in data.batches("train", BATCH, seed=seed):
         batches.append(images[:count])

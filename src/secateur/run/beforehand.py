@@ -12,8 +12,9 @@ from torch import nn
 
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of
+from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
-from secateur.core.select import Limits, family, meet
+from secateur.core.select import family, meet
 from secateur.core.size import Target
 from secateur.core.trace import trace
 from secateur.errors import ModelError, SettingError, TargetError, nearest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,25 +13,31 @@ from typing import TYPE_CHECKING, Any
 from secateur import artifact
 from secateur.budget import Budget
 from secateur.core.graph import Graph
+from secateur.core.knapsack import kept_importance
+from secateur.core.limits import Limits
+from secateur.core.method import Method, ScoreMethod
 from secateur.core.plan import Plan
-from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.core.surgery import apply, hold
 from secateur.data import Data
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
-from secateur.measure import SpeedUp
-from secateur.run.bargain import Bargain, Settled
+from secateur.measure import SpeedUp, accuracy
+from secateur.measure.forecast import Forecast
+from secateur.repair import images_of, take
+from secateur.run.bargain import Alternative, Bargain, Decide, Settled
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
 from secateur.run.within_latency import TOLERANCE
+from secateur.search.judge import sample
 from secateur.training import Settings, fit
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from secateur.run.job import Job
+
+_IMAGES = 1024  # of validation, to compare two networks on
+_REPAIR_IMAGES = 512  # of training, as for repairs
 
 
 def check_budget(budget: Budget | None, data: Data | str | None, train: Settings | None) -> None:
@@ -64,18 +71,13 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
             return _read(json.loads(kept.read_text("utf-8")))
 
     def decide(target: Target, limits: Limits) -> Plan:
-        now = Round(job, 1, job.method, target, job.dense, graph)
-
-        def decided(model: nn.Module) -> Plan:
-            return job.method.plan(replace(now.problem([], model), limits=limits))
-
-        return there(job.dense, job.place, decided, job.tell)
+        return _decided(job, graph, job.method, target, limits)
 
     def tested(plan: Plan) -> float:
         return _accuracy(job, graph, plan, trained=budget.drop_after == "training")
 
     test = None if job.data is None else tested
-    bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, test, tell=job.tell)
+    bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, test, _alternative(job, graph), tell=job.tell)
     found = settle(bargain, budget, job.target)
     if kept is not None:
         try:
@@ -83,6 +85,54 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
         except OSError as error:
             raise ArtifactError(f"cannot write {kept}: {error.strerror}; choose another work folder") from None
     return found
+
+
+def _decided(job: Job, graph: Graph, method: Method, target: Target, limits: Limits) -> Plan:
+    now = Round(job, 1, method, target, job.dense, graph)
+    return there(
+        job.dense, job.place, lambda model: method.plan(replace(now.problem([], model), limits=limits)), job.tell
+    )
+
+
+def _alternative(job: Job, graph: Graph) -> Alternative | None:
+    """Return latency-aware shares for a method whose shares nobody has chosen otherwise."""
+    asked = job.method
+    if not isinstance(asked, ScoreMethod) or asked.allocate != "scope":
+        return None
+    method = replace(asked, allocate="latency")
+
+    def decide(forecast: Forecast) -> Decide:
+        job.forecast = forecast  # the rounds go by what the budget was settled by
+        return lambda target, limits: _decided(job, graph, method, target, limits)
+
+    if job.data is None:
+
+        def kept(plan: Plan) -> float:
+            scores = asked.scores(Round(job, 1, asked, None, job.dense, graph).problem([], job.dense))
+            return kept_importance(graph, scores, asked.scope, plan)
+
+        return Alternative(decide, kept, "kept importance")
+    steps = job.repair or (() if job.train is None else ("recalibrate",))
+    after = f" after {' and '.join(steps)}" if steps else ""
+    return Alternative(
+        decide, lambda plan: _promise(job, graph, plan, steps), f"accuracy on the validation images{after}"
+    )
+
+
+def _promise(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> float:
+    """Return the accuracy under a plan on some validation images, after repairs without training.
+
+    Right after a cut it is often that of chance, and says nothing about what recovers.
+    """
+    data = job.data
+    assert data is not None
+    thin = apply(job.dense, graph, plan)
+    some = images_of(data, _REPAIR_IMAGES, job.seed) if steps else []
+    for step in steps:
+        take(step, job.dense, thin, graph, plan, some, job.seed)
+    held = sample(data.batches("val"), thin, _IMAGES)
+    pairs = list(zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True))
+    return there(thin, job.place, lambda network: accuracy(network, pairs).top1, job.tell)
 
 
 def timed_again(job: Job, settled: Settled, speed: SpeedUp) -> Settled:
@@ -124,4 +174,4 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
 
 
 def _read(stored: dict[str, Any]) -> Settled:
-    return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"])
+    return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"], stored["allocate"])

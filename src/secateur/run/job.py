@@ -12,9 +12,9 @@ from torch import nn
 
 from secateur.budget import Budget
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.core.plan import EMPTY, Plan
-from secateur.core.select import Limits
 from secateur.core.sensitivity import Curve
 from secateur.core.size import Size, Target, size
 from secateur.core.surgery import zeros_left
@@ -22,6 +22,7 @@ from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.events import Event, Tell
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
+from secateur.measure.forecast import Forecast
 from secateur.measure.runtimes import threads_set
 from secateur.repair import Repair
 from secateur.run import beforehand, budgeting, headline
@@ -66,6 +67,7 @@ class Job:
     # what comes of it on the way
     clock: Clock = field(default_factory=Clock)
     settled: Settled | None = None
+    forecast: Forecast | None = None
     searches: list[Search] = field(default_factory=list[Search])
     shaped: list[History] = field(default_factory=list[History])
     repairs: list[Repair] = field(default_factory=list[Repair])
@@ -138,6 +140,7 @@ class Job:
             with self.clock("budget"):
                 self.settled = budgeting.settled(self, graph, self.budget)
             self.target, self.limits = self.settled.target, self.settled.limits
+            self.method = self.settled.method(self.method)
 
     def foretell(self, graph: Graph) -> None:
         """Warn where the network will not get as fast as its MACs promise."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from secateur import rules
 from secateur.budget import Budget
+from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
-from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import DataError, ModelError, SettingError
@@ -31,6 +31,7 @@ from secateur.run.job import Job
 from secateur.run.place import place_for
 from secateur.run.result import Result
 from secateur.run.step import Step
+from secateur.run.timing import check_timing
 from secateur.run.work import Work
 from secateur.training import Settings
 
@@ -84,7 +85,7 @@ def prune(
         rounds: in how many equal steps (on a logarithmic scale) the target is approached.
         then: further rounds, each with a method and target of its own; what one has zeroed stays zero in the next.
         leave: patterns of layer names that keep all their channels.
-        limits: floors and multiples of widths.
+        limits: floors and multiples of widths; by default each group has the multiple that runs fast.
         seed: of everything random.
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
             budget limits the latency.
@@ -142,6 +143,7 @@ def prune(
     example_inputs = moved(example_inputs, device_of(model))
     check_weights(model)
     check_budget(budget, data, train)
+    check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
     _warn_of_optimizers(model, tell)
     job = Job(

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from secateur.core.limits import Limits
 from secateur.core.method import Method
-from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import DataError

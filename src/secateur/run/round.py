@@ -23,6 +23,7 @@ from secateur.measure import accuracy
 from secateur.repair import fold_constants, repair
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
+from secateur.run.timing import place_of_use, shares_by_latency, timing
 from secateur.training import History, fit
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Round:
                 plan = self.ask(found)
             else:
                 facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
+                facts += place_of_use(job) if shares_by_latency(method) else ()
                 plan = job.work.plan(f"plan-{self.number}.json", self.model, facts, lambda: self.ask(found))
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
@@ -109,7 +111,10 @@ class Round:
             found.clear()
             return self.method.plan(self.problem(found, model))
 
-        return there(self.model, self.job.place, decided, self.job.tell)
+        plan = there(self.model, self.job.place, decided, self.job.tell)
+        if self.job.forecast is not None:
+            self.job.forecast.table.save()
+        return plan
 
     def problem(self, found: list[Search], model: nn.Module) -> Problem:
         """Return everything that a method may look at in this round.
@@ -134,6 +139,7 @@ class Round:
             tell=job.tell,
             found=found.append,
             sensitivity=measuring(model, self.graph, job.data, job.limits, work, job.tell, job.curves),
+            time=timing(job, self.model, self.graph),
         )
 
     def loss(self) -> Callable[[nn.Module], float] | None:

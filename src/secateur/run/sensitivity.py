@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
-from secateur.core.select import Limits
+from secateur.core.limits import Limits
 from secateur.core.sensitivity import Curve
 from secateur.data import Data
 from secateur.events import Tell

@@ -38,7 +38,11 @@ def settle(bargain: Bargain, budget: Budget, target: Target | None = None) -> Se
     settled = None if sizes is None else Settled(sizes, bargain.limits)
     if budget.max_latency is not None:
         high = 1.0 if sizes is None else bargain.share(bargain.decide(sizes, bargain.limits))
-        settled = WithinLatency(bargain, budget, high).settle()
+        if budget.max_params is not None or (target is not None and target.of != "macs"):
+            bargain = replace(bargain, alternative=None)  # the same share of MACs has another size there
+        within = WithinLatency(bargain, budget, high)
+        settled = within.settle()
+        bargain = within.bargain
     if budget.max_drop is not None:
         return _within_drop(bargain, budget.max_drop, settled)
     assert settled is not None  # a budget has a limit

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from torch import nn
 
 from secateur.budget import Budget
+from secateur.core.limits import BLOCK, PARTS, Limits
 from secateur.core.plan import EMPTY, Plan
-from secateur.core.select import Limits
 from secateur.core.size import Target
 from secateur.core.surgery import apply
 from secateur.errors import TargetError
@@ -19,7 +20,7 @@ from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import known, threads_set
-from secateur.run.bargain import Bargain, Settled
+from secateur.run.bargain import Alternative, Bargain, Settled
 
 TOLERANCE = 0.05
 """How far from the latency asked for the whole network may be, relative."""
@@ -56,6 +57,9 @@ class _Tried:
 class WithinLatency:
     """The search for the plan that takes as long as was asked for.
 
+    Attributes:
+        bargain: the network and the method; once settled, with the shares that were settled on.
+
     Args:
         bargain: the network and the method.
         budget: has a limit of latency.
@@ -86,13 +90,15 @@ class WithinLatency:
             tried += self.corrected(limits, keep)
             if self.good(tried[-1].share):
                 break
+        chosen = self.best(tried)
+        settled = self.settled(chosen)
+        if self.bargain.alternative is not None:
+            settled = self.shared(self.bargain.alternative, chosen, settled)
         self.forecast.table.save()
-        met = [each for each in tried if each.share <= self.asked * (1 + TOLERANCE)]
-        if not met:
-            self.refuse(min(tried, key=lambda each: each.share))
-        chosen = max(
-            met, key=lambda each: (self.good(each.share), each.share >= self.asked * (1 - TOLERANCE), each.macs)
-        )
+        return settled
+
+    def settled(self, chosen: _Tried) -> Settled:
+        """Return what a network that was measured stands for."""
         found = {
             "asked": self.asked,
             "measured": chosen.share,
@@ -103,6 +109,44 @@ class WithinLatency:
             "multiple": chosen.limits.multiple,
         }
         return Settled(Target(chosen.keep, "macs"), chosen.limits, {"latency": found})
+
+    def shared(self, alternative: Alternative, chosen: _Tried, settled: Settled) -> Settled:
+        """Look for a network of the same latency on the same grid with latency-aware shares; return the better one."""
+        self.bargain.tell(Event("layers", "sharing the cut out by the times of layers"))
+        usual, other = self.plan(chosen.keep, chosen.limits), copy.copy(self)
+        other.plans = {}
+        other.bargain = replace(self.bargain, decide=alternative.decide(self.forecast), alternative=None)
+        # what the forecast is off by for the one is the best guess for the other
+        goal = self.asked * _AIM * (self.predicted(chosen.keep, chosen.limits) or chosen.share) / chosen.share
+        keep = other.largest(goal, chosen.limits)
+        tried = [] if keep is None else other.corrected(chosen.limits, keep)
+        worth = {"scope": alternative.worth(usual)}
+        found: dict[str, Any] = {"by": alternative.by, "worth": worth, "taken": "scope"}
+        taken = settled
+        if other.met(tried):
+            best = other.best(tried)
+            worth["latency"] = alternative.worth(other.plan(best.keep, best.limits))
+            found["measured"] = {"scope": chosen.share, "latency": best.share}
+            if worth["latency"] > worth["scope"]:
+                self.bargain, found["taken"] = other.bargain, "latency"
+                taken = replace(other.settled(best), allocate="latency")
+        latency = {**taken.found["latency"], "forecast_milliseconds": self.forecast.whole, "shares": found}
+        return replace(taken, found={"latency": latency})
+
+    def met(self, tried: list[_Tried]) -> list[_Tried]:
+        """Return the networks that keep the latency asked for."""
+        return [each for each in tried if each.share <= self.asked * (1 + TOLERANCE)]
+
+    def best(self, tried: list[_Tried]) -> _Tried:
+        """Return the network nearest to the latency asked for, of those that keep it.
+
+        Raises:
+            TargetError: if none does.
+        """
+        met = self.met(tried)
+        if not met:
+            self.refuse(min(tried, key=lambda each: each.share))
+        return max(met, key=lambda each: (self.good(each.share), each.share >= self.asked * (1 - TOLERANCE), each.macs))
 
     def corrected(self, limits: Limits, keep: float) -> list[_Tried]:
         """Measure whole networks on one grid of widths, each time with the goal that the one before suggests."""
@@ -133,7 +177,9 @@ class WithinLatency:
         found: list[tuple[float, Limits, float]] = []
         own = self.bargain.limits
         grids = [replace(own, multiple=multiple, parts=parts) for multiple, parts in _GRIDS]
-        if own.multiple > 1:  # asked for by the user, for reasons of their own
+        if own.multiple == "auto":
+            grids = [own, *(replace(own, multiple=multiple, parts=PARTS) for multiple in (8, 32))]
+        elif own.multiple > 1:  # asked for by the user, for reasons of their own
             grids = [replace(own, multiple=own.multiple * times) for times in (1, 2, 4)]
         for number, limits in enumerate(grids):
             self.bargain.tell(Event("layers", f"timing layers in {self.runtime}", number, len(grids)))
@@ -143,7 +189,7 @@ class WithinLatency:
                 found.append((self.bargain.share(self.plan(keep, limits)), limits, keep))
         if not found:
             self.refuse()
-        found.sort(key=lambda each: (-round(each[0], 2), -each[1].multiple))
+        found.sort(key=lambda each: (-round(each[0], 2), -_coarseness(each[1])))
         return [(limits, keep) for _, limits, keep in found]
 
     def largest(self, goal: float, limits: Limits) -> float | None:
@@ -203,6 +249,10 @@ class WithinLatency:
             f"{near}; allow more time, or more layers",
             nearest.keep if nearest else None,
         )
+
+
+def _coarseness(limits: Limits) -> int:
+    return BLOCK if limits.multiple == "auto" else limits.multiple
 
 
 def in_turns(

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.plan import Plan
-from secateur.core.select import Limits
 from secateur.core.sensitivity import LEVELS, Curve, points
 from secateur.core.trials import key_of
 from secateur.errors import ModelError
