@@ -3,8 +3,9 @@
 The static rule for ``multiple="auto"``: convolutions and matrix products of oneDNN, ONNX Runtime and OpenVINO work on
 blocks of 16 channels where vectors hold 16 floats (AVX-512) and of 8 where they hold 8 (AVX2, pairs of NEON), and
 ONNX Runtime leaves its blocked layout, for depthwise convolutions at many times the cost, where a width is no multiple
-of the block. So every dimension that a group makes or reads is kept at a multiple of 16. ``benchmarks/channel_widths.py``
-measures it; docs/speed.md shows the cliffs. Where layers may be timed, ``secateur.measure.alignment`` refines the rule.
+of the block. So every dimension that a group makes or reads is kept at a multiple of 16.
+``benchmarks/channel_widths.py`` measures it; docs/speed.md shows the cliffs. Where layers may be timed,
+``secateur.measure.alignment`` refines the rule.
 """
 
 from __future__ import annotations
@@ -60,14 +61,8 @@ class Limits:
     halvings: int = 0
 
     def __post_init__(self) -> None:
-        if not _whole(self.min_units) or self.min_units < 1:
-            raise SettingError(f"min_units must be at least 1, not {self.min_units}")
-        if self.multiple != "auto" and not (_whole(self.multiple) and self.multiple >= 1):
-            raise SettingError(
-                f"multiple must be at least 1, not {self.multiple!r}: a whole number of units, or 'auto'"
-            )
-        if not _whole(self.parts) or self.parts < 0:
-            raise SettingError(f"parts must be at least 0, not {self.parts}")
+        for name, refusal in rules.broken(self, _RULES):
+            raise SettingError(f"{name} {refusal}")
         pairs = tuple((str(name), int(multiple)) for name, multiple in self.by_group)  # JSON knows lists only
         object.__setattr__(self, "by_group", pairs)
 
