@@ -11,12 +11,14 @@ of the block. So every dimension that a group makes or reads is kept at a multip
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from secateur import rules
 from secateur.core.graph import Graph, Group
+from secateur.core.plan import EMPTY, Plan
 from secateur.errors import SettingError
 
 Multiple: TypeAlias = int | Literal["auto"]
@@ -31,6 +33,9 @@ MULTIPLE = rules.Rule(
     "'auto' (for each group what runs fast) or a whole number of at least 1",
     ("auto",),
 )
+NEAR = 0.05
+"""By which share of a group a width that was asked for may be missed for the sake of its multiple."""
+
 _RULES = {"min_units": rules.whole(1), "multiple": MULTIPLE, "parts": rules.whole(0)}
 
 
@@ -75,7 +80,8 @@ class Limits:
         """Return what the width of a group is to be a multiple of."""
         if self.multiple == "auto":
             found = dict(self.by_group).get(group.name)
-            return halved(static_multiple(group) if found is None else found, self.halvings)
+            multiple = static_multiple(group) if found is None else small(found, group.size)
+            return halved(multiple, self.halvings)
         multiple = self.multiple
         while multiple % 2 == 0 and group.size < self.parts * multiple:
             multiple //= 2
@@ -91,22 +97,33 @@ class Limits:
             return replace(self, halvings=self.halvings + 1)
         return None
 
-    def note(self, graph: Graph) -> str:
-        """Return in words which multiples the widths have, and why."""
-        if not self.auto:
+    def multiple_near(self, group: Group, width: int) -> int:
+        """Return the multiple for a width that somebody asked for: finer where rounding up would miss it by far."""
+        multiple = self.multiple_of(group)
+        while self.auto and multiple % 2 == 0 and -width % multiple > NEAR * group.size:
+            multiple //= 2
+        return multiple
+
+    def note(self, graph: Graph, plan: Plan = EMPTY) -> str:
+        """Return in words which multiples the widths have under a plan, and why."""
+        if self.multiple != "auto":
             return (
-                f"widths are multiples of {self.multiple}, as asked" if self.multiple != 1 else "widths are any number"
+                "widths are any number, as asked" if self.multiple == 1 else f"widths are multiples of {self.multiple}"
             )
-        found: dict[int, int] = {}
+        gone, finer = plan.dropped(), 0
+        found: Counter[int] = Counter()
         for group in graph.free:
             multiple = self.multiple_of(group)
-            found[multiple] = found.get(multiple, 0) + 1
-        parts = [f"{multiple} in {count} group{'s' if count > 1 else ''}" for multiple, count in sorted(found.items())]
-        why = self.source or f"by the rule for blocks of {BLOCK} channels, finer in small groups"
-        finer = ""
-        if self.halvings:
-            finer = f"; halved {self.halvings} time{'s' if self.halvings > 1 else ''}, or the target were out of reach"
-        return f"widths are multiples of {', '.join(reversed(parts))} ({why}{finer})"
+            found[multiple] += 1
+            finer += (group.size - len(gone.get(group.name, ()))) % multiple != 0 and group.name in gone
+        parts = [f"{multiple} in {_groups(count)}" for multiple, count in sorted(found.items(), reverse=True)]
+        why = self.source or f"the rule for kernels that compute {BLOCK} channels at once, finer in small groups"
+        rest = f"; {_groups(finer)} finer than that, for what was asked is out of the reach of these" if finer else ""
+        return f"widths are multiples of {', '.join(parts) or BLOCK}, by {why}{rest}"
+
+
+def _groups(count: int) -> str:
+    return f"{count} group{'' if count == 1 else 's'}"
 
 
 def halved(multiple: int, times: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -97,9 +97,15 @@ Edit = DropUnits | Regroup | ZeroWeights
 
 @dataclass(frozen=True)
 class Plan:
-    """What to change; equal plans on equal networks give equal results."""
+    """What to change; equal plans on equal networks give equal results.
+
+    Attributes:
+        edits: all of them, in any order.
+        notes: how it was decided, one sentence each; no part of what it is.
+    """
 
     edits: tuple[Edit, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def dropped(self) -> dict[str, tuple[int, ...]]:
         """Return the dropped units of every group that loses some, ascending."""
@@ -116,11 +122,12 @@ class Plan:
             if isinstance(edit, ZeroWeights):
                 masks[edit.tensor] = masks[edit.tensor] & edit.mask() if edit.tensor in masks else edit.mask()
         rest = tuple(edit for edit in self.edits if not isinstance(edit, ZeroWeights))
-        return Plan((*rest, *(ZeroWeights.of(name, mask) for name, mask in masks.items())))
+        return replace(self, edits=(*rest, *(ZeroWeights.of(name, mask) for name, mask in masks.items())))
 
     def to_json(self) -> str:
         """Return the plan as JSON text; unit numbers are written as ranges, masks in base 64."""
-        return json.dumps({"format": FORMAT, "edits": [_to_dict(edit) for edit in self.edits]}, indent=1)
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return json.dumps({"format": FORMAT, **notes, "edits": [_to_dict(edit) for edit in self.edits]}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -135,7 +142,8 @@ class Plan:
                 raise PlanError(
                     f"the plan has format {document['format']}, this version reads up to {FORMAT}; upgrade secateur"
                 )
-            return Plan(tuple(_from_dict(edit) for edit in document["edits"]))
+            notes = tuple(str(note) for note in document.get("notes", ()))
+            return Plan(tuple(_from_dict(edit) for edit in document["edits"]), notes)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise PlanError(
                 f"the text is not a plan ({type(error).__name__}: {error}); was the file cut short?"

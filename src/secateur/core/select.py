@@ -199,7 +199,8 @@ def by_share(
 ) -> tuple[Plan, frozenset[str]]:
     """Drop a fixed share of the groups that patterns name; the last pattern that matches a group decides.
 
-    The number that stays is ``int(size * keep)``, at least ``limits.min_units``, as in Li et al. (2017).
+    The number that stays is ``int(size * keep)``, at least ``limits.min_units``, as in Li et al. (2017); more where a
+    multiple wants it (``Limits.multiple_near``).
 
     Args:
         graph: the network.
@@ -225,7 +226,7 @@ def by_share(
         # the product of two decimals may fall a hair below the integer that was meant
         goal = int(group.size * share + 1e-9)
         left = group.size
-        for step in steps(group, scores[name], limits):
+        for step in steps(group, scores[name], Limits(limits.min_units, limits.multiple_near(group, goal))):
             if left - len(step.units) < goal:
                 break
             keep[graph.offsets[name] + torch.tensor(step.units)] = False

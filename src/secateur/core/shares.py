@@ -35,7 +35,8 @@ def refuse_empty(ratio: float, count: int, total: int, what: str, layer: str) ->
 
 def within(limits: Limits, group: Group, count: int) -> int:
     """Return how many may go when so many should: fewer where floors and multiples want it."""
-    left, multiple = max(group.size - count, min(limits.min_units, group.size)), limits.multiple_of(group)
+    left = max(group.size - count, min(limits.min_units, group.size))
+    multiple = limits.multiple_near(group, left)
     return max(0, group.size - -(-left // multiple) * multiple)
 
 

@@ -82,11 +82,11 @@ class Forecast:
                 shape = self.shape(each, keep)
                 return self.table.milliseconds(shape) * scale + rest * int(np.prod(shape.output))
 
-            return TimeTerm(self._groups(each.name), milliseconds)
+            return TimeTerm(self.groups_of(each.name), milliseconds)
 
         return Times(tuple(term(each) for each in self.calls))
 
-    def _groups(self, layer: str) -> frozenset[str]:
+    def groups_of(self, layer: str) -> frozenset[str]:
         """Return the names of the groups that a layer's shape depends on."""
         tensor, graph = f"{layer}.weight", self.graph
         dims = [*(graph.tensors[tensor][1] if tensor in graph.tensors else ()), graph.convolutions.get(layer)]

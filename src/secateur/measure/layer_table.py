@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .layer_program import layer_program
-from .machine import device_name, steadiest_clock
+from .machine import capability, device_name, steadiest_clock
 from .runtimes import Ready, Runtime, from_program, ready, threads_set
 
 Convolution: TypeAlias = (
@@ -98,7 +98,8 @@ class LayerTable:
         runtime: see ``Runtime``; ``compile`` is answered with the times of ``channels_last``.
         threads: of the CPU.
         device: where.
-        file: where the table is kept between programs; None for nowhere.
+        file: where the table is kept between programs; None for nowhere. One that was measured on another machine, or
+            with another version of the runtime, is not used.
         measured: how many layers have been measured by this program.
     """
 
@@ -113,8 +114,10 @@ class LayerTable:
         if self.runtime == "compile":  # which needs seconds for each layer
             self.runtime = "channels_last"
         if self.file is not None:
-            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
                 stored: dict[str, Any] = json.loads(self.file.read_text("utf-8"))
+                if stored["about"] != self.about():  # of another machine or version: measured anew, and replaced
+                    return
                 self._times |= {str(name): float(time) for name, time in stored["milliseconds"].items()}
 
     @staticmethod
@@ -136,6 +139,7 @@ class LayerTable:
         package = self.runtime if self.runtime in ("onnxruntime", "openvino") else "torch"
         return {
             "device": device_name(self.device),
+            "capability": capability(self.device),
             "runtime": self.runtime,
             "version": importlib.metadata.version(package),
             "torch": str(torch.__version__),

@@ -26,6 +26,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
+def capability(device: torch.device) -> str:
+    """Return what a processor can compute at once, such as ``"AVX512"``, or the compute capability of a GPU."""
+    if device.type == "cuda":
+        return ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return torch.backends.cpu.get_cpu_capability()
+
+
 def steadiest_clock(threads: int, device: torch.device) -> Callable[[], float]:
     """Return the clock, in seconds, that other programs disturb the least.
 

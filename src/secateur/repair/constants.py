@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def fold_constants(
         if tried is not None:
             kept.append(drop)
             thin = tried
-    return None if thin is None else (Plan((*kept, *plan.edits)), thin)
+    return None if thin is None else (replace(plan, edits=(*kept, *plan.edits)), thin)
 
 
 def _constant(graph: Graph, plan: Plan, limits: Limits) -> list[DropUnits]:

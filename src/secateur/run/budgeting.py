@@ -88,10 +88,7 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
 
 
 def _decided(job: Job, graph: Graph, method: Method, target: Target, limits: Limits) -> Plan:
-    now = Round(job, 1, method, target, job.dense, graph)
-    return there(
-        job.dense, job.place, lambda model: method.plan(replace(now.problem([], model), limits=limits)), job.tell
-    )
+    return Round(job, 1, method, target, job.dense, graph).ask([], limits)
 
 
 def _alternative(job: Job, graph: Graph) -> Alternative | None:

@@ -13,26 +13,28 @@ from torch import nn
 from secateur.budget import Budget
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
-from secateur.core.method import Method
+from secateur.core.method import Method, ScoreMethod, shapes
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.sensitivity import Curve
 from secateur.core.size import Size, Target, size
 from secateur.core.surgery import zeros_left
 from secateur.core.trials import Search
 from secateur.data import Data
+from secateur.errors import TargetError
 from secateur.events import Event, Tell
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
 from secateur.measure.forecast import Forecast
-from secateur.measure.runtimes import threads_set
+from secateur.methods import name_of
 from secateur.repair import Repair
 from secateur.run import beforehand, budgeting, headline
 from secateur.run.bargain import Settled
 from secateur.run.clock import Clock
-from secateur.run.expectation import expect
+from secateur.run.foretelling import Foretold, evenly, foretell
 from secateur.run.place import measure_at
 from secateur.run.result import Result, widths
 from secateur.run.round import Round
 from secateur.run.step import Step
+from secateur.run.timing import aligned
 from secateur.run.work import Work
 from secateur.training import History, Settings
 
@@ -68,6 +70,7 @@ class Job:
     clock: Clock = field(default_factory=Clock)
     settled: Settled | None = None
     forecast: Forecast | None = None
+    foretold: Foretold | None = None
     searches: list[Search] = field(default_factory=list[Search])
     shaped: list[History] = field(default_factory=list[History])
     repairs: list[Repair] = field(default_factory=list[Repair])
@@ -129,13 +132,16 @@ class Job:
             sensitivity=tuple(self.curves),
             budget=self.settled.found if self.settled else {},
             speed=speed if self.latency else None,
+            foretold=self.foretold.to_dict() if self.foretold else {},
+            multiples={group.name: self.limits.multiple_of(group) for group in first.free},
             seconds=self.clock.seconds,
         )
 
     def settle(self, graph: Graph) -> None:
-        """Choose the runtime, and turn a budget, if there is one, into the target and the widths that meet it."""
+        """Choose the runtime and the widths that run fast there, and turn a budget into the target that meets it."""
         if self.runtime is None and self.timed:
             self.runtime = headline.chosen(self)
+        self.limits = aligned(self, graph)
         if self.budget is not None:
             with self.clock("budget"):
                 self.settled = budgeting.settled(self, graph, self.budget)
@@ -143,17 +149,42 @@ class Job:
             self.method = self.settled.method(self.method)
 
     def foretell(self, graph: Graph) -> None:
-        """Warn where the network will not get as fast as its MACs promise."""
+        """Say how fast the network will get, where long work follows, or what widths that were asked for will cost."""
         met = self.settled is not None and "latency" in self.settled.found
-        if not self.latency or self.target is None or met:
+        long = self.train is not None or self.shaping is not None or not isinstance(self.method, ScoreMethod)
+        if not self.latency or met or self.target is None or not (long or not self.limits.auto):
             return
+        assert self.runtime is not None
         with self.clock("foretell"):
-            # a compiler would take minutes for the network and for each layer
-            runtime = "channels_last" if self.runtime == "compile" else self.runtime
-            with threads_set(self.threads):
-                expected = expect(self.dense, graph, self.inputs, self.target, self.limits, runtime or "eager")
-        if expected is not None and expected.far:
-            self.tell(Event("warning", expected.sentence()))
+            self.foretold = self._foretold(graph, self.target, self.runtime)
+        if self.foretold is not None:
+            self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
+
+    def _foretold(self, graph: Graph, target: Target, runtime: Runtime) -> Foretold | None:
+        if not isinstance(self.method, ScoreMethod):
+            why = f"{name_of(self.method)} finds out by itself what goes from each layer"
+            return Foretold(0.0, None, (why,))
+        trained = self.shaping is not None and shapes(self.method)  # before it decides
+        auto = replace(self.limits, multiple="auto", parts=0)
+        try:
+            if trained or self.method.allocate == "sensitivity":
+                plan, other = evenly(graph, target, self.limits), evenly(graph, target, auto)
+            else:
+                now = Round(self, 1, self.method, target, self.dense, graph)
+                plan, other = now.ask([]), now.ask([], auto)
+        except TargetError:  # said when it matters, with what can be reached
+            return None
+        found = foretell(
+            self.dense,
+            graph,
+            plan,
+            self.inputs,
+            runtime,
+            threads=self.threads,
+            auto=None if self.limits.auto else other,
+            tell=self.tell,
+        )
+        return replace(found, evenly=trained)
 
     def first_steps(self, rounds: int) -> list[Step]:
         """Return the rounds in which the first target is approached, in equal steps on a logarithmic scale."""

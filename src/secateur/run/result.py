@@ -60,6 +60,8 @@ class Result:
         shaped: the method's own training before each decision; empty where it has none.
         speed: how much faster the pruned network is, both timed in turns when all else was done; None if not timed.
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
+        foretold: the speed-up that was promised before the work, see ``run.foretelling``; empty without.
+        multiples: of what the width of each group was to be a multiple, by its name.
         seconds: wall-clock time of each stage.
     """
 
@@ -85,6 +87,8 @@ class Result:
     repairs: tuple[Repair, ...] = ()
     speed: SpeedUp | None = None
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    foretold: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    multiples: Mapping[str, int] = field(default_factory=dict[str, int])
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:

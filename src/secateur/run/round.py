@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
@@ -102,14 +103,15 @@ class Round:
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
         self.check_size(plan)
-        return plan
+        return replace(plan, notes=(*plan.notes, job.limits.note(self.graph, plan)))
 
-    def ask(self, found: list[Search]) -> Plan:
-        """Return the method's plan, made on the accelerator if there is one."""
+    def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
+        """Return the method's plan under the run's limits or others, made on the accelerator if there is one."""
 
         def decided(model: nn.Module) -> Plan:
             found.clear()
-            return self.method.plan(self.problem(found, model))
+            problem = self.problem(found, model)
+            return self.method.plan(problem if limits is None else replace(problem, limits=limits))
 
         plan = there(self.model, self.job.place, decided, self.job.tell)
         if self.job.forecast is not None:

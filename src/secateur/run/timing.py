@@ -1,19 +1,26 @@
-"""The times of layers that a run shares its cut out by."""
+"""The times of layers that a run chooses widths and shares its cut out by."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from secateur import artifact
 from secateur.budget import Budget
 from secateur.core.graph import Graph
 from secateur.core.knapsack import Times
+from secateur.core.limits import Limits
 from secateur.core.method import Method
-from secateur.errors import SettingError
+from secateur.errors import ArtifactError, SecateurError, SettingError
 from secateur.events import Event
 from secateur.measure import Runtime, side_by_side
+from secateur.measure.alignment import measured_limits, worth_timing
 from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
@@ -63,6 +70,43 @@ def timing(job: Job, model: nn.Module, graph: Graph) -> Callable[[], Times] | No
         return job.forecast.times
 
     return times
+
+
+def aligned(job: Job, graph: Graph) -> Limits:
+    """Return the limits of a run with the multiples that run fast where it is meant to run, if they may be timed.
+
+    Layers are timed on one thread, whose times other programs disturb the least; blocks of channels do not depend on
+    the number of threads. Where several processes train, the static rule lets all of them decide alike.
+
+    Raises:
+        ArtifactError: if the choice cannot be written into the work folder.
+    """
+    limits, device = job.limits, device_of(job.dense)
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not (limits.auto and not limits.by_group and job.timed and alone and worth_timing(graph)):
+        return limits
+    kept = None if job.work is None else job.work.place("widths.json", job.dense, limits, job.runtime)
+    if kept is not None:
+        with contextlib.suppress(OSError, ValueError, TypeError, SettingError):
+            return Limits(**json.loads(kept.read_text("utf-8")))
+    job.tell(Event("layers", "timing layers"))
+    try:
+        with job.clock("layers"):
+            table = LayerTable.here(job.runtime or "eager", 1, device)
+            found = measured_limits(Forecast.of(job.dense, graph, job.inputs, table, 1.0), limits, tell=job.tell)
+    except (SecateurError, RuntimeError) as error:  # a runtime that cannot have a layer alone
+        job.tell(Event("warning", f"widths are chosen by rule, for layers cannot be timed here ({_line(error)})"))
+        return limits
+    if kept is not None:
+        try:
+            artifact.write_file(kept, json.dumps(asdict(found)).encode())
+        except OSError as error:
+            raise ArtifactError(f"cannot write {kept}: {error.strerror}; choose another work folder") from None
+    return found
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _forecast(job: Job, model: nn.Module, graph: Graph) -> Forecast:

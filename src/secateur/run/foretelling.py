@@ -1,0 +1,176 @@
+"""How much faster a network will get, said before the work: a stand-in of the same widths is timed, untrained.
+
+The time of a pass does not depend on the weights but on the widths, which are known before the training. So the
+network is cut by the plan, thrown away after it was timed in turns with the dense one, and the work begins. Where the
+widths are not known, or the times scatter, nothing is promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.limits import Limits
+from secateur.core.plan import Plan
+from secateur.core.select import family, meet
+from secateur.core.size import Target, size
+from secateur.core.surgery import apply
+from secateur.errors import SecateurError
+from secateur.events import Tell, ignore
+from secateur.measure import Runtime, SpeedUp, side_by_side
+from secateur.measure.forecast import Forecast, LayerTime
+from secateur.measure.forward import device_of
+from secateur.measure.layer_table import LayerTable
+from secateur.measure.runtimes import known, threads_set
+from secateur.measure.speed_up import DENSE, PRUNED
+
+FAR = 0.75
+"""A warning is due where the speed-up is below this share of the ratio of the MACs."""
+
+DEAR = 1.1
+"""And where the widths that were asked for take this many times as long as those of ``multiple="auto"``."""
+
+UNSURE = 0.3
+"""Width of an interval, relative to the speed-up, with which nothing is promised."""
+
+_SECONDS = 0.5
+_LEAST_RATIO = 1.2
+_AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What a stand-in promises.
+
+    Attributes:
+        macs: how many times fewer MACs.
+        speed: how many times faster, with its interval; None where it cannot be foretold.
+        reasons: why the second is less than the first, the heaviest reason first; or why there is none.
+        price: how many times as long the widths that were asked for take as those of ``multiple="auto"`` at the same
+            target; None where no number was asked for.
+        evenly: whether every group was taken to lose the same share, since the method decides after a training.
+    """
+
+    macs: float
+    speed: SpeedUp | None
+    reasons: tuple[str, ...] = ()
+    price: float | None = None
+    evenly: bool = False
+
+    @property
+    def warns(self) -> bool:
+        """Whether the network will not get as fast as its MACs, or other widths, promise."""
+        if self.speed is None:
+            return False
+        far = self.macs >= _LEAST_RATIO and self.speed.ratio < FAR * self.macs
+        return far or (self.price is not None and self.price > DEAR)
+
+    def sentence(self) -> str:
+        """Return what to expect."""
+        if self.speed is None:
+            return f"the speed-up cannot be foretold here: {'; '.join(self.reasons)}"
+        speed = self.speed
+        change = f"about {speed.ratio:.2f} times the speed" if speed.differs else "no measurable difference in speed"
+        text = (
+            f"expect {change} in {speed.runtime} here (a stand-in of the same widths, {speed.low:.2f} to "
+            f"{speed.high:.2f}), where the MACs fall {self.macs:.2f} times"
+        )
+        if self.evenly:
+            text += ", if every group loses the same share"
+        if self.price is not None and self.price > DEAR:
+            text += f"; widths chosen for speed would take 1/{self.price:.2f} of that time: leave the multiple out"
+        return f"{text}: {'; '.join(self.reasons)}" if self.reasons else text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {**asdict(self), "speed": None if self.speed is None else self.speed.to_dict()}
+
+
+def evenly(graph: Graph, target: Target, limits: Limits) -> Plan:
+    """Return the plan with which every group loses the same share.
+
+    Raises:
+        TargetError: if the target cannot be met.
+    """
+    scores = {group.name: torch.zeros(group.size) for group in graph.free}
+    return meet(graph, partial(family, graph, scores, "uniform"), target, limits)
+
+
+def foretell(
+    model: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    inputs: Any,
+    runtime: Runtime,
+    *,
+    threads: int | None = None,
+    auto: Plan | None = None,
+    tell: Tell = ignore,
+) -> Foretold:
+    """Time a network of the widths that a plan leaves, in turns with the dense one.
+
+    Args:
+        model: the dense network.
+        graph: read from it.
+        plan: what will be removed, or as much of each group.
+        inputs: of the batch size to be fast for.
+        runtime: in what; ``compile`` is timed, though it takes its minutes.
+        threads: of the CPU.
+        auto: the plan that ``multiple="auto"`` leads to, where the user has asked for other widths.
+        tell: hears the progress.
+    """
+    macs = size(graph).macs / max(1, size(graph, plan).macs)
+    networks = {DENSE: model, PRUNED: apply(model, graph, plan)}
+    if auto is not None:
+        networks[_AUTO] = apply(model, graph, auto)
+    try:
+        found = side_by_side(networks, inputs, runtime, threads=threads, seconds=_SECONDS, tell=tell)
+    except SecateurError as error:
+        return Foretold(macs, None, (str(error),))
+    speed = SpeedUp.of(found)
+    if speed.high - speed.low > UNSURE * speed.ratio:
+        scatter = f"the times scatter too much ({speed.low:.2f} to {speed.high:.2f} times the speed)"
+        return Foretold(macs, None, (scatter,))
+    price = None if auto is None else found.ratio(PRUNED, _AUTO)
+    foretold = Foretold(macs, speed, (), price)
+    if not foretold.warns:
+        return foretold
+    whole = found.latencies[DENSE].milliseconds
+    return Foretold(macs, speed, _reasons(model, graph, plan, inputs, speed, whole), price)
+
+
+def _reasons(model: nn.Module, graph: Graph, plan: Plan, inputs: Any, speed: SpeedUp, whole: float) -> tuple[str, ...]:
+    """Say what the times of single layers show: work that is not in them, and layers that do not get faster."""
+    with threads_set(speed.threads) as threads:
+        table = LayerTable.here(known(speed.runtime), threads, device_of(model))
+        try:
+            forecast = Forecast.of(model, graph, inputs, table, whole)
+            rest, layers = forecast.rest, forecast.layers(graph.kept(plan))
+        except SecateurError:  # the layers alone cannot be timed
+            return ()
+    reasons: list[str] = []
+    if rest > 0.2:
+        reasons.append(f"{rest:.0%} of its time is not in convolutions but in normalisation, activations and the like")
+    return (*reasons, *_bound_by_memory(layers))
+
+
+def _bound_by_memory(layers: Sequence[LayerTime]) -> list[str]:
+    """Name the layers whose time falls much less than their MACs and that weigh the most in the end."""
+    after = sum(layer.after for layer in layers)
+    slow = [
+        layer
+        for layer in layers
+        if layer.thin.macs < layer.dense.macs and layer.before / layer.after < FAR * layer.dense.macs / layer.thin.macs
+    ]
+    slow.sort(key=lambda layer: -layer.after)
+    weight = sum(layer.after for layer in slow) / after if after else 0.0
+    if weight < 0.2:
+        return []
+    names = ", ".join(layer.name for layer in slow[:3]) + (f" and {len(slow) - 3} more" if len(slow) > 3 else "")
+    return [f"{names} are bound by memory or overhead, with {weight:.0%} of what the layers take in the end"]
