@@ -30,7 +30,8 @@ def document(result: Result) -> dict[str, Any]:
     ``middle`` (after surgery, before fine-tuning), ``after``, ``repairs`` (without training, on validation images),
     ``widths``, ``explanation``, ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
-    of the ratio),
+    of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
+    and ``notes`` (why these, round by round),
     ``searches`` (all candidates that a method has tried), ``sensitivity`` (curves of each group, round by round,
     where they were measured), ``training``, ``seconds``,
     ``execution`` (how block layers run, which was timed on this machine) and ``example``. Accuracies are

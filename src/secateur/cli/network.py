@@ -124,6 +124,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say of every layer how much of it can be removed, with what, or why not."""
+    from secateur.core.limits import Limits
     from secateur.core.trace import trace
     from secateur.run import beforehand
 
@@ -136,14 +137,16 @@ def explain(
             graph = beforehand.read(subject.model, subject.example, leave, patience=patience, tell=tell)
         except TargetError:  # nothing can be pruned: that is what is to be explained
             graph = trace(subject.model, subject.example, seconds=patience).without(*leave)
-    explanation = graph.explain()
+    explanation, limits = graph.explain(), Limits()
+    multiples = {group.name: limits.multiple_of(group) for group in graph.free}
     if as_json:
-        say_json(explanation_document(explanation))
+        say_json({**explanation_document(explanation), "multiples": multiples, "note": limits.note(graph)})
         return
     whole = sum(row.prunable == row.width for row in explanation.rows)
-    say(explanation_table(explanation), "")
+    say(explanation_table(explanation, multiples), "")
     say(f"{whole} of {len(explanation.rows)} layers can be pruned throughout, {len(graph.free)} groups in all.")
     say(f"The smallest network that can be reached keeps {100 * explanation.reachable:.3g} % of the MACs.")
+    say(f"By default {limits.note(graph)}.")
 
 
 def evaluate(

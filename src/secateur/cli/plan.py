@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from secateur.core.plan import Plan
     from secateur.events import Tell
     from secateur.recipe import Recipe
+    from secateur.run.foretelling import Foretold
 
 SIZES = {"params": "Parameters", "nonzero": "Nonzero parameters", "macs": "MACs", "units": "Units"}
 
@@ -37,6 +38,10 @@ def plan(
         Path | None,
         typer.Option("--out", help="Write the plan to this file, as JSON.", metavar="FILE", rich_help_panel=OUTPUT),
     ] = None,
+    forecast: Annotated[
+        bool,
+        typer.Option("--forecast", help="Say how fast the network would be: time one of these widths, untrained."),
+    ] = False,
     force: Force = False,
     download: Download = False,
     quiet: Quiet = False,
@@ -44,7 +49,8 @@ def plan(
 ) -> None:
     """Show what would be removed, and how large the network would be.
 
-    Nothing is trained and no network is changed. The whole target is reached in one round.
+    Nothing is trained and no network is changed. The whole target is reached in one round. Without --forecast nothing
+    is timed, unless a latency is limited, and widths follow the rule.
     """
     from secateur import artifact
     from secateur.core.size import size
@@ -53,7 +59,7 @@ def plan(
     if out is not None and out.exists() and not force:
         raise ArtifactError(f"{out} exists already; choose another file, or replace it with --force")
     with Listener(quiet or as_json) as tell:
-        graph, decided = _decide(recipe, download, tell)
+        graph, decided, foretold = _decide(recipe, download, forecast, tell)
     if out is not None:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,22 +70,31 @@ def plan(
     groups = _groups(graph, decided)
     if as_json:
         sizes = {"before": _sizes(before), "after": _sizes(after)}
-        say_json({"plan": _json(decided), "groups": groups, **sizes, "file": str(out) if out else None})
+        promise = {"forecast": foretold.to_dict()} if foretold else {}
+        say_json({"plan": _json(decided), "groups": groups, **sizes, **promise, "file": str(out) if out else None})
         return
     rows = [(g["group"], f"{g['kept']} of {g['units']}", _layers(g["layers"])) for g in groups]
     say(table(("Group", "Kept", "Layers that make it"), rows, numbers=(1,)), "")
-    say(_size_table(_sizes(before), _sizes(after)))
+    say(_size_table(_sizes(before), _sizes(after)), "")
+    say(*(_sentence(note) for note in decided.notes))
+    if foretold:
+        say(_sentence(foretold.sentence()))
     if out is not None:
         say("", f"Plan: {out}")
 
 
-def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
-    """Return the network's graph and the plan that ``prune`` would begin with."""
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> tuple[Graph, Plan, Foretold | None]:
+    """Return the network's graph, the plan that ``prune`` would begin with, and what it promises if so asked."""
     from secateur import run
     from secateur.core.limits import Limits
     from secateur.core.size import Target
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
+    from secateur.run.foretelling import foretell
     from secateur.run.job import Job
     from secateur.run.place import place_for
     from secateur.run.recipes import runtime_of
@@ -87,7 +102,7 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     from secateur.run.timing import check_timing
 
     method = run.method_of(recipe)
-    recipe = replace(recipe, latency=False)  # only a limit of latency is measured here
+    recipe = replace(recipe, latency=forecast)
     named, among, threads = runtime_of(recipe)
     data = run.data_of(recipe, download=download)
     model = run.model_of(recipe, data)
@@ -117,7 +132,12 @@ def _decide(recipe: Recipe, download: bool, tell: Tell) -> tuple[Graph, Plan]:
     graph = job.read(model)
     job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)
-    return graph, Round(job, 1, job.method, job.target, model, graph).decide()
+    decided = Round(job, 1, job.method, job.target, model, graph).decide()
+    if not forecast:
+        return graph, decided, None
+    assert job.runtime is not None
+    foretold = foretell(model, graph, decided, job.inputs, job.runtime, threads=job.threads, tell=tell)
+    return graph, decided, foretold
 
 
 def _groups(graph: Graph, decided: Plan) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from secateur.events import Event
 
+FORECAST = "forecast"  # the stage whose text is a promise to keep in sight
 RUN = "run"  # the stage that names one of several runs
 TRAIN = "train"  # the stage whose texts are news to keep, one for each epoch
 
@@ -65,6 +66,9 @@ class Listener:
             self.line(f"warning: {event.text}")
             return
         if self.quiet:
+            return
+        if event.stage == FORECAST:
+            self.line(f"forecast: {event.text}")
             return
         if event.stage == RUN:
             self.finish()

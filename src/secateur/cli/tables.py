@@ -88,10 +88,18 @@ def kept_whole(explanation: Mapping[str, Any]) -> str:
     return f"Pinned: {'; '.join(parts)}."
 
 
-def explanation_table(explanation: Explanation) -> Table:
-    """Return one row per layer: how much of it can go, and with what, or why not."""
-    rows = [(row.layer, str(row.width), str(row.prunable), _why(row)) for row in explanation.rows]
-    return table(("Layer", "Width", "Prunable", "Together with / why not"), rows, numbers=(1, 2))
+def explanation_table(explanation: Explanation, multiples: Mapping[str, int]) -> Table:
+    """Return one row per layer: how much of it can go, in which multiples, and with what, or why not.
+
+    Args:
+        explanation: of a network.
+        multiples: of the width of each group, by its name.
+    """
+    rows = [
+        (row.layer, str(row.width), str(row.prunable), str(multiples.get(row.group, "")), _why(row))
+        for row in explanation.rows
+    ]
+    return table(("Layer", "Width", "Prunable", "By", "Together with / why not"), rows, numbers=(1, 2, 3))
 
 
 def counts_rows(counts: Counts) -> list[tuple[str, str]]:

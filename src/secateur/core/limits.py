@@ -107,9 +107,8 @@ class Limits:
     def note(self, graph: Graph, plan: Plan = EMPTY) -> str:
         """Return in words which multiples the widths have under a plan, and why."""
         if self.multiple != "auto":
-            return (
-                "widths are any number, as asked" if self.multiple == 1 else f"widths are multiples of {self.multiple}"
-            )
+            what = "any number" if self.multiple == 1 else f"multiples of {self.multiple}"
+            return f"widths are {what}, as asked"
         gone, finer = plan.dropped(), 0
         found: Counter[int] = Counter()
         for group in graph.free:

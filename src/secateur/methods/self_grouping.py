@@ -21,7 +21,8 @@ Differences.  The paper's text was not open to us; this is the released code. Th
               ``drop_unread`` is off; the paper counts them on. ``normalize`` makes every filter's importances sum
               to one, so that filters with large weights do not decide alone. ``align`` moves filters at the least
               cost in squared distance between clusters, and ``align_inputs`` takes the inputs that a centroid
-              values most up to a multiple, so that groups have widths that run fast.
+              values most up to a multiple, so that groups have widths that run fast; the paper has neither, 1 is
+              as there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from torch import nn
 
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph
+from secateur.core.limits import BLOCK, Multiple, small
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Plan, Regroup
 from secateur.core.problem import Problem
@@ -48,6 +50,7 @@ from secateur.core.size import size
 from secateur.errors import SettingError, TargetError
 
 Schedule = Literal["steps", "once"]
+_PARTS = 4  # groups that a layer has at least where multiples are chosen for it
 _PRECISION = 16  # halvings of the range of percentages when a target is approached
 
 
@@ -69,9 +72,10 @@ class SelfGrouping(Method):
         min_inputs: every group keeps at least this many inputs; with 0, as in the released code, filters may end
             up without any and put out their bias alone.
         align: groups hold a multiple of this many filters (as far as the layer has them), at most as many groups as
-            that leaves; processors compute 16 or so outputs at once, and a group of 4 takes as long as one of 16.
+            that leaves; processors compute 16 or so outputs at once, and a group of 4 takes as long as one of 16. 1 = any
+            number, as in the paper; auto = the run's multiple, or 16, less where a layer has less than 64 filters.
         align_inputs: groups read a multiple of this many inputs, the nearest to what the percentage gives them, so the
-            share dropped is near the percentage only in layers that are wide enough; 16 runs fast, as for ``align``.
+            share dropped is near the percentage only in layers that are wide enough; 1 and auto as for ``align``.
         restarts: of each k-means.
     """
 
@@ -85,8 +89,8 @@ class SelfGrouping(Method):
     projections: bool = False
     drop_unread: bool = True
     min_inputs: int = 1
-    align: int = 1
-    align_inputs: int = 1
+    align: Multiple = "auto"
+    align_inputs: Multiple = "auto"
     restarts: int = 10
 
     paper: ClassVar[Paper] = Paper(
@@ -104,7 +108,7 @@ class SelfGrouping(Method):
             if not 0.0 <= getattr(self, name) <= 100.0:
                 raise SettingError(f"{name} is a percentage and must be in 0 to 100, not {getattr(self, name)}")
         for name in ("groups", "align", "align_inputs", "restarts"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) != "auto" and getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.min_inputs < 0:
             raise SettingError(f"min_inputs must not be negative, not {self.min_inputs}")
@@ -123,7 +127,10 @@ class SelfGrouping(Method):
                 "and the first convolution and projections only if asked (stem, projections)"
             )
         seeds = torch.randint(2**31 - 1, (len(names),), generator=problem.rng).tolist()
-        layers = [_Layer(problem.model, name, self, seed) for name, seed in zip(names, seeds, strict=True)]
+        layers = [
+            _Layer(problem.model, name, self, problem.limits.multiple, seed)
+            for name, seed in zip(names, seeds, strict=True)
+        ]
         if problem.target is None:
             return self._at(problem, layers, self.conv, self.fc)
         return self._meet(problem, layers)
@@ -173,12 +180,14 @@ class SelfGrouping(Method):
 class _Layer:
     """One layer on its way from dense to grouped; what was found once is remembered."""
 
-    def __init__(self, model: nn.Module, name: str, method: SelfGrouping, seed: int) -> None:
+    def __init__(self, model: nn.Module, name: str, method: SelfGrouping, multiple: Multiple, seed: int) -> None:
         self.name = name
         self._module = model.get_submodule(name)
         self._method, self._seed = method, seed
         weight: Any = self._module.weight
         self.linear = weight.dim() == 2
+        self._align = _multiple(method.align, multiple, weight.shape[0])
+        self._align_inputs = _multiple(method.align_inputs, multiple, weight.shape[1])
         self._importance = weight.detach().float().abs().flatten(2).sum(2) if not self.linear else weight.detach().abs()
         self._importance = self._importance.cpu().numpy().astype(np.float32)
         if not np.isfinite(self._importance).all():
@@ -213,9 +222,9 @@ class _Layer:
 
     def _cluster(self, mask: Any) -> _Clusters:
         rows = self._importance * mask
-        groups = min(self._method.groups, max(1, len(rows) // self._method.align))
-        labels = _aligned(rows, _kmeans(rows, groups, self._method.restarts, self._seed), self._method.align)
-        return _Clusters(rows, mask, labels, self._method.min_inputs, self._method.align_inputs)
+        groups = min(self._method.groups, max(1, len(rows) // self._align))
+        labels = _aligned(rows, _kmeans(rows, groups, self._method.restarts, self._seed), self._align)
+        return _Clusters(rows, mask, labels, self._method.min_inputs, self._align_inputs)
 
 
 class _Clusters:
@@ -247,6 +256,12 @@ class _Clusters:
         if not keep.any():  # something must be read, or the layer could go as a whole
             keep[self._values == self._values.max()] = self._mask[self._values == self._values.max()]
         return keep
+
+
+def _multiple(own: Multiple, limits: Multiple, size: int) -> int:
+    """Return the method's own multiple, else that of the run, else one that runs fast and leaves several groups."""
+    chosen = limits if own == "auto" else own
+    return small(BLOCK, size, _PARTS) if chosen == "auto" else chosen
 
 
 def _kmeans(rows: Any, groups: int, restarts: int, seed: int) -> Any:
