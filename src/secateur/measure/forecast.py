@@ -76,11 +76,14 @@ class Forecast:
         dense_parts, dense_activations = self._dense
         scale = min(1.0, self.whole / dense_parts) if dense_parts else 1.0
         rest = max(0.0, self.whole - dense_parts) / max(1, dense_activations)
+        known: dict[LayerShape, float] = {}  # the table looks texts up, too slow for thousands of looks
 
         def term(each: LayerCall) -> TimeTerm:
             def milliseconds(keep: Tensor) -> float:
                 shape = self.shape(each, keep)
-                return self.table.milliseconds(shape) * scale + rest * int(np.prod(shape.output))
+                if shape not in known:
+                    known[shape] = self.table.milliseconds(shape) * scale + rest * int(np.prod(shape.output))
+                return known[shape]
 
             return TimeTerm(self.groups_of(each.name), milliseconds)
 
