@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from secateur.core.limits import Limits
 from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.measure import SpeedUp, side_by_side
@@ -28,6 +29,7 @@ from secateur.run import prune
 from secateur.training import Settings
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those the weights were trained with
+ANY_WIDTH = Limits(multiple=1)  # as in the papers; for speed widths would be multiples
 METHODS = ("magnitude", "filter_std", "random_units")
 
 
@@ -90,6 +92,7 @@ def run_one(arguments: argparse.Namespace, data: Data, network: str, method: str
         Target(keep),
         data,
         train=settings,
+        limits=ANY_WIDTH,
         seed=seed,
         latency=False,
         work=file.with_suffix(".work"),
@@ -128,7 +131,7 @@ def time_one(arguments: argparse.Namespace, data: Data, network: str, method: st
     if file.exists():
         return
     dense = dense_network(arguments, network)
-    thin = prune(dense, data.example(), method, Target(keep), latency=False).model
+    thin = prune(dense, data.example(), method, Target(keep), limits=ANY_WIDTH, latency=False).model
     timed = SpeedUp.of(side_by_side({"dense": dense, "pruned": thin}, data.example(), threads=1, seconds=2.5))
     row = {
         "network": network,

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from secateur.core.limits import Limits
 from secateur.core.size import Target
 from secateur.data import Data, from_arrays, load_data
 from secateur.methods.fine_pruning import FinePruning
@@ -104,6 +105,7 @@ def run(arguments: argparse.Namespace, arm: str, keep: float, seed: int) -> None
     started, cpu = time.perf_counter(), time.process_time()
     result = prune(
         model, None, method, Target(keep, "nonzero"), data, shape=shape, train=train, seed=seed, latency=False,
+        limits=Limits(multiple=1),
         work=work, tell=lambda event: print(event.text, flush=True) if event.stage == "train" and event.text else None,
     )  # fmt: skip
     assert result.middle is not None

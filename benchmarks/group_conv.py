@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from secateur.core.blocks import BlockLayer
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import size
 from secateur.core.surgery import apply, masked
@@ -88,7 +89,7 @@ def one_layer(
 
 def compare(model: nn.Module, x: Tensor, method: SelfGrouping, seconds: float) -> Row:
     graph = trace(model, x[:1])
-    plan = method.plan(Problem(model, graph))
+    plan = method.plan(Problem(model, graph, limits=Limits(multiple=1)))
     thin = apply(model, graph, plan)
     left = size(graph, plan).macs / size(graph).macs
     with masked(model, graph, plan):
@@ -131,7 +132,7 @@ def where_time_goes(channels: int, side: int, groups: int, percent: int, batch: 
     model, x = nn.Sequential(layer), torch.randn(batch, channels, side, side)
     graph = trace(model, x[:1])
     method = SelfGrouping(percent, percent, groups, "once", stem=True, restarts=2)
-    thin = apply(model, graph, method.plan(Problem(model, graph)))
+    thin = apply(model, graph, method.plan(Problem(model, graph, limits=Limits(multiple=1))))
     assert any(isinstance(module, BlockLayer) for module in thin.modules())
     with torch.inference_mode():
         thin(x)

@@ -27,6 +27,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from secateur.core.limits import Limits
 from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import TargetError
@@ -38,6 +39,7 @@ from secateur.run import prune
 from secateur.training import Settings, fit
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those the ResNets were trained with
+ANY_WIDTH = Limits(multiple=1)  # as in the papers; for speed widths would be multiples
 METHODS = ("magnitude", "random_units", "weak_subnetwork", "self_grouping")
 OPTIONS = {"self_grouping": {"fc": 100.0, "restarts": 3}}
 DRAWN = ("random_units", "self_grouping")  # decide differently with another seed
@@ -128,7 +130,7 @@ def run_one(arguments: argparse.Namespace, data: Data, method: str, goal: dict[s
         "machine": machine(),
     }
     try:
-        thin = prune(dense, data.example(), find(method)(**options), target, seed=seed, latency=False)
+        thin = prune(dense, data.example(), find(method)(**options), target, limits=ANY_WIDTH, seed=seed, latency=False)
     except TargetError as error:
         file.write_text(json.dumps({**row, "refused": str(error)}, indent=1))
         return

@@ -72,12 +72,12 @@ def study(name: str, asked: float, runtime: str, seconds: float) -> dict[str, An
     share = settled.found["latency"]["measured"]
 
     plain = WithinLatency(bargain, Budget(max_latency=min(1.0, share), runtime=runtime, threads=1))
-    tried = [plain.measured(plain.largest(share, Limits()) or 0.5, Limits())]
+    tried = [plain.measured(plain.largest(share, Limits(multiple=1)) or 0.5, Limits(multiple=1))]
     while tried[-1].share > share and len(tried) < MOST:
-        tried.append(plain.measured(tried[-1].keep * max(0.8, 0.98 * share / tried[-1].share), Limits()))
+        tried.append(plain.measured(tried[-1].keep * max(0.8, 0.98 * share / tried[-1].share), Limits(multiple=1)))
     # times do not fall steadily with odd widths: the largest network that was fast enough stands for the family
     chosen = max((each for each in tried if each.share <= 1.02 * share), key=lambda it: it.macs, default=tried[-1])
-    macs = apply(model, graph, plain.plan(chosen.keep, Limits()))
+    macs = apply(model, graph, plain.plan(chosen.keep, Limits(multiple=1)))
     networks = {"dense": model, "latency": thin, "macs": macs}
     names = {"computing": "processor", "wall": "wall"}
     shares = {clock: {it: list[float]() for it in networks if it != "dense"} for clock in names}

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.size import size
@@ -106,7 +107,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         ratio=arguments.ratio, ratio_of=arguments.ratio_of, granularity=arguments.granularity,
         candidates=arguments.candidates,
     )  # fmt: skip
-    plans = method.draw(Problem(model, graph))
+    plans = method.draw(Problem(model, graph, limits=Limits(multiple=1)))
     images = sum(len(y) for _, y in batches)
     start, used = time.perf_counter(), time.process_time()
     more: dict[str, Any] = {}

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply
@@ -77,7 +78,7 @@ def secateur(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     start = time.perf_counter()
     graph = trace(model, inputs)
     traced = time.perf_counter()
-    plan = Magnitude().plan(Problem(model, graph, Target(0.5)))
+    plan = Magnitude().plan(Problem(model, graph, Target(0.5), limits=Limits(multiple=1)))
     planned = time.perf_counter()
     apply(model, graph, plan)
     done = time.perf_counter()

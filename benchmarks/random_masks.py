@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, tensor_of
+from secateur.core.limits import Limits
 from secateur.core.patterns import input_maps, maskable, strided_mask
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
@@ -125,7 +126,7 @@ class Bench:
             return
         dense = self.trained()
         graph = self.graph_of(dense)
-        problem = Problem(dense, graph, rng=torch.Generator().manual_seed(self.seed))
+        problem = Problem(dense, graph, limits=Limits(multiple=1), rng=torch.Generator().manual_seed(self.seed))
         plans = self.method(granularity, ratio).draw(problem)
         search: Search | None = None
         for way, file in files.items():
@@ -186,7 +187,16 @@ class Bench:
         settings = self.settings(self.arguments.epochs[1] // 2, 1)
         maps, kernels = self.method("maps", MAPS_FIRST), self.method("kernels", 1.0 - left)
         result = prune(
-            dense, None, maps, None, self.data, train=settings, then=[Step(kernels)], seed=self.seed, latency=False
+            dense,
+            None,
+            maps,
+            None,
+            self.data,
+            train=settings,
+            then=[Step(kernels)],
+            limits=Limits(multiple=1),
+            seed=self.seed,
+            latency=False,
         )
         assert result.middle
         assert result.middle.accuracy

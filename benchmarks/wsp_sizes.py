@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import size
 from secateur.core.trace import trace
@@ -61,7 +62,7 @@ def rows(name: str, model: nn.Module, graph: Graph, ranks: str, streams: Streams
     dense, out = size(graph), list[dict[str, Any]]()
     for percent, (params, macs) in PAPER[name].items():
         method = WeakSubnetwork(percent, percent, percent, streams=streams)
-        plan = method.plan(Problem(model, graph))
+        plan = method.plan(Problem(model, graph, limits=Limits(multiple=1)))
         found = size(graph, plan)
         row = {
             "network": name,

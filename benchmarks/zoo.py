@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply, run, verify
@@ -196,7 +197,7 @@ def secateur(kind: str, name: str) -> Row:
         found["reachable"] = graph.explain().reachable
         found["groups"], found["units"] = len(graph.groups), graph.units
         start = time.process_time()
-        plan = Magnitude().plan(Problem(model, graph, Target(KEEP)))
+        plan = Magnitude().plan(Problem(model, graph, Target(KEEP), limits=Limits(multiple=1)))
         times["plan"] = time.process_time() - start
         start = time.process_time()
         thin = apply(model, graph, plan)
@@ -222,7 +223,7 @@ def warm_up() -> None:
     tiny = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Unflatten(1, (4, 36)), nn.Flatten(), nn.Linear(144, 2))
     x = torch.zeros(1, 3, 8, 8)
     graph = trace(tiny, x)
-    apply(tiny, graph, Magnitude().plan(Problem(tiny, graph, Target(KEEP))))
+    apply(tiny, graph, Magnitude().plan(Problem(tiny, graph, Target(KEEP), limits=Limits(multiple=1))))
 
 
 def torch_pruning(kind: str, name: str) -> Row:

@@ -86,7 +86,8 @@ def _speak(
         files = [each.to_dict() for each in written]
         say_json({**document, "folder": str(folder), "report": str(page), "exports": files})
         return
-    say(report.outcome(document), "", change(document), *conditions(document), *limits.kept(document), "")
+    lines = [*conditions(document), *limits.foretold(document), *limits.kept(document), *limits.widths(document)]
+    say(report.outcome(document), "", change(document), *lines, "")
     say(f"Verified: {verification(document)}", kept_whole(document["explanation"]))
     say(*(f"Repaired: {text}" for text in repairs(document)))
     if not result.histories and document["data"]:

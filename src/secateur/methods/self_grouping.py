@@ -72,8 +72,9 @@ class SelfGrouping(Method):
         min_inputs: every group keeps at least this many inputs; with 0, as in the released code, filters may end
             up without any and put out their bias alone.
         align: groups hold a multiple of this many filters (as far as the layer has them), at most as many groups as
-            that leaves; processors compute 16 or so outputs at once, and a group of 4 takes as long as one of 16. 1 = any
-            number, as in the paper; auto = the run's multiple, or 16, less where a layer has less than 64 filters.
+            that leaves; processors compute 16 or so outputs at once, and a group of 4 takes as long as one of 16.
+            1 = any number, as in the paper; auto = the run's multiple, or 16, less where a layer has less than 64
+            filters.
         align_inputs: groups read a multiple of this many inputs, the nearest to what the percentage gives them, so the
             share dropped is near the percentage only in layers that are wide enough; 1 and auto as for ``align``.
         restarts: of each k-means.

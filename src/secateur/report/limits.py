@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.report.summary import SAME, Document, milliseconds
+from secateur.report.summary import SAME, TIMES, Document, milliseconds
 
 
 def kept(document: Document) -> list[str]:
@@ -33,6 +33,30 @@ def kept(document: Document) -> list[str]:
             f"at most {100 * drop['asked']:.2f} were allowed."
         )
     return lines
+
+
+def widths(document: Document) -> list[str]:
+    """Return one sentence for each reason why widths are as they are; none for results of earlier versions."""
+    return [_sentence(note) for note in dict.fromkeys(document.get("notes") or ())]
+
+
+def foretold(document: Document) -> list[str]:
+    """Return a sentence on what was promised before the work, beside what was measured; none if nothing was."""
+    promise = document.get("foretold") or {}
+    if not promise:
+        return []
+    speed, reasons = promise["speed"], "; ".join(promise["reasons"])
+    if speed is None:
+        return [_sentence(f"the speed-up could not be foretold: {reasons}")]
+    change = f"{speed['ratio']:.2f}{TIMES} the speed" if speed["differs"] else SAME
+    text = f"foretold before the work, by an untrained stand-in: {change}"
+    if promise["price"] is not None:
+        text += f"; widths chosen for speed would have taken {1 / promise['price']:.2f} of its time"
+    return [_sentence(f"{text}; {reasons}" if reasons else text)]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _shares(shares: Mapping[str, Any] | None) -> list[str]:
