@@ -117,7 +117,7 @@ class Limits:
             finer += (group.size - len(gone.get(group.name, ()))) % multiple != 0 and group.name in gone
         parts = [f"{multiple} in {_groups(count)}" for multiple, count in sorted(found.items(), reverse=True)]
         why = self.source or f"the rule for kernels that compute {BLOCK} channels at once, finer in small groups"
-        rest = f"; {_groups(finer)} finer than that, for what was asked is out of the reach of these" if finer else ""
+        rest = f"; {_groups(finer)} finer than that, to meet what was asked" if finer else ""
         return f"widths are multiples of {', '.join(parts) or BLOCK}, by {why}{rest}"
 
 

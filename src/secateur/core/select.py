@@ -19,6 +19,10 @@ from secateur.errors import SettingError, TargetError
 
 Scope = Literal["uniform", "global"]
 
+CLOSE = 0.98
+"""A plan that leaves this share of what it may needs no widths between its multiples."""
+_HALVINGS = 2  # of steps, where it leaves less
+
 
 @dataclass(frozen=True)
 class Step:
@@ -90,17 +94,20 @@ def _in_group_order(keyed: list[tuple[float, int, int, int, Step]]) -> list[tupl
     return sorted(out, key=lambda item: item[:4])
 
 
-def fit(graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | None = None) -> Plan:
+def fit(
+    graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | None = None, *, refine: bool = False
+) -> Plan:
     """Return the plan that takes just as many steps as the target needs, and no more.
 
     Where steps are of several units, the last one takes more than is needed: then those steps that still fit under the
-    target are given back, the last first.
+    target are given back, the last first, and if so asked parts of steps, until the target is met closely.
 
     Args:
         graph: the network.
         ordered: steps in the order of removal, from ``family``.
         target: what may be kept.
         start: units that go in any case.
+        refine: whether steps may be parted, so that widths need not be the multiples that steps lead to.
 
     Raises:
         TargetError: if even all steps leave too much; says the smallest fraction that can be reached.
@@ -135,21 +142,31 @@ def fit(graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | Non
             low = middle + 1
     keep = kept(low)
     if any(len(step.units) > 1 for step in ordered):
-        _give_back(graph, ordered[:low], keep, lambda: rule.measure(target.of, keep) <= goal)
+        stuck = _give_back(graph, ordered[:low], keep, lambda: rule.measure(target.of, keep) <= goal)
+        for _ in range(_HALVINGS if refine else 0):
+            if rule.measure(target.of, keep) >= CLOSE * goal:
+                break
+            halves = [Step(step.group, step.units[-(len(step.units) // 2) :]) for step in stuck if len(step.units) > 1]
+            stuck = _give_back(graph, halves, keep, lambda: rule.measure(target.of, keep) <= goal)
     return plan_of(graph, keep)
 
 
-def _give_back(graph: Graph, taken: Sequence[Step], keep: Tensor, fits: Callable[[], bool]) -> None:
-    """Take back, in place, every step that is the last one taken of its group and fits, the last first."""
-    stuck: set[str] = set()
+def _give_back(graph: Graph, taken: Sequence[Step], keep: Tensor, fits: Callable[[], bool]) -> list[Step]:
+    """Take back, in place, every step that is the last one taken of its group and fits, the last first.
+
+    Returns:
+        The last step of each group that did not fit, the last taken at the end.
+    """
+    stuck: dict[str, Step] = {}
     for step in reversed(taken):
-        if step.group in stuck:
+        if step.group in stuck or not step.units:
             continue
         places = graph.offsets[step.group] + torch.tensor(step.units)
         keep[places] = True
         if not fits():
             keep[places] = False
-            stuck.add(step.group)
+            stuck[step.group] = step
+    return list(stuck.values())[::-1]
 
 
 def meet(
@@ -169,7 +186,7 @@ def meet(
     """
     while True:
         try:
-            return fit(graph, order(limits), target, start)
+            return fit(graph, order(limits), target, start, refine=limits.auto)
         except TargetError:
             finer = limits.finer(graph.free)
             if finer is None:

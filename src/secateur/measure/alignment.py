@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from ..core.graph import Graph, Group
-from ..core.limits import PARTS, Limits, small, static_multiple
+from ..core.limits import Limits, small, static_multiple
 from ..events import Event, Tell, ignore
 from .forecast import Forecast, LayerCall
 from .machine import device_name
@@ -21,6 +21,7 @@ from .machine import device_name
 _SHARE = 0.7  # of the units, about which widths are tried: its square is half of the MACs
 _DEAR = 1.1  # a width that costs so much more for each unit is worth avoiding
 _FREE = 1.03  # one that costs no more than this is not
+_MANY = 4  # multiples that a group has at least after doubling, or few widths would be left
 _SMALL = 8  # a group of fewer multiples profits from finer ones
 _LEAST = 8  # the rule's multiple in groups too small to matter
 
@@ -70,7 +71,7 @@ class _Prices:
     def multiple(self, rule: int) -> int:
         """Return the rule's multiple, a larger one where that saves time, or a smaller one where that costs none."""
         multiple = rule
-        while self.group.size >= PARTS * 2 * multiple and self.ratio(multiple, 2 * multiple) > _DEAR:
+        while self.group.size >= _MANY * 2 * multiple and self.ratio(multiple, 2 * multiple) > _DEAR:
             multiple *= 2
         if multiple > rule:
             return multiple
