@@ -81,6 +81,7 @@ def test_all_formats_at_once_are_ready_to_run_and_source_stays_as_trained(
     secateur: Call, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SideBySide, "ratio", lambda self, of, to: 0.5)
+    monkeypatch.setattr(SideBySide, "differ", lambda self, of, to: True)
     monkeypatch.setattr(deployment, "fastest", lambda *_: {})
     found = {each["kind"]: each for each in exported(secateur, "--format", "pt2,onnx", "--source")}
     assert {kind: (each["folded"], each["memory_format"]) for kind, each in found.items()} == {
@@ -155,6 +156,7 @@ def test_what_cannot_be_exported_ready_to_run_is_exported_as_far_as_it_goes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refuses: str, folded: int, memory_format: str
 ) -> None:
     monkeypatch.setattr(SideBySide, "ratio", lambda self, of, to: 0.5)
+    monkeypatch.setattr(SideBySide, "differ", lambda self, of, to: True)
     net, images = lived_in(Refusing(refuses)), torch.randn(2, 3, 8, 8)
     made = deploy(net, images, seconds=0.01)
     assert made.memory_format == "channels_last"

@@ -27,9 +27,6 @@ from .side_by_side import side_by_side
 MemoryFormat = Literal["contiguous", "channels_last"]
 Pairs = tuple[tuple[str, str], ...]
 
-MARGIN = 0.05
-"""Share of the time by which another memory format must be faster to be worth a change."""
-
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """Largest relative difference of the outputs that passes for rounding, by the type of the weights.
 
@@ -80,9 +77,9 @@ def deploy(
     """Make a copy of a network that computes the same and runs as fast as PyTorch eager allows.
 
     Batch norms are folded into the layers before them where that is exact. With ``time``, layers with a choice run
-    the faster way, see ``fastest``, and kernels are laid out channels last if that is measured to be faster by more
-    than ``MARGIN``; a network that does not run so, or computes something else, stays as it is. Every step is
-    compared with the network; where rounding alone could explain a difference, both are compared in float64.
+    the faster way, see ``fastest``, and kernels are laid out channels last if that is measured to be faster, beyond
+    noise; a network that does not run so, or computes something else, stays as it is. Every step is compared with the
+    network; where rounding alone could explain a difference, both are compared in float64.
 
     Args:
         model: any network; left as it is.
@@ -189,7 +186,8 @@ def _fastest_format(
             if proof.holds(changed):
                 made[other] = changed
     timed = side_by_side({_GIVEN: given, **made}, _cloned(proof.example), "eager", threads=threads, seconds=seconds)
-    chosen = other if other in made and timed.ratio(other, own) < 1 - MARGIN else own
+    faster = other in made and timed.differ(other, own) and timed.ratio(other, own) < 1
+    chosen = other if faster else own
     return made[chosen], chosen, dict(timed.latencies)
 
 
