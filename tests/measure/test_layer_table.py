@@ -121,3 +121,22 @@ def test_the_terms_of_a_forecast_add_up_to_it_and_know_what_they_depend_on(
         changed = {n for n, term in enumerate(terms) if term.milliseconds(keep) != term.milliseconds(everything)}
         assert changed
         assert changed <= {n for n, term in enumerate(terms) if group.name in term.groups}
+
+
+@pytest.mark.parametrize("about", ["device", "capability", "version", "torch"])
+def test_a_table_of_another_machine_or_version_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, about: str
+) -> None:
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
+    shape = LayerShape("Linear", (64, 64), (8, 64), True)
+    table = LayerTable.here("eager", 1, torch.device("cpu"))
+    assert table.file is not None
+    table.milliseconds(shape)
+    table.save()
+    stored = json.loads(table.file.read_text())
+    stored["about"][about] = "another"
+    stored["milliseconds"] = dict.fromkeys(stored["milliseconds"], 1000000000.0)
+    table.file.write_text(json.dumps(stored))
+    again = LayerTable.here("eager", 1, torch.device("cpu"))
+    assert again.milliseconds(shape) < 1e9
+    assert again.measured == 1
