@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
-from secateur.core.select import Limits, family, fit, plan_of
+from secateur.core.limits import BLOCK, Limits
+from secateur.core.select import family, meet, plan_of
 from secateur.core.size import Target, size
 from secateur.errors import TargetError
 from secateur.measure import Runtime, side_by_side
@@ -100,7 +102,7 @@ def expect(
 def _evenly(graph: Graph, target: Target, limits: Limits) -> Tensor | None:
     scores = {group.name: torch.zeros(group.size) for group in graph.free}
     try:
-        return graph.kept(fit(graph, family(graph, scores, "uniform", limits), target))
+        return graph.kept(meet(graph, partial(family, graph, scores, "uniform"), target, limits))
     except TargetError:
         return None
 
@@ -112,8 +114,9 @@ def _macs(graph: Graph, keep: Tensor) -> float:
 def _odd_widths(forecast: Forecast, target: Target, limits: Limits, worth: float) -> list[str]:
     """Say which multiple of widths would be faster for the same MACs, if one is."""
     found: list[tuple[float, int]] = []
+    own = BLOCK if limits.multiple == "auto" else limits.multiple
     for multiple in _MULTIPLES:
-        if multiple <= limits.multiple or multiple % limits.multiple:
+        if multiple <= own or multiple % own:
             continue
         keep = _evenly(forecast.graph, target, replace(limits, multiple=multiple))
         if keep is not None:
