@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from nets import images
-from secateur.core.graph import Axis, Cost, Graph, Group
+from secateur.core.graph import Graph, Group
 from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.select import Step, by_share, family, fit, plan_of, steps
@@ -17,23 +17,9 @@ from secateur.core.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import SettingError, TargetError
 from strategies import networks
+from toys import scored, toy
 
 SCOPES = ("uniform", "global")
-
-
-def toy(*sizes: int, prices: tuple[int, ...] = (), fixed: int = 0) -> Graph:
-    """Groups a, b, c ... of these sizes; a unit of each costs its price in MACs, beside a fixed cost."""
-    groups = tuple(Group(chr(ord("a") + i), n, ()) for i, n in enumerate(sizes))
-    costs: list[Cost] = [Cost("rest", 1, (Axis(fixed, torch.zeros(0, dtype=torch.long)),))]
-    first = 0
-    for i, n in enumerate(sizes):
-        costs.append(Cost(groups[i].name, prices[i] if prices else 1, (Axis(0, torch.arange(first, first + n)),)))
-        first += n
-    return Graph(groups, (), {}, frozenset(), tuple(costs), {}, (), (), {})
-
-
-def scored(**scores: list[float]) -> dict[str, Tensor]:
-    return {name: torch.tensor(values) for name, values in scores.items()}
 
 
 def taken(ordered: list[Step]) -> list[tuple[str, tuple[int, ...]]]:
