@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import size
 from secateur.core.surgery import apply, verify
@@ -19,6 +20,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.models import build
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+ANY = Limits(multiple=1)  # papers leave widths as their rates make them
 Rates = tuple[tuple[str, float], ...]
 
 
@@ -89,7 +91,7 @@ def test_the_dense_networks_are_those_of_the_papers(name: str) -> None:
 def test_li_et_al_2017(name: str) -> None:
     network, rates, macs_gone, weights_gone, macs_left = PRUNED[name]
     net, graph = read(network)
-    plan = Magnitude(keeps=rates).plan(Problem(net, graph))
+    plan = Magnitude(keeps=rates).plan(Problem(net, graph, limits=ANY))
     thin = apply(net, graph, plan)
     before, after = size(graph), size(graph, plan)
     assert round(100 * (1 - after.macs / before.macs), 1) == macs_gone
@@ -106,7 +108,8 @@ def test_the_rates_name_the_layers_that_the_paper_means() -> None:
     assert [rates[f"layer1.{block}.conv1"] for block in (0, 6, 7, 8)] == [0.4, 0.4, 1.0, 1.0]  # 16 and 18
     assert [rates[f"layer2.{block}.conv1"] for block in (0, 1, 7, 8)] == [1.0, 0.7, 1.0, 0.7]  # 20 and 34
     assert [rates[f"layer3.{block}.conv1"] for block in (0, 1, 8)] == [1.0, 0.9, 1.0]  # 38 and 54
-    thin = apply(*read("resnet56"), Magnitude(keeps=PRUNED["ResNet-56-B"][1]).plan(Problem(*read("resnet56"))))
+    net, graph = read("resnet56")
+    thin = apply(net, graph, Magnitude(keeps=PRUNED["ResNet-56-B"][1]).plan(Problem(net, graph, limits=ANY)))
     widths = {name: module.out_channels for name, module in thin.named_modules() if isinstance(module, nn.Conv2d)}
     assert (widths["layer1.0.conv1"], widths["layer2.1.conv1"], widths["layer3.1.conv1"]) == (6, 22, 57)
     assert {widths[f"layer{stage}.{block}.conv2"] for stage in (1, 2, 3) for block in range(9)} == {16, 32, 64}
@@ -116,7 +119,7 @@ def test_the_rates_name_the_layers_that_the_paper_means() -> None:
 def test_shortcuts_without_parameters_are_pruned_everywhere(name: str) -> None:
     """Half of every group goes, the residual stream with its zero-padded shortcuts included, exactly."""
     net, graph = read(name)
-    plan = Magnitude(keeps=(("*", 0.5),)).plan(Problem(net, graph))
+    plan = Magnitude(keeps=(("*", 0.5),)).plan(Problem(net, graph, limits=ANY))
     assert set(plan.dropped()) == {group.name for group in graph.groups}
     thin = apply(net, graph, plan)
     for dense, pruned in zip(layers(net), layers(thin), strict=True):

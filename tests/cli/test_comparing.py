@@ -18,6 +18,7 @@ data = "mnist5k"
 controls = ["random"]
 [target]
 keeps = [0.6]
+multiple = 1
 [[method]]
 name = "magnitude"
 """
@@ -68,7 +69,8 @@ def test_a_bad_comparison_is_one_sentence(secateur: Call, old: str, new: str, me
 
 
 def test_sensitivity_is_printed_drawn_and_kept(secateur: Call) -> None:
-    words = ("sensitivity", "--model", "nets.py:small", "--data", "mnist5k", "--images", "100", "--levels", "4")
+    words = ("sensitivity", "--model", "nets.py:small", "--data", "mnist5k", "--multiple", "1")
+    words = (*words, "--images", "100", "--levels", "4")
     ended = secateur(*words, "--out", "curves")
     assert ended.status == 0
     assert re.search(r"^0 +8 +\d+\.\d\d +\d+\.\d\d +\d+\.\d\d", ended.out, re.MULTILINE)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from nets import images
-from secateur.core.graph import Axis, Cost, Graph, Group
+from secateur.core.graph import Graph, Group
 from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.select import Step, by_share, family, fit, plan_of, steps
@@ -17,23 +17,9 @@ from secateur.core.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import SettingError, TargetError
 from strategies import networks
+from toys import scored, toy
 
 SCOPES = ("uniform", "global")
-
-
-def toy(*sizes: int, prices: tuple[int, ...] = (), fixed: int = 0) -> Graph:
-    """Groups a, b, c ... of these sizes; a unit of each costs its price in MACs, beside a fixed cost."""
-    groups = tuple(Group(chr(ord("a") + i), n, ()) for i, n in enumerate(sizes))
-    costs: list[Cost] = [Cost("rest", 1, (Axis(fixed, torch.zeros(0, dtype=torch.long)),))]
-    first = 0
-    for i, n in enumerate(sizes):
-        costs.append(Cost(groups[i].name, prices[i] if prices else 1, (Axis(0, torch.arange(first, first + n)),)))
-        first += n
-    return Graph(groups, (), {}, frozenset(), tuple(costs), {}, (), (), {})
-
-
-def scored(**scores: list[float]) -> dict[str, Tensor]:
-    return {name: torch.tensor(values) for name, values in scores.items()}
 
 
 def taken(ordered: list[Step]) -> list[tuple[str, tuple[int, ...]]]:
@@ -41,13 +27,6 @@ def taken(ordered: list[Step]) -> list[tuple[str, tuple[int, ...]]]:
 
 
 # -- limits and steps ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["min_units", "multiple"])
-@pytest.mark.parametrize("value", [0, -3])
-def test_limits_are_at_least_one(name: str, value: int) -> None:
-    with pytest.raises(SettingError, match=f"{name} must be at least 1, not {value}"):
-        Limits(**{name: value})
 
 
 def test_the_lowest_goes_first_and_ties_go_by_number() -> None:
@@ -181,7 +160,7 @@ def test_the_target_is_met_and_one_step_less_would_miss_it(net: nn.Module, data:
     graph = trace(net, images(1))
     seed = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
     scores = {g.name: torch.rand(g.size, generator=seed) for g in graph.groups}
-    ordered = family(graph, scores, data.draw(st.sampled_from(SCOPES)), Limits())
+    ordered = family(graph, scores, data.draw(st.sampled_from(SCOPES)), Limits(multiple=1))
     target = Target(data.draw(st.floats(0.05, 1.0)), data.draw(st.sampled_from(["macs", "params", "units", "nonzero"])))
     whole = size(graph).of(target.of)
     smallest = size(graph, Plan(tuple(DropUnits(s.group, s.units) for s in ordered))).of(target.of) / whole
@@ -318,6 +297,6 @@ def test_a_pattern_without_a_match_is_an_error() -> None:
 def test_patterns_match_any_layer_that_makes_the_units() -> None:
     graph = trace(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)), images(1))
     scores = {g.name: torch.arange(float(g.size)) for g in graph.groups}
-    plan, settled = by_share(graph, scores, [("1", 0.5)], Limits())
+    plan, settled = by_share(graph, scores, [("1", 0.5)], Limits(multiple=1))
     assert plan == Plan((DropUnits("1", (0, 1, 2)),))
     assert settled == {"1"}

@@ -64,20 +64,20 @@ def test_points_are_evenly_spaced_and_drop_the_lowest(graph: Graph) -> None:
     small = graph.free[0]
     assert small.size == 8
     scores = torch.tensor([5.0, 1.0, 7.0, 2.0, 6.0, 0.0, 4.0, 3.0])
-    found = points(small, scores, Limits(min_units=2), 3)
+    found = points(small, scores, Limits(min_units=2, multiple=1), 3)
     assert [(kept, plan.dropped()[small.name]) for kept, plan in found] == [
         (6, (1, 5)),
         (4, (1, 3, 5, 7)),
         (2, (0, 1, 3, 5, 6, 7)),
     ]
     assert [kept for kept, _ in points(small, scores, Limits(multiple=4), 8)] == [4]
-    assert points(small, torch.full((8,), torch.inf), Limits(), 8) == []
+    assert points(small, torch.full((8,), torch.inf), Limits(multiple=1), 8) == []
 
 
 def test_the_group_that_suffers_less_goes_first(graph: Graph) -> None:
     first, second = graph.free
     curves = [curve(first, 0.0, 7.0), curve(second, 0.0, 30.0)]  # 1 and 2 for each unit that goes
-    ordered = by_damage(graph, ascending(graph), curves, Limits())
+    ordered = by_damage(graph, ascending(graph), curves, Limits(multiple=1))
     taken = [step.group for step in ordered[:9]]
     assert taken.count(first.name) == 6
     assert taken.count(second.name) == 3
@@ -86,7 +86,7 @@ def test_the_group_that_suffers_less_goes_first(graph: Graph) -> None:
 
 def test_without_damage_every_group_loses_the_same_share(graph: Graph) -> None:
     first, second = graph.free
-    ordered = by_damage(graph, ascending(graph), [curve(first, 1.0, 0.5), curve(second, 1.0, 1.0)], Limits())
+    ordered = by_damage(graph, ascending(graph), [curve(first, 1.0, 0.5), curve(second, 1.0, 1.0)], Limits(multiple=1))
     taken = [step.group for step in ordered[:12]]
     assert (taken.count(first.name), taken.count(second.name)) == (4, 8)
 
@@ -135,7 +135,7 @@ def problem(graph: Graph, keep: float, per_unit: tuple[float, float]) -> Problem
         gone = [int((weight.abs().sum((0, 2)) == 0).sum()) for weight in readers]
         return sum(cost * count for cost, count in zip(per_unit, gone, strict=True))
 
-    return Problem(model, graph, Target(keep, "units"), loss=loss)
+    return Problem(model, graph, Target(keep, "units"), loss=loss, limits=Limits(multiple=1))
 
 
 def test_the_target_is_met_with_equal_damage_and_not_a_unit_more(graph: Graph) -> None:
@@ -160,7 +160,7 @@ def test_curves_may_come_from_a_faster_measurement(graph: Graph) -> None:
         return [curve(graph.free[0], 0.0, 0.0), curve(graph.free[1], 0.0, 1.0)]
 
     model = Plain().eval()
-    made = Problem(model, graph, Target(0.75, "units"), sensitivity=measured)
+    made = Problem(model, graph, Target(0.75, "units"), sensitivity=measured, limits=Limits(multiple=1))
     plan = Numbered(allocate="sensitivity").plan(made)
     assert {name: len(units) for name, units in plan.dropped().items()} == {graph.free[0].name: 6}
     assert asked == [{group.name for group in graph.free}]

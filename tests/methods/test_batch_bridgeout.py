@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from secateur import check_method
+from secateur.core.limits import Limits
 from secateur.core.perturbation import draw, original, spread, weakest
 from secateur.core.problem import Problem
 from secateur.core.shaper import Moment
@@ -154,7 +155,7 @@ def test_the_cut_takes_the_filters_with_the_smallest_l2_norm_from_every_layer() 
     model = net()
     with torch.no_grad():
         model[0].weight.mul_(torch.tensor([3.0, 0.1, 2.0, 0.2, 1.0, 0.3]).reshape(-1, 1, 1, 1) * 100)
-    problem = Problem(model, trace(model, IMAGES))
+    problem = Problem(model, trace(model, IMAGES), limits=Limits(multiple=1))
     method = BatchBridgeout(keeps=(("*", 0.5),))
     dropped = method.plan(problem).dropped()
     assert dropped["0"] == (1, 3, 5)
@@ -264,9 +265,8 @@ def test_a_whole_run_without_fine_tuning() -> None:
     """Shaped, cut and verified; the given network is not touched, the pruned one has no trace of the noise."""
     model = net()
     before = copy.deepcopy(model.state_dict())
-    result = prune(
-        model, None, BatchBridgeout(keeps=(("*", 0.5),)), None, images(), shape=settings(epochs=2), latency=False
-    )
+    method, limits = BatchBridgeout(keeps=(("*", 0.5),)), Limits(multiple=1)
+    result = prune(model, None, method, None, images(), limits=limits, shape=settings(epochs=2), latency=False)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert result.model[0].weight.shape[0] == 3
     assert not any(parametrize.is_parametrized(module) for module in result.model.modules())

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from secateur import check_method
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import Target
 from secateur.core.trace import trace
@@ -29,7 +30,7 @@ def net() -> nn.Sequential:
 
 
 def asked(model: nn.Module, keep: float) -> Problem:
-    return Problem(model, trace(model, IMAGE), Target(keep, "units"))
+    return Problem(model, trace(model, IMAGE), Target(keep, "units"), limits=Limits(multiple=1))
 
 
 def test_one_threshold_over_all_layers() -> None:

@@ -190,7 +190,7 @@ class NeverRemoves(Good):
 
 class IgnoresLimits(Good):
     def plan(self, problem: Problem) -> Plan:
-        return super().plan(dataclasses.replace(problem, limits=Limits()))
+        return super().plan(dataclasses.replace(problem, limits=Limits(multiple=1)))
 
 
 class CrashesWithoutData(Good):

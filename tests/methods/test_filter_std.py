@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import Target
 from secateur.core.trace import trace
@@ -25,7 +26,7 @@ def net(kernels: list[list[float]] = KERNELS) -> nn.Sequential:
 
 
 def asked(model: nn.Module, keep: float = 0.75) -> Problem:
-    return Problem(model, trace(model, IMAGE), Target(keep, "units"))
+    return Problem(model, trace(model, IMAGE), Target(keep, "units"), limits=Limits(multiple=1))
 
 
 def test_the_deviation_is_that_of_all_weights_over_their_number() -> None:

@@ -37,7 +37,8 @@ def problem(net: nn.Module = NET, graph: Graph | None = None, target: Target | N
     with torch.no_grad():
         labels = net(x).argmax(1)
     batches = [(x[:100], labels[:100]), (x[100:], labels[100:])]
-    return Problem(net, graph, target, validation=batches, rng=torch.Generator().manual_seed(seed))
+    rng, any_width = torch.Generator().manual_seed(seed), Limits(multiple=1)  # papers know no multiples
+    return Problem(net, graph, target, validation=batches, limits=any_width, rng=rng)
 
 
 def drawn(method: RandomMasks, given: Problem) -> list[Plan]:
@@ -77,7 +78,9 @@ def test_the_widths_of_the_papers_network_at_half_of_the_weights() -> None:
     for parameter in net.parameters():
         nn.init.zeros_(parameter)
     graph = trace(net, torch.randn(1, 3, 32, 32))
-    (plan,) = drawn(RandomMasks(ratio=0.49, ratio_of="weights", candidates=1), Problem(net, graph))
+    (plan,) = drawn(
+        RandomMasks(ratio=0.49, ratio_of="weights", candidates=1), Problem(net, graph, limits=Limits(multiple=1))
+    )
     thin = apply(net, graph, plan)
     weights = [m.weight for m in thin.modules() if isinstance(m, nn.Conv2d)]
     assert [len(weight) for weight in weights] == [128, 89, 89, 89, 179, 179]
@@ -142,7 +145,7 @@ def test_the_stem_and_linear_layers_on_request() -> None:
 def test_a_residual_stream_of_the_stem_stays_and_others_go_together() -> None:
     net = build("resnet20_projection").eval()
     graph = trace(net, torch.randn(1, 3, 32, 32))
-    (plan,) = drawn(RandomMasks(ratio=0.5, candidates=1), Problem(net, graph))
+    (plan,) = drawn(RandomMasks(ratio=0.5, candidates=1), Problem(net, graph, limits=Limits(multiple=1)))
     dropped = plan.dropped()
     assert "conv1" not in dropped
     assert len(dropped["layer2.0.conv2"]) == 16

@@ -173,7 +173,7 @@ def wide() -> nn.Sequential:
 def numbers(method: Method, net: nn.Module, **known: Any) -> dict[str, int]:
     """Return how many units stay in each group."""
     graph = trace(net, IMAGES)
-    dropped = method.plan(Problem(net, graph, **known)).dropped()
+    dropped = method.plan(Problem(net, graph, **{"limits": Limits(multiple=1), **known})).dropped()
     return {group.name: group.size - len(dropped.get(group.name, ())) for group in graph.groups}
 
 
@@ -197,7 +197,7 @@ def test_rates_choose_the_lowest_scores_of_their_layer() -> None:
     with torch.no_grad():
         for row in range(10):
             net[0].weight[row] = (row * 7) % 10
-    plan = Magnitude(keeps=(("0", 0.7),)).plan(Problem(net, trace(net, IMAGES)))
+    plan = Magnitude(keeps=(("0", 0.7),)).plan(Problem(net, trace(net, IMAGES), limits=Limits(multiple=1)))
     assert plan.dropped() == {"0": (0, 3, 6)}  # weights 0, 1 and 2
 
 
@@ -212,7 +212,7 @@ def test_layers_without_a_rate_are_left_or_meet_the_target() -> None:
     assert numbers(rates, net) == {"0": 10, "2": 8, "4": 64}
     graph = trace(net, IMAGES)
     target = Target(0.4, "params")
-    plan = rates.plan(Problem(net, graph, target))
+    plan = rates.plan(Problem(net, graph, target, limits=Limits(multiple=1)))
     assert len(plan.dropped()["2"]) == 8
     assert size(graph, plan).params <= 0.4 * size(graph).params
     assert set(plan.dropped()) == {"0", "2", "4"}
@@ -225,7 +225,7 @@ def test_a_rate_names_any_layer_that_makes_the_group() -> None:
 
 def test_rates_respect_the_limits() -> None:
     rates = Magnitude(keeps=(("*", 0.3),))
-    assert numbers(rates, wide(), limits=Limits(min_units=5)) == {"0": 5, "2": 5, "4": 19}
+    assert numbers(rates, wide(), limits=Limits(min_units=5, multiple=1)) == {"0": 5, "2": 5, "4": 19}
     assert numbers(rates, wide(), limits=Limits(multiple=8)) == {"0": 8, "2": 8, "4": 24}
 
 

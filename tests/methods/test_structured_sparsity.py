@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from secateur import check_method
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import Target
 from secateur.core.trace import trace
@@ -56,10 +57,10 @@ def test_without_a_target_what_is_zero_goes() -> None:
     with torch.no_grad():
         model[0].weight[1] = 1e-5
         model[2].weight[[0, 4]] = 0.0
-    graph = trace(model, IMAGE)
-    assert StructuredSparsity().plan(Problem(model, graph)).dropped() == {"0": (1,), "2": (0, 4)}
-    assert not StructuredSparsity(zero=0.0).plan(Problem(model, graph)).dropped().get("0")
-    assert StructuredSparsity(keeps=(("2", 0.8),)).plan(Problem(model, graph)).dropped() == {"2": (0,)}
+    problem = Problem(model, trace(model, IMAGE), limits=Limits(multiple=1))
+    assert StructuredSparsity().plan(problem).dropped() == {"0": (1,), "2": (0, 4)}
+    assert not StructuredSparsity(zero=0.0).plan(problem).dropped().get("0")
+    assert StructuredSparsity(keeps=(("2", 0.8),)).plan(problem).dropped() == {"2": (0,)}
 
 
 def test_layers_of_different_widths_compete_by_their_mean_square() -> None:
@@ -67,7 +68,7 @@ def test_layers_of_different_widths_compete_by_their_mean_square() -> None:
     with torch.no_grad():
         model[0].weight.fill_(0.5)  # 27 weights of a unit
         model[2].weight.fill_(0.4)  # 36 weights of a unit: longer, yet each one smaller
-    problem = Problem(model, trace(model, IMAGE), Target(8 / 9, "units"))
+    problem = Problem(model, trace(model, IMAGE), Target(8 / 9, "units"), limits=Limits(multiple=1))
     assert StructuredSparsity().score(problem.graph.group("2"), problem).tolist() == pytest.approx([0.4] * 5)
     assert StructuredSparsity().plan(problem).dropped() == {"2": (0,)}
 

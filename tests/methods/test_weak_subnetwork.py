@@ -17,6 +17,9 @@ from secateur.errors import DataError, SettingError, TargetError
 from secateur.methods.weak_subnetwork import WeakSubnetwork, shares
 from secateur.models import build
 
+ANY = Limits(multiple=1)
+"""Widths of papers are any number."""
+
 
 def chain() -> nn.Sequential:
     """Two convolutions, a flattened map of 4x4, and three linear layers."""
@@ -50,7 +53,7 @@ def test_the_intersection_of_percentiles_inside_each_pair(levels: tuple[float, f
         "3": as_published(sums(second, 0), sums(hidden.reshape(14, 10, 16), 1), junction),  # 16 inputs a channel
         "6": as_published(sums(hidden, 0), sums(last, 1), fc),
     }
-    plan = method.plan(Problem(net, graph))
+    plan = method.plan(Problem(net, graph, limits=ANY))
     assert plan.dropped() == {name: units for name, units in expected.items() if units}
     assert verify(net, graph, plan, apply(net, graph, plan), images(2)).exact
     found = shares(graph, plan, method)
@@ -65,7 +68,7 @@ def test_ties_are_as_strict_as_the_percentile():
         net[3].weight.fill_(1.0).mul_(torch.arange(12).reshape(1, 12, 1, 1))
     graph = trace(net, images(1))
     for percent in range(0, 101, 5):
-        plan = WeakSubnetwork(percent, 0, 0).plan(Problem(net, graph))
+        plan = WeakSubnetwork(percent, 0, 0).plan(Problem(net, graph, limits=ANY))
         assert plan.dropped().get("0", ()) == as_published(sums(net[0].weight, 0), sums(net[3].weight, 1), percent)
 
 
@@ -73,17 +76,17 @@ def test_a_target_takes_the_strength_that_percentiles_would_need():
     """What a percentage drops, a target of just that size drops too, and nothing else."""
     net, graph = chain(), trace(chain(), images(1))
     for percent in (40, 60, 85):
-        plan = WeakSubnetwork(percent, percent, percent).plan(Problem(net, graph))
+        plan = WeakSubnetwork(percent, percent, percent).plan(Problem(net, graph, limits=ANY))
         keep = size(graph, plan).macs / size(graph).macs
-        assert WeakSubnetwork().plan(Problem(net, graph, Target(keep))) == plan
+        assert WeakSubnetwork().plan(Problem(net, graph, Target(keep), limits=ANY)) == plan
 
 
 def test_levels_weigh_the_parts_of_a_target():
     net, graph = chain(), trace(chain(), images(1))
-    plan = WeakSubnetwork(conv=0, fc=60, junction=30).plan(Problem(net, graph, Target(0.6, "params")))
+    plan = WeakSubnetwork(conv=0, fc=60, junction=30).plan(Problem(net, graph, Target(0.6, "params"), limits=ANY))
     assert plan.dropped().keys() == {"3", "6"}
     with pytest.raises(TargetError, match="cannot keep only") as caught:
-        WeakSubnetwork(conv=0, fc=60, junction=0).plan(Problem(net, graph, Target(0.5, "macs")))
+        WeakSubnetwork(conv=0, fc=60, junction=0).plan(Problem(net, graph, Target(0.5, "macs"), limits=ANY))
     assert 0.5 < caught.value.reachable < 1
 
 
@@ -102,10 +105,10 @@ def residual() -> tuple[nn.Module, Graph]:
 
 def test_safe_mode_leaves_streams_alone_and_tied_mode_takes_all_their_makers_and_readers():
     net, graph = residual()
-    safe = WeakSubnetwork(70, 70, 70).plan(Problem(net, graph))
+    safe = WeakSubnetwork(70, 70, 70).plan(Problem(net, graph, limits=ANY))
     assert safe.dropped()
     assert all(len(graph.group(name).layers) == 1 for name in safe.dropped())
-    tied = WeakSubnetwork(70, 70, 70, streams="tied").plan(Problem(net, graph))
+    tied = WeakSubnetwork(70, 70, 70, streams="tied").plan(Problem(net, graph, limits=ANY))
     assert safe.dropped().items() <= tied.dropped().items()
     (stream,) = [name for name in tied.dropped().keys() - safe.dropped().keys() if name == "conv1"]
     makers = graph.group(stream).layers
@@ -127,18 +130,18 @@ def test_activation_criterion_counts_what_is_active():
     before = {key: value.clone() for key, value in net.state_dict().items()}
     net.requires_grad_(False)
     method = WeakSubnetwork(30, 30, 30, criterion="activation", batches=2)
-    plan = method.plan(Problem(net, graph, batches=batches))
+    plan = method.plan(Problem(net, graph, batches=batches, limits=ANY))
     assert {1, 4} <= set(plan.dropped()["0"])
     assert not {9, 7} & set(plan.dropped()["0"]) or len(plan.dropped()["0"]) > 2
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in net.parameters())
-    assert method.plan(Problem(net, graph, batches=batches)) == plan
+    assert method.plan(Problem(net, graph, batches=batches, limits=ANY)) == plan
 
 
 def test_activation_criterion_needs_images():
     net, graph = chain(), trace(chain(), images(1))
     with pytest.raises(DataError, match="looks at images"):
-        WeakSubnetwork(criterion="activation").plan(Problem(net, graph))
+        WeakSubnetwork(criterion="activation").plan(Problem(net, graph, limits=ANY))
     with pytest.raises(DataError, match="no calibration batch"):
         WeakSubnetwork(criterion="activation").plan(Problem(net, graph, batches=[]))
 
@@ -175,10 +178,10 @@ def test_not_a_number_is_a_sentence():
 
 def test_level_zero_drops_nothing():
     net, graph = chain(), trace(chain(), images(1))
-    assert WeakSubnetwork(0, 0, 0).plan(Problem(net, graph)) == Plan()
+    assert WeakSubnetwork(0, 0, 0).plan(Problem(net, graph, limits=ANY)) == Plan()
 
 
 def test_patterns_of_layers_left_alone():
     net = make("plain")
     graph = trace(net, images(1)).without("2.0")
-    assert WeakSubnetwork(100, 100, 100).plan(Problem(net, graph)).dropped().keys() <= {"0.0"}
+    assert WeakSubnetwork(100, 100, 100).plan(Problem(net, graph, limits=ANY)).dropped().keys() <= {"0.0"}

@@ -78,14 +78,14 @@ def test_a_group_keeps_one_unit_and_what_other_edits_drop_is_not_read() -> None:
     net = network()
     graph = trace(net, IMAGES)
     every = Regroup("3", (Block(tuple(range(1, 8)), (1,)), Block((0,), (0,))))
-    found = fold_constants(net, graph, Plan((every, DropUnits("0", (1,)))), IMAGES)
+    found = fold_constants(net, graph, Plan((every, DropUnits("0", (1,)))), IMAGES, Limits(multiple=1))
     assert found is not None
     assert found[0].dropped()["3"] == tuple(range(1, 8))
     silent = Plan((Regroup("3", (Block(tuple(range(8)), (1,)),)),))
-    assert fold_constants(net, graph, silent, IMAGES) is None
+    assert fold_constants(net, graph, silent, IMAGES, Limits(multiple=1)) is None
 
 
-@pytest.mark.parametrize(("limits", "dropped"), [(Limits(min_units=5), (1,)), (Limits(multiple=5), (1,))])
+@pytest.mark.parametrize(("limits", "dropped"), [(Limits(min_units=5, multiple=1), (1,)), (Limits(multiple=5), (1,))])
 def test_floors_and_multiples_hold(limits: Limits, dropped: tuple[int, ...]) -> None:
     net = network()
     found = fold_constants(net, trace(net, IMAGES), Plan((EMPTY_ROWS,)), IMAGES, limits)

@@ -44,7 +44,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("of", ["macs", "params", "nonzero", "units"])
 def test_the_target_is_met_and_barely(of: str, net: nn.Module) -> None:
-    result = prune(net, images(1), target=Target(0.5, of), latency=False)  # type: ignore[arg-type]
+    result = prune(net, images(1), target=Target(0.5, of), limits=Limits(multiple=1), latency=False)  # type: ignore[arg-type]
     assert result.target == Target(0.5, of)  # type: ignore[arg-type]
     if of != "units":
         kept = getattr(result.after.counts, of) / getattr(result.before.counts, of)
@@ -159,7 +159,8 @@ class Watching(ScoreMethod):
 
 def test_rounds_approach_the_target_in_equal_ratios(net: nn.Module) -> None:
     Watching.seen.clear()
-    result = prune(net, images(1), Watching(), Target(0.27, "params"), rounds=3, latency=False)
+    target, limits = Target(0.27, "params"), Limits(multiple=1)
+    result = prune(net, images(1), Watching(), target, rounds=3, limits=limits, latency=False)
     assert len(result.plans) == len(Watching.seen) == 3
     dense = result.before.counts.params
     for number, problem in enumerate(Watching.seen, start=1):
@@ -299,4 +300,4 @@ class Lazy(ScoreMethod):
 
 def test_a_plan_that_falls_short_of_the_target_is_refused(net: nn.Module) -> None:
     with pytest.raises(TargetError, match=r"Lazy left 0\.8\d* of the macs where at most 0\.5 was asked for"):
-        prune(net, images(1), Lazy(), 0.5, latency=False)
+        prune(net, images(1), Lazy(), 0.5, limits=Limits(multiple=1), latency=False)

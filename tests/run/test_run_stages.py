@@ -13,6 +13,7 @@ from torch import Tensor
 import secateur
 from nets import images, make
 from secateur.core.graph import tensor_of
+from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan, Regroup, ZeroWeights
 from secateur.core.regroup import blocks_of
 from secateur.core.size import Target, size
@@ -28,6 +29,7 @@ from secateur.stages import Stage
 from secateur.training import Settings
 
 MAPS = RandomMasks(ratio=0.25, candidates=3)
+ANY = Limits(multiple=1)
 KERNELS = RandomMasks(granularity="kernels", ratio=0.5, candidates=3)
 
 
@@ -36,7 +38,8 @@ def zero_kernels(result: Result) -> Tensor:
 
 
 def test_maps_go_first_and_then_kernels_of_what_is_left(data: Data, train: Settings) -> None:
-    result = prune(make("plain"), None, MAPS, data=data, train=train, then=[Step(KERNELS)], latency=False)
+    then = [Step(KERNELS)]
+    result = prune(make("plain"), None, MAPS, data=data, train=train, then=then, limits=ANY, latency=False)
     first, second = result.plans
     assert {type(edit) for edit in first.edits} == {DropUnits}
     assert {type(edit) for edit in second.edits} == {ZeroWeights}
@@ -49,7 +52,7 @@ def test_maps_go_first_and_then_kernels_of_what_is_left(data: Data, train: Setti
 def test_zeroed_kernels_outlive_a_later_cut_and_its_training(data: Data, train: Settings) -> None:
     """The second round knows nothing of kernels, yet those of the first stay zero wherever their maps do."""
     net = make("plain")
-    result = prune(net, None, KERNELS, data=data, train=train, then=[Step(MAPS)], latency=False)
+    result = prune(net, None, KERNELS, data=data, train=train, then=[Step(MAPS)], limits=ANY, latency=False)
     first, second = result.plans
     graph = trace(net, images(1))
     (mask,) = [edit.mask() for edit in first.edits if isinstance(edit, ZeroWeights)]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.core.limits import Limits
+from secateur.core.limits import Limits, Multiple
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
@@ -76,7 +76,7 @@ def bargain() -> Bargain:
     def decide(target: Target, limits: Limits) -> Plan:
         return method.plan(Problem(model=model, graph=graph, target=target, limits=limits))
 
-    return Bargain(model, graph, x, decide)
+    return Bargain(model, graph, x, decide, Limits(multiple=1))
 
 
 def left(bargain: Bargain, settled: Any) -> Any:
@@ -116,7 +116,7 @@ def test_a_latency_is_met_on_the_whole_network(
     assert settled.limits.multiple % 8 == 0
     times: dict[float, float] = {}
     for keep in [percent / 100 for percent in range(20, 100, 4)]:
-        thin = apply(bargain.model, bargain.graph, bargain.decide(Target(keep), Limits()))
+        thin = apply(bargain.model, bargain.graph, bargain.decide(Target(keep), Limits(multiple=1)))
         times[keep] = whole({"dense": bargain.model, "thin": thin}, None, "eager").ratio("thin", "dense")
     plain = max((keep for keep, time in times.items() if time <= latency["measured"]), default=0.0)
     assert left(bargain, settled).macs / size(bargain.graph).macs >= plain - 0.01
@@ -148,7 +148,7 @@ def test_a_drop_alone_asks_for_the_smallest_network(bargain: Bargain) -> None:
     def accuracy(plan: Plan) -> float:  # falls off a cliff where less than 0.4 of the MACs are left
         return 0.9 - max(0.0, 0.4 - bargain.share(plan))
 
-    able = Bargain(bargain.model, bargain.graph, bargain.inputs, bargain.decide, accuracy=accuracy)
+    able = replace(bargain, accuracy=accuracy)
     settled = settle(able, Budget(max_drop=0.02))
     assert settled.target.keep == pytest.approx(0.38, abs=0.02)
     assert settled.found["drop"]["found"] <= 0.02
@@ -157,9 +157,7 @@ def test_a_drop_alone_asks_for_the_smallest_network(bargain: Bargain) -> None:
         settle(able, Budget(max_drop=0.02, max_macs=0.3))
     with pytest.raises(DataError, match="needs data"):
         settle(bargain, Budget(max_drop=0.02))
-    useless = Bargain(
-        bargain.model, bargain.graph, bargain.inputs, bargain.decide, accuracy=lambda plan: float(plan == EMPTY)
-    )
+    useless = replace(bargain, accuracy=lambda plan: float(plan == EMPTY))
     with pytest.raises(TargetError, match=r"costs more than 0\.02 of accuracy"):
         settle(useless, Budget(max_drop=0.02))
 
@@ -226,19 +224,22 @@ def test_a_settled_budget_is_taken_up_after_a_kill(tmp_path: Any, monkeypatch: p
     assert first.plans == again.plans
 
 
-def test_a_warning_comes_before_the_work_where_the_speed_lags(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("own", "macs"), [(1, "1.8"), ("auto", "2.0")])  # auto: a coarse grid falls below the target
+def test_a_warning_comes_before_the_work_where_the_speed_lags(
+    monkeypatch: pytest.MonkeyPatch, own: Multiple, macs: str
+) -> None:
     from secateur.run import expectation
 
     layer, whole = made_up(32, 1.0)
     monkeypatch.setattr(LayerTable, "_measure", layer)
     monkeypatch.setattr(expectation, "side_by_side", whole)
     events: list[Event] = []
-    target = Target(0.55)
-    prune(Wide(), torch.randn(1, 3, 8, 8), target=target, runtime="eager", tell=events.append)
+    target, limits = Target(0.55), Limits(multiple=own)
+    prune(Wide(), torch.randn(1, 3, 8, 8), target=target, runtime="eager", limits=limits, tell=events.append)
     warnings = [number for number, event in enumerate(events) if event.stage == "warning"]
     assert len(warnings) == 1
     text = events[warnings[0]].text
-    assert "although the MACs fall 1.8 times" in text
+    assert f"although the MACs fall {macs} times" in text
     assert "odd widths are slow here; widths in multiples of 32 (--multiple 32) help" in text
     assert warnings[0] < next(number for number, event in enumerate(events) if event.stage == "plan")
     events.clear()

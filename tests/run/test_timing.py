@@ -13,6 +13,7 @@ from torch import nn
 
 from secateur.budget import Budget
 from secateur.core.knapsack import kept_importance
+from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import size
 from secateur.core.trace import trace
@@ -24,7 +25,7 @@ from secateur.measure.layer_table import LayerShape, LayerTable
 from secateur.methods.filter_std import FilterStd
 from secateur.methods.magnitude import Magnitude
 from secateur.report.limits import kept
-from secateur.run import prune, timing, within_latency
+from secateur.run import headline, prune, timing, within_latency
 from secateur.run.job import Job
 from secateur.run.step import Step
 
@@ -67,11 +68,11 @@ def clocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
             for name, model in networks.items()
         }
         latencies = {name: Latency(time, 0.0, 1, 1, 1, "cpu", runtime) for name, time in times.items()}
-        return SideBySide(runtime, latencies, {n: (t,) for n, t in times.items()}, dict.fromkeys(times, 0.0))
+        return SideBySide(runtime, latencies, {n: (t,) * 11 for n, t in times.items()}, dict.fromkeys(times, 0.0))
 
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(LayerTable, "_measure", layer)
-    for module in (timing, within_latency):
+    for module in (timing, within_latency, headline):
         monkeypatch.setattr(module, "side_by_side", whole)
     return timed
 
@@ -81,7 +82,7 @@ def milliseconds(model: nn.Module) -> float:
 
 
 def pruned(method: Any, **options: Any) -> Any:
-    options = {"latency": False, **options}
+    options = {"latency": False, "limits": Limits(multiple=1), **options}
     return prune(net(), X, method, **options)
 
 

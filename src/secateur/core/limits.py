@@ -126,10 +126,8 @@ def _groups(count: int) -> str:
 
 
 def halved(multiple: int, times: int) -> int:
-    """Return a multiple halved so many times, as far as it is even."""
-    while times and multiple % 2 == 0:
-        multiple, times = multiple // 2, times - 1
-    return multiple
+    """Return a multiple halved so many times, rounded down, down to 1: measured ones may be odd."""
+    return max(1, multiple >> times)
 
 
 def static_multiple(group: Group, block: int = BLOCK, parts: int = PARTS) -> int:

@@ -63,9 +63,33 @@ def _sizes(bargain: Bargain, budget: Budget, target: Target | None) -> Target | 
     for chosen, left in found:
         if all(left.of(each.of) <= each.keep * dense.of(each.of) * (1 + 1e-9) for each in targets):
             return chosen
-    raise TargetError(
-        "no single plan of this method meets all limits of size, for its plans are not nested; give one of them"
-    )
+    lowered = _lowered(bargain, targets)
+    if lowered is None:
+        raise TargetError(
+            "no single plan of this method meets all limits of size, for its plans are not nested; give one of them"
+        )
+    return lowered
+
+
+def _lowered(bargain: Bargain, targets: list[Target]) -> Target | None:
+    """Return a target, lowered until its plan meets all, the one that leaves the most MACs; None if none does.
+
+    Wide steps that one measure alone could give back make plans that are not nested, if only just.
+    """
+    dense = size(bargain.graph)
+    found: list[tuple[int, Target]] = []
+    for chosen in targets:
+        for _ in range(_PROBES):
+            try:
+                left = size(bargain.graph, bargain.decide(chosen, bargain.limits))
+            except TargetError:
+                break
+            over = max(left.of(each.of) / (each.keep * dense.of(each.of)) for each in targets)
+            if over <= 1 + 1e-9:
+                found.append((left.macs, chosen))
+                break
+            chosen = replace(chosen, keep=left.of(chosen.of) / dense.of(chosen.of) / over)
+    return max(found, key=lambda each: each[0])[1] if found else None
 
 
 def _within_drop(bargain: Bargain, most: float, settled: Settled | None) -> Settled:
