@@ -81,7 +81,7 @@ RECIPES = st.builds(
     rounds=st.integers(1, 99),
     leave=st.lists(TEXT, max_size=3).map(tuple),
     min_units=st.integers(1, 9),
-    multiple=st.integers(1, 9),
+    multiple=st.just("auto") | st.integers(1, 9),
     seed=st.integers(0, 2**40),
     classes=st.none() | st.integers(1, 1000),
     val_fraction=st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
@@ -104,6 +104,13 @@ def test_recipes_survive_toml_and_keep_their_name(recipe):
     assert again == recipe
     assert again.name() == recipe.name()
     assert again.to_toml() == recipe.to_toml()
+
+
+def test_widths_are_chosen_for_each_group_unless_a_number_is_given():
+    assert Recipe.from_toml(HEAD).multiple == "auto"
+    assert Recipe.from_toml(HEAD + '[target]\nmultiple = "auto"\n') == Recipe.from_toml(HEAD)
+    assert Recipe.from_toml(HEAD + "[target]\nmultiple = 16\n").multiple == 16
+    assert 'multiple = "auto"' in Recipe.from_toml(HEAD).to_toml()
 
 
 def test_full_recipe_survives_toml():
@@ -129,6 +136,10 @@ def test_values_are_normalised():
         {"rounds": 1.5},
         {"min_units": 0},
         {"multiple": True},
+        {"multiple": 0},
+        {"multiple": 7.5},
+        {"multiple": "fast"},
+        {"multiple": -3},
         {"seed": -1},
         {"classes": 0},
         {"mean": (0.5,)},
@@ -173,6 +184,9 @@ HEAD = 'model = "m"\n[method]\nname = "l1"\n'
         ("keep = 0.5\n" + HEAD, "'keep'.*belongs in \\[target\\]"),
         (HEAD + "[target]\nkep = 0.5\n", "unknown setting 'kep' in \\[target\\].*did you mean 'keep'"),
         (HEAD + "[target]\nkeep = 2\n", "'keep' must be"),
+        (HEAD + "[target]\nmultiple = 7.5\n", "'multiple' must be \"auto\" .* or a whole number .*, not 7\\.5"),
+        (HEAD + '[target]\nmultiple = "fast"\n', "'multiple' must be \"auto\" .*, not 'fast'"),
+        (HEAD + '[target]\nmultiple = "atuo"\n', "'multiple' must be .*did you mean 'auto'"),
         (HEAD + "[train]\nepoch = 2\n", "'epoch'.*did you mean 'epochs'"),
         (HEAD + "[training]\nepochs = 2\n", "'training'.*did you mean 'train'"),
         ('model = "m"\nmethod = "l1"\n', "\\[method\\]"),

@@ -156,3 +156,15 @@ def test_quiet_prints_results_alone(secateur: Call):
     quiet = secateur("explain", "--model", "lenet5", "--data", "mnist5k", "--quiet")
     assert quiet.err == ""
     assert quiet.out == loud.out
+
+
+def test_widths_are_chosen_for_each_group_unless_a_number_is_given(secateur: Call):
+    def kept(*words: str) -> list[int]:
+        flags = ("--model", "lenet5", "--data", "mnist5k", "--keep", "0.6", *words)
+        return [group["kept"] for group in document(secateur, "plan", *flags)["groups"]]
+
+    conv1, conv2, fc1 = kept()
+    assert (conv1 % 8, conv2 % 16, fc1) == (0, 0, 500)  # of 20, 50 and 500; half of the blocks in the narrow one
+    assert kept("--multiple", "auto") == [conv1, conv2, fc1]
+    assert [width % 5 for width in kept("--multiple", "5")] == [0, 0, 0]
+    assert kept("--multiple", "1") not in ([conv1, conv2, fc1], kept("--multiple", "5"))

@@ -62,6 +62,10 @@ def refused(ended: Ended, status: int, words: str) -> None:
         (["--model", "lenet5", "--data", "mnist5k"], 1, "say how much to keep"),
         (["--data", "mnist5k", "--keep", "0.5"], 2, "Missing option '--model'"),
         (["--model", "lenet5", *HALF, "--nrom", "l2"], 2, "No such option: --nrom"),
+        (["--model", "lenet5", *HALF, "--multiple", "fast"], 2, "'--multiple': 'fast' is none of INTEGER, auto"),
+        (["--model", "lenet5", *HALF, "--multiple", "7.5"], 2, "'--multiple': '7.5' is none of INTEGER, auto"),
+        (["--model", "lenet5", *HALF, "--multiple", "0"], 1, '--multiple must be "auto" .* at least 1, not 0$'),
+        (["--model", "lenet5", *HALF, "--multiple=-3"], 1, '--multiple must be "auto" .* at least 1, not -3$'),
         (["--model", "lenet5", *HALF, "--norm", "l3"], 2, "'l3' is not one of l1, l2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -122,6 +126,7 @@ def test_a_result_that_is_there_is_replaced_only_with_force(secateur: Call, prun
         ('model = "lenet5"\n[method]\nname = "magnitude"\n[train]\nepoch = 1', "'epoch' .did you mean 'epochs'"),
         ('[method]\nname = "magnitude"', "which model"),
         ("model = ", "not valid TOML"),
+        ('model = "lenet5"\n[method]\nname = "magnitude"\n[target]\nmultiple = 7.5', "'multiple' must be .*not 7.5"),
     ],
 )
 def test_recipes_with_mistakes_are_refused(secateur: Call, tmp_path: Path, text: str, sentence: str):

@@ -210,7 +210,7 @@ def test_the_note_says_which_multiples_and_why() -> None:
 )  # fmt: skip
 def test_bad_limits_are_refused_in_one_sentence(name: str, value: Any) -> None:
     wanted = {
-        "multiple": "'auto' (for each group what runs fast) or a whole number of at least 1",
+        "multiple": '"auto" (for each group what runs fast) or a whole number of at least 1',
         "min_units": "a whole number of at least 1",
         "parts": "a whole number of at least 0",
     }[name]

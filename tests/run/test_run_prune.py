@@ -53,6 +53,15 @@ def test_the_target_is_met_and_barely(of: str, net: nn.Module) -> None:
         assert sum(width.after for width in result.widths if width.layer != "3.fc") == 12
 
 
+@pytest.mark.parametrize("of", ["macs", "params"])
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
+def test_widths_that_run_fast_meet_the_target_closely_in_deep_networks(of: str, keep: float) -> None:
+    result = prune("resnet20", images(1), target=Target(keep, of), latency=False)  # type: ignore[arg-type]
+    kept = getattr(result.after.counts, of) / getattr(result.before.counts, of)
+    assert 0.95 * keep < kept <= keep
+    assert all(width.after % (8 if width.before == 16 else 16) == 0 for width in result.widths if width.before > 10)
+
+
 def test_what_is_reported_is_what_is_counted(net: nn.Module, data: Data) -> None:
     result = prune(net, method="magnitude", target=0.5, data=data, latency=False)
     assert result.before.counts == count(net, data.example())

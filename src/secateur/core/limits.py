@@ -30,7 +30,7 @@ PARTS = 2
 
 MULTIPLE = rules.Rule(
     lambda value: value == "auto" or rules.whole(1).accepts(value),
-    "'auto' (for each group what runs fast) or a whole number of at least 1",
+    '"auto" (for each group what runs fast) or a whole number of at least 1',
     ("auto",),
 )
 NEAR = 0.05
