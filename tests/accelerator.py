@@ -129,6 +129,7 @@ def _pretend(stack: ExitStack) -> None:
         (torch.cuda, "synchronize", lambda *args: None),
         (torch.cuda, "current_device", lambda: 0),
         (torch.cuda, "get_device_name", lambda *args: "a pretended device"),
+        (torch.cuda, "get_device_capability", lambda *args: (9, 0)),
         (torch, "tensor", _made_by(torch.tensor)),
         (torch, "as_tensor", _made_by(torch.as_tensor)),
         (threading.Thread, "run", run),

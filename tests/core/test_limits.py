@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nets import images, make
 from secateur.core.graph import Graph, Group, Member
 from secateur.core.limits import Limits, halved, small, static_multiple
+from secateur.core.plan import DropUnits, Plan
 from secateur.core.trace import trace
 from secateur.errors import SettingError
 
@@ -180,21 +181,34 @@ def test_a_number_of_the_user_is_not_refined() -> None:
 
 def test_the_note_says_which_multiples_and_why() -> None:
     graph = network(group(64, name="a"), group(64, name="b"), group(20, name="c"), group(3, name="d"))
-    assert Limits(multiple=1).note(graph) == "widths are any number"
+    assert Limits(multiple=1).note(graph) == "widths are any number, as asked"
     assert Limits(multiple=8).note(graph) == "widths are multiples of 8, as asked"
-    assert Limits().note(graph) == (
-        "widths are multiples of 16 in 2 groups, 8 in 1 group, 1 in 1 group (by the rule for blocks of 16 channels, "
-        "finer in small groups)"
-    )
-    timed = Limits(by_group=(("a", 32), ("b", 32), ("c", 4), ("d", 1)), source="from the times of layers")
+    rule = "the rule for kernels that compute 16 channels at once, finer in small groups"
+    said = f"widths are multiples of 16 in 2 groups, 8 in 1 group, 1 in 1 group, by {rule}"
+    assert Limits().note(graph) == said
+    timed = Limits(by_group=(("a", 32), ("b", 32), ("c", 4), ("d", 1)), source="the times of layers")
     assert timed.note(graph.without("d")) == (
-        "widths are multiples of 32 in 2 groups, 4 in 1 group (from the times of layers)"
+        "widths are multiples of 32 in 2 groups, 4 in 1 group, by the times of layers"
     )
-    assert "(by the rule for blocks of 16 channels, finer in small groups; halved 1 time, or " in (
-        Limits(halvings=1).note(graph)
-    )
-    assert "16" not in Limits(halvings=2).note(graph).partition("(")[0]
-    assert "; halved 2 times, or " in Limits(halvings=2).note(graph)
+    assert "multiples of 8 in 2 groups" in Limits(halvings=1).note(graph)
+
+
+def test_the_note_counts_groups_that_a_plan_leaves_finer() -> None:
+    graph = network(group(64, name="a"), group(64, name="b"), group(20, name="c"))
+    even, odd = DropUnits("a", tuple(range(16))), DropUnits("b", tuple(range(8)))
+    plain = Limits().note(graph)
+    assert Limits().note(graph, Plan((even,))) == plain  # 20 is no multiple of 8, but that group is as it was
+    assert Limits().note(graph, Plan((even, odd))) == f"{plain}; 1 group finer than that, to meet what was asked"
+    third = DropUnits("c", (0, 1))
+    assert Limits().note(graph, Plan((odd, third))) == f"{plain}; 2 groups finer than that, to meet what was asked"
+
+
+@pytest.mark.parametrize(("width", "multiple"), [(64, 16), (62, 16), (61, 16), (60, 4), (49, 4), (40, 8), (33, 4)])
+def test_a_width_that_somebody_asked_for_is_met_nearly(width: int, multiple: int) -> None:
+    found = Limits().multiple_near(group(64), width)
+    assert found == multiple
+    assert -width % found <= 0.05 * 64
+    assert Limits(multiple=16).multiple_near(group(64), width) == 16  # a number is a number
 
 
 # -- bad input ----------------------------------------------------------------------------------------------

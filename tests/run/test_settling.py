@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.core.limits import Limits, Multiple
+from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
@@ -222,42 +222,3 @@ def test_a_settled_budget_is_taken_up_after_a_kill(tmp_path: Any, monkeypatch: p
     assert len(calls) == 1
     assert first.target == again.target
     assert first.plans == again.plans
-
-
-@pytest.mark.parametrize(("own", "macs"), [(1, "1.8"), ("auto", "2.0")])  # auto: a coarse grid falls below the target
-def test_a_warning_comes_before_the_work_where_the_speed_lags(
-    monkeypatch: pytest.MonkeyPatch, own: Multiple, macs: str
-) -> None:
-    from secateur.run import expectation
-
-    layer, whole = made_up(32, 1.0)
-    monkeypatch.setattr(LayerTable, "_measure", layer)
-    monkeypatch.setattr(expectation, "side_by_side", whole)
-    events: list[Event] = []
-    target, limits = Target(0.55), Limits(multiple=own)
-    prune(Wide(), torch.randn(1, 3, 8, 8), target=target, runtime="eager", limits=limits, tell=events.append)
-    warnings = [number for number, event in enumerate(events) if event.stage == "warning"]
-    assert len(warnings) == 1
-    text = events[warnings[0]].text
-    assert f"although the MACs fall {macs} times" in text
-    assert "odd widths are slow here; widths in multiples of 32 (--multiple 32) help" in text
-    assert warnings[0] < next(number for number, event in enumerate(events) if event.stage == "plan")
-    events.clear()
-    prune(
-        Wide(), torch.randn(1, 3, 8, 8), target=target, runtime="eager", limits=Limits(multiple=32), tell=events.append
-    )
-    assert not any(event.stage == "warning" for event in events)
-
-
-def test_nothing_is_foretold_of_a_machine_that_is_busy_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    from secateur.run import expectation
-
-    layer, whole = made_up(1, 1.0)
-    dense = {tuple(m.weight.shape) for m in Wide() if isinstance(m, nn.Conv2d | nn.Linear)}
-    monkeypatch.setattr(
-        LayerTable, "_measure", lambda self, shape: layer(self, shape) * (1 if shape.weight in dense else 50)
-    )
-    monkeypatch.setattr(expectation, "side_by_side", whole)
-    events: list[Event] = []
-    prune(Wide(), torch.randn(1, 3, 8, 8), target=Target(0.55), runtime="eager", tell=events.append)
-    assert not any(event.stage == "warning" for event in events)

@@ -80,11 +80,12 @@ class Job:
         """Go through all rounds and measure."""
         with self.clock("trace"):
             graph = self.read(self.dense)
+        if self.budget is None:
+            self.check(graph)  # before anything is timed or written
         self.settle(graph)
+        if self.budget is not None:
+            self.check(graph)
         steps = [*self.first_steps(rounds), *self.then]
-        for step in (Step(self.method, self.target), *self.then):  # the last of the first rounds is the hardest
-            step.method.check(step.target)
-            beforehand.check_target(graph, step.method, step.target, self.limits)
         self.foretell(graph)
         before = self.measure(self.dense, "the dense network", self.tested)
         dense_size, zeros = size(graph), EMPTY
@@ -136,6 +137,12 @@ class Job:
             multiples={group.name: self.limits.multiple_of(group) for group in first.free},
             seconds=self.clock.seconds,
         )
+
+    def check(self, graph: Graph) -> None:
+        """Refuse targets that no plan can meet."""
+        for step in (Step(self.method, self.target), *self.then):  # the last of the first rounds is the hardest
+            step.method.check(step.target)
+            beforehand.check_target(graph, step.method, step.target, self.limits)
 
     def settle(self, graph: Graph) -> None:
         """Choose the runtime and the widths that run fast there, and turn a budget into the target that meets it."""
