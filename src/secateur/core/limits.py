@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from secateur import rules
 from secateur.core.graph import Graph, Group
@@ -36,7 +36,14 @@ MULTIPLE = rules.Rule(
 NEAR = 0.05
 """By which share of a group a width that was asked for may be missed for the sake of its multiple."""
 
-_RULES = {"min_units": rules.whole(1), "multiple": MULTIPLE, "parts": rules.whole(0)}
+_RULES = {
+    "min_units": rules.whole(1),
+    "multiple": MULTIPLE,
+    "parts": rules.whole(0),
+    "by_group": rules.Rule(lambda value: _are_multiples(value), "pairs of a group and a whole number of at least 1"),
+    "source": rules.text("a text"),
+    "halvings": rules.whole(0),
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,16 @@ class Limits:
 
 def _groups(count: int) -> str:
     return f"{count} group{'' if count == 1 else 's'}"
+
+
+def _are_multiples(value: object) -> bool:
+    if not isinstance(value, list | tuple):
+        return False
+    number = rules.whole(1)
+    return all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) and number.accepts(pair[1])
+        for pair in cast("Sequence[Sequence[object]]", value)
+    )
 
 
 def halved(multiple: int, times: int) -> int:

@@ -104,6 +104,9 @@ class Method(ABC):
             yield shaper
 
 
+_UNSAID = "say how much to keep: a target (--keep), or a rate for some layers (--keeps)"
+
+
 @dataclass(frozen=True)
 class ScoreMethod(Method):
     """A method that gives every unit one number; the lowest go first.
@@ -128,6 +131,11 @@ class ScoreMethod(Method):
             if not 0.0 < keep <= 1.0:
                 raise SettingError(f"keep of '{pattern}' must be in (0, 1], not {keep}")
 
+    def check(self, target: Target | None) -> None:
+        """Refuse a run that does not say how much is to go; override this where the method knows by itself."""
+        if target is None and not self.keeps:
+            raise TargetError(_UNSAID)
+
     @abstractmethod
     def score(self, group: Group, problem: Problem) -> Tensor:
         """Return ``(group.size,)``: low goes first, ``inf`` never goes."""
@@ -145,7 +153,7 @@ class ScoreMethod(Method):
         start, settled = by_share(problem.graph, scores, self.keeps, problem.limits) if self.keeps else (EMPTY, ())
         if problem.target is None:
             if not self.keeps:
-                raise TargetError("say how much to keep: a target (--keep), or a rate for some layers (--keeps)")
+                raise TargetError(_UNSAID)
             return start
         open_scores = {name: values for name, values in scores.items() if name not in settled}
         order: Callable[[Limits], Sequence[Step]] = partial(family, problem.graph, open_scores, self.scope)

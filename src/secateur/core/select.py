@@ -21,7 +21,7 @@ Scope = Literal["uniform", "global"]
 
 CLOSE = 0.98
 """A plan that leaves this share of what it may needs no widths between its multiples."""
-_HALVINGS = 2  # of steps, where it leaves less
+_HALVINGS = 3  # of steps, where it leaves less
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.select import Scope, plan_of, steps
 from secateur.core.shaper import Shaper
+from secateur.core.size import Target
 from secateur.errors import SettingError
 
 
@@ -80,6 +81,9 @@ class StructuredSparsity(ScoreMethod):
             hint = "take another method" if self.linear else "set linear, or take another method"
             raise SettingError(f"the network has no convolution that is trained; {hint}")
         yield Lasso(weights, self.filters, self.channels)
+
+    def check(self, target: Target | None) -> None:
+        """Refuse nothing: with neither target nor rates, what is zero goes."""
 
     def score(self, group: Group, problem: Problem) -> Tensor:
         """Return the root mean square of the weights that make each unit, ``(group.size,)``."""

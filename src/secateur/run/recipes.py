@@ -53,7 +53,8 @@ def run_recipe(
         if data is None:
             raise DataError("training the dense network needs data; name a data set in the recipe")
         graph = beforehand.read(model, example_of(recipe, data), recipe.leave, patience=recipe.patience, tell=tell)
-        for step in (Step(method, target), *then):
+        first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
+        for step in (*first, *then):
             step.method.check(step.target)
             beforehand.check_target(graph, step.method, step.target, limits)
         place = None if work is None else Work(Path(work)).place("dense.ckpt", model)
