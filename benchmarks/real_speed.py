@@ -32,7 +32,7 @@ from secateur.measure import RUNTIMES, SideBySide, count, side_by_side
 from secateur.measure.machine import processor
 from speed_networks import NETWORKS, Variant, dense, first_line, variants, versions
 from speed_possible import Possible
-from speed_tables import CIFAR, Row, failures, key, tables
+from speed_tables import CIFAR, Row, compact, failures, key, tables
 
 FILE = Path(__file__).parent / "results" / "real_speed.jsonl"
 BRIEF = 0.01  # seconds for a network that only shows whether it runs
@@ -40,7 +40,9 @@ BRIEF = 0.01  # seconds for a network that only shows whether it runs
 
 def main() -> None:
     arguments = parsed()
-    if arguments.table:
+    if arguments.compact:
+        print(compact(read(arguments.out)))
+    elif arguments.table:
         print(tables(read(arguments.out)))
     elif arguments.check:
         missed = failures(read(arguments.out))
@@ -64,6 +66,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--retry", action="store_true", help="repeat what failed")
     parser.add_argument("--table", action="store_true", help="print the tables of what is in the file")
+    parser.add_argument("--compact", action="store_true", help="print one small table")
     parser.add_argument("--check", action="store_true", help="fail where the file says that half is not fast enough")
     return parser.parse_args()
 

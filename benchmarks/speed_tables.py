@@ -62,6 +62,26 @@ def main_table(found: dict[tuple[str, str, int, int], Row]) -> list[str]:
     return lines
 
 
+def compact(rows: Sequence[Row]) -> str:
+    """Return a line for each network, a column for each runtime at one image and one thread; last any width."""
+    found = {key(row): row for row in rows}
+    timed = [it for it in RUNTIMES if any(row["runtime"] == it and "variants" in row for row in rows)]
+    lines = [head("network", *timed, "onnxruntime, any width")]
+    for network in FIFTEEN:
+        cells = [(runtime, "ours") for runtime in timed] + [("onnxruntime", "multiple=1")]
+        variants = [found.get((network, runtime, 1, 1), {}).get("variants", {}).get(name) for runtime, name in cells]
+        lines.append(line(network, *(factor(it) for it in variants)))
+    return "\n".join(lines)
+
+
+def factor(it: dict[str, Any] | None) -> str:
+    """Return how many times faster, in bold where that is slower."""
+    if it is None or "failed" in it:
+        return "-"
+    text = f"{it['time']:.2f}"
+    return f"**{text}**" if it["interval"][1] < 1 else text
+
+
 def runtimes_table(found: dict[tuple[str, str, int, int], Row], batch: int, threads: int) -> list[str]:
     """Return a line for each network, a column for each runtime."""
     lines = [head("network", *RUNTIMES)]
