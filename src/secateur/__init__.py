@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secateur.artifact import load, save
+    from secateur.budget import Budget
     from secateur.checks import check_method
     from secateur.core.graph import Graph
     from secateur.core.limits import Limits
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "METHODS": "methods",
+    "Budget": "budget",
     "Graph": "core.graph",
     "Limits": "core.limits",
     "Method": "core.method",
@@ -53,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "METHODS",
+    "Budget",
     "Graph",
     "Limits",
     "Method",

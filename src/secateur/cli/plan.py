@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from secateur.events import Tell
     from secateur.recipe import Recipe
     from secateur.run.foretelling import Foretold
+
+    _Decided = tuple[Graph, Plan, Foretold | None, Mapping[str, Any]]
 
 SIZES = {"params": "Parameters", "nonzero": "Nonzero parameters", "macs": "MACs", "units": "Units"}
 
@@ -54,12 +56,13 @@ def plan(
     """
     from secateur import artifact
     from secateur.core.size import size
+    from secateur.report import limits
 
     recipe = recipe_of(given)
     if out is not None and out.exists() and not force:
         raise ArtifactError(f"{out} exists already; choose another file, or replace it with --force")
     with Listener(quiet or as_json) as tell:
-        graph, decided, foretold = _decide(recipe, download, forecast, tell)
+        graph, decided, foretold, budget = _decide(recipe, download, forecast, tell)
     if out is not None:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,12 +74,13 @@ def plan(
     if as_json:
         sizes = {"before": _sizes(before), "after": _sizes(after)}
         promise = {"forecast": foretold.to_dict()} if foretold else {}
+        promise |= {"budget": budget} if budget else {}
         say_json({"plan": _json(decided), "groups": groups, **sizes, **promise, "file": str(out) if out else None})
         return
     rows = [(g["group"], f"{g['kept']} of {g['units']}", _layers(g["layers"])) for g in groups]
     say(table(("Group", "Kept", "Layers that make it"), rows, numbers=(1,)), "")
     say(_size_table(_sizes(before), _sizes(after)), "")
-    say(*(_sentence(note) for note in decided.notes))
+    say(*limits.kept({"budget": budget}), *(_sentence(note) for note in decided.notes))
     if foretold:
         say(_sentence(foretold.sentence()))
     if out is not None:
@@ -87,8 +91,8 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> tuple[Graph, Plan, Foretold | None]:
-    """Return the network's graph, the plan that ``prune`` would begin with, and what it promises if so asked."""
+def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Decided:
+    """Return the network's graph, the plan that ``prune`` would begin with, what it promises, and its limits."""
     from secateur import run
     from secateur.core.limits import Limits
     from secateur.core.size import Target
@@ -133,11 +137,12 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> tuple
     job.settle(graph)
     beforehand.check_target(graph, method, job.target, job.limits)
     decided = Round(job, 1, job.method, job.target, model, graph).decide()
+    budget = job.settled.found if job.settled else {}
     if not forecast:
-        return graph, decided, None
+        return graph, decided, None, budget
     assert job.runtime is not None
     foretold = foretell(model, graph, decided, job.inputs, job.runtime, threads=job.threads, tell=tell)
-    return graph, decided, foretold
+    return graph, decided, foretold, budget
 
 
 def _groups(graph: Graph, decided: Plan) -> list[dict[str, Any]]:

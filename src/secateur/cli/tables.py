@@ -99,7 +99,7 @@ def explanation_table(explanation: Explanation, multiples: Mapping[str, int]) ->
         (row.layer, str(row.width), str(row.prunable), str(multiples.get(row.group, "")), _why(row))
         for row in explanation.rows
     ]
-    return table(("Layer", "Width", "Prunable", "By", "Together with / why not"), rows, numbers=(1, 2, 3))
+    return table(("Layer", "Width", "Prunable", "Multiple", "Together with / why not"), rows, numbers=(1, 2, 3))
 
 
 def counts_rows(counts: Counts) -> list[tuple[str, str]]:

@@ -58,7 +58,7 @@ class Limits:
         parts: a group that has fewer than so many multiples halves its own multiple until it has as many, or cannot;
             0 = never. For a number; the rule of ``"auto"`` has its own.
         by_group: multiples that were found by timing layers, by the name of the group; only for ``"auto"``.
-        source: where they are from, in words; empty for the static rule.
+        source: where they are from, in words; empty for the static rule, or for a number that was asked for.
         halvings: how many times each multiple is halved, for targets out of the reach of the coarser ones.
 
     Raises:
@@ -115,7 +115,7 @@ class Limits:
         """Return in words which multiples the widths have under a plan, and why."""
         if self.multiple != "auto":
             what = "any number" if self.multiple == 1 else f"multiples of {self.multiple}"
-            return f"widths are {what}, as asked"
+            return f"widths are {what}, {self.source or 'as asked'}"
         gone, finer = plan.dropped(), 0
         found: Counter[int] = Counter()
         for group in graph.free:

@@ -68,8 +68,12 @@ class Foretold:
         """Whether the network will not get as fast as its MACs, or other widths, promise."""
         if self.speed is None:
             return False
-        far = self.macs >= _LEAST_RATIO and self.speed.ratio < FAR * self.macs
-        return far or (self.price is not None and self.price > DEAR)
+        return self.dear or (self.macs >= _LEAST_RATIO and self.speed.ratio < FAR * self.macs)
+
+    @property
+    def dear(self) -> bool:
+        """Whether the widths that were asked for cost speed."""
+        return self.price is not None and self.price > DEAR
 
     def sentence(self) -> str:
         """Return what to expect."""
@@ -83,9 +87,9 @@ class Foretold:
         )
         if self.evenly:
             text += ", if every group loses the same share"
-        if self.price is not None and self.price > DEAR:
-            text += f"; widths chosen for speed would take 1/{self.price:.2f} of that time: leave the multiple out"
-        return f"{text}: {'; '.join(self.reasons)}" if self.reasons else text
+        if self.price is not None and self.dear:
+            text += f". Widths chosen for speed take {1 / self.price:.2f} times its time: leave the multiple out"
+        return f"{text}. It gains less than its MACs promise: {'; '.join(self.reasons)}" if self.reasons else text
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""

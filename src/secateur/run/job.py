@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from secateur.core.surgery import zeros_left
 from secateur.core.trials import Search
 from secateur.data import Data
 from secateur.errors import TargetError
-from secateur.events import Event, Tell
+from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
 from secateur.measure.forecast import Forecast
 from secateur.methods import name_of
@@ -166,6 +167,8 @@ class Job:
             self.foretold = self._foretold(graph, self.target, self.runtime)
         if self.foretold is not None:
             self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
+            if self.foretold.dear and self.tell is ignore:  # or nobody would hear what the number costs
+                warnings.warn(self.foretold.sentence(), UserWarning, stacklevel=4)
 
     def _foretold(self, graph: Graph, target: Target, runtime: Runtime) -> Foretold | None:
         if not isinstance(self.method, ScoreMethod):

@@ -33,7 +33,7 @@ class Width:
     after: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What came out of a pruning run.
 
@@ -90,6 +90,12 @@ class Result:
     foretold: Mapping[str, Any] = field(default_factory=dict[str, Any])
     multiples: Mapping[str, int] = field(default_factory=dict[str, int])
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def __repr__(self) -> str:
+        """Return one line; the fields hold whole networks and plans."""
+        macs, kept = self.before.counts.macs, self.after.counts.macs
+        speed = f", {self.speed.ratio:.2f} times as fast in {self.speed.runtime}" if self.speed else ""
+        return f"<Result of {type(self.method).__name__}: {kept:,} of {macs:,} MACs{speed}>"
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the artifact folder, see ``secateur.save``."""

@@ -31,6 +31,7 @@ _CORRECTIONS = 5
 _STEPS = 9
 _GRIDS = ((1, 0), (8, 0), (16, 0), (32, 0), (16, 8), (32, 8))  # multiple of widths, and parts of narrow groups
 _GRIDS_TRIED = 3
+_SOURCE = "finer in small groups, with which the budget of latency is met best"
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ class WithinLatency:
         own = self.bargain.limits
         grids = [replace(own, multiple=multiple, parts=parts) for multiple, parts in _GRIDS]
         if own.multiple == "auto":
-            grids = [own, *(replace(own, multiple=multiple, parts=PARTS) for multiple in (8, 32))]
+            others = (replace(own, multiple=it, parts=PARTS, by_group=(), source=_SOURCE) for it in (8, 32))
+            grids = [own, *others]
         elif own.multiple > 1:  # asked for by the user, for reasons of their own
             grids = [replace(own, multiple=own.multiple * times) for times in (1, 2, 4)]
         for number, limits in enumerate(grids):
