@@ -65,7 +65,8 @@ class Budget:
             value, unit = 0.0, ""
         if isinstance(self.max_latency, bool) or not 0 < value < math.inf or (not unit and value > 1):
             raise SettingError(
-                f"'max_latency' must be a fraction up to 1 or a time such as 12ms, not {json.dumps(self.max_latency)}"
+                f"'max_latency' must be a fraction up to 1 or a time such as 12ms, not "
+                f"{json.dumps(self.max_latency, default=str)}"
             )
         return value, unit
 
@@ -114,5 +115,5 @@ _RULES: dict[str, Rule] = {
     "max_drop": rules.optional(rules.number(lambda v: 0 <= v < 1, "a fraction from 0 to below 1, such as 0.01")),
     "drop_after": rules.one_of(_After),
     "runtime": rules.optional(rules.text("the name of a runtime")),
-    "threads": rules.optional(rules.whole(1)),
+    "threads": rules.optional(rules.whole(1, "threads", most=4096)),
 }

@@ -37,10 +37,11 @@ class Rule:
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
-def whole(least: int, of: str = "") -> Rule:
-    """Return the rule for whole numbers from ``least`` up; ``of`` is what they count."""
+def whole(least: int, of: str = "", most: float = math.inf) -> Rule:
+    """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count."""
     wanted = f"a whole number of {of}, at least {least}" if of else f"a whole number of at least {least}"
-    return Rule(lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least, wanted)
+    wanted += f" and at most {most}" if most < math.inf else ""
+    return Rule(lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most, wanted)
 
 
 def number(accepts: Callable[[float], bool], wanted: str) -> Rule:

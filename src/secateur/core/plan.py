@@ -10,7 +10,7 @@ import base64
 import json
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -142,9 +142,12 @@ class Plan:
                 raise PlanError(
                     f"the plan has format {document['format']}, this version reads up to {FORMAT}; upgrade secateur"
                 )
-            notes = tuple(str(note) for note in document.get("notes", ()))
+            notes = document.get("notes", [])
+            if not isinstance(notes, list) or not all(isinstance(note, str) for note in cast("list[object]", notes)):
+                raise PlanError("the notes of the plan are no list of texts; take them out, or restore the file")
+            notes = tuple("".join(filter(str.isprintable, note)) for note in cast("list[str]", notes))
             return Plan(tuple(_from_dict(edit) for edit in document["edits"]), notes)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise PlanError(
                 f"the text is not a plan ({type(error).__name__}: {error}); was the file cut short?"
             ) from None

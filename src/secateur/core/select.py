@@ -21,7 +21,8 @@ Scope = Literal["uniform", "global"]
 
 CLOSE = 0.98
 """A plan that leaves this share of what it may needs no widths between its multiples."""
-_HALVINGS = 3  # of steps, where it leaves less
+_HALVINGS = 4  # of multiples, where it leaves less
+_FINEST = 4  # multiple below which depthwise convolutions fall off a cliff; narrower groups do not matter
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,24 @@ def _in_group_order(keyed: list[tuple[float, int, int, int, Step]]) -> list[tupl
 
 
 def fit(
-    graph: Graph, ordered: Sequence[Step], target: Target, start: Plan | None = None, *, refine: bool = False
+    graph: Graph,
+    ordered: Sequence[Step],
+    target: Target,
+    start: Plan | None = None,
+    *,
+    limits: Limits | None = None,
 ) -> Plan:
     """Return the plan that takes just as many steps as the target needs, and no more.
 
     Where steps are of several units, the last one takes more than is needed: then those steps that still fit under the
-    target are given back, the last first, and if so asked parts of steps, until the target is met closely.
+    target are given back, the last first, and on finer widths parts of steps, until the target is met closely.
 
     Args:
         graph: the network.
         ordered: steps in the order of removal, from ``family``.
         target: what may be kept.
         start: units that go in any case.
-        refine: whether steps may be parted, so that widths need not be the multiples that steps lead to.
+        limits: those that the steps were made for, where finer widths than theirs may be taken; None: they may not.
 
     Raises:
         TargetError: if even all steps leave too much; says the smallest fraction that can be reached.
@@ -142,31 +148,41 @@ def fit(
             low = middle + 1
     keep = kept(low)
     if any(len(step.units) > 1 for step in ordered):
-        stuck = _give_back(graph, ordered[:low], keep, lambda: rule.measure(target.of, keep) <= goal)
-        for _ in range(_HALVINGS if refine else 0):
-            if rule.measure(target.of, keep) >= CLOSE * goal:
-                break
-            halves = [Step(step.group, step.units[-(len(step.units) // 2) :]) for step in stuck if len(step.units) > 1]
-            stuck = _give_back(graph, halves, keep, lambda: rule.measure(target.of, keep) <= goal)
+        _give_back(graph, ordered[:low], keep, lambda: rule.measure(target.of, keep), goal, limits)
     return plan_of(graph, keep)
 
 
-def _give_back(graph: Graph, taken: Sequence[Step], keep: Tensor, fits: Callable[[], bool]) -> list[Step]:
-    """Take back, in place, every step that is the last one taken of its group and fits, the last first.
+def _give_back(
+    graph: Graph, taken: Sequence[Step], keep: Tensor, measure: Callable[[], int], goal: int, limits: Limits | None
+) -> None:
+    """Take back, in place, what still fits under a goal: first whole steps, then as much as leads to finer widths.
 
-    Returns:
-        The last step of each group that did not fit, the last taken at the end.
+    In each group the last that went comes back first; the last step of all begins.
     """
-    stuck: dict[str, Step] = {}
-    for step in reversed(taken):
-        if step.group in stuck or not step.units:
-            continue
-        places = graph.offsets[step.group] + torch.tensor(step.units)
+
+    def back(name: str, units: Sequence[int]) -> bool:
+        places = graph.offsets[name] + torch.tensor(units)
         keep[places] = True
-        if not fits():
-            keep[places] = False
-            stuck[step.group] = step
-    return list(stuck.values())[::-1]
+        if measure() <= goal:
+            return True
+        keep[places] = False
+        return False
+
+    gone: dict[str, list[int]] = {}  # the group that was cut last comes first
+    for step in reversed(taken):
+        if step.group in gone or not back(step.group, step.units):
+            gone[step.group] = [*step.units, *gone.get(step.group, ())]
+    for halvings in range(1, _HALVINGS + 1 if limits else 1):
+        assert limits is not None
+        for name, left in gone.items():
+            group = graph.group(name)
+            multiple = limits.multiple_of(group)
+            fine = max(multiple >> halvings, min(multiple, _FINEST if multiple > _FINEST else 1))
+            while left and fine < multiple and measure() < CLOSE * goal:
+                more = fine - (group.size - len(left)) % fine
+                if not back(name, left[-more:]):
+                    break
+                del left[-more:]
 
 
 def meet(
@@ -186,7 +202,7 @@ def meet(
     """
     while True:
         try:
-            return fit(graph, order(limits), target, start, refine=limits.auto)
+            return fit(graph, order(limits), target, start, limits=limits if limits.auto else None)
         except TargetError:
             finer = limits.finer(graph.free)
             if finer is None:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .. import rules
 from ..errors import SettingError
 from .forward import ExampleInputs, device_of, evaluating, tensors
 from .record import Record
 from .runtimes import Runtime, known, ready, threads_set, verified
 
+MOST_THREADS = 4096
+_THREADS = rules.optional(rules.whole(1, most=MOST_THREADS))
+_SECONDS = rules.number(lambda value: value > 0, "more than 0")
 WARM_UP = 3  # passes; the first ones pick kernels and fill caches
 
 
@@ -102,7 +106,6 @@ def check_conditions(threads: int | None, seconds: float) -> None:
     Raises:
         SettingError: saying which.
     """
-    if threads is not None and threads < 1:
-        raise SettingError(f"the number of threads must be 1 or more, not {threads}")
-    if not seconds > 0:
-        raise SettingError(f"the seconds to measure for must be more than 0, not {seconds}")
+    for name, value, rule in (("number of threads", threads, _THREADS), ("seconds to measure for", seconds, _SECONDS)):
+        if not rule.accepts(value):
+            raise SettingError(f"the {name} {rule.refusal(value)}")

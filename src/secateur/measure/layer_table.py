@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -114,11 +115,13 @@ class LayerTable:
         if self.runtime == "compile":  # which needs seconds for each layer
             self.runtime = "channels_last"
         if self.file is not None:
-            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 stored: dict[str, Any] = json.loads(self.file.read_text("utf-8"))
                 if stored["about"] != self.about():  # of another machine or version: measured anew, and replaced
                     return
-                self._times |= {str(name): float(time) for name, time in stored["milliseconds"].items()}
+                self._times |= {
+                    str(name): float(time) for name, time in stored["milliseconds"].items() if _is_time(time)
+                }
 
     @staticmethod
     def here(runtime: Runtime, threads: int, device: torch.device) -> LayerTable:
@@ -187,6 +190,10 @@ class LayerTable:
             if program is not None:
                 return from_program(program, x, self.runtime, self.threads)
         return ready(module, x, self.runtime, self.threads)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def cache_folder() -> Path:

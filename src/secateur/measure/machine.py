@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+_RESOLUTION = 1e-4  # seconds; some systems tell the time of a process in steps longer than a forward pass
+
 
 def processor() -> str:
     """Return the name of the processor."""
@@ -39,4 +41,5 @@ def steadiest_clock(threads: int, device: torch.device) -> Callable[[], float]:
     With one thread on the CPU that is the time this program has computed: on an idle machine it goes like the clock on
     the wall, and on a busy one it stands still while others have their turn.
     """
-    return time.process_time if threads == 1 and device.type == "cpu" else time.perf_counter
+    fine = time.get_clock_info("process_time").resolution < _RESOLUTION
+    return time.process_time if threads == 1 and device.type == "cpu" and fine else time.perf_counter

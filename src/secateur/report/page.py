@@ -97,7 +97,7 @@ def render(
         verification=summary.verification(document),
         limits=[*limits.foretold(document), *limits.kept(document)],
         notes=limits.widths(document),
-        multiples=document.get("multiples") or {},
+        multiples=dict(document.get("multiples") or {}),
         speed=_speed(bench) if bench else None,
         repairs=summary.repairs(document),
         timing=summary.timing(document),

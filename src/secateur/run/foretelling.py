@@ -177,4 +177,5 @@ def _bound_by_memory(layers: Sequence[LayerTime]) -> list[str]:
     if weight < 0.2:
         return []
     names = ", ".join(layer.name for layer in slow[:3]) + (f" and {len(slow) - 3} more" if len(slow) > 3 else "")
-    return [f"{names} are bound by memory or overhead, with {weight:.0%} of what the layers take in the end"]
+    verb = "are" if len(slow) > 1 else "is"
+    return [f"{names} {verb} bound by memory or overhead, with {weight:.0%} of what the layers take in the end"]

@@ -37,9 +37,13 @@ from secateur.training import Settings
 
 _TRAINING = rules.optional(rules.instance(Settings, "Settings or None"))
 _BUDGET = rules.optional(rules.instance(Budget, "a Budget or None"))
+_LIMITS = rules.instance(Limits, "a Limits such as Limits(multiple=8)")
+_RUNTIME = rules.optional(
+    rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
+)
 _ROUNDS = rules.whole(1)
 _SEED = rules.whole(0)
-_THREADS = rules.optional(rules.whole(1))
+_THREADS = rules.optional(rules.whole(1, "threads", most=4096))
 
 
 def prune(
@@ -109,6 +113,8 @@ def prune(
         ("train", train, _TRAINING),
         ("shape", shape, _TRAINING),
         ("budget", budget, _BUDGET),
+        ("limits", limits, _LIMITS),
+        ("runtime", runtime, _RUNTIME),
         ("rounds", rounds, _ROUNDS),
         ("seed", seed, _SEED),
         ("threads", threads, _THREADS),

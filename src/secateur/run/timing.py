@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -44,8 +44,8 @@ def check_timing(methods: Sequence[Method], latency: bool, budget: Budget | None
     allowed = latency or (budget is not None and budget.max_latency is not None)
     if not allowed and any(shares_by_latency(method) for method in methods):
         raise SettingError(
-            "allocate='latency' needs the times of layers, but nothing may be timed (latency=False); allow it, or "
-            "choose another way to allocate"
+            "allocate='latency' needs the times of layers, but nothing may be timed (latency=False, or a plan "
+            "without --forecast); allow it, or choose another way to allocate"
         )
 
 
@@ -87,8 +87,9 @@ def aligned(job: Job, graph: Graph) -> Limits:
         return limits
     kept = None if job.work is None else job.work.place("widths.json", job.dense, limits, job.runtime)
     if kept is not None:
-        with contextlib.suppress(OSError, ValueError, TypeError, SettingError):
-            return Limits(**json.loads(kept.read_text("utf-8")))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError, SettingError):
+            found = json.loads(kept.read_text("utf-8"))
+            return replace(limits, by_group=found["by_group"], source=found["source"])
     job.tell(Event("layers", "timing layers"))
     try:
         with job.clock("layers"):
