@@ -33,8 +33,11 @@ def test_latencies_are_fractions_or_times(text: Any, expected: tuple[float, str]
         ({"max_drop": 0.1, "drop_after": "lunch"}, "'drop_after' must be one of cut, training, not 'lunch'"),
         ({"max_latency": 0.5, "runtime": "openvno"}, "did you mean 'openvino'"),
         ({"max_latency": "1e999ms"}, "a time such as 12ms"),
-        ({"max_latency": 0.5, "threads": "2"}, "'threads' must be a whole number of at least 1, not '2'"),
-        ({"max_latency": 0.5, "threads": 0}, "'threads' must be a whole number of at least 1"),
+        (
+            {"max_latency": 0.5, "threads": "2"},
+            "'threads' must be a whole number of threads, at least 1 and at most 4096, not '2'",
+        ),
+        ({"max_latency": 0.5, "threads": 0}, "'threads' must be a whole number of threads, at least 1"),
     ],
 )
 def test_impossible_limits_are_refused(limits: dict[str, Any], message: str) -> None:

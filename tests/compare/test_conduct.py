@@ -176,7 +176,7 @@ def test_each_run_is_timed_in_turns_with_its_own_dense_network(
 
     monkeypatch.setattr(headline, "side_by_side", measured)
     monkeypatch.setattr(headline, "fastest_runtime", choose)
-    monkeypatch.setattr(job, "expect", lambda *given: None)
+    monkeypatch.setattr(job.Job, "foretell", lambda self, graph: None)
     text = "latency = true\nthreads = 1\n" + small.replace("[0, 1]", "[0]").replace("epochs = 2", "epochs = 1")
     comparison = Comparison.from_toml(text)
     done = carry_out(comparison, tmp_path)

@@ -42,7 +42,7 @@ def masks(graph: Graph, plan: Plan) -> dict[str, Tensor]:
 
 
 def quick(*levels: float, **settings: Any) -> SelfGrouping:
-    return SelfGrouping(*levels, **{"restarts": 2, **settings})
+    return SelfGrouping(*levels, **{"restarts": 2, "align": 1, "align_inputs": 1, **settings})
 
 
 def test_filters_that_value_the_same_inputs_share_a_group():
@@ -269,7 +269,9 @@ def test_size_of_resnet50_as_published(percent: int, macs: float, params: float)
     resnet50 = pytest.importorskip("torchvision").models.resnet50
     net = resnet50().eval()
     graph = trace(net, torch.zeros(1, 3, 224, 224))
-    method = SelfGrouping(percent, 60, groups=4, schedule="once", restarts=1, drop_unread=False)
+    method = SelfGrouping(
+        percent, 60, groups=4, schedule="once", restarts=1, drop_unread=False, align=1, align_inputs=1
+    )
     assert len(method.layers(net, graph)) == 49  # three in each of 16 blocks, and the classifier
     found = size(graph, method.plan(Problem(net, graph)))
     assert found.macs / 1e9 == pytest.approx(macs, rel=0.01)

@@ -158,10 +158,11 @@ def test_each_data_set_has_splits_of_its_own_unless_told_otherwise() -> None:
     assert (found.mean, found.std) == ((0.5,), (0.25,))
 
 
-def test_without_data_the_example_is_an_image_of_imagenets_size_drawn_by_the_seed() -> None:
+def test_without_data_the_example_is_an_image_of_the_networks_usual_size_drawn_by_the_seed() -> None:
     recipe = Recipe(model="resnet20", method="magnitude", keep=0.5)
     assert data_of(recipe) is None
-    assert example_of(recipe, None).shape == (1, 3, 224, 224)
+    assert example_of(recipe, None).shape == (1, 3, 32, 32)
+    assert example_of(replace(recipe, model="torchvision:resnet18"), None).shape == (1, 3, 224, 224)
     assert torch.equal(example_of(recipe, None), example_of(recipe, None))
     assert not torch.equal(example_of(recipe, None), example_of(replace(recipe, seed=1), None))
 

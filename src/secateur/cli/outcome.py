@@ -180,5 +180,5 @@ def _open_work(work: Path, recipe: Recipe, force: bool) -> None:
 
 def _discard_if_empty(work: Path) -> None:
     """Remove the folder of a run that failed before it had anything to go on from."""
-    if all(path.name == RECIPE or path.name.startswith("runtime-") for path in work.iterdir()):
+    if all(path.name == RECIPE or path.name.startswith(("runtime-", "widths-")) for path in work.iterdir()):
         shutil.rmtree(work, ignore_errors=True)

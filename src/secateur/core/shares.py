@@ -33,10 +33,17 @@ def refuse_empty(ratio: float, count: int, total: int, what: str, layer: str) ->
         )
 
 
-def within(limits: Limits, group: Group, count: int) -> int:
-    """Return how many may go when so many should: fewer where floors and multiples want it."""
+def within(limits: Limits, group: Group, count: int, *, near: bool = False) -> int:
+    """Return how many may go when so many should: fewer where floors and multiples want it.
+
+    Args:
+        limits: floors and multiples.
+        group: from which they go.
+        count: how many.
+        near: whether that is what somebody asked for, see ``Limits.multiple_near``.
+    """
     left = max(group.size - count, min(limits.min_units, group.size))
-    multiple = limits.multiple_near(group, left)
+    multiple = limits.multiple_near(group, left) if near else limits.multiple_of(group)
     return max(0, group.size - -(-left // multiple) * multiple)
 
 

@@ -174,7 +174,7 @@ class RandomMasks(Method):
             counts = shares.by_weights(graph, groups, self.ratio)
         for group in groups:
             shares.refuse_empty(self.ratio, counts[group.name], group.size, "maps", group.name)
-        counts = {group.name: shares.within(problem.limits, group, counts[group.name]) for group in groups}
+        counts = {group.name: shares.within(problem.limits, group, counts[group.name], near=True) for group in groups}
         return [
             Plan(
                 tuple(
