@@ -134,10 +134,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
     check_budget(recipe.budget, data, recipe.train)
     check_timing([method], recipe.latency, recipe.budget)
     graph = job.read(model)
-    if job.budget is None:
-        job.check(graph)  # before anything is timed
     job.settle(graph)
-    job.check(graph)
     decided = Round(job, 1, job.method, job.target, model, graph).decide()
     budget = job.settled.found if job.settled else {}
     if not forecast:

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur import artifact
 from secateur.budget import Budget
 from secateur.core.graph import Graph
 from secateur.core.knapsack import kept_importance
@@ -20,7 +19,7 @@ from secateur.core.plan import Plan
 from secateur.core.size import Target
 from secateur.core.surgery import apply, hold
 from secateur.data import Data
-from secateur.errors import ArtifactError, DataError, SettingError
+from secateur.errors import DataError, SettingError
 from secateur.events import Event
 from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
@@ -30,6 +29,7 @@ from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
 from secateur.run.within_latency import TOLERANCE
+from secateur.run.work import keep
 from secateur.search.judge import sample
 from secateur.training import Settings, fit
 
@@ -80,10 +80,7 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, test, _alternative(job, graph), tell=job.tell)
     found = settle(bargain, budget, job.target)
     if kept is not None:
-        try:
-            artifact.write_file(kept, json.dumps(asdict(found)).encode())
-        except OSError as error:
-            raise ArtifactError(f"cannot write {kept}: {error.strerror}; choose another work folder") from None
+        keep(kept, json.dumps(asdict(found)))
     return found
 
 

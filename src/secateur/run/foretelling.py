@@ -54,7 +54,8 @@ class Foretold:
         reasons: why the second is less than the first, the heaviest reason first; or why there is none.
         price: how many times as long the widths that were asked for take as those of ``multiple="auto"`` at the same
             target; None where no number was asked for.
-        evenly: whether every group was taken to lose the same share, since the method decides after a training.
+        evenly: whether every group was taken to lose the same share, since the method decides only
+            after long work.
     """
 
     macs: float

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from secateur import artifact
 from secateur.budget import Budget, agreed
-from secateur.errors import ArtifactError, SettingError
+from secateur.errors import SettingError
 from secateur.events import Event, Tell
 from secateur.measure import Runtime, SpeedUp, fastest_runtime, missing, side_by_side
 from secateur.measure.forward import ExampleInputs, device_of
 from secateur.measure.runtimes import known
 from secateur.measure.speed_up import DENSE, PRUNED
 from secateur.recipe import EXPORTS
+from secateur.run.work import keep
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -79,10 +79,7 @@ def chosen(job: Job) -> Runtime:
     with job.clock("runtime"):
         found = fastest_of(job.dense, job.inputs, among, job.threads, job.tell)
     if kept is not None:
-        try:
-            artifact.write_file(kept, json.dumps({"runtime": found}).encode())
-        except OSError as error:
-            raise ArtifactError(f"cannot write {kept}: {error.strerror}; choose another work folder") from None
+        keep(kept, json.dumps({"runtime": found}))
     return found
 
 

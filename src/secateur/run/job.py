@@ -81,11 +81,7 @@ class Job:
         """Go through all rounds and measure."""
         with self.clock("trace"):
             graph = self.read(self.dense)
-        if self.budget is None:
-            self.check(graph)  # before anything is timed or written
         self.settle(graph)
-        if self.budget is not None:
-            self.check(graph)
         steps = [*self.first_steps(rounds), *self.then]
         self.foretell(graph)
         before = self.measure(self.dense, "the dense network", self.tested)
@@ -146,7 +142,13 @@ class Job:
             beforehand.check_target(graph, step.method, step.target, self.limits)
 
     def settle(self, graph: Graph) -> None:
-        """Choose the runtime and the widths that run fast there, and turn a budget into the target that meets it."""
+        """Choose the runtime and the widths that run fast there, and turn a budget into the target that meets it.
+
+        Raises:
+            TargetError: if no plan can meet the target; without a budget before anything is timed or written.
+        """
+        if self.budget is None:
+            self.check(graph)
         if self.runtime is None and self.timed:
             self.runtime = headline.chosen(self)
         self.limits = aligned(self, graph)
@@ -155,6 +157,7 @@ class Job:
                 self.settled = budgeting.settled(self, graph, self.budget)
             self.target, self.limits = self.settled.target, self.settled.limits
             self.method = self.settled.method(self.method)
+            self.check(graph)
 
     def foretell(self, graph: Graph) -> None:
         """Say how fast the network will get, where long work follows, or what widths that were asked for will cost."""
@@ -175,26 +178,19 @@ class Job:
             why = f"{name_of(self.method)} finds out by itself what goes from each layer"
             return Foretold(0.0, None, (why,))
         trained = self.shaping is not None and shapes(self.method)  # before it decides
-        auto = replace(self.limits, multiple="auto", parts=0)
+        even = trained or self.method.allocate == "sensitivity"
+        now = Round(self, 1, self.method, target, self.dense, graph)
+
+        def decided(limits: Limits) -> Plan:
+            return evenly(graph, target, limits) if even else now.ask([], limits)
+
         try:
-            if trained or self.method.allocate == "sensitivity":
-                plan, other = evenly(graph, target, self.limits), evenly(graph, target, auto)
-            else:
-                now = Round(self, 1, self.method, target, self.dense, graph)
-                plan, other = now.ask([]), now.ask([], auto)
+            plan = decided(self.limits)
+            auto = None if self.limits.auto else decided(replace(self.limits, multiple="auto", parts=0))
         except TargetError:  # said when it matters, with what can be reached
             return None
-        found = foretell(
-            self.dense,
-            graph,
-            plan,
-            self.inputs,
-            runtime,
-            threads=self.threads,
-            auto=None if self.limits.auto else other,
-            tell=self.tell,
-        )
-        return replace(found, evenly=trained)
+        found = foretell(self.dense, graph, plan, self.inputs, runtime, threads=self.threads, auto=auto, tell=self.tell)
+        return replace(found, evenly=even)
 
     def first_steps(self, rounds: int) -> list[Step]:
         """Return the rounds in which the first target is approached, in equal steps on a logarithmic scale."""

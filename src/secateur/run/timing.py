@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from secateur import artifact
 from secateur.budget import Budget
 from secateur.core.graph import Graph
 from secateur.core.knapsack import Times
 from secateur.core.limits import Limits
 from secateur.core.method import Method
-from secateur.errors import ArtifactError, SecateurError, SettingError
+from secateur.errors import SecateurError, SettingError
 from secateur.events import Event
 from secateur.measure import Runtime, side_by_side
 from secateur.measure.alignment import measured_limits, worth_timing
@@ -25,6 +24,7 @@ from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import threads_set
+from secateur.run.work import keep
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -99,10 +99,7 @@ def aligned(job: Job, graph: Graph) -> Limits:
         job.tell(Event("warning", f"widths are chosen by rule, for layers cannot be timed here ({_line(error)})"))
         return limits
     if kept is not None:
-        try:
-            artifact.write_file(kept, json.dumps(asdict(found)).encode())
-        except OSError as error:
-            raise ArtifactError(f"cannot write {kept}: {error.strerror}; choose another work folder") from None
+        keep(kept, json.dumps(asdict(found)))
     return found
 
 

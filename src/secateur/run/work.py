@@ -65,10 +65,7 @@ class Work:
         plan = decide()
         if time.perf_counter() - started < WORTH_KEEPING:
             return plan
-        try:
-            artifact.write_file(path, plan.to_json().encode())
-        except OSError as error:
-            raise ArtifactError(f"cannot write {path}: {error.strerror}; choose another work folder") from None
+        keep(path, plan.to_json())
         return plan
 
     def searches(self, name: str, model: nn.Module, facts: tuple[object, ...], found: Sequence[Search]) -> list[Search]:
@@ -82,11 +79,20 @@ class Work:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 return [Search.from_dict(entry) for entry in json.loads(path.read_text("utf-8"))]
             return []
-        try:
-            artifact.write_file(path, json.dumps([search.to_dict() for search in found]).encode())
-        except OSError as error:
-            raise ArtifactError(f"cannot write {path}: {error.strerror}; choose another work folder") from None
+        keep(path, json.dumps([search.to_dict() for search in found]))
         return list(found)
+
+
+def keep(path: Path, text: str) -> None:
+    """Write a file of a work folder, atomically.
+
+    Raises:
+        ArtifactError: if it cannot be written.
+    """
+    try:
+        artifact.write_file(path, text.encode())
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror}; choose another work folder") from None
 
 
 def _digest(model: nn.Module, facts: tuple[object, ...]) -> str:
