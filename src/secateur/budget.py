@@ -115,5 +115,5 @@ _RULES: dict[str, Rule] = {
     "max_drop": rules.optional(rules.number(lambda v: 0 <= v < 1, "a fraction from 0 to below 1, such as 0.01")),
     "drop_after": rules.one_of(_After),
     "runtime": rules.optional(rules.text("the name of a runtime")),
-    "threads": rules.optional(rules.whole(1, "threads", most=4096)),
+    "threads": rules.THREADS,
 }

@@ -279,5 +279,5 @@ _RULES: dict[str, Rule] = {
     "export": _choice_of(FORMATS, "formats"),
     "latency": rules.FLAG,
     "runtime": rules.optional(rules.text("the name of a runtime")),
-    "threads": rules.optional(rules.whole(1, "threads", most=4096)),
+    "threads": rules.THREADS,
 }

@@ -86,6 +86,10 @@ def optional(rule: Rule) -> Rule:
     return Rule(lambda value: value is None or rule.accepts(value), rule.wanted, rule.names)
 
 
+THREADS = optional(whole(1, "threads", most=4096))
+"""Threads of a CPU; None for as many as torch has. Far more than any machine has end in an overflow."""
+
+
 def broken(settings: object, table: Mapping[str, Rule]) -> Iterator[tuple[str, str]]:
     """Yield the name of each setting that breaks its rule, and what is wrong with it."""
     for name, rule in table.items():

@@ -138,5 +138,5 @@ def test_side_by_side_takes_turns_and_sees_the_larger_network() -> None:
 def test_side_by_side_refuses_what_latency_refuses() -> None:
     with pytest.raises(SettingError, match="did you mean 'eager'"):
         side_by_side({}, torch.randn(1), "eagre")  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match="threads must be a whole number of at least 1"):
+    with pytest.raises(SettingError, match="threads must be a whole number of threads, at least 1"):
         side_by_side({"a": nn.Linear(1, 1)}, torch.randn(1, 1), threads=0)

@@ -75,7 +75,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, refusal in rules.broken(self, _RULES):
             raise SettingError(f"{name} {refusal}")
-        pairs = tuple((str(name), int(multiple)) for name, multiple in self.by_group)  # JSON knows lists only
+        pairs = tuple((name, multiple) for name, multiple in self.by_group)  # JSON knows lists only
         object.__setattr__(self, "by_group", pairs)
 
     @property
@@ -89,10 +89,7 @@ class Limits:
             found = dict(self.by_group).get(group.name)
             multiple = static_multiple(group) if found is None else small(found, group.size)
             return halved(multiple, self.halvings)
-        multiple = self.multiple
-        while multiple % 2 == 0 and group.size < self.parts * multiple:
-            multiple //= 2
-        return multiple
+        return small(self.multiple, group.size, self.parts)
 
     def allow(self, group: Group, width: int) -> bool:
         """Say whether a group that loses units may be left this wide."""

@@ -84,7 +84,7 @@ class _Prices:
     def ratio(self, fine: int, coarse: int) -> float:
         """Return the price of a unit at widths between two coarse multiples, relative to that at these multiples."""
         size = self.group.size
-        between = _nearest(fine, _SHARE * size, size, odd=True)
+        between = _nearest_odd(fine, _SHARE * size, size)
         on = [width for width in (between - fine, between + fine) if 0 < width <= size and width % coarse == 0]
         if not on:
             return 1.0
@@ -100,7 +100,7 @@ class _Prices:
         return sum(table.milliseconds(self.forecast.shape(call, keep)) for call in self.calls) / width
 
 
-def _nearest(multiple: int, wanted: float, size: int, *, odd: bool) -> int:
-    """Return the multiple nearest to a width, below the size; an odd one if so asked."""
-    widths = range(multiple, size, 2 * multiple if odd else multiple)
+def _nearest_odd(multiple: int, wanted: float, size: int) -> int:
+    """Return the odd multiple nearest to a width, below the size."""
+    widths = range(multiple, size, 2 * multiple)
     return min(widths, key=lambda width: (abs(width - wanted), width), default=multiple)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 
 import torch
@@ -12,9 +11,8 @@ from torch import nn
 from ..events import Event, Tell, ignore
 from .conversion import onnx_program
 from .forward import ExampleInputs, device_of, evaluating, moved
-from .machine import steadiest_clock
 from .runtimes import Ready, Runtime, from_program, missing, ready, threads_set, verified
-from .side_by_side import Clock, medians_of, turns_of
+from .side_by_side import deciding_clock, medians_of, turns_of
 
 _FOREIGN = ("onnxruntime", "openvino")
 _ROUNDS = 5
@@ -64,7 +62,7 @@ def fastest_runtime(
                 continue
             made[runtime] = candidate
         if len(made) > 1:
-            clock: Clock = "processor" if steadiest_clock(used, device) is time.process_time else "wall"
+            clock = deciding_clock(used, device)
             times = turns_of(made, seconds, clock, rounds=_ROUNDS, most=_ROUNDS)
             medians = {name: statistics.median(medians_of(times[name], clock)) for name in made}
             return min((runtime for runtime in usable if runtime in made), key=lambda runtime: medians[runtime])

@@ -13,8 +13,6 @@ from .forward import ExampleInputs, device_of, evaluating, tensors
 from .record import Record
 from .runtimes import Runtime, known, ready, threads_set, verified
 
-MOST_THREADS = 4096
-_THREADS = rules.optional(rules.whole(1, most=MOST_THREADS))
 _SECONDS = rules.number(lambda value: value > 0, "more than 0")
 WARM_UP = 3  # passes; the first ones pick kernels and fill caches
 
@@ -106,6 +104,9 @@ def check_conditions(threads: int | None, seconds: float) -> None:
     Raises:
         SettingError: saying which.
     """
-    for name, value, rule in (("number of threads", threads, _THREADS), ("seconds to measure for", seconds, _SECONDS)):
+    for name, value, rule in (
+        ("number of threads", threads, rules.THREADS),
+        ("seconds to measure for", seconds, _SECONDS),
+    ):
         if not rule.accepts(value):
             raise SettingError(f"the {name} {rule.refusal(value)}")

@@ -97,6 +97,11 @@ class SideBySide:
         return differs(self.ratio(of, to), *self.interval(of, to))
 
 
+def deciding_clock(threads: int, device: torch.device) -> Clock:
+    """Return the clock that other programs disturb the least, see ``steadiest_clock``."""
+    return "processor" if steadiest_clock(threads, device) is time.process_time else "wall"
+
+
 def side_by_side(
     networks: Mapping[str, nn.Module],
     example_inputs: ExampleInputs,
@@ -141,7 +146,7 @@ def side_by_side(
             made[name] = ready(model, example_inputs, runtime, used)
             differences[name] = verified(model, example_inputs, made[name], runtime)
         device = device_of(next(iter(networks.values()), nn.Identity()))
-        clock: Clock = "processor" if steadiest_clock(used, device) is time.process_time else "wall"
+        clock = deciding_clock(used, device)
         times = turns_of(made, seconds, clock, lambda turn: tell(Event(f"measure {runtime}", "", turn, ROUNDS)))
     batch = batch_of(example_inputs)
     found = {

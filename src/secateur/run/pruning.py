@@ -43,7 +43,6 @@ _RUNTIME = rules.optional(
 )
 _ROUNDS = rules.whole(1)
 _SEED = rules.whole(0)
-_THREADS = rules.optional(rules.whole(1, "threads", most=4096))
 
 
 def prune(
@@ -117,7 +116,7 @@ def prune(
         ("runtime", runtime, _RUNTIME),
         ("rounds", rounds, _ROUNDS),
         ("seed", seed, _SEED),
-        ("threads", threads, _THREADS),
+        ("threads", threads, rules.THREADS),
     ):
         if not rule.accepts(value):
             raise SettingError(f"{name} {rule.refusal(value)}")
