@@ -80,15 +80,11 @@ def plan(
     rows = [(g["group"], f"{g['kept']} of {g['units']}", _layers(g["layers"])) for g in groups]
     say(table(("Group", "Kept", "Layers that make it"), rows, numbers=(1,)), "")
     say(_size_table(_sizes(before), _sizes(after)), "")
-    say(*limits.kept({"budget": budget}), *(_sentence(note) for note in decided.notes))
+    say(*limits.kept({"budget": budget}), *limits.widths({"notes": decided.notes}))
     if foretold:
-        say(_sentence(foretold.sentence()))
+        say(limits.sentence(foretold.sentence()))
     if out is not None:
         say("", f"Plan: {out}")
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Decided:

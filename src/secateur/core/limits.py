@@ -24,7 +24,7 @@ from secateur.errors import SettingError
 Multiple: TypeAlias = int | Literal["auto"]
 
 BLOCK = 16
-"""Channels that kernels compute at once; also a multiple of the 8 that half-precision tensor cores want."""
+"""Channels that kernels compute at once."""
 PARTS = 2
 """A group that has fewer than so many multiples gets a finer one, so that every group can lose something."""
 

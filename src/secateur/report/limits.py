@@ -43,7 +43,7 @@ def _tolerated(latency: Mapping[str, Any]) -> str:
 
 def widths(document: Document) -> list[str]:
     """Return one sentence for each reason why widths are as they are; none for results of earlier versions."""
-    return [_sentence(note) for note in dict.fromkeys(document.get("notes") or ())]
+    return [sentence(note) for note in dict.fromkeys(document.get("notes") or ())]
 
 
 def foretold(document: Document) -> list[str]:
@@ -53,15 +53,16 @@ def foretold(document: Document) -> list[str]:
         return []
     speed, reasons = promise["speed"], "; ".join(promise["reasons"])
     if speed is None:
-        return [_sentence(f"the speed-up could not be foretold: {reasons}")]
+        return [sentence(f"the speed-up could not be foretold: {reasons}")]
     change = f"{speed['ratio']:.2f}{TIMES} the speed" if speed["differs"] else SAME
     text = f"foretold before the work, by an untrained stand-in: {change}"
     if promise["price"] is not None:
         text += f"; widths chosen for speed would have taken {1 / promise['price']:.2f} times its time"
-    return [_sentence(f"{text}; {reasons}" if reasons else text)]
+    return [sentence(f"{text}; {reasons}" if reasons else text)]
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return a text that begins small and ends without a full stop as a sentence."""
     return f"{text[:1].upper()}{text[1:]}."
 
 

@@ -23,7 +23,7 @@ from secateur.core.size import Target, size
 from secateur.core.surgery import apply
 from secateur.errors import SecateurError
 from secateur.events import Tell, ignore
-from secateur.measure import Runtime, SpeedUp, side_by_side
+from secateur.measure import Runtime, SpeedUp, fastest, side_by_side
 from secateur.measure.forecast import Forecast, LayerTime
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
@@ -135,6 +135,9 @@ def foretell(
     if auto is not None:
         networks[_AUTO] = apply(model, graph, auto)
     try:
+        for network in networks.values():
+            if network is not model:
+                fastest(network, inputs)  # as the result will be before it is timed
         found = side_by_side(networks, inputs, runtime, threads=threads, seconds=_SECONDS, tell=tell)
     except SecateurError as error:
         return Foretold(macs, None, (str(error),))
