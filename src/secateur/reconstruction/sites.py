@@ -1,0 +1,226 @@
+"""Where layers can be fitted, and where their errors count: behind a batch norm, or where a shortcut is added.
+
+The last layer of a residual branch is fitted to what makes the *sum* right, so that the branch also repairs what the
+stream has lost before it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from secateur.core.literals import call_name
+from secateur.core.surgery import Inputs, run
+
+Place: TypeAlias = tuple[str, int]
+"""A call: the module whose forward makes it, and how many additions that has made before in this pass."""
+
+ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__radd__", "__iadd__"})
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_FOREIGN_NORMS = frozenset({"FrozenBatchNorm2d"})  # torchvision's, known by name so that it is not needed
+_PASSING = frozenset({"dropout", "dropout_", "feature_dropout", "alpha_dropout", "requires_grad_", "detach"})
+_QUESTIONS = frozenset(
+    {"__get__", "__len__", "dim", "is_contiguous", "is_floating_point", "nelement", "numel", "size", "stride"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that is called once, and what alone reads its output.
+
+    Attributes:
+        layer: name of the convolution or linear layer.
+        norm: name of the batch norm that alone reads its output; empty if there is none.
+        add: the addition that alone reads what comes of it, None if there is none.
+    """
+
+    layer: str
+    norm: str = ""
+    add: Place | None = None
+
+
+class Trail:
+    """Which module is running in one forward pass, and which addition it makes."""
+
+    def __init__(self) -> None:
+        self.path: list[str] = [""]
+        self._made: Counter[str] = Counter()
+
+    def addition(self) -> Place:
+        """Name the addition that is made now."""
+        place = (self.path[-1], self._made[self.path[-1]])
+        self._made[self.path[-1]] += 1
+        return place
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Tell whether a layer can be fitted: a plain convolution, with groups or without, or a linear layer."""
+    kind = type(module)
+    base = next((kind for kind in (nn.Conv2d, nn.Linear) if isinstance(module, kind)), None)
+    return base is not None and (kind is base or kind.forward is base.forward or kind.__name__ == "StridedConv2d")
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Tell whether a module scales and shifts each channel by fixed statistics."""
+    known = isinstance(module, _NORMS) and type(module).forward in [kind.forward for kind in _NORMS]
+    return (known or type(module).__name__ in _FOREIGN_NORMS) and isinstance(
+        getattr(module, "running_mean", None), Tensor
+    )
+
+
+def sites(model: nn.Module, inputs: Inputs) -> list[Site]:
+    """Find the layers that can be fitted, in the order in which they run.
+
+    Args:
+        model: run once in evaluation mode; left as it is.
+        inputs: what its forward takes.
+
+    Raises:
+        ModelError: if it does not run on them.
+    """
+    watch = _Watch()
+    names = {name: module for name, module in model.named_modules() if is_layer(module) or is_norm(module)}
+    with hooked(model, watch.enter, watch.leave), watch:
+        watch.modules = names
+        run(model, inputs)
+    return watch.found()
+
+
+@contextmanager
+def hooked(
+    model: nn.Module, enter: Callable[[str, nn.Module, Any], None], leave: Callable[[str, nn.Module, Any, Any], None]
+) -> Generator[None]:
+    """Call back before and after the forward of every module, with its name and its positional inputs."""
+    hooks: list[Any] = []
+    for name, module in model.named_modules():
+
+        def before(module: nn.Module, given: Any, name: str = name) -> None:
+            enter(name, module, given)
+
+        def after(module: nn.Module, given: Any, output: Any, name: str = name) -> None:
+            leave(name, module, given, output)
+
+        hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass
+class _Held:
+    """A tensor that came out of a layer, as it is or through a batch norm, and the number of calls that read it."""
+
+    layer: str
+    tensor: Tensor
+    norm: str = ""
+    reads: int = 0
+    norms: tuple[str, ...] = ()
+    adds: tuple[Place, ...] = ()
+
+
+class _Watch(TorchFunctionMode):
+    """Follows what comes out of layers until something is done with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules: dict[str, nn.Module] = {}
+        self.trail = Trail()
+        self.calls: Counter[str] = Counter()
+        self.order: list[str] = []
+        self.held: dict[int, _Held] = {}
+        self.outputs: dict[str, _Held] = {}
+        self.normed: dict[str, _Held] = {}
+        self.inside = 0  # how many layers and norms are running: what they do is their own affair
+
+    def enter(self, name: str, module: nn.Module, given: Any) -> None:
+        self.trail.path.append(name)
+        if name not in self.modules:
+            return
+        self.calls[name] += 1
+        first = given[0] if given else None
+        held = self.held.get(id(first))
+        if not self.inside and held is not None:
+            held.reads += 1
+            if is_norm(module) and not held.norm and not module.training:
+                held.norms += (name,)
+        self.inside += 1
+
+    def leave(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
+        self.trail.path.pop()
+        if name not in self.modules:
+            return
+        self.inside -= 1
+        if self.inside or not isinstance(output, Tensor):
+            return
+        if is_layer(module):
+            self.order.append(name)
+            self.outputs[name] = self.hold(_Held(name, output))
+        elif given and (before := self.held.get(id(given[0]))) is not None and name in before.norms:
+            self.normed[before.layer] = self.hold(_Held(before.layer, output, name))
+
+    def hold(self, held: _Held) -> _Held:
+        self.held[id(held.tensor)] = held  # the tensor is held, so that nobody else gets its id
+        return held
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = call_name(func)
+        addition = self.trail.addition() if name in ADDITIONS else None
+        shapes = [it.shape for it in args[:2] if isinstance(it, Tensor)]
+        readers = [] if self.inside else list(self.readers(args, kwargs))
+        result = func(*args, **(kwargs or {}))
+        if name in _PASSING and isinstance(result, Tensor) and any(result is held.tensor for held in readers):
+            return result
+        if name in _QUESTIONS and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            return result
+        whole = addition is not None and len(shapes) == 2 and shapes[0] == shapes[1] and not kwargs
+        for held in readers:
+            held.reads += 1
+            if whole and addition is not None:
+                held.adds += (addition,)
+        return result
+
+    def readers(self, args: Any, kwargs: Any) -> Iterator[_Held]:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and id(leaf) in self.held:
+                yield self.held[id(leaf)]
+
+    def found(self) -> list[Site]:
+        """Return a site for every layer that was called once."""
+        return [self.site(name) for name in self.order if self.calls[name] == 1]
+
+    def site(self, layer: str) -> Site:
+        held, norm = self.outputs[layer], ""
+        if held.reads == 1 and len(held.norms) == 1 and self.calls[held.norms[0]] == 1 and layer in self.normed:
+            norm, held = held.norms[0], self.normed[layer]
+        alone = held.reads == 1 and len(held.adds) == 1
+        return Site(layer, norm, held.adds[0] if alone else None)
+
+
+def together(found: Sequence[Site]) -> dict[Place, list[Site]]:
+    """Return the layers whose outputs meet in an addition."""
+    met: dict[Place, list[Site]] = {}
+    for site in found:
+        if site.add is not None:
+            met.setdefault(site.add, []).append(site)
+    return met
+
+
+def norm_scale(model: nn.Module, site: Site, outputs: int) -> Tensor:
+    """Return by how much the batch norm behind a layer scales each output, ``(outputs,)`` float64 on the CPU."""
+    if not site.norm:
+        return torch.ones(outputs, dtype=torch.float64)
+    norm: Any = model.get_submodule(site.norm)
+    spread = torch.sqrt(norm.running_var.detach().double() + norm.eps)
+    return ((1.0 if norm.weight is None else norm.weight.detach().double()) / spread).cpu()
