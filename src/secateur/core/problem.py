@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
-from secateur.core.knapsack import Times
+from secateur.core.costs import Times
 from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.sensitivity import Curve, points

@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.budget import Budget
 from secateur.core.graph import Graph
-from secateur.core.knapsack import Times
+from secateur.core.costs import Times
 from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.errors import SecateurError, SettingError
