@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from secateur.errors import SettingError
@@ -33,7 +34,7 @@ class ErrorCurve:
     error: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rises = all(before <= after for before, after in zip(self.error, self.error[1:], strict=False))
+        rises = all(before <= after for before, after in pairwise(self.error))
         if not 1 <= len(self.error) <= len(self.order) + 1 or not math.isfinite(self.error[0]) or not rises:
             raise SettingError(
                 f"the error curve of group '{self.group}' must begin with a finite error, never fall, and have at most "

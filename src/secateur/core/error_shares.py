@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from secateur.core.costs import Costs, Sizes
 from secateur.core.descent import Descent, rungs_of
@@ -15,6 +18,7 @@ from secateur.core.graph import Graph, Group
 from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.select import Step, steps
+from secateur.core.size import Target
 from secateur.core.standing import Ladder, Standing
 
 RUNGS = 64
@@ -22,7 +26,7 @@ RUNGS = 64
 _LOOKS = 16
 """Most widths where they are measured."""
 _UNKNOWN = 1e6
-"""An error beyond all that is known, for the whole group."""
+"""Beyond what is known of a curve an error rises by so much, more than any that is known, over the whole group."""
 
 
 def by_error(
@@ -65,6 +69,22 @@ def by_error(
     return Descent(Standing(graph, ladders, costs, keep)).steps(by_way_of=way)
 
 
+def toward(
+    graph: Graph, curves: Sequence[ErrorCurve], target: Target, start: Plan = EMPTY
+) -> Callable[[Limits], list[Step]]:
+    """Return ``by_error`` with a target for a goal, as ``meet`` asks for an order.
+
+    Args:
+        graph: the network.
+        curves: of the groups to prune.
+        target: for which the widths are to be the best.
+        start: units that have gone before.
+    """
+    costs = Sizes.of(graph, target.of)
+    goal = target.most(costs.measure(torch.ones(graph.units, dtype=torch.bool)))
+    return partial(by_error, graph, curves, costs=costs, goal=goal, start=start)
+
+
 def predicted(curves: Sequence[ErrorCurve], plan: Plan) -> dict[str, float]:
     """Return the error that a plan leaves in each group with a curve, where the units are those that the curve drops.
 
@@ -76,14 +96,40 @@ def predicted(curves: Sequence[ErrorCurve], plan: Plan) -> dict[str, float]:
     return {curve.group: curve.damage(len(gone.get(curve.group, ()))) for curve in curves}
 
 
-def _ladder(group: Group, curve: ErrorCurve, limits: Limits) -> Ladder:
-    """Return all widths that a group may have."""
+def note(curves: Sequence[ErrorCurve], plan: Plan) -> str:
+    """Say what error a plan is predicted to leave, and where the most of it.
+
+    Args:
+        curves: whose units the plan drops, in their order.
+        plan: how many units go.
+    """
+    errors = predicted(curves, plan)
+    known = {name: error for name, error in errors.items() if math.isfinite(error)}
+    worst = sorted(known, key=lambda name: -known[name])[:3]
+    most = ", ".join(f"{known[name]:.3g} in {name}" for name in worst if known[name] > 0)
+    text = f"fitted anew, layers are predicted to lose {sum(known.values()):.3g} of the variance of what they put out"
+    text += f", added up over {len(known)} groups{': ' + most if most else ''}"
+    beyond = len(errors) - len(known)
+    return f"{text}; {beyond} more are cut further than was measured" if beyond else text
+
+
+def ranks(group: Group, curve: ErrorCurve) -> Tensor:
+    """Return scores with which the units of a group go in the order of its curve, ``(group.size,)``."""
     scores = torch.full((group.size,), torch.inf, dtype=torch.float64)
     scores[list(curve.order)] = torch.arange(len(curve.order), dtype=torch.float64)
-    rungs = tuple((step,) for step in steps(group, scores, limits))
+    return scores
+
+
+def _ladder(group: Group, curve: ErrorCurve, limits: Limits) -> Ladder:
+    """Return all widths that a group may have."""
+    rungs = tuple((step,) for step in steps(group, ranks(group, curve), limits))
     gone = np.cumsum([0, *(len(step.units) for (step,) in rungs)])
-    lost = [min(curve.damage(int(count)), _UNKNOWN * (1 + count / group.size)) for count in gone]
-    return Ladder(rungs, np.array(lost))
+    lost = np.array([curve.damage(int(count)) for count in gone])
+    known = int(np.isfinite(lost).sum())
+    beyond = (gone[known:] - gone[known - 1]) / group.size
+    # ever steeper, so that no group goes all the way before the others
+    lost[known:] = lost[known - 1] + _UNKNOWN * beyond * (1 + beyond)
+    return Ladder(rungs, lost)
 
 
 def _stops(group: Group, ladder: Ladder, limits: Limits, most: int, by_way_of: int | None) -> list[int]:

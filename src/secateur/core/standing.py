@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ class Ladder:
     def thinned(self, places: Sequence[int]) -> Ladder:
         """Return the ladder with some of its places alone, ascending, the first of them 0."""
         joined = [
-            tuple(step for rung in self.rungs[a:b] for step in rung) for a, b in zip(places, places[1:], strict=False)
+            tuple(step for rung in self.rungs[a:b] for step in rung) for a, b in pairwise(places)
         ]
         return Ladder(tuple(joined), self.lost[list(places)])
 

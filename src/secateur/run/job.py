@@ -178,7 +178,7 @@ class Job:
             why = f"{name_of(self.method)} finds out by itself what goes from each layer"
             return Foretold(0.0, None, (why,))
         trained = self.shaping is not None and shapes(self.method)  # before it decides
-        even = trained or self.method.allocate == "sensitivity"
+        even = trained or self.method.allocate in ("sensitivity", "reconstruction")
         now = Round(self, 1, self.method, target, self.dense, graph)
 
         def decided(limits: Limits) -> Plan:
