@@ -17,7 +17,7 @@ import numpy as np
 
 from secateur.core.graph import Group
 from secateur.core.select import Step
-from secateur.core.standing import Ladder, Standing
+from secateur.core.standing import Standing
 
 _NOTHING = 1e-9
 """A share of the network's cost below which nothing is saved."""

@@ -42,9 +42,7 @@ class Ladder:
 
     def thinned(self, places: Sequence[int]) -> Ladder:
         """Return the ladder with some of its places alone, ascending, the first of them 0."""
-        joined = [
-            tuple(step for rung in self.rungs[a:b] for step in rung) for a, b in pairwise(places)
-        ]
+        joined = [tuple(step for rung in self.rungs[a:b] for step in rung) for a, b in pairwise(places)]
         return Ladder(tuple(joined), self.lost[list(places)])
 
 

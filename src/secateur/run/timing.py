@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.core.graph import Graph
 from secateur.core.costs import Times
+from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
 from secateur.errors import SecateurError, SettingError
