@@ -62,7 +62,7 @@ def test_a_product_is_known_for_all_pairs_of_places() -> None:
     standing = Standing(graph, units(graph, ["g0", "g1", "g2"]), ladders.chain(graph, [1, 2, 3, 4]), kept(graph, {}))
     standing.move("g1", 1)
     [shared] = standing.shared("g0", "g1")
-    assert shared.matrix("g0", "g1", [0, 2], [0, 1, 3]).tolist() == [[40, 30, 10], [24, 18, 6]]
+    assert shared.matrix("g0", "g1", np.array([0, 2]), np.array([0, 1, 3])).tolist() == [[40, 30, 10], [24, 18, 6]]
     assert standing.shared("g0", "g2") == []
     assert standing.partners["g1"] == {"g0", "g2"}
 

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
 from secateur.core.descent import Descent
-from secateur.core.standing import Standing
+from secateur.core.standing import Places, Standing
 
 _PAIRS = 20_000
 """Most pairs that are looked at: many pushes for few groups, few or none for many."""
@@ -24,8 +23,6 @@ _NEAR, _FAR = 24, 48
 _PUSHES = tuple(sign * share for share in (0.5, 0.25, 0.125, 0.0625, 0.75, 0.375, 0.1875, 0.03) for sign in (1, -1))
 """By which shares of its ladder a group is pushed."""
 _LESS = 1 - 1e-9
-
-Places = npt.NDArray[np.int64]
 
 
 def least_lost(standing: Standing, goal: float) -> dict[str, int] | None:

@@ -100,7 +100,7 @@ class Problem:
         if self.errors is None:
             raise DataError(
                 "sharing out by reconstruction fits layers anew on a few hundred images, labelled or not, and there "
-                "are none; give some, or choose a method and an 'allocate' that need weights alone"
+                "are none; give some (--data, --calibrate), or choose a method and shares that need weights alone"
             )
         return self.errors(scores)
 

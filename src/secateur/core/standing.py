@@ -16,6 +16,7 @@ from secateur.core.graph import Axis, Graph
 from secateur.core.select import Step
 
 Values = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,7 @@ class _Multiplied:
             found = found * axis.along(name)
         return found
 
-    def matrix(self, one: str, other: str, rows: Sequence[int], columns: Sequence[int]) -> Values:
+    def matrix(self, one: str, other: str, rows: Places, columns: Places) -> Values:
         """Return the term for all pairs of some places of two groups, ``(len(rows), len(columns))``."""
         found: Values = np.full((1, 1), float(self.scale))
         for axis in self.axes:
@@ -206,7 +207,7 @@ class _Left:
         table = self.tables.get(name)
         return np.full(1, self.now) if table is None else self.now - table[self._place[name]] + table
 
-    def matrix(self, one: str, other: str, rows: Sequence[int], columns: Sequence[int]) -> Values:
+    def matrix(self, one: str, other: str, rows: Places, columns: Places) -> Values:
         """Return what is left for all pairs of some places of two groups."""
         left: Values = np.full((1, 1), self.now)
         for name, places, shape in ((one, rows, (-1, 1)), (other, columns, (1, -1))):
