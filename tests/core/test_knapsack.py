@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import nets
+from secateur.core.costs import Times, TimeTerm
 from secateur.core.graph import Graph, Group
-from secateur.core.knapsack import RUNGS, Times, TimeTerm, by_latency, kept_importance
+from secateur.core.knapsack import RUNGS, by_latency, kept_importance
 from secateur.core.limits import Limits
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import DropUnits, Plan

@@ -171,7 +171,9 @@ def test_it_needs_data_and_a_target_that_can_be_reached(graph: Graph) -> None:
         Numbered(allocate="sensitivity").plan(Problem(Plain().eval(), graph, Target(0.5)))
     with pytest.raises(TargetError, match="cannot keep only"):
         Numbered(allocate="sensitivity").plan(problem(graph, 0.01, (1.0, 1.0)))
-    with pytest.raises(SettingError, match="'allocate' must be one of scope, sensitivity, latency, not 'both'"):
+    with pytest.raises(
+        SettingError, match="'allocate' must be one of scope, sensitivity, latency, reconstruction, not 'both'"
+    ):
         Numbered(allocate="both")  # type: ignore[arg-type]
 
 

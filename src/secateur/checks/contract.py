@@ -12,12 +12,14 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.checks.curves import error_curves
 from secateur.checks.networks import SHAPE
 from secateur.checks.networks import networks as tiny_networks
 from secateur.checks.state import other_randomness, same, state_of
@@ -89,6 +91,7 @@ class _Case:
             validation=self.batches if data else None,
             limits=limits,
             rng=torch.Generator().manual_seed(7),
+            errors=partial(error_curves, self.graph) if data else None,
         )
 
     def fail(self, promise: str, what: str) -> NoReturn:

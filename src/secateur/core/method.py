@@ -7,13 +7,14 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from secateur.core.error_shares import note, toward
 from secateur.core.graph import Group
 from secateur.core.knapsack import by_latency
 from secateur.core.limits import Limits
@@ -116,7 +117,8 @@ class ScoreMethod(Method):
         keeps: (pattern of layer names, fraction of units that stays) for groups with a rate of their own.
         allocate: how much goes from each group: as the scope says, or by sensitivity, so that each group alone would
             do the same damage to the loss on validation images, or by latency, so that the least importance is lost for
-            the time that is saved.
+            the time that is saved, or by reconstruction, so that the least error is left when the layers that read the
+            units are fitted anew, which needs images.
     """
 
     scope: Scope = "uniform"
@@ -161,6 +163,11 @@ class ScoreMethod(Method):
             order = partial(by_damage, problem.graph, open_scores, problem.curves(open_scores))
         elif self.allocate == "latency":
             order = partial(by_latency, problem.graph, open_scores, self.scope, times=problem.times())
+        elif self.allocate == "reconstruction":
+            curves = problem.error_curves(open_scores)
+            order = toward(problem.graph, curves, problem.target, start)
+            plan = meet(problem.graph, order, problem.target, problem.limits, start)
+            return replace(plan, notes=(*plan.notes, note(curves, plan)))
         return meet(problem.graph, order, problem.target, problem.limits, start)
 
 

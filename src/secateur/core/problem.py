@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from secateur.core.costs import Times
+from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
-from secateur.core.knapsack import Times
 from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.sensitivity import Curve, points
@@ -42,6 +43,8 @@ class Problem:
         found: gets what a search over many plans has found, to be kept with the run.
         sensitivity: measures a curve for each group with scores, faster than one by one; None: one by one.
         time: times the layers of the network where it is to run; None where nothing may be timed.
+        errors: fits the readers of each group anew on images while its units go, in the order of scores, lowest first,
+            or given None in the order in which the least is lost; None without images. May be asked several times.
     """
 
     model: nn.Module
@@ -58,6 +61,7 @@ class Problem:
     found: Callable[[Search], None] = lambda search: None
     sensitivity: Callable[[Mapping[str, Tensor]], Sequence[Curve]] | None = None
     time: Callable[[], Times] | None = None
+    errors: Callable[[Mapping[str, Tensor] | None], Sequence[ErrorCurve]] | None = None
 
     def loss_after(self, plan: Plan) -> float:
         """Return the loss of the network with the plan's units silenced; the model is restored.
@@ -78,10 +82,27 @@ class Problem:
         """
         if self.time is None:
             raise SettingError(
-                "allocate='latency' needs the times of layers, and this problem has none; prune with secateur.prune, "
-                "which measures them, or give the problem a 'time'"
+                "sharing out by latency needs the times of layers, and this problem has none; prune with "
+                "secateur.prune, which measures them, or give the problem a 'time'"
             )
         return self.time()
+
+    def error_curves(self, scores: Mapping[str, Tensor] | None = None) -> Sequence[ErrorCurve]:
+        """Return what no refit of its readers can bring back as each group loses its units.
+
+        Args:
+            scores: ``(size,)`` for each group that has a curve; the lowest go first, ``inf`` never goes. None: for all
+                groups that may be pruned, in the order in which the least is lost (optimal brain surgeon over units).
+
+        Raises:
+            DataError: if there are no images.
+        """
+        if self.errors is None:
+            raise DataError(
+                "sharing out by reconstruction fits layers anew on a few hundred images, labelled or not, and there "
+                "are none; give some (--data, --calibrate), or choose a method and shares that need weights alone"
+            )
+        return self.errors(scores)
 
     def curves(self, scores: Mapping[str, Tensor]) -> Sequence[Curve]:
         """Return how the network suffers when each group with scores alone loses its lowest units.

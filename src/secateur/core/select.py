@@ -121,8 +121,7 @@ def fit(
     rule = ruler(graph)
     base = graph.kept(start or Plan())
     whole = rule.measure(target.of, torch.ones(graph.units, dtype=torch.bool))
-    # sizes are whole numbers; the product of two decimals may fall a hair below the one that was meant
-    goal = int(target.keep * whole * (1 + 1e-12) + 1e-9)
+    goal = target.most(whole)
 
     places = [graph.offsets[step.group] + unit for step in ordered for unit in step.units]
     turns = [turn for turn, step in enumerate(ordered) for _ in step.units]

@@ -20,7 +20,7 @@ from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.select import Step, steps
 
-Allocate = Literal["scope", "sensitivity", "latency"]
+Allocate = Literal["scope", "sensitivity", "latency", "reconstruction"]
 LEVELS = 8
 """Points of a curve, the dense network not counted."""
 

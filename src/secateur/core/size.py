@@ -60,6 +60,11 @@ class Target:
         if self.of not in get_args(Measure):
             raise SettingError(f"unknown measure '{self.of}'; choose one of {', '.join(get_args(Measure))}")
 
+    def most(self, whole: int) -> int:
+        """Return the most that may be left of a dense network of this size."""
+        # sizes are whole numbers; the product of two decimals may fall a hair below the one that was meant
+        return int(self.keep * whole * (1 + 1e-12) + 1e-9)
+
 
 class Ruler:
     """Sizes of one graph under any choice of units; built once, then fast enough for a search."""

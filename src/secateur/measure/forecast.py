@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.costs import Times, TimeTerm
 from ..core.graph import Graph, staying
-from ..core.knapsack import Times, TimeTerm
 from ..core.size import ruler
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .layer_table import CONVOLUTIONS, Convolution, LayerShape, LayerTable

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
-from secateur.core.method import Method, ScoreMethod
+from secateur.core.method import Method
 from secateur.core.plan import Plan
 from secateur.core.sensitivity import Allocate
 from secateur.core.size import Target, size
 from secateur.events import Tell, ignore
 from secateur.measure.forecast import Forecast
+from secateur.run.timing import latency_aware
 
 Decide = Callable[[Target, Limits], Plan]
 Test = Callable[[Plan], float]
@@ -78,7 +79,7 @@ class Settled:
             the dense network's), milliseconds, runtime, threads and ``multiple``, and with ``shares`` where
             latency-aware ones were tried: which were ``taken``, ``by`` what, and what each was worth; ``drop`` with
             ``asked`` and ``found``.
-        allocate: how the method is to share its cut out; None: as its settings say.
+        allocate: ``"latency"`` where the method is to share its cut out by it; None: as its settings say.
     """
 
     target: Target
@@ -88,6 +89,4 @@ class Settled:
 
     def method(self, asked: Method) -> Method:
         """Return the method with the shares that were settled on."""
-        if self.allocate is None or not isinstance(asked, ScoreMethod):
-            return asked
-        return replace(asked, allocate=self.allocate)
+        return asked if self.allocate is None else latency_aware(asked) or asked

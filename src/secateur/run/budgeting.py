@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.budget import Budget
+from secateur.core.error_shares import predicted
 from secateur.core.graph import Graph
 from secateur.core.knapsack import kept_importance
 from secateur.core.limits import Limits
@@ -28,6 +29,7 @@ from secateur.run.bargain import Alternative, Bargain, Decide, Settled
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
+from secateur.run.timing import latency_aware
 from secateur.run.within_latency import TOLERANCE
 from secateur.run.work import keep
 from secateur.search.judge import sample
@@ -90,10 +92,9 @@ def _decided(job: Job, graph: Graph, method: Method, target: Target, limits: Lim
 
 def _alternative(job: Job, graph: Graph) -> Alternative | None:
     """Return latency-aware shares for a method whose shares nobody has chosen otherwise."""
-    asked = job.method
-    if not isinstance(asked, ScoreMethod) or asked.allocate != "scope":
+    asked, method = job.method, latency_aware(job.method)
+    if method is None:
         return None
-    method = replace(asked, allocate="latency")
 
     def decide(forecast: Forecast) -> Decide:
         job.forecast = forecast  # the rounds go by what the budget was settled by
@@ -102,10 +103,14 @@ def _alternative(job: Job, graph: Graph) -> Alternative | None:
     if job.data is None:
 
         def kept(plan: Plan) -> float:
-            scores = asked.scores(Round(job, 1, asked, None, job.dense, graph).problem([], job.dense))
-            return kept_importance(graph, scores, asked.scope, plan)
+            problem = Round(job, 1, asked, None, job.dense, graph).problem([], job.dense)
+            if isinstance(asked, ScoreMethod):
+                return kept_importance(graph, asked.scores(problem), asked.scope, plan)
+            errors = predicted(problem.error_curves(), plan).values()
+            return max(0.0, 1.0 - sum(errors) / max(1, len(errors)))
 
-        return Alternative(decide, kept, "kept importance")
+        by = "kept importance" if isinstance(asked, ScoreMethod) else "predicted variance that layers keep"
+        return Alternative(decide, kept, by)
     steps = job.repair or (() if job.train is None else ("recalibrate",))
     after = f" after {' and '.join(steps)}" if steps else ""
     return Alternative(

@@ -26,6 +26,7 @@ from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
 from secateur.measure.forecast import Forecast
 from secateur.methods import name_of
+from secateur.methods.reconstruction import Reconstruction
 from secateur.repair import Repair
 from secateur.run import beforehand, budgeting, headline
 from secateur.run.bargain import Settled
@@ -174,11 +175,13 @@ class Job:
                 warnings.warn(self.foretold.sentence(), UserWarning, stacklevel=4)
 
     def _foretold(self, graph: Graph, target: Target, runtime: Runtime) -> Foretold | None:
-        if not isinstance(self.method, ScoreMethod):
+        if not isinstance(self.method, ScoreMethod | Reconstruction):
             why = f"{name_of(self.method)} finds out by itself what goes from each layer"
             return Foretold(0.0, None, (why,))
         trained = self.shaping is not None and shapes(self.method)  # before it decides
-        even = trained or self.method.allocate == "sensitivity"
+        # curves take long, and are measured when the round begins
+        curves = isinstance(self.method, Reconstruction) or self.method.allocate in ("sensitivity", "reconstruction")
+        even = trained or curves
         now = Round(self, 1, self.method, target, self.dense, graph)
 
         def decided(limits: Limits) -> Plan:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from secateur.budget import Budget
+from secateur.core.costs import Times
 from secateur.core.graph import Graph
-from secateur.core.knapsack import Times
 from secateur.core.limits import Limits
-from secateur.core.method import Method
+from secateur.core.method import Method, ScoreMethod
 from secateur.errors import SecateurError, SettingError
 from secateur.events import Event
 from secateur.measure import Runtime, side_by_side
@@ -24,6 +24,7 @@ from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import threads_set
+from secateur.methods.reconstruction import Reconstruction
 from secateur.run.work import keep
 
 if TYPE_CHECKING:
@@ -32,7 +33,16 @@ if TYPE_CHECKING:
 
 def shares_by_latency(method: Method) -> bool:
     """Say whether a method shares its cut out by the times of layers."""
-    return getattr(method, "allocate", "") == "latency"
+    return "latency" in (getattr(method, "allocate", ""), getattr(method, "shares", ""))
+
+
+def latency_aware(method: Method) -> Method | None:
+    """Return a method with shares by the times of layers; None if it has none, or somebody has chosen its shares."""
+    if isinstance(method, ScoreMethod) and method.allocate == "scope":
+        return replace(method, allocate="latency")
+    if isinstance(method, Reconstruction) and method.shares == "errors":
+        return replace(method, shares="latency")
+    return None
 
 
 def check_timing(methods: Sequence[Method], latency: bool, budget: Budget | None) -> None:
@@ -44,8 +54,8 @@ def check_timing(methods: Sequence[Method], latency: bool, budget: Budget | None
     allowed = latency or (budget is not None and budget.max_latency is not None)
     if not allowed and any(shares_by_latency(method) for method in methods):
         raise SettingError(
-            "allocate='latency' needs the times of layers, but nothing may be timed (latency=False, or a plan "
-            "without --forecast); allow it, or choose another way to allocate"
+            "sharing out by latency needs the times of layers, but nothing may be timed (latency=False, or a plan "
+            "without --forecast); allow it, or choose another way to share out"
         )
 
 

@@ -1,0 +1,88 @@
+"""Drop the units that the others can best make up for, shared out by the error that is left.
+
+Idea.         What a unit is worth shows only when the layers that read it have been fitted anew without it. On a few
+              hundred images, labelled or not, that fit is least squares, and what it cannot bring back is known for
+              every unit without solving anew.
+Rule.         H is the matrix of second moments of a reader's inputs, R the rows of a unit, W the reader's weights. The
+              loss of dropping the unit when all the others refit is tr(W[R]' (inv(H)[R, R])^-1 W[R]) (Hassibi and
+              Stork, 1993, for whole units); the smallest goes, H and W are brought up to date, and so on: the running
+              sum is the error curve of the group, divided by the variance of what the reader puts out and added up over
+              readers. The widths are those that leave the least error, added up over groups, within the target; the
+              candidates are the widths that run fast.
+Needs.        A few hundred images; no labels.
+Cost.         One factorisation of H for each reader, and a pass over the images.
+Differences.  OSSCAR solves for one layer at a given width and then exchanges units; here units are only eliminated,
+              but one pass gives the errors at all widths, and with them the widths of all layers, which He, Zhang and
+              Sun (2017), who fit the same least squares after a lasso, choose by hand. Errors of groups are added up as
+              if each were cut alone. The method only decides: fitting the layers anew is a repair, and without it
+              little of this holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+
+from secateur.core.error_curves import ErrorCurve
+from secateur.core.error_shares import by_error, note, ranks, toward
+from secateur.core.limits import Limits
+from secateur.core.method import Method, Paper
+from secateur.core.plan import EMPTY, Plan
+from secateur.core.problem import Problem
+from secateur.core.select import Step, family, meet
+from secateur.core.size import Target
+from secateur.errors import TargetError
+
+Shares = Literal["errors", "latency", "uniform"]
+
+
+@dataclass(frozen=True)
+class Reconstruction(Method):
+    """Optimal brain surgeon over whole units.
+
+    Attributes:
+        shares: how much goes from each group: errors, so that the least error is left within the target, latency, so
+            that the least is left for the time that is saved, or uniform, the same share of each.
+    """
+
+    shares: Shares = "errors"
+
+    paper: ClassVar[Paper] = Paper(
+        title="OSSCAR: One-Shot Structured Pruning in Vision and Language Models with Combinatorial Optimization",
+        authors="Xiang Meng, Shibal Ibrahim, Kayhan Behdin, Hussein Hazimeh, Natalia Ponomareva, Rahul Mazumder",
+        venue="ICML",
+        year=2024,
+        link="arXiv:2403.12983",
+    )
+
+    def check(self, target: Target | None) -> None:
+        """Refuse a run that does not say how much to keep."""
+        if target is None:
+            raise TargetError("say how much to keep: a target (--keep)")
+
+    def plan(self, problem: Problem) -> Plan:
+        """Take units in the order of the error curves until the target is met."""
+        self.check(problem.target)
+        assert problem.target is not None
+        if problem.target.keep >= 1.0:
+            return EMPTY
+        everything = {group.name: torch.zeros(group.size) for group in problem.graph.free}
+        even = partial(family, problem.graph, everything, "uniform")
+        meet(problem.graph, even, problem.target, problem.limits)  # out of reach: said before anything is fitted
+        curves = problem.error_curves()
+        plan = meet(problem.graph, self._order(problem, problem.target, curves), problem.target, problem.limits)
+        return replace(plan, notes=(note(curves, plan),))
+
+    def _order(
+        self, problem: Problem, target: Target, curves: Sequence[ErrorCurve]
+    ) -> Callable[[Limits], Sequence[Step]]:
+        if self.shares == "errors":
+            return toward(problem.graph, curves, target)
+        if self.shares == "latency":
+            return partial(by_error, problem.graph, curves, costs=problem.times())
+        scores = {curve.group: ranks(problem.graph.group(curve.group), curve) for curve in curves}
+        return partial(family, problem.graph, scores, "uniform")
