@@ -101,6 +101,25 @@ class BlockLayer(nn.Module):
             return None
         return torch.cat([*parts, self.constant]).index_select(0, self.order)
 
+    def assign(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Take other weights, in place.
+
+        Args:
+            weight: the full weight ``(outputs, inputs, ...)``; what lies outside the blocks is not looked at.
+            bias: ``(outputs,)``; not looked at if the layer has none.
+        """
+        placed = torch.argsort(self.order)
+        with torch.no_grad():
+            for number, block in enumerate(self.parts):
+                groups = getattr(block, "groups", 1)
+                for own, inputs in zip(block.weight.chunk(groups), self.chosen(number).chunk(groups), strict=True):
+                    outputs, placed = placed[: len(own)], placed[len(own) :]
+                    own.copy_(weight[outputs][:, inputs])
+            if bias is not None and self.bias is not None:
+                given = bias[torch.argsort(self.order)].split([*(len(b.bias) for b in self.parts), len(self.constant)])
+                for own, values in zip([*(block.bias for block in self.parts), self.constant], given, strict=True):
+                    own.copy_(values)
+
     @property
     def parts(self) -> list[Any]:
         """The layers of the blocks, in order."""

@@ -24,6 +24,8 @@ class ErrorCurve:
         order: the units that may go, in the order in which they go.
         error: error left when the first 0, 1, 2, ... of them are gone; never falls. Where it is infinite, or ends
             early, nothing is known but that the error is beyond all others.
+        choices: for each number of units which ones go at best, ascending, where that was tried; then the errors are
+            theirs. Empty: the first of ``order``.
 
     Raises:
         SettingError: if there are more errors than units can go, none at all, or if they fall.
@@ -32,6 +34,7 @@ class ErrorCurve:
     group: str
     order: tuple[int, ...]
     error: tuple[float, ...]
+    choices: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         rises = all(before <= after for before, after in pairwise(self.error))
@@ -45,10 +48,15 @@ class ErrorCurve:
         """Return by how much the error has risen when so many units are gone; ``inf`` where that is not known."""
         return self.error[gone] - self.error[0] if gone < len(self.error) else math.inf
 
+    def chosen(self, gone: int) -> tuple[int, ...]:
+        """Return the units that go where so many do, ascending."""
+        return self.choices[gone] if gone < len(self.choices) else tuple(sorted(self.order[:gone]))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON; None for an error that is not finite."""
         errors = [error if math.isfinite(error) else None for error in self.error]
-        return {"group": self.group, "order": list(self.order), "error": errors}
+        choices = {"choices": [list(choice) for choice in self.choices]} if self.choices else {}
+        return {"group": self.group, "order": list(self.order), "error": errors, **choices}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ErrorCurve:
@@ -57,4 +65,5 @@ class ErrorCurve:
             group=str(values["group"]),
             order=tuple(int(unit) for unit in values["order"]),
             error=tuple(math.inf if error is None else float(error) for error in values["error"]),
+            choices=tuple(tuple(int(unit) for unit in choice) for choice in values.get("choices", ())),
         )

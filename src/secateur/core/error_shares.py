@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from secateur.core.error_curves import ErrorCurve
 from secateur.core.exchange import least_lost
 from secateur.core.graph import Graph, Group
 from secateur.core.limits import Limits
-from secateur.core.plan import EMPTY, Plan
+from secateur.core.plan import EMPTY, DropUnits, Plan
 from secateur.core.select import Step, steps
 from secateur.core.size import Target
 from secateur.core.standing import Ladder, Standing
@@ -94,6 +95,20 @@ def predicted(curves: Sequence[ErrorCurve], plan: Plan) -> dict[str, float]:
     """
     gone = plan.dropped()
     return {curve.group: curve.damage(len(gone.get(curve.group, ()))) for curve in curves}
+
+
+def chosen(curves: Sequence[ErrorCurve], plan: Plan) -> Plan:
+    """Return a plan of the same widths with the units that are the best for them.
+
+    Args:
+        curves: whose units the plan drops, in their order.
+        plan: how many units go.
+    """
+    known, gone = {curve.group: curve for curve in curves}, plan.dropped()
+    drops = [
+        DropUnits(name, known[name].chosen(len(units)) if name in known else units) for name, units in gone.items()
+    ]
+    return replace(plan, edits=(*drops, *(edit for edit in plan.edits if not isinstance(edit, DropUnits))))
 
 
 def note(curves: Sequence[ErrorCurve], plan: Plan) -> str:

@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 import torch
 
 from secateur.core.error_curves import ErrorCurve
-from secateur.core.error_shares import by_error, note, ranks, toward
+from secateur.core.error_shares import by_error, chosen, note, ranks, toward
 from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, Plan
@@ -75,7 +75,7 @@ class Reconstruction(Method):
         meet(problem.graph, even, problem.target, problem.limits)  # out of reach: said before anything is fitted
         curves = problem.error_curves()
         plan = meet(problem.graph, self._order(problem, problem.target, curves), problem.target, problem.limits)
-        return replace(plan, notes=(note(curves, plan),))
+        return replace(chosen(curves, plan), notes=(note(curves, plan),))
 
     def _order(
         self, problem: Problem, target: Target, curves: Sequence[ErrorCurve]

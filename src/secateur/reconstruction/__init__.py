@@ -1,1 +1,6 @@
-"""What pruning takes from each layer, and how far the others can make up for it: least squares over whole units."""
+"""What pruning takes from each layer, and how far the others make up for it: least squares over whole units."""
+
+from secateur.reconstruction.curves import error_curves
+from secateur.reconstruction.refit import refit
+
+__all__ = ["error_curves", "refit"]

@@ -1,8 +1,8 @@
 """Least squares with a pull towards the present weights, whose strength held-out images choose.
 
-``min |E - X D|^2 + s |D|^2`` for the change ``D`` of the weights: ``E`` is what is missing at the outputs. A fifth of
-the rows is left out of the first solutions; the pull under which these miss least on that fifth is taken, and all rows
-together give the final one. Where no change is better than every solution, nothing is changed.
+``min |E - X D|^2 + s |D|^2`` for the change ``D`` of the weights, where ``E`` is what is missing at the outputs. A fifth
+of the images is left out of the first solutions; the pull under which these miss least there is taken, and all images
+together give the final one. Where nothing is better than no change, nothing is changed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-PULLS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Strengths of the pull, as shares of the mean square of the inputs."""
+PULLS = (1e-6, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+"""Strengths of the pull, as shares of the mean square of each input."""
 HELD_OUT = 5
-"""One of so many rows is held out."""
+"""One of so many images is held out."""
 MOST = 6000
 """Unknowns of an output beyond which the system is solved in the space of the rows."""
 MOST_DUAL = 6000
 """Rows that are used there."""
+STEPS = 100
+"""Of conjugate gradients, where weights have to stay zero."""
+DEAD = 1e-6
+"""Share of the mean square of the inputs that an input has at least in the pull."""
 _EXACT = 1200  # columns up to which products are summed up in float64
 
 
@@ -40,15 +44,12 @@ class Moments:
             inputs: (groups, rows, columns).
             missing: (groups, rows, outputs of a group).
         """
-        kind = torch.float64 if inputs.shape[2] <= _EXACT and inputs.device.type != "mps" else torch.float32
+        exact = inputs.shape[2] <= _EXACT and inputs.device.type != "mps"  # which has no float64
+        kind = torch.float64 if exact else torch.float32
         x, e = inputs.to(kind), missing.to(kind)
         turned = x.transpose(1, 2)
-        return Moments(
-            (turned @ x).double().cpu(),
-            (turned @ e).double().cpu(),
-            e.double().square().sum(1).cpu() if kind == torch.float64 else e.square().sum(1).double().cpu(),
-            inputs.shape[1],
-        )
+        squares = e.square().sum(1).cpu().double()
+        return Moments((turned @ x).cpu().double(), (turned @ e).cpu().double(), squares, inputs.shape[1])
 
     def add(self, other: Moments) -> None:
         """Add the sums of other rows."""
@@ -57,10 +58,27 @@ class Moments:
         self.missing += other.missing
         self.rows += other.rows
 
-    def error(self, change: Tensor) -> Tensor:
-        """Return the squared error that is left with a change of the weights, ``(groups, outputs)``."""
+    def error(self, change: Tensor) -> float:
+        """Return the squared error that is left with a change of the weights, ``(groups, columns, outputs)``."""
         left = self.missing - 2 * (change * self.product).sum(1) + (change * (self.square @ change)).sum(1)
-        return left.clamp(min=0)
+        return float(left.clamp(min=0).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """How to change the weights.
+
+    Attributes:
+        change: ``(groups, columns, outputs of a group)``, float64.
+        pull: strength of the pull that was chosen.
+        before: squared error on the held-out images without the change.
+        after: the same with it, as solved from the other images.
+    """
+
+    change: Tensor
+    pull: float
+    before: float
+    after: float
 
 
 @dataclass
@@ -72,23 +90,31 @@ class Fit:
         held: sums over the rows that are held out.
         inputs: the rows themselves, for problems that are too wide for their normal equations.
         missing: the same of what is missing.
+        apart: which of these rows are held out.
     """
 
     known: Moments | None = None
     held: Moments | None = None
     inputs: list[Tensor] = field(default_factory=list[Tensor])
     missing: list[Tensor] = field(default_factory=list[Tensor])
-    _count: int = 0
+    apart: list[Tensor] = field(default_factory=list[Tensor])
+    _images: int = 0
 
     def add(self, inputs: Tensor, missing: Tensor, image: Tensor) -> None:
-        """Add rows, see ``Moments.of``; those of an image, ``(rows,)``, are held out together or not at all."""
-        number = image + self._count
-        self._count += int(image[-1]) + 1
+        """Add the rows of a batch.
+
+        Args:
+            inputs: (groups, rows, columns).
+            missing: (groups, rows, outputs of a group).
+            image: (rows,), which image of the batch each row is from; all rows of an image are held out, or none.
+        """
+        apart = ((image + self._images) % HELD_OUT == 0).to(inputs.device)
+        self._images += int(image.max()) + 1
         if inputs.shape[2] > MOST:
             self.inputs.append(inputs.float().cpu())
             self.missing.append(missing.float().cpu())
+            self.apart.append(apart.cpu())
             return
-        apart = (number % HELD_OUT == 0).to(inputs.device)
         known, held = (Moments.of(inputs[:, chosen], missing[:, chosen]) for chosen in (~apart, apart))
         if self.known is None or self.held is None:
             self.known, self.held = known, held
@@ -96,47 +122,38 @@ class Fit:
             self.known.add(known)
             self.held.add(held)
 
-    def solve(self) -> Solution | None:
-        """Return the best change of the weights, None if no change is better, or the rows are of no use."""
+    def solve(self, free: Tensor | None = None) -> Solution | None:
+        """Return the best change of the weights; None if no change is better, or the rows are of no use.
+
+        Args:
+            free: ``(groups, columns, outputs of a group)`` bool, the weights that may change; None: all.
+        """
         if self.inputs:
-            return _in_row_space(torch.cat(self.inputs, 1), torch.cat(self.missing, 1))
-        if self.known is None or self.held is None or not bool(self.known.square.isfinite().all()):
+            found = torch.cat(self.inputs, 1), torch.cat(self.missing, 1), torch.cat(self.apart)
+            return None if free is not None else _in_row_space(*found)
+        if self.known is None or self.held is None or not self.known.rows or not self.held.rows:
+            return None
+        if not all(bool(it.isfinite().all()) for it in (self.known.square, self.known.product, self.held.missing)):
             return None
         before = float(self.held.missing.sum())
-        if not bool(self.known.product.isfinite().all()) or before == 0.0:
-            return None
         best, pull = before, None
         for strength in PULLS:
-            change = _solved(self.known, strength)
-            error = float("inf") if change is None else float(self.held.error(change).sum())
+            change = solved(self.known, strength, free)
+            error = float("inf") if change is None else self.held.error(change)
             if error < best:
                 best, pull = error, strength
         if pull is None:
             return None
         self.known.add(self.held)
-        change = _solved(self.known, pull)
+        change = solved(self.known, pull, free)
         return None if change is None else Solution(change, pull, before, best)
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """How to change the weights.
-
-    Attributes:
-        change: (groups, columns, outputs of a group), float64.
-        pull: strength of the pull that was chosen.
-        before: squared error on the held-out rows without the change.
-        after: with it, as solved from the other rows.
-    """
-
-    change: Tensor
-    pull: float
-    before: float
-    after: float
-
-
-def _solved(moments: Moments, strength: float) -> Tensor | None:
+def solved(moments: Moments, strength: float, free: Tensor | None = None) -> Tensor | None:
+    """Return the change of the weights under a pull, ``(groups, columns, outputs)``; None if there is none."""
     pulled = ridged(moments.square, strength)
+    if free is not None:
+        return _masked(pulled, moments.product, free)
     factor, info = torch.linalg.cholesky_ex(pulled)
     if bool((info > 0).any()):
         return None
@@ -145,33 +162,64 @@ def _solved(moments: Moments, strength: float) -> Tensor | None:
 
 
 def ridged(square: Tensor, strength: float) -> Tensor:
-    """Return ``X'X`` with the pull on its diagonal, ``(groups, columns, columns)``."""
-    mean = square.diagonal(dim1=1, dim2=2).mean(1)
-    pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
-    return square + torch.diag_embed(pull[:, None].expand(-1, square.shape[1]))
+    """Return ``X'X`` with the pull on its diagonal, ``(groups, columns, columns)``.
+
+    Each input is pulled in its own units, so that a unit of large values does not decide about all others.
+    """
+    own = square.diagonal(dim1=1, dim2=2)
+    floor = DEAD * own.mean(1, keepdim=True)
+    return square + torch.diag_embed(strength * torch.where(floor > 0, torch.maximum(own, floor), torch.ones_like(own)))
 
 
-def _in_row_space(inputs: Tensor, missing: Tensor) -> Solution | None:
+def _masked(square: Tensor, product: Tensor, free: Tensor) -> Tensor | None:
+    """Solve ``square D = product`` within the free entries of ``D``, each output by conjugate gradients of its own."""
+    by = 1 / square.diagonal(dim1=1, dim2=2)[:, :, None]
+    change = torch.zeros_like(product)
+    left = torch.where(free, product, 0.0)
+    toward = left * by
+    fall = (left * toward).sum(1, keepdim=True)
+    enough = 1e-12 * fall
+    for _ in range(STEPS):
+        if bool((fall <= enough).all()):
+            break
+        moved = torch.where(free, square @ toward, 0.0)
+        curved = (toward * moved).sum(1, keepdim=True)
+        step = torch.where(curved > 0, fall / curved.clamp(min=1e-300), 0.0)
+        change = change + step * toward
+        left = left - step * moved
+        scaled = left * by
+        now = (left * scaled).sum(1, keepdim=True)
+        toward = scaled + torch.where(fall > 0, now / fall.clamp(min=1e-300), 0.0) * toward
+        fall = now
+    return change if bool(change.isfinite().all()) else None
+
+
+def _in_row_space(inputs: Tensor, missing: Tensor, apart: Tensor) -> Solution | None:
     """Solve with ``D = X' (X X' + s I)^-1 E``, which is the same solution, for more columns than rows."""
     if inputs.shape[1] > MOST_DUAL:
         chosen = torch.linspace(0, inputs.shape[1] - 1, MOST_DUAL).long()
-        inputs, missing = inputs[:, chosen], missing[:, chosen]
-    number = torch.arange(inputs.shape[1])
-    known, held = number % HELD_OUT != 0, number % HELD_OUT == 0
-    kernel = (inputs @ inputs.transpose(1, 2)).double()
+        inputs, missing, apart = inputs[:, chosen], missing[:, chosen], apart[chosen]
+    own = inputs.square().sum(1, keepdim=True)
+    own = torch.maximum(own, DEAD * own.mean(2, keepdim=True)).clamp(min=1e-30)
+    scaled = inputs / own.sqrt()  # where the pull is the same for all columns
+    kernel = (scaled @ scaled.transpose(1, 2)).double()
     missing = missing.double()
-    if not bool(kernel.isfinite().all()) or not bool(missing.isfinite().all()):
+    if not bool(kernel.isfinite().all() & missing.isfinite().all()) or not bool(apart.any() & (~apart).any()):
         return None
-    scale = inputs.shape[1] / inputs.shape[2]  # the mean square of a column against that of a row
-    inside, across = kernel[:, known][:, :, known], kernel[:, held][:, :, known]
-    before = float(missing[:, held].square().sum())
+    inside, across = kernel[:, ~apart][:, :, ~apart], kernel[:, apart][:, :, ~apart]
+    before = float(missing[:, apart].square().sum())
     best, pull = before, None
     for strength in PULLS:
-        dual = torch.linalg.solve(ridged(inside, strength * scale), missing[:, known])
-        error = float((missing[:, held] - across @ dual).square().sum())
+        dual = torch.linalg.solve(_raised(inside, strength * inside.shape[1] / len(apart)), missing[:, ~apart])
+        error = float((missing[:, apart] - across @ dual).square().sum())
         if error < best:
             best, pull = error, strength
     if pull is None:
         return None
-    dual = torch.linalg.solve(ridged(kernel, pull * scale), missing)
-    return Solution((inputs.transpose(1, 2).double() @ dual), pull, before, best)
+    dual = torch.linalg.solve(_raised(kernel, pull), missing)
+    change = (scaled.transpose(1, 2) / own.sqrt().transpose(1, 2)).double() @ dual
+    return Solution(change, pull, before, best)
+
+
+def _raised(square: Tensor, by: float) -> Tensor:
+    return square + by * torch.eye(square.shape[1], dtype=square.dtype)

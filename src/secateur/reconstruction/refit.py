@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,40 +12,141 @@ from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.events import Event, Tell, ignore
+from secateur.measure.forward import device_of, moved
 from secateur.reconstruction import rows
-from secateur.reconstruction.curves import one
-from secateur.reconstruction.least_squares import Fit, Solution
+from secateur.reconstruction.images import count, one
+from secateur.reconstruction.layer import Fitted, can_fit, masks
+from secateur.reconstruction.least_squares import Fit
 from secateur.reconstruction.passes import Arrival, Passes
-from secateur.reconstruction.sites import Place, Site, is_layer, norm_scale, sites, together
+from secateur.reconstruction.sites import Place, Site, sites, together
 
 NOTHING = 1e-10
 """Share of the squared outputs below which nothing is missing."""
 
 
-@dataclass
-class _Pending:
+@dataclass(eq=False)
+class _Waiting:
     """A layer that waits for the sum that it is part of.
 
     Attributes:
-        site: the layer.
+        fitted: the layer.
         inputs: its rows of inputs, for each batch.
-        given: what it was given, for each batch, with the version of that tensor.
+        given: what it was given, for each batch, and the version of that tensor, which tells whether it is still that.
     """
 
-    site: Site
+    fitted: Fitted
     inputs: list[Tensor]
     given: list[tuple[Tensor, int]]
 
 
-@dataclass
-class _State:
+@dataclass(eq=False)
+class _Refit:
+    """Both networks on their way.
+
+    Attributes:
+        kept: which outputs of each layer of the dense network are left, ``(outputs,)`` bool.
+        free: which weights of a layer may change.
+        meeting: the layers whose outputs meet in each addition.
+        images: how many there are.
+        places: where the maps of a layer are looked at, for each batch.
+        wanted: what the dense network has there.
+    """
+
     dense: nn.Module
     thin: nn.Module
     kept: dict[str, Tensor]
+    free: dict[str, Tensor]
+    meeting: dict[Place, list[Site]]
+    images: int
     seed: int
-    count: int
     places: dict[tuple[str, int], rows.Places] = field(default_factory=dict[tuple[str, int], rows.Places])
     wanted: dict[tuple[str | Place, int], Tensor] = field(default_factory=dict["tuple[str | Place, int]", Tensor])
+    waiting: dict[Place, list[_Waiting]] = field(default_factory=dict[Place, list[_Waiting]])
+    changed: list[str] = field(default_factory=list[str])
+
+    def draw(self, site: Site, standing: Sequence[Arrival], number: int) -> None:
+        """Draw the places of a layer; layers whose outputs meet share them."""
+        partners = [site] if site.add is None else self.meeting[site.add]
+        first = next((it.layer for it in partners if (it.layer, standing[0].batch) in self.places), None)
+        layer = self.dense.get_submodule(site.layer)
+        wanted = max(rows.wanted(self.dense.get_submodule(it.layer)) for it in partners)
+        for it in standing:
+            if first is None:
+                some = max(1, wanted * len(it.tensor) // self.images)
+                drawn = rows.Places(layer, it.tensor, some, self.seed * 7919 + number * 1009 + it.batch)
+            else:
+                drawn = self.places[first, it.batch]
+            self.places[site.layer, it.batch] = drawn
+
+    def heard(self, where: str | Place, batch: int, made: Tensor) -> None:
+        """Note what the dense network puts out at the drawn places."""
+        name = where if isinstance(where, str) else self.meeting[where][0].layer
+        if isinstance(where, str) and any(name == site.layer for met in self.meeting.values() for site in met):
+            return  # the sum counts
+        layer = self.dense.get_submodule(name)
+        found = self.places[name, batch].outputs(layer, made)
+        self.wanted[where, batch] = found[:, self.kept[name].to(made.device)]
+
+    def alone(self, site: Site, arrived: Sequence[Arrival]) -> None:
+        """Fit a layer to its own outputs."""
+        fitted, fit = self.fitted(site), Fit()
+        whole = lacking = 0.0
+        for it in arrived:
+            places, wanted = self.places.pop((site.layer, it.batch)), self.wanted.pop((site.layer, it.batch))
+            inputs = places.inputs(fitted.plain, it.tensor)
+            missing = wanted - fitted.put_out(inputs)
+            whole, lacking = whole + float(wanted.square().sum()), lacking + float(missing.square().sum())
+            fitted.add(fit, inputs, missing, places.image)
+        solution = fit.solve(fitted.free) if lacking > NOTHING * whole else None
+        if solution is not None:
+            fitted.take(solution)
+            self.changed.append(site.layer)
+
+    def wait(self, site: Site, arrived: Sequence[Arrival]) -> None:
+        """Let a layer wait for the sum that it is part of."""
+        assert site.add is not None
+        fitted = self.fitted(site)
+        inputs = [self.places[site.layer, it.batch].inputs(fitted.plain, it.tensor) for it in arrived]
+        given = [(it.tensor, it.tensor._version) for it in arrived]  # pyright: ignore[reportPrivateUsage]
+        self.waiting.setdefault(site.add, []).append(_Waiting(fitted, inputs, given))
+
+    def sum(self, place: Place, arrived: Sequence[Arrival]) -> None:
+        """Fit the layers that meet in a sum, one after the other, to what it still lacks."""
+        here = self.waiting.pop(place)
+        first = here[0].fitted
+        places = [self.places[first.site.layer, it.batch] for it in arrived]
+        wanted = [self.wanted.pop((place, it.batch)) for it in arrived]
+        lacking = [
+            want - at.outputs(first.plain, it.tensor) for want, at, it in zip(wanted, places, arrived, strict=True)
+        ]
+        enough = NOTHING * sum(float(want.square().sum()) for want in wanted)
+        for turn in here:
+            if sum(float(missing.square().sum()) for missing in lacking) > enough:
+                self.part(turn, lacking, [at.image for at in places], arrived)
+            for it in arrived:
+                del self.places[turn.fitted.site.layer, it.batch]
+
+    def part(
+        self, turn: _Waiting, lacking: list[Tensor], images: Sequence[Tensor], arrived: Sequence[Arrival]
+    ) -> None:
+        """Fit one layer to what a sum lacks, and bring the sums up to date, in place."""
+        fitted, fit = turn.fitted, Fit()
+        used = fitted.scale.abs() > 1e-8 * fitted.scale.abs().max()
+        by = torch.where(used, 1 / torch.where(used, fitted.scale, 1.0), 0.0)
+        for inputs, missing, image in zip(turn.inputs, lacking, images, strict=True):
+            fitted.add(fit, inputs, missing * by.to(missing), image)
+        solution = fit.solve(fitted.free)
+        if solution is None:
+            return
+        weight, bias = fitted.take(solution)
+        self.changed.append(fitted.site.layer)
+        for number, (it, inputs, (given, version)) in enumerate(zip(arrived, turn.inputs, turn.given, strict=True)):
+            lacking[number] = lacking[number] - fitted.moved(inputs, weight, bias)
+            if given._version == version:  # pyright: ignore[reportPrivateUsage]
+                it.tensor.add_(fitted.moved_map(given, weight, bias))
+
+    def fitted(self, site: Site) -> Fitted:
+        return Fitted(self.thin, site, self.free.get(site.layer))
 
 
 def refit(
@@ -58,12 +158,14 @@ def refit(
     *,
     seed: int = 0,
     tell: Tell = ignore,
-    choose: Any = None,
 ) -> tuple[str, ...]:
     """Fit each layer of the pruned network to the outputs of the dense one, in the order in which they run.
 
-    Inputs are those of the pruned network as fitted so far. A layer at the end of a residual branch is fitted to what
-    the sum lacks, so that it also repairs the stream.
+    Inputs are those of the pruned network as fitted so far, so that errors do not add up (He, Zhang & Sun, *Channel
+    Pruning for Accelerating Very Deep Neural Networks*, 2017, section 3.2). A layer at the end of a residual branch is
+    fitted to what the sum lacks, so that it also repairs the stream. Layers that have lost nothing are fitted too, as
+    they can make up for what is lost before them. Weights that the plan sets to zero stay zero. All batches go through
+    both networks at once and wait at each layer, so that one pass of each is enough.
 
     Args:
         dense: the network before surgery, left as it is.
@@ -76,237 +178,57 @@ def refit(
 
     Returns:
         Names of the layers that were changed.
+
+    Raises:
+        ModelError: if one of the networks does not run on the images.
     """
-    found = [site for site in sites(dense, one(batches[0])) if _same(dense, thin, site)]
-    keep = graph.kept(plan)
-    kept: dict[str, Tensor] = {}
-    for site in found:
-        tensor = f"{site.layer}.weight"
-        shape, dims = graph.tensors.get(tensor, (tuple(dense.get_submodule(site.layer).weight.shape), (None, None)))
-        kept[site.layer] = torch.ones(shape[0], dtype=torch.bool) if dims[0] is None else staying(dims[0], keep)
-    count = sum(len(next(iter_tensors(batch))) for batch in batches)
-    state = _State(dense, thin, kept, seed, count)
-    state.choose = choose or {}
-    state.chosen = {}
-    done = _run(state, found, batches, tell)
-    return (done, state.chosen) if choose else done
+    device = device_of(dense)
+    batches = [moved(batch, device) for batch in batches]
+    found = [site for site in sites(dense, one(batches[0])) if _there(thin, site)]
+    it = _Refit(
+        dense, thin, _kept(dense, graph, plan, found), masks(graph, plan), together(found),
+        sum(count(batch) for batch in batches), seed,
+    )  # fmt: skip
+    _go(it, found, batches, tell)
+    return tuple(it.changed)
 
 
-def iter_tensors(inputs: Any) -> Any:
-    from secateur.measure.forward import tensors
+def _go(it: _Refit, found: Sequence[Site], batches: Sequence[Inputs], tell: Tell) -> None:
+    by_name = {site.layer: site for site in found}
+    before = Passes(it.dense, found, batches, it.heard)
+    after = Passes(it.thin, found, batches, lambda *_: None, behind=it.meeting)
+    number = 0
+    with before.running() as advance_dense, after.running() as advance_thin:
+        standing = advance_dense()
+        while arrived := advance_thin():
+            where = arrived[0].where
+            if not isinstance(where, str):
+                it.sum(where, arrived)
+                continue
+            tell(Event("reconstruct", f"fitting {where}", number / len(found)))
+            number += 1
+            site = by_name[where]
+            it.draw(site, standing, number)
+            standing = advance_dense()  # to the next layer: what this one puts out is noted on the way
+            if site.add is None:
+                it.alone(site, arrived)
+            else:
+                it.wait(site, arrived)
 
-    return tensors(inputs)
 
-
-def _same(dense: nn.Module, thin: nn.Module, site: Site) -> bool:
+def _there(thin: nn.Module, site: Site) -> bool:
+    """Tell whether the pruned network has a layer of this name that can be fitted."""
     try:
-        return is_layer(thin.get_submodule(site.layer))
+        return can_fit(thin.get_submodule(site.layer))
     except AttributeError:
         return False
 
 
-def _run(state: _State, found: list[Site], batches: Sequence[Inputs], tell: Tell) -> tuple[str, ...]:
-    by_name = {site.layer: site for site in found}
-    meeting = together(found)
-
-    def heard(where: str | Place, batch: int, made: Tensor) -> None:
-        names = [where] if isinstance(where, str) else [site.layer for site in meeting[where]]
-        if isinstance(where, str) and by_name[where].add is not None:
-            return
-        name = names[0]
-        layer = state.dense.get_submodule(name)
-        state.wanted[where, batch] = state.places[name, batch].outputs(layer, made)[:, state.kept[name].to(made.device)]
-
-    def deaf(where: str | Place, batch: int, made: Tensor) -> None:
-        return
-
-    changed: list[str] = []
-    pending: dict[Place, list[_Pending]] = {}
-    before = Passes(state.dense, found, batches, heard)
-    after = Passes(state.thin, found, batches, deaf, behind=meeting)
-    number = 0
-    with before.running() as advance_dense, after.running() as advance_thin:
-        waiting = advance_dense()
-        while arrived := advance_thin():
-            where = arrived[0].where
-            if isinstance(where, str):
-                tell(Event("reconstruct", f"fitting {where}", number / len(found)))
-                number += 1
-                site = by_name[where]
-                _draw(state, site, meeting, waiting, number)
-                waiting = advance_dense()
-                if site.add is None:
-                    changed += _fit_alone(state, site, arrived)
-                else:
-                    pending.setdefault(site.add, []).append(_wait(state, site, arrived))
-            else:
-                changed += _fit_sum(state, pending.pop(where), arrived)
-    return tuple(changed)
-
-
-def _draw(state: _State, site: Site, meeting: dict[Place, list[Site]], waiting: Sequence[Arrival], number: int) -> None:
-    """Draw the places of a layer; layers whose outputs meet share them."""
-    if site.add is not None and any((other.layer, 0) in state.places for other in meeting[site.add]):
-        first = next(other for other in meeting[site.add] if (other.layer, 0) in state.places)
-        for it in waiting:
-            state.places[site.layer, it.batch] = state.places[first.layer, it.batch]
-        return
-    layers = [site] if site.add is None else meeting[site.add]
-    wanted = max(rows.wanted(state.thin.get_submodule(other.layer)) for other in layers)
-    layer = state.dense.get_submodule(site.layer)
-    for it in waiting:
-        some = max(1, wanted * len(it.tensor) // state.count)
-        state.places[site.layer, it.batch] = rows.Places(layer, it.tensor, some, state.seed + number * 1009 + it.batch)
-
-
-def _wait(state: _State, site: Site, arrived: Sequence[Arrival]) -> _Pending:
-    layer = state.thin.get_submodule(site.layer)
-    inputs = [state.places[site.layer, it.batch].inputs(layer, it.tensor) for it in arrived]
-    return _Pending(site, inputs, [(it.tensor, it.tensor._version) for it in arrived])  # pyright: ignore
-
-
-def _fit_alone(state: _State, site: Site, arrived: Sequence[Arrival]) -> list[str]:
-    layer: Any = state.thin.get_submodule(site.layer)
-    fit, total, lacking = Fit(), 0.0, 0.0
-    offset = has_offset(state.thin, site)
-    for it in arrived:
-        places = state.places.pop((site.layer, it.batch))
-        x = places.inputs(layer, it.tensor)
-        wanted = state.wanted.pop((site.layer, it.batch))
-        missing = wanted - put_out(layer, x)
-        total += float(wanted.square().sum())
-        lacking += float(missing.square().sum())
-        fit.add(with_one(x, offset), by_group(missing, rows.groups(layer)), places.image)
-    if lacking <= NOTHING * total:
-        return []
-    solution = fit.solve()
-    if solution is None:
-        return []
-    give(state.thin, site, solution, offset)
-    return [site.layer]
-
-
-def _fit_sum(state: _State, waiting: list[_Pending], arrived: Sequence[Arrival]) -> list[str]:
-    """Fit the layers that meet in a sum, one after the other, to what the sum lacks."""
-    place = waiting[0].site.add
-    assert place is not None
-    first: Any = state.thin.get_submodule(waiting[0].site.layer)
-    lacking: list[Tensor] = []
-    total = 0.0
-    for it in arrived:
-        wanted = state.wanted.pop((place, it.batch))
-        lacking.append(wanted - state.places[waiting[0].site.layer, it.batch].outputs(first, it.tensor))
-        total += float(wanted.square().sum())
-    changed: list[str] = []
-    for turn in waiting:
-        if turn.site.layer not in state.choose and sum(float(missing.square().sum()) for missing in lacking) <= NOTHING * total:
-            break
-        if _fit_part(state, turn, lacking, arrived):
-            changed.append(turn.site.layer)
-    for turn in waiting:
-        for it in arrived:
-            state.places.pop((turn.site.layer, it.batch), None)
-    return changed
-
-
-def _fit_part(state: _State, turn: _Pending, lacking: list[Tensor], arrived: Sequence[Arrival]) -> bool:
-    layer: Any = state.thin.get_submodule(turn.site.layer)
-    scale = norm_scale(state.thin, turn.site, len(layer.weight))
-    used = scale.abs() > 1e-8 * scale.abs().max()
-    by = torch.where(used, 1 / torch.where(used, scale, torch.ones_like(scale)), torch.zeros_like(scale))
-    offset = has_offset(state.thin, turn.site)
-    fit = Fit()
-    for it, x, missing in zip(arrived, turn.inputs, lacking, strict=True):
-        image = state.places[turn.site.layer, it.batch].image
-        fit.add(with_one(x, offset), by_group(missing * by.to(missing), rows.groups(layer)), image)
-    if turn.site.layer in state.choose:
-        _choose(state, turn.site.layer, fit, layer, scale)
-    solution = fit.solve()
-    if solution is None:
-        print('none', turn.site.layer)
-        return False
-    weight, bias = give(state.thin, turn.site, solution, offset)
-    if turn.site.layer in state.choose:
-        cols, Wd = state.zeroed
-        weight = weight.clone()
-        weight.view(len(weight), -1)[:, cols] -= Wd.T
-    for it, (given, version), x in zip(arrived, turn.given, turn.inputs, strict=True):
-        more = x @ weight.flatten(1).view(rows.groups(layer), -1, x.shape[2]).transpose(1, 2).to(x)
-        risen = more.transpose(0, 1).flatten(1) + (0 if bias is None else bias.to(x))
-        lacking[it.batch] = lacking[it.batch] - risen * scale.to(risen)
-        if given._version == version:  # pyright: ignore
-            made = rows.change(layer, given, weight.to(given), None if bias is None else bias.to(given))
-            made *= (scale[:, None, None] if made.dim() == 4 and isinstance(layer, nn.Conv2d) else scale).to(made)
-            it.tensor.add_(made)
-    return True
-
-
-def _choose(state, name, fit, layer, scale):
-    """choose units in context and take their columns out of the problem"""
-    from secateur.reconstruction.elimination import Reader, eliminate
-    from secateur.reconstruction.least_squares import ridged
-    group, k = state.choose[name]
-    taps = layer.weight[0, 0].numel()
-    full = fit.known.square + fit.held.square
-    prod = fit.known.product + fit.held.product
-    H = ridged(full, 1e-3)[0]
-    W0 = layer.weight.detach().flatten(1).double().T  # cols, outs
-    n = len(W0)
-    delta = torch.linalg.solve(H, prod[0])
-    W = (W0 + delta[:n]) * scale[None]
-    inv = torch.linalg.inv(H)
-    gone, _ = eliminate([Reader(inv[:n, :n].clone(), W.clone(), 1.0)], group.size, least=k)
-    state.chosen[group.name] = gone
-    cols = (torch.tensor(gone, dtype=torch.long)[:, None] * taps + torch.arange(taps)).flatten()
-    with torch.no_grad():
-        flat = layer.weight.flatten(1)
-        Wd = flat[:, cols].double().T  # to be zeroed
-        state.zeroed = (cols, Wd)
-        layer.weight.view(len(layer.weight), -1)[:, cols] = 0
-    for m in (fit.known, fit.held):
-        m.product += m.square[:, :, cols] @ Wd
-        # E' = E + X_d W_d
-        m.missing += (2 * (Wd[None] * (m.product[:, cols] - m.square[:, cols][:, :, cols] @ Wd)).sum(1) + (Wd[None] * (m.square[:, cols][:, :, cols] @ Wd)).sum(1))
-        m.square[:, cols] = 0
-        m.square[:, :, cols] = 0
-        m.square[:, cols, cols] = 1.0
-        m.product[:, cols] = 0
-
-
-def put_out(layer: Any, inputs: Tensor) -> Tensor:
-    """Return the outputs, ``(rows, outputs)``, of rows of inputs ``(groups, rows, columns)``."""
-    weight = layer.weight.detach().flatten(1)
-    made = inputs @ weight.view(len(inputs), -1, weight.shape[1]).transpose(1, 2)
-    made = made.transpose(0, 1).flatten(1)
-    return made if layer.bias is None else made + layer.bias.detach()
-
-
-def by_group(missing: Tensor, groups: int) -> Tensor:
-    """Turn ``(rows, outputs)`` into ``(groups, rows, outputs of a group)``."""
-    return missing.view(len(missing), groups, -1).transpose(0, 1)
-
-
-def with_one(inputs: Tensor, offset: bool) -> Tensor:
-    """Add a column of ones for a bias."""
-    return torch.cat([inputs, inputs.new_ones(*inputs.shape[:2], 1)], 2) if offset else inputs
-
-
-def has_offset(thin: nn.Module, site: Site) -> bool:
-    """Tell whether there is a bias, or a running mean that can stand in for one."""
-    return bool(site.norm) or getattr(thin.get_submodule(site.layer), "bias", None) is not None
-
-
-def give(thin: nn.Module, site: Site, solution: Solution, offset: bool) -> tuple[Tensor, Tensor | None]:
-    """Change the weights, in place, and return by how much, in their shapes."""
-    layer: Any = thin.get_submodule(site.layer)
-    change = solution.change.transpose(1, 2)  # (groups, outputs, columns)
-    bias = change[:, :, -1].flatten() if offset else None
-    weight = (change[:, :, :-1] if offset else change).reshape(layer.weight.shape)
-    with torch.no_grad():
-        layer.weight += weight.to(layer.weight)
-        if bias is not None and layer.bias is not None:
-            layer.bias += bias.to(layer.bias)
-        elif bias is not None:
-            norm: Any = thin.get_submodule(site.norm)
-            norm.running_mean -= bias.to(norm.running_mean)
-    return weight, bias
+def _kept(dense: nn.Module, graph: Graph, plan: Plan, found: Iterable[Site]) -> dict[str, Tensor]:
+    keep = graph.kept(plan)
+    kept: dict[str, Tensor] = {}
+    for site in found:
+        units = graph.tensors[f"{site.layer}.weight"][1][0] if f"{site.layer}.weight" in graph.tensors else None
+        outputs = dense.get_submodule(site.layer).weight.shape[0]  # pyright: ignore
+        kept[site.layer] = torch.ones(outputs, dtype=torch.bool) if units is None else staying(units, keep)
+    return kept

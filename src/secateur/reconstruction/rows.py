@@ -109,7 +109,7 @@ def _padded(layer: nn.Conv2d, given: Tensor) -> Tensor:
     return F.pad(given, amounts, mode=mode) if any(amounts) else given
 
 
-def change(layer: nn.Module, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def changed(layer: nn.Module, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return what a layer with other weights puts out."""
     if isinstance(layer, nn.Conv2d):
         return F.conv2d(_padded(layer, given), weight, bias, layer.stride, 0, layer.dilation, layer.groups)

@@ -189,6 +189,8 @@ class _Watch(TorchFunctionMode):
             held.reads += 1
             if whole and addition is not None:
                 held.adds += (addition,)
+            if result is held.tensor:  # changed in place: what is read from now on is another thing
+                del self.held[id(result)]
         return result
 
     def readers(self, args: Any, kwargs: Any) -> Iterator[_Held]:
@@ -197,8 +199,10 @@ class _Watch(TorchFunctionMode):
                 yield self.held[id(leaf)]
 
     def found(self) -> list[Site]:
-        """Return a site for every layer that was called once."""
-        return [self.site(name) for name in self.order if self.calls[name] == 1]
+        """Return a site for every layer that was called once and shares its weight with no other."""
+        owners = Counter(id(module.weight) for module in self.modules.values() if is_layer(module))
+        alone = [name for name in self.order if owners[id(self.modules[name].weight)] == 1]
+        return [self.site(name) for name in alone if self.calls[name] == 1]
 
     def site(self, layer: str) -> Site:
         held, norm = self.outputs[layer], ""
