@@ -1,4 +1,4 @@
-"""Image data sets, with labels (three splits, seeded order, augmentation, normalisation) and without."""
+"""Image data sets with labels (three splits, seeded order, augmentation, normalisation), and images without."""
 
 from secateur.data.arrays import from_arrays
 from secateur.data.calibration import Calibration, load_calibration

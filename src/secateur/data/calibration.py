@@ -179,11 +179,12 @@ def load_calibration(
 
 
 def _checked(given: Calibration, wanted: Wanted) -> Calibration:
-    """Return images that were loaded before, in the structure of these inputs."""
+    """Return images that were loaded before, in the structure of these inputs; their size was chosen then."""
     if not given.batches:
         raise DataError("the calibration holds no images: give some")
     if wanted.example is None:
         return given
+    wanted = replace(wanted, any_size=True)
     batches = tuple(fitted(batch, wanted) for batch in given.batches)
     return replace(given, batches=batches, count=sum(map(length, batches)))
 

@@ -1,4 +1,4 @@
-"""Model inputs of any structure out of what arrays and loaders hold: labels go, pixels are scaled, shapes are checked."""
+"""Model inputs of any structure out of what arrays and loaders hold: labels go, pixels are scaled, shapes checked."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class Wanted:
         example: inputs that it runs on, on the CPU, their first dimension the images; None where they are not known.
         mean: per channel, for pixels in 0..1; None for ImageNet's.
         std: the same.
+        any_size: whether images may have another height and width than those of the example.
     """
 
     example: Inputs | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    any_size: bool = False
 
     def scale(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation for images of so many channels.
@@ -235,7 +237,7 @@ def _fitted(leaf: Tensor, like: Tensor | None, wanted: Wanted, name: str) -> Ten
     if leaf.dim() == 0:
         raise DataError(f"{name} are a single number: give tensors whose first dimension is the images")
     if like is not None:
-        _check_shape(leaf, like, name)
+        _check_shape(leaf, like, wanted.any_size, name)
     if pixels:
         mean, std = wanted.scale(leaf.shape[1])
         leaf = normalise(leaf, *scaling(mean, std, leaf.dtype, _CPU))
@@ -247,15 +249,17 @@ def _fitted(leaf: Tensor, like: Tensor | None, wanted: Wanted, name: str) -> Ten
     return leaf.to(torch.float32) if leaf.is_floating_point() else leaf
 
 
-def _check_shape(leaf: Tensor, like: Tensor, name: str) -> None:
+def _check_shape(leaf: Tensor, like: Tensor, any_size: bool, name: str) -> None:
     here, there = tuple(leaf.shape[1:]), tuple(like.shape[1:])
-    if here == there:
+    if here == there or (any_size and len(here) == len(there) == 3 and here[0] == there[0]):
         return
     remedy = "give batches whose first dimension is the images"
     if len(here) == len(there):
         remedy = "resize them, or give example inputs of their size"
         if here[0] != there[0]:
-            remedy = f"give {there[0]} channel{'' if there[0] == 1 else 's'}" if len(here) > 1 else "give as many numbers"
+            remedy = (
+                f"give {there[0]} channel{'' if there[0] == 1 else 's'}" if len(here) > 1 else "give as many numbers"
+            )
     raise DataError(f"{name} are of shape {here} each where the network takes {there}: {remedy}")
 
 

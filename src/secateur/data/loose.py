@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from secateur.data.pictures import Files, FolderSource
 from secateur.data.splits import mixed
 from secateur.data.vision import picture_size, torchvision
 from secateur.errors import DataError
-from secateur.measure.forward import refilled, tensors
+from secateur.measure.forward import tensors
 
 SMALL = 96
 """Pictures of one size up to this, in pixels, stay as they are where nothing asks for another size."""
@@ -26,7 +25,7 @@ _CHUNK = 128
 
 def of_folder(
     folder: Path, wanted: Wanted, count: int, seed: int, size: tuple[int | None, int], workers: int | None
-) -> tuple[Iterator[Tensor], str, Wanted]:
+) -> tuple[Iterator[Tensor], str]:
     """Return pictures drawn by the seed; no others are read.
 
     Args:
@@ -38,7 +37,7 @@ def of_folder(
         workers: reading processes; chosen by the machine if None.
 
     Returns:
-        The batches, what they are in words, and what they must be alike.
+        The batches, and what they are in words.
 
     Raises:
         DataError: if there are no pictures, or the network takes something else.
@@ -60,10 +59,7 @@ def of_folder(
     done = f"{'resized to ' if resized else ''}{final[0]}x{final[1]} pixels"
     name = f"pictures in '{root}', {done}, normalised with {wanted.scaling()}"
     order = Order("test", _CHUNK, "none", False, seed, torch.device("cpu"), 0, 1)
-    if wanted.example is not None:  # of the size that the pictures have now
-        like = next(tensors(wanted.example)).new_empty(1, channels, *final)
-        wanted = replace(wanted, example=refilled(wanted.example, iter([like])))
-    return (images for images, _ in source.batches(order)), name, wanted
+    return (images for images, _ in source.batches(order)), name
 
 
 def _paths(root: Path) -> list[str]:
@@ -86,7 +82,9 @@ def _asked(wanted: Wanted) -> tuple[int, tuple[int, int] | None]:
         return (3 if wanted.mean is None else len(wanted.mean)), None
     likes = list(tensors(wanted.example))
     if len(likes) != 1:
-        raise DataError(f"a folder of pictures is one input, but the network takes {len(likes)}: give arrays or a loader")
+        raise DataError(
+            f"a folder of pictures is one input, but the network takes {len(likes)}: give arrays or a loader"
+        )
     like = likes[0]
     if like.dim() != 4 or like.shape[1] not in (1, 3) or not like.is_floating_point():
         shape, kind = tuple(like.shape), str(like.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Where unlabelled images can be: data sets, files, arrays and loaders. Each is read no further than it is looked at."""
+"""Where unlabelled images can be: data sets, files, arrays and loaders, none read further than it is looked at."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def opened(
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         if path.is_dir():
-            images, name, wanted = of_folder(path, wanted, count, seed, size, workers)
-            return Read(images, name, wanted)
+            images, name = of_folder(path, wanted, count, seed, size, workers)
+            return Read(images, name, replace(wanted, any_size=True))
         return _of_arrays(_file(path, wanted.example), f"'{path}'", wanted, count, seed)
     if isinstance(source, Data):
-        wanted = replace(wanted, example=_sized(wanted.example, source.shape))
+        wanted = replace(wanted, any_size=True)
         return Read(_of_data(source, count, seed), f"training images of {source.name}", wanted)
     if isinstance(source, DataLoader):
         return Read(_of_loader(cast("DataLoader[Any]", source), count, seed), "a data loader", wanted)
@@ -80,14 +80,6 @@ def opened(
         f"{type(source).__name__} holds no images: give a folder of pictures, an array or a file of arrays, a data "
         "loader, or an iterable of model inputs"
     )
-
-
-def _sized(example: Inputs | None, shape: tuple[int, ...]) -> Inputs | None:
-    """Return an example of images with these channels, height and width, if it is of images."""
-    likes = [] if example is None else list(tensors(example))
-    if len(likes) != 1 or likes[0].dim() != 4:
-        return example
-    return refilled(example, iter([likes[0].new_empty(1, *shape)]))
 
 
 def _of_data(data: Data, count: int, seed: int) -> Iterator[Tensor]:
@@ -141,7 +133,8 @@ def _is_arrays(source: Any, example: Inputs | None) -> bool:
         return False
     if isinstance(example, tuple):
         ranks = [tensor.dim() for tensor in tensors(example)]
-        return len(values) >= len(ranks) and [value.ndim for value in values[: len(ranks)]] == ranks
+        found = [value.ndim for value in values[: len(ranks)]]
+        return found in (ranks, [rank - 1 for rank in ranks])
     return isinstance(source, tuple) and example is None
 
 
@@ -159,12 +152,12 @@ def _of_arrays(arrays: Any, name: str, wanted: Wanted, count: int, seed: int) ->
         raise DataError(f"{name} hold no arrays: give tensors or arrays of numbers")
     if any(leaf.ndim == 0 for leaf in leaves):
         raise DataError(f"{name} hold a single number: give arrays whose first dimension is the images")
+    like = None if wanted.example is None else next(tensors(wanted.example), None)
+    if like is not None and tuple(leaves[0].shape) == tuple(like.shape[1:]):
+        return Read(iter([arrays]), name, wanted)  # one image
     sizes = [len(leaf) for leaf in leaves]
     if len(set(sizes)) > 1:
         raise DataError(f"{name} hold {' and '.join(map(str, sizes))} rows: give one row for each image")
-    like = None if wanted.example is None else next(tensors(wanted.example), None)
-    if like is not None and leaves[0].ndim == like.dim() - 1 and tuple(leaves[0].shape) == tuple(like.shape[1:]):
-        return Read(iter([arrays]), name, wanted)  # one image
     rows = mixed(sizes[0], seed)[:count]
 
     def drawn() -> Iterator[Any]:
