@@ -414,7 +414,11 @@ def test_digests_tell_images_apart_and_forget_nothing_else() -> None:
     images = torch.rand(200, 3, 8, 8)
     one, again = (load_calibration(images, seed=1, count=90) for _ in range(2))
     assert one.digest() == again.digest()
-    others = [load_calibration(images, seed=2, count=90), one.at_most(89), load_calibration(2 * images, seed=1, count=90)]
+    others = [
+        load_calibration(images, seed=2, count=90),
+        one.at_most(89),
+        load_calibration(2 * images, seed=1, count=90),
+    ]
     assert len({one.digest(), *(other.digest() for other in others)}) == 4
 
 
@@ -466,7 +470,11 @@ POISONED[2, 1, 0, 0] = float("nan")
         (torch.zeros(0, 3, 8, 8), None, "there are no images in arrays"),
         ([], None, "there are no images in a list of inputs"),
         (iter([]), None, "there are no images in an iterable"),
-        (torch.zeros(4, 1, 8, 8), ONE, r"of shape \(1, 8, 8\) each where the network takes \(3, 8, 8\): give 3 channels"),
+        (
+            torch.zeros(4, 1, 8, 8),
+            ONE,
+            r"of shape \(1, 8, 8\) each where the network takes \(3, 8, 8\): give 3 channels",
+        ),
         (torch.zeros(4, 3, 9, 8), ONE, r"\(3, 9, 8\) each where the network takes \(3, 8, 8\): resize them"),
         (torch.zeros(4, 192), ONE, r"\(192,\) each where the network takes \(3, 8, 8\): give batches"),
         (torch.zeros(4, 3, 8, 8, dtype=torch.int64), ONE, "are int64 where the network takes float32: convert them"),
@@ -503,7 +511,9 @@ def test_folders_and_files_that_cannot_be_used_are_one_sentence(tmp_path: Path) 
         load_calibration(tmp_path)
     with pytest.raises(DataError, match=r"the image '.*001.png' cannot be read"):
         load_calibration(tmp_path, image_size=4, workers=0)
-    with pytest.raises(DataError, match=r"pictures have 1 or 3 channels, but the network takes float32 of shape \(1, 4"):
+    with pytest.raises(
+        DataError, match=r"pictures have 1 or 3 channels, but the network takes float32 of shape \(1, 4"
+    ):
         load_calibration(tmp_path, example=torch.zeros(1, 4, 8, 8))
     with pytest.raises(DataError, match=r"000.png' is no file of arrays, which end in .npy"):
         load_calibration(tmp_path / "000.png")

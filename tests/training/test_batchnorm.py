@@ -23,6 +23,25 @@ def test_statistics_are_the_average_over_batches(net: Callable[[int], nn.Module]
     torch.testing.assert_close(model[1].running_var, var)
 
 
+def test_inputs_may_be_of_any_structure(net: Callable[[int], nn.Module]) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net(0)
+
+        def forward(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return self.net(image * scale)
+
+    plain, positional, named = net(0), Scaled(), Scaled()
+    scale = torch.full((8, 1, 1, 1), 0.5)
+    recalibrate(plain, [(images * scale, None) for images, _ in BATCHES])
+    recalibrate(positional, [((images, scale), None) for images, _ in BATCHES])
+    recalibrate(named, [({"scale": scale, "image": images}, None) for images, _ in BATCHES])
+    for model in (positional, named):
+        torch.testing.assert_close(model.net[1].running_mean, plain[1].running_mean)
+        torch.testing.assert_close(model.net[1].running_var, plain[1].running_var)
+
+
 def test_nothing_else_changes(net: Callable[[int], nn.Module]) -> None:
     model = net(0).train()
     model[1].momentum = 0.37

@@ -99,4 +99,6 @@ def check_images(repair: Sequence[str], data: object, calibrate: object) -> None
         DataError: if there are neither data nor unlabelled images.
     """
     if repair and data is None and calibrate is None:
-        raise DataError("repairs need images, labels or not; give calibrate or data, or leave repair out")
+        raise DataError(
+            "repairs need images, labels or not; give calibrate (--calibrate) or data (--data), or leave repair out"
+        )
