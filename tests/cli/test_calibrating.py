@@ -40,7 +40,7 @@ def test_weights_and_a_folder_of_pictures_are_enough(secateur: Call, tmp_path: P
     assert "reading unlabelled images" in ended.err
     assert "warning: 16 unlabelled images" in ended.err.replace("\n", " ")
     loaded = artifact.load(tmp_path / "small")
-    assert loaded.model.fc.out_features == 100
+    assert loaded.model.linear.out_features == 100
     assert loaded.measurement["after"]["accuracy"] is None
     assert loaded.measurement["example"]["shape"] == [1, 3, 32, 32]
     assert loaded.measurement["calibration"].startswith("16 unlabelled images")
