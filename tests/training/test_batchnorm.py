@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.errors import TrainingError
+from secateur.errors import ModelError, TrainingError
 from secateur.training import recalibrate
 
 BATCHES = [(torch.randn(8, 3, 8, 8) * 2 + 1, torch.zeros(8)) for _ in range(3)]
@@ -81,7 +81,7 @@ def test_failure_leaves_the_statistics_alone(net: Callable[[int], nn.Module]) ->
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(TrainingError, match="at least one batch"):
         recalibrate(model, [])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match=r"cannot run on inputs of shape \(8, 5, 8, 8\)"):
         recalibrate(model, [BATCHES[0], (torch.randn(8, 5, 8, 8), torch.zeros(8))])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not model[1].training

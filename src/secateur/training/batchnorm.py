@@ -32,6 +32,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
 
     Raises:
         TrainingError: if there are no batches; the statistics are then unchanged.
+        ModelError: if the network does not run on them; the same.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
