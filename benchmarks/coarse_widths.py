@@ -29,11 +29,11 @@ from secateur.core.problem import Problem
 from secateur.core.size import Target, size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
-from secateur.data import load_data
+from secateur.data import load_calibration, load_data
 from secateur.measure import accuracy
 from secateur.methods import METHODS
 from secateur.models import build, give_weights
-from secateur.repair import images_of, take
+from secateur.repair import take
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAINED = ("resnet20", "resnet56")
@@ -71,6 +71,7 @@ def planned(name: str, model: nn.Module, graph: Graph, keep: float, multiple: An
 
 def accuracies(source: str, weights: Path) -> list[dict[str, Any]]:
     data = load_data(source, mean=MEAN, std=STD)
+    images = load_calibration(data, count=IMAGES).batches
     rows: list[dict[str, Any]] = []
     for network in TRAINED:
         model = build(network, classes=10, channels=3).eval()
@@ -85,7 +86,7 @@ def accuracies(source: str, weights: Path) -> list[dict[str, Any]]:
                     row[f"macs {multiple}"] = size(graph, plan).macs / size(graph).macs
                     thin = apply(model, graph, plan)
                     row[f"top1 {multiple}"] = accuracy(thin, data.batches("test")).top1
-                    take("recalibrate", model, thin, graph, plan, images_of(data, IMAGES, 0), 0)
+                    take("recalibrate", model, thin, graph, plan, images, 0)
                     row[f"norms {multiple}"] = accuracy(thin, data.batches("test")).top1
                 print(row, flush=True)
                 rows.append(row)

@@ -36,13 +36,13 @@ from secateur.core.problem import Problem
 from secateur.core.size import size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
-from secateur.data import Data, load_data
+from secateur.data import Data, load_calibration, load_data
 from secateur.measure import accuracy
 from secateur.measure.forecast import Forecast
 from secateur.measure.machine import processor
 from secateur.methods import find
 from secateur.models import build, load_weights
-from secateur.repair import images_of, take
+from secateur.repair import take
 from secateur.run.bargain import Bargain, Decide, Test
 from secateur.run.within_latency import WithinLatency, in_turns
 
@@ -165,7 +165,7 @@ def deciding(model: torch.nn.Module, graph: Graph, method: ScoreMethod, forecast
 
 def accuracies(model: torch.nn.Module, graph: Graph, plan: Plan, data: Data) -> dict[str, float]:
     found = {"cut": tested(apply(model, graph, plan), data)}
-    some = images_of(data, 512, 0)
+    some = load_calibration(data, count=512).batches
     for step in ("recalibrate", "reconstruct"):
         thin = apply(model, graph, plan)
         take(step, model, thin, graph, plan, some, 0)

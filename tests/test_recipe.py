@@ -16,6 +16,8 @@ FULL = Recipe(
     model="secateur:resnet20",
     weights="w.safetensors",
     data="cifar10:DIR",
+    calibrate="photographs",
+    calibrate_images=200,
     method="l1",
     options={"scope": "global", "power": 2, "layers": ["a", "b"], "fast": True, "decay": 0.5},
     keep=0.5,
@@ -42,6 +44,7 @@ def test_toml_is_what_a_person_would_write():
     document = tomllib.loads(FULL.to_toml())
     assert document["model"] == "secateur:resnet20"
     assert document["seed"] == 7
+    assert (document["calibrate"], document["calibrate_images"]) == ("photographs", 200)
     assert document["target"] == {
         "keep": 0.5,
         "of": "params",
@@ -74,6 +77,8 @@ RECIPES = st.builds(
     model=TEXT.filter(bool),
     weights=TEXT,
     data=TEXT,
+    calibrate=TEXT,
+    calibrate_images=st.integers(1, 9999),
     method=TEXT.filter(bool),
     options=st.dictionaries(NAMES, st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=6)),
     keep=st.none() | st.floats(0, 1, exclude_min=True),
@@ -148,6 +153,9 @@ def test_values_are_normalised():
         {"val_fraction": 0.0},
         {"val_fraction": 1.0},
         {"train_images": 0},
+        {"calibrate": 3},
+        {"calibrate_images": 0},
+        {"calibrate_images": 64.5},
         {"image_size": 0},
         {"workers": -1},
         {"export": ("tflite",)},

@@ -59,6 +59,12 @@ def test_any_document_is_taken_or_refused(value: object) -> None:
                 Comparison.from_toml(tomli_w.dumps({**comparison, table: entry}))
 
 
+def test_the_first_argument_that_breaks_its_rule_is_refused() -> None:
+    rules.refuse(("a", 1, rules.whole(1)), ("b", None, rules.optional(rules.FLAG)))
+    with pytest.raises(SettingError, match=r"^b must be true or false, not 3$"):
+        rules.refuse(("a", 1, rules.whole(1)), ("b", 3, rules.FLAG), ("c", 0, rules.whole(1)))
+
+
 @pytest.mark.parametrize(
     ("rule", "good", "bad"),
     [

@@ -42,6 +42,9 @@ class Recipe:
             for none.
         transfer: the weights were trained on other data: the classifier is drawn anew for the classes of this data.
         data: which data set, for instance ``"mnist5k"`` or ``"cifar10:DIR"``; empty for none.
+        calibrate: unlabelled images to repair and decide by: a folder of pictures, or a .npy, .npz or .safetensors file
+            of arrays; empty for training images of the data.
+        calibrate_images: how many unlabelled images to use; 64 to 5000 are useful.
         method: name of the pruning method.
         options: the method's own settings, by name.
         keep: largest fraction to keep, in (0, 1]; None where the method decides by itself.
@@ -60,7 +63,8 @@ class Recipe:
         std: per-channel standard deviation for the same; None for the data set's own.
         val_fraction: share of the training images held out for validation, in (0, 1); None for the data set's own.
         train_images: train on so many of the training images only, drawn by the seed; None for all.
-        image_size: height and width of images from an image folder, in pixels; None for 224.
+        image_size: height and width of images from a folder of pictures, in pixels; None for 224, and for
+            unlabelled ones of the size that the network takes.
         workers: processes that read an image folder; None for one for each processor core, at most 8.
         train: settings of fine-tuning; None for none.
         pretrain: settings of training the dense network first; None for none.
@@ -80,6 +84,8 @@ class Recipe:
     weights: str = ""
     transfer: bool = False
     data: str = ""
+    calibrate: str = ""
+    calibrate_images: int = 1000
     method: str
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     keep: float | None = None
@@ -253,6 +259,8 @@ _RULES: dict[str, Rule] = {
     "weights": rules.text("the path of a file, or empty"),
     "transfer": rules.FLAG,
     "data": rules.text('the name of a data set such as "mnist5k", or empty'),
+    "calibrate": rules.text("the path of a folder of pictures or of a file of arrays, or empty"),
+    "calibrate_images": rules.whole(1, "images"),
     "method": rules.text("the name of a pruning method", least=1),
     "options": OPTIONS,
     "keep": rules.optional(FRACTION),

@@ -98,6 +98,17 @@ def broken(settings: object, table: Mapping[str, Rule]) -> Iterator[tuple[str, s
             yield name, rule.refusal(value)
 
 
+def refuse(*given: tuple[str, object, Rule]) -> None:
+    """Refuse the first of some arguments (name, value, rule) that breaks its rule.
+
+    Raises:
+        SettingError: with its name, and what is wanted.
+    """
+    for name, value, rule in given:
+        if not rule.accepts(value):
+            raise SettingError(f"{name} {rule.refusal(value)}")
+
+
 def hints(kind: type) -> dict[str, Any]:
     """Return the types of the fields of a dataclass, ``object`` for all where one of them cannot be found out."""
     try:

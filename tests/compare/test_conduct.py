@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -17,7 +18,7 @@ from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide
-from secateur.run import headline, job
+from secateur.run import headline, images_of, job, prune_as
 
 
 class KilledError(Exception):
@@ -205,3 +206,30 @@ def test_a_comparison_refuses_a_runtime_that_is_not_there(
     with pytest.raises(SettingError, match="openvino needs something"):
         carry_out(Comparison.from_toml(f'latency = true\nruntime = "openvino"\n{small}'), tmp_path)
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_all_methods_are_repaired_by_the_same_unlabelled_images(
+    colours: Data, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(90, 3, 8, 8)).astype(np.float32))
+    head = f'calibrate = "{tmp_path / "images.npy"}"\ncalibrate_images = 70\ncontrols = ["random"]\n'
+    text = small.partition("[pretrain]")[0].replace("[target]", '[target]\nrepair = ["compensate", "recalibrate"]')
+    comparison = Comparison.from_toml(head + text)
+    assert comparison.base.calibrate_images == 70
+    loaded: list[Any] = []
+    used: list[Any] = []
+
+    def load(*given: Any) -> Any:
+        loaded.append(images_of(*given))
+        return loaded[-1]
+
+    def pruned(*given: Any, images: Any, **more: Any) -> Any:
+        used.append(images)
+        return prune_as(*given, images=images, **more)
+
+    monkeypatch.setattr(conduct, "images_of", load)
+    monkeypatch.setattr(conduct, "prune_as", pruned)
+    carry_out(comparison, tmp_path / "out")
+    assert [found.count for found in loaded] == [70, 70]  # once for each seed
+    assert used == [loaded[0], loaded[0], loaded[1], loaded[1]]
+    assert loaded[0].digest() != loaded[1].digest()

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.errors import ModelError
-from secateur.models import build, transfer_weights
+from secateur.models import build, classes_in, transfer_weights
 from secateur.models.published import published as published_weights
 
 GREY = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -34,6 +34,20 @@ def test_everything_but_the_classifier_comes_over(tmp_path: Path) -> None:
     assert torch.equal(new.linear.weight, fresh)
     theirs = old.state_dict()
     assert all(torch.equal(v, theirs[n]) for n, v in new.state_dict().items() if not n.startswith("linear"))
+
+
+def test_the_number_of_classes_is_read_from_weights(tmp_path: Path) -> None:
+    example = GREY.expand(2, 3, 32, 32)
+    net = build("resnet20", classes=10)
+    path = saved(build("resnet20", classes=100), tmp_path / "w.safetensors")
+    assert classes_in(str(path), net, example) == 100
+    wrapped = {f"module.{name}": tensor for name, tensor in build("resnet20", classes=7).state_dict().items()}
+    save_file(wrapped, tmp_path / "wrapped.safetensors")
+    assert classes_in(str(tmp_path / "wrapped.safetensors"), net, example) == 7
+    assert classes_in(str(path), build("resnet20", classes=100), example) is None
+    assert classes_in(str(path), net, GREY) is None  # on which it does not run
+    for nothing in ("pretrained", str(tmp_path / "absent")):
+        assert classes_in(nothing, net, example) is None
 
 
 def test_the_classifier_is_left_out_even_where_it_would_fit(tmp_path: Path) -> None:

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nets import images, lived_in
+from nets import Head, images, lived_in
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
-from secateur.data import load_data
+from secateur.data import load_calibration, load_data
 from secateur.errors import SettingError
 from secateur.repair import compensate, reconstruct, repair
 from secateur.training import Settings, fit
@@ -159,15 +160,50 @@ def test_repairs_bring_back_accuracy_and_are_measured_one_by_one() -> None:
     graph = trace(net, data.example())
     plan = Plan((DropUnits("0", (0, 1, 2)), DropUnits("3", tuple(range(8)))))
     thin = apply(net, graph, plan)
-    done = repair(net, thin, graph, plan, data, ("reconstruct", "recalibrate"))
+    some = load_calibration(data, count=500).batches
+    done = repair(net, thin, graph, plan, some, ("reconstruct", "recalibrate"), data=data)
     assert [(step.step, step.layers) for step in done] == [("reconstruct", 2), ("recalibrate", 2)]
+    assert done[0].before is not None
+    assert done[0].after is not None
     assert done[0].after.top1 > done[0].before.top1 + 0.05
     assert done[1].before == done[0].after
     again = apply(net, graph, plan)
-    assert repair(net, again, graph, plan, data, ("reconstruct", "recalibrate")) == done
+    unmeasured = repair(net, again, graph, plan, some, ("reconstruct", "recalibrate"))
+    assert [(step.layers, step.before, step.after) for step in unmeasured] == [(2, None, None)] * 2
     assert all(torch.equal(a, b) for a, b in zip(thin.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+class Two(nn.Module):
+    """Takes images and a number for each of their channels."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.net(image * scale)}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("step", ["reconstruct", "compensate", "recalibrate"])
+def test_networks_of_several_inputs_are_repaired_like_those_of_one(step: str, named: bool) -> None:
+    net = lived_in(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3), nn.BatchNorm2d(5), Head(5)))
+    pairs = [(batch, torch.rand(8, 3, 1, 1) + 0.5) for batch in batches()]
+    inputs: list[Any] = [{"scale": scale, "image": image} for image, scale in pairs] if named else pairs
+    graph, plan, one = cut(net)
+    two = Two(net)
+    graph_of_two, plan_of_two = trace(two, inputs[0]), Plan((DropUnits("net.0", (5, 6, 7)),))
+    thin = apply(two, graph_of_two, plan_of_two)
+    before = copy.deepcopy(thin.state_dict())
+    [expected] = repair(net, one, graph, plan, [image * scale for image, scale in pairs], (step,))
+    [done] = repair(two, thin, graph_of_two, plan_of_two, inputs, (step,))
+    assert done == expected
+    assert done.layers == 1
+    assert not all(torch.equal(value, before[name]) for name, value in thin.state_dict().items())
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(thin.state_dict()[f"net.{name}"], value)
 
 
 def test_an_unknown_repair_names_the_nearest() -> None:
     with pytest.raises(SettingError, match=r"unknown repair 'recalibrat' \(did you mean 'recalibrate'\?\)"):
-        repair(nn.Module(), nn.Module(), None, Plan(()), None, ("recalibrat",))  # type: ignore[arg-type]
+        repair(nn.Module(), nn.Module(), None, Plan(()), [], ("recalibrat",))  # type: ignore[arg-type]

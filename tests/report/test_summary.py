@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from secateur.measure import Latency, SpeedUp
 from secateur.report import outcome, rows
 from secateur.report.summary import (
+    calibration,
     milliseconds,
     percent,
+    repairs,
     short,
     subject,
     target,
@@ -240,3 +242,15 @@ def test_zeros_are_worth_a_sentence_that_promises_no_speed(document):
     assert "1 layer whose zeros follow a regular pattern runs as a smaller dense product" in zeros(document)
     document["execution"]["b"] = "strided"
     assert "2 layers whose zeros follow a regular pattern run as" in zeros(document)
+
+
+def test_repairs_say_what_they_brought_if_that_is_known(document):
+    assert repairs(document) == calibration(document) == []
+    scored = {"step": "reconstruct", "layers": 2, "before": {"top1": 0.5}, "after": {"top1": 0.75}}
+    document["repairs"] = [scored, {"step": "recalibrate", "layers": 1, "before": None, "after": None}]
+    document["calibration"] = "70 unlabelled images (arrays): up to 5,000 win a little more"
+    assert repairs(document) == [
+        "reconstruct (2 layers): validation accuracy from 50.0 % to 75.0 %.",
+        "recalibrate (1 layer); what it brought is not known without labelled images.",
+    ]
+    assert calibration(document) == ["70 unlabelled images (arrays): up to 5,000 win a little more."]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.errors import TrainingError
+from secateur.errors import ModelError, TrainingError
 from secateur.training import recalibrate
 
 BATCHES = [(torch.randn(8, 3, 8, 8) * 2 + 1, torch.zeros(8)) for _ in range(3)]
@@ -21,6 +21,25 @@ def test_statistics_are_the_average_over_batches(net: Callable[[int], nn.Module]
     var = torch.stack([out.var((0, 2, 3)) for out in outputs]).mean(0)
     torch.testing.assert_close(model[1].running_mean, mean)
     torch.testing.assert_close(model[1].running_var, var)
+
+
+def test_inputs_may_be_of_any_structure(net: Callable[[int], nn.Module]) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net(0)
+
+        def forward(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return self.net(image * scale)
+
+    plain, positional, named = net(0), Scaled(), Scaled()
+    scale = torch.full((8, 1, 1, 1), 0.5)
+    recalibrate(plain, [(images * scale, None) for images, _ in BATCHES])
+    recalibrate(positional, [((images, scale), None) for images, _ in BATCHES])
+    recalibrate(named, [({"scale": scale, "image": images}, None) for images, _ in BATCHES])
+    for model in (positional, named):
+        torch.testing.assert_close(model.net[1].running_mean, plain[1].running_mean)
+        torch.testing.assert_close(model.net[1].running_var, plain[1].running_var)
 
 
 def test_nothing_else_changes(net: Callable[[int], nn.Module]) -> None:
@@ -62,7 +81,7 @@ def test_failure_leaves_the_statistics_alone(net: Callable[[int], nn.Module]) ->
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(TrainingError, match="at least one batch"):
         recalibrate(model, [])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match=r"cannot run on inputs of shape \(8, 5, 8, 8\)"):
         recalibrate(model, [BATCHES[0], (torch.randn(8, 5, 8, 8), torch.zeros(8))])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not model[1].training

@@ -28,7 +28,7 @@ def document(result: Result) -> dict[str, Any]:
 
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
     ``middle`` (after surgery, before fine-tuning), ``after``, ``repairs`` (without training, on validation images),
-    ``widths``, ``explanation``, ``verification``,
+    ``calibration`` (how many unlabelled images were used), ``widths``, ``explanation``, ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
     and ``notes`` (why these, round by round),
@@ -50,6 +50,7 @@ def document(result: Result) -> dict[str, Any]:
             "middle": result.middle,
             "after": result.after,
             "repairs": list(result.repairs),
+            "calibration": result.calibration,
             "widths": [{"layer": w.layer, "before": w.before, "after": w.after} for w in result.widths],
             "explanation": _explanation(result.explanation),
             "verification": {"difference": result.verification, "exact": result.verification <= TOLERANCE},

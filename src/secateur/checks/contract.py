@@ -88,6 +88,7 @@ class _Case:
             target=target,
             loss=(lambda network: accuracy(network, self.batches).loss) if data else None,
             batches=self.batches if data else None,
+            images=[images for images, _ in self.batches] if data else None,
             validation=self.batches if data else None,
             limits=limits,
             rng=torch.Generator().manual_seed(7),

@@ -79,7 +79,7 @@ def _speak(
     """Print what came out."""
     from secateur import artifact, report
     from secateur.report import limits
-    from secateur.report.summary import repairs, verification
+    from secateur.report.summary import calibration, repairs, verification
 
     document = artifact.document(result)
     if as_json:
@@ -90,6 +90,7 @@ def _speak(
     say(report.outcome(document), "", change(document), *lines, "")
     say(f"Verified: {verification(document)}", kept_whole(document["explanation"]))
     say(*(f"Repaired: {text}" for text in repairs(document)))
+    say(*(f"Images: {text}" for text in calibration(document)))
     if not result.histories and document["data"]:
         say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
     say(*exports.said_of(made), *(each.line() for each in written))

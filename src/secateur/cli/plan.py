@@ -105,10 +105,11 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
     recipe = replace(recipe, latency=forecast)
     named, among, threads = runtime_of(recipe)
     data = run.data_of(recipe, download=download)
-    model = run.model_of(recipe, data)
+    images = run.images_of(recipe, data, tell)
+    model = run.model_of(recipe, data, images)
     job = Job(
         dense=model,
-        inputs=run.example_of(recipe, data),
+        inputs=run.example_of(recipe, data, images),
         method=method,
         target=None if recipe.keep is None else Target(recipe.keep, recipe.of),
         data=data,
@@ -117,6 +118,8 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
         latency=recipe.latency,
+        calibrate=images,
+        calibrate_images=recipe.calibrate_images,
         patience=recipe.patience,
         budget=recipe.budget,
         runtime=named,

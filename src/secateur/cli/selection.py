@@ -20,6 +20,7 @@ NETWORK = (
     "model", "weights", "transfer", "data", "classes", "mean", "std", "val_fraction", "train_images", "image_size",
     "workers",
 )  # fmt: skip
+IMAGES = ("calibrate", "calibrate_images")
 TARGET = ("method", "keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple", "seed")
 PLACE = ("runtime", "threads")
 OUTPUT = "Output"
@@ -38,7 +39,7 @@ def selection_flags(args: Sequence[str]) -> list[Flag]:
     from secateur.budget import Budget
     from secateur.recipe import Recipe
 
-    network = flags_of(Recipe, "recipe", "Network and data", names=NETWORK, required=("model",))
+    network = flags_of(Recipe, "recipe", "Network and data", names=(*NETWORK, *IMAGES), required=("model",))
     target = flags_of(Recipe, "recipe", "What to remove", names=TARGET)
     target = [
         dataclasses.replace(flag, help=f"{flag.help} [default: {METHOD}]") if flag.field == "method" else flag

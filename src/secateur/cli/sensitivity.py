@@ -97,6 +97,8 @@ def _measured(
     from secateur.core.limits import Limits
     from secateur.core.method import ScoreMethod
     from secateur.core.problem import Problem
+    from secateur.data import load_calibration
+    from secateur.data.calibration import Later
     from secateur.run import beforehand
     from secateur.run.place import place_for, there
     from secateur.search.judge import sample
@@ -118,7 +120,9 @@ def _measured(
 
     def measured(model: nn.Module) -> tuple[tuple[Curve, ...], int]:
         rng = torch.Generator().manual_seed(recipe.seed * 1000 + 1)  # as in the first round of pruning
-        scores = method.scores(Problem(model, graph, batches=batches, limits=limits, rng=rng, tell=tell))
+        images = Later(lambda: load_calibration(data, seed=recipe.seed).batches)
+        problem = Problem(model, graph, batches=batches, images=images, limits=limits, rng=rng, tell=tell)
+        scores = method.scores(problem)
         held, work = sample(data.batches("val"), model, looking.images), folder / "work"
         return curves(model, graph, scores, held, limits=limits, levels=looking.levels, work=work, tell=tell), len(held)
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from secateur.data import Data
     from secateur.recipe import Recipe
 
-_SMALL, _LARGE = (3, 32, 32), (3, 224, 224)
-
 Folder = Annotated[
     Path | None, typer.Argument(help="A result folder, instead of --model.", show_default=False, metavar="DIR")
 ]
@@ -119,8 +117,10 @@ def _recipe(asked: dict[str, Any]) -> Recipe:
 
 
 def _shape(image: str, model: str) -> tuple[int, ...]:
+    from secateur.models.sources import side_of
+
     if not image:
-        return _SMALL if model.removeprefix("secateur:").isidentifier() else _LARGE
+        return 3, side_of(model), side_of(model)
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", image):
         raise typer.BadParameter(f"'{image}' is not of the form CxHxW, such as 3x32x32.", param_hint="'--image'")
     return tuple(int(size) for size in image.split("x"))

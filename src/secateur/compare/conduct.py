@@ -23,13 +23,13 @@ from secateur.core.limits import Limits
 from secateur.core.problem import Problem
 from secateur.core.size import Target
 from secateur.core.surgery import apply
-from secateur.data import Data
+from secateur.data import Calibration, Data
 from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
-from secateur.run import beforehand, data_of, example_of, model_of, prune_as, recipes
+from secateur.run import beforehand, data_of, example_of, images_of, model_of, prune_as, recipes
 from secateur.run.headline import timed_together
 from secateur.run.place import accuracy_at, measure_at, place_for
 from secateur.run.work import Work
@@ -135,6 +135,7 @@ class _Conductor:
     def __init__(self, comparison: Comparison, folder: Path, download: bool, tell: Tell) -> None:
         self.comparison, self.folder, self.download, self.tell = comparison, folder, download, tell
         self._data: tuple[int, Data] | None = None
+        self._images: tuple[int, Calibration | None] | None = None
         self._tested: dict[int, Measurement] = {}
 
     def run(self, request: Request) -> Run:
@@ -157,6 +158,12 @@ class _Conductor:
             assert found is not None
             self._data = (recipe.seed, found)
         return self._data[1]
+
+    def images(self, recipe: Recipe, data: Data) -> Calibration | None:
+        """Return the unlabelled images that the recipe names; the seed says which."""
+        if self._images is None or self._images[0] != recipe.seed:
+            self._images = (recipe.seed, images_of(recipe, data, self.tell))
+        return self._images[1]
 
     def dense(self, recipe: Recipe, data: Data) -> nn.Module:
         """Return the dense network; if the recipe trains it, that happens once for each seed."""
@@ -182,7 +189,8 @@ class _Conductor:
         dense, tested = self.dense(recipe, data), self._measured_dense(recipe, data).accuracy
         runtime, _ = runtime_of(self.folder, recipe, dense, data.example(), self.tell)
         timed = replace(recipe, runtime=runtime)
-        result = prune_as(timed, dense, data, tested=tested, work=work, tell=self.tell)
+        images = self.images(recipe, data)
+        result = prune_as(timed, dense, data, images=images, tested=tested, work=work, tell=self.tell)
         histories = (*result.shaped, *result.histories)
         made = _run(request, data, result.model, result.before, result.after, result.speed, histories)
         middle = result.middle.accuracy if result.middle else result.after.accuracy

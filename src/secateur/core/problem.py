@@ -16,7 +16,7 @@ from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.sensitivity import Curve, points
 from secateur.core.size import Target
-from secateur.core.surgery import masked
+from secateur.core.surgery import Inputs, masked
 from secateur.core.trials import Search
 from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
@@ -34,6 +34,8 @@ class Problem:
         target: how much may be kept; None if the method's own settings say it all.
         loss: loss of a network on held-out images, lower is better; None without data.
         batches: calibration batches of ``(images, labels)`` from the training images; None without data.
+        images: calibration batches as the network's forward takes them, without labels; None where there are none.
+            They are read when they are first looked at, and are on the CPU.
         validation: all held-out images, as batches of ``(images, labels)``; None without data.
         history: the plans of earlier rounds.
         limits: floors and multiples for every plan.
@@ -52,6 +54,7 @@ class Problem:
     target: Target | None = None
     loss: Callable[[nn.Module], float] | None = None
     batches: Batches | None = None
+    images: Sequence[Inputs] | None = None
     validation: Batches | None = None
     history: tuple[Plan, ...] = ()
     limits: Limits = field(default_factory=Limits)

@@ -1,6 +1,7 @@
-"""Labelled image data sets: three splits, batches in a seeded order, augmentation and normalisation."""
+"""Image data sets with labels (three splits, seeded order, augmentation, normalisation), and images without."""
 
 from secateur.data.arrays import from_arrays
+from secateur.data.calibration import Calibration, load_calibration
 from secateur.data.dataset import Batches, Data, Source
 from secateur.data.loaders import from_loaders
 from secateur.data.named import DATASETS, load_data
@@ -10,11 +11,13 @@ __all__ = [
     "AUGMENTS",
     "DATASETS",
     "Batches",
+    "Calibration",
     "Data",
     "Order",
     "Source",
     "Split",
     "from_arrays",
     "from_loaders",
+    "load_calibration",
     "load_data",
 ]

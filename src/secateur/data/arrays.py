@@ -112,7 +112,7 @@ def statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...], tuple[f
 
 
 def _store(pair: tuple[Array, Array], which: str, layout: Layout) -> Store:
-    images, labels = _images(_tensor(pair[0]), which, layout), _labels(_tensor(pair[1]), which)
+    images, labels = images_of(tensor_of(pair[0]), which, layout), _labels(tensor_of(pair[1]), which)
     if len(images) != len(labels):
         raise DataError(f"the {which} arrays hold {len(images)} images but {len(labels)} labels: give one for each")
     if not len(images):
@@ -120,7 +120,12 @@ def _store(pair: tuple[Array, Array], which: str, layout: Layout) -> Store:
     return Store(images, labels)
 
 
-def _tensor(array: Array) -> Tensor:
+def tensor_of(array: Array) -> Tensor:
+    """Return an array as a tensor on the CPU, without a copy where that is possible.
+
+    Raises:
+        DataError: if it does not hold numbers of one type and shape.
+    """
     if isinstance(array, Tensor):
         return array.detach().cpu()
     try:
@@ -132,8 +137,17 @@ def _tensor(array: Array) -> Tensor:
         raise DataError(f"an array cannot be read as numbers of one type and shape: {error}") from error
 
 
-def _images(images: Tensor, which: str, layout: Layout) -> Tensor:
-    """Return the images as (N, C, H, W)."""
+def images_of(images: Tensor, which: str, layout: Layout) -> Tensor:
+    """Return images, (N, C, H, W), (N, H, W, C) or (N, H, W), as (N, C, H, W).
+
+    Args:
+        images: uint8 or floating point.
+        which: what errors call them.
+        layout: where the channels are; ``"auto"`` looks for the axis of length 1, 3 or 4.
+
+    Raises:
+        DataError: if they are of another type or shape, or nothing tells channels from pixels.
+    """
     if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
         kind = str(images.dtype).removeprefix("torch.")
         raise DataError(f"the {which} images are {kind}: give uint8 (0 to 255) or floating-point pixels")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import Batches, Source
 from secateur.data.order import Order, Split
-from secateur.data.vision import torchvision
+from secateur.data.vision import torchvision, unreadable
 from secateur.errors import DataError
 
 WORKERS = 8  # more reading processes than this rarely help one accelerator
@@ -24,6 +24,8 @@ Key = tuple[int, int]  # which image, and the seed of its augmentation
 # An error travels from a worker as a value: raised there, its text would become the worker's traceback.
 Item = tuple[Tensor, int] | DataError
 Batch = tuple[Tensor, Tensor] | DataError
+Size = int | tuple[int, int] | None
+"""Side of a square, or height and width, in pixels; None leaves pictures as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +51,9 @@ class FolderSource(Source):
 
     Args:
         parts: the files of each split.
-        mean: per channel, for pixels in 0..1.
+        mean: per channel, for pixels in 0..1; a single one asks for grey images.
         std: per channel.
-        image_size: height and width of the images, in pixels.
+        image_size: of the images; pictures that stay as they are must all have one size.
         workers: reading processes; chosen by the machine if None.
     """
 
@@ -60,7 +62,7 @@ class FolderSource(Source):
         parts: Mapping[Split, Files],
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        image_size: int,
+        image_size: Size,
         workers: int | None,
     ) -> None:
         self.parts = dict(parts)
@@ -78,14 +80,18 @@ class FolderSource(Source):
         return FolderBatches(self, order)
 
     def example(self) -> Tensor:
-        """Return the first validation image, (1, 3, H, W) float32, normalised."""
-        item = Pictures(self.parts["val"], "none", self.image_size)[0, 0]
+        """Return the first validation image, (1, C, H, W) float32, normalised."""
+        item = self.pictures("val", "none")[0, 0]
         if isinstance(item, DataError):
             raise item
         return self.scaled(item[0].unsqueeze(0), torch.device("cpu"))
 
+    def pictures(self, split: Split, augment: str) -> Pictures:
+        """Return what reads the single images of a split."""
+        return Pictures(self.parts[split], augment, self.image_size, len(self.mean))
+
     def scaled(self, raw: Tensor, device: torch.device) -> Tensor:
-        """Return uint8 images, (N, 3, H, W), as normalised float32 on a device."""
+        """Return uint8 images, (N, C, H, W), as normalised float32 on a device."""
         moved = raw.to(device, non_blocking=True)
         return normalise(moved, *scaling(self.mean, self.std, moved.dtype, device))
 
@@ -111,7 +117,7 @@ class FolderBatches(Batches):
         seeds = torch.randint(2**62, (len(rows),), generator=rng)
         device = self.order.device
         loader: Iterable[Batch] = DataLoader(
-            Pictures(self.files, self.order.augment, self.source.image_size),
+            self.source.pictures(self.order.split, self.order.augment),
             batch_sampler=Keys(rows, seeds, self.shares),  # pyright: ignore[reportArgumentType]
             num_workers=min(_workers(self.source.workers, self.order.world), len(self.shares)),
             collate_fn=_collate,
@@ -161,33 +167,36 @@ class Pictures(Dataset[Item]):
     Args:
         files: the images.
         augment: one of ``AUGMENTS``; a crop is torchvision's random resized crop.
-        image_size: height and width of the result, in pixels.
+        image_size: of the result.
+        channels: 3, or 1 for grey.
     """
 
-    def __init__(self, files: Files, augment: str, image_size: int) -> None:
+    def __init__(self, files: Files, augment: str, image_size: Size, channels: int = 3) -> None:
         self.files = files
-        self.transform = _transform(augment, image_size)
+        self.transform = _transform(augment, image_size, channels)
 
     def __getitem__(self, key: Key) -> Item:
-        """Return an image, (3, H, W) uint8, with its label; the error itself where it cannot be read."""
+        """Return an image, (C, H, W) uint8, with its label; the error itself where it cannot be read."""
         row, seed = key
         path = self.files.paths[row]
         try:
             picture = torchvision().datasets.folder.default_loader(path)
         except (OSError, ValueError, SyntaxError) as error:
-            return DataError(f"the image '{path}' cannot be read ({error}): repair or remove it")
+            return unreadable(path, error)
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             # Not torch.manual_seed, which would also reset the generators of every accelerator.
             torch.default_generator.manual_seed(seed)
             return self.transform(picture), int(self.files.labels[row])
 
 
-def _transform(augment: str, image_size: int) -> Callable[[Any], Tensor]:
+def _transform(augment: str, image_size: Size, channels: int) -> Callable[[Any], Tensor]:
     transforms = torchvision().transforms
+    steps: list[Any] = [transforms.Grayscale()] if channels == 1 else []
     if augment in ("crop", "crop_flip"):
-        steps = [transforms.RandomResizedCrop(image_size)]
-    else:
-        steps = [transforms.Resize(round(image_size * SHRINK)), transforms.CenterCrop(image_size)]
+        steps.append(transforms.RandomResizedCrop(image_size))
+    elif image_size is not None:
+        longer = image_size if isinstance(image_size, int) else max(image_size)
+        steps += [transforms.Resize(round(longer * SHRINK)), transforms.CenterCrop(image_size)]
     if augment in ("flip", "crop_flip"):
         steps.append(transforms.RandomHorizontalFlip())
     return cast("Callable[[Any], Tensor]", transforms.Compose([*steps, transforms.PILToTensor()]))

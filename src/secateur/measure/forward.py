@@ -91,6 +91,8 @@ def call(model: nn.Module, inputs: ExampleInputs) -> Any:
         if isinstance(inputs, tuple):
             return model(*inputs)
         return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    except torch.OutOfMemoryError:  # whoever called may try elsewhere
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs)) or "no tensors"
         line = (str(error).strip().splitlines() or [""])[0]

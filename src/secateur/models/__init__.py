@@ -5,13 +5,14 @@ from __future__ import annotations
 from .builtin import MODELS
 from .head import classes_of, head_of, replace_head
 from .sources import build
-from .transfer import Transferred, fit_classes, give_weights, transfer_weights
+from .transfer import Transferred, classes_in, fit_classes, give_weights, transfer_weights
 from .weights import load_weights
 
 __all__ = [
     "MODELS",
     "Transferred",
     "build",
+    "classes_in",
     "classes_of",
     "fit_classes",
     "give_weights",

@@ -67,6 +67,11 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     return _own(spec, source, name, _offered(classes, channels, image))
 
 
+def side_of(spec: str) -> int:
+    """Return the height and width of images that a network is usually for: our own take small ones, others 224."""
+    return 32 if spec.removeprefix("secateur:").isidentifier() else 224
+
+
 def _builtin(name: str, classes: int | None, channels: int, image: int | None) -> nn.Module:
     if name not in BUILDERS:
         raise ModelError(

@@ -107,6 +107,28 @@ def give_weights(
         load_weights(model, weights)
 
 
+def classes_in(weights: str, model: nn.Module, example_inputs: ExampleInputs) -> int | None:
+    """Return for how many classes a file of weights was trained if those are not the network's; None if they are.
+
+    Args:
+        weights: a file as for ``load_weights``; anything else says nothing.
+        model: as it was built.
+        example_inputs: what the network runs on.
+    """
+    try:
+        found = {} if weights == PRETRAINED else read_weights(weights)
+        theirs = shorten(found)
+        heads = heads_of(model, example_inputs) if found else ()
+    except ModelError:  # said when the weights are read, or the network is run
+        return None
+    own = model.state_dict()
+    for entry in (f"{head}.weight" for head in heads):
+        tensor = found.get(theirs.get(entry, ""))
+        if tensor is not None and entry in own and tensor.dim() and tensor.shape[0] != own[entry].shape[0]:
+            return tensor.shape[0]
+    return None
+
+
 def fit_classes(model: nn.Module, classes: int | None, example_inputs: ExampleInputs) -> None:
     """Give a network a fresh classifier unless it has the number of classes wanted already.
 

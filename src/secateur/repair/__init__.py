@@ -2,7 +2,7 @@
 
 from secateur.repair.compensation import compensate
 from secateur.repair.constants import fold_constants
-from secateur.repair.kit import STEPS, Repair, check, images_of, repair, take
+from secateur.repair.kit import STEPS, Repair, check, repair, take
 from secateur.repair.reconstruction import reconstruct
 
-__all__ = ["STEPS", "Repair", "check", "compensate", "fold_constants", "images_of", "reconstruct", "repair", "take"]
+__all__ = ["STEPS", "Repair", "check", "compensate", "fold_constants", "reconstruct", "repair", "take"]

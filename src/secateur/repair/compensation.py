@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from secateur.core.fusion import fusible
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.measure.forward import device_of, evaluating
+from secateur.core.surgery import Inputs
+from secateur.measure.forward import device_of, evaluating, moved
 from secateur.repair.readers import Reader, inputs_and_outputs, readers
 
 
 def compensate(
-    dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, images: Sequence[Tensor]
+    dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, images: Sequence[Inputs]
 ) -> tuple[str, ...]:
     """Replace every removed input by its mean over the images, folded into the layer that read it.
 
@@ -32,14 +33,14 @@ def compensate(
         thin: what ``apply`` returned; changed in place.
         graph: the graph of the dense network.
         plan: what was removed.
-        images: batches ``(N, C, H, W)``.
+        images: batches of what the network takes.
 
     Returns:
         Names of the layers whose lost inputs were folded.
     """
     changed: list[str] = []
     with evaluating(dense), torch.no_grad():
-        norms = dict(fusible(dense, images[0].to(device_of(dense))))
+        norms = dict(fusible(dense, moved(images[0], device_of(dense))))
     for reader in readers(dense, thin, graph, plan):
         shift: Tensor | None = reader.thin.bias
         sign = 1
@@ -58,7 +59,7 @@ def compensate(
     return tuple(changed)
 
 
-def _means(dense: nn.Module, reader: Reader, images: Sequence[Tensor]) -> Tensor:
+def _means(dense: nn.Module, reader: Reader, images: Sequence[Inputs]) -> Tensor:
     """Return the mean of each input of a layer, in float64."""
     total: Tensor | None = None
     count = 0

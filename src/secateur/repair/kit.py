@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
+from secateur.core.surgery import Inputs
 from secateur.data import Data
 from secateur.errors import SettingError, nearest
 from secateur.events import Event, Tell, ignore
@@ -21,8 +22,6 @@ from secateur.training import recalibrate
 STEPS = REPAIRS
 """Every repair by name, in the order in which they make sense together."""
 
-BATCH = 128
-
 
 @dataclass(frozen=True)
 class Repair:
@@ -31,14 +30,14 @@ class Repair:
     Attributes:
         step: which repair.
         layers: how many layers it changed.
-        before: accuracy without it.
-        after: accuracy with it.
+        before: accuracy without it; None where there is no labelled data to measure it on.
+        after: accuracy with it; None in the same case.
     """
 
     step: str
     layers: int
-    before: Accuracy
-    after: Accuracy
+    before: Accuracy | None
+    after: Accuracy | None
 
 
 def repair(
@@ -46,35 +45,34 @@ def repair(
     thin: nn.Module,
     graph: Graph,
     plan: Plan,
-    data: Data,
+    images: Sequence[Inputs],
     steps: Sequence[str],
     *,
-    images: int = 512,
+    data: Data | None = None,
     seed: int = 0,
     tell: Tell = ignore,
 ) -> tuple[Repair, ...]:
-    """Repair a pruned network without training, and measure each step on the validation images.
+    """Repair a pruned network without training or labels, and measure each step where there are labels.
 
     Args:
         dense: the network before surgery, left as it is.
         thin: what ``apply`` returned; changed in place.
         graph: the graph of the dense network.
         plan: what was removed.
-        data: training images to repair with, validation images to measure on.
+        images: batches of what the network takes, see ``secateur.data.load_calibration``.
         steps: of ``STEPS``, in the order in which to take them.
-        images: how many training images to use.
-        seed: which of them.
+        data: validation images to measure on; None for none.
+        seed: of what is drawn.
         tell: hears the progress.
 
     Raises:
         SettingError: if a step is unknown.
     """
     check(steps)
-    some = images_of(data, images, seed)
     now, done = _judge(thin, data), list[Repair]()
     for step in steps:
         tell(Event("repair", f"repairing: {step}"))
-        layers = take(step, dense, thin, graph, plan, some, seed)
+        layers = take(step, dense, thin, graph, plan, images, seed)
         after = _judge(thin, data)
         done.append(Repair(step, layers, now, after))
         now = after
@@ -82,7 +80,7 @@ def repair(
 
 
 def take(
-    step: str, dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, images: Sequence[Tensor], seed: int
+    step: str, dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, images: Sequence[Inputs], seed: int
 ) -> int:
     """Take one step of a repair and return how many layers it changed; ``thin`` is changed in place.
 
@@ -92,11 +90,11 @@ def take(
         thin: what ``apply`` returned.
         graph: the graph of the dense network.
         plan: what was removed.
-        images: batches of training images, see ``images_of``.
+        images: batches of what the network takes.
         seed: of what is drawn.
     """
     if step == "recalibrate":
-        return recalibrate(thin, ((batch, batch.new_zeros(len(batch))) for batch in images))
+        return recalibrate(thin, ((batch, None) for batch in images))
     if step == "compensate":
         return len(compensate(dense, thin, graph, plan, images))
     return len(reconstruct(dense, thin, graph, plan, images, seed=seed))
@@ -113,16 +111,5 @@ def check(steps: Sequence[str]) -> None:
             raise SettingError(f"unknown repair '{step}'{nearest(step, STEPS)}; choose of {', '.join(STEPS)}")
 
 
-def images_of(data: Data, count: int, seed: int) -> list[Tensor]:
-    """Return so many training images in batches."""
-    batches: list[Tensor] = []
-    for images, _ in data.batches("train", BATCH, seed=seed):
-        batches.append(images[:count])
-        count -= len(batches[-1])
-        if count <= 0:
-            break
-    return batches
-
-
-def _judge(network: nn.Module, data: Data) -> Accuracy:
-    return accuracy(network, data.batches("val", 2 * BATCH))
+def _judge(network: nn.Module, data: Data | None) -> Accuracy | None:
+    return None if data is None else accuracy(network, data.batches("val"))

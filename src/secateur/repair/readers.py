@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph, layer_of, staying
 from secateur.core.plan import Plan
 from secateur.core.size import zero_masks
-from secateur.measure.forward import device_of, evaluating
+from secateur.core.surgery import Inputs, run
+from secateur.measure.forward import device_of, moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def _left(units: Tensor | None, keep: Tensor, size: int) -> Tensor:
 
 
 def inputs_and_outputs(
-    network: nn.Module, layer: nn.Module, images: Iterable[Tensor]
+    network: nn.Module, layer: nn.Module, images: Iterable[Inputs]
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Yield for each batch what goes into a layer and what comes out of it, once for each of its calls."""
     seen: list[tuple[Tensor, Tensor]] = []
@@ -88,8 +89,7 @@ def inputs_and_outputs(
     try:
         for batch in images:
             seen.clear()
-            with evaluating(network), torch.no_grad():  # not around the yield: it would leak into the caller
-                network(batch.to(device))
+            run(network, moved(batch, device))
             yield list(seen)
     finally:
         hook.remove()

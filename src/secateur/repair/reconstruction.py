@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
+from secateur.core.surgery import Inputs
 from secateur.repair.readers import Reader, inputs_and_outputs, readers
 
 MOST = 6000  # unknowns of one output, beyond which the normal equations become slow and large
@@ -20,7 +21,7 @@ def reconstruct(
     thin: nn.Module,
     graph: Graph,
     plan: Plan,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     *,
     ridge: float = 1e-3,
     positions: int = 64,
@@ -38,7 +39,7 @@ def reconstruct(
         thin: what ``apply`` returned; changed in place.
         graph: the graph of the dense network.
         plan: what was removed.
-        images: batches ``(N, C, H, W)``.
+        images: batches of what the network takes.
         ridge: weight of the pull towards the present weights, 0 for none.
         positions: places of a map that are drawn from each image.
         seed: of these draws.
@@ -70,7 +71,7 @@ def _normal_equations(
     dense: nn.Module,
     thin: nn.Module,
     reader: Reader,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     positions: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:

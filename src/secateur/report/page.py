@@ -99,7 +99,7 @@ def render(
         notes=limits.widths(document),
         multiples=dict(document.get("multiples") or {}),
         speed=_speed(bench) if bench else None,
-        repairs=summary.repairs(document),
+        repairs=[*summary.repairs(document), *summary.calibration(document)],
         timing=summary.timing(document),
         zeros=summary.zeros(document),
         training=summary.training(document) if document["after"]["accuracy"] else "",

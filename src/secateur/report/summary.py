@@ -171,10 +171,20 @@ def repairs(document: Document) -> list[str]:
     """Return one sentence for each repair without training: what it did to the accuracy on validation images."""
     texts: list[str] = []
     for done in document.get("repairs", ()):
-        before, after = (percent(done[when]["top1"]) for when in ("before", "after"))
-        layers = f"{done['layers']} layer{'' if done['layers'] == 1 else 's'}"
-        texts.append(f"{done['step']} ({layers}): validation accuracy from {before} to {after}.")
+        text = f"{done['step']} ({done['layers']} layer{'' if done['layers'] == 1 else 's'})"
+        if done["before"] and done["after"]:
+            before, after = (percent(done[when]["top1"]) for when in ("before", "after"))
+            text += f": validation accuracy from {before} to {after}"
+        else:
+            text += "; what it brought is not known without labelled images"
+        texts.append(f"{text}.")
     return texts
+
+
+def calibration(document: Document) -> list[str]:
+    """Return the sentence that says how many unlabelled images were used, if any were."""
+    text = str(document.get("calibration") or "")
+    return [f"{text}."] if text else []
 
 
 def faster(speed: Document) -> str:

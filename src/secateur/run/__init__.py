@@ -1,5 +1,6 @@
 """The one pipeline: read, decide, act, verify, recover, measure, in as many rounds as asked."""
 
+from secateur.run.images import images_of
 from secateur.run.pruning import prune
 from secateur.run.recipes import data_of, example_of, method_of, model_of, prune_as, run_recipe, steps_of
 from secateur.run.result import Result, Width
@@ -11,6 +12,7 @@ __all__ = [
     "Width",
     "data_of",
     "example_of",
+    "images_of",
     "method_of",
     "model_of",
     "prune",

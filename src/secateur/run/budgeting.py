@@ -24,7 +24,7 @@ from secateur.errors import DataError, SettingError
 from secateur.events import Event
 from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
-from secateur.repair import images_of, take
+from secateur.repair import take
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from secateur.run.job import Job
 
 _IMAGES = 1024  # of validation, to compare two networks on
-_REPAIR_IMAGES = 512  # of training, as for repairs
+_REPAIR_IMAGES = 512  # without labels
 
 
 def check_budget(budget: Budget | None, data: Data | str | None, train: Settings | None) -> None:
@@ -126,7 +126,8 @@ def _promise(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> float:
     data = job.data
     assert data is not None
     thin = apply(job.dense, graph, plan)
-    some = images_of(data, _REPAIR_IMAGES, job.seed) if steps else []
+    images = job.images if steps else None
+    some = () if images is None else images.at_most(_REPAIR_IMAGES).batches
     for step in steps:
         take(step, job.dense, thin, graph, plan, some, job.seed)
     held = sample(data.batches("val"), thin, _IMAGES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from secateur.core.method import Method, ScoreMethod, shapes
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.sensitivity import Curve
 from secateur.core.size import Size, Target, size
-from secateur.core.surgery import zeros_left
+from secateur.core.surgery import Inputs, zeros_left
 from secateur.core.trials import Search
-from secateur.data import Data
+from secateur.data import Calibration, Data, load_calibration
+from secateur.data.calibration import COUNT, Later
 from secateur.errors import TargetError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
@@ -64,6 +66,8 @@ class Job:
     budget: Budget | None = None
     tested: Accuracy | None = None
     repair: tuple[str, ...] = ()
+    calibrate: Calibration | None = None
+    calibrate_images: int = COUNT
     runtime: Runtime | None = None
     threads: int | None = None
     among: tuple[Runtime, ...] = ("eager", "channels_last")
@@ -119,6 +123,7 @@ class Job:
             histories=tuple(histories),
             shaped=tuple(self.shaped),
             repairs=tuple(self.repairs),
+            calibration=self.calibration(),
             pretrain=None,
             explanation=first.explain(),
             widths=widths(first, self.dense, model),
@@ -215,9 +220,35 @@ class Job:
         return replace(target, keep=min(1.0, goal / max(1, size(graph).of(target.of))))
 
     def about_data(self) -> tuple[object, ...]:
-        """Return what a plan that was decided on the data depends on."""
-        data = self.data
-        return () if data is None else (data.name, data.size("train"), data.size("val"), data.mean, data.std)
+        """Return what a plan that was decided on the data, or on unlabelled images, depends on."""
+        data, given = self.data, self.calibrate
+        known = () if data is None else (data.name, data.size("train"), data.size("val"), data.mean, data.std)
+        if given is not None:
+            return (*known, given.count, given.digest())
+        return known if data is None else (*known, self.calibrate_images)
+
+    @cached_property
+    def images(self) -> Calibration | None:
+        """Unlabelled images: those that were given, else some of the training images; None without either."""
+        found = self.calibrate
+        if found is None and self.data is not None:
+            self.tell(Event("images", "reading unlabelled images"))
+            with self.clock("images"):
+                found = load_calibration(self.data, count=self.calibrate_images, seed=self.seed, example=self.inputs)
+        if found is not None and found.few:
+            self.tell(Event("warning", found.note))
+        return found
+
+    def image_batches(self) -> Sequence[Inputs] | None:
+        """Return the batches of ``images``, not read before somebody looks at them."""
+        if self.calibrate is None and self.data is None:
+            return None
+        return Later(lambda: () if self.images is None else self.images.batches)
+
+    def calibration(self) -> str:
+        """Return which unlabelled images were used, in words; empty if nobody has looked at any."""
+        used = vars(self).get("images")
+        return used.note if isinstance(used, Calibration) else ""
 
     @property
     def timed(self) -> bool:

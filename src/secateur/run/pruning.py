@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur import rules
 from secateur.budget import Budget
@@ -17,16 +17,19 @@ from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
 from secateur.data import Data, load_data
+from secateur.data.calibration import COUNT
 from secateur.errors import DataError, ModelError, SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, moved
 from secateur.methods import find, name_of
 from secateur.models import build
+from secateur.models.sources import side_of
 from secateur.repair import check as check_repairs
 from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.headline import asked_for, check_runtime
+from secateur.run.images import check_images, named_images, shape_of
 from secateur.run.job import Job
 from secateur.run.place import place_for
 from secateur.run.result import Result
@@ -43,6 +46,7 @@ _RUNTIME = rules.optional(
 )
 _ROUNDS = rules.whole(1)
 _SEED = rules.whole(0)
+_IMAGES = rules.whole(1, "images")
 
 
 def prune(
@@ -61,6 +65,8 @@ def prune(
     seed: int = 0,
     latency: bool = True,
     repair: Sequence[str] = (),
+    calibrate: Any = None,
+    calibrate_images: int = COUNT,
     patience: float | None = None,
     budget: Budget | None = None,
     runtime: Runtime | Sequence[Runtime] | None = None,
@@ -77,8 +83,8 @@ def prune(
         model: a network, or the name of one (``secateur.models.build``), whose weights the seed then draws. Where
             there is an accelerator, a copy of it meets the images there, unless the training settings say ``cpu``;
             latencies are measured where the network is.
-        example_inputs: a tensor, tuple or dict that the network runs on, moved to its device; an image of ``data`` if
-            None.
+        example_inputs: a tensor, tuple or dict that the network runs on, moved to its device; an image of ``data`` or
+            ``calibrate`` if None.
         method: a method or its name.
         target: what to keep; a number is a fraction of the MACs. None: the method's own rates decide.
         data: a data set or its name; for methods that measure, for accuracies and for fine-tuning.
@@ -93,6 +99,10 @@ def prune(
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
             budget limits the latency.
         repair: what to do after surgery without training, see ``secateur.repair.STEPS``.
+        calibrate: unlabelled images to repair and decide by: a folder of pictures, an array or a file of arrays, a
+            loader or an iterable of model inputs, or a ``Calibration``, see ``secateur.data.load_calibration``; None
+            for training images of ``data``, if there is any.
+        calibrate_images: how many of them to use; 64 to 5,000 are useful.
         patience: give up reading the network after this many seconds; None: never.
         budget: limits of MACs, parameters, latency and drop of accuracy, which the target is then made of.
         runtime: what the network will run in, see ``secateur.measure.Runtime``, which is what its speed is stated in;
@@ -108,7 +118,7 @@ def prune(
     Raises:
         SecateurError: one of its kinds, with one sentence on what to do.
     """
-    for name, value, rule in (
+    rules.refuse(
         ("train", train, _TRAINING),
         ("shape", shape, _TRAINING),
         ("budget", budget, _BUDGET),
@@ -117,9 +127,8 @@ def prune(
         ("rounds", rounds, _ROUNDS),
         ("seed", seed, _SEED),
         ("threads", threads, rules.THREADS),
-    ):
-        if not rule.accepts(value):
-            raise SettingError(f"{name} {rule.refusal(value)}")
+        ("calibrate_images", calibrate_images, _IMAGES),
+    )
     asked = find(method)() if isinstance(method, str) else method
     if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SettingError(f"the method must be a name or an object such as Magnitude(norm='l2'), not {asked!r}")
@@ -134,17 +143,20 @@ def prune(
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
     repair = (repair,) if isinstance(repair, str) else tuple(repair)
     check_repairs(repair)
-    if repair and data is None:
-        raise DataError("repairs need training images; give data, or leave repair out")
-    if example_inputs is None and data is None:
-        raise DataError("give example_inputs, or data to take one image from")
+    check_images(repair, data, calibrate)
+    if example_inputs is None and data is None and calibrate is None:
+        raise DataError("give example_inputs, or data or calibrate to take one image from")
     images = load_data(data, seed=seed) if isinstance(data, str) else data
+    side = side_of(model) if isinstance(model, str) else 224
+    unlabelled = named_images(
+        calibrate, images, count=calibrate_images, seed=seed, example=example_inputs, default_size=side
+    )
+    if example_inputs is None:
+        example_inputs = images.example() if images is not None else unlabelled and unlabelled.example()
     if isinstance(model, str):
         model = _built(model, images, example_inputs, seed)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
-    if example_inputs is None and images is not None:
-        example_inputs = images.example()
     example_inputs = moved(example_inputs, device_of(model))
     check_weights(model)
     check_budget(budget, data, train)
@@ -171,6 +183,8 @@ def prune(
         budget=budget,
         tested=tested,
         repair=repair,
+        calibrate=unlabelled,
+        calibrate_images=calibrate_images,
         runtime=named,
         threads=threads,
         among=among,
@@ -182,8 +196,8 @@ def prune(
 
 def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn.Module:
     """Build a network by name for the data, or for images like the example; the same for the same seed."""
-    shape = images.shape if images else tuple(example_inputs.shape[1:]) if isinstance(example_inputs, Tensor) else ()
-    channels, image = (shape[0], shape[1]) if len(shape) == 3 else (3, None)
+    shape = images.shape if images else shape_of(example_inputs)
+    channels, image = (shape[0], shape[1]) if shape else (3, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(spec, classes=images.classes if images else None, channels=channels, image=image)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.core.size import Target
-from secateur.data import Data, load_data
+from secateur.data import Calibration, Data, load_data
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make
-from secateur.models import build, give_weights
+from secateur.models import build, classes_in, give_weights
+from secateur.models.sources import side_of
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.clock import Clock
 from secateur.run.headline import asked_for, check_runtime, meant_for
+from secateur.run.images import images_of, shape_of
 from secateur.run.pruning import prune
 from secateur.run.result import Result
 from secateur.run.step import Step
@@ -45,14 +48,17 @@ def run_recipe(
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
     data = data_of(recipe, download=download)
-    model = model_of(recipe, data)
+    images = images_of(recipe, data, tell)
+    model = model_of(recipe, data, images)
     clock, trained = Clock(), None
     target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
     limits = Limits(recipe.min_units, recipe.multiple)
     if recipe.pretrain is not None:
         if data is None:
             raise DataError("training the dense network needs data; name a data set in the recipe")
-        graph = beforehand.read(model, example_of(recipe, data), recipe.leave, patience=recipe.patience, tell=tell)
+        graph = beforehand.read(
+            model, example_of(recipe, data, images), recipe.leave, patience=recipe.patience, tell=tell
+        )
         first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
         for step in (*first, *then):
             step.method.check(step.target)
@@ -60,7 +66,7 @@ def run_recipe(
         place = None if work is None else Work(Path(work)).place("dense.ckpt", model)
         with clock("train"):
             trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=tell)
-    result = prune_as(recipe, model, data, work=work, tell=tell)
+    result = prune_as(recipe, model, data, images=images, work=work, tell=tell)
     return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
 
 
@@ -69,18 +75,29 @@ def prune_as(
     model: nn.Module,
     data: Data | None,
     *,
+    images: Calibration | None = None,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Prune a network that is there already as a recipe says; its model, weights and pretrain are not looked at.
 
+    Args:
+        recipe: what to do.
+        model: the dense network.
+        data: of the recipe, as ``data_of`` returns it.
+        images: the unlabelled ones of the recipe, as ``images_of`` returns them; None to read them now.
+        tested: what the dense network achieves on the test images, if that is known.
+        work: folder for plans and checkpoints.
+        tell: hears the progress.
+
     Raises:
         SecateurError: one of its kinds.
     """
+    images = images or images_of(recipe, data, tell)
     return prune(
         model,
-        example_of(recipe, data),
+        example_of(recipe, data, images),
         method_of(recipe),
         None if recipe.keep is None else Target(recipe.keep, recipe.of),
         data,
@@ -93,6 +110,8 @@ def prune_as(
         seed=recipe.seed,
         latency=recipe.latency,
         repair=recipe.repair,
+        calibrate=images,
+        calibrate_images=recipe.calibrate_images,
         patience=recipe.patience,
         budget=recipe.budget,
         runtime=recipe.runtime or meant_for(recipe.export),
@@ -153,22 +172,30 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
     )
 
 
-def model_of(recipe: Recipe, data: Data | None) -> nn.Module:
-    """Return the recipe's dense network, with its weights if it names any."""
-    channels, image = (data.shape[0], data.shape[1]) if data else (3, None)
+def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> nn.Module:
+    """Return the recipe's dense network, with its weights if it names any.
+
+    Without data its classes are those that the recipe names, else those of the weights, else the network's own.
+    """
+    shape = data.shape if data else shape_of(images.example()) if images else None
+    channels, image = (shape[0], shape[1]) if shape else (3, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         classes = recipe.classes or (data.classes if data else None)
         model = build(recipe.model, classes=classes, channels=channels, image=image)
         if recipe.weights:
-            example = example_of(recipe, data)
+            example = example_of(recipe, data, images)
+            if classes is None and (trained := classes_in(recipe.weights, model, example)) is not None:
+                model = build(recipe.model, classes=trained, channels=channels, image=image)
             give_weights(model, recipe.weights, example, name=recipe.model, classes=classes, transfer=recipe.transfer)
     return model
 
 
-def example_of(recipe: Recipe, data: Data | None) -> Tensor:
-    """Return an input for the recipe's network: an image of its data, else noise of the size that it was made for."""
+def example_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> Any:
+    """Return an input for the recipe's network: one of its images, else noise of the size that it was made for."""
     if data is not None:
         return data.example()
-    side = 32 if recipe.model.removeprefix("secateur:").isidentifier() else 224  # our own networks take small images
+    if images is not None:
+        return images.example()
+    side = side_of(recipe.model)
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(recipe.seed))

@@ -57,6 +57,7 @@ class Result:
         searches: every candidate that was tried, and how it did, for methods that search; one for each round.
         sensitivity: how the network suffers when one group alone is pruned, for each round that measured it.
         repairs: what was repaired without training after each cut, with accuracies on the validation images.
+        calibration: how many unlabelled images were used, and what more would bring; empty if none were.
         shaped: the method's own training before each decision; empty where it has none.
         speed: how much faster the pruned network is, both timed in turns when all else was done; None if not timed.
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
@@ -85,6 +86,7 @@ class Result:
     then: tuple[Step, ...] = ()
     shaped: tuple[History, ...] = ()
     repairs: tuple[Repair, ...] = ()
+    calibration: str = ""
     speed: SpeedUp | None = None
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
     foretold: Mapping[str, Any] = field(default_factory=dict[str, Any])

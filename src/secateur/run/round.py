@@ -133,6 +133,7 @@ class Round:
             target=self.target,
             loss=self.loss(),
             batches=None if job.data is None else job.data.batches("train", 128, seed=job.seed),
+            images=job.image_batches(),
             validation=None if job.data is None else job.data.batches("val"),
             history=self.plans,
             limits=job.limits,
@@ -183,10 +184,19 @@ class Round:
     def mend(self, thin: nn.Module, plan: Plan) -> None:
         """Repair without training what the cut has damaged, if asked."""
         job = self.job
-        if job.repair and job.data is not None:
+        images = job.images if job.repair else None
+        if images is not None:
             with job.clock("repair"):
                 job.repairs += repair(
-                    self.model, thin, self.graph, plan, job.data, job.repair, seed=job.seed, tell=job.tell
+                    self.model,
+                    thin,
+                    self.graph,
+                    plan,
+                    images.batches,
+                    job.repair,
+                    data=job.data,
+                    seed=job.seed,
+                    tell=job.tell,
                 )
 
     def recover(self, plan: Plan) -> History:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from secateur.core.surgery import Inputs
 from secateur.errors import TrainingError
+from secateur.measure.forward import call, moved
 
 
-def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
+def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
     """Replace the running means and variances of the batch norms by the plain average over the batches.
 
     Weights, momentum, modes and everything else stay as they are. Only batch norms are in training mode while
@@ -21,14 +24,15 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> i
 
     Args:
         model: changed in place, on its own device.
-        batches: (images (N, C, H, W), labels (N,)) as for training but best without augmentation; the labels
-            are not used.
+        batches: (inputs, labels) as for training but best without augmentation; the inputs are what the network takes,
+            the labels are not used.
 
     Returns:
         How many batch norms were re-estimated.
 
     Raises:
         TrainingError: if there are no batches; the statistics are then unchanged.
+        ModelError: if the network does not run on them; the same.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
@@ -37,7 +41,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> i
     seen = 0
     with _averaging(model, norms), torch.no_grad():
         for images, _ in batches:
-            model(images.to(device))
+            call(model, moved(images, device))
             seen += 1
         if not seen:
             raise TrainingError("batch-norm statistics cannot be re-estimated without images; give at least one batch")

@@ -1,0 +1,229 @@
+"""Unlabelled images to choose, share out and repair by: a few hundred model inputs, from wherever they are."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from secateur import rules
+from secateur.data.inputs import Inputs, Wanted, fitted, joined, length, part, plain
+from secateur.data.unlabelled import opened
+from secateur.errors import DataError
+from secateur.measure.forward import tensors
+
+FEWEST, MOST = 64, 5000
+"""How many images are useful: below the first a fit follows the accidents of a few, above the second little changes."""
+
+COUNT = 1000
+BATCH = 128
+BYTES = 64 << 20  # of one batch
+
+_SAMPLES = 4096  # numbers of each tensor that a digest looks at
+_COUNT, _SEED = rules.whole(1, "images"), rules.whole(0)
+_NAMED = rules.optional(
+    rules.Rule(
+        lambda value: isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value),
+        "a list with one number for each channel",
+    )
+)
+_SIDE = rules.optional(rules.whole(1, "pixels"))
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Model inputs without labels.
+
+    Attributes:
+        batches: each exactly as the network's forward takes it: a tensor, a tuple of positional or a dict of keyword
+            arguments. The first dimension of every tensor is the images; float32 unless the network takes something
+            else. On the CPU.
+        count: images in all batches together.
+        source: where they are from and what was done to them, in words.
+    """
+
+    batches: tuple[Inputs, ...] = field(repr=False)
+    count: int
+    source: str
+
+    @property
+    def few(self) -> bool:
+        """Whether there are fewer images than is advised."""
+        return self.count < FEWEST
+
+    @property
+    def note(self) -> str:
+        """Return one sentence: how many images were used, and what more would bring."""
+        used = f"{self.count:,} unlabelled image{'' if self.count == 1 else 's'} ({self.source})"
+        if self.few:
+            return f"{used}: at least {FEWEST} are advised, and up to {MOST:,} make the result more accurate"
+        more = f"up to {MOST:,} win a little more" if self.count < MOST else "more would change little"
+        return f"{used}: {more}"
+
+    def example(self) -> Inputs:
+        """Return the first image, as a batch of one."""
+        return part(self.batches[0], slice(0, 1))
+
+    def at_most(self, count: int) -> Calibration:
+        """Return the first images, so many of them; they share memory with these."""
+        kept: list[Inputs] = []
+        left = count
+        for batch in self.batches:
+            if left > 0:
+                kept.append(part(batch, slice(0, left)))
+                left -= length(kept[-1])
+        return replace(self, batches=tuple(kept), count=count - max(left, 0))
+
+    def digest(self) -> str:
+        """Return a short text that other images do not have; a few numbers of each batch are looked at."""
+        found = hashlib.sha256(str(self.count).encode())
+        for batch in self.batches:
+            for tensor in tensors(batch):
+                step = max(1, tensor.numel() // _SAMPLES) | 1  # odd, so that it does not stay in one column of a map
+                some = tensor.reshape(-1)[::step].contiguous()
+                found.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+                found.update(some.view(torch.uint8).numpy().data)
+        return found.hexdigest()[:12]
+
+
+class Later(Sequence[Inputs]):
+    """Batches that are made when somebody first looks at them.
+
+    Args:
+        load: makes them.
+    """
+
+    def __init__(self, load: Callable[[], Sequence[Inputs]]) -> None:
+        self._load = functools.cache(load)
+
+    def __len__(self) -> int:
+        """Return how many batches there are."""
+        return len(self._load())
+
+    @overload
+    def __getitem__(self, index: int) -> Inputs: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Inputs]: ...
+    def __getitem__(self, index: int | slice) -> Inputs | Sequence[Inputs]:
+        """Return a batch, or some."""
+        return self._load()[index]
+
+
+def load_calibration(
+    source: Any,
+    *,
+    count: int = COUNT,
+    seed: int = 0,
+    example: Any = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    default_size: int = 224,
+    workers: int | None = None,
+) -> Calibration:
+    """Return unlabelled images for a network.
+
+    Args:
+        source: where they are: a folder of pictures (searched to any depth; a folder ``train`` in it alone, where there
+            is one), a ``.npy``, ``.npz`` or ``.safetensors`` file, an array or tensor, several of them in a tuple or
+            dict for a network of several inputs, a ``Data`` (its training images), a torch DataLoader or Dataset, or
+            any iterable of model inputs. Arrays of uint8 are raw pixels; those of other types are what the forward
+            takes. Labels beside the inputs are dropped.
+        count: how many images to use, if there are as many. They are drawn at random where the source can be indexed;
+            of others the first ones are taken, and no more are read.
+        seed: of the draw.
+        example: inputs that the network runs on, which say what is an input, of what type and size; None if unknown.
+        mean: per channel, for raw pixels in 0..1; that of a ``Data``, else ImageNet's if None.
+        std: the same; named together with the mean.
+        image_size: height and width to which pictures in files are resized, as for evaluation. None for those of the
+            example; without one, small pictures of one size stay as they are.
+        default_size: height and width of pictures where nothing else says it.
+        workers: processes that read pictures; chosen by the machine if None.
+
+    Raises:
+        DataError: if there are no images, or they do not fit the network.
+        SettingError: if a setting is out of range.
+        SecateurError: if pictures are to be read and torchvision is not installed.
+
+    Example:
+        >>> calibration = load_calibration(torch.rand(200, 3, 32, 32), count=100)
+        >>> calibration.count, len(calibration.batches)
+        (100, 1)
+    """
+    rules.refuse(
+        ("count", count, _COUNT),
+        ("seed", seed, _SEED),
+        ("mean", mean, _NAMED),
+        ("std", std, _NAMED),
+        ("image_size", image_size, _SIDE),
+    )
+    if (mean is None) != (std is None):
+        raise DataError("mean and std belong together: name both, or neither")
+    known = None if example is None else plain(example)
+    wanted = Wanted(known, None if mean is None else tuple(mean), None if std is None else tuple(std))
+    if isinstance(source, Calibration):
+        return _checked(source, wanted)
+    size = (image_size, default_size)
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        torch.default_generator.manual_seed(seed)  # of loaders that shuffle
+        read = opened(source, wanted, count, seed, size, workers)
+        batches = tuple(_batches(read.items, read.wanted, count, read.single))
+    if not batches:
+        raise DataError(f"there are no images in {read.name}: give some, {FEWEST} to {MOST:,} if you can")
+    return Calibration(batches, sum(map(length, batches)), read.name)
+
+
+def _checked(given: Calibration, wanted: Wanted) -> Calibration:
+    """Return images that were loaded before, in the structure of these inputs; their size was chosen then."""
+    if not given.batches:
+        raise DataError("the calibration holds no images: give some")
+    if wanted.example is None:
+        return given
+    wanted = replace(wanted, any_size=True)
+    batches = tuple(fitted(batch, wanted) for batch in given.batches)
+    return replace(given, batches=batches, count=sum(map(length, batches)))
+
+
+def _batches(items: Iterator[Any], wanted: Wanted, count: int, single: Callable[[Any], bool]) -> Iterator[Inputs]:
+    """Yield batches of an even size, of ``count`` images in all; items are read one by one and no further."""
+    waiting: list[Inputs] = []
+    held, left, most = 0, count, BATCH
+    for item in items:
+        now = fitted(item, wanted, single=single(item))
+        now = part(now, slice(0, left))
+        if length(now) == 0:
+            continue
+        if wanted.example is None:  # what comes next must be alike
+            wanted = replace(wanted, example=part(now, slice(0, 1)))
+        if not waiting:
+            most = _largest(now)
+        waiting.append(now)
+        held += length(now)
+        left -= length(now)
+        if held >= most:
+            *whole, rest = _split(joined(waiting), most)
+            yield from whole
+            waiting, held = [rest], length(rest)
+        if left == 0:
+            break
+    if waiting:
+        yield from _split(joined(waiting), most)
+
+
+def _split(inputs: Inputs, most: int) -> list[Inputs]:
+    """Return finite inputs in batches of at most so many images."""
+    for tensor in tensors(inputs):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DataError("the calibration images hold NaN or infinite values: repair or remove those images")
+    return [part(inputs, slice(at, at + most)) for at in range(0, length(inputs), most)]
+
+
+def _largest(inputs: Inputs) -> int:
+    """Return how many images a batch may have."""
+    images: list[Tensor] = [tensor[0] for tensor in tensors(inputs)]
+    return max(1, min(BATCH, BYTES // max(1, sum(image.numel() * image.element_size() for image in images))))

@@ -1,0 +1,104 @@
+"""The unlabelled images of a run: those that were named, normalised as its data is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from secateur.data import Calibration, Data, load_calibration
+from secateur.data.loaders import LoaderSource
+from secateur.errors import DataError
+from secateur.events import Event, Tell, ignore
+from secateur.models.sources import side_of
+from secateur.recipe import Recipe
+
+
+def named_images(
+    source: Any,
+    data: Data | None,
+    *,
+    count: int,
+    seed: int,
+    example: Any = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    default_size: int = 224,
+    workers: int | None = None,
+) -> Calibration | None:
+    """Return the images that a run names, see ``secateur.data.load_calibration``; None if it names none.
+
+    Args:
+        source: where they are.
+        data: the labelled data of the run, whose mean and deviation hold where none are named.
+        count: how many images to use.
+        seed: of the draw.
+        example: inputs that the network runs on; None for an image of the data, if there is any.
+        mean: per channel, for raw pixels.
+        std: the same.
+        image_size: height and width of pictures in files.
+        default_size: the same where nothing says it.
+        workers: processes that read pictures.
+
+    Raises:
+        DataError: if there are no images, or they do not fit the network.
+    """
+    if source is None:
+        return None
+    if mean is None and data is not None and not isinstance(data.source, LoaderSource):  # which has normalised already
+        mean, std = data.mean, data.std
+    return load_calibration(
+        source,
+        count=count,
+        seed=seed,
+        example=data.example() if example is None and data is not None else example,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        default_size=default_size,
+        workers=workers,
+    )
+
+
+def images_of(recipe: Recipe, data: Data | None, tell: Tell = ignore) -> Calibration | None:
+    """Return the unlabelled images that a recipe names, None if it names none.
+
+    Raises:
+        DataError: if there are none where it says, or they do not fit the data.
+    """
+    if not recipe.calibrate:
+        return None
+    tell(Event("images", "reading unlabelled images"))
+    return named_images(
+        recipe.calibrate,
+        data,
+        count=recipe.calibrate_images,
+        seed=recipe.seed,
+        mean=recipe.mean,
+        std=recipe.std,
+        image_size=recipe.image_size,
+        default_size=side_of(recipe.model),
+        workers=recipe.workers,
+    )
+
+
+def shape_of(example: Any) -> tuple[int, int, int] | None:
+    """Return channels, height and width of an example that is one batch of images; None for others."""
+    if not isinstance(example, Tensor) or example.dim() != 4:
+        return None
+    channels, height, width = example.shape[1:]
+    return channels, height, width
+
+
+def check_images(repair: Sequence[str], data: object, calibrate: object) -> None:
+    """Refuse repairs without anything to repair by.
+
+    Raises:
+        DataError: if there are neither data nor unlabelled images.
+    """
+    if repair and data is None and calibrate is None:
+        raise DataError(
+            "repairs need images, labels or not; give calibrate (--calibrate) or data (--data), or leave repair out"
+        )

@@ -1,0 +1,96 @@
+"""``--calibrate``: unlabelled images from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from commands import Call
+from secateur import artifact
+from secateur.models import build
+
+QUICK = ("--keep", "0.5", "--no-latency", "--export", "")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> str:
+    """Return a folder of pictures as CIFAR has them, two classes deep."""
+    image = pytest.importorskip("PIL.Image")
+    for label in ("cats", "dogs"):
+        (tmp_path / "photographs" / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            image.fromarray(pixels).save(tmp_path / "photographs" / label / f"{number}.png")
+    return "photographs"
+
+
+def test_weights_and_a_folder_of_pictures_are_enough(secateur: Call, tmp_path: Path, photographs: str):
+    save_file(build("resnet20", classes=100).state_dict(), tmp_path / "w.safetensors")
+    words = ("--model", "resnet20", "--weights", "w.safetensors", "--calibrate", photographs, *QUICK)
+    ended = secateur("prune", *words, "--repair", "reconstruct", "--out", "small")
+    assert ended.status == 0, ended.err
+    assert "Images: 16 unlabelled images (pictures in 'photographs', 32x32 pixels, " in ended.out
+    assert "at least 64 are advised" in ended.out.replace("\n", " ")
+    assert "Repaired: reconstruct" in ended.out
+    assert "reading unlabelled images" in ended.err
+    assert "warning: 16 unlabelled images" in ended.err.replace("\n", " ")
+    loaded = artifact.load(tmp_path / "small")
+    assert loaded.model.linear.out_features == 100
+    assert loaded.measurement["after"]["accuracy"] is None
+    assert loaded.measurement["example"]["shape"] == [1, 3, 32, 32]
+    assert loaded.measurement["calibration"].startswith("16 unlabelled images")
+    assert "16 unlabelled images" in (tmp_path / "small" / "report.html").read_text()
+    again = secateur("run", "small", "--out", "again", "--json")
+    assert again.status == 0, again.err
+    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (
+        tmp_path / "small" / "weights.safetensors"
+    ).read_bytes()
+
+
+def test_files_of_arrays_and_fewer_images(secateur: Call, tmp_path: Path):
+    np.savez(tmp_path / "digits.npz", images=np.zeros((90, 28, 28), np.uint8), labels=np.arange(90))
+    network = ("--model", "lenet5", "--calibrate", "digits.npz", "--calibrate-images", "80")
+    ended = secateur("prune", *network, "--mean", "0.13", "--std", "0.31", *QUICK, "--out", "new", "--json")
+    assert ended.status == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["example"]["shape"] == [1, 1, 28, 28]
+    assert found["calibration"] == ""  # nothing has looked at them
+    recipe = artifact.load(tmp_path / "new").recipe
+    assert recipe is not None
+    assert (recipe.calibrate, recipe.calibrate_images) == ("digits.npz", 80)
+
+
+def test_plan_takes_them_too(secateur: Call, photographs: str):
+    ended = secateur("plan", "--model", "resnet20", "--calibrate", photographs, "--keep", "0.5", "--json")
+    assert ended.status == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["after"]["macs"] <= 0.5 * found["before"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--calibrate", "nowhere"], "there is no folder or file 'nowhere'"),
+        (["--calibrate", "nets.py"], "'nets.py' is no file of arrays, which end in .npy, .npz, .safetensors"),
+        (["--calibrate", "empty"], "there are no pictures in 'empty'"),
+        (["--calibrate", "x.npy", "--calibrate-images", "0"], "--calibrate-images must be a whole number of images"),
+        (["--calibrate", "x.npy", "--data", "mnist5k"], "the network takes (1, 28, 28): give 1 channel"),
+        (["--calibrate", "nan.npy"], "hold NaN or infinite values"),
+        (["--repair", "reconstruct"], "repairs need images, labels or not; give calibrate"),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_are_one_sentence(secateur: Call, tmp_path: Path, words: list[str], sentence: str):
+    (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "x.npy", torch.rand(9, 3, 32, 32).numpy())
+    np.save(tmp_path / "nan.npy", np.full((9, 3, 32, 32), np.nan))
+    ended = secateur("prune", "--model", "lenet5", *QUICK, *words, "--out", "new", "--quiet")
+    assert ended.status == 1, ended
+    assert sentence in ended.err.replace("\n", " ")
+    assert len(ended.err.strip().splitlines()) == 1
+    assert not (tmp_path / "new").exists()
