@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget
+from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod, shapes
@@ -81,6 +82,9 @@ class Job:
     shaped: list[History] = field(default_factory=list[History])
     repairs: list[Repair] = field(default_factory=list[Repair])
     curves: list[tuple[Curve, ...]] = field(default_factory=list[tuple[Curve, ...]])
+    error_curves: dict[tuple[object, ...], Sequence[ErrorCurve]] = field(
+        default_factory=dict[tuple[object, ...], Sequence[ErrorCurve]]
+    )
 
     def run(self, rounds: int) -> Result:
         """Go through all rounds and measure."""

@@ -22,6 +22,7 @@ from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy
 from secateur.repair import fold_constants, repair
+from secateur.run.error_curves import measuring as fitting
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import place_of_use, shares_by_latency, timing
@@ -134,6 +135,7 @@ class Round:
             loss=self.loss(),
             batches=None if job.data is None else job.data.batches("train", 128, seed=job.seed),
             images=job.image_batches(),
+            errors=fitting(job, model, self.graph),
             validation=None if job.data is None else job.data.batches("val"),
             history=self.plans,
             limits=job.limits,

@@ -1,0 +1,44 @@
+"""What units are worth once their readers are fitted anew: measured once for each network and order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from secateur.core.error_curves import ErrorCurve
+from secateur.core.graph import Graph
+from secateur.reconstruction import error_curves
+
+if TYPE_CHECKING:
+    from secateur.run.job import Job
+
+Key = tuple[object, ...]
+
+
+def measuring(
+    job: Job, model: nn.Module, graph: Graph
+) -> Callable[[Mapping[str, Tensor] | None], Sequence[ErrorCurve]] | None:
+    """Return what measures the error curves of a network of this run; None where there are no images.
+
+    A budget decides many times on one network: the curves of an order are measured once.
+    """
+    batches = job.image_batches()
+    if batches is None:
+        return None
+
+    def measured(scores: Mapping[str, Tensor] | None) -> Sequence[ErrorCurve]:
+        key = (id(graph), None if scores is None else _digest(scores))
+        if key not in job.error_curves:
+            with job.clock("reconstruct"):
+                job.error_curves[key] = error_curves(
+                    model, graph, batches, scores=scores, seed=job.seed, tell=job.tell
+                )
+        return job.error_curves[key]
+
+    return measured
+
+
+def _digest(scores: Mapping[str, Tensor]) -> Key:
+    return tuple((name, values.double().cpu().numpy().tobytes()) for name, values in scores.items())
