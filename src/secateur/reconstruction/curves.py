@@ -27,6 +27,11 @@ from secateur.reconstruction.sites import Place, Site, norm_scale, sites
 PULL = 1e-3
 """Ridge, as a share of the mean square of the inputs."""
 
+CONSTANT = 1e-7
+"""Share of the second moment of an input below which its variance is nothing but rounding."""
+STREAM = 3.0
+"""How much more errors count in a group whose units are added to others, see ``error_curves``."""
+
 
 @dataclass
 class Spread:
@@ -73,6 +78,7 @@ class _Survey:
     graph: Graph
     scores: Mapping[str, Tensor] | None
     left: dict[str, int]
+    streams: set[str]
     views: dict[str, list[_View]] = field(default_factory=dict[str, "list[_View]"])
     others: dict[str, list[Reader]] = field(default_factory=dict[str, "list[Reader]"])
     spreads: dict[str | Place, Spread] = field(default_factory=dict["str | Place", Spread])
@@ -96,12 +102,15 @@ class _Survey:
             order = [unit for unit in torch.argsort(scores, stable=True).tolist() if scores[unit] < float("inf")]
         if not found:
             found = [_by_weight(self.model, group)]
+        choices = list[tuple[int, ...]]()
         if order is None and group.size <= FEW:
             choices, errors = best_choices(found, group.size)
             gone, _ = eliminate(found, group.size)
-            return ErrorCurve(group.name, tuple(gone), tuple(errors), tuple(choices))
-        gone, errors = eliminate(found, group.size, order=order)
-        return ErrorCurve(group.name, tuple(gone), tuple(accumulate(errors, max)))
+        else:
+            gone, errors = eliminate(found, group.size, order=order)
+        weight = STREAM if group.name in self.streams else 1.0
+        errors = [weight * error for error in accumulate(errors, max)]
+        return ErrorCurve(group.name, tuple(gone), tuple(errors), tuple(choices))
 
 
 def error_curves(
@@ -119,7 +128,9 @@ def error_curves(
     Errors are those of the layer's output, or of the sum that it is added to, relative to the variance there; those of
     all readers of a group are added up. Layers with more than 6,000 columns, layers of other kinds than convolutions of
     images and linear layers, and layers that are called more than once are judged by their units' contributions.
-    A group that none of them reads goes by the squares of the weights that make it.
+    A group that none of them reads goes by the squares of the weights that make it. Errors of residual streams count
+    three times: whatever reads the stream later meets them again, and no later branch can bring back a channel that is
+    gone, as it can bring back other errors (``benchmarks/post_training.py`` compares weights of 1 to 5).
 
     Args:
         model: the dense network, run in evaluation mode and left as it is.
@@ -136,11 +147,14 @@ def error_curves(
     batches = [moved(batch, device) for batch in batches]
     reading = readers(graph)
     all_readers = {layer for layers in reading.values() for layer in layers}
-    known = [site for site in sites(model, one(batches[0])) if site.layer in all_readers]
+    everywhere = sites(model, one(batches[0]))
+    known = [site for site in everywhere if site.layer in all_readers]
+    summed = {site.layer for site in everywhere if site.add is not None}
+    streams = {group.name for group in graph.free if summed.intersection(group.layers)}
     found = [site for site in known if rows.columns(model.get_submodule(site.layer)) <= MOST]
     exact = {site.layer for site in found}
     left = {name: sum(layer in exact for layer in layers) for name, layers in reading.items()}
-    survey = _Survey(model, graph, scores, left)
+    survey = _Survey(model, graph, scores, left, streams)
     rest = [layer for layer in all_readers if layer not in exact]
     if rest:
         survey.others = contributions(model, graph, rest, batches[0], pull=PULL, seed=seed)
@@ -209,7 +223,10 @@ def _square(layer: nn.Module, arrived: Sequence[Arrival], seed: int) -> tuple[Te
             moments.add(more)
     assert moments is not None
     assert isinstance(sums, Tensor)
-    return moments.square - sums[:, :, None] * sums[:, None, :] / moments.rows, moments.rows
+    square = moments.square - sums[:, :, None] * sums[:, None, :] / moments.rows
+    own, raw = square.diagonal(dim1=1, dim2=2), moments.square.diagonal(dim1=1, dim2=2)
+    varies = (own > CONSTANT * raw).double()  # what is left of the others is rounding
+    return square * varies[:, :, None] * varies[:, None, :], moments.rows
 
 
 def _by_weight(model: nn.Module, group: Group) -> Reader:

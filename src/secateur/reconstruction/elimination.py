@@ -16,10 +16,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-_SINGLY = 2500
-"""Columns beyond which several units go at once."""
-_SHARE = 64
-"""Then one of so many of those that are left."""
+_STEPS = 256
+"""Steps in which a group goes at most: of larger groups several units go at once."""
 FEW = 8
 """Units of a group up to which all choices are tried."""
 
@@ -52,25 +50,61 @@ def eliminate(
     Returns:
         The units in the order in which they went, and the error when the first 0, 1, 2, ... of them are gone.
     """
-    alive, gone, errors = list(range(units)), list[int](), [0.0]
+    going = [_Going(reader, units) for reader in readers]
+    left = torch.ones(units, dtype=torch.bool)
+    gone, errors = list[int](), [0.0]
     most = units - 1 if order is None else min(units - 1, len(order))
     while len(gone) < most:
-        wide = max(len(reader.inverse) for reader in readers)
-        at_once = min(max(1, len(alive) // _SHARE) if wide > _SINGLY else 1, most - len(gone))
+        at_once = min(max(1, units // _STEPS), most - len(gone))
         if order is None:
-            losses = torch.stack([_losses(reader, len(alive)) for reader in readers]).sum(0)
-            places = torch.topk(losses, at_once, largest=False).indices.tolist()
+            losses = torch.stack([one.losses() for one in going]).sum(0)
+            losses[~left] = torch.inf
+            chosen: list[int] = torch.topk(losses, at_once, largest=False).indices.tolist()
         else:
-            places = [alive.index(unit) for unit in order[len(gone) : len(gone) + at_once]]
-        risen = sum(_drop(reader, places, len(alive)) for reader in readers)
-        for place in places:
-            gone.append(alive[place])
-            errors.append(errors[-1] + max(0.0, risen) / len(places))
-        left = [place for place in range(len(alive)) if place not in set(places)]
-        for reader in readers:
-            _shrink(reader, left, len(alive))
-        alive = [alive[place] for place in left]
+            chosen = list(order[len(gone) : len(gone) + at_once])
+        risen = sum(one.drop(chosen) for one in going)
+        left[chosen] = False
+        gone += chosen
+        errors += [errors[-1] + max(0.0, risen) * part / at_once for part in range(1, at_once + 1)]
     return gone, errors
+
+
+class _Going:
+    """A reader whose units go.
+
+    The inverse is not brought up to date as a whole: ``H^-1`` at any time is what it was at first minus ``F F'``, whose
+    factor gains a few columns with each unit, so that a step reads the factor once and writes next to nothing.
+    """
+
+    def __init__(self, reader: Reader, units: int) -> None:
+        self.units, self.each, self.scale = units, len(reader.inverse) // units, reader.scale
+        self.inverse, self.weight = reader.inverse, reader.weight
+        whole = reader.inverse.view(units, self.each, units, self.each)
+        self.blocks = whole.diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+        self.factor = reader.inverse.new_empty(reader.inverse.shape)
+        self.rank = 0
+
+    def losses(self) -> Tensor:
+        """Return what each unit's going would cost, ``(units,)``; of those that are gone anything."""
+        weight = self.weight.view(self.units, self.each, -1)
+        return (weight * torch.linalg.solve(self.blocks, weight)).sum((1, 2)) / self.scale
+
+    def drop(self, chosen: Sequence[int]) -> float:
+        """Refit what is left to the loss of units, and return by how much the error rises."""
+        rows = _columns(chosen, self.each)
+        known = self.factor[:, : self.rank]
+        across = self.inverse[:, rows] - known @ known[rows].T
+        root = torch.linalg.cholesky(across[rows])
+        more = torch.linalg.solve_triangular(root, across.T, upper=False).T  # across @ root'^-1
+        turned = torch.linalg.solve_triangular(root, self.weight[rows], upper=False)
+        self.weight -= more @ turned
+        self.factor[:, self.rank : self.rank + len(rows)] = more
+        self.rank += len(rows)
+        by_unit = more.view(self.units, self.each, len(rows))
+        self.blocks -= by_unit @ by_unit.transpose(1, 2)
+        self.blocks[chosen] = torch.eye(self.each, dtype=self.blocks.dtype)
+        self.weight[rows] = 0
+        return float(turned.square().sum()) / self.scale
 
 
 def best_choices(readers: Sequence[Reader], units: int) -> tuple[list[tuple[int, ...]], list[float]]:
@@ -97,34 +131,6 @@ def _loss(reader: Reader, gone: Sequence[int], units: int) -> float:
     columns = _columns(gone, len(reader.inverse) // units)
     weight = reader.weight[columns]
     return float((weight * torch.linalg.solve(reader.inverse[columns][:, columns], weight)).sum()) / reader.scale
-
-
-def _losses(reader: Reader, units: int) -> Tensor:
-    """Return what each unit's going would cost, ``(units,)``."""
-    each = len(reader.inverse) // units
-    blocks = reader.inverse.view(units, each, units, each).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    weight = reader.weight.view(units, each, -1)
-    return (weight * torch.linalg.solve(blocks, weight)).sum((1, 2)) / reader.scale
-
-
-def _drop(reader: Reader, places: Sequence[int], units: int) -> float:
-    """Refit what is left to the loss of units, in place, and return by how much the error rises."""
-    each = len(reader.inverse) // units
-    rows = _columns(places, each)
-    across, weight = reader.inverse[:, rows], reader.weight[rows]
-    solved = torch.linalg.solve(across[rows], torch.cat([weight, across.T], 1))
-    outputs = weight.shape[1]
-    loss = float((weight * solved[:, :outputs]).sum()) / reader.scale
-    reader.weight -= across @ solved[:, :outputs]
-    reader.inverse.addmm_(across, solved[:, outputs:], alpha=-1)
-    return loss
-
-
-def _shrink(reader: Reader, left: Sequence[int], units: int) -> None:
-    """Take out the columns of all units but some."""
-    columns = _columns(left, len(reader.inverse) // units)
-    reader.inverse = reader.inverse[columns][:, columns]
-    reader.weight = reader.weight[columns]
 
 
 def _columns(places: Sequence[int], each: int) -> Tensor:

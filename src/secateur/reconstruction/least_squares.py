@@ -24,7 +24,7 @@ STEPS = 100
 """Of conjugate gradients, where weights have to stay zero."""
 DEAD = 1e-6
 """Share of the mean square of the inputs that an input has at least in the pull."""
-_EXACT = 1200  # columns up to which products are summed up in float64
+_EXACT = 600  # columns up to which products are summed up in float64
 
 
 @dataclass

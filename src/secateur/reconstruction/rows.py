@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MOST_ROWS = 32768
+MOST_ROWS = 131072
 FEWEST = 4
 """Rows for each column at least."""
-MOST_WORK = 1.5e11
+MOST_WORK = 3e11
 """Multiply-accumulates beyond which a layer gets fewer rows, down to ``FEWEST`` for each column."""
 
 
