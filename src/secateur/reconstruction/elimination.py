@@ -94,7 +94,10 @@ class _Going:
         rows = _columns(chosen, self.each)
         known = self.factor[:, : self.rank]
         across = self.inverse[:, rows] - known @ known[rows].T
-        root = torch.linalg.cholesky(across[rows])
+        root, failed = torch.linalg.cholesky_ex(across[rows])
+        if int(failed):  # rounding has eaten what is left of it: these units are combinations of others
+            block = across[rows]
+            root = torch.diag(block.diagonal().clamp(min=1e-12 * float(self.inverse.diagonal().max())).sqrt())
         more = torch.linalg.solve_triangular(root, across.T, upper=False).T  # across @ root'^-1
         turned = torch.linalg.solve_triangular(root, self.weight[rows], upper=False)
         self.weight -= more @ turned
