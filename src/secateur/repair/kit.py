@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.data import Data
-from secateur.errors import SettingError, nearest
+from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, accuracy
 from secateur.recipe import REPAIRS
@@ -19,7 +19,15 @@ from secateur.repair.reconstruction import reconstruct
 from secateur.training import recalibrate
 
 STEPS = REPAIRS
-"""Every repair by name, in the order in which they make sense together."""
+"""Every repair by name, in the order in which they are carried out.
+
+Statistics that are estimated afresh cover what `compensate` says to a batch norm, but not the other way round: the
+mean would be corrected twice. A fit brings the outputs of the dense network back, to which its statistics belong, and
+takes what the other two have done into account; estimated anew after it, they would undo part of it.
+"""
+
+DEFAULT = ("reconstruct",)
+"""What is done where nobody has asked for anything, and images are at hand."""
 
 BATCH = 128
 
@@ -61,7 +69,7 @@ def repair(
         graph: the graph of the dense network.
         plan: what was removed.
         data: training images to repair with, validation images to measure on.
-        steps: of ``STEPS``, in the order in which to take them.
+        steps: of ``STEPS``; carried out in that order, whatever the order here.
         images: how many training images to use.
         seed: which of them.
         tell: hears the progress.
@@ -70,10 +78,11 @@ def repair(
         SettingError: if a step is unknown.
     """
     check(steps)
+    steps = ordered(steps)
+    tell(Event("repair", f"repairing: {', then '.join(steps)}"))
     some = images_of(data, images, seed)
     now, done = _judge(thin, data), list[Repair]()
     for step in steps:
-        tell(Event("repair", f"repairing: {step}"))
         layers = take(step, dense, thin, graph, plan, some, seed)
         after = _judge(thin, data)
         done.append(Repair(step, layers, now, after))
@@ -100,6 +109,31 @@ def take(
     if step == "compensate":
         return len(compensate(dense, thin, graph, plan, images))
     return len(reconstruct(dense, thin, graph, plan, images, seed=seed))
+
+
+def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...]:
+    """Return the repairs that a run carries out, in their order.
+
+    Args:
+        steps: what was asked for, in any order; None for ``DEFAULT`` where there are images, and for none elsewhere.
+        images: whether there are any.
+
+    Raises:
+        DataError: if a repair is asked for without images.
+        SettingError: if one is unknown.
+    """
+    if steps is None:
+        return DEFAULT if images else ()
+    asked = (steps,) if isinstance(steps, str) else tuple(steps)
+    check(asked)
+    if asked and not images:
+        raise DataError("repairs need training images; give data, or leave repair out")
+    return ordered(asked)
+
+
+def ordered(steps: Sequence[str]) -> tuple[str, ...]:
+    """Return known repairs in the order in which they are carried out, each once."""
+    return tuple(step for step in STEPS if step in steps)
 
 
 def check(steps: Sequence[str]) -> None:

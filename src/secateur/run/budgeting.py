@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from secateur.budget import Budget
 from secateur.core.graph import Graph
 from secateur.core.knapsack import kept_importance
@@ -65,7 +67,8 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     budget = replace(budget, runtime=job.runtime, threads=job.threads)
     kept: Path | None = None
     if job.work is not None:
-        facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.about_data())
+        facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.repair)
+        facts += (job.about_data(),)
         kept = job.work.place("budget.json", job.dense, *facts)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return _read(json.loads(kept.read_text("utf-8")))
@@ -120,13 +123,21 @@ def _promise(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> float:
     """
     data = job.data
     assert data is not None
-    thin = apply(job.dense, graph, plan)
-    some = images_of(data, _REPAIR_IMAGES, job.seed) if steps else []
-    for step in steps:
-        take(step, job.dense, thin, graph, plan, some, job.seed)
+    thin = _repaired(job, graph, plan, steps)
     held = sample(data.batches("val"), thin, _IMAGES)
     pairs = list(zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True))
     return there(thin, job.place, lambda network: accuracy(network, pairs).top1, job.tell)
+
+
+def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Module:
+    """Return the network under a plan after repairs without training, as the run itself makes it."""
+    thin = apply(job.dense, graph, plan)
+    if steps and plan.edits:
+        assert job.data is not None
+        some = images_of(job.data, _REPAIR_IMAGES, job.seed)
+        for step in steps:
+            take(step, job.dense, thin, graph, plan, some, job.seed)
+    return thin
 
 
 def timed_again(job: Job, settled: Settled, speed: SpeedUp) -> Settled:
@@ -150,9 +161,9 @@ def timed_again(job: Job, settled: Settled, speed: SpeedUp) -> Settled:
 
 
 def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
-    """Return the accuracy under a plan on the validation images, after fine-tuning if so asked."""
+    """Return the accuracy under a plan on the validation images, after the repair and, if so asked, fine-tuning."""
     assert job.data is not None
-    thin = apply(job.dense, graph, plan)
+    thin = _repaired(job, graph, plan, job.repair)
     if trained and plan.edits:
         assert job.train is not None
         fit(

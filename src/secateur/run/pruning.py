@@ -23,7 +23,7 @@ from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, moved
 from secateur.methods import find, name_of
 from secateur.models import build
-from secateur.repair import check as check_repairs
+from secateur.repair import chosen
 from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.headline import asked_for, check_runtime
@@ -60,7 +60,7 @@ def prune(
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     seed: int = 0,
     latency: bool = True,
-    repair: Sequence[str] = (),
+    repair: Sequence[str] | None = None,
     patience: float | None = None,
     budget: Budget | None = None,
     runtime: Runtime | Sequence[Runtime] | None = None,
@@ -92,7 +92,8 @@ def prune(
         seed: of everything random.
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
             budget limits the latency.
-        repair: what to do after surgery without training, see ``secateur.repair.STEPS``.
+        repair: what to do after the cut without training, of ``secateur.repair.STEPS``, in whose order it is done; ()
+            for nothing; None for ``secateur.repair.DEFAULT`` where images are at hand.
         patience: give up reading the network after this many seconds; None: never.
         budget: limits of MACs, parameters, latency and drop of accuracy, which the target is then made of.
         runtime: what the network will run in, see ``secateur.measure.Runtime``, which is what its speed is stated in;
@@ -132,10 +133,7 @@ def prune(
         raise SettingError(f"{name_of(asked)} does not train before it decides; leave shape out")
     if shape is not None and data is None:
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
-    repair = (repair,) if isinstance(repair, str) else tuple(repair)
-    check_repairs(repair)
-    if repair and data is None:
-        raise DataError("repairs need training images; give data, or leave repair out")
+    repair = chosen(repair, images=data is not None)
     if example_inputs is None and data is None:
         raise DataError("give example_inputs, or data to take one image from")
     images = load_data(data, seed=seed) if isinstance(data, str) else data

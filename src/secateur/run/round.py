@@ -44,6 +44,7 @@ class Round:
         graph: of the network that the round begins with.
         plans: those of the rounds before.
         zeros: the weights that the rounds before have silenced.
+        begun: the network as the cut found it, with what the method itself has trained; None before the cut.
     """
 
     job: Job
@@ -54,9 +55,10 @@ class Round:
     graph: Graph
     plans: tuple[Plan, ...] = ()
     zeros: Plan = EMPTY
+    begun: nn.Module | None = None
 
     def cut(self) -> tuple[Plan, float]:
-        """Take every step but fine-tuning; return the plan, and how far the network is from the silenced one.
+        """Decide and cut; return the plan, and how far the network is from the silenced one.
 
         Raises:
             TargetError: if the plan keeps more than was asked.
@@ -65,8 +67,7 @@ class Round:
         self.shape()
         plan = self.decide()
         plan, thin, difference = self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
-        self.mend(thin, plan)
-        self.model = thin
+        self.begun, self.model = self.model, thin
         return plan, difference
 
     def shape(self) -> None:
@@ -176,18 +177,19 @@ class Round:
                 f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
                 f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network"
             )
-        if not job.repair:  # which estimates what the dense network sent there, and would add it once more
+        if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
             plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
         return plan, thin, check.difference
 
-    def mend(self, thin: nn.Module, plan: Plan) -> None:
-        """Repair without training what the cut has damaged, if asked."""
+    def mend(self, plan: Plan) -> None:
+        """Repair without training what the cut has damaged."""
         job = self.job
-        if job.repair and job.data is not None:
-            with job.clock("repair"):
-                job.repairs += repair(
-                    self.model, thin, self.graph, plan, job.data, job.repair, seed=job.seed, tell=job.tell
-                )
+        assert self.begun is not None
+        assert job.data is not None
+        with job.clock("repair"):
+            job.repairs += repair(
+                self.begun, self.model, self.graph, plan, job.data, job.repair, seed=job.seed, tell=job.tell
+            )
 
     def recover(self, plan: Plan) -> History:
         """Fine-tune with silenced weights held at zero."""
