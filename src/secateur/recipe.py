@@ -25,7 +25,7 @@ from secateur.training.settings import Settings
 
 EXPORTS = ("pt2", "onnx")
 FORMATS = (*EXPORTS, "source")
-REPAIRS = ("compensate", "recalibrate", "reconstruct")  # in the order in which they are carried out
+REPAIRS = ("reconstruct", "compensate", "recalibrate")  # in the order in which they are carried out
 
 _TARGET = ("keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
@@ -49,9 +49,9 @@ class Recipe:
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers (names or patterns) that keep all their units.
-        repair: what to do after the cut without training, of ``"compensate"``, ``"recalibrate"`` and
-            ``"reconstruct"``, carried out in this order; an empty list, or none on the command line, switches it off;
-            None for ``"reconstruct"`` where there is data.
+        repair: what to do after the cut without training, of ``"reconstruct"``, ``"compensate"`` and
+            ``"recalibrate"``, where the first makes the others needless; an empty list, or none on the command line,
+            switches it off; None for ``"reconstruct"`` where there is data.
         patience: give up reading the network after this many seconds; None for never.
         min_units: fewest units left in a group.
         multiple: widths are multiples of this, 1 = any number; ``"auto"`` = for each group what runs fast.

@@ -2,7 +2,7 @@
 
 from secateur.repair.compensation import compensate
 from secateur.repair.constants import fold_constants
-from secateur.repair.kit import DEFAULT, STEPS, Repair, check, chosen, images_of, ordered, repair, take
+from secateur.repair.kit import DEFAULT, STEPS, Repair, check, chosen, images_of, ordered, repair, take, taken
 from secateur.repair.reconstruction import reconstruct
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "reconstruct",
     "repair",
     "take",
+    "taken",
 ]

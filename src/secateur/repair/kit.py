@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,11 +20,13 @@ from secateur.repair.reconstruction import reconstruct
 from secateur.training import recalibrate
 
 STEPS = REPAIRS
-"""Every repair by name, in the order in which they are carried out.
+"""Every repair by name, in the order in which they are carried out, whatever the order in which they are asked for.
 
-Statistics that are estimated afresh cover what `compensate` says to a batch norm, but not the other way round: the
-mean would be corrected twice. A fit brings the outputs of the dense network back, to which its statistics belong, and
-takes what the other two have done into account; estimated anew after it, they would undo part of it.
+A fit brings the outputs of the dense network back, and to these belong its statistics. Means that are folded in
+before it are then corrected twice; statistics that are estimated before it are those of a network that is no more, and
+after it they stretch outputs that least squares has drawn together on purpose. So it makes the others needless, and
+they are carried out only where it reaches no layer. Statistics come last, for they cover a mean that was folded into a
+batch norm; the other way round it would count twice.
 """
 
 DEFAULT = ("reconstruct",)
@@ -48,6 +51,16 @@ class Repair:
     before: Accuracy
     after: Accuracy
 
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Repair:
+        """Read what ``dataclasses.asdict`` returns.
+
+        Raises:
+            KeyError, TypeError: if it is not that.
+        """
+        parts = {name: values[name] and Accuracy(**values[name]) for name in ("before", "after")}
+        return Repair(**{**values, **parts})
+
 
 def repair(
     dense: nn.Module,
@@ -69,7 +82,7 @@ def repair(
         graph: the graph of the dense network.
         plan: what was removed.
         data: training images to repair with, validation images to measure on.
-        steps: of ``STEPS``; carried out in that order, whatever the order here.
+        steps: of ``STEPS``, in any order; see there for what is carried out of them.
         images: how many training images to use.
         seed: which of them.
         tell: hears the progress.
@@ -78,16 +91,37 @@ def repair(
         SettingError: if a step is unknown.
     """
     check(steps)
-    steps = ordered(steps)
-    tell(Event("repair", f"repairing: {', then '.join(steps)}"))
+    tell(Event("repair", "repairing"))
     some = images_of(data, images, seed)
     now, done = _judge(thin, data), list[Repair]()
-    for step in steps:
-        layers = take(step, dense, thin, graph, plan, some, seed)
+    for step, layers in taken(steps, dense, thin, graph, plan, some, seed):
         after = _judge(thin, data)
         done.append(Repair(step, layers, now, after))
         now = after
+    if left := ordered(steps)[len(done) :]:
+        tell(Event("warning", f"without {' and '.join(left)}: it would undo part of what {done[-1].step} has won"))
     return tuple(done)
+
+
+def taken(
+    steps: Sequence[str],
+    dense: nn.Module,
+    thin: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    images: Sequence[Tensor],
+    seed: int,
+) -> Iterator[tuple[str, int]]:
+    """Take repairs in their order until a fit has made those that are left needless; ``thin`` is changed in place.
+
+    Yields:
+        After each step its name, and how many layers it changed.
+    """
+    for step in ordered(steps):
+        layers = take(step, dense, thin, graph, plan, images, seed)
+        yield step, layers
+        if step == "reconstruct" and layers:
+            return
 
 
 def take(

@@ -51,7 +51,10 @@ def reconstruct(
     for reader in readers(dense, thin, graph, plan):
         if reader.thin.weight[0].numel() > MOST:
             continue
-        square, product = _normal_equations(dense, thin, reader, images, positions, generator)
+        sums = _normal_equations(dense, thin, reader, images, positions, generator)
+        if sums is None:
+            continue
+        square, product = sums
         pull = ridge * square.diagonal().mean()
         change = torch.linalg.lstsq(square + pull * torch.eye(len(square), dtype=square.dtype), product).solution.T
         if not bool(change.isfinite().all()):
@@ -73,8 +76,8 @@ def _normal_equations(
     images: Sequence[Tensor],
     positions: int,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Return ``X^T X`` and ``X^T (Y - X W)`` over the sampled places, in float64 on the CPU."""
+) -> tuple[Tensor, Tensor] | None:
+    """Return ``X^T X`` and ``X^T (Y - X W)`` over the sampled places, in float64 on the CPU; None without calls."""
     square: Tensor | None = None
     product: Tensor | None = None
     wanted = inputs_and_outputs(dense, reader.dense, images)
@@ -88,9 +91,7 @@ def _normal_equations(
             rows, missing = rows[some], missing[some]
             square = rows.T @ rows if square is None else square + rows.T @ rows
             product = rows.T @ missing if product is None else product + rows.T @ missing
-    assert square is not None
-    assert product is not None
-    return square, product
+    return None if square is None or product is None else (square, product)
 
 
 def _rows(layer: nn.Conv2d | nn.Linear, given: Tensor) -> Tensor:

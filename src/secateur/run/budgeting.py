@@ -25,7 +25,7 @@ from secateur.errors import DataError, SettingError
 from secateur.events import Event
 from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
-from secateur.repair import images_of, take
+from secateur.repair import images_of, taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
@@ -135,8 +135,8 @@ def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Mo
     if steps and plan.edits:
         assert job.data is not None
         some = images_of(job.data, _REPAIR_IMAGES, job.seed)
-        for step in steps:
-            take(step, job.dense, thin, graph, plan, some, job.seed)
+        for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed):
+            pass
     return thin
 
 

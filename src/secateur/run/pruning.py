@@ -92,8 +92,8 @@ def prune(
         seed: of everything random.
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
             budget limits the latency.
-        repair: what to do after the cut without training, of ``secateur.repair.STEPS``, in whose order it is done; ()
-            for nothing; None for ``secateur.repair.DEFAULT`` where images are at hand.
+        repair: what to do after the cut without training, of ``secateur.repair.STEPS``; () for nothing; None for
+            ``secateur.repair.DEFAULT`` where images are at hand.
         patience: give up reading the network after this many seconds; None: never.
         budget: limits of MACs, parameters, latency and drop of accuracy, which the target is then made of.
         runtime: what the network will run in, see ``secateur.measure.Runtime``, which is what its speed is stated in;

@@ -21,7 +21,7 @@ from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy
-from secateur.repair import fold_constants, repair
+from secateur.repair import Repair, fold_constants, repair
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import place_of_use, shares_by_latency, timing
@@ -183,13 +183,20 @@ class Round:
 
     def mend(self, plan: Plan) -> None:
         """Repair without training what the cut has damaged."""
-        job = self.job
-        assert self.begun is not None
-        assert job.data is not None
+        job, begun, data, thin = self.job, self.begun, self.job.data, self.model
+        assert begun is not None
+        assert data is not None
+
+        def mended() -> tuple[Repair, ...]:
+            return repair(begun, thin, self.graph, plan, data, job.repair, seed=job.seed, tell=job.tell)
+
         with job.clock("repair"):
-            job.repairs += repair(
-                self.begun, self.model, self.graph, plan, job.data, job.repair, seed=job.seed, tell=job.tell
-            )
+            if job.work is None:
+                job.repairs += mended()
+            else:
+                facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
+                always = job.train is not None
+                job.repairs += job.work.repairs(name, begun, facts, thin, mended, always=always)
 
     def recover(self, plan: Plan) -> History:
         """Fine-tune with silenced weights held at zero."""
