@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,10 @@ from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
-from secateur.data import load_data
+from secateur.data import Data, load_data
 from secateur.errors import SettingError
-from secateur.repair import compensate, reconstruct, repair
+from secateur.events import Event, ignore
+from secateur.repair import Repair, chosen, compensate, reconstruct, repair, taken
 from secateur.training import Settings, fit
 
 
@@ -147,7 +151,23 @@ def test_a_linear_layer_behind_maps_is_repaired_too() -> None:
     torch.testing.assert_close(thin(x).mean(0), net(x).mean(0), atol=1e-5, rtol=1e-5)
 
 
-def test_repairs_bring_back_accuracy_and_are_measured_one_by_one() -> None:
+@dataclass(frozen=True)
+class Trained:
+    """A small network that knows digits, and how it is cut."""
+
+    net: nn.Module
+    data: Data
+    graph: Graph
+    plan: Plan
+
+    def repaired(self, steps: Sequence[str], heard: list[Event] | None = None) -> tuple[nn.Module, tuple[Repair, ...]]:
+        thin = apply(self.net, self.graph, self.plan)
+        tell = ignore if heard is None else heard.append
+        return thin, repair(self.net, thin, self.graph, self.plan, self.data, steps, tell=tell)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
     data = load_data("mnist5k")
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -155,17 +175,83 @@ def test_repairs_bring_back_accuracy_and_are_measured_one_by_one() -> None:
         nn.Conv2d(8, 16, 5, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10),
     )  # fmt: skip
     fit(net, data, Settings(epochs=2, batch_size=64, optimizer="adamw", lr=3e-3, augment="none"))
-    net.eval()
-    graph = trace(net, data.example())
     plan = Plan((DropUnits("0", (0, 1, 2)), DropUnits("3", tuple(range(8)))))
-    thin = apply(net, graph, plan)
-    done = repair(net, thin, graph, plan, data, ("reconstruct", "recalibrate"))
-    assert [(step.step, step.layers) for step in done] == [("reconstruct", 2), ("recalibrate", 2)]
-    assert done[0].after.top1 > done[0].before.top1 + 0.05
+    return Trained(net.eval(), data, trace(net, data.example()), plan)
+
+
+def test_repairs_bring_back_accuracy_and_are_measured_one_by_one(trained: Trained) -> None:
+    thin, done = trained.repaired(("recalibrate", "compensate"))
+    assert [(step.step, step.layers) for step in done] == [("compensate", 2), ("recalibrate", 2)]
     assert done[1].before == done[0].after
-    again = apply(net, graph, plan)
-    assert repair(net, again, graph, plan, data, ("reconstruct", "recalibrate")) == done
+    again, same = trained.repaired(("compensate", "recalibrate"))
+    assert same == done
     assert all(torch.equal(a, b) for a, b in zip(thin.state_dict().values(), again.state_dict().values(), strict=True))
+    _, (fitted,) = trained.repaired(("reconstruct",))
+    assert (fitted.step, fitted.layers) == ("reconstruct", 2)
+    assert fitted.after.top1 > fitted.before.top1 + 0.05
+    assert fitted.after.top1 > done[1].after.top1
+
+
+@pytest.mark.parametrize("more", ["recalibrate", "compensate"])
+@pytest.mark.parametrize("first", [True, False])
+def test_asking_for_more_than_a_fit_loses_nothing_and_is_answered(trained: Trained, more: str, first: bool) -> None:
+    heard: list[Event] = []
+    _, alone = trained.repaired(("reconstruct",))
+    _, both = trained.repaired((more, "reconstruct") if first else ("reconstruct", more), heard)
+    assert both[-1].after.top1 >= alone[-1].after.top1
+    assert both[-1].after.loss <= alone[-1].after.loss
+    [text] = [event.text for event in heard if event.stage == "warning"]
+    assert text == f"without {more}: it would undo part of what reconstruct has won"
+
+
+def test_where_a_fit_reaches_no_layer_the_other_repairs_are_carried_out() -> None:
+    torch.manual_seed(0)
+    net = lived_in(Normed())
+    graph, plan = trace(net, images(1)), Plan(())  # no layer has lost an input
+    steps = taken(("recalibrate", "reconstruct"), net, copy.deepcopy(net), graph, plan, batches(), 0)
+    assert list(steps) == [("reconstruct", 0), ("recalibrate", 2)]
+
+
+class Unusual(nn.Module):
+    """A layer is called with its input by name, another one's weights are used without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.named, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.named(input=self.first(x).relu()).relu().mean((2, 3))
+        return torch.nn.functional.linear(x, self.head.weight, self.head.bias)
+
+
+@pytest.mark.parametrize("step", ["reconstruct", "compensate"])
+def test_layers_are_repaired_however_they_are_called_and_left_where_they_are_not(step: str) -> None:
+    torch.manual_seed(0)
+    net = Unusual().eval()
+    graph = trace(net, images(1))
+    plan = Plan((DropUnits("first", (1, 4)), DropUnits("named", (0,))))
+    thin = apply(net, graph, plan)
+    before = copy.deepcopy(thin.state_dict())
+    assert list(taken((step,), net, thin, graph, plan, batches(), 0)) == [(step, 1)]
+    changed = {name for name, value in thin.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed <= {"named.weight", "named.bias"}
+    assert changed
+
+
+@pytest.mark.parametrize(
+    ("steps", "images_there", "expected"),
+    [
+        (None, True, ("reconstruct",)),
+        (None, False, ()),
+        ((), True, ()),
+        ("recalibrate", True, ("recalibrate",)),
+        (["recalibrate", "compensate"], True, ("compensate", "recalibrate")),
+    ],
+)
+def test_what_is_carried_out_follows_from_what_was_asked_and_what_there_is(
+    steps: Any, images_there: bool, expected: tuple[str, ...]
+) -> None:
+    assert chosen(steps, images=images_there) == expected
 
 
 def test_an_unknown_repair_names_the_nearest() -> None:
