@@ -50,8 +50,8 @@ class Recipe:
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers (names or patterns) that keep all their units.
         repair: what to do after the cut without training, of ``"reconstruct"``, ``"compensate"`` and
-            ``"recalibrate"``, where the first makes the others needless; an empty list, or none on the command line,
-            switches it off; None for ``"reconstruct"`` where there is data.
+            ``"recalibrate"``, where the first makes the others needless, or nothing (an empty list, none on the command
+            line); None for ``"reconstruct"`` where there is data.
         patience: give up reading the network after this many seconds; None for never.
         min_units: fewest units left in a group.
         multiple: widths are multiples of this, 1 = any number; ``"auto"`` = for each group what runs fast.
