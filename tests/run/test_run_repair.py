@@ -115,6 +115,20 @@ def test_fine_tuning_begins_with_the_repaired_network(trained: nn.Module, data: 
     assert same(alone.model, tuned.model)
 
 
+def test_statistics_are_not_estimated_anew_after_a_fit(trained: nn.Module, data: Data, train: Settings) -> None:
+    heard: list[Event] = []
+    fresh = replace(train, epochs=0, recalibrate=True)
+    result = pruned(trained, data, train=fresh, tell=heard.append)
+    assert result.middle is not None
+    assert result.after.accuracy == result.middle.accuracy
+    assert [event.text for event in heard if event.stage == "warning"] == [
+        "without recalibrate before fine-tuning: it would undo part of the repair"
+    ]
+    bare = pruned(trained, data, train=fresh, repair=())
+    assert bare.middle is not None
+    assert bare.after.accuracy != bare.middle.accuracy
+
+
 def test_each_round_is_repaired_and_the_last_cut_is_reported(trained: nn.Module, data: Data, train: Settings) -> None:
     result = pruned(trained, data, rounds=2, train=train)
     assert [each.step for each in result.repairs] == ["reconstruct"] * 2

@@ -200,16 +200,19 @@ class Round:
 
     def recover(self, plan: Plan) -> History:
         """Fine-tune with silenced weights held at zero."""
-        job = self.job
-        assert job.train is not None
+        job, train = self.job, self.job.train
+        assert train is not None
         assert job.data is not None
+        if train.recalibrate and any(each.step == "reconstruct" and each.layers for each in job.repairs):
+            job.tell(Event("warning", "without recalibrate before fine-tuning: it would undo part of the repair"))
+            train = replace(train, recalibrate=False)
         with job.clock("fine-tune"):
             return fit(
                 self.model,
                 job.data,
-                job.train,
+                train,
                 shaper=hold(self.model, self.graph, plan),
-                teacher=job.dense if job.train.distill else None,
+                teacher=job.dense if train.distill else None,
                 checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
                 seed=job.seed + self.number,
                 tell=job.tell,
