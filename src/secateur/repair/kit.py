@@ -58,7 +58,7 @@ class Repair:
         Raises:
             KeyError, TypeError: if it is not that.
         """
-        parts = {name: values[name] and Accuracy(**values[name]) for name in ("before", "after")}
+        parts: dict[str, Any] = {name: values[name] and Accuracy(**values[name]) for name in ("before", "after")}
         return Repair(**{**values, **parts})
 
 
