@@ -100,7 +100,19 @@ def test_sensitivity_refuses_in_one_sentence(secateur: Call, words: tuple[str, .
 
 
 def test_prune_allocates_by_sensitivity_and_reports_the_curves(secateur: Call) -> None:
-    words = ("prune", "--model", "nets.py:small", "--data", "mnist5k", "--keep", "0.5", "--allocate", "sensitivity")
+    words = (
+        "prune",
+        "--model",
+        "nets.py:small",
+        "--data",
+        "mnist5k",
+        "--method",
+        "magnitude",
+        "--keep",
+        "0.5",
+        "--allocate",
+        "sensitivity",
+    )
     ended = secateur(*words, "--no-latency", "--export", "", "--out", "small")
     assert ended.status == 0
     document = json.loads(Path("small/measurement.json").read_text())

@@ -110,7 +110,19 @@ def test_a_folder_is_named_after_its_recipe_unless_told(secateur: Call, pruned: 
 
 def test_code_of_the_user_runs_only_when_it_is_named_or_trusted(secateur: Call, tmp_path: Path):
     (tmp_path / "mine.py").write_text((tmp_path / "nets.py").read_text() + "\nopen('ran', 'a').close()\n")
-    words = ("--model", "mine.py:small", "--data", "mnist5k", "--keep", "0.5", "--no-latency", "--export", "")
+    words = (
+        "--model",
+        "mine.py:small",
+        "--data",
+        "mnist5k",
+        "--method",
+        "magnitude",
+        "--keep",
+        "0.5",
+        "--no-latency",
+        "--export",
+        "",
+    )
     assert secateur("prune", *words, "--out", "own").status == 0
     assert (tmp_path / "ran").exists()
     (tmp_path / "ran").unlink()
