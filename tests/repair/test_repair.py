@@ -179,6 +179,14 @@ def test_asking_for_more_than_a_fit_loses_nothing_and_is_answered(trained: Train
     assert text == f"without {more}: it would undo part of what reconstruct has won"
 
 
+def test_a_fit_tells_its_progress_layer_by_layer(trained: Trained) -> None:
+    heard: list[Event] = []
+    trained.repaired(("reconstruct",), heard)
+    told = [(event.text, event.step, event.total) for event in heard if event.stage == "repair" and event.total]
+    fitted = [(f"fitting {layer}", number, 3) for number, layer in enumerate(("0", "3", "7"))]
+    assert told == [("fitting layers to the dense network", 0, 3), *fitted]
+
+
 def test_where_a_fit_reaches_no_layer_the_other_repairs_are_carried_out() -> None:
     torch.manual_seed(0)
     net = lived_in(Normed())

@@ -292,4 +292,6 @@ def test_repairs_say_what_they_brought_if_that_is_known(document):
         "recalibrate (1 layer); what it brought is not known without labelled images.",
     ]
     assert "of its parameters, repaired from 70 unlabelled images; its test accuracy goes from" in outcome(document)
+    unchanged = document | {"repairs": [each | {"layers": 0} for each in document["repairs"]]}
+    assert "repaired from" not in outcome(unchanged)
     assert calibration(document) == ["70 unlabelled images (arrays): up to 5,000 win a little more."]

@@ -83,7 +83,7 @@ def outcome(document: Document) -> str:
     macs, params = by_label["MACs"], by_label["Parameters"]
     text = f"{subject(document)} keeps {macs.kept} of its MACs ({macs.ratio}) and {params.kept} of its parameters"
     images, _, said = str(document.get("calibration") or "").partition(" (")  # which may have been looked at otherwise
-    if document.get("repairs") and said:
+    if said and any(done["layers"] for done in document.get("repairs", ())):
         text += f", repaired from {images}"
     if accuracy := by_label.get("Accuracy"):
         change = f" ({accuracy.ratio})" if accuracy.ratio else ""
