@@ -93,6 +93,7 @@ def run_one(arguments: argparse.Namespace, data: Data, network: str, method: str
         data,
         train=settings,
         limits=ANY_WIDTH,
+        repair=(),  # what the methods themselves leave
         seed=seed,
         latency=False,
         work=file.with_suffix(".work"),

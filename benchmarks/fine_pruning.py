@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace, arm: str, keep: float, seed: int) -> None
     started, cpu = time.perf_counter(), time.process_time()
     result = prune(
         model, None, method, Target(keep, "nonzero"), data, shape=shape, train=train, seed=seed, latency=False,
-        limits=Limits(multiple=1),
+        limits=Limits(multiple=1), repair=(),
         work=work, tell=lambda event: print(event.text, flush=True) if event.stage == "train" and event.text else None,
     )  # fmt: skip
     assert result.middle is not None

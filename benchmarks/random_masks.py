@@ -195,6 +195,7 @@ class Bench:
             train=settings,
             then=[Step(kernels)],
             limits=Limits(multiple=1),
+            repair=(),
             seed=self.seed,
             latency=False,
         )

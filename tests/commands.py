@@ -36,7 +36,8 @@ def number():
 def raising():
     raise RuntimeError("out of luck")
 """
-PRUNED = ("--model", "lenet5", "--data", "mnist5k", "--keep", "0.5", "--no-latency", "--export", "")
+PRUNED = ("--model", "lenet5", "--data", "mnist5k", "--method", "magnitude", "--keep", "0.5")
+PRUNED += ("--no-latency", "--export", "")
 
 
 @dataclass(frozen=True)

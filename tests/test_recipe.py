@@ -85,6 +85,7 @@ RECIPES = st.builds(
     of=st.sampled_from(["macs", "params", "nonzero", "units"]),
     rounds=st.integers(1, 99),
     leave=st.lists(TEXT, max_size=3).map(tuple),
+    repair=st.sampled_from([None, (), ("reconstruct",), ("recalibrate", "compensate")]),
     min_units=st.integers(1, 9),
     multiple=st.just("auto") | st.integers(1, 9),
     seed=st.integers(0, 2**40),
@@ -109,6 +110,18 @@ def test_recipes_survive_toml_and_keep_their_name(recipe):
     assert again == recipe
     assert again.name() == recipe.name()
     assert again.to_toml() == recipe.to_toml()
+
+
+def test_no_repair_is_told_from_none_that_was_asked_for():
+    """Left out it is chosen by what there is; an empty list switches it off."""
+    default, off = Recipe.from_toml(HEAD), Recipe.from_toml(HEAD + "[target]\nrepair = []\n")
+    assert (default.repair, off.repair) == (None, ())
+    assert "repair" not in default.to_toml()
+    assert "repair = []" in off.to_toml()
+    for recipe in (default, off):
+        assert Recipe.from_toml(recipe.to_toml()) == recipe
+    asked = dataclasses.replace(off, repair=("reconstruct",))
+    assert len({default.name(), off.name(), asked.name()}) == 3
 
 
 def test_widths_are_chosen_for_each_group_unless_a_number_is_given():

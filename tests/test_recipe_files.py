@@ -23,6 +23,7 @@ def test_a_recipe_can_be_read_and_its_method_made(path: Path) -> None:
     recipe = Recipe.read(path)
     method = method_of(recipe)
     assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert recipe.repair == ()  # papers know of none
     assert recipe.shape is not None
     with method.training(build(recipe.model, classes=10)) as shaper:
         assert shaper is not None

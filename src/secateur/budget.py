@@ -29,7 +29,8 @@ class Budget:
             such as 12ms.
         max_drop: largest loss of accuracy on the validation images, as a fraction such as 0.01; alone it asks for the
             smallest network that loses no more.
-        drop_after: when that loss counts: cut, or training (every candidate is fine-tuned then).
+        drop_after: when that loss counts: cut (with the repair of the run), or training (every candidate is fine-tuned
+            then).
         runtime: in what the latency is measured; None for that of the run.
         threads: of the CPU for it; None for those of the run.
 

@@ -25,7 +25,7 @@ from secateur.training.settings import Settings
 
 EXPORTS = ("pt2", "onnx")
 FORMATS = (*EXPORTS, "source")
-REPAIRS = ("reconstruct", "compensate", "recalibrate")
+REPAIRS = ("reconstruct", "compensate", "recalibrate")  # in the order in which they are carried out
 
 _TARGET = ("keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
@@ -52,8 +52,9 @@ class Recipe:
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers (names or patterns) that keep all their units.
-        repair: what to do after surgery without training, of ``"reconstruct"``, ``"compensate"`` and
-            ``"recalibrate"``, in this order.
+        repair: what to do after the cut without training, of ``"reconstruct"``, ``"compensate"`` and
+            ``"recalibrate"``, where the first makes the others needless, or nothing (an empty list, none on the command
+            line); None for ``"reconstruct"`` where there are images, labelled or not.
         patience: give up reading the network after this many seconds; None for never.
         min_units: fewest units left in a group.
         multiple: widths are multiples of this, 1 = any number; ``"auto"`` = for each group what runs fast.
@@ -93,7 +94,7 @@ class Recipe:
     budget: Budget | None = None
     rounds: int = 1
     leave: tuple[str, ...] = ()
-    repair: tuple[str, ...] = ()
+    repair: tuple[str, ...] | None = None
     patience: float | None = None
     min_units: int = 1
     multiple: Multiple = "auto"
@@ -193,7 +194,8 @@ class Recipe:
         """Return a short folder name such as ``l1-keep0.5-1f0c9a``; equal recipes have equal names.
 
         The last part is a hash of every setting that differs from its default, so that a setting added
-        by a later version does not rename the recipes that do not use it.
+        by a later version does not rename the recipes that do not use it. Without a repair a recipe has the name that
+        it had when none was the default: what lies under it was made so.
         """
         method = re.sub(r"[^A-Za-z0-9_]+", "_", self.method)
         keep = "" if self.keep is None else f"-keep{self.keep:g}"
@@ -224,7 +226,7 @@ class Recipe:
             if isinstance(value, Settings):
                 entries = value.to_dict()
                 changed[f.name] = {name: entries[name] for name in entries if entries[name] != plain.get(name)}
-            elif f.default is MISSING or value != f.default:
+            elif f.default is MISSING or value != (() if f.name == "repair" else f.default):
                 changed[f.name] = [stage.to_dict() for stage in value] if f.name == "then" else value
                 if f.name == "budget":
                     changed[f.name] = value.to_dict()
@@ -268,7 +270,7 @@ _RULES: dict[str, Rule] = {
     "budget": rules.optional(rules.instance(Budget, "a table of limits")),
     "rounds": rules.whole(1),
     "leave": rules.each(rules.text(""), "a list of layer names"),
-    "repair": _choice_of(REPAIRS, "repairs"),
+    "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
     "min_units": rules.whole(1),
     "multiple": MULTIPLE,

@@ -76,7 +76,7 @@ def test_explain_explains_a_network_without_anything_to_prune(secateur: Call):
 
 
 def test_the_plan_is_what_prune_carries_out(secateur: Call, pruned: Path, tmp_path: Path):
-    words = ("plan", "--model", "lenet5", "--data", "mnist5k", "--keep", "0.5")
+    words = ("plan", "--model", "lenet5", "--data", "mnist5k", "--method", "magnitude", "--keep", "0.5")
     found = document(secateur, *words, "--out", "plan.json")
     (carried_out,) = artifact.load(pruned).plans
     assert json.loads((tmp_path / "plan.json").read_text()) == found["plan"] == json.loads(carried_out.to_json())
@@ -131,7 +131,7 @@ def test_source_is_exported_with_its_weights(secateur: Call, pruned: Path, tmp_p
 
 QUESTIONS = (
     ("explain", "--model", "resnet20", "--data", "mnist5k"),
-    ("plan", "--model", "resnet20", "--data", "mnist5k", "--keep", "0.5"),
+    ("plan", "--model", "resnet20", "--data", "mnist5k", "--method", "magnitude", "--keep", "0.5"),
     ("measure", "--model", "lenet5", "--data", "mnist5k", "--seconds", "0.05"),
     ("methods",),
 )
@@ -160,7 +160,7 @@ def test_quiet_prints_results_alone(secateur: Call):
 
 def test_widths_are_chosen_for_each_group_unless_a_number_is_given(secateur: Call):
     def kept(*words: str) -> list[int]:
-        flags = ("--model", "lenet5", "--data", "mnist5k", "--keep", "0.6", *words)
+        flags = ("--model", "lenet5", "--data", "mnist5k", "--method", "magnitude", "--keep", "0.6", *words)
         return [group["kept"] for group in document(secateur, "plan", *flags)["groups"]]
 
     conv1, conv2, fc1 = kept()

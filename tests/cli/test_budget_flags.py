@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from commands import Call
+from secateur.data import load_data
+from secateur.models import build
+from secateur.training import Settings, fit
 
-SMALL = ("--model", "lenet5", "--data", "mnist5k", "--no-latency", "--export", "", "--quiet")
+SMALL = ("--model", "lenet5", "--data", "mnist5k", "--method", "magnitude")
+SMALL += ("--no-latency", "--export", "", "--quiet")
 
 
 def test_limits_go_from_flags_to_the_result(secateur: Call) -> None:
@@ -32,6 +38,20 @@ def test_plan_settles_a_latency(secateur: Call) -> None:
     words = ("--max-latency", "0.9", "--runtime", "onnxruntime", "--threads", "1", "--json")
     found = json.loads(secateur("plan", "--model", "resnet20", *words).out)
     assert found["after"]["macs"] < found["before"]["macs"]
+
+
+def test_a_plan_reckons_with_the_repair_that_follows(secateur: Call, tmp_path: Path) -> None:
+    data, model = load_data("mnist5k"), build("nets.py:small")
+    fit(model, data, Settings(epochs=2, batch_size=64, optimizer="adamw", lr=5e-3, augment="none"))
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    words = ("--model", "nets.py:small", "--weights", "w.safetensors", "--data", "mnist5k", "--method", "random_units")
+
+    def left(*more: str) -> int:
+        ended = secateur("plan", *words, "--max-drop", "0.1", "--multiple", "1", "--json", *more)
+        assert ended.status == 0, ended.err
+        return json.loads(ended.out)["after"]["macs"]
+
+    assert left() < left("--repair", "none")
 
 
 @pytest.mark.parametrize(

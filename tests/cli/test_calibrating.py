@@ -32,11 +32,13 @@ def photographs(tmp_path: Path) -> str:
 def test_weights_and_a_folder_of_pictures_are_enough(secateur: Call, tmp_path: Path, photographs: str):
     save_file(build("resnet20", classes=100).state_dict(), tmp_path / "w.safetensors")
     words = ("--model", "resnet20", "--weights", "w.safetensors", "--calibrate", photographs, *QUICK)
-    ended = secateur("prune", *words, "--repair", "reconstruct", "--out", "small")
+    ended = secateur("prune", *words, "--out", "small")
     assert ended.status == 0, ended.err
     assert "Images: 16 unlabelled images (pictures in 'photographs', 32x32 pixels, " in ended.out
     assert "at least 64 are advised" in ended.out.replace("\n", " ")
+    assert "repaired from 16 unlabelled images" in ended.out.replace("\n", " ")
     assert "Repaired: reconstruct" in ended.out
+    assert '[method]\nname = "reconstruction"' in (tmp_path / "small" / "recipe.toml").read_text()
     assert "reading unlabelled images" in ended.err
     assert "warning: 16 unlabelled images" in ended.err.replace("\n", " ")
     loaded = artifact.load(tmp_path / "small")
@@ -53,13 +55,17 @@ def test_weights_and_a_folder_of_pictures_are_enough(secateur: Call, tmp_path: P
 
 
 def test_files_of_arrays_and_fewer_images(secateur: Call, tmp_path: Path):
-    np.savez(tmp_path / "digits.npz", images=np.zeros((90, 28, 28), np.uint8), labels=np.arange(90))
+    np.savez(
+        tmp_path / "digits.npz",
+        images=np.random.default_rng(0).integers(0, 256, (90, 28, 28), np.uint8),
+        labels=np.arange(90),
+    )
     network = ("--model", "lenet5", "--calibrate", "digits.npz", "--calibrate-images", "80")
     ended = secateur("prune", *network, "--mean", "0.13", "--std", "0.31", *QUICK, "--out", "new", "--json")
     assert ended.status == 0, ended.err
     found = json.loads(ended.out)
     assert found["example"]["shape"] == [1, 1, 28, 28]
-    assert found["calibration"] == ""  # nothing has looked at them
+    assert found["calibration"].startswith("80 unlabelled images")
     recipe = artifact.load(tmp_path / "new").recipe
     assert recipe is not None
     assert (recipe.calibrate, recipe.calibrate_images) == ("digits.npz", 80)

@@ -66,7 +66,7 @@ def refused(ended: Ended, status: int, words: str) -> None:
         (["--model", "lenet5", *HALF, "--multiple", "7.5"], 2, "'--multiple': '7.5' is none of INTEGER, auto"),
         (["--model", "lenet5", *HALF, "--multiple", "0"], 1, '--multiple must be "auto" .* at least 1, not 0$'),
         (["--model", "lenet5", *HALF, "--multiple=-3"], 1, '--multiple must be "auto" .* at least 1, not -3$'),
-        (["--model", "lenet5", *HALF, "--norm", "l3"], 2, "'l3' is not one of l1, l2"),
+        (["--model", "lenet5", *HALF, "--method", "magnitude", "--norm", "l3"], 2, "'l3' is not one of l1, l2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -28,7 +28,7 @@ def test_a_comparison_is_listed_carried_out_and_shown(secateur: Call, tmp_path: 
     Path("few.toml").write_text(RECIPE)
     listed = secateur("compare", "few.toml", "--list")
     assert listed.status == 0
-    assert re.search(r"random units, keep 0\.6, seed 0 +0 +no", listed.out)
+    assert re.search(r"random units, keep 0\.6, repair reconstruct, seed 0 +0 +no", listed.out)
     assert "2 runs are left, 0 epochs in all." in listed.out
     early = secateur("compare", "few.toml", "--show")
     assert early.status == 1
@@ -37,8 +37,8 @@ def test_a_comparison_is_listed_carried_out_and_shown(secateur: Call, tmp_path: 
 
     ended = secateur("compare", "few.toml")
     assert ended.status == 0
-    assert "run 2 of 2: random units, keep 0.6, seed 0" in ended.err
-    assert re.search(r"magnitude +0\.6 +58\.7 +\d+\.\d\d", ended.out)
+    assert "run 2 of 2: random units, keep 0.6, repair reconstruct, seed 0" in ended.err
+    assert re.search(r"magnitude +reconstruct +0\.6 +58\.7 +\d+\.\d\d", ended.out)
     assert "one seed" in ended.out
     assert {path.name for path in Path("out/few").iterdir()} == {
         "comparison.html", "comparison.json", "recipe.toml", "runs", "runs.csv", "table.csv", "work",
@@ -100,7 +100,19 @@ def test_sensitivity_refuses_in_one_sentence(secateur: Call, words: tuple[str, .
 
 
 def test_prune_allocates_by_sensitivity_and_reports_the_curves(secateur: Call) -> None:
-    words = ("prune", "--model", "nets.py:small", "--data", "mnist5k", "--keep", "0.5", "--allocate", "sensitivity")
+    words = (
+        "prune",
+        "--model",
+        "nets.py:small",
+        "--data",
+        "mnist5k",
+        "--method",
+        "magnitude",
+        "--keep",
+        "0.5",
+        "--allocate",
+        "sensitivity",
+    )
     ended = secateur(*words, "--no-latency", "--export", "", "--out", "small")
     assert ended.status == 0
     document = json.loads(Path("small/measurement.json").read_text())

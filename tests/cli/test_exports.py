@@ -42,7 +42,19 @@ def normed():
 def small(secateur: Call, tmp_path: Path) -> Path:
     """Return the folder of a pruned network with two batch norms."""
     (tmp_path / "mine.py").write_text(CODE)
-    words = ("--model", "mine.py:normed", "--data", "mnist5k", "--keep", "0.6", "--no-latency", "--export", "")
+    words = (
+        "--model",
+        "mine.py:normed",
+        "--data",
+        "mnist5k",
+        "--method",
+        "magnitude",
+        "--keep",
+        "0.6",
+        "--no-latency",
+        "--export",
+        "",
+    )
     assert secateur("prune", *words, "--out", "small", "--quiet").status == 0
     return tmp_path / "small"
 
@@ -125,7 +137,7 @@ def test_runs_export_what_is_ready_to_run_and_time_nothing_unasked(
 
     monkeypatch.setattr(deployment, "side_by_side", timed)
     (tmp_path / "mine.py").write_text(CODE)
-    words = ("--model", "mine.py:normed", "--data", "mnist5k", "--keep", "0.6", "--no-latency")
+    words = ("--model", "mine.py:normed", "--data", "mnist5k", "--method", "magnitude", "--keep", "0.6", "--no-latency")
     ended = secateur("prune", *words, "--export", "pt2,source", "--out", "small", "--quiet")
     assert ended.status == 0
     assert "Ready to run: 2 batch norms folded." in ended.out

@@ -15,7 +15,8 @@ import pytest
 from commands import PRUNED, Call
 from secateur import artifact
 
-TRAINED = ("prune", "--model", "nets.py:small", "--data", "mnist5k", "--keep", "0.5", "--epochs", "2", "--lr", "0.05")
+TRAINED = ("prune", "--model", "nets.py:small", "--data", "mnist5k", "--method", "magnitude", "--keep", "0.5")
+TRAINED += ("--epochs", "2", "--lr", "0.05")
 TRAINED += ("--augment", "none", "--precision", "float32", "--memory-format", "contiguous", "--compile", "off")
 TRAINED += ("--no-latency", "--export", "pt2")
 
@@ -65,8 +66,10 @@ def test_prune_prints_saves_and_reports(secateur: Call, tmp_path: Path):
     words = [word for word in PRUNED if word not in ("--export", "")]
     ended = secateur("prune", *words, "--export", "pt2", "--out", "small")
     assert ended.status == 0
-    assert re.search(r"MACs +2\.293 M +1\.119 M +2\.05. fewer", ended.out)
-    assert "Verified: The pruned network computed what the original computes" in ended.out
+    assert re.search(r"^ +Dense +Cut +Repaired +Change", ended.out, re.MULTILINE)
+    assert re.search(r"MACs +2\.293 M( +1\.119 M){2} +2\.05. fewer", ended.out)
+    assert "Verified: Before its repair, the pruned network computed what the original computes" in ended.out
+    assert re.search(r"^Repaired: reconstruct \(\d+ layers\): validation accuracy from ", ended.out, re.MULTILINE)
     assert "Pinned: fc2 (an output of the network)." in ended.out
     assert "Not fine-tuned" in ended.out
     assert "Report: small/report.html" in ended.out
@@ -75,6 +78,18 @@ def test_prune_prints_saves_and_reports(secateur: Call, tmp_path: Path):
     assert places == sorted(places)
     artifact.check("small")
     assert {path.name for path in tmp_path.iterdir()} == {"small", "nets.py"}
+
+
+def test_the_repair_is_switched_off_by_a_word(secateur: Call, tmp_path: Path):
+    ended = secateur("prune", *PRUNED, "--repair", "none", "--out", "bare")
+    assert ended.status == 0
+    assert re.search(r"^ +Dense +Cut +Change", ended.out, re.MULTILINE)
+    assert "epaired" not in ended.out
+    assert "Verified: The pruned network computed" in ended.out
+    assert "repair = []" in (tmp_path / "bare" / "recipe.toml").read_text()
+    loaded = artifact.load("bare")
+    assert loaded.measurement["repairs"] == []
+    assert loaded.measurement["cut"] is None
 
 
 def test_a_recipe_or_its_folder_repeats_the_result(secateur: Call, pruned: Path, tmp_path: Path):
@@ -95,7 +110,19 @@ def test_a_folder_is_named_after_its_recipe_unless_told(secateur: Call, pruned: 
 
 def test_code_of_the_user_runs_only_when_it_is_named_or_trusted(secateur: Call, tmp_path: Path):
     (tmp_path / "mine.py").write_text((tmp_path / "nets.py").read_text() + "\nopen('ran', 'a').close()\n")
-    words = ("--model", "mine.py:small", "--data", "mnist5k", "--keep", "0.5", "--no-latency", "--export", "")
+    words = (
+        "--model",
+        "mine.py:small",
+        "--data",
+        "mnist5k",
+        "--method",
+        "magnitude",
+        "--keep",
+        "0.5",
+        "--no-latency",
+        "--export",
+        "",
+    )
     assert secateur("prune", *words, "--out", "own").status == 0
     assert (tmp_path / "ran").exists()
     (tmp_path / "ran").unlink()

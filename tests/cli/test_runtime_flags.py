@@ -11,7 +11,7 @@ import pytest
 
 from commands import Call
 
-SMALL = ("--model", "lenet5", "--data", "mnist5k", "--export", "", "--quiet")
+SMALL = ("--model", "lenet5", "--data", "mnist5k", "--method", "magnitude", "--export", "", "--quiet")
 
 
 def test_the_runtime_goes_from_the_flag_to_the_sentence_and_the_recipe(secateur: Call) -> None:
@@ -34,10 +34,10 @@ def test_a_runtime_that_is_not_installed_is_one_sentence(secateur: Call, monkeyp
     assert (ended.status, ended.out, ended.err) == (1, "", sentence)
     assert not Path("small").exists()
     assert not Path("small.work").exists()
-    ended = secateur("plan", *SMALL[:4], "--max-latency", "0.5", "--runtime", "openvino")
+    ended = secateur("plan", *SMALL[:6], "--max-latency", "0.5", "--runtime", "openvino")
     assert ended.status == 1
     assert ended.err.endswith(sentence)
-    assert secateur("plan", *SMALL[:4], "--keep", "0.5", "--runtime", "openvino").status == 0  # nothing is timed
+    assert secateur("plan", *SMALL[:6], "--keep", "0.5", "--runtime", "openvino").status == 0  # nothing is timed
 
 
 def test_an_unknown_runtime_is_named(secateur: Call) -> None:

@@ -44,13 +44,13 @@ def test_a_recipe_becomes_runs_seed_by_seed() -> None:
     wanted = requests(comparison)
     assert [r.title for r in wanted[:8]] == [
         "dense network, trained on, seed 0",
-        "magnitude, keep 0.5, seed 0",
-        "wide search, keep 0.5, seed 0",
-        "bn_scale (strength=0.01), keep 0.5, seed 0",
-        "uniform width, keep 0.5, seed 0",
-        "random units, keep 0.5, seed 0",
+        "magnitude, keep 0.5, repair reconstruct, seed 0",
+        "wide search, keep 0.5, repair reconstruct, seed 0",
+        "bn_scale (strength=0.01), keep 0.5, repair reconstruct, seed 0",
+        "uniform width, keep 0.5, repair reconstruct, seed 0",
+        "random units, keep 0.5, repair reconstruct, seed 0",
         "thin network from scratch, keep 0.5, seed 0",
-        "magnitude, keep 0.25, seed 0",
+        "magnitude, keep 0.25, repair reconstruct, seed 0",
     ]
     assert len(wanted) == 2 * (1 + 2 * 6)
     names = [r.name for r in wanted]
@@ -61,7 +61,8 @@ def test_a_recipe_becomes_runs_seed_by_seed() -> None:
 
 
 def test_training_is_that_of_the_comparison_but_for_what_an_entry_changes() -> None:
-    runs = {r.title: r.recipe for r in requests(Comparison.from_toml(TEXT))}
+    text = TEXT.replace("leave =", "repair = []\nleave =")
+    runs = {r.title.replace("repair none, ", ""): r.recipe for r in requests(Comparison.from_toml(text))}
     plain, wide = runs["magnitude, keep 0.5, seed 0"], runs["wide search, keep 0.5, seed 0"]
     shaped = runs["bn_scale (strength=0.01), keep 0.5, seed 0"]
     scratch, dense = runs["thin network from scratch, keep 0.5, seed 0"], runs["dense network, trained on, seed 0"]
@@ -86,6 +87,29 @@ def test_scratch_gets_the_epochs_of_dense_and_pruned_network_together() -> None:
     assert comparison.budget() == 12
     assert (comparison.scratch_settings().epochs, comparison.scratch_settings().lr) == (22, 1.0)
     assert (comparison.dense_settings().epochs, comparison.dense_settings().lr) == (12, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", {"reconstruct"}), ("repair = []", {"none"}), ('repair = ["compensate", "recalibrate"]', None)],
+)
+def test_every_run_says_how_it_is_repaired(text: str, words: set[str] | None) -> None:
+    wanted = requests(Comparison.from_toml(TEXT.replace("leave =", f"{text}\nleave =")))
+    assert {r.repair for r in wanted if r.kind == "prune"} == (words or {"compensate + recalibrate"})
+    assert {r.repair for r in wanted if r.kind != "prune"} == {""}  # nothing is cut there
+    assert {r.recipe.repair for r in wanted if r.kind != "prune"} == {()}
+
+
+def test_methods_and_controls_can_run_with_and_without_a_repair() -> None:
+    both = Comparison.from_toml(TEXT.replace("leave =", 'repairs = [[], ["reconstruct"]]\nleave ='))
+    names = {
+        way: {r.name for r in requests(Comparison.from_toml(TEXT.replace("leave =", f"{way}\nleave =")))}
+        for way in ("repair = []", 'repair = ["reconstruct"]')
+    }
+    assert {r.name for r in requests(both)} == names["repair = []"] | names['repair = ["reconstruct"]']
+    pruned = [r for r in requests(both) if r.kind == "prune"]
+    assert len(pruned) == 2 * 2 * 2 * 5  # seeds, keeps, repairs, methods with controls
+    assert len({r.name for r in requests(both) if r.kind == "dense"}) == 2  # of each seed one for both
 
 
 def test_without_training_only_the_controls_that_prune_run() -> None:
@@ -113,6 +137,10 @@ def test_without_training_only_the_controls_that_prune_run() -> None:
         ("[method.train]\nlr = 0.5", "[method.shape]\nlr = 0.5", "magnitude does not train before it decides"),
         ("[scratch]\nlr", "[scratch]\nrl", "no training setting 'rl'"),
         ("seeds = [0, 3]", "seeds = [0", "not valid TOML"),
+        ("leave =", 'repairs = ["reconstruct"]\nleave =', r"'repairs' must be lists such as \[\[\], \[\"reconstruct"),
+        ("leave =", 'repairs = [["polish"]]\nleave =', "'repair' must be a list of different repairs of reconstruct"),
+        ("leave =", "repairs = [[], []]\nleave =", "'repairs' must name each way once"),
+        ("leave =", "repairs = [[]]\nrepair = []\nleave =", "has 'repair' and 'repairs'; take one of them out"),
     ],
 )
 def test_bad_recipes_are_explained(old: str, new: str, message: str) -> None:

@@ -85,10 +85,10 @@ def test_a_browser_draws_the_charts_and_sorts_the_table(page: Path, tmp_path: Pa
     script = "".join(
         f"{clicks}document.body.dataset.{name} = {column(0, number)};"
         for name, clicks, number in (
-            ("up", click(0, 1), 1),
-            ("down", click(0, 1), 1),
+            ("up", click(0, 2), 2),
+            ("down", click(0, 2), 2),
             ("names", click(0, 0), 0),
-            ("change", click(0, 3), 3),
+            ("change", click(0, 4), 4),
         )
     )
     body, said = opened(page, tmp_path, script)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -40,12 +41,13 @@ def test_a_killed_comparison_goes_on_and_ends_alike(colours: Data, small: str, t
     assert begun == [f"run {n} of 10: {request.title}" for n, request in enumerate(wanted, 1)]
 
     tests = sum(event.text == "testing the accuracy" for event in heard)
-    assert tests == 2 * (1 + 3 * 2 + 2)  # per seed: dense once, three pruned before and after tuning, two trained
+    # per seed: dense once, three pruned when cut, repaired and tuned, two trained
+    assert tests == 2 * (1 + 3 * 3 + 2)
 
     def kill(event: Event) -> None:
         if event.stage == "run":
             kill.run = event.text  # type: ignore[attr-defined]
-        if event.text.startswith("epoch 2 of 2") and "random units, keep 0.5, seed 0" in kill.run:  # type: ignore[attr-defined]
+        if event.text.startswith("epoch 2 of 2") and "random units, keep 0.5, repair" in kill.run:  # type: ignore[attr-defined]
             raise KilledError
 
     with pytest.raises(KilledError):
@@ -72,7 +74,8 @@ def test_a_killed_comparison_goes_on_and_ends_alike(colours: Data, small: str, t
     assert dense.macs == dense.dense_macs == thin.dense_macs > 2 * thin.macs * 0.999
     assert (thin.epochs, dense.epochs, scratch.epochs) == (2, 2, 3)
     assert thin.cut is not None
-    assert scratch.cut is None
+    assert thin.repaired is not None
+    assert scratch.cut is scratch.repaired is None
     assert scratch.plans == ()
     assert len(thin.plans) == 1
 
@@ -83,8 +86,25 @@ def test_a_killed_comparison_goes_on_and_ends_alike(colours: Data, small: str, t
     assert len(document["lines"]) == 5
     page = written.page.read_text("utf-8")
     assert "uniform width" in page
+    assert re.search(r"<td>reconstruct</td>", page)
     assert "https://" not in page.replace("https://plotly", "").partition("</script>")[2]  # nothing is fetched
     _damage(comparison, tmp_path / "killed")
+
+
+def test_runs_of_earlier_versions_are_told_by_their_recipe(colours: Data, small: str, tmp_path: Path) -> None:
+    """They measured once before training: the cut network, or the repaired one where there was a repair."""
+    for folder, way in (("plain", "[]"), ("mended", '["compensate"]')):
+        text = small.replace("[target]", f"[target]\nrepair = {way}").replace("[0, 1]", "[0]")
+        comparison = replace(Comparison.from_toml(text), controls=("random",))
+        (tmp_path / folder / "runs").mkdir(parents=True)
+        request = requests(comparison)[0]
+        old = {"name": request.name, "method": "magnitude", "keep": 0.5, "seed": 0, "dense": 0.9, "cut": 0.3}
+        old |= {"test": 0.8, "val": 0.8, "test_images": 9, "macs": 1, "params": 1, "dense_macs": 2, "dense_params": 2}
+        old |= {"latency": None, "dense_latency": None, "epochs": 1, "verification": 0.0, "seconds": 1.0, "plans": []}
+        old |= {"format": 1, "recipe": "", "histories": [], "environment": {}}
+        path_of(tmp_path / folder, request).write_text(json.dumps(old))
+        [(_, run)] = gather(comparison, tmp_path / folder)
+        assert (run.cut, run.repaired) == ((0.3, None) if folder == "plain" else (None, 0.3))
 
 
 def _damage(comparison: Comparison, folder: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_best_mean_comes_first_and_ties_are_named(found: Findings) -> None:
     means = [line.test.mean for line in found.at(0.5)]
     assert means == sorted(means, reverse=True)
     [sentence] = [note for note in notes(found) if note.startswith("Keep 0.5: best of two")]
-    assert "within noise of it: uniform width" in sentence
+    assert "within noise of it: uniform width + reconstruct" in sentence
     assert "scratch" not in sentence
 
 
@@ -144,6 +144,34 @@ def test_without_spread_nothing_can_be_said() -> None:
     assert texts == {NO_SPREAD}
 
 
+def test_a_method_is_compared_with_random_units_of_the_same_repair_and_each_line_names_it() -> None:
+    comparison, done = made(TEXT.replace("keeps", 'repairs = [[], ["reconstruct"]]\nkeeps'))
+    better = [
+        (request, replace(run, test=run.test + 0.05, repaired=0.7) if request.repair == "reconstruct" else run)
+        for request, run in done
+    ]
+    found = findings(comparison, better)
+    lines = {line.name: line for line in found.at(0.5)}
+    assert set(lines) == {
+        "best of two", "bn_scale", "uniform width", "random units", "thin network from scratch",
+        "best of two + reconstruct", "bn_scale + reconstruct", "uniform width + reconstruct",
+        "random units + reconstruct",
+    }  # fmt: skip
+    for name in ("bn_scale", "bn_scale + reconstruct"):  # the repair is the same on both sides
+        verdict = lines[name].against_random
+        assert verdict is not None
+        assert verdict.difference == pytest.approx(0.0, abs=1e-9)
+    assert lines["random units"].against_random is lines["random units + reconstruct"].against_random is None
+    assert lines["best of two + reconstruct"].against_best is None
+    assert lines["best of two"].against_best is not None
+    rows = list(csv.DictReader(io.StringIO(table_csv(found))))
+    assert {row["repair"] for row in rows} == {"none", "reconstruct", ""}
+    assert {row["repaired_mean"] for row in rows if row["repair"] == "none"} == {""}
+    assert [float(row["repaired_mean"]) for row in rows if row["repair"] == "reconstruct"] == [pytest.approx(0.7)] * 4
+    assert {row["repair"] for row in csv.DictReader(io.StringIO(runs_csv(better)))} == {"none", "reconstruct", ""}
+    assert any(note.startswith("Keep 0.5: best of two + reconstruct has the best mean") for note in notes(found))
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
     assert holm([0.9, 0.8]) == [1.0, 1.0]
@@ -157,7 +185,7 @@ def test_what_is_not_equal_is_said() -> None:
     ]
     text = " ".join(notes(findings(comparison, longer)))
     assert f"Only {len(done) - 1} of {len(done)} runs are there" in text
-    assert "Not all were trained for 1 epochs, which counts for them or against them: bn_scale 2." in text
+    assert "Not all were trained for 1 epochs, which counts for them or against them: bn_scale + reconstruct 2." in text
     assert "really have 50.0 to 60.0 % of the MACs" in text
 
 

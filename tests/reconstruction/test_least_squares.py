@@ -29,9 +29,7 @@ def test_what_can_be_explained_is_found() -> None:
 def test_noise_is_left_alone() -> None:
     generator = torch.Generator().manual_seed(1)
     fit = Fit()
-    fit.add(
-        torch.randn(1, 60, 50, generator=generator), torch.randn(1, 60, 2, generator=generator), torch.arange(60)
-    )
+    fit.add(torch.randn(1, 60, 50, generator=generator), torch.randn(1, 60, 2, generator=generator), torch.arange(60))
     found = fit.solve()
     assert found is None or found.change.abs().max() < 0.2
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,11 +12,12 @@ from torch import Tensor, nn
 from nets import Head, images, lived_in
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import apply, verify
+from secateur.core.surgery import Inputs, apply, verify
 from secateur.core.trace import trace
-from secateur.data import load_calibration, load_data
+from secateur.data import Data, load_calibration, load_data
 from secateur.errors import SettingError
-from secateur.repair import compensate, reconstruct, repair
+from secateur.events import Event, ignore
+from secateur.repair import Repair, chosen, compensate, reconstruct, repair, taken
 from secateur.training import Settings, fit
 
 
@@ -48,34 +51,8 @@ def test_what_the_kept_inputs_can_say_is_reconstructed_exactly() -> None:
     graph, plan, thin = cut(net)
     x = torch.randn(4, 3, 8, 8)
     assert float((net(x) - thin(x)).detach().abs().max()) > 0.1
-    assert reconstruct(net, thin, graph, plan, batches(), ridge=0.0) == ("1",)
+    assert reconstruct(net, thin, graph, plan, batches()) == ("1",)
     torch.testing.assert_close(thin(x), net(x), atol=1e-4, rtol=1e-4)
-
-
-def test_least_squares_leaves_less_error_than_any_of_its_neighbours() -> None:
-    net = chain()
-    graph, plan, thin = cut(net)
-    reconstruct(net, thin, graph, plan, batches(), ridge=0.0, positions=1000)
-
-    def error(network: nn.Module) -> float:
-        pairs = [(net[:2](x), network[:2](x)) for x in batches()]  # type: ignore[index]
-        return sum(float((a - b).double().square().sum()) for a, b in pairs)
-
-    best = error(thin)
-    torch.manual_seed(2)
-    for _ in range(10):
-        other = copy.deepcopy(thin)
-        with torch.no_grad():
-            other[1].weight += 1e-2 * torch.randn_like(other[1].weight)  # type: ignore[index]
-        assert error(other) > best
-
-
-def test_a_strong_pull_changes_nothing() -> None:
-    net = chain()
-    graph, plan, thin = cut(net)
-    before = thin[1].weight.clone()  # type: ignore[index]
-    reconstruct(net, thin, graph, plan, batches(), ridge=1e9)
-    torch.testing.assert_close(thin[1].weight, before, atol=1e-6, rtol=0)  # type: ignore[index]
 
 
 def test_compensation_restores_the_mean_of_every_output() -> None:
@@ -148,7 +125,24 @@ def test_a_linear_layer_behind_maps_is_repaired_too() -> None:
     torch.testing.assert_close(thin(x).mean(0), net(x).mean(0), atol=1e-5, rtol=1e-5)
 
 
-def test_repairs_bring_back_accuracy_and_are_measured_one_by_one() -> None:
+@dataclass(frozen=True)
+class Trained:
+    """A small network that knows digits, and how it is cut."""
+
+    net: nn.Module
+    data: Data
+    images: Sequence[Inputs]
+    graph: Graph
+    plan: Plan
+
+    def repaired(self, steps: Sequence[str], heard: list[Event] | None = None) -> tuple[nn.Module, tuple[Repair, ...]]:
+        thin = apply(self.net, self.graph, self.plan)
+        tell = ignore if heard is None else heard.append
+        return thin, repair(self.net, thin, self.graph, self.plan, self.images, steps, data=self.data, tell=tell)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
     data = load_data("mnist5k")
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -156,21 +150,91 @@ def test_repairs_bring_back_accuracy_and_are_measured_one_by_one() -> None:
         nn.Conv2d(8, 16, 5, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10),
     )  # fmt: skip
     fit(net, data, Settings(epochs=2, batch_size=64, optimizer="adamw", lr=3e-3, augment="none"))
-    net.eval()
-    graph = trace(net, data.example())
     plan = Plan((DropUnits("0", (0, 1, 2)), DropUnits("3", tuple(range(8)))))
-    thin = apply(net, graph, plan)
-    some = load_calibration(data, count=500).batches
-    done = repair(net, thin, graph, plan, some, ("reconstruct", "recalibrate"), data=data)
-    assert [(step.step, step.layers) for step in done] == [("reconstruct", 2), ("recalibrate", 2)]
-    assert done[0].before is not None
-    assert done[0].after is not None
-    assert done[0].after.top1 > done[0].before.top1 + 0.05
+    return Trained(net.eval(), data, load_calibration(data, count=500).batches, trace(net, data.example()), plan)
+
+
+def test_repairs_bring_back_accuracy_and_are_measured_one_by_one(trained: Trained) -> None:
+    thin, done = trained.repaired(("recalibrate", "compensate"))
+    assert [(step.step, step.layers) for step in done] == [("compensate", 2), ("recalibrate", 2)]
     assert done[1].before == done[0].after
-    again = apply(net, graph, plan)
-    unmeasured = repair(net, again, graph, plan, some, ("reconstruct", "recalibrate"))
-    assert [(step.layers, step.before, step.after) for step in unmeasured] == [(2, None, None)] * 2
+    again, same = trained.repaired(("compensate", "recalibrate"))
+    assert same == done
     assert all(torch.equal(a, b) for a, b in zip(thin.state_dict().values(), again.state_dict().values(), strict=True))
+    _, (fitted,) = trained.repaired(("reconstruct",))
+    assert (fitted.step, fitted.layers) == ("reconstruct", 2)
+    assert fitted.after.top1 > fitted.before.top1 + 0.05
+    assert fitted.after.top1 > done[1].after.top1
+
+
+@pytest.mark.parametrize("more", ["recalibrate", "compensate"])
+@pytest.mark.parametrize("first", [True, False])
+def test_asking_for_more_than_a_fit_loses_nothing_and_is_answered(trained: Trained, more: str, first: bool) -> None:
+    heard: list[Event] = []
+    _, alone = trained.repaired(("reconstruct",))
+    _, both = trained.repaired((more, "reconstruct") if first else ("reconstruct", more), heard)
+    assert both[-1].after.top1 >= alone[-1].after.top1
+    assert both[-1].after.loss <= alone[-1].after.loss
+    [text] = [event.text for event in heard if event.stage == "warning"]
+    assert text == f"without {more}: it would undo part of what reconstruct has won"
+
+
+def test_a_fit_tells_its_progress_layer_by_layer(trained: Trained) -> None:
+    heard: list[Event] = []
+    trained.repaired(("reconstruct",), heard)
+    told = [(event.text, event.step, event.total) for event in heard if event.stage == "repair" and event.total]
+    fitted = [(f"fitting {layer}", number, 3) for number, layer in enumerate(("0", "3", "7"))]
+    assert told == [("fitting layers to the dense network", 0, 3), *fitted]
+
+
+def test_where_a_fit_reaches_no_layer_the_other_repairs_are_carried_out() -> None:
+    torch.manual_seed(0)
+    net = lived_in(Normed())
+    graph, plan = trace(net, images(1)), Plan(())  # no layer has lost an input
+    steps = taken(("recalibrate", "reconstruct"), net, copy.deepcopy(net), graph, plan, batches(), 0)
+    assert list(steps) == [("reconstruct", 0), ("recalibrate", 2)]
+
+
+class Unusual(nn.Module):
+    """A layer is called with its input by name, another one's weights are used without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.named, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.named(input=self.first(x).relu()).relu().mean((2, 3))
+        return torch.nn.functional.linear(x, self.head.weight, self.head.bias)
+
+
+@pytest.mark.parametrize("step", ["reconstruct", "compensate"])
+def test_layers_are_repaired_however_they_are_called_and_left_where_they_are_not(step: str) -> None:
+    torch.manual_seed(0)
+    net = Unusual().eval()
+    graph = trace(net, images(1))
+    plan = Plan((DropUnits("first", (1, 4)), DropUnits("named", (0,))))
+    thin = apply(net, graph, plan)
+    before = copy.deepcopy(thin.state_dict())
+    assert list(taken((step,), net, thin, graph, plan, batches(), 0)) == [(step, 1)]
+    changed = {name for name, value in thin.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed <= {"named.weight", "named.bias"}
+    assert changed
+
+
+@pytest.mark.parametrize(
+    ("steps", "images_there", "expected"),
+    [
+        (None, True, ("reconstruct",)),
+        (None, False, ()),
+        ((), True, ()),
+        ("recalibrate", True, ("recalibrate",)),
+        (["recalibrate", "compensate"], True, ("compensate", "recalibrate")),
+    ],
+)
+def test_what_is_carried_out_follows_from_what_was_asked_and_what_there_is(
+    steps: Any, images_there: bool, expected: tuple[str, ...]
+) -> None:
+    assert chosen(steps, images=images_there) == expected
 
 
 class Two(nn.Module):

@@ -140,7 +140,7 @@ def test_the_page_holds_the_whole_story_and_fetches_nothing(tmp_path):
     assert page.fetched == []
     for row in summary.rows(document()):
         label, _, note = row.label.partition(" (")
-        cells = [label + note.rstrip(")"), row.before, row.middle, row.after, row.ratio, row.kept, row.removed]
+        cells = [label + note.rstrip(")"), *row.values, row.ratio, row.kept, row.removed]
         assert cells in page.rows
     for text in (
         summary.outcome(document()),
@@ -159,6 +159,21 @@ def test_the_page_holds_the_whole_story_and_fetches_nothing(tmp_path):
     assert ["keeps", '["fc", 0.5]'] in page.rows
     assert ["fine-tuning", "12.3"] in page.rows
     assert ["python", "3.11"] in page.rows
+
+
+def test_the_cut_and_the_repaired_network_have_columns_and_marks_of_their_own(tmp_path):
+    middle = document()["middle"]
+    cut = middle | {"accuracy": {"top1": 0.12, "loss": 2.0, "examples": 1000}}
+    done = {"step": "reconstruct", "layers": 7, "before": cut["accuracy"], "after": middle["accuracy"]}
+    content = document(cut=cut, repairs=[done])
+    text = report.write(make(tmp_path / "art", content)).read_text("utf-8")
+    page = Page(text)
+    assert ["", "dense", "cut", "repaired", "fine-tuned", "change", "kept", "removed"] in page.rows
+    assert summary.repairs(content) == ["reconstruct (7 layers): validation accuracy from 12.0 % to 55.0 %."]
+    assert summary.repairs(content)[0] in page.text
+    assert "open marks are on the way: cut, then repaired" in page.text
+    chart = text[text.index('id="chart-trade-off"') : text.index('id="chart-widths"')]
+    assert re.findall(r'"x":(\[.*?\])', chart)[0] == "[100.0,50.0,50.0,50.0]"
 
 
 def test_plotly_is_embedded_once_and_draws_five_charts(tmp_path):
@@ -239,7 +254,8 @@ def test_little_is_shown_where_little_was_measured(tmp_path):
         content[when]["accuracy"] = content[when]["latency"] = None
     content["explanation"]["rows"].pop()
     page = Page(report.write(make(tmp_path / "art", content, recipe="")).read_text("utf-8"))
-    assert "before fine-tuning" not in page.text
+    assert "fine-tuned" not in page.text
+    assert "repaired" not in page.text
     assert "Every layer can be pruned" in page.text
     assert "no recipe" in page.text
     assert "Training" not in page.text

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secateur.artifact.stages import measured as networks
 from secateur.measure import Latency, SpeedUp
 from secateur.report import outcome, rows
 from secateur.report.summary import (
@@ -67,14 +68,51 @@ def test_rows_hold_the_numbers_with_both_shares(document):
         "Latency in PyTorch eager (batch of 1, cpu, 2 threads)",
     ]
     accuracy, params, macs = table["Accuracy"], table["Parameters"], table["MACs"]
-    assert (accuracy.before, accuracy.middle, accuracy.after) == ("92.00 %", "50.00 %", "91.50 %")
+    assert accuracy.values == ("92.00 %", "50.00 %", "91.50 %")
+    assert (accuracy.before, accuracy.after) == ("92.00 %", "91.50 %")
     assert accuracy.ratio == "−0.50 points"
     assert (params.before, params.after) == ("272.5 k", "136.2 k")
     assert (params.ratio, params.kept, params.removed) == ("2.00× fewer", "50.0 %", "50.0 %")
     assert (macs.before, macs.ratio, macs.kept, macs.removed) == ("40.81 M", "2.04× fewer", "49.0 %", "51.0 %")
     assert table["Activations"].ratio == "unchanged"
     latency = rows(document)[-1]
-    assert (latency.before, latency.middle, latency.after, latency.ratio) == ("12 ms", "—", "8 ms", "1.50× faster")
+    assert (latency.values, latency.ratio) == (("12 ms", "—", "8 ms"), "1.50× faster")
+
+
+def repaired(document: dict[str, Any], *, tuned: bool) -> dict[str, Any]:
+    """Return the same with a repair from 10 to 80 %, which ends there or is fine-tuned."""
+    cut, middle = measured(136_237, 20_000_000, 0.1), measured(136_237, 20_000_000, 0.8)
+    done = {"step": "reconstruct", "layers": 9, "before": cut["accuracy"], "after": middle["accuracy"]}
+    after = {} if tuned else {"after": middle, "training": {"pretrain": None, "rounds": []}}
+    return document | {"cut": cut, "middle": middle if tuned else None, "repairs": [done], **after}
+
+
+def test_dense_cut_repaired_and_tuned_network_are_shown_side_by_side(document):
+    tuned, plain = repaired(document, tuned=True), repaired(document, tuned=False)
+    assert list(networks(tuned)) == ["dense", "cut", "repaired", "fine-tuned"]
+    assert rows(tuned)[0].values == ("92.00 %", "10.00 %", "80.00 %", "91.50 %")
+    assert rows(tuned)[-1].values == ("12 ms", "—", "—", "8 ms")
+    assert "from 92.00 % to 10.00 % cut, 80.00 % repaired and 91.50 % fine-tuned (−0.50 points)" in outcome(tuned)
+    assert verification(tuned).startswith("Before its repair and fine-tuning, the pruned network")
+    assert list(networks(plain)) == ["dense", "cut", "repaired"]
+    assert "from 92.00 % to 10.00 % cut and 80.00 % repaired (−12.00 points)" in outcome(plain)
+    assert verification(plain).startswith("Before its repair, the pruned network")
+
+
+def test_results_of_earlier_versions_tell_what_they_know(document):
+    """They have no measurement of the cut network where it was repaired, and the oldest know of no repairs."""
+    assert list(networks(document)) == ["dense", "cut", "fine-tuned"]
+    old = repaired(document, tuned=True)
+    del old["cut"]
+    assert list(networks(old)) == ["dense", "repaired", "fine-tuned"]
+    assert "from 92.00 % to 80.00 % repaired and 91.50 % fine-tuned" in outcome(old)
+
+
+def test_networks_of_which_the_size_alone_is_known_are_not_repeated(document):
+    plain = repaired(document, tuned=False)
+    for part in ("before", "cut", "after"):
+        plain[part] = plain[part] | {"accuracy": None}
+    assert list(networks(plain)) == ["dense", "repaired"]
 
 
 def test_what_was_not_measured_is_left_out_or_dashed(document):
@@ -82,7 +120,7 @@ def test_what_was_not_measured_is_left_out_or_dashed(document):
         document[when]["accuracy"] = document[when]["latency"] = None
     document["middle"] = None
     assert [row.label for row in rows(document)] == ["Parameters", "MACs", "Activations"]
-    assert {row.middle for row in rows(document)} == {"—"}
+    assert all(len(row.values) == 2 for row in rows(document))
     assert (
         outcome(document) == "resnet20 on cifar10 keeps 49.0 % of its MACs (2.04× fewer) and 50.0 % of its parameters."
     )
@@ -110,7 +148,7 @@ def test_slower_and_larger_are_said_plainly(document):
 def test_outcome_is_one_sentence_with_the_same_numbers(document):
     text = outcome(document)
     assert text.startswith("resnet20 on cifar10 keeps 49.0 % of its MACs (2.04× fewer)")
-    assert "from 92.00 % to 91.50 % (−0.50 points)" in text
+    assert "from 92.00 % to 50.00 % cut and 91.50 % fine-tuned (−0.50 points)" in text
     assert "1.50× faster (12 ms before, 8 ms after)" in text
     assert "someone" not in text
 
@@ -253,4 +291,7 @@ def test_repairs_say_what_they_brought_if_that_is_known(document):
         "reconstruct (2 layers): validation accuracy from 50.0 % to 75.0 %.",
         "recalibrate (1 layer); what it brought is not known without labelled images.",
     ]
+    assert "of its parameters, repaired from 70 unlabelled images; its test accuracy goes from" in outcome(document)
+    unchanged = document | {"repairs": [each | {"layers": 0} for each in document["repairs"]]}
+    assert "repaired from" not in outcome(unchanged)
     assert calibration(document) == ["70 unlabelled images (arrays): up to 5,000 win a little more."]

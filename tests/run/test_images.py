@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nets import Plain, images, lived_in
+from secateur.artifact import document
 from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.problem import Problem
@@ -22,8 +23,11 @@ from secateur.data import Calibration, Data, from_loaders, load_calibration
 from secateur.data.arrays import from_arrays
 from secateur.events import Event
 from secateur.measure.forward import tensors
+from secateur.methods.magnitude import Magnitude
+from secateur.methods.reconstruction import Reconstruction
 from secateur.models import build
 from secateur.recipe import Recipe
+from secateur.report import outcome
 from secateur.run import Result, example_of, images_of, model_of, prune, run_recipe
 from secateur.run.images import named_images
 from secateur.training import recalibrate
@@ -103,12 +107,9 @@ def test_networks_of_several_inputs_are_repaired_without_labels_or_examples(kind
     rows: Any = {"scale": torch.rand(100) + 0.5, "image": images(100)}
     rows = rows if kind is Named else (rows["image"], rows["scale"])
     recalibrate(net, ((batch, None) for batch in load_calibration(rows).batches))  # so that it fits these images
-    plain = cut(net, calibrate=rows, calibrate_images=80)
-    mended = cut(net, calibrate=rows, calibrate_images=80, repair=("reconstruct", "recalibrate"))
-    assert [(step.step, step.before, step.after) for step in mended.repairs] == [
-        ("reconstruct", None, None),
-        ("recalibrate", None, None),
-    ]
+    plain = cut(net, calibrate=rows, calibrate_images=80, repair=())
+    mended = cut(net, calibrate=rows, calibrate_images=80, repair=("reconstruct",))
+    assert [(step.step, step.before, step.after) for step in mended.repairs] == [("reconstruct", None, None)]
     assert mended.plans == plain.plans
     assert mended.before.accuracy is None
     assert drift(mended, rows) < 0.8 * drift(plain, rows)
@@ -119,10 +120,22 @@ def test_networks_of_several_inputs_are_repaired_without_labels_or_examples(kind
 
 def test_a_folder_is_enough(tmp_path: Path) -> None:
     net = lived_in(Plain())
-    result = cut(net, calibrate=folder(tmp_path / "photographs"), repair="reconstruct")
+    result = prune(net, target=0.5, calibrate=folder(tmp_path / "photographs"), latency=False)
+    assert isinstance(result.method, Reconstruction)
+    assert [(step.step, step.before, step.after) for step in result.repairs] == [("reconstruct", None, None)]
+    assert result.repairs[0].layers > 0
+    assert result.cut is None
+    assert list(result.stages) == ["dense", "repaired"]
+    assert ", repaired from 70 unlabelled images." in outcome(document(result))
     assert result.example_inputs.shape == (1, *SHAPE)
     assert result.calibration.startswith("70 unlabelled images (pictures in")
     assert "ImageNet" in result.calibration
+
+
+def test_the_method_that_nobody_names_looks_at_images_where_there_are_any(data: Data) -> None:
+    asked = {"target": 0.5, "latency": False}
+    assert isinstance(prune(Plain(), data=data, **asked).method, Reconstruction)
+    assert isinstance(prune(Plain(), images(1), **asked).method, Magnitude)
 
 
 def test_a_named_network_is_built_for_the_images() -> None:
@@ -165,7 +178,7 @@ def test_without_data_there_are_none() -> None:
 
 def test_training_images_are_read_only_if_somebody_looks(data: Data) -> None:
     heard: list[Event] = []
-    result = cut(Plain(), None, method=Looking(looks=False), data=data, tell=heard.append)
+    result = cut(Plain(), None, method=Looking(looks=False), data=data, repair=(), tell=heard.append)
     assert result.calibration == ""
     assert "images" not in {event.stage for event in heard} | set(result.seconds)
     result = cut(Plain(), None, data=data, tell=heard.append)

@@ -27,8 +27,9 @@ def document(result: Result) -> dict[str, Any]:
     """Return what a run asked for and measured as JSON values; numbers that are not finite become None.
 
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
-    ``middle`` (after surgery, before fine-tuning), ``after``, ``repairs`` (without training, on validation images),
-    ``calibration`` (how many unlabelled images were used), ``widths``, ``explanation``, ``verification``,
+    ``cut`` (before its repair, where there was one), ``middle`` (before fine-tuning), ``after``, ``repairs`` (without
+    training, on validation images), ``calibration`` (how many unlabelled images were used), ``widths``,
+    ``explanation``, ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
     and ``notes`` (why these, round by round),
@@ -47,6 +48,7 @@ def document(result: Result) -> dict[str, Any]:
             "method": _method(result.method),
             "then": [_step(step) for step in result.then],
             "before": result.before,
+            "cut": result.cut,
             "middle": result.middle,
             "after": result.after,
             "repairs": list(result.repairs),

@@ -100,8 +100,8 @@ def _speak(found: Findings) -> None:
     def cells(line: Line) -> tuple[str, ...]:
         keep = "" if line.keep is None else f"{line.keep:g}"
         random = verdict(line.against_random)
-        return line.label, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random
+        return line.label, line.repair, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random
 
-    headings = ("Method", "Keep", "MACs %", "Test %", "Change", "Against random")
-    say(table(headings, [cells(line) for line in found.lines], numbers=(1, 2, 3, 4)), "")
+    headings = ("Method", "Repair", "Keep", "MACs %", "Test %", "Change", "Against random")
+    say(table(headings, [cells(line) for line in found.lines], numbers=(2, 3, 4, 5)), "")
     say(*notes(found), "")

@@ -92,6 +92,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
     from secateur import run
     from secateur.core.limits import Limits
     from secateur.core.size import Target
+    from secateur.repair import chosen
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
     from secateur.run.foretelling import foretell
@@ -118,6 +119,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
         latency=recipe.latency,
+        repair=chosen(recipe.repair, images=data is not None or images is not None),
         calibrate=images,
         calibrate_images=recipe.calibrate_images,
         patience=recipe.patience,

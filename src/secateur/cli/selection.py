@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +15,6 @@ from secateur.cli.flags import Flag, flags_of
 if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
-METHOD = "magnitude"
 NETWORK = (
     "model", "weights", "transfer", "data", "classes", "mean", "std", "val_fraction", "train_images", "image_size",
     "workers",
@@ -24,6 +23,7 @@ IMAGES = ("calibrate", "calibrate_images")
 TARGET = ("method", "keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple", "seed")
 PLACE = ("runtime", "threads")
 OUTPUT = "Output"
+_DEFAULT = "reconstruction with --data or --calibrate, else magnitude"
 _OWN = ("--out", "--force", "--download", "--quiet", "--json", "--debug", "--help")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results only, no progress.", rich_help_panel=GENERAL)]
@@ -42,7 +42,7 @@ def selection_flags(args: Sequence[str]) -> list[Flag]:
     network = flags_of(Recipe, "recipe", "Network and data", names=(*NETWORK, *IMAGES), required=("model",))
     target = flags_of(Recipe, "recipe", "What to remove", names=TARGET)
     target = [
-        dataclasses.replace(flag, help=f"{flag.help} [default: {METHOD}]") if flag.field == "method" else flag
+        dataclasses.replace(flag, help=f"{flag.help} [default: {_DEFAULT}]") if flag.field == "method" else flag
         for flag in target
     ]
     own = [field.name for field in dataclasses.fields(Budget) if field.name not in PLACE]
@@ -54,15 +54,22 @@ def selection_flags(args: Sequence[str]) -> list[Flag]:
 def recipe_of(given: Given, **more: Any) -> Recipe:
     """Return the recipe that the flags ask for.
 
+    Args:
+        given: the flags.
+        more: what else it says; the flags' method goes before one that is named here.
+
     Raises:
         SettingError: if a value is out of range.
     """
     from secateur.budget import Budget
     from secateur.errors import SettingError
+    from secateur.methods import default
     from secateur.recipe import Recipe
 
     options = {name: value for name, value in given.of("method").items() if value is not None}
-    values: dict[str, Any] = {"method": METHOD, **given.of("recipe"), "options": options, **more}
+    asked = given.of("recipe")
+    method = asked.get("method") or more.pop("method", "") or default(images=_sees(asked))
+    values: dict[str, Any] = {**asked, "options": options, **more, "method": method}
     try:
         if limits := given.of("budget"):
             values["budget"] = Budget(**limits)
@@ -72,29 +79,34 @@ def recipe_of(given: Given, **more: Any) -> Recipe:
         raise SettingError(re.sub(r"'(\w+)'", lambda name: f"--{name[1].replace('_', '-')}", text)) from None
 
 
-def method_flags(args: Sequence[str]) -> list[Flag]:
-    """Return the flags of the settings of the method that the arguments name."""
+def method_flags(args: Sequence[str], method: str = "") -> list[Flag]:
+    """Return the flags of the settings of the method that the arguments name, or of another where they name none."""
     from secateur.budget import Budget
-    from secateur.methods import find
+    from secateur.methods import default, find
     from secateur.recipe import Recipe
     from secateur.training.settings import Settings
 
-    name = _method_in(args)
+    name = _word_of("method", args)
     if name is None:
         if "--help" in args or "-h" in args:  # nothing to show, so the methods need not be read
             return []
-        name = METHOD
+        name = method or default(images=_sees({name: _word_of(name, args) for name in ("data", "calibrate")}))
     fields = [field.name for kind in (Recipe, Settings, Budget) for field in dataclasses.fields(kind)]
     taken = {*_OWN, *(f"--{field.replace('_', '-')}" for field in fields)}
     return flags_of(find(name), "method", f"Settings of {name}", taken=taken)
 
 
-def _method_in(args: Sequence[str]) -> str | None:
-    """Return the method that is asked for, before the flags that it has are known."""
+def _sees(asked: Mapping[str, Any]) -> bool:
+    """Tell whether there are images to choose and repair by."""
+    return bool(asked.get("data") or asked.get("calibrate"))
+
+
+def _word_of(flag: str, args: Sequence[str]) -> str | None:
+    """Return what a flag is given, before the flags of the method are known."""
     found = None
     for place, word in enumerate(args):
-        if word == "--method" and place + 1 < len(args):
+        if word == f"--{flag}" and place + 1 < len(args):
             found = args[place + 1]
-        elif word.startswith("--method="):
-            found = word.removeprefix("--method=")
+        elif word.startswith(f"--{flag}="):
+            found = word.removeprefix(f"--{flag}=")
     return found

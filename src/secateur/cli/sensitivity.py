@@ -13,7 +13,7 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.progress import Listener
-from secateur.cli.selection import METHOD, NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
+from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from secateur.events import Tell
     from secateur.recipe import Recipe
 
+METHOD = "magnitude"
 _ASKED = ("method", "leave", "patience", "min_units", "multiple", "seed")
 
 
@@ -52,7 +53,7 @@ def flags(args: Sequence[str]) -> list[Flag]:
 
     network = flags_of(Recipe, "recipe", "Network and data", names=NETWORK, required=("model", "data"))
     asked = flags_of(Recipe, "recipe", "What goes first", names=_ASKED)
-    return [*network, *asked, *flags_of(Looking, "own", "How closely"), *method_flags(args)]
+    return [*network, *asked, *flags_of(Looking, "own", "How closely"), *method_flags(args, METHOD)]
 
 
 def sensitivity(
@@ -75,7 +76,7 @@ def sensitivity(
     """
     from secateur.report.summary import subject
 
-    looking, recipe = Looking(**given.of("own")), recipe_of(given)
+    looking, recipe = Looking(**given.of("own")), recipe_of(given, method=METHOD)
     folder = out or Path("out") / f"sensitivity-{recipe.name()}"
     with Listener(quiet or as_json) as tell:
         found, images = _measured(recipe, looking, folder, download, tell)

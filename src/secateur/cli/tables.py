@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -53,14 +52,12 @@ def say_json(document: Mapping[str, Any]) -> None:
 
 
 def change(document: Mapping[str, Any]) -> Table:
-    """Return the table of a run: before, after surgery, after fine-tuning."""
+    """Return the table of a run: the dense network, what the cut left, repaired, fine-tuned."""
+    from secateur.artifact.stages import measured
     from secateur.report import rows
-    from secateur.report.summary import NONE
 
-    found = [replace(row, label=row.label.partition(" (")[0]) for row in rows(document)]
-    middle = any(row.middle != NONE for row in found)
-    headings = ["", "Before", *(["Cut"] if middle else []), "After", "Change"]
-    texts = [[row.label, row.before, *([row.middle] if middle else []), row.after, row.ratio] for row in found]
+    headings = ["", *(name.capitalize() for name in measured(document)), "Change"]
+    texts = [[row.label.partition(" (")[0], *row.values, row.ratio] for row in rows(document)]
     return table(headings, texts, numbers=range(1, len(headings) - 1))
 
 

@@ -14,6 +14,7 @@ from secateur.errors import SettingError, nearest
 from secateur.methods import make
 from secateur.recipe import Recipe
 from secateur.recipe_text import parsed, read
+from secateur.repair import chosen
 from secateur.stages import Option
 from secateur.training.settings import Settings
 
@@ -79,6 +80,8 @@ class Comparison:
         base: what all runs have in common; its method, keep and seed are not looked at.
         entries: the methods.
         keeps: the fractions to keep, each in (0, 1].
+        repairs: what is done after the cut without training; of several, every method and control that prunes runs
+            with each. Empty: that of the base, or the default.
         seeds: each run is repeated with each of them.
         controls: which of ``CONTROLS`` run along.
         scratch: settings of training the thin network from scratch that differ from those of training the others.
@@ -91,6 +94,7 @@ class Comparison:
     base: Recipe
     entries: tuple[Entry, ...]
     keeps: tuple[float, ...]
+    repairs: tuple[tuple[str, ...], ...] = ()
     seeds: tuple[int, ...] = (0,)
     controls: tuple[Control, ...] | None = None
     scratch: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -104,6 +108,12 @@ class Comparison:
         )
         _check_list("seeds", self.seeds, lambda seed: type(seed) is int and seed >= 0, "whole numbers of at least 0")
         object.__setattr__(self, "keeps", tuple(float(keep) for keep in self.keeps))
+        if not self.repairs:
+            object.__setattr__(self, "repairs", (chosen(self.base.repair, images=True),))
+        if len(set(self.repairs)) < len(self.repairs):
+            raise SettingError("'repairs' must name each way once; correct it in the recipe")
+        for repair in self.repairs:
+            replace(self.base, repair=repair)
         if not self.base.data:
             raise SettingError("a comparison needs data to measure accuracies on; name a data set in the recipe")
         if self.base.then:
@@ -164,9 +174,9 @@ class Comparison:
     def from_toml(text: str) -> Comparison:
         """Read a comparison.
 
-        It is a recipe with ``keeps`` in [target] instead of ``keep``, several [[method]] tables (each with a ``name``,
-        its settings, and if need be a ``label`` and tables ``train`` and ``shape``), ``seeds``, ``controls`` and
-        [scratch].
+        It is a recipe with ``keeps`` in [target] instead of ``keep``, and ``repairs`` instead of ``repair`` for several
+        ways, several [[method]] tables (each with a ``name``, its settings, and if need be a ``label`` and tables
+        ``train`` and ``shape``), ``seeds``, ``controls`` and [scratch].
 
         Raises:
             SettingError: if the text is not TOML, or an entry is unknown, missing or impossible.
@@ -184,6 +194,7 @@ class Comparison:
             if "keep" in target:
                 raise SettingError("a comparison takes several keeps; write keeps = [0.5] in [target] of the recipe")
             keeps: Any = cast("dict[str, Any]", target).pop("keeps", None)
+            own["repairs"] = _repairs(cast("dict[str, Any]", target))
         else:
             keeps = None  # and the recipe will complain
         if keeps is None:
@@ -240,6 +251,20 @@ def _entry(table: object) -> Entry:
 
 def _label(name: str, options: Mapping[str, object]) -> str:
     return f"{name} ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else name
+
+
+def _repairs(target: dict[str, Any]) -> tuple[tuple[str, ...], ...] | None:
+    """Take the ways to repair out of the table [target]; None where it names none."""
+    ways = target.pop("repairs", None)
+    if ways is None:
+        return None
+    if "repair" in target:
+        raise SettingError("[target] of the recipe has 'repair' and 'repairs'; take one of them out")
+    if not isinstance(ways, list) or not ways or not all(isinstance(way, list) for way in cast("list[object]", ways)):
+        raise SettingError(
+            f"'repairs' must be lists such as [[], [\"reconstruct\"]], not {ways!r}; correct it in the recipe"
+        )
+    return tuple(tuple(way) for way in cast("list[list[str]]", ways))
 
 
 def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:

@@ -12,6 +12,7 @@ from torch import nn
 
 from secateur import artifact
 from secateur.artifact.environment import environment
+from secateur.artifact.stages import CUT, REPAIRED
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.compare import runs
 from secateur.compare.claims import claimed
@@ -170,7 +171,9 @@ class _Conductor:
         model = model_of(recipe, data)
         if recipe.pretrain is None:
             return model
-        plain = replace(self.comparison.base, method="none", options={}, keep=None, train=None, shape=None, export=())
+        plain = replace(
+            self.comparison.base, method="none", options={}, keep=None, train=None, shape=None, export=(), repair=()
+        )
         name = f"dense-{replace(plain, seed=recipe.seed).name()}"
         path = self.folder / "work" / f"{name}.safetensors"
         with claimed(path.with_suffix(".lock"), wait=True):
@@ -193,10 +196,11 @@ class _Conductor:
         result = prune_as(timed, dense, data, images=images, tested=tested, work=work, tell=self.tell)
         histories = (*result.shaped, *result.histories)
         made = _run(request, data, result.model, result.before, result.after, result.speed, histories)
-        middle = result.middle.accuracy if result.middle else result.after.accuracy
+        accuracies = {name: found.accuracy.top1 for name, found in result.stages.items() if found.accuracy}
         return replace(
             made,
-            cut=None if middle is None else middle.top1,
+            cut=accuracies.get(CUT),
+            repaired=accuracies.get(REPAIRED),
             verification=result.verification,
             plans=tuple(plan.to_json() for plan in result.plans),
         )

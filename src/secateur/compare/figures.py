@@ -29,12 +29,12 @@ def trade_off(found: Findings, quantity: str) -> str:
         "latency": lambda line: line.latency.mean if line.latency else None,
     }[quantity]
     lines = [line for line in found.lines if line.keep is not None and size(line) is not None]
-    names = {line.label: line.control for line in sorted(lines, key=lambda line: line.control)}
+    names = {line.name: line.control for line in sorted(lines, key=lambda line: line.control)}
     figure = go.Figure()
-    for number, (label, control) in enumerate(names.items()):
-        mine = sorted((line for line in lines if line.label == label), key=lambda line: line.keep or 0.0)
+    for number, (name, control) in enumerate(names.items()):
+        mine = sorted((line for line in lines if line.name == name), key=lambda line: line.keep or 0.0)
         style = _style(number, control, sum(not c for c in names.values()))
-        _add(figure, label, mine, [size(line) for line in mine], style)
+        _add(figure, name, mine, [size(line) for line in mine], style)
     _reference(figure, found)
     title = {"macs": "MACs left in %", "params": "parameters left in %", "latency": "milliseconds a forward pass"}
     figure.update_xaxes(title_text=title[quantity])
@@ -45,13 +45,17 @@ def trade_off(found: Findings, quantity: str) -> str:
 def _style(number: int, control: bool, methods: int) -> dict[str, Any]:
     if control:
         place = number - methods
-        return {"color": CONTROL_COLORS[place % len(CONTROL_COLORS)], "dash": "dot", "symbol": f"{MARKERS[place]}-open"}
+        return {
+            "color": CONTROL_COLORS[place % len(CONTROL_COLORS)],
+            "dash": "dot",
+            "symbol": f"{MARKERS[place % len(MARKERS)]}-open",
+        }
     lap = number // len(COLORS)  # colours that come again get other markers
     symbol = MARKERS[(number + lap) % len(MARKERS)]
     return {"color": COLORS[number % len(COLORS)], "dash": "solid" if not lap else "dash", "symbol": symbol}
 
 
-def _add(figure: Any, label: str, lines: Sequence[Line], sizes: Sequence[float | None], style: dict[str, Any]) -> None:
+def _add(figure: Any, name: str, lines: Sequence[Line], sizes: Sequence[float | None], style: dict[str, Any]) -> None:
     import plotly.graph_objects as go
 
     stds = [100 * (line.test.std or 0.0) for line in lines]
@@ -59,8 +63,8 @@ def _add(figure: Any, label: str, lines: Sequence[Line], sizes: Sequence[float |
         go.Scatter(
             x=sizes,
             y=[100 * line.test.mean for line in lines],
-            name=label,
-            legendgroup=label,
+            name=name,
+            legendgroup=name,
             mode="lines+markers",
             line={"color": style["color"], "width": 2, "dash": style["dash"]},
             marker={"color": style["color"], "size": 9, "symbol": style["symbol"]},
@@ -77,7 +81,7 @@ def _add(figure: Any, label: str, lines: Sequence[Line], sizes: Sequence[float |
                 y=[y for _, y in points],
                 mode="markers",
                 marker={"color": style["color"], "size": 4, "opacity": 0.5},
-                legendgroup=label,
+                legendgroup=name,
                 showlegend=False,
                 hoverinfo="skip",
             )

@@ -68,7 +68,9 @@ class Line:
         keep: what was asked for; None for the dense network.
         test: test accuracy at the end.
         val: validation accuracy at the end.
-        cut: test accuracy before any training; None where nothing was cut.
+        repair: what was done after the cut without training, in words; empty where nothing was cut.
+        cut: test accuracy after the cut, before any repair and training; None where nothing was cut.
+        repaired: test accuracy after the repair, before any training; None where there was none.
         dense: test accuracy of the network that went in.
         macs: share of the MACs left.
         params: share of the parameters left.
@@ -80,7 +82,8 @@ class Line:
         seeds: of the runs.
         tried: how many settings of this label there were, of which this one did best on the validation images.
         settings: of the method, in words; shown where several were tried.
-        against_random: comparison with random units at the same keep; None for these themselves or without.
+        against_random: comparison with random units at the same keep and with the same repair; None for these
+            themselves or without.
         against_best: comparison with the method of the best mean at the same keep; None for this one.
     """
 
@@ -100,10 +103,17 @@ class Line:
     seeds: tuple[int, ...]
     tried: int = 1
     settings: str = ""
+    repair: str = ""
+    repaired: Spread | None = None
     against_random: Verdict | None = None
     against_best: Verdict | None = None
     interval: tuple[float, float] | None = None
     runtime: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return the label with the repair, if there was one."""
+        return self.label if self.repair in ("", "none") else f"{self.label} + {self.repair}"
 
     @property
     def faster(self) -> str:
@@ -184,9 +194,9 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 
 
 def _chosen(comparison: Comparison, here: Sequence[tuple[Request, Run]]) -> tuple[list[Line], list[Line]]:
-    labels: dict[str, dict[int, list[tuple[Request, Run]]]] = {}
+    labels: dict[tuple[str, str], dict[int, list[tuple[Request, Run]]]] = {}
     for request, run in here:
-        labels.setdefault(request.label, {}).setdefault(request.entry, []).append((request, run))
+        labels.setdefault((request.label, request.repair), {}).setdefault(request.entry, []).append((request, run))
     chosen: list[Line] = []
     worse: list[Line] = []
     for variants in labels.values():
@@ -204,6 +214,7 @@ def _line(
     times = [run.latency for run in runs if run.latency is not None]
     ratios = [run.dense_latency / run.latency for run in runs if run.latency and run.dense_latency]
     cuts = [run.cut for run in runs if run.cut is not None]
+    repaired = [run.repaired for run in runs if run.repaired is not None]
     entry = comparison.all_entries()[request.entry] if comparison and request.entry >= 0 else None
     changes = {**entry.options, **entry.train, **{f"shape.{k}": v for k, v in entry.shape.items()}} if entry else {}
     return Line(
@@ -213,7 +224,9 @@ def _line(
         keep=request.keep if keep == -1.0 else keep,
         test=Spread(tuple(run.test for run in runs)),
         val=Spread(tuple(run.val for run in runs)),
+        repair=request.repair,
         cut=Spread(tuple(cuts)) if cuts else None,
+        repaired=Spread(tuple(repaired)) if repaired else None,
         dense=Spread(tuple(run.dense for run in runs)),
         macs=statistics.fmean(run.macs / run.dense_macs for run in runs),
         params=statistics.fmean(run.params / run.dense_params for run in runs),
@@ -235,22 +248,25 @@ def _interval(speeds: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None
 
 
 def _compared(lines: Sequence[Line]) -> list[Line]:
-    """Compare the lines of one keep with random units and with the best, and put the best first."""
+    """Compare the lines of one keep with random units of the same repair and with the best; put the best first.
+
+    What was not cut is compared with the first random units, the best of them.
+    """
     ordered = sorted(lines, key=lambda line: -line.test.mean)
-    random = next((line for line in ordered if line.label == CONTROLS["random"]), None)
+    randoms = [line for line in ordered if line.label == CONTROLS["random"]]
     best = next((line for line in ordered if not line.control), None)
-    to_random, to_best = _verdicts(ordered, random), _verdicts(ordered, best)
+    alike = [next((r for r in randoms if line.repair in (r.repair, "")), None) for line in ordered]
+    to_random, to_best = _verdicts(ordered, alike), _verdicts(ordered, [best] * len(ordered))
     return [
         replace(line, against_random=a, against_best=b) for line, a, b in zip(ordered, to_random, to_best, strict=True)
     ]
 
 
-def _verdicts(lines: Sequence[Line], reference: Line | None) -> list[Verdict | None]:
-    if reference is None:
-        return [None] * len(lines)
-    raw = [None if line is reference else welch(line.test.values, reference.test.values) for line in lines]
+def _verdicts(lines: Sequence[Line], references: Sequence[Line | None]) -> list[Verdict | None]:
+    pairs = [(line, None if one is line else one) for line, one in zip(lines, references, strict=True)]
+    raw = [None if other is None else welch(line.test.values, other.test.values) for line, other in pairs]
     return [
-        None if line is reference else _verdict(line, reference, p) for line, p in zip(lines, holm(raw), strict=True)
+        None if other is None else _verdict(line, other, p) for (line, other), p in zip(pairs, holm(raw), strict=True)
     ]
 
 

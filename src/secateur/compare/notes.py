@@ -26,7 +26,7 @@ def notes(found: Findings) -> list[str]:
     for keep in dict.fromkeys(line.keep for line in lines):
         sentences += [_best_of(found.at(keep), keep), _sizes_of(found.at(keep), keep)]
     out += [sentence for sentence in sentences if sentence]
-    epochs = {line.label: line.epochs for line in lines if line.label != CONTROLS["scratch"]}
+    epochs = {line.name: line.epochs for line in lines if line.label != CONTROLS["scratch"]}
     if len(set(epochs.values())) > 1:
         usual = statistics.mode(epochs.values())
         others = [f"{label} {count}" for label, count in epochs.items() if count != usual]
@@ -41,9 +41,9 @@ def _best_of(lines: Sequence[Line], keep: float | None) -> str:
     if best is None or keep is None or best.test.std is None:
         return ""
     others = [line for line in lines if line.against_best is not None]
-    close = [line.label for line in others if line.against_best and (line.against_best.p or 0) >= LEVEL]
-    unknown = [line.label for line in others if line.against_best and line.against_best.p is None]
-    text = f"Keep {keep:g}: {best.label} has the best mean of the methods"
+    close = [line.name for line in others if line.against_best and (line.against_best.p or 0) >= LEVEL]
+    unknown = [line.name for line in others if line.against_best and line.against_best.p is None]
+    text = f"Keep {keep:g}: {best.name} has the best mean of the methods"
     text += f"; within noise of it: {', '.join(close)}" if close else "; no other line is within noise of it"
     text += f"; nothing can be said about {', '.join(unknown)}" if unknown else ""
     return f"{text}."

@@ -92,6 +92,7 @@ def render(comparison: Comparison, found: Findings, done: Sequence[tuple[Request
         ),
         tried=tried,
         cuts=any(line.cut for line in found.lines),
+        repaired=any(line.repaired for line in found.lines),
         controls=asked,
         environment=_environment(done),
         recipe=comparison.text,

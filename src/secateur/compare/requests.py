@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -50,7 +52,18 @@ class Request:
     def title(self) -> str:
         """Return what the run is, in words."""
         keep = "" if self.kind == "dense" else f"keep {self.keep:g}, "
-        return f"{self.label}, {keep}seed {self.seed}"
+        repair = f"repair {self.repair}, " if self.repair else ""
+        return f"{self.label}, {keep}{repair}seed {self.seed}"
+
+    @property
+    def repair(self) -> str:
+        """Return what is done after the cut without training, in words; empty where nothing is cut."""
+        return repair_in_words(self.recipe.repair or ()) if self.kind == "prune" else ""
+
+
+def repair_in_words(steps: Sequence[str]) -> str:
+    """Return repairs as tables have them, such as ``reconstruct``."""
+    return " + ".join(steps) if steps else "none"
 
 
 def requests(comparison: Comparison) -> tuple[Request, ...]:
@@ -61,8 +74,8 @@ def requests(comparison: Comparison) -> tuple[Request, ...]:
         if "dense" in asked:
             found.append(_control("dense", replace(base, keep=None), comparison.dense_settings(), seed))
         for keep in comparison.keeps:
-            for number, entry in enumerate(comparison.all_entries()):
-                recipe = entry.recipe(base, keep, seed)
+            for repair, (number, entry) in itertools.product(comparison.repairs, enumerate(comparison.all_entries())):
+                recipe = entry.recipe(replace(base, repair=repair), keep, seed)
                 found.append(
                     Request(kind="prune", label=entry.label, entry=number, control=entry.control, recipe=recipe)
                 )
@@ -75,5 +88,5 @@ def requests(comparison: Comparison) -> tuple[Request, ...]:
 def _control(kind: Control, recipe: Recipe, train: Settings, seed: int) -> Request:
     assert kind in ("scratch", "dense")
     plain = {"method": "none", "options": {}} if kind == "dense" else {}
-    made = replace(recipe, train=train, shape=None, seed=seed, export=(), **plain)
+    made = replace(recipe, train=train, shape=None, seed=seed, export=(), repair=(), **plain)
     return Request(kind=kind, label=CONTROLS[kind], entry=-1, control=True, recipe=made)

@@ -25,7 +25,8 @@ class Run:
         keep: the fraction asked for.
         seed: of everything random.
         dense: test accuracy of the network that went in.
-        cut: the same after surgery, before any training.
+        cut: the same after the cut, before any repair and training; None where nothing was cut, or not measured.
+        repaired: the same after the repair, before any training; None where there was none.
         test: the same at the end.
         val: accuracy on the validation images at the end.
         test_images: how many test images there are.
@@ -69,6 +70,7 @@ class Run:
     histories: tuple[Mapping[str, Any], ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
     speed: Mapping[str, Any] | None = None
+    repaired: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -114,6 +116,10 @@ def load(folder: Path, request: Request) -> Run | None:
     if isinstance(version, int) and version > FORMAT:
         raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
     values.setdefault("speed", None)
+    if "repaired" not in values:  # a run of an earlier version, which measured once before training
+        values["repaired"] = None
+        if request.repair not in ("", "none"):
+            values |= {"repaired": values.get("cut"), "cut": None}
     for entry in fields(Run):
         if entry.name not in values:
             raise _damaged(path, f"it lacks '{entry.name}'")

@@ -16,15 +16,15 @@ from secateur.compare.runs import Run
 from secateur.report.summary import MINUS, NONE
 
 TABLE = (
-    "label", "method", "control", "keep", "settings", "seeds", "epochs", "test_mean", "test_std", "val_mean", "val_std",
-    "cut_mean", "cut_std", "dense_mean", "macs_left", "params_left", "latency_ms", "speedup",
-    "speedup_low", "speedup_high", "speedup_in_words", "runtime",
+    "label", "method", "control", "keep", "repair", "settings", "seeds", "epochs", "test_mean", "test_std", "val_mean",
+    "val_std", "cut_mean", "cut_std", "repaired_mean", "repaired_std", "dense_mean", "macs_left", "params_left",
+    "latency_ms", "speedup", "speedup_low", "speedup_high", "speedup_in_words", "runtime",
     "p_random", "against_random", "p_best", "against_best",
 )  # fmt: skip
 RUNS = (
-    "label", "method", "control", "keep", "seed", "epochs", "dense", "cut", "test", "val", "macs", "params",
-    "dense_macs", "dense_params", "latency", "dense_latency", "runtime", "speedup", "speedup_low", "speedup_high",
-    "verification", "seconds", "name",
+    "label", "method", "control", "keep", "repair", "seed", "epochs", "dense", "cut", "repaired", "test", "val", "macs",
+    "params", "dense_macs", "dense_params", "latency", "dense_latency", "runtime", "speedup", "speedup_low",
+    "speedup_high", "verification", "seconds", "name",
 )  # fmt: skip
 
 
@@ -35,9 +35,7 @@ def table_csv(found: Findings) -> str:
 
 def runs_csv(done: Sequence[tuple[Request, Run]]) -> str:
     """Return every run as a row of CSV; shares, not percent, and milliseconds."""
-    rows = [
-        {**run.to_dict(), **_speed(run), "label": request.label, "control": request.control} for request, run in done
-    ]
+    rows = [{**run.to_dict(), **_speed(run), **_asked(request)} for request, run in done]
     return _csv(RUNS, [{name: row[name] for name in RUNS} for row in rows])
 
 
@@ -53,7 +51,7 @@ def document(comparison: Comparison, found: Findings, done: Sequence[tuple[Reque
         "notes": notes(found),
         "lines": [_nested(line) for line in found.lines],
         "left_out": [_nested(line) for line in found.left_out],
-        "runs": [{**run.to_dict(), "label": request.label, "control": request.control} for request, run in done],
+        "runs": [{**run.to_dict(), **_asked(request)} for request, run in done],
     }
 
 
@@ -83,12 +81,14 @@ def _flat(line: Line) -> dict[str, Any]:
         "method": line.method,
         "control": line.control,
         "keep": line.keep,
+        "repair": line.repair,
         "settings": line.settings,
         "seeds": len(line.seeds),
         "epochs": line.epochs,
         **_both("test", line.test),
         **_both("val", line.val),
         **_both("cut", line.cut),
+        **_both("repaired", line.repaired),
         "dense_mean": line.dense.mean,
         "macs_left": line.macs,
         "params_left": line.params,
@@ -103,6 +103,10 @@ def _flat(line: Line) -> dict[str, Any]:
         "p_best": best.p if best else None,
         "against_best": best.text if best else None,
     }
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    return {"label": request.label, "control": request.control, "repair": request.repair}
 
 
 def _speed(run: Run) -> dict[str, Any]:
@@ -123,7 +127,7 @@ def _both(name: str, value: Spread | None) -> dict[str, float | None]:
 
 def _nested(line: Line) -> dict[str, Any]:
     values = asdict(line)
-    for name in ("test", "val", "cut", "dense", "latency"):
+    for name in ("test", "val", "cut", "repaired", "dense", "latency"):
         part: Spread | None = getattr(line, name)
         values[name] = part and {"values": list(part.values), "mean": part.mean, "std": part.std}
     return {**values, "seeds": list(line.seeds), "speedup_in_words": line.faster}

@@ -64,6 +64,15 @@ def find(name: str) -> type[Method]:
     return known[name]
 
 
+def default(*, images: bool) -> str:
+    """Return the name of the method that is taken where none is named.
+
+    Args:
+        images: whether there are images, labelled or not, to choose and repair by.
+    """
+    return "reconstruction" if images else "magnitude"
+
+
 def make(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """Return the method of this name with these settings.
 

@@ -172,11 +172,12 @@ def _meet(survey: _Survey, found: Sequence[Site], batches: Sequence[Inputs], see
         linear = isinstance(survey.model.get_submodule(layer), nn.Linear)
         survey.spreads.setdefault(where, Spread()).add(made, -1 if linear else 1)
 
+    tell(Event("reconstruct", "weighing units by what no fit brings back", 0, len(found)))
     with Passes(survey.model, found, batches, heard).running() as advance:
         number = 0
         while arrived := advance():
             site = by_name[str(arrived[0].where)]
-            tell(Event("reconstruct", f"weighing what {site.layer} reads", number / len(found)))
+            tell(Event("reconstruct", f"weighing what {site.layer} reads", number, len(found)))
             survey.finish()  # those whose last reader was the layer before: the sums behind it are known now
             _look(survey, site, arrived, seed * 7919 + number)
             number += 1

@@ -1,10 +1,10 @@
 """Optimal brain surgeon over whole units: which unit can best be done without once all others are refitted.
 
-For a reader with inputs ``X`` and weights ``W`` let ``H = X'X + s I``. Without the columns ``R`` of a unit, and with all
-other weights refitted, the squared error rises by ``tr(W_R' (H^-1_RR)^-1 W_R)``; after it, ``W -= H^-1_.R K W_R`` and
-``H^-1 -= H^-1_.R K H^-1_R.`` with ``K = (H^-1_RR)^-1`` (Hassibi & Stork, *Second order derivatives for network pruning*,
-1993, for single weights; Meng et al., OSSCAR, 2024, arXiv 2403.12983, for structures). Going on unit by unit gives the
-whole curve of errors from one factorisation.
+For a reader with inputs ``X`` and weights ``W`` let ``H = X'X + s I``. Without the columns ``R`` of a unit, and with
+all other weights refitted, the squared error rises by ``tr(W_R' (H^-1_RR)^-1 W_R)``; after it, ``W -= H^-1_.R K W_R``
+and ``H^-1 -= H^-1_.R K H^-1_R.`` with ``K = (H^-1_RR)^-1`` (Hassibi & Stork, *Second order derivatives for network
+pruning*, 1993, for single weights; Meng et al., OSSCAR, 2024, arXiv 2403.12983, for structures). Going on unit by unit
+gives the whole curve of errors from one factorisation.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def best_choices(readers: Sequence[Reader], units: int) -> tuple[list[tuple[int,
     """
     choices, errors = list[tuple[int, ...]]([()]), [0.0]
     for some in range(1, units):
-        losses = {gone: sum(_loss(reader, gone, units) for reader in readers) for gone in combinations(range(units), some)}
+        losses = {
+            gone: sum(_loss(reader, gone, units) for reader in readers) for gone in combinations(range(units), some)
+        }
         best = min(losses, key=lambda gone: losses[gone])
         choices.append(best)
         errors.append(max(errors[-1], losses[best]))

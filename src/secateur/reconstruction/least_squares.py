@@ -1,8 +1,8 @@
 """Least squares with a pull towards the present weights, whose strength held-out images choose.
 
-``min |E - X D|^2 + s |D|^2`` for the change ``D`` of the weights, where ``E`` is what is missing at the outputs. A fifth
-of the images is left out of the first solutions; the pull under which these miss least there is taken, and all images
-together give the final one. Where nothing is better than no change, nothing is changed.
+``min |E - X D|^2 + s |D|^2`` for the change ``D`` of the weights, where ``E`` is what is missing at the outputs. A
+fifth of the images is left out of the first solutions; the pull under which these miss least there is taken, and all
+images together give the final one. Where nothing is better than no change, nothing is changed.
 """
 
 from __future__ import annotations

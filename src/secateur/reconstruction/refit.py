@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,9 +127,7 @@ class _Refit:
             for it in arrived:
                 del self.places[turn.fitted.site.layer, it.batch]
 
-    def part(
-        self, turn: _Waiting, lacking: list[Tensor], images: Sequence[Tensor], arrived: Sequence[Arrival]
-    ) -> None:
+    def part(self, turn: _Waiting, lacking: list[Tensor], images: Sequence[Tensor], arrived: Sequence[Arrival]) -> None:
         """Fit one layer to what a sum lacks, and bring the sums up to date, in place."""
         fitted, fit = turn.fitted, Fit()
         used = fitted.scale.abs() > 1e-8 * fitted.scale.abs().max()
@@ -198,6 +197,7 @@ def _go(it: _Refit, found: Sequence[Site], batches: Sequence[Inputs], tell: Tell
     before = Passes(it.dense, found, batches, it.heard)
     after = Passes(it.thin, found, batches, lambda *_: None, behind=it.meeting)
     number = 0
+    tell(Event("repair", "fitting layers to the dense network", 0, len(found)))
     with before.running() as advance_dense, after.running() as advance_thin:
         standing = advance_dense()
         while arrived := advance_thin():
@@ -205,7 +205,7 @@ def _go(it: _Refit, found: Sequence[Site], batches: Sequence[Inputs], tell: Tell
             if not isinstance(where, str):
                 it.sum(where, arrived)
                 continue
-            tell(Event("reconstruct", f"fitting {where}", number / len(found)))
+            tell(Event("repair", f"fitting {where}", number, len(found)))
             number += 1
             site = by_name[where]
             it.draw(site, standing, number)
@@ -229,6 +229,6 @@ def _kept(dense: nn.Module, graph: Graph, plan: Plan, found: Iterable[Site]) -> 
     kept: dict[str, Tensor] = {}
     for site in found:
         units = graph.tensors[f"{site.layer}.weight"][1][0] if f"{site.layer}.weight" in graph.tensors else None
-        outputs = dense.get_submodule(site.layer).weight.shape[0]  # pyright: ignore
-        kept[site.layer] = torch.ones(outputs, dtype=torch.bool) if units is None else staying(units, keep)
+        layer: Any = dense.get_submodule(site.layer)
+        kept[site.layer] = torch.ones(len(layer.weight), dtype=torch.bool) if units is None else staying(units, keep)
     return kept

@@ -98,17 +98,18 @@ def sites(model: nn.Module, inputs: Inputs) -> list[Site]:
 def hooked(
     model: nn.Module, enter: Callable[[str, nn.Module, Any], None], leave: Callable[[str, nn.Module, Any, Any], None]
 ) -> Generator[None]:
-    """Call back before and after the forward of every module, with its name and its positional inputs."""
+    """Call back before and after the forward of every module, with its name and its inputs, those by name last."""
     hooks: list[Any] = []
     for name, module in model.named_modules():
 
-        def before(module: nn.Module, given: Any, name: str = name) -> None:
-            enter(name, module, given)
+        def before(module: nn.Module, given: Any, named: Any, name: str = name) -> None:
+            enter(name, module, (*given, *named.values()))
 
-        def after(module: nn.Module, given: Any, output: Any, name: str = name) -> None:
-            leave(name, module, given, output)
+        def after(module: nn.Module, given: Any, named: Any, output: Any, name: str = name) -> None:
+            leave(name, module, (*given, *named.values()), output)
 
-        hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        hooks.append(module.register_forward_hook(after, with_kwargs=True))
     try:
         yield
     finally:

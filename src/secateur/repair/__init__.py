@@ -2,7 +2,20 @@
 
 from secateur.repair.compensation import compensate
 from secateur.repair.constants import fold_constants
-from secateur.repair.kit import STEPS, Repair, check, repair, take
+from secateur.repair.kit import DEFAULT, STEPS, Repair, check, chosen, ordered, repair, take, taken
 from secateur.repair.reconstruction import reconstruct
 
-__all__ = ["STEPS", "Repair", "check", "compensate", "fold_constants", "reconstruct", "repair", "take"]
+__all__ = [
+    "DEFAULT",
+    "STEPS",
+    "Repair",
+    "check",
+    "chosen",
+    "compensate",
+    "fold_constants",
+    "ordered",
+    "reconstruct",
+    "repair",
+    "take",
+    "taken",
+]

@@ -49,6 +49,8 @@ def compensate(
         if shift is None:
             continue
         means = _means(dense, reader, images)
+        if means is None:
+            continue
         weight = reader.dense.weight.detach()
         given = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
         lost = reader.lost.to(weight.device)
@@ -59,8 +61,8 @@ def compensate(
     return tuple(changed)
 
 
-def _means(dense: nn.Module, reader: Reader, images: Sequence[Inputs]) -> Tensor:
-    """Return the mean of each input of a layer, in float64."""
+def _means(dense: nn.Module, reader: Reader, images: Sequence[Inputs]) -> Tensor | None:
+    """Return the mean of each input of a layer, in float64; None if nothing calls it."""
     total: Tensor | None = None
     count = 0
     for calls in inputs_and_outputs(dense, reader.dense, images):
@@ -69,5 +71,4 @@ def _means(dense: nn.Module, reader: Reader, images: Sequence[Inputs]) -> Tensor
             rows = rows.reshape(-1, rows.shape[-1]).double()
             total = rows.sum(0) if total is None else total + rows.sum(0)
             count += len(rows)
-    assert total is not None
-    return total / count
+    return None if total is None else total / count

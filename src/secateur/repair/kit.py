@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.data import Data
-from secateur.errors import SettingError, nearest
+from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, accuracy
 from secateur.recipe import REPAIRS
@@ -20,7 +21,17 @@ from secateur.repair.reconstruction import reconstruct
 from secateur.training import recalibrate
 
 STEPS = REPAIRS
-"""Every repair by name, in the order in which they make sense together."""
+"""Every repair by name, in the order in which they are carried out, whatever the order in which they are asked for.
+
+A fit brings the outputs of the dense network back, and to these belong its statistics. Means that are folded in
+before it are then corrected twice; statistics that are estimated before it are those of a network that is no more, and
+after it they stretch outputs that least squares has drawn together on purpose. So it makes the others needless, and
+they are carried out only where it reaches no layer. Statistics come last, for they cover a mean that was folded into a
+batch norm; the other way round it would count twice.
+"""
+
+DEFAULT = ("reconstruct",)
+"""What is done where nobody has asked for anything, and images are at hand."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,16 @@ class Repair:
     layers: int
     before: Accuracy | None
     after: Accuracy | None
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Repair:
+        """Read what ``dataclasses.asdict`` returns.
+
+        Raises:
+            KeyError, TypeError: if it is not that.
+        """
+        parts: dict[str, Any] = {name: values[name] and Accuracy(**values[name]) for name in ("before", "after")}
+        return Repair(**{**values, **parts})
 
 
 def repair(
@@ -60,7 +81,7 @@ def repair(
         graph: the graph of the dense network.
         plan: what was removed.
         images: batches of what the network takes, see ``secateur.data.load_calibration``.
-        steps: of ``STEPS``, in the order in which to take them.
+        steps: of ``STEPS``, in any order; see there for what is carried out of them.
         data: validation images to measure on; None for none.
         seed: of what is drawn.
         tell: hears the progress.
@@ -69,18 +90,48 @@ def repair(
         SettingError: if a step is unknown.
     """
     check(steps)
+    tell(Event("repair", "repairing"))
     now, done = _judge(thin, data), list[Repair]()
-    for step in steps:
-        tell(Event("repair", f"repairing: {step}"))
-        layers = take(step, dense, thin, graph, plan, images, seed)
+    for step, layers in taken(steps, dense, thin, graph, plan, images, seed, tell):
         after = _judge(thin, data)
         done.append(Repair(step, layers, now, after))
         now = after
+    if left := ordered(steps)[len(done) :]:
+        tell(Event("warning", f"without {' and '.join(left)}: it would undo part of what {done[-1].step} has won"))
     return tuple(done)
 
 
+def taken(
+    steps: Sequence[str],
+    dense: nn.Module,
+    thin: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    images: Sequence[Inputs],
+    seed: int,
+    tell: Tell = ignore,
+) -> Iterator[tuple[str, int]]:
+    """Take repairs in their order until a fit has made those that are left needless; ``thin`` is changed in place.
+
+    Yields:
+        After each step its name, and how many layers it changed.
+    """
+    for step in ordered(steps):
+        layers = take(step, dense, thin, graph, plan, images, seed, tell)
+        yield step, layers
+        if step == "reconstruct" and layers:
+            return
+
+
 def take(
-    step: str, dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, images: Sequence[Inputs], seed: int
+    step: str,
+    dense: nn.Module,
+    thin: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    images: Sequence[Inputs],
+    seed: int,
+    tell: Tell = ignore,
 ) -> int:
     """Take one step of a repair and return how many layers it changed; ``thin`` is changed in place.
 
@@ -92,12 +143,40 @@ def take(
         plan: what was removed.
         images: batches of what the network takes.
         seed: of what is drawn.
+        tell: hears the progress, where it is worth telling.
     """
     if step == "recalibrate":
         return recalibrate(thin, ((batch, None) for batch in images))
     if step == "compensate":
         return len(compensate(dense, thin, graph, plan, images))
-    return len(reconstruct(dense, thin, graph, plan, images, seed=seed))
+    return len(reconstruct(dense, thin, graph, plan, images, seed=seed, tell=tell))
+
+
+def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...]:
+    """Return the repairs that a run carries out, in their order.
+
+    Args:
+        steps: what was asked for, in any order; None for ``DEFAULT`` where there are images, and for none elsewhere.
+        images: whether there are any.
+
+    Raises:
+        DataError: if a repair is asked for without images.
+        SettingError: if one is unknown.
+    """
+    if steps is None:
+        return DEFAULT if images else ()
+    asked = (steps,) if isinstance(steps, str) else tuple(steps)
+    check(asked)
+    if asked and not images:
+        raise DataError(
+            "repairs need images, labels or not; give calibrate (--calibrate) or data (--data), or leave repair out"
+        )
+    return ordered(asked)
+
+
+def ordered(steps: Sequence[str]) -> tuple[str, ...]:
+    """Return known repairs in the order in which they are carried out, each once."""
+    return tuple(step for step in STEPS if step in steps)
 
 
 def check(steps: Sequence[str]) -> None:

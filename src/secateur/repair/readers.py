@@ -78,14 +78,17 @@ def _left(units: Tensor | None, keep: Tensor, size: int) -> Tensor:
 def inputs_and_outputs(
     network: nn.Module, layer: nn.Module, images: Iterable[Inputs]
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Yield for each batch what goes into a layer and what comes out of it, once for each of its calls."""
+    """Yield for each batch what goes into a layer and what comes out of it, once for each of its calls.
+
+    Code that computes with the weights of a layer itself does not call it.
+    """
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def note(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((given[0].detach(), output.detach()))
+    def note(module: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        seen.append((next(iter((*given, *named.values()))).detach(), output.detach()))
 
     device = device_of(network)
-    hook = layer.register_forward_hook(note)
+    hook = layer.register_forward_hook(note, with_kwargs=True)
     try:
         for batch in images:
             seen.clear()

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from secateur.artifact.stages import measured
+
 BEFORE, AFTER = "#94a3b8", "#2f9e5b"
 TRAIN, VALIDATION = "#e08a1e", "#2878c8"
 _SYMBOLS = ("circle", "square", "diamond")
@@ -93,21 +95,20 @@ def trade_off(document: Mapping[str, Any]) -> str:
     """
     import plotly.graph_objects as go
 
-    before, middle, after = document["before"], document["middle"], document["after"]
+    before, after = document["before"], document["after"]
+    known = [(name, network) for name, network in measured(document).items() if network["accuracy"]]
     sizes = [("MACs", "counts", "macs"), ("parameters", "counts", "params"), ("latency", "latency", "milliseconds")]
     figure = go.Figure()
-    for (name, part, key), color, symbol in zip(sizes, (AFTER, VALIDATION, TRAIN), _SYMBOLS, strict=True):
+    for (size, part, key), color, symbol in zip(sizes, (AFTER, VALIDATION, TRAIN), _SYMBOLS, strict=True):
         if not before[part] or not after[part] or not before[part][key]:
             continue
         left = 100 * after[part][key] / before[part][key]
-        points = [(100.0, before, "dense"), (left, after, "pruned")]
-        if middle and middle["accuracy"]:
-            points.insert(1, (left, middle, "before fine-tuning"))
+        points = [(100.0 if network is before else left, network, name) for name, network in known]
         figure.add_trace(
             go.Scatter(
                 x=[x for x, _, _ in points],
                 y=[100 * network["accuracy"]["top1"] for _, network, _ in points],
-                name=name,
+                name=size,
                 mode="lines+markers",
                 line={"color": color, "width": 2, "dash": "dot"},
                 marker={

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from secateur.artifact import record, write_file
 from secateur.artifact.document import FORMAT
 from secateur.artifact.folder import MANIFEST
+from secateur.artifact.stages import measured
 from secateur.errors import ArtifactError
 from secateur.report import curves, figures, limits, speed, summary, tuning
 
@@ -27,6 +28,7 @@ _STAGES = {
     "plan": "deciding",
     "apply": "surgery",
     "verify": "verifying",
+    "repair": "repairing",
     "fine-tune": "fine-tuning",
     "measure": "measuring",
 }
@@ -91,7 +93,7 @@ def render(
         subject=summary.subject(document),
         outcome=summary.outcome(document),
         rows=rows,
-        middle=any(row.middle != summary.NONE for row in rows),
+        stages=list(measured(document)),
         tiles=[row for row in rows if row.ratio and row.label.split(" ")[0] in _TILES],
         target=summary.target(document),
         verification=summary.verification(document),

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from secateur.artifact.stages import measured
+
 Document = Mapping[str, Any]
-_Values: TypeAlias = tuple[float | None, float | None, float | None]
+_Values: TypeAlias = tuple[float | None, ...]
 
 NONE = "\N{EM DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -39,9 +41,7 @@ class Row:
 
     Attributes:
         label: what was measured, with its unit.
-        before: of the dense network.
-        middle: after surgery and before fine-tuning; a dash if it was not measured.
-        after: of the pruned network.
+        values: of each network of ``artifact.stages.measured``, a dash where it was not measured.
         ratio: the change in words, such as ``"2.00x fewer"`` or ``"-0.4 points"``; empty if unknown.
         interval: how sure that is, such as ``"95 % interval 1.96 to 2.03"``; empty if unknown, or nothing changed.
         kept: share that is left, for sizes; otherwise empty.
@@ -49,17 +49,25 @@ class Row:
     """
 
     label: str
-    before: str
-    middle: str
-    after: str
+    values: tuple[str, ...]
     ratio: str = ""
     kept: str = ""
     removed: str = ""
     interval: str = ""
 
+    @property
+    def before(self) -> str:
+        """Return the value of the dense network."""
+        return self.values[0]
+
+    @property
+    def after(self) -> str:
+        """Return the value of the network that came out."""
+        return self.values[-1]
+
 
 def rows(document: Document) -> list[Row]:
-    """Return the table of before, middle and after: accuracy, loss, sizes and latency, as far as measured."""
+    """Return the table of all networks that a run had: accuracy, loss, sizes and latency, as far as measured."""
     found = [_accuracy(document), _loss(document), _count(document, "params", "Parameters")]
     if any(part and part["counts"]["nonzero"] != part["counts"]["params"] for part in _parts(document)):
         found.append(_count(document, "nonzero", "Nonzero parameters"))
@@ -74,9 +82,15 @@ def outcome(document: Document) -> str:
     }
     macs, params = by_label["MACs"], by_label["Parameters"]
     text = f"{subject(document)} keeps {macs.kept} of its MACs ({macs.ratio}) and {params.kept} of its parameters"
+    images, _, said = str(document.get("calibration") or "").partition(" (")  # which may have been looked at otherwise
+    if said and any(done["layers"] for done in document.get("repairs", ())):
+        text += f", repaired from {images}"
     if accuracy := by_label.get("Accuracy"):
         change = f" ({accuracy.ratio})" if accuracy.ratio else ""
-        text += f"; its test accuracy goes from {accuracy.before} to {accuracy.after}{change}"
+        names = list(measured(document))[1:]
+        parts = [f"{value} {name}" for name, value in zip(names, accuracy.values[1:], strict=True) if value != NONE]
+        way = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0] if parts else NONE
+        text += f"; its test accuracy goes from {accuracy.before} to {way}{change}"
     if latency := by_label.get(LATENCY):
         place = latency.label.removeprefix(LATENCY).partition(" (")[0]
         change = f"shows {latency.ratio}" if latency.ratio == SAME else f"is {latency.ratio}"
@@ -109,7 +123,9 @@ def verification(document: Document) -> str:
     difference = document["verification"]["difference"]
     size = NONE if difference is None else f"{difference:.1e}"
     if document["verification"]["exact"]:
-        start = "Before fine-tuning, the" if document["training"]["rounds"] else "The"
+        repaired, rounds = bool(document.get("repairs")), document["training"]["rounds"]
+        later = [*(["its repair"] if repaired else []), *(["fine-tuning"] if rounds else [])]
+        start = f"Before {' and '.join(later)}, the" if later else "The"
         return (
             f"{start} pruned network computed what the original computes with the removed channels silenced: "
             f"the largest difference was {size} of the largest output, which is rounding."
@@ -224,45 +240,45 @@ def milliseconds(time: float, digits: int = 3) -> str:
     return f"{time:.{digits}g} ms" if time < 10**digits - 0.5 else f"{time:,.0f} ms"
 
 
-def _parts(document: Document) -> tuple[Any, Any, Any]:
-    return document["before"], document["middle"], document["after"]
+def _parts(document: Document) -> list[Any]:
+    return list(measured(document).values())
 
 
 def _accuracy(document: Document) -> Row | None:
     values = _values(document, "accuracy", "top1")
     if values is None:
         return None
-    before, _, after = values
+    before, after = values[0], values[-1]
     change = "" if before is None or after is None else f"{_signed(100 * (after - before), 2)} points"
-    return Row("Accuracy", *_texts(values, lambda value: percent(value, 2)), change)
+    return Row("Accuracy", _texts(values, lambda value: percent(value, 2)), change)
 
 
 def _loss(document: Document) -> Row | None:
     values = _values(document, "accuracy", "loss")
     if values is None:
         return None
-    before, _, after = values
+    before, after = values[0], values[-1]
     change = "" if before is None or after is None else _signed(after - before, 3)
-    return Row("Loss", *_texts(values, lambda value: f"{value:.3f}"), change)
+    return Row("Loss", _texts(values, lambda value: f"{value:.3f}"), change)
 
 
 def _count(document: Document, name: str, label: str) -> Row | None:
     values = _values(document, "counts", name)
     if values is None:
         return None
-    before, _, after = values
+    before, after = values[0], values[-1]
     texts = _texts(values, short)
     if not before or after is None:
-        return Row(label, *texts)
+        return Row(label, texts)
     share = after / before
-    return Row(label, *texts, _change(before, after, "fewer", "more"), percent(share), percent(1 - share))
+    return Row(label, texts, _change(before, after, "fewer", "more"), percent(share), percent(1 - share))
 
 
 def _latency(document: Document) -> Row | None:
     values = _values(document, "latency", "milliseconds")
     if values is None:
         return None
-    before, _, after = values
+    before, after = values[0], values[-1]
     known = next(part["latency"] for part in _parts(document) if part and part["latency"])
     conditions = [f"batch of {known['batch_size']}", known["device"]]
     if known["device"] == "cpu":
@@ -273,20 +289,19 @@ def _latency(document: Document) -> Row | None:
     label = f"{LATENCY} in {RUNTIME_NAMES.get(known['runtime'], known['runtime'])} ({', '.join(conditions)})"
     if not speed:
         change = "" if not before or not after else _change(before, after, "faster", "slower")
-        return Row(label, *_texts(values, milliseconds), change)
-    texts = _texts((speed["milliseconds"][0], None, speed["milliseconds"][1]), milliseconds)
-    return Row(label, *texts, faster(speed), interval=interval(speed))
+        return Row(label, _texts(values, milliseconds), change)
+    timed = (speed["milliseconds"][0], *[None] * (len(values) - 2), speed["milliseconds"][1])
+    return Row(label, _texts(timed, milliseconds), faster(speed), interval=interval(speed))
 
 
 def _values(document: Document, part: str, name: str) -> _Values | None:
-    """Return one quantity before, in the middle and after; None if it was never measured."""
-    found = [whole[part][name] if whole and whole[part] else None for whole in _parts(document)]
-    return None if all(value is None for value in found) else (found[0], found[1], found[2])
+    """Return one quantity for each of the stages; None if it was never measured."""
+    found = tuple(whole[part][name] if whole[part] else None for whole in _parts(document))
+    return None if all(value is None for value in found) else found
 
 
-def _texts(values: _Values, text: Callable[[float], str]) -> tuple[str, str, str]:
-    before, middle, after = (NONE if value is None else text(value) for value in values)
-    return before, middle, after
+def _texts(values: _Values, text: Callable[[float], str]) -> tuple[str, ...]:
+    return tuple(NONE if value is None else text(value) for value in values)
 
 
 def _change(before: float, after: float, less: str, more: str) -> str:

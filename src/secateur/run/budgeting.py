@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from secateur.budget import Budget
 from secateur.core.error_shares import predicted
 from secateur.core.graph import Graph
@@ -24,7 +26,7 @@ from secateur.errors import DataError, SettingError
 from secateur.events import Event
 from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
-from secateur.repair import take
+from secateur.repair import taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
@@ -67,7 +69,8 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     budget = replace(budget, runtime=job.runtime, threads=job.threads)
     kept: Path | None = None
     if job.work is not None:
-        facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.about_data())
+        facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.repair)
+        facts += (job.about_data(),)
         kept = job.work.place("budget.json", job.dense, *facts)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return _read(json.loads(kept.read_text("utf-8")))
@@ -125,14 +128,21 @@ def _promise(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> float:
     """
     data = job.data
     assert data is not None
-    thin = apply(job.dense, graph, plan)
-    images = job.images if steps else None
-    some = () if images is None else images.at_most(_REPAIR_IMAGES).batches
-    for step in steps:
-        take(step, job.dense, thin, graph, plan, some, job.seed)
+    thin = _repaired(job, graph, plan, steps)
     held = sample(data.batches("val"), thin, _IMAGES)
     pairs = list(zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True))
     return there(thin, job.place, lambda network: accuracy(network, pairs).top1, job.tell)
+
+
+def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Module:
+    """Return the network under a plan after repairs without training, as the run itself makes it."""
+    thin = apply(job.dense, graph, plan)
+    if steps and plan.edits:
+        assert job.images is not None
+        some = job.images.at_most(_REPAIR_IMAGES).batches
+        for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed):
+            pass
+    return thin
 
 
 def timed_again(job: Job, settled: Settled, speed: SpeedUp) -> Settled:
@@ -156,9 +166,9 @@ def timed_again(job: Job, settled: Settled, speed: SpeedUp) -> Settled:
 
 
 def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
-    """Return the accuracy under a plan on the validation images, after fine-tuning if so asked."""
+    """Return the accuracy under a plan on the validation images, after the repair and, if so asked, fine-tuning."""
     assert job.data is not None
-    thin = apply(job.dense, graph, plan)
+    thin = _repaired(job, graph, plan, job.repair)
     if trained and plan.edits:
         assert job.train is not None
         fit(

@@ -32,9 +32,7 @@ def measuring(
         key = (id(graph), None if scores is None else _digest(scores))
         if key not in job.error_curves:
             with job.clock("reconstruct"):
-                job.error_curves[key] = error_curves(
-                    model, graph, batches, scores=scores, seed=job.seed, tell=job.tell
-                )
+                job.error_curves[key] = error_curves(model, graph, batches, scores=scores, seed=job.seed, tell=job.tell)
         return job.error_curves[key]
 
     return measured

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.loaders import LoaderSource
-from secateur.errors import DataError
 from secateur.events import Event, Tell, ignore
 from secateur.models.sources import side_of
 from secateur.recipe import Recipe
@@ -90,15 +89,3 @@ def shape_of(example: Any) -> tuple[int, int, int] | None:
         return None
     channels, height, width = example.shape[1:]
     return channels, height, width
-
-
-def check_images(repair: Sequence[str], data: object, calibrate: object) -> None:
-    """Refuse repairs without anything to repair by.
-
-    Raises:
-        DataError: if there are neither data nor unlabelled images.
-    """
-    if repair and data is None and calibrate is None:
-        raise DataError(
-            "repairs need images, labels or not; give calibrate (--calibrate) or data (--data), or leave repair out"
-        )

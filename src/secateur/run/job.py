@@ -96,7 +96,7 @@ class Job:
         before = self.measure(self.dense, "the dense network", self.tested)
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
-        first, middle = graph, None
+        first, cut, middle = graph, None, None
         for number, step in enumerate(steps, 1):
             if number > 1:
                 graph = self.read(model)
@@ -105,6 +105,10 @@ class Job:
             plan, difference = now.cut()
             plans.append(plan)
             differences.append(difference)
+            if self.repair and plan.edits:
+                if number == len(steps) and self.data is not None:
+                    cut = self.measure(now.model, "the network before its repair")
+                now.mend(plan)
             model, zeros = now.model, zeros_left(now.model, graph, plan)
             if self.train is not None and self.data is not None:
                 batch = self.data.example().repeat(min(self.train.batch_size, 64), 1, 1, 1)
@@ -122,6 +126,7 @@ class Job:
             dense=self.dense,
             plans=tuple(plans),
             before=before,
+            cut=cut,
             middle=middle,
             after=after,
             histories=tuple(histories),

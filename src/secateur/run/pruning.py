@@ -22,14 +22,14 @@ from secateur.errors import DataError, ModelError, SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, moved
-from secateur.methods import find, name_of
+from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
-from secateur.repair import check as check_repairs
+from secateur.repair import chosen
 from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.headline import asked_for, check_runtime
-from secateur.run.images import check_images, named_images, shape_of
+from secateur.run.images import named_images, shape_of
 from secateur.run.job import Job
 from secateur.run.place import place_for
 from secateur.run.result import Result
@@ -52,7 +52,7 @@ _IMAGES = rules.whole(1, "images")
 def prune(
     model: nn.Module | str,
     example_inputs: Any = None,
-    method: Method | str = "magnitude",
+    method: Method | str | None = None,
     target: Target | float | None = None,
     data: Data | str | None = None,
     *,
@@ -64,7 +64,7 @@ def prune(
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     seed: int = 0,
     latency: bool = True,
-    repair: Sequence[str] = (),
+    repair: Sequence[str] | None = None,
     calibrate: Any = None,
     calibrate_images: int = COUNT,
     patience: float | None = None,
@@ -85,7 +85,8 @@ def prune(
             latencies are measured where the network is.
         example_inputs: a tensor, tuple or dict that the network runs on, moved to its device; an image of ``data`` or
             ``calibrate`` if None.
-        method: a method or its name.
+        method: a method or its name; None: ``reconstruction`` where images are at hand (``data`` or ``calibrate``),
+            else ``magnitude``.
         target: what to keep; a number is a fraction of the MACs. None: the method's own rates decide.
         data: a data set or its name; for methods that measure, for accuracies and for fine-tuning.
         train: how to fine-tune after each round; None for not at all.
@@ -98,7 +99,8 @@ def prune(
         seed: of everything random.
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
             budget limits the latency.
-        repair: what to do after surgery without training, see ``secateur.repair.STEPS``.
+        repair: what to do after the cut without training, of ``secateur.repair.STEPS``; () for nothing; None for
+            ``secateur.repair.DEFAULT`` where images are at hand, labelled or not.
         calibrate: unlabelled images to repair and decide by: a folder of pictures, an array or a file of arrays, a
             loader or an iterable of model inputs, or a ``Calibration``, see ``secateur.data.load_calibration``; None
             for training images of ``data``, if there is any.
@@ -129,6 +131,8 @@ def prune(
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
     )
+    seen = data is not None or calibrate is not None
+    method = default(images=seen) if method is None else method
     asked = find(method)() if isinstance(method, str) else method
     if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SettingError(f"the method must be a name or an object such as Magnitude(norm='l2'), not {asked!r}")
@@ -141,10 +145,8 @@ def prune(
         raise SettingError(f"{name_of(asked)} does not train before it decides; leave shape out")
     if shape is not None and data is None:
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
-    repair = (repair,) if isinstance(repair, str) else tuple(repair)
-    check_repairs(repair)
-    check_images(repair, data, calibrate)
-    if example_inputs is None and data is None and calibrate is None:
+    repair = chosen(repair, images=seen)
+    if example_inputs is None and not seen:
         raise DataError("give example_inputs, or data or calibrate to take one image from")
     images = load_data(data, seed=seed) if isinstance(data, str) else data
     side = side_of(model) if isinstance(model, str) else 224

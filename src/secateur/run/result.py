@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from secateur import artifact
+from secateur.artifact.stages import stages
 from secateur.core.explain import Explanation
 from secateur.core.graph import Graph, tensor_of
 from secateur.core.method import Method
@@ -42,7 +43,9 @@ class Result:
         dense: the network that went in; the same object that was given, untouched.
         plans: what was removed, round by round.
         before: measurement of the dense network.
-        middle: the same after surgery and before fine-tuning; accuracy and size only. None without fine-tuning.
+        cut: the same after the last cut and before its repair; accuracy and size only. None where nothing was repaired,
+            or where there are no labels.
+        middle: the same before the last fine-tuning, after its repair if there was one. None without fine-tuning.
         after: measurement of the pruned network.
         histories: the fine-tuning of each round; empty without.
         pretrain: the training of the dense network, if the recipe asked for one.
@@ -89,6 +92,7 @@ class Result:
     calibration: str = ""
     speed: SpeedUp | None = None
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    cut: Measurement | None = None
     foretold: Mapping[str, Any] = field(default_factory=dict[str, Any])
     multiples: Mapping[str, int] = field(default_factory=dict[str, int])
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -98,6 +102,15 @@ class Result:
         macs, kept = self.before.counts.macs, self.after.counts.macs
         speed = f", {self.speed.ratio:.2f} times as fast in {self.speed.runtime}" if self.speed else ""
         return f"<Result of {type(self.method).__name__}: {kept:,} of {macs:,} MACs{speed}>"
+
+    @property
+    def stages(self) -> dict[str, Measurement]:
+        """Return the measurements by what was measured: ``dense``, ``cut``, ``repaired`` and ``fine-tuned``.
+
+        Those that the run had, in this order; of several rounds the last. Without labels there is no ``cut`` beside
+        ``repaired``, for nothing but the size is known, and both have the same.
+        """
+        return stages(self.before, self.cut, self.middle, self.after, repaired=bool(self.repairs))
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the artifact folder, see ``secateur.save``."""

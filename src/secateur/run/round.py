@@ -21,7 +21,7 @@ from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy
-from secateur.repair import fold_constants, repair
+from secateur.repair import Repair, fold_constants, repair
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
@@ -45,6 +45,7 @@ class Round:
         graph: of the network that the round begins with.
         plans: those of the rounds before.
         zeros: the weights that the rounds before have silenced.
+        begun: the network as the cut found it, with what the method itself has trained; None before the cut.
     """
 
     job: Job
@@ -55,9 +56,10 @@ class Round:
     graph: Graph
     plans: tuple[Plan, ...] = ()
     zeros: Plan = EMPTY
+    begun: nn.Module | None = None
 
     def cut(self) -> tuple[Plan, float]:
-        """Take every step but fine-tuning; return the plan, and how far the network is from the silenced one.
+        """Decide and cut; return the plan, and how far the network is from the silenced one.
 
         Raises:
             TargetError: if the plan keeps more than was asked.
@@ -66,8 +68,7 @@ class Round:
         self.shape()
         plan = self.decide()
         plan, thin, difference = self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
-        self.mend(thin, plan)
-        self.model = thin
+        self.begun, self.model = self.model, thin
         return plan, difference
 
     def shape(self) -> None:
@@ -179,40 +180,52 @@ class Round:
                 f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
                 f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network"
             )
-        if not job.repair:  # which estimates what the dense network sent there, and would add it once more
+        if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
             plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
         return plan, thin, check.difference
 
-    def mend(self, thin: nn.Module, plan: Plan) -> None:
-        """Repair without training what the cut has damaged, if asked."""
-        job = self.job
-        images = job.images if job.repair else None
-        if images is not None:
-            with job.clock("repair"):
-                job.repairs += repair(
-                    self.model,
-                    thin,
-                    self.graph,
-                    plan,
-                    images.batches,
-                    job.repair,
-                    data=job.data,
-                    seed=job.seed,
-                    tell=job.tell,
-                )
+    def mend(self, plan: Plan) -> None:
+        """Repair without training what the cut has damaged."""
+        job, begun, images, thin = self.job, self.begun, self.job.images, self.model
+        assert begun is not None
+        assert images is not None
+
+        def mended() -> tuple[Repair, ...]:
+            return repair(
+                begun,
+                thin,
+                self.graph,
+                plan,
+                images.batches,
+                job.repair,
+                data=job.data,
+                seed=job.seed,
+                tell=job.tell,
+            )
+
+        with job.clock("repair"):
+            if job.work is None:
+                job.repairs += mended()
+            else:
+                facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
+                always = job.train is not None
+                job.repairs += job.work.repairs(name, begun, facts, thin, mended, always=always)
 
     def recover(self, plan: Plan) -> History:
         """Fine-tune with silenced weights held at zero."""
-        job = self.job
-        assert job.train is not None
+        job, train = self.job, self.job.train
+        assert train is not None
         assert job.data is not None
+        if train.recalibrate and any(each.step == "reconstruct" and each.layers for each in job.repairs):
+            job.tell(Event("warning", "without recalibrate before fine-tuning: it would undo part of the repair"))
+            train = replace(train, recalibrate=False)
         with job.clock("fine-tune"):
             return fit(
                 self.model,
                 job.data,
-                job.train,
+                train,
                 shaper=hold(self.model, self.graph, plan),
-                teacher=job.dense if job.train.distill else None,
+                teacher=job.dense if train.distill else None,
                 checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
                 seed=job.seed + self.number,
                 tell=job.tell,

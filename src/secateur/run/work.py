@@ -11,16 +11,18 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from secateur import artifact
+from secateur.artifact.weights import read_into, to_bytes
 from secateur.core.plan import Plan
 from secateur.core.trials import Search
 from secateur.errors import ArtifactError, PlanError
+from secateur.repair import Repair
 
 WORTH_KEEPING = 1.0
 """Seconds that a decision takes at least if it is kept."""
@@ -82,15 +84,55 @@ class Work:
         keep(path, json.dumps([search.to_dict() for search in found]))
         return list(found)
 
+    def repairs(
+        self,
+        name: str,
+        dense: nn.Module,
+        facts: tuple[object, ...],
+        thin: nn.Module,
+        mend: Callable[[], Sequence[Repair]],
+        *,
+        always: bool,
+    ) -> list[Repair]:
+        """Give a network the weights of an earlier run's repair, else repair it now.
 
-def keep(path: Path, text: str) -> None:
+        The same sums come out a little different on other devices and with other threads, and what follows is kept
+        under a name that depends on every bit.
+
+        Args:
+            name: of the file.
+            dense: the network before the cut.
+            facts: what else the repair depends on, the plan first of all.
+            thin: the network after it, changed in place.
+            mend: repairs it.
+            always: keep the weights however quickly they were found.
+
+        Raises:
+            ArtifactError: if the weights cannot be written.
+        """
+        path = self.place(name, dense, *facts)
+        story = path.with_suffix(".json")
+        if path.is_file():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
+                done = [Repair.from_dict(entry) for entry in json.loads(story.read_text("utf-8"))]
+                read_into(thin, path)
+                return done
+        started = time.perf_counter()
+        done = list(mend())
+        if always or time.perf_counter() - started >= WORTH_KEEPING:
+            keep(path, to_bytes(thin))
+            keep(story, json.dumps([asdict(each) for each in done]))
+        return done
+
+
+def keep(path: Path, content: str | bytes) -> None:
     """Write a file of a work folder, atomically.
 
     Raises:
         ArtifactError: if it cannot be written.
     """
     try:
-        artifact.write_file(path, text.encode())
+        artifact.write_file(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror}; choose another work folder") from None
 

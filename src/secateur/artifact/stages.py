@@ -1,0 +1,42 @@
+"""The networks of a run by what they are: dense, cut, repaired, fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+DENSE, CUT, REPAIRED, TUNED = "dense", "cut", "repaired", "fine-tuned"
+_T = TypeVar("_T")
+
+
+def stages(dense: _T, cut: _T | None, middle: _T | None, after: _T, *, repaired: bool) -> dict[str, _T]:
+    """Return what belongs to each network that a run had, by its name, in the order in which they came about.
+
+    Args:
+        dense: of the network that went in.
+        cut: of the network before its repair, None if that was not looked at.
+        middle: of the network before fine-tuning, None if it was not fine-tuned.
+        after: of the network that came out.
+        repaired: whether there was a repair.
+    """
+    found = {DENSE: dense}
+    if repaired and cut is not None:
+        found[CUT] = cut
+    found[REPAIRED if repaired else CUT] = after if middle is None else middle
+    if middle is not None:
+        found[TUNED] = after
+    return found
+
+
+def measured(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a document says of each network that the run had, by its name.
+
+    Those on the way are left out where nothing but the size is known of them, which is that of the last.
+
+    Args:
+        document: content of measurement.json; of an earlier version it has no ``cut``, nor perhaps ``repairs``.
+    """
+    cut, repaired = document.get("cut"), bool(document.get("repairs"))
+    found = stages(document["before"], cut, document["middle"], document["after"], repaired=repaired)
+    ends = (next(iter(found)), next(reversed(found)))
+    return {name: part for name, part in found.items() if name in ends or part["accuracy"]}

@@ -1,0 +1,232 @@
+"""What is repaired by default, and that nothing else than that is repaired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import secateur
+from nets import Plain, images
+from secateur.artifact import document
+from secateur.budget import Budget
+from secateur.core.blocks import BlockLayer
+from secateur.core.graph import tensor_of
+from secateur.core.limits import Limits
+from secateur.core.method import Method, Paper
+from secateur.core.plan import Block, Plan, Regroup, ZeroWeights
+from secateur.core.problem import Problem
+from secateur.core.size import Target
+from secateur.core.surgery import masked, run
+from secateur.core.trace import trace
+from secateur.data import Data
+from secateur.errors import DataError
+from secateur.events import Event
+from secateur.measure import accuracy
+from secateur.methods.magnitude import Magnitude
+from secateur.methods.random_masks import RandomMasks
+from secateur.report import outcome
+from secateur.run import Result, Step, prune
+from secateur.run import round as one_round
+from secateur.training import Settings, fit
+
+KERNELS = RandomMasks(granularity="kernels", ratio=0.5, candidates=3)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Data, train: Settings) -> nn.Module:
+    torch.manual_seed(0)
+    net = Plain()
+    fit(net, data, replace(train, epochs=15))
+    return net.eval()
+
+
+def pruned(net: nn.Module, data: Data, **more: Any) -> Result:
+    return prune(net, None, **{"method": "random_units", "target": 0.4, "data": data, "latency": False, **more})
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_where_there_are_images_the_cut_is_repaired_and_both_are_measured(trained: nn.Module, data: Data) -> None:
+    default, bare = pruned(trained, data), pruned(trained, data, repair=())
+    assert default.plans == bare.plans
+    assert [each.step for each in default.repairs] == ["reconstruct"]
+    assert bare.repairs == ()
+    assert bare.cut is None
+    assert list(bare.stages) == ["dense", "cut"]
+    assert list(default.stages) == ["dense", "cut", "repaired"]
+    assert default.cut is not None
+    assert default.stages["cut"] == default.cut == replace(bare.after, latency=None)
+    assert default.after.accuracy == accuracy(default.model, data.batches("test", 256))
+    assert default.after.accuracy is not None
+    assert default.cut.accuracy is not None
+    assert default.after.accuracy.loss < default.cut.accuracy.loss
+    assert same(pruned(trained, data, repair=("reconstruct",)).model, default.model)
+    assert "repair" in default.seconds
+    assert "% cut and " in outcome(document(default))
+    assert "% repaired (" in outcome(document(default))
+
+
+def test_without_images_nothing_is_repaired_and_what_is_asked_for_is_refused(trained: nn.Module) -> None:
+    result = prune(trained, images(1), target=0.5, latency=False)
+    assert result.repairs == ()
+    assert result.cut is None
+    with pytest.raises(DataError, match="repairs need images, labels or not; give calibrate"):
+        prune(trained, images(1), target=0.5, repair="reconstruct")
+    assert prune(trained, images(1), target=0.5, repair=(), latency=False).plans == result.plans
+
+
+def test_a_network_that_is_not_cut_is_not_repaired(trained: nn.Module, data: Data) -> None:
+    result = pruned(trained, data, target=1.0)
+    assert result.repairs == ()
+    assert same(result.model, trained)
+
+
+def test_the_proof_is_of_the_cut_and_comes_before_the_repair(
+    trained: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    verify, repair = one_round.verify, one_round.repair
+    monkeypatch.setattr(one_round, "verify", lambda *a, **k: (seen.append("verify"), verify(*a, **k))[1])
+    monkeypatch.setattr(one_round, "repair", lambda *a, **k: (seen.append("repair"), repair(*a, **k))[1])
+    result = pruned(trained, data, rounds=2)
+    assert seen == ["verify", "repair", "verify", "repair"]
+    assert result.verification < 1e-5
+    one = pruned(trained, data)
+    graph = trace(trained, data.example())
+    with masked(trained, graph, one.plans[0]) as silenced:
+        assert not torch.allclose(run(silenced, data.example()), run(one.model, data.example()), atol=1e-3)
+
+
+def test_fine_tuning_begins_with_the_repaired_network(trained: nn.Module, data: Data, train: Settings) -> None:
+    alone, tuned = pruned(trained, data), pruned(trained, data, train=train)
+    assert list(tuned.stages) == ["dense", "cut", "repaired", "fine-tuned"]
+    assert tuned.cut == alone.cut
+    assert tuned.middle is not None
+    assert tuned.middle.accuracy == alone.after.accuracy
+    assert tuned.stages["fine-tuned"] == tuned.after
+    fit(alone.model, data, train, seed=1)
+    assert same(alone.model, tuned.model)
+
+
+def test_statistics_are_not_estimated_anew_after_a_fit(trained: nn.Module, data: Data, train: Settings) -> None:
+    heard: list[Event] = []
+    fresh = replace(train, epochs=0, recalibrate=True)
+    result = pruned(trained, data, train=fresh, tell=heard.append)
+    assert result.middle is not None
+    assert result.after.accuracy == result.middle.accuracy
+    assert [event.text for event in heard if event.stage == "warning"] == [
+        "without recalibrate before fine-tuning: it would undo part of the repair"
+    ]
+    bare = pruned(trained, data, train=fresh, repair=())
+    assert bare.middle is not None
+    assert bare.after.accuracy != bare.middle.accuracy
+
+
+def test_each_round_is_repaired_and_the_last_cut_is_reported(trained: nn.Module, data: Data, train: Settings) -> None:
+    result = pruned(trained, data, rounds=2, train=train)
+    assert [each.step for each in result.repairs] == ["reconstruct"] * 2
+    assert result.cut is not None
+    assert result.cut.counts == result.after.counts
+
+
+def test_zeroed_weights_stay_zero(trained: nn.Module, data: Data) -> None:
+    """Those of the round itself, and those of an earlier one in a layer that loses inputs."""
+    then = [Step(Magnitude(), Target(0.5))]
+    result = pruned(trained, data, method=KERNELS, target=None, then=then, limits=Limits(multiple=1))
+    first, second = result.plans
+    assert [each.step for each in result.repairs] == ["reconstruct"] * 2
+    (mask,) = [edit.mask() for edit in first.edits if isinstance(edit, ZeroWeights)]
+    rows, columns = (
+        [unit for unit in range(width) if unit not in second.dropped()[group]]
+        for group, width in (("2.0", 16), ("0.0", 8))
+    )
+    left = mask[rows][:, columns]
+    assert bool((~left).any())
+    assert len(columns) < 8
+    assert torch.equal(tensor_of(result.model, "2.0.weight") == 0, ~left)
+
+
+@dataclass(frozen=True)
+class Blocks(Method):
+    """Two blocks, and two filters that read nothing and send a constant."""
+
+    paper: ClassVar[Paper] = Paper("On blocks", "Ada Author", "Journal of Tests", 2020)
+
+    def plan(self, problem: Problem) -> Plan:
+        first, second = tuple(range(7)), tuple(range(7, 14))
+        return Plan((Regroup("2.0", (Block(first, (0, 1, 2, 3)), Block(second, (4, 5, 6, 7)), Block((14, 15), ()))),))
+
+
+def test_blocks_stay_blocks_and_filters_that_read_nothing_go_all_the_same(
+    trained: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"method": Blocks(), "target": None, "limits": Limits(multiple=1)}
+    default, bare = pruned(trained, data, **asked), pruned(trained, data, **asked, repair=())
+    assert default.plans == bare.plans
+    assert default.plans[0].dropped() == {"2.0": (14, 15)}
+    assert default.after.counts == bare.after.counts
+    assert isinstance(default.model.get_submodule("2.0"), BlockLayer)
+    assert default.cut is not None
+    assert default.cut.accuracy is not None
+    assert default.after.accuracy is not None
+    assert default.after.accuracy.loss <= default.cut.accuracy.loss
+    loaded = secateur.load(default.save(tmp_path / "out"), dense=trained)
+    x = images(4)
+    torch.testing.assert_close(run(loaded.model, x), run(default.model, x), rtol=0, atol=0)
+    folded = pruned(trained, data, **asked, repair=("compensate",))  # which sees to constants itself
+    assert folded.plans[0].dropped() == {}
+
+
+def test_a_drop_of_accuracy_is_that_of_the_repaired_network(trained: nn.Module, data: Data) -> None:
+    result = pruned(trained, data, method="magnitude", target=None, budget=Budget(max_drop=0.15))
+    dense, thin = (accuracy(network, data.batches("val")).top1 for network in (trained, result.model))
+    assert result.budget["drop"]["found"] == pytest.approx(dense - thin)
+    bare = pruned(trained, data, method="magnitude", target=None, budget=Budget(max_drop=0.15), repair=())
+    assert result.after.counts.macs <= bare.after.counts.macs
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_repair_outlives_a_kill(
+    trained: nn.Module, data: Data, train: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another device its sums would come out a little different, and the training would begin once more."""
+    whole = pruned(trained, data, train=train)
+
+    def dying(event: Event) -> None:
+        if event.text.startswith("epoch 2 of 2"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        pruned(trained, data, train=train, work=tmp_path, tell=dying)
+
+    def never(*args: object, **how: object) -> None:
+        raise AssertionError("it was repaired once more")
+
+    heard: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(one_round, "repair", never)
+        again = pruned(trained, data, train=train, work=tmp_path, tell=lambda event: heard.append(event.text))
+    assert same(again.model, whole.model)
+    assert again.repairs == whole.repairs
+    assert [text[:12] for text in heard if text.startswith("epoch")] == ["epoch 2 of 2"]
+    [story] = tmp_path.glob("repaired-1-*.json")
+    story.write_text("{")
+    assert same(pruned(trained, data, train=train, work=tmp_path).model, whole.model)
+
+
+def test_other_repairs_do_not_go_on_from_it(trained: nn.Module, data: Data, train: Settings, tmp_path: Path) -> None:
+    alone = pruned(trained, data, train=train, repair=("recalibrate",))
+    pruned(trained, data, train=train, work=tmp_path)
+    beside = pruned(trained, data, train=train, work=tmp_path, repair=("recalibrate",))
+    assert [each.step for each in beside.repairs] == ["recalibrate"]
+    assert same(beside.model, alone.model)
