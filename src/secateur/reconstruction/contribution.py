@@ -18,7 +18,7 @@ from secateur.core.graph import Graph
 from secateur.core.surgery import Inputs, run
 from secateur.measure.forward import device_of, moved
 from secateur.reconstruction.elimination import Reader
-from secateur.reconstruction.least_squares import ridged
+from secateur.reconstruction.least_squares import inverted, ridged
 from secateur.reconstruction.reading import columns, units_read
 from secateur.reconstruction.sites import hooked
 
@@ -57,7 +57,7 @@ def contributions(
         for group, sent in _sent(module, graph, name, given[0], generator):
             square = sent @ sent.T
             total = float(sent.sum(0).var(correction=0)) * sent.shape[1]
-            inverse = torch.linalg.inv(ridged(square[None], pull)[0])
+            inverse = inverted(ridged(square[None], pull))[0]
             ones = square.new_ones(len(square), 1)
             found.setdefault(group, []).append(Reader(inverse, ones, max(total, 1e-30)))
 

@@ -19,7 +19,7 @@ from secateur.reconstruction import rows
 from secateur.reconstruction.contribution import contributions
 from secateur.reconstruction.elimination import FEW, Reader, best_choices, eliminate
 from secateur.reconstruction.images import one
-from secateur.reconstruction.least_squares import MOST, Moments, ridged
+from secateur.reconstruction.least_squares import MOST, Moments, inverted, ridged
 from secateur.reconstruction.passes import Arrival, Passes
 from secateur.reconstruction.reading import columns, evened, readers, units_read
 from secateur.reconstruction.sites import Place, Site, norm_scale, sites
@@ -190,7 +190,7 @@ def _look(survey: _Survey, site: Site, arrived: Sequence[Arrival], seed: int) ->
     units = units_read(survey.graph, site.layer)
     assert units is not None
     square, count = _square(layer, arrived, seed)
-    inverse = torch.linalg.inv(ridged(square, PULL))
+    inverse = inverted(ridged(square, PULL))
     groups = rows.groups(layer)
     scale = norm_scale(survey.model, site, len(layer.weight))
     weight = (layer.weight.detach().double().cpu().flatten(1) * scale[:, None]).view(groups, -1, inverse.shape[1])

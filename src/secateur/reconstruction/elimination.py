@@ -18,6 +18,8 @@ from torch import Tensor
 
 _STEPS = 256
 """Steps in which a group goes at most: of larger groups several units go at once."""
+_WIDE = 2500
+"""Columns of a reader beyond which they are half as many, and numbers are of float32."""
 FEW = 8
 """Units of a group up to which all choices are tried."""
 
@@ -54,8 +56,9 @@ def eliminate(
     left = torch.ones(units, dtype=torch.bool)
     gone, errors = list[int](), [0.0]
     most = units - 1 if order is None else min(units - 1, len(order))
+    steps = _STEPS // 2 if any(len(reader.inverse) > _WIDE for reader in readers) else _STEPS
     while len(gone) < most:
-        at_once = min(max(1, units // _STEPS), most - len(gone))
+        at_once = min(max(1, units // steps), most - len(gone))
         if order is None:
             losses = torch.stack([one.losses() for one in going]).sum(0)
             losses[~left] = torch.inf
@@ -78,16 +81,17 @@ class _Going:
 
     def __init__(self, reader: Reader, units: int) -> None:
         self.units, self.each, self.scale = units, len(reader.inverse) // units, reader.scale
-        self.inverse, self.weight = reader.inverse, reader.weight
-        whole = reader.inverse.view(units, self.each, units, self.each)
+        kind = torch.float32 if len(reader.inverse) > _WIDE else torch.float64
+        self.inverse, self.weight = reader.inverse.to(kind), reader.weight.to(kind)
+        whole = self.inverse.view(units, self.each, units, self.each)
         self.blocks = whole.diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
-        self.factor = reader.inverse.new_empty(reader.inverse.shape)
+        self.factor = torch.empty_like(self.inverse)
         self.rank = 0
 
     def losses(self) -> Tensor:
         """Return what each unit's going would cost, ``(units,)``; of those that are gone anything."""
         weight = self.weight.view(self.units, self.each, -1)
-        return (weight * torch.linalg.solve(self.blocks, weight)).sum((1, 2)) / self.scale
+        return (weight * torch.linalg.solve(self.blocks, weight)).sum((1, 2)).double() / self.scale
 
     def drop(self, chosen: Sequence[int]) -> float:
         """Refit what is left to the loss of units, and return by how much the error rises."""

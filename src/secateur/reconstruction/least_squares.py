@@ -171,6 +171,12 @@ def ridged(square: Tensor, strength: float) -> Tensor:
     return square + torch.diag_embed(strength * torch.where(floor > 0, torch.maximum(own, floor), torch.ones_like(own)))
 
 
+def inverted(square: Tensor) -> Tensor:
+    """Return the inverse of symmetric positive matrices, ``(groups, columns, columns)``."""
+    factor, failed = torch.linalg.cholesky_ex(square)
+    return torch.linalg.inv(square) if bool((failed > 0).any()) else torch.cholesky_inverse(factor)
+
+
 def _masked(square: Tensor, product: Tensor, free: Tensor) -> Tensor | None:
     """Solve ``square D = product`` within the free entries of ``D``, each output by conjugate gradients of its own."""
     by = 1 / square.diagonal(dim1=1, dim2=2)[:, :, None]
