@@ -1,4 +1,4 @@
-"""What pruning without any training leaves of trained CIFAR-10 networks: ours, its own ablations, and others.
+"""What pruning without any training leaves of trained networks: ours, its own ablations, and others.
 
     python benchmarks/post_training.py --data cifar10:DIR --weights DIR [DIR ...]        # what is not in the file yet
     python benchmarks/post_training.py --data ... --weights ... --tiers must             # what must hold, first
@@ -8,9 +8,9 @@
     python benchmarks/post_training.py --figure                    # draws docs/figures/post_training.svg
 
 Each row is one network, pruned once by one way (an arm) with 1,000 unlabelled training images of one draw, and its
-accuracy on all 10,000 test images. What does not look at images is measured once. ``--weights`` names the folders in
-which the files of ``NETWORKS`` are looked for; networks without a file are left out. One process for each network, on
-one thread; a run that was killed goes on where it stopped. The last row of a kind counts.
+accuracy on all test images. What does not look at images is measured once. ``--weights`` names the folders in which
+the files of ``NETWORKS`` are looked for; networks without a file, or without their data, are left out. One process for
+each network, on one thread; a run that was killed goes on where it stopped. The last row of a kind counts.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="cifar10:DIR")
+    parser.add_argument("--data", nargs="+", default=[], help="cifar10:DIR, imagefolder:DIR")
     parser.add_argument("--weights", nargs="+", type=Path, default=[], help="folders with the weights")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), metavar="NAME", help=", ".join(NETWORKS))
     parser.add_argument("--tiers", nargs="+", choices=TIERS, default=list(TIERS))
@@ -75,7 +75,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--multiples", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--epochs", nargs="+", type=int, help="fine-tune for so long, each from the start")
-    parser.add_argument("--batches", type=int, help="of an epoch, to try out --epochs; such rows do not count")
+    parser.add_argument("--batches", type=int, help="of an epoch, to try out --epochs; nothing is written")
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--retry", action="store_true", help="repeat what failed")
     parser.add_argument("--again", action="store_true", help="repeat what other versions of the code measured")
@@ -96,8 +96,8 @@ def apart(arguments: argparse.Namespace) -> None:
     options = [option for option in sys.argv[1:] if option != "--alone"]
     for tier in arguments.tiers[:1] if arguments.epochs else arguments.tiers:
         for network in arguments.networks:
-            if not found(network, arguments.weights):
-                print(f"{network}: left out, no weights", flush=True)
+            if not found(network, arguments.weights) or not source(network, arguments.data):
+                print(f"{network}: left out, no weights or no data", flush=True)
             elif due(network, arguments, tier):
                 command = [sys.executable, __file__, *options, "--networks", network, "--tiers", tier, "--alone"]
                 done = subprocess.run(command, check=False)
@@ -108,6 +108,11 @@ def apart(arguments: argparse.Namespace) -> None:
 def found(network: str, folders: Sequence[Path]) -> Path | None:
     """Return the file with the weights of a network."""
     return next((file for folder in folders for file in sorted(folder.glob(NETWORKS[network].files))), None)
+
+
+def source(network: str, named: Sequence[str]) -> str | None:
+    """Return the data of a network."""
+    return next((name for name in named if name.startswith(f"{NETWORKS[network].source}:")), None)
 
 
 def due(network: str, arguments: argparse.Namespace, tier: str) -> list[Job]:
@@ -140,14 +145,15 @@ def tuned(network: str, arguments: argparse.Namespace) -> Iterator[Job]:
 
 
 def study(network: str, arguments: argparse.Namespace) -> None:
-    left = due(network, arguments, arguments.tiers[0])
-    file = found(network, arguments.weights)
-    if not left or file is None:
-        return
-    subject = Subject(network, arguments.data, file)
-    for job in left:
-        row: Row = {**job._asdict(), "images": IMAGES, **measured(subject, job, arguments)}
-        append(arguments.out, row | {"machine": machine(), "versions": versions()})
+    file, data = found(network, arguments.weights), source(network, arguments.data)
+    assert file is not None
+    assert data is not None
+    subject = Subject(network, data, file)
+    most = min(IMAGES, subject.data.size("train"))
+    for job in due(network, arguments, arguments.tiers[0]):
+        row: Row = {**job._asdict(), "images": most, **measured(subject, job, arguments)}
+        if not arguments.batches:
+            append(arguments.out, row | {"machine": machine(), "versions": versions()})
         print(json.dumps(row), flush=True)
 
 
@@ -169,21 +175,15 @@ def measured(subject: Subject, job: Job, arguments: argparse.Namespace) -> dict[
 def trained(subject: Subject, cut: Cut, job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
     """Fine-tune in place; a training that was killed goes on after its last epoch."""
     settings = Settings(epochs=job.epochs, lr=RATE, precision="float32", memory_format="channels_last", compile="off")
-    data = subject.data
-    if arguments.batches:
-        from secateur.data import load_data
-
-        constants = NETWORKS[job.network].constants
-        some = arguments.batches * settings.batch_size
-        data = load_data(arguments.data, train_images=some, mean=constants[0], std=constants[1])
+    some = arguments.batches and arguments.batches * settings.batch_size
+    data = subject.part(some) if some else subject.data
     name = "-".join(str(part).replace(", ", "+").replace(" ", "_") for part in job)
     checkpoint = arguments.out.with_name(f"{arguments.out.stem}-{name}.work")
     before, started = tested(subject, cut.model), time.process_time()
     fit(cut.model, data, settings, checkpoint=checkpoint, seed=job.seed)
     seconds = time.process_time() - started
     checkpoint.unlink(missing_ok=True)
-    tried = {"batches": arguments.batches} if arguments.batches else {}
-    return {"before": before, "training": round(seconds, 1), **tried}
+    return {"before": before, "training": round(seconds, 1)}
 
 
 def tested(subject: Subject, model: torch.nn.Module) -> float:

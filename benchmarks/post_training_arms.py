@@ -36,19 +36,21 @@ Scores = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network for CIFAR-10.
+    """A trained network.
 
     Attributes:
         make: what builds it.
         files: pattern of the file of its weights.
         constants: mean and standard deviation that its images are normalised with.
         said: its name in tables.
+        source: kind of its data.
     """
 
     make: Any
     files: str
     constants: tuple[tuple[float, ...], tuple[float, ...]]
     said: str
+    source: str = "cifar10"
 
 
 NETWORKS = {
@@ -65,9 +67,16 @@ NETWORKS = {
     ),
     "vgg16_bn": Network(lambda: build("vgg16_bn"), "vgg16_bn*.safetensors", CIFAR, "VGG-16-BN"),
     "mobilenet_v2": Network(mobilenet_v2, "mobilenet_v2*.safetensors", CIFAR, "MobileNetV2 x0.5"),
+    "efficientnet_lite0": Network(
+        lambda: build("timm:efficientnet_lite0", classes=10),
+        "efficientnet_lite0*.safetensors",
+        IMAGENET,
+        "EfficientNet-Lite0, pictures",
+        "imagefolder",
+    ),
 }
-"""Those of akamaster/pytorch_resnet_cifar10 and chenyaofo/pytorch-cifar-models, and two trained with
-``post_training_vgg16_bn.toml`` and ``post_training_mobilenet_v2.toml``."""
+"""Those of akamaster/pytorch_resnet_cifar10 and chenyaofo/pytorch-cifar-models, and three that
+``post_training_NAME.toml`` train."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class Subject:
 
     Args:
         name: of ``NETWORKS``.
-        source: ``cifar10:DIR``.
+        source: its data, ``cifar10:DIR`` or ``imagefolder:DIR``.
         weights: the file.
     """
 
@@ -145,7 +154,8 @@ class Subject:
         self.name = name
         self.model: nn.Module = network.make().eval()
         load_weights(self.model, weights)
-        self.data: Data = load_data(source, mean=network.constants[0], std=network.constants[1])
+        self.source = source
+        self.data = self.part(None)
         self._curves: dict[Any, tuple[Sequence[ErrorCurve], float]] = {}
         self._images: dict[int, Sequence[Tensor]] = {}
 
@@ -158,6 +168,11 @@ class Subject:
     def macs(self) -> int:
         """Of the dense network, for one image."""
         return count(self.model, self.data.example()).macs
+
+    def part(self, train_images: int | None) -> Data:
+        """Return the data with so many of its training images; all of them if None."""
+        mean, std = NETWORKS[self.name].constants
+        return load_data(self.source, mean=mean, std=std, train_images=train_images)
 
     def images(self, seed: int) -> Any:
         """Return one draw of unlabelled training images."""

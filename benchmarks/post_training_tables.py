@@ -44,12 +44,11 @@ def key(row: Row) -> Job:
 
 
 def by_cell(rows: Sequence[Row]) -> dict[Cell, list[Row]]:
-    """Return the rows of all draws together, by everything else; those of --batches do not count."""
+    """Return the rows of all draws together, by everything else."""
     found: dict[Cell, list[Row]] = {}
     for row in rows:
-        if "batches" not in row:
-            job = key(row)
-            found.setdefault((job.network, job.keep, job.multiple, job.arm, job.epochs), []).append(row)
+        job = key(row)
+        found.setdefault((job.network, job.keep, job.multiple, job.arm, job.epochs), []).append(row)
     return found
 
 
