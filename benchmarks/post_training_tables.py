@@ -82,9 +82,19 @@ def tables(rows: Sequence[Row], arms: Sequence[str], said: Mapping[str, str]) ->
     parts += tuned_table(found, said)
     lost = [text for network in said for text in beaten(found, network)]
     parts += ["", "Where ours is not the best of all arms:", "", *([f"- {it}" for it in lost] or ["- nowhere"])]
-    notes = dict.fromkeys(f"{row['network']}, {row['arm']}, {row['multiple']}, {row['keep']}: {row['failed']}"
-                          for row in rows if "failed" in row)  # fmt: skip
-    return "\n".join([*parts, "", "Without a number:", "", *([f"- {it}" for it in notes] or ["- none"])])
+    notes = [f"- {it}" for it in reasons(rows)] or ["- none"]
+    return "\n".join([*parts, "", "Without a number:", "", *notes])
+
+
+def reasons(rows: Sequence[Row]) -> list[str]:
+    """Return why there is no number, once for each network and arm with the targets."""
+    where: dict[str, list[str]] = {}
+    for row in rows:
+        if "failed" in row:
+            where.setdefault(f"{row['network']}, {row['arm']}: {row['failed']}", []).append(
+                f"{row['keep']} (multiple {row['multiple']})"
+            )
+    return [f"{reason}; at {', '.join(dict.fromkeys(targets))}" for reason, targets in where.items()]
 
 
 def tuned_table(found: Mapping[Cell, Sequence[Row]], said: Mapping[str, str]) -> list[str]:
