@@ -22,6 +22,7 @@ KEEP = 0.5
 # Torch-Pruning has no target in MACs, so a width ratio is looked for, from these downwards: with ``round_to`` it leaves
 # layers whole whose width would be rounded to nothing, so that a larger ratio may cut less
 WIDEST = (0.5, 0.4, 0.3)
+WIDER = (0.7, 0.6)  # for less than half of the MACs
 FINEST, NEAR = 0.004, 0.99  # the search ends at this step of the ratio, or at this share of the MACs allowed
 
 
@@ -147,8 +148,8 @@ def ours(model: nn.Module, image: Tensor, **options: Any) -> Variant:
     return Variant(thin, count(thin, image).macs, "")
 
 
-def torch_pruning(name: str, model: nn.Module, image: Tensor, round_to: int | None) -> Variant:
-    """Return the largest network of Torch-Pruning that keeps at most half of the MACs, found by bisection."""
+def torch_pruning(name: str, model: nn.Module, image: Tensor, round_to: int | None, keep: float = KEEP) -> Variant:
+    """Return the largest network of Torch-Pruning that keeps at most this share of the MACs, found by bisection."""
     macs = count(model, image).macs
 
     def thinner(ratio: float) -> Variant:
@@ -158,20 +159,20 @@ def torch_pruning(name: str, model: nn.Module, image: Tensor, round_to: int | No
         except Exception as error:  # a library not under test raises anything
             return Variant(None, 0, f"Torch-Pruning fails: {type(error).__name__}: {first_line(error)}")
 
-    for high in WIDEST:
+    for high in WIDEST if keep >= KEEP else (*WIDER, *WIDEST):
         best = thinner(high)
         if best.model is None:
             return best
-        if best.macs <= KEEP * macs:
+        if best.macs <= keep * macs:
             break
     else:
         return Variant(None, 0, f"Torch-Pruning keeps {best.macs / macs:.2f} of the MACs at {best.note}")
     low = 0.0
-    while high - low > FINEST and best.macs < NEAR * KEEP * macs:
+    while high - low > FINEST and best.macs < NEAR * keep * macs:
         middle = thinner((low + high) / 2)
         if middle.model is None:
             return middle
-        if middle.macs > KEEP * macs:
+        if middle.macs > keep * macs:
             low = (low + high) / 2
         else:
             high, best = (low + high) / 2, middle
