@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, Group
+from secateur.core.select import plan_of
 from secateur.core.size import ruler
+from secateur.core.surgery import apply
 from secateur.core.trace import trace
+from secateur.measure import count
 from secateur.measure.forecast import Forecast
 from secateur.measure.layer_table import LayerTable
+from speed_networks import Variant
+from speed_tables import Row, possible
 
 GRIDS = (4, 8, 16)
 LEAST = 0.49  # of the MACs; networks between this and half of them count as half
@@ -80,6 +85,14 @@ class Possible:
         grids = {str(grid): self._best(forecast, grid) for grid in GRIDS}
         table.save()
         return {"rest": round(forecast.rest, 4), "grids": grids}
+
+    def best(self, row: Row) -> Variant:
+        """Return the network that is the fastest by the table, cut from the model."""
+        found = possible(row)
+        assert found is not None
+        widths = tuple(found[1]["widths"][kind] for kind in self.kinds)
+        thin = apply(self.model, self.graph, plan_of(self.graph, self.kept(widths)))
+        return Variant(thin, count(thin, self.image).macs, "")
 
     def _best(self, forecast: Forecast, grid: int) -> dict[str, Any] | None:
         if not self.candidates[grid]:

@@ -21,7 +21,7 @@ FIFTEEN = (
     *(*FIVE, *CIFAR, "regnet_x_400mf", "convnext_tiny", "vgg16_bn", "googlenet", "shufflenet_v2_x1_0"),
     *("mobilenet_v3_large", "unet", "ssdlite320_mobilenet_v3_large"),
 )
-REACHED = 0.9  # share of what the table of layers says is possible that counts as reached
+REACHED = 0.9  # share of what the fastest network by the table of layers attains that counts as reached
 
 
 def key(row: Row) -> tuple[str, str, int, int]:
@@ -93,7 +93,9 @@ def runtimes_table(found: dict[tuple[str, str, int, int], Row], batch: int, thre
 
 
 def possible_table(found: dict[tuple[str, str, int, int], Row]) -> list[str]:
-    lines = [head("network", "runtime", "outside convolutions", "best by the table", "its widths", "measured")]
+    lines = [
+        head("network", "runtime", "outside convolutions", "best by the table", "its widths", "it attains", "default")
+    ]
     for network in CIFAR:
         for runtime in RUNTIMES:
             row = found.get((network, runtime, 1, 1), {})
@@ -104,7 +106,8 @@ def possible_table(found: dict[tuple[str, str, int, int], Row]) -> list[str]:
             widths = ", ".join(f"{name} {width}" for name, width in it["widths"].items())
             by_table = f"{it['time']:.2f} of {it['macs']:.2f} (multiples of {grid})"
             rest = f"{100 * row['possible']['rest']:.0f} %"
-            lines.append(line(network, runtime, rest, by_table, widths, said(row["variants"].get("ours"))))
+            attained = said(row["possible"].get("attained"))
+            lines.append(line(network, runtime, rest, by_table, widths, attained, said(row["variants"].get("ours"))))
     return lines
 
 
@@ -200,10 +203,11 @@ def never_slower(found: dict[tuple[str, str, int, int], Row], network: str, runt
 
 
 def reached(found: dict[tuple[str, str, int, int], Row], network: str) -> list[str]:
+    """Say where the default is slower than the network that is the fastest by the table of layers, as measured."""
     missed: list[str] = []
     for runtime in RUNTIMES:
         row = found.get((network, runtime, 1, 1), {})
-        best, ours = possible(row), row.get("variants", {}).get("ours", {})
-        if best and "time" in ours and ours["interval"][1] < REACHED * best[1]["time"]:
-            missed.append(f"{network} in {runtime}: {ours['time']:.2f}, the table of layers says {best[1]['time']:.2f}")
+        best, ours = row.get("possible", {}).get("attained", {}), row.get("variants", {}).get("ours", {})
+        if "time" in best and "time" in ours and ours["interval"][1] < REACHED * best["time"]:
+            missed.append(f"{network} in {runtime}: {ours['time']:.2f}, the best by the table {best['time']:.2f}")
     return missed
