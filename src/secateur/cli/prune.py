@@ -97,7 +97,7 @@ def demo(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train, prune, fine-tune, verify, export and report on real digits, in about two minutes."""
+    """Train, prune, repair, verify, export and report on real digits, in about two minutes."""
     import dataclasses
 
     from secateur.recipe import Recipe
