@@ -27,6 +27,8 @@ from secateur.reconstruction.sites import Place, Site, norm_scale, sites
 PULL = 1e-3
 """Ridge, as a share of the mean square of the inputs."""
 
+SHARE = 0.25
+"""Of the rows that a fit gets; which unit goes asks for less precision than how the others make up for it."""
 CONSTANT = 1e-5
 """Share of the second moment of an input below which its variance is nothing but rounding."""
 STREAM = 3.0
@@ -214,7 +216,7 @@ def _square(layer: nn.Module, arrived: Sequence[Arrival], seed: int) -> tuple[Te
     moments: Moments | None = None
     sums: Tensor | float = 0.0
     for it in arrived:
-        some = max(1, rows.wanted(layer) * len(it.tensor) // images)
+        some = max(1, rows.wanted(layer, SHARE) * len(it.tensor) // images)
         found = rows.Places(layer, it.tensor, some, seed * 1009 + it.batch).inputs(layer, it.tensor)
         more = Moments.of(found, found.new_zeros(*found.shape[:2], 0))
         sums = sums + found.sum(1, dtype=torch.float32 if found.device.type == "mps" else torch.float64).double().cpu()

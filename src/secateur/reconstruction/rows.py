@@ -25,10 +25,15 @@ def groups(layer: nn.Module) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
-def wanted(layer: nn.Module) -> int:
-    """Return how many rows are enough for a layer and still fast."""
+def wanted(layer: nn.Module, share: float = 1.0) -> int:
+    """Return how many rows are enough for a layer and still fast.
+
+    Args:
+        layer: a convolution or linear layer.
+        share: of the rows that a fit gets, for what needs less precision; never fewer than ``FEWEST`` for each column.
+    """
     wide = columns(layer) + 1
-    return int(min(MOST_ROWS, max(FEWEST * wide, MOST_WORK / wide**2)))
+    return int(min(MOST_ROWS, max(FEWEST * wide, share * min(MOST_ROWS, MOST_WORK / wide**2))))
 
 
 class Places:
