@@ -36,6 +36,7 @@ Now = Callable[[], float]
 
 _LOOK = 9.0  # training lasts so many times as long as the look at the held-out images that follows it
 _SAVE = 60.0  # seconds after which a kill may cost no more than that
+_FADING = 0.9  # of the longest batch so far, at each batch: the first one loads kernels, and is the slowest by far
 _NEWS = 100  # events in all
 _SHAPING = 1  # the stream of random numbers that is the shaper's
 
@@ -193,7 +194,7 @@ class _Course:
         self.read = now()
         self.turn = self.seen = self.selected = 0  # passes begun, batches seen, step of the best state
         self.at = 0  # step at which the held-out images were last looked at
-        self.longest = self.looking = 0.0  # seconds of a batch, and of a look at the held-out images
+        self.longest = self.looking = self.saving = 0.0  # seconds of a batch, a look at held-out images, a checkpoint
         network = lesson.open(model, accelerator)
         rule = optimizer([p for p in model.parameters() if p.requires_grad], lesson.settings)
         self.parts = Parts(
@@ -239,7 +240,7 @@ class _Course:
     def _train(self, checkpoint: Path | None, owner: str) -> str:
         """Train until the time is up; return why it ended."""
         for batch in self._batches():
-            if self.used + self.longest + self.looking > self.seconds:
+            if self.used + self.longest + self.looking + self.saving > self.seconds:
                 return "time"
             if self.lesson.passes is not None and self.seen >= self.lesson.passes * self.lesson.count():
                 return "passes"
@@ -250,7 +251,7 @@ class _Course:
             if self.used - self.looked >= _LOOK * self.looking and self.parts.steps > self.at:
                 self._look()
                 self._write(checkpoint, owner)
-            elif self.used - self.saved >= _SAVE:
+            elif checkpoint is not None and self.used - self.saved >= _SAVE:
                 self._write(checkpoint, owner)
         return "passes"
 
@@ -276,7 +277,7 @@ class _Course:
         self.seen += 1
         if self.seen % parts.settings.accumulate == 0:
             parts.update()
-        self.longest = max(self.longest, self._clock())
+        self.longest = max(_FADING * self.longest, self._clock())
         if self.used - self.told >= self.seconds / _NEWS:
             self.told = self.used
             self.tell(Event("train", "", round(self.used), max(1, round(self.seconds)), {"loss": float(loss.detach())}))
@@ -289,10 +290,8 @@ class _Course:
             self.best, self.selected, self.tensors = found, self.parts.steps, disk.snapshot(self.model)
 
     def _judged(self) -> Judgement:
-        self._clock()
         found = self.lesson.judge(self.model)
-        self.looking = self._clock()
-        self.looked = self.used
+        self.looking, self.looked = self._clock(), self.used
         return found
 
     def _clock(self) -> float:
@@ -303,7 +302,6 @@ class _Course:
         return past
 
     def _write(self, path: Path | None, owner: str) -> None:
-        self.saved = self.used
         if path is None:
             return
         plain, momenta = disk.optimizer_state(self.parts.optimizer)
@@ -331,6 +329,7 @@ class _Course:
             optimizer=momenta,
             shaper={} if shaper is None else shaper.state_dict(),
         )
+        self.saving, self.saved = self._clock(), self.used
 
     def _resume(self, facts: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         disk.restore(self.model, groups["model"])
