@@ -48,7 +48,11 @@ def test_none_is_the_repair_alone(secateur: Call, digits: str):
     ("words", "status", "sentence"),
     [
         (["--minutes", "-1", "--calibrate", "x.npy"], 1, "--minutes must be a number of minutes of at least 0, not -1"),
-        (["--minutes", "nan", "--calibrate", "x.npy"], 1, "--minutes must be a number of minutes of at least 0, not nan"),
+        (
+            ["--minutes", "nan", "--calibrate", "x.npy"],
+            1,
+            "--minutes must be a number of minutes of at least 0, not nan",
+        ),
         (["--minutes", "soon", "--calibrate", "x.npy"], 2, "'soon' is not a number"),
         (["--minutes", "1"], 1, "minutes need images, labels or not; give calibrate (--calibrate) or data (--data)"),
     ],

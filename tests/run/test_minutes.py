@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +46,8 @@ class Ticks:
 
 
 @pytest.fixture(autouse=True)
-def _ticking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "clock", Ticks())
-    yield
 
 
 @pytest.fixture(scope="module")

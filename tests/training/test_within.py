@@ -167,9 +167,7 @@ def test_zeros_stay_zero(net: Net) -> None:
     assert not torch.equal(model[0].weight, kept)
 
 
-def test_after_a_kill_it_goes_on_with_the_time_that_is_left(
-    pair: tuple[nn.Module, nn.Module], tmp_path: Path
-) -> None:
+def test_after_a_kill_it_goes_on_with_the_time_that_is_left(pair: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
     dense, thin = pair
     file, first = tmp_path / "minutes.ckpt", copy.deepcopy(thin)
     with pytest.raises(KeyboardInterrupt):
@@ -271,7 +269,10 @@ def test_inputs_and_outputs_may_have_any_structure() -> None:
     rows = [lesson._gathered([place]) for place in lesson.held]
     with torch.no_grad():
         pairs = [(thin(**row), dense(**row)) for row in rows]
-    parts = [[(own["scores"][0], right["scores"][0]) for own, right in pairs], [(o["maps"], r["maps"]) for o, r in pairs]]
+    parts = [
+        [(own["scores"][0], right["scores"][0]) for own, right in pairs],
+        [(o["maps"], r["maps"]) for o, r in pairs],
+    ]
     wanted = [sum((o - r).square().sum() for o, r in part) / sum(r.square().sum() for _, r in part) for part in parts]
     assert lesson.judge(thin).loss == pytest.approx(float(sum(wanted)) / 2, rel=1e-5)
     taught = within(thin, Imitation(dense, images, "x"), 100, now=Ticks())

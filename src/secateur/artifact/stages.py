@@ -9,7 +9,9 @@ DENSE, CUT, REPAIRED, TUNED, DISTILLED = "dense", "cut", "repaired", "fine-tuned
 _T = TypeVar("_T")
 
 
-def stages(dense: _T, cut: _T | None, middle: _T | None, after: _T, *, repaired: bool, way: str = TUNED) -> dict[str, _T]:
+def stages(
+    dense: _T, cut: _T | None, middle: _T | None, after: _T, *, repaired: bool, way: str = TUNED
+) -> dict[str, _T]:
     """Return what belongs to each network that a run had, by its name, in the order in which they came about.
 
     Args:
@@ -43,6 +45,13 @@ def measured(document: Mapping[str, Any]) -> dict[str, Any]:
         document: content of measurement.json; of an earlier version it has no ``cut``, nor perhaps ``repairs``.
     """
     cut, repaired = document.get("cut"), bool(document.get("repairs"))
-    found = stages(document["before"], cut, document["middle"], document["after"], repaired=repaired, way=way_of(document.get("minutes")))
+    found = stages(
+        document["before"],
+        cut,
+        document["middle"],
+        document["after"],
+        repaired=repaired,
+        way=way_of(document.get("minutes")),
+    )
     ends = (next(iter(found)), next(reversed(found)))
     return {name: part for name, part in found.items() if name in ends or part["accuracy"]}

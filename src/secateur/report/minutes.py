@@ -7,7 +7,10 @@ from typing import Any
 
 from secateur.report.summary import Document, percent
 
-_WAYS = {"fine-tuning": "fine-tuning with labels", "distillation": "distillation from the dense network, without labels"}
+_WAYS = {
+    "fine-tuning": "fine-tuning with labels",
+    "distillation": "distillation from the dense network, without labels",
+}
 
 
 def used(document: Document) -> list[str]:

@@ -183,7 +183,12 @@ class Job:
     def foretell(self, graph: Graph) -> None:
         """Say how fast the network will get, where long work follows, or what widths that were asked for will cost."""
         met = self.settled is not None and "latency" in self.settled.found
-        long = self.train is not None or self.minutes is not None or self.shaping is not None or not isinstance(self.method, ScoreMethod)
+        long = (
+            self.train is not None
+            or self.minutes is not None
+            or self.shaping is not None
+            or not isinstance(self.method, ScoreMethod)
+        )
         if not self.latency or met or self.target is None or not (long or not self.limits.auto):
             return
         assert self.runtime is not None

@@ -107,10 +107,10 @@ def prune(
             loader or an iterable of model inputs, or a ``Calibration``, see ``secateur.data.load_calibration``; None
             for training images of ``data``, if there is any.
         calibrate_images: how many of them to use; 64 to 5,000 are useful.
-        minutes: of wall-clock time for the repair and then, in what is left, for training: fine-tuning (as ``train`` says,
-            whose epochs are then an upper bound) where ``data`` has labels to judge by, else distillation from the dense
-            network. Held-out images decide whether the network is better than before; if not, it stays as it was. 0:
-            the repair alone; None: no limit, and training by ``train`` alone. After the last round only.
+        minutes: of wall-clock time for the repair and then, in what is left, for training after the last round:
+            fine-tuning (as ``train`` says, whose epochs are then an upper bound) where ``data`` has validation images,
+            else distillation from the dense network. Held-out images decide whether the network is better than before;
+            if not, it stays as it was. 0: the repair alone; None: no limit.
         patience: give up reading the network after this many seconds; None: never.
         budget: limits of MACs, parameters, latency and drop of accuracy, which the target is then made of.
         runtime: what the network will run in, see ``secateur.measure.Runtime``, which is what its speed is stated in;

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery import Inputs, run
+from secateur.core.surgery import run
 from secateur.core.surgery.forward import tensors_in
-from secateur.data.inputs import joined, length, part
+from secateur.data.inputs import Inputs, joined, length, part
 from secateur.measure.forward import call, moved
 from secateur.training.objective import Scores
 from secateur.training.placement import memory_format
@@ -28,7 +28,7 @@ FINE_TUNING = Settings()
 """How a network is fine-tuned where nobody has said it."""
 
 IMITATING = Settings(
-    optimizer="adamw", lr=1e-4, weight_decay=0.0, batch_size=64, clip_grad=1.0, augment="none", distill=1.0
+    optimizer="adamw", lr=3e-4, weight_decay=0.0, batch_size=64, clip_grad=1.0, augment="none", distill=1.0
 )
 """How a network imitates the dense one: a rate so small that a repaired network is not taken apart."""
 

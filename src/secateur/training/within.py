@@ -62,19 +62,27 @@ class Judgement:
 
 
 class Lesson(Protocol):
-    """What a network learns from, and how it is judged.
+    """What a network learns from, and how it is judged."""
 
-    Attributes:
-        settings: batch size, optimizer and schedule.
-        passes: over the images, at most; None for as many as there is time for.
-        teacher: another network that is needed; it is moved to where training happens.
-        name: what a checkpoint is told apart by.
-    """
+    @property
+    def settings(self) -> Settings:
+        """Return batch size, optimizer and schedule; ``select`` and ``recalibrate`` are not looked at."""
+        ...
 
-    settings: Settings
-    passes: int | None
-    teacher: nn.Module | None
-    name: str
+    @property
+    def passes(self) -> int | None:
+        """Return how often the images are gone through at most; None for as often as there is time for."""
+        ...
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """Return another network that is needed; it is moved to where training happens."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Return what a checkpoint is told apart by."""
+        ...
 
     def open(self, model: nn.Module, accelerator: Accelerator) -> nn.Module:
         """Prepare for a network on its device, in its training mode; return what its gradients are taken through."""
