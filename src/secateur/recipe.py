@@ -68,6 +68,9 @@ class Recipe:
             unlabelled ones of the size that the network takes.
         workers: processes that read an image folder; None for one for each processor core, at most 8.
         train: settings of fine-tuning; None for none.
+        minutes: of wall-clock time for the repair and then, in what is left, fine-tuning with labels or distillation
+            without, stopped in time and kept only if held-out images gain; epochs are then an upper bound. 0 for the
+            repair alone; None for no limit.
         pretrain: settings of training the dense network first; None for none.
         shape: settings of a method's own training before it decides; None for those of ``train``.
         then: further stages of pruning and fine-tuning, each with a method and target of its own.
@@ -107,6 +110,7 @@ class Recipe:
     image_size: int | None = None
     workers: int | None = None
     train: Settings | None = None
+    minutes: float | None = None
     pretrain: Settings | None = None
     shape: Settings | None = None
     then: tuple[Stage, ...] = ()
@@ -135,7 +139,7 @@ class Recipe:
         if self.runtime is not None:
             known(self.runtime)
         agreed(self.budget, self.runtime, self.threads)
-        for name in ("keep", "val_fraction", "patience"):
+        for name in ("keep", "val_fraction", "patience", "minutes"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "options", options(self.options))
@@ -282,6 +286,7 @@ _RULES: dict[str, Rule] = {
     "train_images": rules.optional(rules.whole(1, "images")),
     "image_size": rules.optional(rules.whole(1, "pixels")),
     "workers": rules.optional(rules.whole(0)),
+    "minutes": rules.MINUTES,
     "then": rules.each(rules.instance(Stage, ""), "a list of stages"),
     "train": _TRAINING_RULE,
     "pretrain": _TRAINING_RULE,

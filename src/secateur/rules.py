@@ -90,6 +90,10 @@ THREADS = optional(whole(1, "threads", most=4096))
 """Threads of a CPU; None for as many as torch has. Far more than any machine has end in an overflow."""
 
 
+MINUTES = optional(number(lambda value: value >= 0, "a number of minutes of at least 0"))
+"""Time for the repair and for training; None for no limit."""
+
+
 def broken(settings: object, table: Mapping[str, Rule]) -> Iterator[tuple[str, str]]:
     """Yield the name of each setting that breaks its rule, and what is wrong with it."""
     for name, rule in table.items():

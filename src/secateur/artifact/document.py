@@ -28,7 +28,7 @@ def document(result: Result) -> dict[str, Any]:
 
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
     ``cut`` (before its repair, where there was one), ``middle`` (before fine-tuning), ``after``, ``repairs`` (without
-    training, on validation images), ``calibration`` (how many unlabelled images were used), ``widths``,
+    training, on validation images), ``calibration`` (how many unlabelled images were used), ``minutes`` (how they were used), ``widths``,
     ``explanation``, ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
@@ -53,6 +53,7 @@ def document(result: Result) -> dict[str, Any]:
             "after": result.after,
             "repairs": list(result.repairs),
             "calibration": result.calibration,
+            "minutes": result.minutes,
             "widths": [{"layer": w.layer, "before": w.before, "after": w.after} for w in result.widths],
             "explanation": _explanation(result.explanation),
             "verification": {"difference": result.verification, "exact": result.verification <= TOLERANCE},

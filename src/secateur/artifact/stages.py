@@ -1,31 +1,39 @@
-"""The networks of a run by what they are: dense, cut, repaired, fine-tuned."""
+"""The networks of a run by what they are: dense, cut, repaired, fine-tuned or distilled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-DENSE, CUT, REPAIRED, TUNED = "dense", "cut", "repaired", "fine-tuned"
+DENSE, CUT, REPAIRED, TUNED, DISTILLED = "dense", "cut", "repaired", "fine-tuned", "distilled"
 _T = TypeVar("_T")
 
 
-def stages(dense: _T, cut: _T | None, middle: _T | None, after: _T, *, repaired: bool) -> dict[str, _T]:
+def stages(
+    dense: _T, cut: _T | None, middle: _T | None, after: _T, *, repaired: bool, way: str = TUNED
+) -> dict[str, _T]:
     """Return what belongs to each network that a run had, by its name, in the order in which they came about.
 
     Args:
         dense: of the network that went in.
         cut: of the network before its repair, None if that was not looked at.
-        middle: of the network before fine-tuning, None if it was not fine-tuned.
+        middle: of the network before fine-tuning or distillation, None if there was none.
         after: of the network that came out.
         repaired: whether there was a repair.
+        way: name of the network that came of ``middle``.
     """
     found = {DENSE: dense}
     if repaired and cut is not None:
         found[CUT] = cut
     found[REPAIRED if repaired else CUT] = after if middle is None else middle
     if middle is not None:
-        found[TUNED] = after
+        found[way] = after
     return found
+
+
+def way_of(minutes: Mapping[str, Any] | None) -> str:
+    """Return the name of the network that was trained after its repair, by how its minutes were used, if it had any."""
+    return DISTILLED if minutes is not None and minutes["way"] == "distillation" else TUNED
 
 
 def measured(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +45,13 @@ def measured(document: Mapping[str, Any]) -> dict[str, Any]:
         document: content of measurement.json; of an earlier version it has no ``cut``, nor perhaps ``repairs``.
     """
     cut, repaired = document.get("cut"), bool(document.get("repairs"))
-    found = stages(document["before"], cut, document["middle"], document["after"], repaired=repaired)
+    found = stages(
+        document["before"],
+        cut,
+        document["middle"],
+        document["after"],
+        repaired=repaired,
+        way=way_of(document.get("minutes")),
+    )
     ends = (next(iter(found)), next(reversed(found)))
     return {name: part for name, part in found.items() if name in ends or part["accuracy"]}

@@ -78,7 +78,7 @@ def _speak(
 ) -> None:
     """Print what came out."""
     from secateur import artifact, report
-    from secateur.report import limits
+    from secateur.report import limits, minutes
     from secateur.report.summary import calibration, repairs, verification
 
     document = artifact.document(result)
@@ -91,7 +91,8 @@ def _speak(
     say(f"Verified: {verification(document)}", kept_whole(document["explanation"]))
     say(*(f"Repaired: {text}" for text in repairs(document)))
     say(*(f"Images: {text}" for text in calibration(document)))
-    if not result.histories and document["data"]:
+    say(*(f"Minutes: {text}" for text in minutes.used(document)))
+    if not result.histories and result.minutes is None and document["data"]:
         say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
     say(*exports.said_of(made), *(each.line() for each in written))
     say(f"Result: {folder}", f"Report: {page}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from secateur.training.settings import Settings
 
 FIRST = "Training the dense network first (otherwise as fine-tuning)"
+LIMIT = "Fine-tuning or distillation in a limited time"
 _FIRST = ("epochs", "lr")
 
 Out = Annotated[
@@ -40,7 +41,8 @@ def flags(args: Sequence[str]) -> list[Flag]:
     training = flags_of(Settings, "train", "Fine-tuning (any of these turns it on)")
     first = flags_of(Settings, "pretrain", FIRST, names=_FIRST, taken=[f"--{name}" for name in _FIRST])
     output = flags_of(Recipe, "recipe", OUTPUT, names=("export", "latency"))
-    return [*selection_flags(args), *training, *first, *output]
+    limit = flags_of(Recipe, "recipe", LIMIT, names=("minutes",))
+    return [*selection_flags(args), *limit, *training, *first, *output]
 
 
 def prune(

@@ -118,6 +118,8 @@ class Comparison:
             raise SettingError("a comparison needs data to measure accuracies on; name a data set in the recipe")
         if self.base.then:
             raise SettingError("a comparison cannot have further stages; take [[then]] out of the recipe")
+        if self.base.minutes is not None:
+            raise SettingError("a comparison trains by epochs, the same for all; take 'minutes' out of the recipe")
         self._check_controls()
         for entry in self.entries:
             entry.recipe(self.base, self.keeps[0], self.seeds[0])

@@ -15,7 +15,7 @@ from secateur.artifact.document import FORMAT
 from secateur.artifact.folder import MANIFEST
 from secateur.artifact.stages import measured
 from secateur.errors import ArtifactError
-from secateur.report import curves, figures, limits, speed, summary, tuning
+from secateur.report import curves, figures, limits, minutes, speed, summary, tuning
 
 NAME = "report.html"
 _STAGES = {
@@ -102,6 +102,7 @@ def render(
         multiples=dict(document.get("multiples") or {}),
         speed=_speed(bench) if bench else None,
         repairs=[*summary.repairs(document), *summary.calibration(document)],
+        minutes=minutes.used(document),
         timing=summary.timing(document),
         zeros=summary.zeros(document),
         training=summary.training(document) if document["after"]["accuracy"] else "",

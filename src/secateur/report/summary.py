@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from secateur.artifact.stages import measured
+from secateur.artifact.stages import measured, way_of
 
 Document = Mapping[str, Any]
 _Values: TypeAlias = tuple[float | None, ...]
@@ -85,6 +85,8 @@ def outcome(document: Document) -> str:
     images, _, said = str(document.get("calibration") or "").partition(" (")  # which may have been looked at otherwise
     if said and any(done["layers"] for done in document.get("repairs", ())):
         text += f", repaired from {images}"
+    if (minutes := document.get("minutes")) and minutes["gained"]:
+        text += f", {way_of(minutes)} in {minutes['training']:.0f} s"
     if accuracy := by_label.get("Accuracy"):
         change = f" ({accuracy.ratio})" if accuracy.ratio else ""
         names = list(measured(document))[1:]
@@ -123,8 +125,9 @@ def verification(document: Document) -> str:
     difference = document["verification"]["difference"]
     size = NONE if difference is None else f"{difference:.1e}"
     if document["verification"]["exact"]:
-        repaired, rounds = bool(document.get("repairs")), document["training"]["rounds"]
-        later = [*(["its repair"] if repaired else []), *(["fine-tuning"] if rounds else [])]
+        repaired, minutes = bool(document.get("repairs")), document.get("minutes")
+        trained = document["training"]["rounds"] or (minutes and minutes["gained"])
+        later = [*(["its repair"] if repaired else []), *(["fine-tuning"] if trained else [])]
         start = f"Before {' and '.join(later)}, the" if later else "The"
         return (
             f"{start} pruned network computed what the original computes with the removed channels silenced: "

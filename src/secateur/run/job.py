@@ -35,6 +35,7 @@ from secateur.run import beforehand, budgeting, headline
 from secateur.run.bargain import Settled
 from secateur.run.clock import Clock
 from secateur.run.foretelling import Foretold, evenly, foretell
+from secateur.run.minutes import spend
 from secateur.run.place import measure_at
 from secateur.run.result import Result, widths
 from secateur.run.round import Round
@@ -72,6 +73,7 @@ class Job:
     runtime: Runtime | None = None
     threads: int | None = None
     among: tuple[Runtime, ...] = ("eager", "channels_last")
+    minutes: float | None = None
 
     # what comes of it on the way
     clock: Clock = field(default_factory=Clock)
@@ -96,7 +98,7 @@ class Job:
         before = self.measure(self.dense, "the dense network", self.tested)
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
-        first, cut, middle = graph, None, None
+        first, cut, middle, spent = graph, None, None, None
         for number, step in enumerate(steps, 1):
             if number > 1:
                 graph = self.read(model)
@@ -110,7 +112,10 @@ class Job:
                     cut = self.measure(now.model, "the network before its repair")
                 now.mend(plan)
             model, zeros = now.model, zeros_left(now.model, graph, plan)
-            if self.train is not None and self.data is not None:
+            if self.minutes is not None:  # which are for the last round
+                if number == len(steps):
+                    middle, spent = spend(self, now, plan)
+            elif self.train is not None and self.data is not None:
                 batch = self.data.example().repeat(min(self.train.batch_size, 64), 1, 1, 1)
                 self.speed_up(model, batch)  # for what comes now
                 if number == len(steps):
@@ -145,6 +150,7 @@ class Job:
             sensitivity=tuple(self.curves),
             budget=self.settled.found if self.settled else {},
             speed=speed if self.latency else None,
+            minutes=spent,
             foretold=self.foretold.to_dict() if self.foretold else {},
             multiples={group.name: self.limits.multiple_of(group) for group in first.free},
             seconds=self.clock.seconds,
@@ -177,7 +183,12 @@ class Job:
     def foretell(self, graph: Graph) -> None:
         """Say how fast the network will get, where long work follows, or what widths that were asked for will cost."""
         met = self.settled is not None and "latency" in self.settled.found
-        long = self.train is not None or self.shaping is not None or not isinstance(self.method, ScoreMethod)
+        long = (
+            self.train is not None
+            or self.minutes is not None
+            or self.shaping is not None
+            or not isinstance(self.method, ScoreMethod)
+        )
         if not self.latency or met or self.target is None or not (long or not self.limits.auto):
             return
         assert self.runtime is not None

@@ -31,6 +31,7 @@ from secateur.run.budgeting import check_budget
 from secateur.run.headline import asked_for, check_runtime
 from secateur.run.images import named_images, shape_of
 from secateur.run.job import Job
+from secateur.run.minutes import check_minutes
 from secateur.run.place import place_for
 from secateur.run.result import Result
 from secateur.run.step import Step
@@ -67,6 +68,7 @@ def prune(
     repair: Sequence[str] | None = None,
     calibrate: Any = None,
     calibrate_images: int = COUNT,
+    minutes: float | None = None,
     patience: float | None = None,
     budget: Budget | None = None,
     runtime: Runtime | Sequence[Runtime] | None = None,
@@ -105,6 +107,10 @@ def prune(
             loader or an iterable of model inputs, or a ``Calibration``, see ``secateur.data.load_calibration``; None
             for training images of ``data``, if there is any.
         calibrate_images: how many of them to use; 64 to 5,000 are useful.
+        minutes: of wall-clock time for the repair and then, in what is left, for training after the last round:
+            fine-tuning (as ``train`` says, whose epochs are then an upper bound) where ``data`` has validation images,
+            else distillation from the dense network. Held-out images decide whether the network is better than before;
+            if not, it stays as it was. 0: the repair alone; None: no limit.
         patience: give up reading the network after this many seconds; None: never.
         budget: limits of MACs, parameters, latency and drop of accuracy, which the target is then made of.
         runtime: what the network will run in, see ``secateur.measure.Runtime``, which is what its speed is stated in;
@@ -130,6 +136,7 @@ def prune(
         ("seed", seed, _SEED),
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
+        ("minutes", minutes, rules.MINUTES),
     )
     seen = data is not None or calibrate is not None
     method = default(images=seen) if method is None else method
@@ -146,6 +153,7 @@ def prune(
     if shape is not None and data is None:
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
     repair = chosen(repair, images=seen)
+    check_minutes(minutes, images=seen)
     if example_inputs is None and not seen:
         raise DataError("give example_inputs, or data or calibrate to take one image from")
     images = load_data(data, seed=seed) if isinstance(data, str) else data
@@ -190,6 +198,7 @@ def prune(
         runtime=named,
         threads=threads,
         among=among,
+        minutes=minutes,
     )
     if job.timed:
         check_runtime(named, device_of(model))

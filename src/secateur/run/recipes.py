@@ -112,6 +112,7 @@ def prune_as(
         repair=recipe.repair,
         calibrate=images,
         calibrate_images=recipe.calibrate_images,
+        minutes=recipe.minutes,
         patience=recipe.patience,
         budget=recipe.budget,
         runtime=recipe.runtime or meant_for(recipe.export),

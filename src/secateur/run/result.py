@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from secateur import artifact
-from secateur.artifact.stages import stages
+from secateur.artifact.stages import stages, way_of
 from secateur.core.explain import Explanation
 from secateur.core.graph import Graph, tensor_of
 from secateur.core.method import Method
@@ -21,6 +21,7 @@ from secateur.core.trials import Search
 from secateur.measure import Measurement, SpeedUp, deploy
 from secateur.recipe import Recipe
 from secateur.repair import Repair
+from secateur.run.minutes import Spent
 from secateur.run.step import Step
 from secateur.training import History
 
@@ -45,7 +46,8 @@ class Result:
         before: measurement of the dense network.
         cut: the same after the last cut and before its repair; accuracy and size only. None where nothing was repaired,
             or where there are no labels.
-        middle: the same before the last fine-tuning, after its repair if there was one. None without fine-tuning.
+        middle: the same before the last fine-tuning, after its repair if there was one. None without fine-tuning, or
+            where the minutes that there were for it have gained nothing.
         after: measurement of the pruned network.
         histories: the fine-tuning of each round; empty without.
         pretrain: the training of the dense network, if the recipe asked for one.
@@ -66,6 +68,7 @@ class Result:
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
         foretold: the speed-up that was promised before the work, see ``run.foretelling``; empty without.
         multiples: of what the width of each group was to be a multiple, by its name.
+        minutes: how they were used, see ``Spent``; None where none were given.
         seconds: wall-clock time of each stage.
     """
 
@@ -95,6 +98,7 @@ class Result:
     cut: Measurement | None = None
     foretold: Mapping[str, Any] = field(default_factory=dict[str, Any])
     multiples: Mapping[str, int] = field(default_factory=dict[str, int])
+    minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def __repr__(self) -> str:
@@ -105,12 +109,14 @@ class Result:
 
     @property
     def stages(self) -> dict[str, Measurement]:
-        """Return the measurements by what was measured: ``dense``, ``cut``, ``repaired`` and ``fine-tuned``.
+        """Return the measurements by what was measured: ``dense``, ``cut``, ``repaired`` and ``fine-tuned`` (or
+        ``distilled``).
 
         Those that the run had, in this order; of several rounds the last. Without labels there is no ``cut`` beside
         ``repaired``, for nothing but the size is known, and both have the same.
         """
-        return stages(self.before, self.cut, self.middle, self.after, repaired=bool(self.repairs))
+        way = way_of(None if self.minutes is None else vars(self.minutes))
+        return stages(self.before, self.cut, self.middle, self.after, repaired=bool(self.repairs), way=way)
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the artifact folder, see ``secateur.save``."""

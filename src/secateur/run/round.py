@@ -208,7 +208,7 @@ class Round:
                 job.repairs += mended()
             else:
                 facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
-                always = job.train is not None
+                always = job.train is not None or job.minutes is not None
                 job.repairs += job.work.repairs(name, begun, facts, thin, mended, always=always)
 
     def recover(self, plan: Plan) -> History:

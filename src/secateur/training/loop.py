@@ -81,7 +81,7 @@ def fit(
     owner = disk.fingerprint(model, settings, seed, f"{data.name}/{data.size('train')}")
     saved = None if checkpoint is None else disk.read(Path(checkpoint), owner)
     with ExitStack() as stack:
-        stack.enter_context(_own_randomness(kind))
+        stack.enter_context(own_randomness(kind))
         with accelerated(kind, "float32") as accelerator:
             share = Share(data, settings, seed, accelerator)
             speed = _speed(model, share, None if saved is None else saved[0], tell)
@@ -123,7 +123,8 @@ def _check_scores(model: nn.Module, data: Data, teacher: nn.Module | None) -> No
 
 
 @contextmanager
-def _own_randomness(kind: str) -> Generator[None]:
+def own_randomness(kind: str) -> Generator[None]:
+    """Put torch's global random state back afterwards, that of the CUDA device included where ``kind`` is that."""
     devices = [torch.cuda.current_device()] if kind == "cuda" else []
     with torch.random.fork_rng(devices):
         yield

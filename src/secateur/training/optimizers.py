@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
 
 from secateur.training.settings import Settings
 
@@ -50,3 +51,23 @@ def schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps_per_epo
         return main
     rise = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup)
     return SequentialLR(optimizer, [rise, main], milestones=[warmup])
+
+
+def lasting(optimizer: torch.optim.Optimizer, settings: Settings, share: Callable[[], float]) -> LRScheduler:
+    """Return the schedule of a training that lasts for a time: its epochs are laid over whatever it lasts for.
+
+    Args:
+        optimizer: whose rates are set, at once and after every optimizer step.
+        settings: epochs, schedule and warm-up.
+        share: returns how much of the training is over, in [0, 1].
+    """
+
+    def factor(_: int) -> float:
+        place, warmup = share() * settings.epochs, settings.warmup_epochs
+        if place < warmup:
+            return max(place / warmup, 1e-3)  # a step without any rate would be one for nothing
+        if settings.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (place - warmup) / max(settings.epochs - warmup, 1)))
+        return settings.gamma ** sum(place >= mark for mark in settings.milestones)
+
+    return LambdaLR(optimizer, factor)

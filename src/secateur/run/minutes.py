@@ -1,0 +1,154 @@
+"""What is made of a number of minutes after the last cut: the repair first, and training in the time that is left."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from secateur.core.plan import Plan
+from secateur.core.surgery import hold
+from secateur.errors import DataError, SettingError
+from secateur.measure import Measurement
+from secateur.training.lessons import FEWEST, Imitation, Labelled
+from secateur.training.within import Now, within
+
+if TYPE_CHECKING:
+    from secateur.run.job import Job
+    from secateur.run.round import Round
+
+clock: Now = time.monotonic
+"""What the minutes are read from."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """How the minutes were used.
+
+    Attributes:
+        minutes: how many there were.
+        repair: seconds that the repair took, which always runs to its end.
+        training: seconds that training took, with its looks at the held-out images.
+        way: ``"fine-tuning"`` with labels, ``"distillation"`` from the dense network without any, or ``"none"``.
+        steps: of the optimizer.
+        passes: over the training images.
+        held_out: how many images judged; 0 without training.
+        before: loss on these of the network as training found it: cross-entropy with labels, else the squared error of
+            the outputs against those of the dense network, relative to their squares. None without training.
+        after: the same of the network that was kept.
+        accuracy_before: share of right answers on these; None without labels.
+        accuracy_after: the same of the network that was kept.
+        gained: whether training has found anything better; if not, the network is the one that training found.
+        ended: why there is no more of it, in words.
+    """
+
+    minutes: float
+    repair: float
+    training: float = 0.0
+    way: Literal["none", "fine-tuning", "distillation"] = "none"
+    steps: int = 0
+    passes: float = 0.0
+    held_out: int = 0
+    before: float | None = None
+    after: float | None = None
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    gained: bool = False
+    ended: str = ""
+
+
+def check_minutes(minutes: float | None, *, images: bool) -> None:
+    """Refuse minutes that nothing can be made of, before any work.
+
+    Raises:
+        DataError: without images.
+        SettingError: if several processes run together, which no clock stops alike.
+    """
+    if minutes is None:
+        return
+    if not images:
+        raise DataError(
+            "minutes need images, labels or not; give calibrate (--calibrate) or data (--data), or leave minutes out"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingError("minutes are for one process; start it alone, or give epochs instead of minutes")
+
+
+def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]:
+    """Train the network of the last round in the time that its repairs have left, and keep the best state.
+
+    What is measured on the way is not part of the minutes.
+
+    Args:
+        job: the run, with its minutes.
+        last: its last round; its network is changed in place.
+        plan: that of the round, whose zeros stay.
+
+    Returns:
+        How the network was before, None where that has gained nothing; and how the minutes were used.
+
+    Raises:
+        TrainingError: if the checkpoint of an earlier run is damaged.
+    """
+    assert job.minutes is not None
+    repair = job.clock.seconds.get("repair", 0.0)
+    found = _lesson(job, last, plan, 60 * job.minutes - repair)
+    if isinstance(found, str):
+        return None, Spent(job.minutes, repair, ended=found)
+    lesson, held_out = found
+    job.speed_up(last.model, job.inputs)
+    middle = job.measure(last.model, "the network before training")
+    with job.clock("fine-tune"):
+        taught = within(
+            last.model,
+            lesson,
+            60 * job.minutes,
+            used=repair,
+            shaper=hold(last.model, last.graph, plan),
+            checkpoint=job.checkpoint(f"minutes-{last.number}.ckpt", last.model, last.method),
+            seed=job.seed + last.number,
+            now=clock,
+            tell=job.tell,
+        )
+    spent = Spent(
+        job.minutes,
+        taught.begun,
+        taught.seconds - taught.begun,
+        way="fine-tuning" if isinstance(lesson, Labelled) else "distillation",
+        steps=taught.steps,
+        passes=taught.passes,
+        held_out=held_out,
+        before=taught.before.loss,
+        after=taught.after.loss,
+        accuracy_before=taught.before.accuracy,
+        accuracy_after=taught.after.accuracy,
+        gained=taught.selected > 0,
+        ended=_ENDS[taught.ended],
+    )
+    return middle if spent.gained else None, spent
+
+
+_ENDS = {
+    "time": "the time was up",
+    "passes": "the epochs that were asked for were over",
+    "diverged": "a loss was not finite, which a smaller learning rate may help",
+}
+
+
+def _lesson(job: Job, last: Round, plan: Plan, left: float) -> tuple[Labelled | Imitation, int] | str:
+    """Return what the network learns from and how many images judge it; or why it learns nothing, in words."""
+    if not any(each.edits for each in (*last.plans, plan)):
+        return "nothing was cut"
+    if left <= 0:
+        return "the repair has used the time" if job.minutes else "no time was given for it"
+    if not any(parameter.requires_grad for parameter in last.model.parameters()):
+        return "no parameter of the network may be trained"
+    if job.data is not None and job.data.size("val"):
+        return Labelled(job.data, job.train, job.dense, job.seed + last.number), job.data.size("val")
+    images = job.images
+    assert images is not None
+    if images.count < 2 * FEWEST:
+        return f"{images.count} images are too few: {FEWEST} to learn from and {FEWEST} to judge by are the least"
+    lesson = Imitation(job.dense, images.batches, f"{images.count}/{images.digest()}")
+    return lesson, len(lesson.held)
