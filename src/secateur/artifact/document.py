@@ -26,10 +26,10 @@ FORMAT = 1
 def document(result: Result) -> dict[str, Any]:
     """Return what a run asked for and measured as JSON values; numbers that are not finite become None.
 
-    The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
-    ``cut`` (before its repair, where there was one), ``middle`` (before fine-tuning), ``after``, ``repairs`` (without
-    training, on validation images), ``calibration`` (how many unlabelled images were used), ``minutes`` (how they were used), ``widths``,
-    ``explanation``, ``verification``,
+    The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``, ``cut``
+    (before its repair, where there was one), ``middle`` (before fine-tuning), ``after``, ``repairs`` (without training,
+    on validation images), ``calibration`` (how many unlabelled images were used), ``minutes`` (how they were used),
+    ``widths``, ``explanation``, ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
     and ``notes`` (why these, round by round),
