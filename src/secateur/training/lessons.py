@@ -12,12 +12,12 @@ from secateur.core.surgery import run
 from secateur.core.surgery.forward import tensors_in
 from secateur.data.inputs import Inputs, joined, length, part
 from secateur.measure.forward import call, moved
+from secateur.training.lesson import Judgement
 from secateur.training.objective import Scores
 from secateur.training.placement import memory_format
 from secateur.training.settings import Settings
 from secateur.training.share import Share
 from secateur.training.steps import Parts
-from secateur.training.within import Judgement
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

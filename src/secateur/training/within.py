@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from secateur.events import Event, Tell, ignore
 from secateur.training import checkpoint as disk
 from secateur.training.history import Speed
+from secateur.training.lesson import Judgement, Lesson
 from secateur.training.loop import own_randomness
 from secateur.training.optimizers import lasting, optimizer
 from secateur.training.placement import accelerated, device_type, placed
-from secateur.training.settings import Settings
 from secateur.training.share import number_of
 from secateur.training.steps import NotFiniteError, Parts
 
@@ -39,70 +39,6 @@ _SAVE = 60.0  # seconds after which a kill may cost no more than that
 _FADING = 0.9  # of the longest batch so far, at each batch: the first one loads kernels, and is the slowest by far
 _NEWS = 100  # events in all
 _SHAPING = 1  # the stream of random numbers that is the shaper's
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """How good a network is on held-out images.
-
-    Attributes:
-        loss: what is to be small; NaN and infinite are worse than anything.
-        accuracy: share in [0, 1] of right answers, which goes before the loss; None where nobody knows the answers.
-    """
-
-    loss: float
-    accuracy: float | None = None
-
-    def better_than(self, other: Judgement) -> bool:
-        """Tell whether this is better: more right answers, or as many and a smaller loss."""
-        return self._key() < other._key()
-
-    def _key(self) -> tuple[float, float]:
-        return (-(self.accuracy or 0.0), self.loss if math.isfinite(self.loss) else math.inf)
-
-
-class Lesson(Protocol):
-    """What a network learns from, and how it is judged."""
-
-    @property
-    def settings(self) -> Settings:
-        """Return batch size, optimizer and schedule; ``select`` and ``recalibrate`` are not looked at."""
-        ...
-
-    @property
-    def passes(self) -> int | None:
-        """Return how often the images are gone through at most; None for as often as there is time for."""
-        ...
-
-    @property
-    def teacher(self) -> nn.Module | None:
-        """Return another network that is needed; it is moved to where training happens."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Return what a checkpoint is told apart by."""
-        ...
-
-    def open(self, model: nn.Module, accelerator: Accelerator) -> nn.Module:
-        """Prepare for a network on its device, in its training mode; return what its gradients are taken through."""
-        ...
-
-    def count(self) -> int:
-        """Return the number of batches of a pass."""
-        ...
-
-    def batches(self, seed: int) -> Iterator[Any]:
-        """Yield the batches of a pass in an order of the seed."""
-        ...
-
-    def loss(self, parts: Parts, batch: Any) -> Tensor:
-        """Return the loss of a batch, a scalar with gradients."""
-        ...
-
-    def judge(self, model: nn.Module) -> Judgement:
-        """Judge the network in evaluation mode on held-out images; its modes stay."""
-        ...
 
 
 @dataclass(frozen=True)
