@@ -59,3 +59,20 @@ def test_a_failing_network_says_so() -> None:
         passes.advance()
         with pytest.raises(ModelError, match="negative"):
             passes.advance()
+
+
+class Stubborn(Stops):
+    """Goes on whatever happens."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in (1, 2):
+            with contextlib.suppress(BaseException):
+                self.local.runner.pause(1)
+        return x
+
+
+def test_networks_that_swallow_everything_are_given_up_all_the_same() -> None:
+    model, before = Stubborn(), threading.active_count()
+    with Lockstep(model, [torch.tensor(1.0)], model.watch)() as passes:
+        passes.advance()
+    assert threading.active_count() == before

@@ -15,7 +15,7 @@ from secateur import rules
 from secateur.data.inputs import Inputs, Wanted, fitted, joined, length, part, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
-from secateur.measure.forward import tensors
+from secateur.measure.forward import refilled, tensors
 
 FEWEST, MOST = 64, 5000
 """How many images are useful: below the first a fit follows the accidents of a few, above the second little changes."""
@@ -68,6 +68,14 @@ class Calibration:
     def example(self) -> Inputs:
         """Return the first image, as a batch of one."""
         return part(self.batches[0], slice(0, 1))
+
+    def of_type(self, dtype: torch.dtype) -> Calibration:
+        """Return the same images, the numbers of floating point in another type."""
+        batches = (
+            refilled(batch, (it.to(dtype) if it.is_floating_point() else it for it in tensors(batch)))
+            for batch in self.batches
+        )
+        return replace(self, batches=tuple(batches))
 
     def at_most(self, count: int) -> Calibration:
         """Return the first images, so many of them; they share memory with these."""

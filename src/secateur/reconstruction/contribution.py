@@ -85,6 +85,8 @@ def _sent(
                 chosen = torch.randperm(len(made), generator=generator)[:some].to(made.device)
             rows.append(made[chosen].double().cpu())
         sent = torch.stack(rows)
+        if not bool(sent.isfinite().all()):
+            continue
         out.append((own.group, sent - sent.mean(1, keepdim=True)))
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,9 +19,9 @@ from secateur.measure.forward import device_of, moved
 from secateur.reconstruction import rows
 from secateur.reconstruction.contribution import contributions
 from secateur.reconstruction.elimination import FEW, Reader, best_choices, eliminate
-from secateur.reconstruction.images import one
+from secateur.reconstruction.images import few
 from secateur.reconstruction.least_squares import MOST, Moments, inverted, ridged
-from secateur.reconstruction.passes import Arrival, Passes
+from secateur.reconstruction.passes import Arrival, Passes, side_by_side
 from secateur.reconstruction.reading import columns, evened, readers, units_read
 from secateur.reconstruction.sites import Place, Site, norm_scale, sites
 
@@ -45,7 +46,10 @@ class Spread:
 
     def add(self, made: Tensor, channel: int) -> None:
         """Take in a tensor; ``channel`` is the dimension of its channels."""
-        flat = made.detach().movedim(channel, -1).flatten(0, -2)
+        if made.dim() > 1:
+            made = made.movedim(channel, -1)
+        flat = made.detach().reshape(-1, made.shape[-1])
+        flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
         self.count += len(flat)
         self.total = self.total + flat.sum(0).double().cpu()
         self.square = self.square + flat.square().sum(0).double().cpu()
@@ -96,6 +100,8 @@ class _Survey:
         found = self.others.pop(group.name, [])
         for view in self.views.pop(group.name, []):
             variance = self.spreads[view.where].variance(view.scale) if view.where in self.spreads else 0.0
+            if not math.isfinite(variance):
+                continue
             view.reader.scale = max(variance * view.rows, 1e-30)
             found.append(view.reader)
         order = None
@@ -149,7 +155,7 @@ def error_curves(
     batches = [moved(batch, device) for batch in batches]
     reading = readers(graph)
     all_readers = {layer for layers in reading.values() for layer in layers}
-    everywhere = sites(model, one(batches[0]))
+    everywhere = sites(model, few(batches[0]))
     known = [site for site in everywhere if site.layer in all_readers]
     summed = {site.layer for site in everywhere if site.add is not None}
     streams = {group.name for group in graph.free if summed.intersection(group.layers)}
@@ -160,7 +166,7 @@ def error_curves(
     rest = [layer for layer in all_readers if layer not in exact]
     if rest:
         survey.others = contributions(model, graph, rest, batches[0], pull=PULL, seed=seed)
-    _meet(survey, found, batches, seed, tell)
+    _meet(survey, found, side_by_side(model, found, batches), seed, tell)
     return [survey.curves[group.name] for group in graph.free]
 
 
@@ -183,6 +189,7 @@ def _meet(survey: _Survey, found: Sequence[Site], batches: Sequence[Inputs], see
             survey.finish()  # those whose last reader was the layer before: the sums behind it are known now
             _look(survey, site, arrived, seed * 7919 + number)
             number += 1
+    survey.left = dict.fromkeys(survey.left, 0)  # the forward need not have reached every layer
     survey.finish()
 
 
@@ -192,7 +199,8 @@ def _look(survey: _Survey, site: Site, arrived: Sequence[Arrival], seed: int) ->
     units = units_read(survey.graph, site.layer)
     assert units is not None
     square, count = _square(layer, arrived, seed)
-    inverse = inverted(ridged(square, PULL))
+    finite = bool(square.isfinite().all())  # a layer whose inputs overflow has no say
+    inverse = inverted(ridged(square, PULL)) if finite else square
     groups = rows.groups(layer)
     scale = norm_scale(survey.model, site, len(layer.weight))
     weight = (layer.weight.detach().double().cpu().flatten(1) * scale[:, None]).view(groups, -1, inverse.shape[1])
@@ -201,6 +209,8 @@ def _look(survey: _Survey, site: Site, arrived: Sequence[Arrival], seed: int) ->
     for part in range(groups):
         for own in columns(survey.graph, units[part * each : (part + 1) * each], weight.shape[2] // each):
             met.add(own.group)
+            if not finite:
+                continue
             block = inverse[part][own.columns][:, own.columns]
             size = survey.graph.group(own.group).size
             reader = Reader(*evened(block, weight[part].T[own.columns], own, size), 1.0)
@@ -236,6 +246,6 @@ def _by_weight(model: nn.Module, group: Group) -> Reader:
     """Return a stand-in for readers: units are worth the squares of their weights, and nothing can replace them."""
     worth = torch.zeros(group.size, dtype=torch.float64)
     for made in group.rows(model, "makes"):
-        worth += made.double().cpu().square().sum(1)
+        worth += made.detach().double().cpu().square().sum(1)
     worth = worth / max(float(worth.sum()), 1e-30)
     return Reader(torch.eye(group.size, dtype=torch.float64), worth.sqrt()[:, None], 1.0)

@@ -48,7 +48,7 @@ class Fitted:
     def put_out(self, inputs: Tensor) -> Tensor:
         """Return the outputs, ``(rows, outputs)``, of rows of inputs ``(groups, rows, columns)``."""
         made = _product(inputs, self.plain.weight.detach())
-        return made if self.plain.bias is None else made + self.plain.bias.detach()
+        return made if self.plain.bias is None else made + self.plain.bias.detach().to(made)
 
     def add(self, fit: Fit, inputs: Tensor, missing: Tensor, image: Tensor) -> None:
         """Add rows to a problem: inputs ``(groups, rows, columns)``, what is missing ``(rows, outputs)``."""
@@ -86,7 +86,7 @@ class Fitted:
 
 
 def _product(inputs: Tensor, weight: Tensor) -> Tensor:
-    by_group = weight.flatten(1).view(len(inputs), -1, inputs.shape[2])
+    by_group = weight.to(inputs).flatten(1).view(len(inputs), -1, inputs.shape[2])
     return (inputs @ by_group.transpose(1, 2)).transpose(0, 1).flatten(1)
 
 

@@ -22,7 +22,7 @@ Watch = Callable[["Runner"], Any]
 
 
 class _Broken(BaseException):
-    """Ends a forward pass that nobody waits for any more; no handler of the network's own code may stop it."""
+    """Ends a forward pass that nobody waits for any more; only a bare ``except`` of the network's own can stop it."""
 
 
 class Runner:
@@ -59,6 +59,8 @@ class Runner:
 
     def pause(self, stop: Any) -> None:
         """Wait at a stop; called in the thread of the pass."""
+        if self._broken:  # the network has swallowed the end that it was told before
+            raise _Broken
         self.stop = stop
         self._waiting.release()
         self._go.acquire()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.literals import call_name
 from secateur.core.surgery import Inputs
+from secateur.errors import ModelError
 from secateur.measure.forward import evaluating
+from secateur.reconstruction.images import few, joined
 from secateur.reconstruction.lockstep import Lockstep, Runner
 from secateur.reconstruction.sites import ADDITIONS, Place, Site, Trail, hooked
 
@@ -68,7 +71,10 @@ class Passes:
         lockstep = Lockstep(self.model, self.batches, self._watch)
 
         def advance() -> list[Arrival]:
-            return [stop for stop in lockstep.advance() if stop is not None]
+            stops = lockstep.advance()
+            if len({None if stop is None else stop.where for stop in stops}) > 1:
+                raise parted(self.model)
+            return [stop for stop in stops if stop is not None]
 
         with evaluating(self.model), hooked(self.model, self._enter, self._leave), lockstep():
             yield advance
@@ -78,12 +84,16 @@ class Passes:
         return _Mode(self)
 
     def _enter(self, name: str, module: nn.Module, given: Any) -> None:
+        if not hasattr(self._local, "runner"):  # a thread of the network's own
+            return
         self._local.trail.path.append(name)
         if name in self.layers:
             runner: Runner = self._local.runner
-            runner.pause(Arrival(name, given[0], runner.number))
+            runner.pause(Arrival(name, given[0].detach(), runner.number))
 
     def _leave(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
+        if not hasattr(self._local, "runner"):
+            return
         self._local.trail.path.pop()
         if name in self.layers:
             self._tell(name, output)
@@ -103,6 +113,59 @@ class Passes:
             self._tell(place, result)
             if place in self.behind:
                 runner.pause(Arrival(place, result, runner.number))
+
+
+def side_by_side(model: nn.Module, found: Sequence[Site], batches: Sequence[Inputs]) -> Sequence[Inputs]:
+    """Return the batches, all in one if the network keeps in itself what another pass would overwrite.
+
+    One image is taken through the network alone, and then beside another one.
+
+    Args:
+        model: the network.
+        found: where the passes are to stop.
+        batches: what its forward takes.
+    """
+    if len(batches) < 2:
+        return batches
+    first, last = few(batches[0], 1), few(batches[-1], 1)
+    try:
+        alone, again, beside = (_outputs(model, found, some) for some in ([first], [first], [first, last]))
+    except ModelError:  # if it is one of the images themselves, the passes over them say so
+        return batches
+    if not _alike(alone, again) or _alike(alone, beside):  # the first: it draws random numbers
+        return batches
+    return [joined(batches)]
+
+
+def _outputs(model: nn.Module, found: Sequence[Site], batches: Sequence[Inputs]) -> dict[str | Place, Tensor]:
+    """Return what layers and sums put out for the first batch."""
+    made: dict[str | Place, Tensor] = {}
+
+    def heard(where: str | Place, batch: int, output: Tensor) -> None:
+        if batch == 0:
+            made[where] = output.clone()
+
+    with Passes(model, found, batches, heard).running() as advance:
+        while advance():
+            pass
+    return made
+
+
+def _alike(some: Mapping[str | Place, Tensor], others: Mapping[str | Place, Tensor]) -> bool:
+    return all(
+        where in others
+        and made.shape == others[where].shape
+        and torch.allclose(made, others[where], rtol=1e-3, atol=1e-5, equal_nan=True)
+        for where, made in some.items()
+    )
+
+
+def parted(model: nn.Module) -> ModelError:
+    """Return what is said where passes that have to meet do not stop at the same place."""
+    return ModelError(
+        f"the forward of {type(model).__name__} takes other ways for other images, so its layers cannot be fitted: "
+        "switch the fit off (repair=(), --repair none), and name a method that needs none, such as magnitude"
+    )
 
 
 class _Mode(TorchFunctionMode):

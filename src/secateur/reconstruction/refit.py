@@ -15,10 +15,10 @@ from secateur.core.surgery import Inputs
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import device_of, moved
 from secateur.reconstruction import rows
-from secateur.reconstruction.images import count, one
+from secateur.reconstruction.images import few
 from secateur.reconstruction.layer import Fitted, can_fit, masks
 from secateur.reconstruction.least_squares import Fit
-from secateur.reconstruction.passes import Arrival, Passes
+from secateur.reconstruction.passes import Arrival, Passes, parted, side_by_side
 from secateur.reconstruction.sites import Place, Site, sites, together
 
 NOTHING = 1e-10
@@ -48,7 +48,6 @@ class _Refit:
         kept: which outputs of each layer of the dense network are left, ``(outputs,)`` bool.
         free: which weights of a layer may change.
         meeting: the layers whose outputs meet in each addition.
-        images: how many there are.
         places: where the maps of a layer are looked at, for each batch.
         wanted: what the dense network has there.
     """
@@ -58,7 +57,6 @@ class _Refit:
     kept: dict[str, Tensor]
     free: dict[str, Tensor]
     meeting: dict[Place, list[Site]]
-    images: int
     seed: int
     places: dict[tuple[str, int], rows.Places] = field(default_factory=dict[tuple[str, int], rows.Places])
     wanted: dict[tuple[str | Place, int], Tensor] = field(default_factory=dict["tuple[str | Place, int]", Tensor])
@@ -71,9 +69,10 @@ class _Refit:
         first = next((it.layer for it in partners if (it.layer, standing[0].batch) in self.places), None)
         layer = self.dense.get_submodule(site.layer)
         wanted = max(rows.wanted(self.dense.get_submodule(it.layer)) for it in partners)
+        images = sum(len(it.tensor) for it in standing)
         for it in standing:
             if first is None:
-                some = max(1, wanted * len(it.tensor) // self.images)
+                some = max(1, wanted * len(it.tensor) // images)
                 drawn = rows.Places(layer, it.tensor, some, self.seed * 7919 + number * 1009 + it.batch)
             else:
                 drawn = self.places[first, it.batch]
@@ -84,6 +83,8 @@ class _Refit:
         name = where if isinstance(where, str) else self.meeting[where][0].layer
         if isinstance(where, str) and any(name == site.layer for met in self.meeting.values() for site in met):
             return  # the sum counts
+        if (name, batch) not in self.places:
+            raise parted(self.dense)
         layer = self.dense.get_submodule(name)
         found = self.places[name, batch].outputs(layer, made)
         self.wanted[where, batch] = found[:, self.kept[name].to(made.device)]
@@ -183,11 +184,9 @@ def refit(
     """
     device = device_of(dense)
     batches = [moved(batch, device) for batch in batches]
-    found = [site for site in sites(dense, one(batches[0])) if _there(thin, site)]
-    it = _Refit(
-        dense, thin, _kept(dense, graph, plan, found), masks(graph, plan), together(found),
-        sum(count(batch) for batch in batches), seed,
-    )  # fmt: skip
+    found = [site for site in sites(dense, few(batches[0])) if _there(thin, site)]
+    batches = side_by_side(dense, found, batches)
+    it = _Refit(dense, thin, _kept(dense, graph, plan, found), masks(graph, plan), together(found), seed)
     _go(it, found, batches, tell)
     return tuple(it.changed)
 
@@ -203,11 +202,15 @@ def _go(it: _Refit, found: Sequence[Site], batches: Sequence[Inputs], tell: Tell
         while arrived := advance_thin():
             where = arrived[0].where
             if not isinstance(where, str):
+                if any((where, stop.batch) not in it.wanted for stop in arrived):
+                    raise parted(it.thin)
                 it.sum(where, arrived)
                 continue
             tell(Event("repair", f"fitting {where}", number, len(found)))
             number += 1
             site = by_name[where]
+            if not standing or standing[0].where != where:
+                raise parted(it.thin)
             it.draw(site, standing, number)
             standing = advance_dense()  # to the next layer: what this one puts out is noted on the way
             if site.add is None:

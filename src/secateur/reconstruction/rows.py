@@ -48,6 +48,7 @@ class Places:
 
     def __init__(self, layer: nn.Module, given: Tensor, rows: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
+        given = _batched(layer, given)
         images = len(given)
         if isinstance(layer, nn.Conv2d):
             self.size = _map_size(layer, given)
@@ -64,9 +65,10 @@ class Places:
 
     def inputs(self, layer: nn.Module, given: Tensor) -> Tensor:
         """Return the rows of inputs, ``(groups, rows, columns)``."""
+        given = _batched(layer, given)
         image, place = self.image.to(given.device), self.place.to(given.device)
         if not isinstance(layer, nn.Conv2d):
-            return given.reshape(len(given), -1, given.shape[-1])[image, place][None]
+            return given.reshape(len(given), -1, given.shape[-1])[image, place][None].to(_exact(given))
         padded = _padded(layer, given)
         high, wide = layer.kernel_size
         top, left = place // self.size[1] * layer.stride[0], place % self.size[1] * layer.stride[1]
@@ -74,14 +76,25 @@ class Places:
         right = left[:, None] + torch.arange(wide, device=place.device) * layer.dilation[1]
         found = padded[image[:, None, None], :, down[:, :, None], right[:, None, :]]  # (rows, kh, kw, C)
         found = found.permute(0, 3, 1, 2).reshape(self.count, layer.groups, -1)
-        return found.transpose(0, 1)
+        return found.transpose(0, 1).to(_exact(given))
 
     def outputs(self, layer: nn.Module, made: Tensor) -> Tensor:
         """Return the rows of outputs, ``(rows, outputs)``, of the layer or of anything of the same shape."""
+        made = _batched(layer, made)
         image, place = self.image.to(made.device), self.place.to(made.device)
         if not isinstance(layer, nn.Conv2d):
-            return made.reshape(len(made), -1, made.shape[-1])[image, place]
-        return made[image, :, place // self.size[1], place % self.size[1]]
+            return made.reshape(len(made), -1, made.shape[-1])[image, place].to(_exact(made))
+        return made[image, :, place // self.size[1], place % self.size[1]].to(_exact(made))
+
+
+def _batched(layer: nn.Module, tensor: Tensor) -> Tensor:
+    """Return what a layer reads or puts out with a dimension of images, which a network can have squeezed out."""
+    return tensor if tensor.dim() >= (4 if isinstance(layer, nn.Conv2d) else 2) else tensor[None]
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    """Return the type that sums over rows are made in: those of half precision would overflow."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _map_size(layer: nn.Conv2d, given: Tensor) -> tuple[int, int]:

@@ -6,6 +6,7 @@ stream has lost before it.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.literals import call_name
-from secateur.core.surgery import Inputs, run
+from secateur.core.surgery import Inputs, run, tensors_in
 
 Place: TypeAlias = tuple[str, int]
 """A call: the module whose forward makes it, and how many additions that has made before in this pass."""
@@ -65,6 +66,10 @@ def is_layer(module: nn.Module) -> bool:
     """Tell whether a layer can be fitted: a plain convolution, with groups or without, or a linear layer."""
     kind = type(module)
     base = next((kind for kind in (nn.Conv2d, nn.Linear) if isinstance(module, kind)), None)
+    if "weight" not in dict(
+        module.named_parameters(recurse=False)
+    ):  # it is made of others anew: a change of it would be lost
+        return False
     return base is not None and (kind is base or kind.forward is base.forward or kind.__name__ == "StridedConv2d")
 
 
@@ -86,11 +91,12 @@ def sites(model: nn.Module, inputs: Inputs) -> list[Site]:
     Raises:
         ModelError: if it does not run on them.
     """
-    watch = _Watch()
-    names = {name: module for name, module in model.named_modules() if is_layer(module) or is_norm(module)}
+    watch = _Watch(model)
     with hooked(model, watch.enter, watch.leave), watch:
-        watch.modules = names
-        run(model, inputs)
+        output = run(model, inputs)
+    for tensor in tensors_in(output):  # whoever called reads it, too
+        if (held := watch.held.get(id(tensor))) is not None:
+            held.reads += 1
     return watch.found()
 
 
@@ -98,9 +104,14 @@ def sites(model: nn.Module, inputs: Inputs) -> list[Site]:
 def hooked(
     model: nn.Module, enter: Callable[[str, nn.Module, Any], None], leave: Callable[[str, nn.Module, Any, Any], None]
 ) -> Generator[None]:
-    """Call back before and after the forward of every module, with its name and its inputs, those by name last."""
+    """Call back before and after the forward of every module, with its name and its inputs, those by name last.
+
+    Scripted modules take no hooks: nothing is heard of them.
+    """
     hooks: list[Any] = []
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
 
         def before(module: nn.Module, given: Any, named: Any, name: str = name) -> None:
             enter(name, module, (*given, *named.values()))
@@ -132,9 +143,11 @@ class _Held:
 class _Watch(TorchFunctionMode):
     """Follows what comes out of layers until something is done with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.modules: dict[str, nn.Module] = {}
+        self.modules = {name: it for name, it in model.named_modules() if is_layer(it) or is_norm(it)}
+        self.owners = Counter(id(own) for it in model.modules() for own in it.parameters(recurse=False))
+        self.thread = threading.get_ident()
         self.trail = Trail()
         self.calls: Counter[str] = Counter()
         self.order: list[str] = []
@@ -144,6 +157,9 @@ class _Watch(TorchFunctionMode):
         self.inside = 0  # how many layers and norms are running: what they do is their own affair
 
     def enter(self, name: str, module: nn.Module, given: Any) -> None:
+        if threading.get_ident() != self.thread:
+            self.calls[name] += 2  # what the network does in threads of its own is not followed
+            return
         self.trail.path.append(name)
         if name not in self.modules:
             return
@@ -157,11 +173,14 @@ class _Watch(TorchFunctionMode):
         self.inside += 1
 
     def leave(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
+        if threading.get_ident() != self.thread:
+            return
         self.trail.path.pop()
         if name not in self.modules:
             return
+        honest = _is_own(module, given, output)
         self.inside -= 1
-        if self.inside or not isinstance(output, Tensor):
+        if self.inside or not honest:
             return
         if is_layer(module):
             self.order.append(name)
@@ -201,8 +220,7 @@ class _Watch(TorchFunctionMode):
 
     def found(self) -> list[Site]:
         """Return a site for every layer that was called once and shares its weight with no other."""
-        owners = Counter(id(module.weight) for module in self.modules.values() if is_layer(module))
-        alone = [name for name in self.order if owners[id(self.modules[name].weight)] == 1]
+        alone = [name for name in self.order if self.owners[id(self.modules[name].weight)] == 1]
         return [self.site(name) for name in alone if self.calls[name] == 1]
 
     def site(self, layer: str) -> Site:
@@ -211,6 +229,16 @@ class _Watch(TorchFunctionMode):
             norm, held = held.norms[0], self.normed[layer]
         alone = held.reads == 1 and len(held.adds) == 1
         return Site(layer, norm, held.adds[0] if alone else None)
+
+
+def _is_own(module: nn.Module, given: Any, output: Any) -> bool:
+    """Tell whether a layer or norm put out what its weights make of its input; hooks and wrappers can change it."""
+    if not isinstance(output, Tensor) or len(given) != 1 or not isinstance(given[0], Tensor):
+        return False
+    made: Any = type(module).forward(module, given[0])
+    scale = float(made.detach().float().abs().amax()) if made.numel() else 0.0
+    near = 1e-3 * scale if scale < float("inf") else 0.0
+    return made.shape == output.shape and torch.allclose(made, output, rtol=1e-3, atol=near, equal_nan=True)
 
 
 def together(found: Sequence[Site]) -> dict[Place, list[Site]]:

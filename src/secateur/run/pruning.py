@@ -21,7 +21,7 @@ from secateur.data.calibration import COUNT
 from secateur.errors import DataError, ModelError, SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, Runtime
-from secateur.measure.forward import device_of, moved
+from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
@@ -161,12 +161,16 @@ def prune(
     unlabelled = named_images(
         calibrate, images, count=calibrate_images, seed=seed, example=example_inputs, default_size=side
     )
+    if example_inputs is None and images is None and unlabelled is not None and isinstance(model, nn.Module):
+        unlabelled = unlabelled.of_type(dtype_of(model))
     if example_inputs is None:
         example_inputs = images.example() if images is not None else unlabelled and unlabelled.example()
     if isinstance(model, str):
         model = _built(model, images, example_inputs, seed)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("a scripted network cannot be pruned: give the module that it was made from")
     example_inputs = moved(example_inputs, device_of(model))
     check_weights(model)
     check_budget(budget, data, train)
