@@ -18,6 +18,7 @@ def test_a_curve_survives_json() -> None:
     for curve in (
         ErrorCurve("layer1.0.conv1", (2, 0, 1), (0.0, 0.5, 0.75, math.inf)),
         ErrorCurve("g", (), (0.0,)),
+        ErrorCurve("stream", (1, 0), (0.0, 0.25, 1.0), ((), (0,)), 3.0),
     ):
         assert ErrorCurve.from_dict(json.loads(json.dumps(curve.to_dict(), allow_nan=False))) == curve
 

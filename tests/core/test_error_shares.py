@@ -56,6 +56,20 @@ def units_of(graph: Graph, price: Mapping[str, int]) -> Sizes:
     return Sizes(tuple(Product(count, (ladders.axis(graph, name),)) for name, count in price.items()))
 
 
+def test_weights_decide_the_shares_and_are_no_errors() -> None:
+    layers = (torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1), torch.nn.ReLU())
+    model = torch.nn.Sequential(*layers, torch.nn.Conv2d(4, 2, 1))
+    graph = trace(model, torch.randn(1, 3, 4, 4))
+    limits, target = Limits(multiple=1), Target(0.75, "units")
+    alike = (0.0, 0.1, 0.2, 0.4)
+    for heavy in ("0", "2"):
+        curves = [ErrorCurve(name, (0, 1, 2), alike, weight=3.0 if name == heavy else 1.0) for name in ("0", "2")]
+        plan = meet(graph, toward(graph, curves, target), target, limits)
+        light = {"0": "2", "2": "0"}[heavy]
+        assert plan.dropped() == {light: (0, 1)}
+        assert predicted(curves, plan) == {heavy: 0.0, light: 0.2}
+
+
 def test_the_least_error_for_what_is_saved_goes_first_by_a_hand_count() -> None:
     graph = ladders.graph_of(4, 4)
     curves = [
@@ -196,10 +210,13 @@ def test_fine_grids_of_many_wide_groups_are_done_in_time() -> None:
 def test_a_prediction_is_put_in_words() -> None:
     curves = [ErrorCurve("a", (0, 1), (0.0, 0.25, 0.5)), ErrorCurve("b", (0, 1), (0.0, 0.125, 0.5))]
     assert note(curves, Plan((DropUnits("a", (0,)), DropUnits("b", (0,))))) == (
-        "fitted anew, layers are predicted to lose 0.375 of the variance of what they put out, added up over 2 groups: "
+        "layers are predicted to lose 0.375 of the variance of what they put out if fitted anew, "
+        "added up over 2 groups: "
         "0.25 in a, 0.125 in b"
     )
-    assert note(curves, Plan()).endswith("lose 0 of the variance of what they put out, added up over 2 groups")
+    assert note(curves, Plan()).endswith(
+        "lose 0 of the variance of what they put out if fitted anew, added up over 2 groups"
+    )
 
 
 # methods

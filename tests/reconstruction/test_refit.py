@@ -116,8 +116,27 @@ def test_the_second_branch_repairs_what_the_first_has_lost() -> None:
     assert (stream(thin) - wanted).square().sum() < 0.9 * (stream(alone) - wanted).square().sum()
 
 
-def test_what_waits_for_a_sum_gives_the_network_that_it_was_fitted_in() -> None:
-    """The sums are brought up to date in the running pass: a pass from the start must give the same."""
+def test_sums_of_the_running_pass_are_those_of_the_fitted_network() -> None:
+    torch.manual_seed(0)
+    model = nets.lived_in(Residual())
+    images = torch.randn(64, 3, 8, 8)
+    graph = trace(model, images[:1])
+    plan = Plan((DropUnits("a1", (0, 1, 2)), DropUnits("b1", (1,))))
+    thin = apply(model, graph, plan)
+    given: list[Tensor] = []
+    hook = thin.get_submodule("head").register_forward_pre_hook(lambda module, x: given.append(x[0].detach().clone()))
+    cut = apply(model, graph, plan)
+    changed = refit(model, thin, graph, plan, [images])
+    assert {"a2", "b2"} <= set(changed)
+    during = given[-1]
+    with torch.no_grad():
+        thin(images)
+    hook.remove()
+    assert torch.allclose(during, given[-1], atol=1e-4)  # head is fitted last: all before it was final by then
+    assert error(thin, model, images) < error(cut, model, images)
+
+
+def test_batches_of_any_size_give_about_the_same() -> None:
     torch.manual_seed(0)
     model = nets.lived_in(Residual())
     images = torch.randn(64, 3, 8, 8)

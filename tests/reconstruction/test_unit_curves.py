@@ -102,6 +102,17 @@ def test_readers_of_other_kinds_and_wide_ones_are_judged_by_contributions(monkey
     assert all(r >= e - 0.02 for r, e in zip(rough["a"].error, exact["a"].error, strict=True))
 
 
+def test_streams_weigh_more_and_their_errors_stay_errors() -> None:
+    torch.manual_seed(0)
+    model = Deep().eval()
+    images = torch.randn(32, 3, 6, 6)
+    curves = {it.group: it for it in error_curves(model, trace(model, images[:1]), [images])}
+    assert curves["stem"].weight == module.STREAM > 1
+    assert curves["a"].weight == 1
+    # what is read by two layers can be lost twice at most, each time as far as that layer varies
+    assert max(curves["stem"].error) < 2.5
+
+
 def test_dead_and_broken_channels() -> None:
     model = chain()
     with torch.no_grad():

@@ -91,7 +91,7 @@ def test_a_run_says_what_error_is_predicted(method: Method, asked: list[set[str]
     result = pruned(method, target=Target(0.5))
     assert result.after.counts.macs <= 0.5 * result.before.counts.macs
     predicted, widths = result.plans[0].notes
-    assert predicted.startswith("fitted anew, layers are predicted to lose ")
+    assert predicted.startswith("layers are predicted to lose ")
     assert widths.startswith("widths are any number")
     assert asked == [{"0", "2", "6"} if isinstance(method, Magnitude) else None]
 

@@ -26,6 +26,7 @@ class ErrorCurve:
             early, nothing is known but that the error is beyond all others.
         choices: for each number of units which ones go at best, ascending, where that was tried; then the errors are
             theirs. Empty: the first of ``order``.
+        weight: how much its errors count beside those of other groups where a cut is shared out.
 
     Raises:
         SettingError: if there are more errors than units can go, none at all, or if they fall.
@@ -35,6 +36,7 @@ class ErrorCurve:
     order: tuple[int, ...]
     error: tuple[float, ...]
     choices: tuple[tuple[int, ...], ...] = ()
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         rises = all(before <= after for before, after in pairwise(self.error))
@@ -56,7 +58,7 @@ class ErrorCurve:
         """Return plain values, ready for JSON; None for an error that is not finite."""
         errors = [error if math.isfinite(error) else None for error in self.error]
         choices = {"choices": [list(choice) for choice in self.choices]} if self.choices else {}
-        return {"group": self.group, "order": list(self.order), "error": errors, **choices}
+        return {"group": self.group, "order": list(self.order), "error": errors, "weight": self.weight, **choices}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ErrorCurve:
@@ -66,4 +68,5 @@ class ErrorCurve:
             order=tuple(int(unit) for unit in values["order"]),
             error=tuple(math.inf if error is None else float(error) for error in values["error"]),
             choices=tuple(tuple(int(unit) for unit in choice) for choice in values.get("choices", ())),
+            weight=float(values.get("weight", 1.0)),
         )

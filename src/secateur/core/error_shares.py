@@ -122,7 +122,7 @@ def note(curves: Sequence[ErrorCurve], plan: Plan) -> str:
     known = {name: error for name, error in errors.items() if math.isfinite(error)}
     worst = sorted(known, key=lambda name: -known[name])[:3]
     most = ", ".join(f"{known[name]:.3g} in {name}" for name in worst if known[name] > 0)
-    text = f"fitted anew, layers are predicted to lose {sum(known.values()):.3g} of the variance of what they put out"
+    text = f"layers are predicted to lose {sum(known.values()):.3g} of the variance of what they put out if fitted anew"
     text += f", added up over {len(known)} groups{': ' + most if most else ''}"
     beyond = len(errors) - len(known)
     return f"{text}; {beyond} more are cut further than was measured" if beyond else text
@@ -139,7 +139,7 @@ def _ladder(group: Group, curve: ErrorCurve, limits: Limits) -> Ladder:
     """Return all widths that a group may have."""
     rungs = tuple((step,) for step in steps(group, ranks(group, curve), limits))
     gone = np.cumsum([0, *(len(step.units) for (step,) in rungs)])
-    lost = np.array([curve.damage(int(count)) for count in gone])
+    lost = curve.weight * np.array([curve.damage(int(count)) for count in gone])
     known = int(np.isfinite(lost).sum())
     beyond = (gone[known:] - gone[known - 1]) / group.size
     # ever steeper, so that no group goes all the way before the others

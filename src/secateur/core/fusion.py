@@ -23,9 +23,10 @@ _STATISTICS = ("running_mean", "running_var")
 # of torchvision and timm, known by name so that neither is needed: batch norms with fixed statistics, and those that
 # go on with a dropout and an activation
 _FOREIGN_NORMS = frozenset({"FrozenBatchNorm2d", "BatchNormAct2d", "FrozenBatchNormAct2d"})
-_QUESTIONS = frozenset(
+QUESTIONS = frozenset(
     {"__get__", "__len__", "dim", "is_contiguous", "is_floating_point", "nelement", "numel", "size", "stride"}
 )  # fmt: skip
+"""Functions of tensors that read no values, unless they return a tensor."""
 
 
 def fusible(model: nn.Module, inputs: Inputs) -> list[tuple[str, str]]:
@@ -58,7 +59,7 @@ def fusible(model: nn.Module, inputs: Inputs) -> list[tuple[str, str]]:
                     reads.hold(name, output)
 
             hooks.append(module.register_forward_hook(left))
-        elif _is_norm(module):
+        elif is_norm(module):
 
             def entered(module: nn.Module, given: Any, named: Any, name: str = name) -> None:
                 calls[name] += 1
@@ -139,7 +140,7 @@ def _is_layer(module: nn.Module) -> bool:
     )
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     """Tell whether a module is a batch norm with statistics of its own that computes as torch's does."""
     if any(not isinstance(getattr(module, name, None), Tensor) for name in _STATISTICS):
         return False
@@ -187,7 +188,7 @@ class _Reads(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        asked = getattr(func, "__name__", "") in _QUESTIONS
+        asked = getattr(func, "__name__", "") in QUESTIONS
         if not asked or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             for leaf in tree_leaves((args, kwargs)):
                 if id(leaf) in self._held:

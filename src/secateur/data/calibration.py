@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from secateur import rules
-from secateur.data.inputs import Inputs, Wanted, fitted, joined, length, part, plain
+from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
-from secateur.measure.forward import refilled, tensors
+from secateur.measure.forward import joined, length, part, refilled, tensors
 
 FEWEST, MOST = 64, 5000
 """How many images are useful: below the first a fit follows the accidents of a few, above the second little changes."""

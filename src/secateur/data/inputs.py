@@ -73,22 +73,6 @@ def plain(item: Any) -> Any:
     return item
 
 
-def length(inputs: Inputs) -> int:
-    """Return the number of images."""
-    return len(next(tensors(inputs)))
-
-
-def part(inputs: Inputs, rows: slice | Tensor) -> Inputs:
-    """Return some of the images; a slice shares memory."""
-    return refilled(inputs, (tensor[rows] for tensor in tensors(inputs)))
-
-
-def joined(parts: list[Inputs]) -> Inputs:
-    """Return the images of several inputs of one structure, as a copy."""
-    columns = zip(*(tensors(one) for one in parts), strict=True)
-    return refilled(parts[0], (torch.cat(column) for column in columns))
-
-
 def fitted(item: Any, wanted: Wanted, *, single: bool = False) -> Inputs:
     """Return a batch as a network takes it: its structure, without labels, float32 unless the network says otherwise.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -79,6 +79,22 @@ def refilled(inputs: Any, values: Iterator[Tensor]) -> Any:
         entries = [refilled(value, values) for value in cast("tuple[Any, ...]", inputs)]
         return tuple(entries) if isinstance(inputs, tuple) else entries
     return inputs
+
+
+def length(inputs: Any) -> int:
+    """Return how many images a batch holds: the first dimension of its first tensor."""
+    return len(next(tensors(inputs)))
+
+
+def part(inputs: Any, rows: slice | Tensor) -> Any:
+    """Return some of the images of a batch; a slice shares memory. Tensors without dimensions are of all images."""
+    return refilled(inputs, (tensor[rows] if tensor.dim() else tensor for tensor in tensors(inputs)))
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Return the images of batches of one structure in one batch, as a copy."""
+    columns = zip(*(tensors(batch) for batch in batches), strict=True)
+    return refilled(batches[0], (torch.cat(column) if column[0].dim() else column[0] for column in columns))
 
 
 def call(model: nn.Module, inputs: ExampleInputs) -> Any:

@@ -15,15 +15,14 @@ from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Group
 from secateur.core.surgery import Inputs
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import device_of, moved
+from secateur.measure.forward import device_of, moved, part
 from secateur.reconstruction import rows
 from secateur.reconstruction.contribution import contributions
 from secateur.reconstruction.elimination import FEW, Reader, best_choices, eliminate
-from secateur.reconstruction.images import few
 from secateur.reconstruction.least_squares import MOST, Moments, inverted, ridged
-from secateur.reconstruction.passes import Arrival, Passes, side_by_side
+from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful
 from secateur.reconstruction.reading import columns, evened, readers, units_read
-from secateur.reconstruction.sites import Place, Site, norm_scale, sites
+from secateur.reconstruction.sites import PAIR, Place, Site, norm_scale, sites
 
 PULL = 1e-3
 """Ridge, as a share of the mean square of the inputs."""
@@ -117,8 +116,7 @@ class _Survey:
         else:
             gone, errors = eliminate(found, group.size, order=order)
         weight = STREAM if group.name in self.streams else 1.0
-        errors = [weight * error for error in accumulate(errors, max)]
-        return ErrorCurve(group.name, tuple(gone), tuple(errors), tuple(choices))
+        return ErrorCurve(group.name, tuple(gone), tuple(accumulate(errors, max)), tuple(choices), weight)
 
 
 def error_curves(
@@ -136,9 +134,10 @@ def error_curves(
     Errors are those of the layer's output, or of the sum that it is added to, relative to the variance there; those of
     all readers of a group are added up. Layers with more than 6,000 columns, layers of other kinds than convolutions of
     images and linear layers, and layers that are called more than once are judged by their units' contributions.
-    A group that none of them reads goes by the squares of the weights that make it. Errors of residual streams count
-    three times: whatever reads the stream later meets them again, and no later branch can bring back a channel that is
-    gone, as it can bring back other errors (``benchmarks/post_training.py`` compares weights of 1 to 5).
+    A group that none of them reads goes by the squares of the weights that make it. Where the cut is shared out errors
+    of residual streams count three times (``ErrorCurve.weight``): whatever reads the stream later meets them again, and
+    no later branch can bring back a channel that is gone, as it can bring back other errors.
+    ``benchmarks/post_training.py`` measures the same with a weight of 1.
 
     Args:
         model: the dense network, run in evaluation mode and left as it is.
@@ -155,7 +154,7 @@ def error_curves(
     batches = [moved(batch, device) for batch in batches]
     reading = readers(graph)
     all_readers = {layer for layers in reading.values() for layer in layers}
-    everywhere = sites(model, few(batches[0]))
+    everywhere = sites(model, part(batches[0], PAIR))
     known = [site for site in everywhere if site.layer in all_readers]
     summed = {site.layer for site in everywhere if site.add is not None}
     streams = {group.name for group in graph.free if summed.intersection(group.layers)}
@@ -166,7 +165,7 @@ def error_curves(
     rest = [layer for layer in all_readers if layer not in exact]
     if rest:
         survey.others = contributions(model, graph, rest, batches[0], pull=PULL, seed=seed)
-    _meet(survey, found, side_by_side(model, found, batches), seed, tell)
+    _meet(survey, found, joined_if_stateful(model, found, batches), seed, tell)
     return [survey.curves[group.name] for group in graph.free]
 
 
@@ -206,14 +205,14 @@ def _look(survey: _Survey, site: Site, arrived: Sequence[Arrival], seed: int) ->
     weight = (layer.weight.detach().double().cpu().flatten(1) * scale[:, None]).view(groups, -1, inverse.shape[1])
     each = len(units) // groups
     met: set[str] = set()
-    for part in range(groups):
-        for own in columns(survey.graph, units[part * each : (part + 1) * each], weight.shape[2] // each):
+    for number in range(groups):
+        for own in columns(survey.graph, units[number * each : (number + 1) * each], weight.shape[2] // each):
             met.add(own.group)
             if not finite:
                 continue
-            block = inverse[part][own.columns][:, own.columns]
+            block = inverse[number][own.columns][:, own.columns]
             size = survey.graph.group(own.group).size
-            reader = Reader(*evened(block, weight[part].T[own.columns], own, size), 1.0)
+            reader = Reader(*evened(block, weight[number].T[own.columns], own, size), 1.0)
             by = (site.layer, scale) if site.add is None else (site.add, torch.ones_like(scale))
             survey.views.setdefault(own.group, []).append(_View(reader, count, *by))
     for name in met:

@@ -15,10 +15,11 @@ from torch.overrides import TorchFunctionMode
 from secateur.core.literals import call_name
 from secateur.core.surgery import Inputs
 from secateur.errors import ModelError
-from secateur.measure.forward import evaluating
-from secateur.reconstruction.images import few, joined
+from secateur.measure.forward import evaluating, joined, part
 from secateur.reconstruction.lockstep import Lockstep, Runner
 from secateur.reconstruction.sites import ADDITIONS, Place, Site, Trail, hooked
+
+ONE = slice(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,7 @@ class Passes:
                 runner.pause(Arrival(place, result, runner.number))
 
 
-def side_by_side(model: nn.Module, found: Sequence[Site], batches: Sequence[Inputs]) -> Sequence[Inputs]:
+def joined_if_stateful(model: nn.Module, found: Sequence[Site], batches: Sequence[Inputs]) -> Sequence[Inputs]:
     """Return the batches, all in one if the network keeps in itself what another pass would overwrite.
 
     One image is taken through the network alone, and then beside another one.
@@ -127,7 +128,7 @@ def side_by_side(model: nn.Module, found: Sequence[Site], batches: Sequence[Inpu
     """
     if len(batches) < 2:
         return batches
-    first, last = few(batches[0], 1), few(batches[-1], 1)
+    first, last = part(batches[0], ONE), part(batches[-1], ONE)
     try:
         alone, again, beside = (_outputs(model, found, some) for some in ([first], [first], [first, last]))
     except ModelError:  # if it is one of the images themselves, the passes over them say so

@@ -13,13 +13,12 @@ from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import device_of, moved
+from secateur.measure.forward import device_of, moved, part
 from secateur.reconstruction import rows
-from secateur.reconstruction.images import few
 from secateur.reconstruction.layer import Fitted, can_fit, masks
 from secateur.reconstruction.least_squares import Fit
-from secateur.reconstruction.passes import Arrival, Passes, parted, side_by_side
-from secateur.reconstruction.sites import Place, Site, sites, together
+from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, parted
+from secateur.reconstruction.sites import PAIR, Place, Site, sites, together
 
 NOTHING = 1e-10
 """Share of the squared outputs below which nothing is missing."""
@@ -48,6 +47,7 @@ class _Refit:
         kept: which outputs of each layer of the dense network are left, ``(outputs,)`` bool.
         free: which weights of a layer may change.
         meeting: the layers whose outputs meet in each addition.
+        summed: the names of these layers.
         places: where the maps of a layer are looked at, for each batch.
         wanted: what the dense network has there.
     """
@@ -58,6 +58,7 @@ class _Refit:
     free: dict[str, Tensor]
     meeting: dict[Place, list[Site]]
     seed: int
+    summed: frozenset[str]
     places: dict[tuple[str, int], rows.Places] = field(default_factory=dict[tuple[str, int], rows.Places])
     wanted: dict[tuple[str | Place, int], Tensor] = field(default_factory=dict["tuple[str | Place, int]", Tensor])
     waiting: dict[Place, list[_Waiting]] = field(default_factory=dict[Place, list[_Waiting]])
@@ -81,7 +82,7 @@ class _Refit:
     def heard(self, where: str | Place, batch: int, made: Tensor) -> None:
         """Note what the dense network puts out at the drawn places."""
         name = where if isinstance(where, str) else self.meeting[where][0].layer
-        if isinstance(where, str) and any(name == site.layer for met in self.meeting.values() for site in met):
+        if where in self.summed:
             return  # the sum counts
         if (name, batch) not in self.places:
             raise parted(self.dense)
@@ -184,9 +185,10 @@ def refit(
     """
     device = device_of(dense)
     batches = [moved(batch, device) for batch in batches]
-    found = [site for site in sites(dense, few(batches[0])) if _there(thin, site)]
-    batches = side_by_side(dense, found, batches)
-    it = _Refit(dense, thin, _kept(dense, graph, plan, found), masks(graph, plan), together(found), seed)
+    found = [site for site in sites(dense, part(batches[0], PAIR)) if _there(thin, site)]
+    batches = joined_if_stateful(dense, found, batches)
+    summed = frozenset(site.layer for site in found if site.add is not None)
+    it = _Refit(dense, thin, _kept(dense, graph, plan, found), masks(graph, plan), together(found), seed, summed)
     _go(it, found, batches, tell)
     return tuple(it.changed)
 

@@ -18,19 +18,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.fusion import QUESTIONS, is_norm
 from secateur.core.literals import call_name
+from secateur.core.strided import StridedConv2d
 from secateur.core.surgery import Inputs, run, tensors_in
 
 Place: TypeAlias = tuple[str, int]
 """A call: the module whose forward makes it, and how many additions that has made before in this pass."""
 
 ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__radd__", "__iadd__"})
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_FOREIGN_NORMS = frozenset({"FrozenBatchNorm2d"})  # torchvision's, known by name so that it is not needed
 _PASSING = frozenset({"dropout", "dropout_", "feature_dropout", "alpha_dropout", "requires_grad_", "detach"})
-_QUESTIONS = frozenset(
-    {"__get__", "__len__", "dim", "is_contiguous", "is_floating_point", "nelement", "numel", "size", "stride"}
-)  # fmt: skip
+PAIR = slice(0, 2)
+"""Images that sites are found on: of two, what is the same for all images shows by its shape."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,16 @@ class Trail:
 
 def is_layer(module: nn.Module) -> bool:
     """Tell whether a layer can be fitted: a plain convolution, with groups or without, or a linear layer."""
+    if "weight" not in dict(module.named_parameters(recurse=False)):
+        return False  # it is made of others anew: a change of it would be lost
     kind = type(module)
     base = next((kind for kind in (nn.Conv2d, nn.Linear) if isinstance(module, kind)), None)
-    if "weight" not in dict(
-        module.named_parameters(recurse=False)
-    ):  # it is made of others anew: a change of it would be lost
-        return False
-    return base is not None and (kind is base or kind.forward is base.forward or kind.__name__ == "StridedConv2d")
+    return base is not None and (kind is base or kind.forward is base.forward or kind is StridedConv2d)
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module scales and shifts each channel by fixed statistics."""
-    known = isinstance(module, _NORMS) and type(module).forward in [kind.forward for kind in _NORMS]
-    return (known or type(module).__name__ in _FOREIGN_NORMS) and isinstance(
-        getattr(module, "running_mean", None), Tensor
-    )
+def is_affine(module: nn.Module) -> bool:
+    """Tell whether a module scales and shifts each channel by fixed statistics, and does nothing else."""
+    return is_norm(module) and not isinstance(getattr(module, "act", None), nn.Module)
 
 
 def sites(model: nn.Module, inputs: Inputs) -> list[Site]:
@@ -145,7 +139,7 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.modules = {name: it for name, it in model.named_modules() if is_layer(it) or is_norm(it)}
+        self.modules = {name: it for name, it in model.named_modules() if is_layer(it) or is_affine(it)}
         self.owners = Counter(id(own) for it in model.modules() for own in it.parameters(recurse=False))
         self.thread = threading.get_ident()
         self.trail = Trail()
@@ -168,7 +162,7 @@ class _Watch(TorchFunctionMode):
         held = self.held.get(id(first))
         if not self.inside and held is not None:
             held.reads += 1
-            if is_norm(module) and not held.norm and not module.training:
+            if is_affine(module) and not held.norm and not module.training:
                 held.norms += (name,)
         self.inside += 1
 
@@ -202,7 +196,7 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if name in _PASSING and isinstance(result, Tensor) and any(result is held.tensor for held in readers):
             return result
-        if name in _QUESTIONS and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+        if name in QUESTIONS and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             return result
         whole = addition is not None and len(shapes) == 2 and shapes[0] == shapes[1] and not kwargs
         for held in readers:

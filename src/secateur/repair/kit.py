@@ -16,8 +16,8 @@ from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, accuracy
 from secateur.recipe import REPAIRS
+from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
-from secateur.repair.reconstruction import reconstruct
 from secateur.training import recalibrate
 
 STEPS = REPAIRS
@@ -149,7 +149,7 @@ def take(
         return recalibrate(thin, ((batch, None) for batch in images))
     if step == "compensate":
         return len(compensate(dense, thin, graph, plan, images))
-    return len(reconstruct(dense, thin, graph, plan, images, seed=seed, tell=tell))
+    return len(refit(dense, thin, graph, plan, images, seed=seed, tell=tell))
 
 
 def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...]:

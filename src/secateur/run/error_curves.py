@@ -18,18 +18,24 @@ Key = tuple[object, ...]
 
 
 def measuring(
-    job: Job, model: nn.Module, graph: Graph
+    job: Job, model: nn.Module, graph: Graph, owner: nn.Module
 ) -> Callable[[Mapping[str, Tensor] | None], Sequence[ErrorCurve]] | None:
     """Return what measures the error curves of a network of this run; None where there are no images.
 
     A budget decides many times on one network: the curves of an order are measured once.
+
+    Args:
+        job: the run.
+        model: the network, or a copy of it on another device.
+        graph: of the network.
+        owner: the network itself, whose curves they are.
     """
     batches = job.image_batches()
     if batches is None:
         return None
 
     def measured(scores: Mapping[str, Tensor] | None) -> Sequence[ErrorCurve]:
-        key = (id(graph), None if scores is None else _digest(scores))
+        key = (owner, graph, None if scores is None else _digest(scores))  # which keeps both: an id may be had again
         if key not in job.error_curves:
             with job.clock("reconstruct"):
                 job.error_curves[key] = error_curves(model, graph, batches, scores=scores, seed=job.seed, tell=job.tell)

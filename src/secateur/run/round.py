@@ -136,7 +136,7 @@ class Round:
             loss=self.loss(),
             batches=None if job.data is None else job.data.batches("train", 128, seed=job.seed),
             images=job.image_batches(),
-            errors=fitting(job, model, self.graph),
+            errors=fitting(job, model, self.graph, self.model),
             validation=None if job.data is None else job.data.batches("val"),
             history=self.plans,
             limits=job.limits,
