@@ -7,10 +7,11 @@
     python benchmarks/post_training.py --check                     # fails and says what does not hold
     python benchmarks/post_training.py --figure                    # draws docs/figures/post_training.svg
 
-Each row is one network, pruned once by one way (an arm) with 1,000 unlabelled training images of one draw, and its
-accuracy on all test images. What does not look at images is measured once. ``--weights`` names the folders in which
-the files of ``NETWORKS`` are looked for; networks without a file, or without their data, are left out. One process for
-each network, on one thread; a run that was killed goes on where it stopped. The last row of a kind counts.
+Each row is one network, pruned once by one way (an arm) with unlabelled training images of one draw, 1,000 unless the
+arm says otherwise, and its accuracy on all test images. What does not look at images is measured once. ``--weights``
+names the folders in which the files of ``NETWORKS`` are looked for; networks without a file, or without their data, are
+left out. One process for each network, on one thread; a run that was killed goes on where it stopped. The last row of a
+kind counts.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import torch
 from post_training_arms import ARMS, IMAGES, NETWORKS, OURS, Cut, Subject
 from post_training_figure import figure
 from post_training_tables import KEEPS, MUST, SEEDS, Job, Row, failures, key, tables
+from row_files import append, read
 from secateur.measure import accuracy
 from secateur.measure.machine import processor
 from secateur.training import Settings, fit
@@ -49,11 +51,11 @@ def main() -> None:
     arguments = parsed()
     if arguments.figure:
         FIGURE.parent.mkdir(parents=True, exist_ok=True)
-        FIGURE.write_text(figure(read(arguments.out)), "utf-8")
+        FIGURE.write_text(figure(read(arguments.out, key)), "utf-8")
     elif arguments.table:
-        print(tables(read(arguments.out), list(ARMS), {name: it.said for name, it in NETWORKS.items()}))
+        print(tables(read(arguments.out, key), list(ARMS), {name: it.said for name, it in NETWORKS.items()}))
     elif arguments.check:
-        missed = failures(read(arguments.out))
+        missed = failures(read(arguments.out, key))
         print("\n".join(missed) or "everything holds")
         sys.exit(1 if missed else 0)
     elif arguments.alone:
@@ -119,7 +121,7 @@ def due(network: str, arguments: argparse.Namespace, tier: str) -> list[Job]:
     """Return what is asked for and not in the file yet, in the order in which to measure it."""
     there = {
         key(row)
-        for row in read(arguments.out)
+        for row in read(arguments.out, key)
         if not (arguments.retry and "failed" in row)
         and not (arguments.again and row["versions"]["secateur"] != versions()["secateur"])
     }
@@ -149,12 +151,15 @@ def study(network: str, arguments: argparse.Namespace) -> None:
     assert file is not None
     assert data is not None
     subject = Subject(network, data, file)
-    most = min(IMAGES, subject.data.size("train"))
     for job in due(network, arguments, arguments.tiers[0]):
-        row: Row = {**job._asdict(), "images": most, **measured(subject, job, arguments)}
+        row: Row = {**job._asdict(), "images": images_of(job, subject), **measured(subject, job, arguments)}
         if not arguments.batches:
             append(arguments.out, row | {"machine": machine(), "versions": versions()})
         print(json.dumps(row), flush=True)
+
+
+def images_of(job: Job, subject: Subject) -> int:
+    return min(ARMS[job.arm].images if job.arm in ARMS else IMAGES, subject.data.size("train"))
 
 
 def measured(subject: Subject, job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -210,21 +215,6 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         known["torch-pruning"] = "absent"
     return known | {"secateur": f"{known['secateur']}+{commit}"}
-
-
-def append(file: Path, row: Row) -> None:
-    """Add one line, in one write."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab", buffering=0) as stream:
-        stream.write((json.dumps(row) + "\n").encode())
-
-
-def read(file: Path) -> list[Row]:
-    """Return the last row of each kind."""
-    if not file.is_file():
-        return []
-    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
-    return list({key(row): row for row in rows}.values())
 
 
 if __name__ == "__main__":

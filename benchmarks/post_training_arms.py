@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,16 @@ class Arm:
         options: settings of the method.
         steps: of ``secateur.repair``, in this order.
         drawn: whether the choice depends on the seed: on the images, or on chance.
+        images: how many unlabelled images there are.
+        alike: whether residual streams count no more than other groups where the cut is shared out.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     steps: tuple[str, ...] = ()
     drawn: bool = False
+    images: int = IMAGES
+    alike: bool = False
 
     @property
     def seeded(self) -> bool:
@@ -117,6 +121,8 @@ ARMS: dict[str, Arm] = {
     "reconstruction, cut alone": Arm("reconstruction", {}, (), True),
     "torch_pruning, recalibrate": Arm("torch_pruning", {}, ("recalibrate",)),
     **{f"{name}, refit": Arm(name, {}, REFIT) for name in (*OLDER[1:], "weak_subnetwork")},
+    f"{OURS}, streams as others": Arm("reconstruction", {}, REFIT, True, alike=True),
+    **{f"{OURS}, {count} images": Arm("reconstruction", {}, REFIT, True, count) for count in (3, 16, 64, 256, 5000)},
     "random_units, shares, refit": Arm("random_units", SHARES, REFIT, True),
     **{f"{name}, shares, refit": Arm(name, SHARES, REFIT, True) for name in OLDER},
 }
@@ -157,7 +163,7 @@ class Subject:
         self.source = source
         self.data = self.part(None)
         self._curves: dict[Any, tuple[Sequence[ErrorCurve], float]] = {}
-        self._images: dict[int, Sequence[Tensor]] = {}
+        self._images: dict[tuple[int, int], Sequence[Tensor]] = {}
 
     @cached_property
     def graph(self) -> Any:
@@ -174,11 +180,11 @@ class Subject:
         mean, std = NETWORKS[self.name].constants
         return load_data(self.source, mean=mean, std=std, train_images=train_images)
 
-    def images(self, seed: int) -> Any:
+    def images(self, seed: int, count: int) -> Any:
         """Return one draw of unlabelled training images."""
-        if seed not in self._images:
-            self._images = {seed: load_calibration(self.data, count=IMAGES, seed=seed).batches}
-        return self._images[seed]
+        if (seed, count) not in self._images:
+            self._images = {(seed, count): load_calibration(self.data, count=count, seed=seed).batches}
+        return self._images[seed, count]
 
     def cut(self, arm: Arm, keep: float, multiple: int, seed: int) -> Cut:
         """Prune and repair.
@@ -187,7 +193,7 @@ class Subject:
             RuntimeError: where Torch-Pruning makes no network of that size.
             SecateurError: where the target cannot be reached.
         """
-        images = self.images(seed) if arm.seeded else None
+        images = self.images(seed, arm.images) if arm.seeded else None
         started = time.process_time()
         if arm.method == "torch_pruning":
             made = torch_pruning(
@@ -210,14 +216,19 @@ class Subject:
 
         def errors(scores: Scores | None) -> Sequence[ErrorCurve]:
             nonlocal spared
-            key = (seed, None if scores is None else tuple(it.double().numpy().tobytes() for it in scores.values()))
+            key = (
+                seed,
+                arm.images,
+                None if scores is None else tuple(it.double().numpy().tobytes() for it in scores.values()),
+            )
             if key in self._curves:
                 spared += self._curves[key][1]
             else:
                 started = time.process_time()
-                found = error_curves(self.model, self.graph, self.images(seed), scores=scores, seed=seed)
+                found = error_curves(self.model, self.graph, self.images(seed, arm.images), scores=scores, seed=seed)
                 self._curves[key] = found, time.process_time() - started
-            return self._curves[key][0]
+            found = self._curves[key][0]
+            return [replace(curve, weight=1.0) for curve in found] if arm.alike else found
 
         problem = Problem(
             self.model,

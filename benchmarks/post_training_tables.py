@@ -138,6 +138,8 @@ def beaten(found: Mapping[Cell, Sequence[Row]], network: str) -> list[str]:
     for cell, rows in found.items():
         name, keep, multiple, arm, epochs = cell
         theirs, ours = mean(rows), mean(found.get((network, keep, multiple, OURS, epochs), []))
+        if arm.startswith(f"{OURS}, "):  # ours with other images, or other shares
+            continue
         if name == network and theirs is not None and ours is not None and theirs > ours:
             what = "its ablation " if arm in ABLATIONS else ""
             after = f", {epochs} epochs" if epochs else ""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from row_files import append, read
 from secateur.measure import RUNTIMES, SideBySide, count, side_by_side
 from secateur.measure.machine import processor
 from speed_networks import NETWORKS, Variant, dense, first_line, variants, versions
@@ -41,11 +41,11 @@ BRIEF = 0.01  # seconds for a network that only shows whether it runs
 def main() -> None:
     arguments = parsed()
     if arguments.compact:
-        print(compact(read(arguments.out)))
+        print(compact(read(arguments.out, key)))
     elif arguments.table:
-        print(tables(read(arguments.out)))
+        print(tables(read(arguments.out, key)))
     elif arguments.check:
-        missed = failures(read(arguments.out))
+        missed = failures(read(arguments.out, key))
         print("\n".join(missed) or "everything holds")
         sys.exit(1 if missed else 0)
     elif len(arguments.networks) == 1:
@@ -83,7 +83,7 @@ def apart(arguments: argparse.Namespace) -> None:
 
 
 def study(name: str, arguments: argparse.Namespace) -> None:
-    there = {key(row) for row in read(arguments.out) if not (arguments.retry and "failed" in row) and whole(row)}
+    there = {key(row) for row in read(arguments.out, key) if not (arguments.retry and "failed" in row) and whole(row)}
     # one thread and one image first: that is the main table
     conditions = [
         (t, b, r) for t in sorted(arguments.threads) for b in sorted(arguments.batches) for r in arguments.runtimes
@@ -198,21 +198,6 @@ def machine() -> dict[str, Any]:
         "bf16": "avx512_bf16" in flags or "amx_bf16" in flags,
         **versions(),
     }
-
-
-def append(file: Path, row: Row) -> None:
-    """Add one line, in one write."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab", buffering=0) as stream:
-        stream.write((json.dumps(row) + "\n").encode())
-
-
-def read(file: Path) -> list[Row]:
-    """Return the last row of each kind."""
-    if not file.is_file():
-        return []
-    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
-    return list({key(row): row for row in rows}.values())
 
 
 def said(row: Row) -> str:
