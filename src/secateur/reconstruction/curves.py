@@ -22,6 +22,7 @@ from secateur.reconstruction.elimination import FEW, Reader, best_choices, elimi
 from secateur.reconstruction.least_squares import MOST, Moments, inverted, ridged
 from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful
 from secateur.reconstruction.reading import columns, evened, readers, units_read
+from secateur.reconstruction.room import room
 from secateur.reconstruction.sites import PAIR, Place, Site, norm_scale, sites
 
 PULL = 1e-3
@@ -180,13 +181,15 @@ def _meet(survey: _Survey, found: Sequence[Site], batches: Sequence[Inputs], see
         survey.spreads.setdefault(where, Spread()).add(made, -1 if linear else 1)
 
     tell(Event("reconstruct", "weighing units by what no fit brings back", 0, len(found)))
-    with Passes(survey.model, found, batches, heard).running() as advance:
+    many = room(survey.model, found, batches)
+    with Passes(survey.model, found, batches, heard, room=many.batches).running() as advance:
         number = 0
         while arrived := advance():
             site = by_name[str(arrived[0].where)]
             tell(Event("reconstruct", f"weighing what {site.layer} reads", number, len(found)))
             survey.finish()  # those whose last reader was the layer before: the sums behind it are known now
             _look(survey, site, arrived, seed * 7919 + number)
+            many.tidy()
             number += 1
     survey.left = dict.fromkeys(survey.left, 0)  # the forward need not have reached every layer
     survey.finish()
@@ -197,9 +200,10 @@ def _look(survey: _Survey, site: Site, arrived: Sequence[Arrival], seed: int) ->
     layer: Any = survey.model.get_submodule(site.layer)
     units = units_read(survey.graph, site.layer)
     assert units is not None
-    square, count = _square(layer, arrived, seed)
-    finite = bool(square.isfinite().all())  # a layer whose inputs overflow has no say
-    inverse = inverted(ridged(square, PULL)) if finite else square
+    inverse, count = _square(layer, arrived, seed)
+    finite = bool(inverse.isfinite().all())  # a layer whose inputs overflow has no say
+    if finite:
+        inverse = inverted(ridged(inverse, PULL))
     groups = rows.groups(layer)
     scale = norm_scale(survey.model, site, len(layer.weight))
     weight = (layer.weight.detach().double().cpu().flatten(1) * scale[:, None]).view(groups, -1, inverse.shape[1])
@@ -235,10 +239,11 @@ def _square(layer: nn.Module, arrived: Sequence[Arrival], seed: int) -> tuple[Te
             moments.add(more)
     assert moments is not None
     assert isinstance(sums, Tensor)
-    square = moments.square - sums[:, :, None] * sums[:, None, :] / moments.rows
-    own, raw = square.diagonal(dim1=1, dim2=2), moments.square.diagonal(dim1=1, dim2=2)
-    varies = (own > CONSTANT * raw).double()  # what is left of the others is rounding
-    return square * varies[:, :, None] * varies[:, None, :], moments.rows
+    square = moments.square  # in place from here on: of wide layers it is large
+    raw = square.diagonal(dim1=1, dim2=2).clone()
+    square.baddbmm_(sums[:, :, None], sums[:, None, :], alpha=-1 / moments.rows)
+    varies = (square.diagonal(dim1=1, dim2=2) > CONSTANT * raw).double()  # what is left of the others is rounding
+    return square.mul_(varies[:, :, None]).mul_(varies[:, None, :]), moments.rows
 
 
 def _by_weight(model: nn.Module, group: Group) -> Reader:

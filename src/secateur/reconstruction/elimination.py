@@ -82,7 +82,7 @@ class _Going:
     def __init__(self, reader: Reader, units: int) -> None:
         self.units, self.each, self.scale = units, len(reader.inverse) // units, reader.scale
         kind = torch.float32 if len(reader.inverse) > _WIDE else torch.float64
-        self.inverse, self.weight = reader.inverse.to(kind), reader.weight.to(kind)
+        self.inverse, self.weight = reader.inverse.to(kind), _turned(reader.weight).to(kind)
         whole = self.inverse.view(units, self.each, units, self.each)
         self.blocks = whole.diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
         self.factor = torch.empty_like(self.inverse)
@@ -90,8 +90,11 @@ class _Going:
 
     def losses(self) -> Tensor:
         """Return what each unit's going would cost, ``(units,)``; of those that are gone anything."""
+        if self.each == 1:
+            return (self.weight.square().sum(1) / self.blocks.flatten()).double() / self.scale
         weight = self.weight.view(self.units, self.each, -1)
-        return (weight * torch.linalg.solve(self.blocks, weight)).sum((1, 2)).double() / self.scale
+        found = torch.linalg.solve(self.blocks, weight @ weight.transpose(1, 2))
+        return found.diagonal(dim1=1, dim2=2).sum(1).double() / self.scale
 
     def drop(self, chosen: Sequence[int]) -> float:
         """Refit what is left to the loss of units, and return by how much the error rises."""
@@ -104,14 +107,21 @@ class _Going:
             root = torch.diag(block.diagonal().clamp(min=1e-12 * float(self.inverse.diagonal().max())).sqrt())
         more = torch.linalg.solve_triangular(root, across.T, upper=False).T  # across @ root'^-1
         turned = torch.linalg.solve_triangular(root, self.weight[rows], upper=False)
-        self.weight -= more @ turned
+        self.weight.addmm_(more, turned, alpha=-1)
         self.factor[:, self.rank : self.rank + len(rows)] = more
         self.rank += len(rows)
         by_unit = more.view(self.units, self.each, len(rows))
-        self.blocks -= by_unit @ by_unit.transpose(1, 2)
+        self.blocks.baddbmm_(by_unit, by_unit.transpose(1, 2), alpha=-1)
         self.blocks[chosen] = torch.eye(self.each, dtype=self.blocks.dtype)
         self.weight[rows] = 0
         return float(turned.square().sum()) / self.scale
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """Return weights of no more outputs than columns that give the same losses, which know no directions of outputs."""
+    if weight.shape[1] <= weight.shape[0]:
+        return weight
+    return torch.linalg.qr(weight.T, mode="r").R.T.contiguous()
 
 
 def best_choices(readers: Sequence[Reader], units: int) -> tuple[list[tuple[int, ...]], list[float]]:

@@ -8,6 +8,7 @@ images together give the final one. Where nothing is better than no change, noth
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ STEPS = 100
 DEAD = 1e-6
 """Share of the mean square of the inputs that an input has at least in the pull."""
 _EXACT = 600  # columns up to which products are summed up in float64
+_SLOW = 1500  # columns beyond which not all pulls are tried
+_SLABS = 4  # of columns, in which wider products are made
 
 
 @dataclass
@@ -49,7 +52,8 @@ class Moments:
         x, e = inputs.to(kind), missing.to(kind)
         turned = x.transpose(1, 2)
         squares = e.square().sum(1).cpu().double()
-        return Moments((turned @ x).cpu().double(), (turned @ e).cpu().double(), squares, inputs.shape[1])
+        square = turned @ x if inputs.shape[2] <= _EXACT else _symmetric(x)
+        return Moments(square.cpu().double(), (turned @ e).cpu().double(), squares, inputs.shape[1])
 
     def add(self, other: Moments) -> None:
         """Add the sums of other rows."""
@@ -62,6 +66,17 @@ class Moments:
         """Return the squared error that is left with a change of the weights, ``(groups, columns, outputs)``."""
         left = self.missing - 2 * (change * self.product).sum(1) + (change * (self.square @ change)).sum(1)
         return float(left.clamp(min=0).sum())
+
+
+def _symmetric(x: Tensor) -> Tensor:
+    """Return ``x'x``, ``(groups, columns, columns)``, of which only the lower half and some blocks are computed."""
+    wide = x.shape[2]
+    square = x.new_empty(len(x), wide, wide)
+    edges = [wide * part // _SLABS for part in range(_SLABS + 1)]
+    for start, end in pairwise(edges):
+        torch.bmm(x[:, :, start:].transpose(1, 2), x[:, :, start:end], out=square[:, start:, start:end])
+        square[:, start:end, end:] = square[:, end:, start:end].transpose(1, 2)
+    return square
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,17 +151,39 @@ class Fit:
         if not all(bool(it.isfinite().all()) for it in (self.known.square, self.known.product, self.held.missing)):
             return None
         before = float(self.held.missing.sum())
-        best, pull = before, None
-        for strength in PULLS:
-            change = solved(self.known, strength, free)
-            error = float("inf") if change is None else self.held.error(change)
-            if error < best:
-                best, pull = error, strength
-        if pull is None:
+        pull, best = self.chosen(free)
+        if best >= before:
             return None
         self.known.add(self.held)
         change = solved(self.known, pull, free)
         return None if change is None else Solution(change, pull, before, best)
+
+
+    def chosen(self, free: Tensor | None) -> tuple[float, float]:
+        """Return the pull under which the held-out rows miss least, and what they miss.
+
+        All are tried. Where each try is slow, the search starts at a common one and goes on while things improve: the
+        error has one valley but for noise.
+        """
+        known, held = self.known, self.held
+        assert known is not None
+        assert held is not None
+        errors = dict[int, float]()
+
+        def error(number: int) -> float:
+            if number not in errors:
+                change = solved(known, PULLS[number], free)
+                errors[number] = float("inf") if change is None else held.error(change)
+            return errors[number]
+
+        if known.square.shape[1] <= _SLOW:
+            best = min(range(len(PULLS)), key=error)
+            return PULLS[best], error(best)
+        best = PULLS.index(1e-3)
+        for step in (1, -1):
+            while 0 <= best + step < len(PULLS) and error(best + step) < error(best):
+                best += step
+        return PULLS[best], error(best)
 
 
 def solved(moments: Moments, strength: float, free: Tensor | None = None) -> Tensor | None:

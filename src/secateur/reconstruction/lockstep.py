@@ -31,6 +31,7 @@ class Runner:
     Attributes:
         number: of the batch.
         stop: what the pass waits at, as given to ``pause``; None when it is over.
+        started: whether it has been advanced at all.
     """
 
     def __init__(self, number: int, model: nn.Module, inputs: Inputs, watch: Watch) -> None:
@@ -40,7 +41,7 @@ class Runner:
         self._broken = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, args=(model, inputs, watch), daemon=True)
-        self._started = False
+        self.started = False
 
     def advance(self) -> Any:
         """Let the pass go on to its next stop and return that; None when it is over.
@@ -48,8 +49,8 @@ class Runner:
         Raises:
             ModelError: if the network fails on its inputs.
         """
-        if not self._started:
-            self._started = True
+        if not self.started:
+            self.started = True
             self._thread.start()
         self._go.release()
         self._waiting.acquire()
@@ -69,7 +70,7 @@ class Runner:
 
     def end(self) -> None:
         """Give up a pass that is not over."""
-        if self._started and self._thread.is_alive():
+        if self.started and self._thread.is_alive():
             self._broken = True
             self._go.release()
             self._thread.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,8 @@ class Passes:
         batches: what the forward takes.
         heard: hears outputs of these layers and the sums behind them.
         behind: the additions to stop at.
+        room: how many batches may wait at each layer, see ``room``; those that find none yet start later. None: all.
+        within: a context that all passes run in, such as a mode.
     """
 
     def __init__(
@@ -59,11 +61,15 @@ class Passes:
         batches: Sequence[Inputs],
         heard: Heard,
         behind: Iterable[Place] = (),
+        room: Mapping[str, int] | None = None,
+        within: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.model, self.batches, self.heard = model, batches, heard
         self.layers = {site.layer for site in found}
         self.additions = {site.add for site in found if site.add is not None}
         self.behind = frozenset(behind)
+        self.room, self.within = room, within
+        self._until: dict[int, str] = {}
         self._local = threading.local()
 
     @contextmanager
@@ -71,8 +77,10 @@ class Passes:
         """Yield a function that lets all passes go on to the next stop; it returns an empty list at their end."""
         lockstep = Lockstep(self.model, self.batches, self._watch)
 
+        self._until.clear()
+
         def advance() -> list[Arrival]:
-            stops = lockstep.advance()
+            stops = self._advance(lockstep.runners)
             if len({None if stop is None else stop.where for stop in stops}) > 1:
                 raise parted(self.model)
             return [stop for stop in stops if stop is not None]
@@ -80,16 +88,32 @@ class Passes:
         with evaluating(self.model), hooked(self.model, self._enter, self._leave), lockstep():
             yield advance
 
-    def _watch(self, runner: Runner) -> _Mode:
+    def _advance(self, runners: Sequence[Runner]) -> list[Any]:
+        """Let all passes that have started go on to the next stop, and those that find room there start and join."""
+        first = runners[0].advance()
+        started = sum(runner.started for runner in runners)
+        many = started
+        if first is not None and isinstance(first.where, str):
+            many = max(started, len(runners) if self.room is None else self.room.get(first.where, started))
+            self._until |= dict.fromkeys(range(started, many), first.where)
+        return [first, *(runner.advance() for runner in runners[1:many])]
+
+    def _watch(self, runner: Runner) -> ExitStack:
         self._local.runner, self._local.trail, self._local.own = runner, Trail(), False
-        return _Mode(self)
+        stack = ExitStack()
+        if self.within is not None:
+            stack.enter_context(self.within)
+        stack.enter_context(_Mode(self))
+        return stack
 
     def _enter(self, name: str, module: nn.Module, given: Any) -> None:
         if not hasattr(self._local, "runner"):  # a thread of the network's own
             return
         self._local.trail.path.append(name)
-        if name in self.layers:
-            runner: Runner = self._local.runner
+        runner: Runner = self._local.runner
+        if self._until.get(runner.number) == name:
+            del self._until[runner.number]
+        if name in self.layers and runner.number not in self._until:
             runner.pause(Arrival(name, given[0].detach(), runner.number))
 
     def _leave(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
@@ -100,6 +124,8 @@ class Passes:
             self._tell(name, output)
 
     def _tell(self, where: str | Place, tensor: Tensor) -> None:
+        if self._local.runner.number in self._until:
+            return
         self._local.own = True  # additions of ours are none of the network's
         self.heard(where, self._local.runner.number, tensor)
         self._local.own = False
@@ -112,7 +138,7 @@ class Passes:
         if place in self.additions and isinstance(result, Tensor):
             runner: Runner = self._local.runner
             self._tell(place, result)
-            if place in self.behind:
+            if place in self.behind and runner.number not in self._until:
                 runner.pause(Arrival(place, result, runner.number))
 
 

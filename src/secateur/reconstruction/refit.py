@@ -18,6 +18,7 @@ from secateur.reconstruction import rows
 from secateur.reconstruction.layer import Fitted, can_fit, masks
 from secateur.reconstruction.least_squares import Fit
 from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, parted
+from secateur.reconstruction.room import room
 from secateur.reconstruction.sites import PAIR, Place, Site, sites, together
 
 NOTHING = 1e-10
@@ -195,8 +196,9 @@ def refit(
 
 def _go(it: _Refit, found: Sequence[Site], batches: Sequence[Inputs], tell: Tell) -> None:
     by_name = {site.layer: site for site in found}
-    before = Passes(it.dense, found, batches, it.heard)
-    after = Passes(it.thin, found, batches, lambda *_: None, behind=it.meeting)
+    many = room(it.dense, found, batches, networks=2)
+    before = Passes(it.dense, found, batches, it.heard, room=many.batches)
+    after = Passes(it.thin, found, batches, lambda *_: None, behind=it.meeting, room=many.batches)
     number = 0
     tell(Event("repair", "fitting layers to the dense network", 0, len(found)))
     with before.running() as advance_dense, after.running() as advance_thin:
@@ -219,6 +221,7 @@ def _go(it: _Refit, found: Sequence[Site], batches: Sequence[Inputs], tell: Tell
                 it.alone(site, arrived)
             else:
                 it.wait(site, arrived)
+            many.tidy()
 
 
 def _there(thin: nn.Module, site: Site) -> bool:
