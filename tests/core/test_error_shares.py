@@ -210,12 +210,12 @@ def test_fine_grids_of_many_wide_groups_are_done_in_time() -> None:
 def test_a_prediction_is_put_in_words() -> None:
     curves = [ErrorCurve("a", (0, 1), (0.0, 0.25, 0.5)), ErrorCurve("b", (0, 1), (0.0, 0.125, 0.5))]
     assert note(curves, Plan((DropUnits("a", (0,)), DropUnits("b", (0,))))) == (
-        "layers are predicted to lose 0.375 of the variance of what they put out if fitted anew, "
+        "layers are predicted to lose 0.375 of the variance of what they put out once they are fitted anew, and more without a fit, "
         "added up over 2 groups: "
         "0.25 in a, 0.125 in b"
     )
     assert note(curves, Plan()).endswith(
-        "lose 0 of the variance of what they put out if fitted anew, added up over 2 groups"
+        "lose 0 of the variance of what they put out once they are fitted anew, and more without a fit, added up over 2 groups"
     )
 
 

@@ -405,7 +405,7 @@ def test_pictures_take_the_structure_of_the_example(tmp_path: Path) -> None:
     ],
 )
 def test_the_note_says_how_many_and_what_more_would_bring(count: int, few: bool, words: str) -> None:
-    found = load_calibration(torch.zeros(count, 3, 1, 1), count=9999)
+    found = load_calibration(torch.rand(count, 3, 2, 1), count=9999)
     assert found.few == few
     assert re.search(words, found.note)
 
@@ -506,10 +506,11 @@ def test_folders_and_files_that_cannot_be_used_are_one_sentence(tmp_path: Path) 
     with pytest.raises(DataError, match=r"there are no pictures in '.*' \(known endings: .jpg"):
         load_calibration(tmp_path)
     fill(tmp_path, 3)
-    (tmp_path / "001.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"the image '.*001.png' cannot be read"):
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"the image '.*00..png' cannot be read"):
         load_calibration(tmp_path)
-    with pytest.raises(DataError, match=r"the image '.*001.png' cannot be read"):
+    with pytest.raises(DataError, match=r"none of 3 pictures can be read; the first: the image '.*00..png' cannot"):
         load_calibration(tmp_path, image_size=4, workers=0)
     with pytest.raises(
         DataError, match=r"pictures have 1 or 3 channels, but the network takes float32 of shape \(1, 4"

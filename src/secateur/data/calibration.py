@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, overload
 
 import torch
@@ -19,6 +20,9 @@ from secateur.measure.forward import joined, length, part, refilled, tensors
 
 FEWEST, MOST = 64, 5000
 """How many images are useful: below the first a fit follows the accidents of a few, above the second little changes."""
+
+NORMALISED = 20.0
+"""Largest magnitude of pixels that somebody has normalised."""
 
 COUNT = 1000
 BATCH = 128
@@ -45,25 +49,60 @@ class Calibration:
             else. On the CPU.
         count: images in all batches together.
         source: where they are from and what was done to them, in words.
+        mean: per channel, with which raw pixels were normalised; None where they came as the forward takes them.
+        std: the same.
+        lost: what could not be read, a sentence for each.
     """
 
     batches: tuple[Inputs, ...] = field(repr=False)
     count: int
     source: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    lost: tuple[str, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def different(self) -> int:
+        """How many images there are without repeats and images of a single colour."""
+        return distinct(self.batches)
 
     @property
     def few(self) -> bool:
         """Whether there are fewer images than is advised."""
-        return self.count < FEWEST
+        return self.different < FEWEST
+
+    @cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """Return what is wrong with the images, and what to do, a sentence for each; there may be nothing."""
+        found: list[str] = []
+        if self.few:
+            found.append(self.note)
+        if self.lost:
+            others = f", and {len(self.lost) - 1} more" if len(self.lost) > 1 else ""
+            found.append(f"{self.lost[0]}{others}; the images that can be read are used")
+        if (most := largest(self.batches)) > NORMALISED:
+            found.append(
+                f"the calibration images hold values up to {most:.4g}, as pixels that nobody has normalised: give them "
+                "as uint8 with mean and std, or normalised as those that the network was trained with, unless that was "
+                "on such values"
+            )
+        return tuple(found)
 
     @property
     def note(self) -> str:
         """Return one sentence: how many images were used, and what more would bring."""
-        used = f"{self.count:,} unlabelled image{'' if self.count == 1 else 's'} ({self.source})"
         if self.few:
-            return f"{used}: at least {FEWEST} are advised, and up to {MOST:,} make the result more accurate"
+            return f"{self.used}: at least {FEWEST} are advised, and up to {MOST:,} make the result more accurate"
         more = f"up to {MOST:,} win a little more" if self.count < MOST else "more would change little"
-        return f"{used}: {more}"
+        return f"{self.used}: {more}"
+
+    @property
+    def used(self) -> str:
+        """Return how many images there are, and from where."""
+        used = f"{self.count:,} unlabelled image{'' if self.count == 1 else 's'} ({self.source})"
+        if self.few and self.different < self.count:
+            used += f", of which {self.different} are left without repeats and images of a single colour,"
+        return used
 
     def example(self) -> Inputs:
         """Return the first image, as a batch of one."""
@@ -180,10 +219,25 @@ def load_calibration(
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         torch.default_generator.manual_seed(seed)  # of loaders that shuffle
         read = opened(source, wanted, count, seed, size, workers)
-        batches = tuple(_batches(read.items, read.wanted, count, read.single))
+        raw = list[bool]()
+        batches = tuple(_batches(_noted(read.items, raw), read.wanted, count, read.single))
+    if not batches and read.lost:
+        raise DataError(f"none of {len(read.lost)} pictures can be read; the first: {read.lost[0]}")
     if not batches:
         raise DataError(f"there are no images in {read.name}: give some, {FEWEST} to {MOST:,} if you can")
-    return Calibration(batches, sum(map(length, batches)), read.name)
+    used = (None, None)
+    images = next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None)
+    if images is not None and (read.scaled or any(raw)):
+        used = read.wanted.scale(images.shape[1])
+    return Calibration(batches, sum(map(length, batches)), read.name, *used, tuple(read.lost))
+
+
+def _noted(items: Iterator[Any], raw: list[bool]) -> Iterator[Any]:
+    """Yield items, and note of the first whether it holds raw pixels."""
+    for item in items:
+        if not raw:
+            raw.append(any(it.dtype == torch.uint8 and it.dim() > 2 for it in tensors(plain(item))))
+        yield item
 
 
 def _checked(given: Calibration, wanted: Wanted) -> Calibration:
@@ -193,7 +247,7 @@ def _checked(given: Calibration, wanted: Wanted) -> Calibration:
     if wanted.example is None:
         return given
     wanted = replace(wanted, any_size=True)
-    batches = tuple(fitted(batch, wanted) for batch in given.batches)
+    batches = tuple(whole for batch in given.batches for whole in _split(fitted(batch, wanted), length(batch)))
     return replace(given, batches=batches, count=sum(map(length, batches)))
 
 
@@ -229,6 +283,32 @@ def _split(inputs: Inputs, most: int) -> list[Inputs]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError("the calibration images hold NaN or infinite values: repair or remove those images")
     return [part(inputs, slice(at, at + most)) for at in range(0, length(inputs), most)]
+
+
+def distinct(batches: Sequence[Inputs]) -> int:
+    """Return how many images are left without repeats and images of a single colour; a part of each is looked at."""
+    seen = set[bytes]()
+    for batch in batches:
+        rows = [it for it in tensors(batch) if it.dim() and len(it) == length(batch) and it.numel()]
+        vary = torch.stack([_varies(it) for it in rows]).any(0)
+        flat = [it.reshape(len(it), -1) for it in rows]
+        some = torch.cat([it[:, :: max(1, it.shape[1] // _SAMPLES) | 1].to(torch.float64) for it in flat], 1)
+        seen.update(row.numpy().tobytes() for row, kept in zip(some, vary.tolist(), strict=True) if kept)
+    return len(seen)
+
+
+def _varies(tensor: Tensor) -> Tensor:
+    """Return which images have more than one value in any channel, ``(images,)`` bool; single numbers count as well."""
+    maps = tensor.flatten(2) if tensor.dim() > 3 else tensor.reshape(len(tensor), 1, -1)
+    if maps.shape[2] == 1:
+        return torch.ones(len(tensor), dtype=torch.bool)
+    return (maps != maps[:, :, :1]).flatten(1).any(1)
+
+
+def largest(batches: Sequence[Inputs]) -> float:
+    """Return the largest magnitude in images of floating point; 0 without any."""
+    images = [it for batch in batches for it in tensors(batch) if it.dim() == 4 and it.is_floating_point()]
+    return max((float(it.abs().amax()) for it in images if it.numel()), default=0.0)
 
 
 def _largest(inputs: Inputs) -> int:
