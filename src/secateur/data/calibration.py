@@ -64,7 +64,7 @@ class Calibration:
     @cached_property
     def different(self) -> int:
         """How many images there are without repeats and images of a single colour."""
-        return distinct(self.batches)
+        return sum(int(kept.sum()) for kept in distinct(self.batches))
 
     @property
     def few(self) -> bool:
@@ -100,9 +100,19 @@ class Calibration:
     def used(self) -> str:
         """Return how many images there are, and from where."""
         used = f"{self.count:,} unlabelled image{'' if self.count == 1 else 's'} ({self.source})"
-        if self.few and self.different < self.count:
-            used += f", of which {self.different} are left without repeats and images of a single colour,"
-        return used
+        return used if self.different else f"{used}, each of a single colour,"
+
+    def without_repeats(self) -> Calibration:
+        """Return the images without repeats and images of a single colour, but for a lack of any others.
+
+        Whatever holds images out would hold out what it has seen.
+        """
+        less = self.count - self.different
+        if not less or not self.different:
+            return self
+        kept = [part(batch, rows) for batch, rows in zip(self.batches, distinct(self.batches), strict=True)]
+        source = f"{self.source}, without {less:,} repeats and images of a single colour"
+        return replace(self, batches=tuple(it for it in kept if length(it)), count=self.different, source=source)
 
     def example(self) -> Inputs:
         """Return the first image, as a batch of one."""
@@ -229,7 +239,8 @@ def load_calibration(
     images = next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None)
     if images is not None and (read.scaled or any(raw)):
         used = read.wanted.scale(images.shape[1])
-    return Calibration(batches, sum(map(length, batches)), read.name, *used, tuple(read.lost))
+    found = Calibration(batches, sum(map(length, batches)), read.name, *used, tuple(read.lost))
+    return found.without_repeats() if found.few else found
 
 
 def _noted(items: Iterator[Any], raw: list[bool]) -> Iterator[Any]:
@@ -285,16 +296,18 @@ def _split(inputs: Inputs, most: int) -> list[Inputs]:
     return [part(inputs, slice(at, at + most)) for at in range(0, length(inputs), most)]
 
 
-def distinct(batches: Sequence[Inputs]) -> int:
-    """Return how many images are left without repeats and images of a single colour; a part of each is looked at."""
-    seen = set[bytes]()
+def distinct(batches: Sequence[Inputs]) -> list[Tensor]:
+    """Return for each batch which images are neither repeats nor of a single colour; a part of each is looked at."""
+    seen, found = set[bytes](), list[Tensor]()
     for batch in batches:
         rows = [it for it in tensors(batch) if it.dim() and len(it) == length(batch) and it.numel()]
-        vary = torch.stack([_varies(it) for it in rows]).any(0)
+        vary: list[bool] = torch.stack([_varies(it) for it in rows]).any(0).tolist()
         flat = [it.reshape(len(it), -1) for it in rows]
         some = torch.cat([it[:, :: max(1, it.shape[1] // _SAMPLES) | 1].to(torch.float64) for it in flat], 1)
-        seen.update(row.numpy().tobytes() for row, kept in zip(some, vary.tolist(), strict=True) if kept)
-    return len(seen)
+        texts = [row.numpy().tobytes() for row in some]
+        new = [kept and text not in seen and not seen.add(text) for kept, text in zip(vary, texts, strict=True)]
+        found.append(torch.tensor(new))
+    return found
 
 
 def _varies(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from secateur.repair.kit import (
     take,
     taken,
 )
+from secateur.repair.trial import helps
 
 __all__ = [
     "DEFAULT",
@@ -27,6 +28,7 @@ __all__ = [
     "chosen",
     "compensate",
     "fold_constants",
+    "helps",
     "ordered",
     "reconstruct",
     "repair",

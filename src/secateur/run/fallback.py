@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 
@@ -50,7 +51,7 @@ def without_fit(
     if not repair_asked:
         repair = ()
         now.append("nothing is repaired")
-    warn(f"{str(error).partition(': ')[0]}: {' and '.join(now)}", tell, 4)
+    warn(f"{str(error).partition(': ')[0]}: {' and '.join(now)}", tell)
     return method, tuple(repair)
 
 
@@ -98,18 +99,21 @@ def for_images(
         count = f"{different} training images" if images is None else images.used
         doubts.insert(0, f"{count} are too few: {' and '.join(now)}; give {FEWEST} to {MOST:,}")
     for doubt in doubts:
-        warn(doubt, tell, 4)
+        warn(doubt, tell)
     return method, enough
 
 
-def warn(text: str, tell: Tell, stacklevel: int = 3) -> None:
-    """Tell a warning; where nobody listens it is a warning of Python's.
+def warn(text: str, tell: Tell) -> None:
+    """Tell a warning; where nobody listens it is a warning of Python's to whoever called Secateur.
 
     Args:
         text: one sentence.
         tell: hears it.
-        stacklevel: of the second, see ``warnings.warn``.
     """
     tell(Event("warning", text))
-    if tell is ignore:
-        warnings.warn(text, UserWarning, stacklevel=stacklevel)
+    if tell is not ignore:
+        return
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "secateur":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)

@@ -22,7 +22,7 @@ from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy
-from secateur.repair import Repair, fold_constants, repair
+from secateur.repair import Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
@@ -197,6 +197,12 @@ class Round:
         assert images is not None
 
         def mended() -> tuple[Repair, ...]:
+            if images.few and not helps(job.repair, begun, thin, self.graph, plan, images.batches, job.seed):
+                what = " and ".join(job.repair)
+                job.tell(
+                    Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it")
+                )
+                return ()
             return repair(
                 begun,
                 thin,
