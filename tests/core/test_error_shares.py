@@ -216,7 +216,8 @@ def test_a_prediction_is_put_in_words() -> None:
         "0.25 in a, 0.125 in b"
     )
     assert note(curves, Plan()).endswith(
-        "lose 0 of the variance of what they put out once they are fitted anew, and more without a fit, added up over 2 groups"
+        "lose 0 of the variance of what they put out once they are fitted anew, and more without a fit, "
+        "added up over 2 groups"
     )
 
 

@@ -178,8 +178,8 @@ class Round:
             check = verify(model, graph, plan, thin, job.inputs)
         if not math.isfinite(check.difference) and not _finite(run(model, job.inputs)):
             raise VerificationError(
-                f"the network puts out NaN or infinite values for its example inputs, first at '{check.layer}', so that "
-                "nothing can be compared, and nothing was written; give inputs such as it was trained on, or sound weights"
+                f"the network puts out NaN or infinite values for its example inputs, first at '{check.layer}', so "
+                "nothing can be compared; nothing was written; give inputs such as it was trained on, or sound weights"
             )
         if not check.exact:
             raise VerificationError(
