@@ -136,7 +136,7 @@ def distance(result: Result, fresh: Tensor) -> float:
             1,
             "Magnitude",
             [],
-            "1 unlabelled image (arrays) are too few: magnitude chooses what goes and nothing is repaired",
+            "1 unlabelled image (arrays): too few, so magnitude chooses what goes and nothing is repaired",
         ),
         (3, "Magnitude", ["compensate"], "magnitude chooses what goes and the repair is compensate, not reconstruct"),
         (7, "Magnitude", ["compensate"], "the repair is compensate, not reconstruct; give 64 to 5,000"),
@@ -144,7 +144,7 @@ def distance(result: Result, fresh: Tensor) -> float:
             8,
             "Magnitude",
             ["reconstruct"],
-            "8 unlabelled images (arrays) are too few: magnitude chooses what goes; give",
+            "8 unlabelled images (arrays): too few, so magnitude chooses what goes; give",
         ),
         (15, "Magnitude", ["reconstruct"], "magnitude chooses what goes; give 64 to 5,000"),
         (16, "Reconstruction", ["reconstruct"], "16 unlabelled images (arrays): at least 64 are advised"),
@@ -175,7 +175,7 @@ def test_who_names_the_method_is_warned_and_gets_it() -> None:
     result, [text] = cut(Plain(), calibrate=images(3), method="reconstruction", repair="reconstruct")
     assert isinstance(result.method, Reconstruction)
     assert steps(result) == ["compensate"]
-    assert "reconstruction chooses next to blindly, so name another method" in text
+    assert "reconstruction chooses next to blindly (name another method)" in text
     assert any("from 3 images, too few to go by" in note for note in result.plans[0].notes)
 
 
@@ -184,11 +184,11 @@ def test_who_names_the_method_is_warned_and_gets_it() -> None:
     [
         (
             images(1).repeat(70, 1, 1, 1),
-            "1 unlabelled image (arrays, without 69 repeats and images of a single colour) are too few",
+            "1 unlabelled image (arrays, without 69 repeats and images of a single colour): too few",
         ),
         (
             torch.rand(70, 3, 1, 1).expand(70, 3, 8, 8),
-            "70 unlabelled images (arrays), each of a single colour, are too",
+            "70 unlabelled images (arrays), each of a single colour: too few",
         ),
     ],
     ids=["repeats", "single colours"],
@@ -205,7 +205,7 @@ def test_few_training_images_are_few_images_too() -> None:
     result, [text] = cut(Plain(), data=from_arrays(some, some, some))
     assert isinstance(result.method, Magnitude)
     assert steps(result) == ["compensate"]
-    assert text.startswith("6 training images are too few: magnitude chooses what goes and the repair is compensate")
+    assert text.startswith("6 training images: too few, so magnitude chooses what goes and the repair is compensate")
 
 
 # what else can be wrong with them

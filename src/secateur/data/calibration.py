@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur import rules
+from secateur.data.distinct import NORMALISED, SAMPLES, distinct, largest
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
@@ -21,14 +22,10 @@ from secateur.measure.forward import joined, length, part, refilled, tensors
 FEWEST, MOST = 64, 5000
 """How many images are useful: below the first a fit follows the accidents of a few, above the second little changes."""
 
-NORMALISED = 20.0
-"""Largest magnitude of pixels that somebody has normalised."""
-
 COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
 
-_SAMPLES = 4096  # numbers of each tensor that a digest looks at
 _COUNT, _SEED = rules.whole(1, "images"), rules.whole(0)
 _NAMED = rules.optional(
     rules.Rule(
@@ -78,8 +75,9 @@ class Calibration:
         if self.few:
             found.append(self.note)
         if self.lost:
-            others = f", and {len(self.lost) - 1} more" if len(self.lost) > 1 else ""
-            found.append(f"{self.lost[0]}{others}; the images that can be read are used")
+            first, *more = self.lost
+            others = f", and {len(more)} more" if more else ""
+            found.append(f"{first}{others}; the images that can be read are used")
         if (most := largest(self.batches)) > NORMALISED:
             found.append(
                 f"the calibration images hold values up to {most:.4g}, as pixels that nobody has normalised: give them "
@@ -100,7 +98,7 @@ class Calibration:
     def used(self) -> str:
         """Return how many images there are, and from where."""
         used = f"{self.count:,} unlabelled image{'' if self.count == 1 else 's'} ({self.source})"
-        return used if self.different else f"{used}, each of a single colour,"
+        return used if self.different else f"{used}, each of a single colour"
 
     def without_repeats(self) -> Calibration:
         """Return the images without repeats and images of a single colour, but for a lack of any others.
@@ -141,7 +139,7 @@ class Calibration:
         found = hashlib.sha256(str(self.count).encode())
         for batch in self.batches:
             for tensor in tensors(batch):
-                step = max(1, tensor.numel() // _SAMPLES) | 1  # odd, so that it does not stay in one column of a map
+                step = max(1, tensor.numel() // SAMPLES) | 1  # odd, so that it does not stay in one column of a map
                 some = tensor.reshape(-1)[::step].contiguous()
                 found.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
                 found.update(some.view(torch.uint8).numpy().data)
@@ -235,7 +233,7 @@ def load_calibration(
         raise DataError(f"none of {len(read.lost)} pictures can be read; the first: {read.lost[0]}")
     if not batches:
         raise DataError(f"there are no images in {read.name}: give some, {FEWEST} to {MOST:,} if you can")
-    used = (None, None)
+    used: tuple[tuple[float, ...] | None, tuple[float, ...] | None] = (None, None)
     images = next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None)
     if images is not None and (read.scaled or any(raw)):
         used = read.wanted.scale(images.shape[1])
@@ -255,10 +253,12 @@ def _checked(given: Calibration, wanted: Wanted) -> Calibration:
     """Return images that were loaded before, in the structure of these inputs; their size was chosen then."""
     if not given.batches:
         raise DataError("the calibration holds no images: give some")
+    for batch in given.batches:
+        _refuse_infinite(batch)
     if wanted.example is None:
         return given
     wanted = replace(wanted, any_size=True)
-    batches = tuple(whole for batch in given.batches for whole in _split(fitted(batch, wanted), length(batch)))
+    batches = tuple(fitted(batch, wanted) for batch in given.batches)
     return replace(given, batches=batches, count=sum(map(length, batches)))
 
 
@@ -290,38 +290,14 @@ def _batches(items: Iterator[Any], wanted: Wanted, count: int, single: Callable[
 
 def _split(inputs: Inputs, most: int) -> list[Inputs]:
     """Return finite inputs in batches of at most so many images."""
-    for tensor in tensors(inputs):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise DataError("the calibration images hold NaN or infinite values: repair or remove those images")
+    _refuse_infinite(inputs)
     return [part(inputs, slice(at, at + most)) for at in range(0, length(inputs), most)]
 
 
-def distinct(batches: Sequence[Inputs]) -> list[Tensor]:
-    """Return for each batch which images are neither repeats nor of a single colour; a part of each is looked at."""
-    seen, found = set[bytes](), list[Tensor]()
-    for batch in batches:
-        rows = [it for it in tensors(batch) if it.dim() and len(it) == length(batch) and it.numel()]
-        vary: list[bool] = torch.stack([_varies(it) for it in rows]).any(0).tolist()
-        flat = [it.reshape(len(it), -1) for it in rows]
-        some = torch.cat([it[:, :: max(1, it.shape[1] // _SAMPLES) | 1].to(torch.float64) for it in flat], 1)
-        texts = [row.numpy().tobytes() for row in some]
-        new = [kept and text not in seen and not seen.add(text) for kept, text in zip(vary, texts, strict=True)]
-        found.append(torch.tensor(new))
-    return found
-
-
-def _varies(tensor: Tensor) -> Tensor:
-    """Return which images have more than one value in any channel, ``(images,)`` bool; single numbers count as well."""
-    maps = tensor.flatten(2) if tensor.dim() > 3 else tensor.reshape(len(tensor), 1, -1)
-    if maps.shape[2] == 1:
-        return torch.ones(len(tensor), dtype=torch.bool)
-    return (maps != maps[:, :, :1]).flatten(1).any(1)
-
-
-def largest(batches: Sequence[Inputs]) -> float:
-    """Return the largest magnitude in images of floating point; 0 without any."""
-    images = [it for batch in batches for it in tensors(batch) if it.dim() == 4 and it.is_floating_point()]
-    return max((float(it.abs().amax()) for it in images if it.numel()), default=0.0)
+def _refuse_infinite(inputs: Inputs) -> None:
+    for tensor in tensors(inputs):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DataError("the calibration images hold NaN or infinite values: repair or remove those images")
 
 
 def _largest(inputs: Inputs) -> int:

@@ -56,13 +56,13 @@ def of_folder(
         endings = ", ".join(torchvision().datasets.folder.IMG_EXTENSIONS)
         raise DataError(f"there are no pictures in '{root}' (known endings: {endings}): give another folder")
     rows: list[int] = mixed(len(paths), seed).tolist()
-    drawn = [paths[row] for row in rows]
+    drawn = tuple(paths[row] for row in rows)
     channels, side = _asked(wanted)
     final, resized = _size(drawn[:count], side, *size)
     mean, std = wanted.scale(channels)
     if workers is None and max(final) <= SMALL:
         workers = 0  # small pictures are read sooner than processes start
-    files = Files(tuple(drawn), torch.zeros(len(drawn), dtype=torch.int64))
+    files = Files(drawn, torch.zeros(len(drawn), dtype=torch.int64))
     source = FolderSource({"test": files}, mean, std, final if resized else None, workers)
     done = f"{'resized to ' if resized else ''}{final[0]}x{final[1]} pixels"
     name = f"pictures in '{root}', {done}, normalised with {wanted.scaling()}"

@@ -89,7 +89,7 @@ def for_images(
         method = usual()
         now.append(f"{name_of(method)} chooses what goes")
     elif different < FEWEST_CHOSEN and isinstance(method, Reconstruction):
-        now.append(f"{name_of(method)} chooses next to blindly, so name another method")
+        now.append(f"{name_of(method)} chooses next to blindly (name another method)")
     if enough != tuple(repair):
         left = f"the repair is {' and '.join(enough)}, not {' and '.join(repair)}" if enough else "nothing is repaired"
         now.append(left)
@@ -97,7 +97,7 @@ def for_images(
     if now:
         doubts = [doubt for doubt in doubts if images is None or doubt != images.note]
         count = f"{different} training images" if images is None else images.used
-        doubts.insert(0, f"{count} are too few: {' and '.join(now)}; give {FEWEST} to {MOST:,}")
+        doubts.insert(0, f"{count}: too few, so {' and '.join(now)}; give {FEWEST} to {MOST:,}")
     for doubt in doubts:
         warn(doubt, tell)
     return method, enough
