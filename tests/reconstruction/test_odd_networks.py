@@ -198,12 +198,12 @@ def test_scripted_networks_are_refused() -> None:
 @pytest.mark.parametrize("way", ["beside", "input"])
 def test_what_is_changed_in_place_behind_a_branch_is_brought_up_to_date(way: str) -> None:
     def apart(net: Net, x: Tensor) -> Tensor:
-        x = x + net.branch(x)
-        return net.end(x + net.inner(x))
+        x = F.relu(net.inner(x))
+        return net.end(x + net.outer(x))
 
     def in_place(net: Net, x: Tensor) -> Tensor:
-        x = x + net.branch(x)
-        x += net.inner(x)
+        x = F.relu(net.inner(x))
+        x += net.outer(x)
         return net.end(x)
 
     def single(net: Net, x: Tensor) -> Tensor:
