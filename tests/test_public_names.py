@@ -78,3 +78,9 @@ def test_no_public_name_loads_an_optional_library() -> None:
     loaded = loaded_by("import secateur\nfor name in secateur.__all__:\n    getattr(secateur, name)")
     assert "torch" in loaded
     assert loaded.isdisjoint(OPTIONAL)
+
+
+def test_names_are_listed_before_they_are_loaded() -> None:
+    program = "import secateur; print(set(secateur.__all__) <= set(dir(secateur)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "True\n"

@@ -22,6 +22,10 @@ class ModelError(SecateurError):
     """A model that cannot be built, loaded or run on the example inputs."""
 
 
+class BranchingError(ModelError):
+    """A model whose forward takes other ways for other images, where all have to meet at the same layers."""
+
+
 class DataError(SecateurError):
     """A data set that is missing, damaged or does not fit the model."""
 

@@ -56,6 +56,9 @@ def test_evaluate_agrees_with_the_library(secateur: Call, pruned: Path):
     assert found["examples"] == expected.examples == data.size("val")
     assert found["top1"] == pytest.approx(expected.top1)
     assert found["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    assert (found["mean"], found["std"]) == (list(data.mean), list(data.std))
+    mean, std = data.mean[0], data.std[0]
+    assert f"Images normalised with --mean {mean:.4g} --std {std:.4g}." in secateur("evaluate", pruned).out
 
 
 def test_explain_lists_every_layer_and_what_is_pinned(secateur: Call):

@@ -24,7 +24,8 @@ def photographs(tmp_path: Path) -> str:
     for label in ("cats", "dogs"):
         (tmp_path / "photographs" / label).mkdir(parents=True)
         for number in range(8):
-            pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            seed = number + 8 * (label == "dogs")  # repeats would count once
+            pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
             image.fromarray(pixels).save(tmp_path / "photographs" / label / f"{number}.png")
     return "photographs"
 
@@ -100,3 +101,52 @@ def test_mistakes_are_one_sentence(secateur: Call, tmp_path: Path, words: list[s
     assert sentence in ended.err.replace("\n", " ")
     assert len(ended.err.strip().splitlines()) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_result_is_evaluated_as_its_images_were_normalised(secateur: Call, tmp_path: Path):
+    np.save(tmp_path / "digits.npy", np.random.default_rng(0).integers(0, 256, (70, 28, 28), np.uint8))
+    words = ("--model", "lenet5", "--calibrate", "digits.npy", "--classes", "10")
+    ended = secateur("prune", *words, "--mean", "0.25", "--std", "0.5", *QUICK, "--out", "small")
+    assert ended.status == 0, ended.err
+    found = json.loads(secateur("evaluate", "small", "--data", "mnist5k", "--json").out)
+    assert (found["mean"], found["std"]) == ([0.25], [0.5])
+    asked = ("--data", "mnist5k", "--mean", "0.1", "--std", "0.2", "--json")
+    assert json.loads(secateur("evaluate", "small", *asked).out)["mean"] == [0.1]
+    network = json.loads((tmp_path / "small" / "measurement.json").read_text())
+    assert network["normalisation"] == {"mean": [0.25], "std": [0.5]}
+
+
+WAYS = """
+import torch.nn.functional as F
+from torch import nn
+
+class Ways(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.outer, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 4)
+
+    def forward(self, x):
+        pair = (self.inner, self.outer) if len(x) < 60 else (self.outer, self.inner)
+        x = F.relu(self.stem(x))
+        for layer in pair:
+            x = x + F.relu(layer(x))
+        return self.head(x.mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize("command", ["plan", "prune"])
+def test_where_ways_part_the_usual_method_makes_room(secateur: Call, tmp_path: Path, command: str):
+    (tmp_path / "ways.py").write_text(WAYS)
+    np.save(tmp_path / "x.npy", torch.randn(180, 3, 8, 8).numpy())
+    words = ["--model", "ways.py:Ways", "--calibrate", "x.npy", "--keep", "0.5", "--quiet"]
+    words += ["--no-latency", "--export", "", "--out", "small"] if command == "prune" else []
+    ended = secateur(command, *words)
+    assert ended.status == 0, ended.err
+    assert ended.err.count("warning: ") == 1
+    assert "cannot be fitted: magnitude chooses what goes" in ended.err
+    if command == "prune":
+        assert '[method]\nname = "magnitude"' in (tmp_path / "small" / "recipe.toml").read_text()
+    ended = secateur(command, *words, "--method", "reconstruction", "--force")
+    assert ended.status == 1
+    assert "takes other ways for other images, so its layers cannot be fitted: switch" in ended.err

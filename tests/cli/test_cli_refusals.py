@@ -62,6 +62,17 @@ def refused(ended: Ended, status: int, words: str) -> None:
         (["--model", "lenet5", "--data", "mnist5k"], 1, "say how much to keep"),
         (["--data", "mnist5k", "--keep", "0.5"], 2, "Missing option '--model'"),
         (["--model", "lenet5", *HALF, "--nrom", "l2"], 2, "No such option: --nrom"),
+        (
+            ["--model", "lenet5", *HALF, "--scope=global"],
+            2,
+            "'--scope': reconstruction, which is taken where no method is named, has no such setting, but .* or "
+            "structured_sparsity has; add --method magnitude",
+        ),
+        (
+            ["--model", "lenet5", *HALF, "--method", "filter_std", "--norm", "l2"],
+            2,
+            "'--norm': filter_std has no such setting, but magnitude has; add --method magnitude",
+        ),
         (["--model", "lenet5", *HALF, "--multiple", "fast"], 2, "'--multiple': 'fast' is none of INTEGER, auto"),
         (["--model", "lenet5", *HALF, "--multiple", "7.5"], 2, "'--multiple': '7.5' is none of INTEGER, auto"),
         (["--model", "lenet5", *HALF, "--multiple", "0"], 1, '--multiple must be "auto" .* at least 1, not 0$'),

@@ -77,7 +77,7 @@ def test_the_flags_are_those_of_the_method_that_is_taken(secateur: Call):
     network = ("--model", "resnet20", "--keep", "0.5", "--json")
     assert secateur("plan", *network, "--norm", "l2").status == 0
     assert secateur("plan", *network, "--calibrate=nowhere", "--shares", "uniform").err.startswith("error: there is no")
-    assert "No such option: --norm" in secateur("plan", *network, "--data", "mnist5k", "--norm", "l2").err
+    assert "add --method magnitude" in secateur("plan", *network, "--data", "mnist5k", "--norm", "l2").err
 
 
 @pytest.mark.parametrize(("word", "hint"), [("prun", "prune"), ("exprot", "export")])

@@ -210,12 +210,14 @@ def test_fine_grids_of_many_wide_groups_are_done_in_time() -> None:
 def test_a_prediction_is_put_in_words() -> None:
     curves = [ErrorCurve("a", (0, 1), (0.0, 0.25, 0.5)), ErrorCurve("b", (0, 1), (0.0, 0.125, 0.5))]
     assert note(curves, Plan((DropUnits("a", (0,)), DropUnits("b", (0,))))) == (
-        "layers are predicted to lose 0.375 of the variance of what they put out if fitted anew, "
+        "layers are predicted to lose 0.375 of the variance of what they put out once they are fitted anew, "
+        "and more without a fit, "
         "added up over 2 groups: "
         "0.25 in a, 0.125 in b"
     )
     assert note(curves, Plan()).endswith(
-        "lose 0 of the variance of what they put out if fitted anew, added up over 2 groups"
+        "lose 0 of the variance of what they put out once they are fitted anew, and more without a fit, "
+        "added up over 2 groups"
     )
 
 
@@ -286,3 +288,15 @@ def test_multiples_that_cannot_meet_a_target_are_refined() -> None:
     target = Target(0.1, "macs")
     plan = meet(graph, toward(graph, curves, target), target, Limits())
     assert size(graph, plan).macs <= 0.1 * size(graph).macs
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (1000, " (from 1,000 images), added up"),
+        (3, " (from 3 images, too few to go by: it looks the better the fewer they are below 64), added up"),
+        (1, " (from 1 image, too few"),
+    ],
+)
+def test_a_prediction_says_from_how_many_images(images: int, words: str) -> None:
+    assert words in note([ErrorCurve("a", (0, 1), (0.0, 0.25, 0.5))], Plan((DropUnits("a", (0,)),)), images)

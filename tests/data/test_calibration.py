@@ -363,7 +363,7 @@ def test_pictures_of_several_sizes_are_resized_as_for_evaluation(tmp_path: Path)
     for label in "ab":
         (halves / label).mkdir(parents=True)
         for number in range(3):
-            noise = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            noise = np.random.default_rng(ord(label) + 2 * number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
             Image.fromarray(noise).save(halves / label / f"{number}.png")
     data = load_data(f"imagefolder:{tmp_path / 'halves'}", image_size=8, workers=0, val_fraction=0.4)
     theirs = torch.cat([x for split in ("train", "val", "test") for x, _ in data.batches(split)])  # type: ignore[arg-type]
@@ -405,7 +405,7 @@ def test_pictures_take_the_structure_of_the_example(tmp_path: Path) -> None:
     ],
 )
 def test_the_note_says_how_many_and_what_more_would_bring(count: int, few: bool, words: str) -> None:
-    found = load_calibration(torch.zeros(count, 3, 1, 1), count=9999)
+    found = load_calibration(torch.rand(count, 3, 2, 1), count=9999)
     assert found.few == few
     assert re.search(words, found.note)
 
@@ -506,10 +506,11 @@ def test_folders_and_files_that_cannot_be_used_are_one_sentence(tmp_path: Path) 
     with pytest.raises(DataError, match=r"there are no pictures in '.*' \(known endings: .jpg"):
         load_calibration(tmp_path)
     fill(tmp_path, 3)
-    (tmp_path / "001.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"the image '.*001.png' cannot be read"):
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"the image '.*00..png' cannot be read"):
         load_calibration(tmp_path)
-    with pytest.raises(DataError, match=r"the image '.*001.png' cannot be read"):
+    with pytest.raises(DataError, match=r"none of 3 pictures can be read; the first: the image '.*00..png' cannot"):
         load_calibration(tmp_path, image_size=4, workers=0)
     with pytest.raises(
         DataError, match=r"pictures have 1 or 3 channels, but the network takes float32 of shape \(1, 4"
@@ -545,3 +546,84 @@ def test_folders_and_files_that_cannot_be_used_are_one_sentence(tmp_path: Path) 
 def test_settings_out_of_range_are_refused(asked: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         load_calibration(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), **asked)
+
+
+# what is used with a doubt
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_others_take_their_places(tmp_path: Path) -> None:
+    for number in range(30):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number:03}.png")
+    whole = load_calibration(tmp_path, count=20)
+    assert (whole.count, whole.lost) == (20, ())
+    damaged = (tmp_path / "003.png").read_bytes()
+    for number in (0, 3, 7, 11, 16, 22):
+        (tmp_path / f"{number:03}.png").write_bytes(damaged[: len(damaged) // 2] if number % 2 else b"no picture")
+    for how in ({}, {"image_size": 6}, {"workers": 1}):
+        found = load_calibration(tmp_path, count=20, **how)
+        assert found.count == 20
+        assert 1 <= len(found.lost) <= 6
+        doubt = found.doubts[-1]
+        assert re.match(r"the image '.*\d.png' cannot be read .*: repair or remove it", doubt)
+        assert doubt.endswith(f", and {len(found.lost) - 1} more; the images that can be read are used")
+    found = load_calibration(tmp_path)
+    assert (found.count, len(found.lost)) == (24, 6)
+
+
+def test_pictures_that_stand_in_have_the_size_of_the_others(tmp_path: Path) -> None:
+    first = load_calibration(fill(tmp_path / "a", 12), count=4, **PLAIN)  # type: ignore[arg-type]
+    drawn = greys(first)
+    for number in range(12):
+        path = tmp_path / "a" / f"{number:03}.png"
+        if number == drawn[1]:
+            path.write_bytes(b"no picture")
+        elif number not in drawn:
+            Image.new("RGB", (9, 9)).save(path)
+    found = load_calibration(tmp_path / "a", count=4, **PLAIN)  # type: ignore[arg-type]
+    assert (greys(found), len(found.lost)) == ([drawn[0], *drawn[2:]], 1)
+
+
+def test_repeats_and_single_colours_are_left_out_of_few_images() -> None:
+    one = torch.rand(5, 3, 8, 8)
+    grey = torch.rand(9, 3, 1, 1).expand(9, 3, 8, 8)
+    found = load_calibration(torch.cat([one, one, grey]))
+    assert (found.count, found.different, found.few) == (5, 5, True)
+    assert found.source == "arrays, without 14 repeats and images of a single colour"
+    assert load_calibration(grey).different == 0
+    assert load_calibration(torch.cat([torch.rand(90, 3, 8, 8), grey])).count == 99  # enough others
+    assert load_calibration((torch.cat([one, one]), torch.rand(10, 4)), example=TWO).count == 10
+    assert load_calibration(torch.rand(9, 3, 1, 1)).different == 9
+
+
+def test_values_as_of_pixels_are_doubted() -> None:
+    assert load_calibration(torch.randn(90, 3, 8, 8)).doubts == ()
+    [doubt] = load_calibration(255 * torch.rand(90, 3, 8, 8)).doubts
+    assert "hold values up to 25" in doubt
+    assert load_calibration(255 * torch.rand(90, 7)).doubts == ()  # no images
+
+
+def test_images_with_their_channels_last_are_told_so() -> None:
+    with pytest.raises(
+        DataError, match=r"\(8, 8, 3\) each where the network takes \(3, 8, 8\): put the channels first"
+    ):
+        load_calibration(torch.rand(9, 8, 8, 3), example=ONE)
+
+
+def test_a_list_of_vectors_is_one_input_each() -> None:
+    assert [batch.shape for batch in load_calibration(list(torch.rand(9, 20))).batches] == [(9, 20)]  # type: ignore[union-attr]
+
+
+def test_what_is_given_is_looked_through_again() -> None:
+    with pytest.raises(DataError, match="hold NaN or infinite values"):
+        load_calibration(Calibration((POISONED,), 4, "elsewhere"), example=ONE)
+
+
+def test_what_pixels_were_normalised_with_is_known(tmp_path: Path) -> None:
+    pixels = (255 * torch.rand(9, 3, 8, 8)).byte()
+    found = load_calibration(pixels, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert load_calibration(fill(tmp_path, 3)).mean == (0.485, 0.456, 0.406)
+    assert load_calibration(pixels.float()).mean is None
+    data = from_arrays((pixels, torch.arange(9) % 3), (pixels, torch.arange(9) % 3))
+    assert (load_calibration(data).mean, load_calibration(data).std) == (data.mean, data.std)

@@ -140,3 +140,20 @@ def test_a_table_of_another_machine_or_version_is_measured_anew(
     again = LayerTable.here("eager", 1, torch.device("cpu"))
     assert again.milliseconds(shape) < 1e9
     assert again.measured == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), (3, 9, 9)),
+        (nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 4, 3)), (3, 9)),
+        (nn.Sequential(nn.ConvTranspose2d(3, 8, 3), nn.Conv2d(8, 4, 3)), (3, 9, 9)),
+        (nn.Sequential(nn.Linear(9, 8), nn.Linear(8, 4)), (9,)),
+    ],
+)
+def test_an_image_without_a_batch_is_timed_as_a_batch_of_one(model: nn.Module, shape: tuple[int, ...]) -> None:
+    model, x = model.eval(), torch.randn(shape)
+    graph = trace(model, x[None])
+    keep = graph.kept(Plan((DropUnits(graph.free[0].name, (0, 1)),)))
+    one, alone = (Forecast.of(model, graph, inputs, LayerTable("eager", 1), 1.0) for inputs in (x[None], x))
+    assert [one.shape(call, keep) for call in one.calls] == [alone.shape(call, keep) for call in alone.calls]

@@ -52,7 +52,8 @@ def test_the_least_error_by_hand() -> None:
     plan = Reconstruction().plan(problem(chain(), Target(0.625, "units"), CURVES))
     assert plan.dropped() == {"0": (0, 2), "2": (1,)}
     assert plan.notes == (
-        "layers are predicted to lose 0.05 of the variance of what they put out if fitted anew, "
+        "layers are predicted to lose 0.05 of the variance of what they put out once they are fitted anew, "
+        "and more without a fit, "
         "added up over 2 groups: "
         "0.03 in 0, 0.02 in 2",
     )

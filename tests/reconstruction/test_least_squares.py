@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from secateur.reconstruction import least_squares
-from secateur.reconstruction.least_squares import Fit, Moments, solved
+from secateur.reconstruction.least_squares import Fit, Moments, inverted, solved
 
 
 def rows(count: int, columns: int, outputs: int, seed: int = 0, noise: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,3 +113,14 @@ def test_too_few_images_to_hold_any_out_change_nothing() -> None:
     fit = Fit()
     fit.add(inputs, missing, torch.zeros(8, dtype=torch.long))
     assert fit.solve() is None
+
+
+def test_a_matrix_that_rounding_has_left_without_an_inverse_is_raised_a_little() -> None:
+    column = torch.randn(1, 6, 1, dtype=torch.float64)
+    square = column @ column.transpose(1, 2)
+    for singular in (square - 1e-9 * torch.eye(6), torch.zeros(1, 6, 6, dtype=torch.float64)):
+        found = inverted(singular)
+        assert bool(found.isfinite().all())
+        assert float(torch.linalg.eigvalsh(found).min()) > 0
+    sound = square + torch.eye(6)
+    torch.testing.assert_close(inverted(sound) @ sound, torch.eye(6, dtype=torch.float64)[None])

@@ -193,3 +193,49 @@ def test_scripted_networks_are_refused() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)))
     with pytest.raises(ModelError, match="scripted"):
         prune(scripted, target=0.5, calibrate=images(), latency=False)
+
+
+@pytest.mark.parametrize("way", ["beside", "input"])
+def test_what_is_changed_in_place_behind_a_branch_is_brought_up_to_date(way: str) -> None:
+    def apart(net: Net, x: Tensor) -> Tensor:
+        x = F.relu(net.inner(x))
+        return net.end(x + net.outer(x))
+
+    def in_place(net: Net, x: Tensor) -> Tensor:
+        x = F.relu(net.inner(x))
+        x += net.outer(x)
+        return net.end(x)
+
+    def single(net: Net, x: Tensor) -> Tensor:
+        return net.end(x + net.outer(F.relu(net.inner(x))))
+
+    def scaled(net: Net, x: Tensor) -> Tensor:
+        y = F.relu(net.inner(x))
+        z = net.outer(y)
+        y.mul_(3.0)
+        return net.end(x + z)
+
+    pair = (single, scaled) if way == "beside" else (apart, in_place)
+    (_, right, names), (_, found, same) = (fitted(Net(how), list(images().split(20))) for how in pair)
+    assert same == names
+    assert found == pytest.approx(right, rel=1e-3)
+
+
+def test_a_layer_whose_input_changes_too_late_to_know_of_it_is_left_alone() -> None:
+    class Two(Net):
+        def __init__(self) -> None:
+            super().__init__(plain)
+            self.side = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.stem(x))
+            y = F.relu(self.inner(x))
+            z = self.outer(y)
+            w = self.side(x)  # the other half of the sum, behind which the input of the first is changed
+            y.mul_(3.0)
+            return self.end(z + w)
+
+    before, after, changed = fitted(Two(), [images()])
+    assert "outer" not in changed
+    assert "side" in changed
+    assert after < 0.5 * before

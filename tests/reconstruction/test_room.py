@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import sys
 
 import pytest
@@ -190,5 +189,3 @@ def test_memory_that_is_freed_goes_back_where_much_is_held(monkeypatch: pytest.M
     assert not calls
     Room({}, 2**30).tidy()
     assert calls == [0]
-
-

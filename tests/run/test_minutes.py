@@ -133,7 +133,9 @@ def test_without_labels_the_dense_network_teaches(trained: nn.Module, unlabelled
 
 def test_what_is_no_better_is_not_returned(trained: nn.Module, data: Data, unlabelled: Tensor, train: Settings) -> None:
     """A rate that destroys the network with labels; and nothing to win where little is gone."""
-    for more in ({"data": data, "train": replace(train, lr=50.0, epochs=9)}, {"calibrate": torch.zeros(64, 3, 8, 8)}):
+    dots = torch.zeros(64, 3, 8, 8)
+    dots[:, 0, 0, 0] = torch.arange(64) * 1e-30  # of which nothing is left
+    for more in ({"data": data, "train": replace(train, lr=50.0, epochs=9)}, {"calibrate": dots}):
         result, repaired = pruned(trained, **more), pruned(trained, **more, minutes=0)
         found = result.minutes
         assert found is not None
@@ -158,6 +160,9 @@ def test_images_that_are_too_few_teach_nothing(trained: nn.Module, unlabelled: T
     assert result.minutes is not None
     assert result.minutes.ended == "31 images are too few: 16 to learn from and 16 to judge by are the least"
     assert same(result.model, pruned(trained, calibrate=unlabelled[:31], minutes=0).model)
+    grey = pruned(trained, calibrate=torch.rand(64, 3, 1, 1).expand(64, 3, 8, 8)).minutes
+    assert grey is not None
+    assert grey.ended.startswith("0 images are too few")  # those of a single colour are none
     enough = pruned(trained, calibrate=unlabelled[:32]).minutes
     assert enough is not None
     assert enough.held_out == 16

@@ -89,3 +89,18 @@ def test_failure_leaves_the_statistics_alone(net: Callable[[int], nn.Module]) ->
 
 def test_a_network_without_batch_norm_needs_no_batches() -> None:
     assert recalibrate(nn.Linear(2, 2), []) == 0
+
+
+def test_what_does_not_vary_keeps_its_variance() -> None:
+    norm = nn.Sequential(nn.BatchNorm2d(3))
+    recalibrate(norm, [(torch.full((8, 3, 4, 4), 5.0), None)])
+    assert torch.equal(norm[0].running_mean, torch.full((3,), 5.0))
+    assert torch.equal(norm[0].running_var, torch.ones(3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_leave_the_statistics_alone(value: float) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert recalibrate(model, [(torch.randn(8, 3, 4, 4), None), (torch.full((8, 3, 4, 4), value), None)]) == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

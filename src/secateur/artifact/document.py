@@ -28,8 +28,9 @@ def document(result: Result) -> dict[str, Any]:
 
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
     ``cut`` (before its repair, where there was one), ``middle`` (before fine-tuning), ``after``, ``repairs`` (without
-    training, on validation images), ``calibration`` (how many unlabelled images were used), ``minutes`` (how they
-    were used), ``widths``, ``explanation``, ``verification``,
+    training, on validation images), ``calibration`` (how many unlabelled images were used), ``normalisation``
+    (``mean`` and ``std`` of the images), ``minutes`` (how they were used), ``widths``, ``explanation``,
+    ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
     and ``notes`` (why these, round by round),
@@ -53,6 +54,7 @@ def document(result: Result) -> dict[str, Any]:
             "after": result.after,
             "repairs": list(result.repairs),
             "calibration": result.calibration,
+            "normalisation": result.normalisation and dict(zip(("mean", "std"), result.normalisation, strict=True)),
             "minutes": result.minutes,
             "widths": [{"layer": w.layer, "before": w.before, "after": w.after} for w in result.widths],
             "explanation": _explanation(result.explanation),

@@ -76,7 +76,12 @@ def add(
 
     class Late(typer.core.TyperCommand):
         def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
-            command: Any = _built(name, text, function, list(flags(args)))
+            try:
+                found = list(flags(args))
+            except typer.BadParameter as error:
+                error.ctx = error.ctx or parent  # or no usage would be shown
+                raise
+            command: Any = _built(name, text, function, found)
             return command.make_context(info_name, args, parent, **extra)
 
     app.command(name, cls=Late, help=text)(_nothing)

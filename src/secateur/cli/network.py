@@ -169,10 +169,14 @@ def evaluate(
         tell(Event("measure", f"testing {subject.name}"))
         batches = subject.data.batches(testing.split, testing.batch_size)
         found = accuracy_at(subject.model, batches, place_for(subject.model), tell)
+    scaled = {"mean": list(subject.data.mean), "std": list(subject.data.std)}
     if as_json:
-        say_json({"network": subject.name, "data": subject.data.name, "split": testing.split, **found.to_dict()})
+        about = {"network": subject.name, "data": subject.data.name, "split": testing.split, **scaled}
+        say_json({**about, **found.to_dict()})
         return
-    say(table((subject.name, f"{subject.data.name}, {testing.split}"), accuracy_rows(found), numbers=(1,)))
+    say(table((subject.name, f"{subject.data.name}, {testing.split}"), accuracy_rows(found), numbers=(1,)), "")
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in scaled.values())
+    say(f"Images normalised with --mean {mean} --std {std}.")
 
 
 def measure(

@@ -25,7 +25,14 @@ _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 def carry_out(
-    recipe: Recipe, out: Path | None, *, force: bool, download: bool, quiet: bool, as_json: bool
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    force: bool,
+    download: bool,
+    quiet: bool,
+    as_json: bool,
+    method_asked: bool = True,
 ) -> tuple[Result, Path]:
     """Do what a recipe says, save it and print what came out.
 
@@ -36,6 +43,7 @@ def carry_out(
         download: fetch a missing data set.
         quiet: print results only.
         as_json: print one JSON document only.
+        method_asked: see ``run_recipe``.
 
     Raises:
         SecateurError: one of its kinds; a result that was there is untouched then.
@@ -55,7 +63,7 @@ def carry_out(
         _open_work(work, recipe, force)
     try:
         with Listener(quiet or as_json or not leads) as tell:
-            result = run.run_recipe(recipe, work=work, download=download, tell=tell)
+            result = run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
             if not leads:
                 return result, folder
             tell(Event("save", "saving"))

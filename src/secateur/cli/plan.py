@@ -12,9 +12,9 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag
 from secateur.cli.progress import Listener
-from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, recipe_of, selection_flags
+from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, method_asked, recipe_of, selection_flags
 from secateur.cli.tables import say, say_json, table
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, BranchingError
 
 if TYPE_CHECKING:
     from secateur.core.graph import Graph
@@ -54,15 +54,23 @@ def plan(
     Nothing is trained and no network is changed. The whole target is reached in one round. Without --forecast nothing
     is timed, unless a latency is limited, and widths follow the rule.
     """
-    from secateur import artifact
+    from secateur import artifact, run
     from secateur.core.size import size
+    from secateur.methods import name_of
     from secateur.report import limits
+    from secateur.run.fallback import without_fit
 
     recipe = recipe_of(given)
     if out is not None and out.exists() and not force:
         raise ArtifactError(f"{out} exists already; choose another file, or replace it with --force")
+    asked = method_asked(given)
     with Listener(quiet or as_json) as tell:
-        graph, decided, foretold, budget = _decide(recipe, download, forecast, tell)
+        try:
+            graph, decided, foretold, budget = _decide(recipe, download, forecast, tell, asked)
+        except BranchingError as error:
+            method, _ = without_fit(error, run.method_of(recipe), (), method_asked=asked, repair_asked=True, tell=tell)
+            recipe = replace(recipe, method=name_of(method))
+            graph, decided, foretold, budget = _decide(recipe, download, forecast, tell, True)
     if out is not None:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +95,7 @@ def plan(
         say("", f"Plan: {out}")
 
 
-def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Decided:
+def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: bool) -> _Decided:
     """Return the network's graph, the plan that ``prune`` would begin with, what it promises, and its limits."""
     from secateur import run
     from secateur.core.limits import Limits
@@ -95,6 +103,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
     from secateur.repair import chosen
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
+    from secateur.run.fallback import for_images
     from secateur.run.foretelling import foretell
     from secateur.run.job import Job
     from secateur.run.place import place_for
@@ -108,6 +117,8 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
     data = run.data_of(recipe, download=download)
     images = run.images_of(recipe, data, tell)
     model = run.model_of(recipe, data, images)
+    repair = chosen(recipe.repair, images=data is not None or images is not None)
+    method, repair = for_images(images, data, recipe.calibrate_images, method, repair, method_asked=asked, tell=tell)
     job = Job(
         dense=model,
         inputs=run.example_of(recipe, data, images),
@@ -119,7 +130,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
         latency=recipe.latency,
-        repair=chosen(recipe.repair, images=data is not None or images is not None),
+        repair=repair,
         calibrate=images,
         calibrate_images=recipe.calibrate_images,
         patience=recipe.patience,

@@ -12,7 +12,7 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.outcome import carry_out, without_missing
-from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, recipe_of, selection_flags
+from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, method_asked, recipe_of, selection_flags
 from secateur.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def prune(
         if asked is not None and not given.of("recipe").get("data"):
             raise DataError(f"{what} needs data: name a data set with --data, or leave out the settings of {what}")
     recipe = recipe_of(given, train=training, pretrain=first, **more)
-    carry_out(recipe, out, force=force, download=download, quiet=quiet, as_json=as_json)
+    named = method_asked(given)
+    carry_out(recipe, out, force=force, download=download, quiet=quiet, as_json=as_json, method_asked=named)
 
 
 def run(

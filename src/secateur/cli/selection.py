@@ -79,6 +79,11 @@ def recipe_of(given: Given, **more: Any) -> Recipe:
         raise SettingError(re.sub(r"'(\w+)'", lambda name: f"--{name[1].replace('_', '-')}", text)) from None
 
 
+def method_asked(given: Given) -> bool:
+    """Tell whether the flags name a method, or settings that only the usual one has."""
+    return bool(given.of("recipe").get("method") or given.of("method"))
+
+
 def method_flags(args: Sequence[str], method: str = "") -> list[Flag]:
     """Return the flags of the settings of the method that the arguments name, or of another where they name none."""
     from secateur.budget import Budget
@@ -93,7 +98,35 @@ def method_flags(args: Sequence[str], method: str = "") -> list[Flag]:
         name = method or default(images=_sees({name: _word_of(name, args) for name in ("data", "calibrate")}))
     fields = [field.name for kind in (Recipe, Settings, Budget) for field in dataclasses.fields(kind)]
     taken = {*_OWN, *(f"--{field.replace('_', '-')}" for field in fields)}
-    return flags_of(find(name), "method", f"Settings of {name}", taken=taken)
+    own = flags_of(find(name), "method", f"Settings of {name}", taken=taken)
+    _refuse_others(args, name, [flag.option for flag in own], taken)
+    return own
+
+
+def _refuse_others(args: Sequence[str], name: str, own: Sequence[str], taken: set[str]) -> None:
+    """Refuse a setting that another method has, and say which.
+
+    Raises:
+        typer.BadParameter: if one is there.
+    """
+    from secateur.methods import default, methods
+
+    asked = {word.partition("=")[0].replace("--no-", "--", 1) for word in args if word.startswith("--")}
+    for option in sorted(asked - taken - set(own)):
+        theirs = [
+            other
+            for other, kind in methods().items()
+            if any(flag.option == option for flag in flags_of(kind, "method", "", taken=taken))
+        ]
+        if theirs:
+            chosen = "" if _word_of("method", args) else ", which is taken where no method is named,"
+            some = " or ".join((", ".join(theirs[:-1]), theirs[-1]) if len(theirs) > 1 else theirs)
+            usual = default(images=False)
+            raise typer.BadParameter(
+                f"{name}{chosen} has no such setting, but {some} has; add --method "
+                f"{usual if usual in theirs else theirs[0]}.",
+                param_hint=f"'{option}'",
+            )
 
 
 def _sees(asked: Mapping[str, Any]) -> bool:

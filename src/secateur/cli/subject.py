@@ -81,6 +81,8 @@ def subject_of(
     from secateur import run
 
     loaded = load(folder, trust)
+    if not {"mean", "std"} & asked.keys():
+        asked |= loaded.measurement.get("normalisation") or {}
     data = None
     if loaded.recipe is not None and (test or "data" in asked):
         data = run.data_of(replace(loaded.recipe, **asked), download=download)

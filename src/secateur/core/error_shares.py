@@ -86,6 +86,10 @@ def toward(
     return partial(by_error, graph, curves, costs=costs, goal=goal, start=start)
 
 
+_SURE = 64
+"""Images from which on a predicted error can be compared with others."""
+
+
 def predicted(curves: Sequence[ErrorCurve], plan: Plan) -> dict[str, float]:
     """Return the error that a plan leaves in each group with a curve, where the units are those that the curve drops.
 
@@ -111,18 +115,24 @@ def chosen(curves: Sequence[ErrorCurve], plan: Plan) -> Plan:
     return replace(plan, edits=(*drops, *(edit for edit in plan.edits if not isinstance(edit, DropUnits))))
 
 
-def note(curves: Sequence[ErrorCurve], plan: Plan) -> str:
+def note(curves: Sequence[ErrorCurve], plan: Plan, images: int | None = None) -> str:
     """Say what error a plan is predicted to leave, and where the most of it.
 
     Args:
         curves: whose units the plan drops, in their order.
         plan: how many units go.
+        images: by which the curves were measured: of few of them hardly anything seems lost, for a few can be fitted
+            whatever goes; None where nobody knows.
     """
     errors = predicted(curves, plan)
     known = {name: error for name, error in errors.items() if math.isfinite(error)}
     worst = sorted(known, key=lambda name: -known[name])[:3]
     most = ", ".join(f"{known[name]:.3g} in {name}" for name in worst if known[name] > 0)
-    text = f"layers are predicted to lose {sum(known.values()):.3g} of the variance of what they put out if fitted anew"
+    text = f"layers are predicted to lose {sum(known.values()):.3g} of the variance of what they put out"
+    text += " once they are fitted anew, and more without a fit"
+    if images is not None:
+        short = f", too few to go by: it looks the better the fewer they are below {_SURE}" if images < _SURE else ""
+        text += f" (from {images:,} image{'' if images == 1 else 's'}{short})"
     text += f", added up over {len(known)} groups{': ' + most if most else ''}"
     beyond = len(errors) - len(known)
     return f"{text}; {beyond} more are cut further than was measured" if beyond else text

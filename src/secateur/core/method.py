@@ -167,7 +167,7 @@ class ScoreMethod(Method):
             curves = problem.error_curves(open_scores)
             order = toward(problem.graph, curves, problem.target, start)
             plan = meet(problem.graph, order, problem.target, problem.limits, start)
-            return replace(plan, notes=(*plan.notes, note(curves, plan)))
+            return replace(plan, notes=(*plan.notes, note(curves, plan, problem.image_count())))
         return meet(problem.graph, order, problem.target, problem.limits, start)
 
 

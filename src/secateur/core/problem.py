@@ -16,7 +16,7 @@ from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.sensitivity import Curve, points
 from secateur.core.size import Target
-from secateur.core.surgery import Inputs, masked
+from secateur.core.surgery import Inputs, masked, tensors_in
 from secateur.core.trials import Search
 from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
@@ -89,6 +89,10 @@ class Problem:
                 "secateur.prune, which measures them, or give the problem a 'time'"
             )
         return self.time()
+
+    def image_count(self) -> int | None:
+        """Return how many images there are to look at, which are read for it; None without any."""
+        return None if self.images is None else sum(len(tensors_in(batch)[0]) for batch in self.images)
 
     def error_curves(self, scores: Mapping[str, Tensor] | None = None) -> Sequence[ErrorCurve]:
         """Return what no refit of its readers can bring back as each group loses its units.

@@ -6,12 +6,14 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from secateur import rules
+from secateur.data.distinct import NORMALISED, SAMPLES, distinct, largest
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
@@ -24,7 +26,6 @@ COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
 
-_SAMPLES = 4096  # numbers of each tensor that a digest looks at
 _COUNT, _SEED = rules.whole(1, "images"), rules.whole(0)
 _NAMED = rules.optional(
     rules.Rule(
@@ -45,25 +46,71 @@ class Calibration:
             else. On the CPU.
         count: images in all batches together.
         source: where they are from and what was done to them, in words.
+        mean: per channel, with which raw pixels were normalised; None where they came as the forward takes them.
+        std: the same.
+        lost: what could not be read, a sentence for each.
     """
 
     batches: tuple[Inputs, ...] = field(repr=False)
     count: int
     source: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    lost: tuple[str, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def different(self) -> int:
+        """How many images there are without repeats and images of a single colour."""
+        return sum(int(kept.sum()) for kept in distinct(self.batches))
 
     @property
     def few(self) -> bool:
         """Whether there are fewer images than is advised."""
-        return self.count < FEWEST
+        return self.different < FEWEST
+
+    @cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """Return what is wrong with the images, and what to do, a sentence for each; there may be nothing."""
+        found: list[str] = []
+        if self.few:
+            found.append(self.note)
+        if self.lost:
+            first, *more = self.lost
+            others = f", and {len(more)} more" if more else ""
+            found.append(f"{first}{others}; the images that can be read are used")
+        if (most := largest(self.batches)) > NORMALISED:
+            found.append(
+                f"the calibration images hold values up to {most:.4g}, as pixels that nobody has normalised: give them "
+                "as uint8 with mean and std, or normalised as those that the network was trained with, unless that was "
+                "on such values"
+            )
+        return tuple(found)
 
     @property
     def note(self) -> str:
         """Return one sentence: how many images were used, and what more would bring."""
-        used = f"{self.count:,} unlabelled image{'' if self.count == 1 else 's'} ({self.source})"
         if self.few:
-            return f"{used}: at least {FEWEST} are advised, and up to {MOST:,} make the result more accurate"
+            return f"{self.used}: at least {FEWEST} are advised, and up to {MOST:,} make the result more accurate"
         more = f"up to {MOST:,} win a little more" if self.count < MOST else "more would change little"
-        return f"{used}: {more}"
+        return f"{self.used}: {more}"
+
+    @property
+    def used(self) -> str:
+        """Return how many images there are, and from where."""
+        used = f"{self.count:,} unlabelled image{'' if self.count == 1 else 's'} ({self.source})"
+        return used if self.different else f"{used}, each of a single colour"
+
+    def without_repeats(self) -> Calibration:
+        """Return the images without repeats and images of a single colour, but for a lack of any others.
+
+        Whatever holds images out would hold out what it has seen.
+        """
+        less = self.count - self.different
+        if not less or not self.different:
+            return self
+        kept = [part(batch, rows) for batch, rows in zip(self.batches, distinct(self.batches), strict=True)]
+        source = f"{self.source}, without {less:,} repeats and images of a single colour"
+        return replace(self, batches=tuple(it for it in kept if length(it)), count=self.different, source=source)
 
     def example(self) -> Inputs:
         """Return the first image, as a batch of one."""
@@ -92,7 +139,7 @@ class Calibration:
         found = hashlib.sha256(str(self.count).encode())
         for batch in self.batches:
             for tensor in tensors(batch):
-                step = max(1, tensor.numel() // _SAMPLES) | 1  # odd, so that it does not stay in one column of a map
+                step = max(1, tensor.numel() // SAMPLES) | 1  # odd, so that it does not stay in one column of a map
                 some = tensor.reshape(-1)[::step].contiguous()
                 found.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
                 found.update(some.view(torch.uint8).numpy().data)
@@ -180,16 +227,34 @@ def load_calibration(
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         torch.default_generator.manual_seed(seed)  # of loaders that shuffle
         read = opened(source, wanted, count, seed, size, workers)
-        batches = tuple(_batches(read.items, read.wanted, count, read.single))
+        raw = list[bool]()
+        batches = tuple(_batches(_noted(read.items, raw), read.wanted, count, read.single))
+    if not batches and read.lost:
+        raise DataError(f"none of {len(read.lost)} pictures can be read; the first: {read.lost[0]}")
     if not batches:
         raise DataError(f"there are no images in {read.name}: give some, {FEWEST} to {MOST:,} if you can")
-    return Calibration(batches, sum(map(length, batches)), read.name)
+    used: tuple[tuple[float, ...] | None, tuple[float, ...] | None] = (None, None)
+    images = next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None)
+    if images is not None and (read.scaled or any(raw)):
+        used = read.wanted.scale(images.shape[1])
+    found = Calibration(batches, sum(map(length, batches)), read.name, *used, tuple(read.lost))
+    return found.without_repeats() if found.few else found
+
+
+def _noted(items: Iterator[Any], raw: list[bool]) -> Iterator[Any]:
+    """Yield items, and note of the first whether it holds raw pixels."""
+    for item in items:
+        if not raw:
+            raw.append(any(it.dtype == torch.uint8 and it.dim() > 2 for it in tensors(plain(item))))
+        yield item
 
 
 def _checked(given: Calibration, wanted: Wanted) -> Calibration:
     """Return images that were loaded before, in the structure of these inputs; their size was chosen then."""
     if not given.batches:
         raise DataError("the calibration holds no images: give some")
+    for batch in given.batches:
+        _refuse_infinite(batch)
     if wanted.example is None:
         return given
     wanted = replace(wanted, any_size=True)
@@ -225,10 +290,14 @@ def _batches(items: Iterator[Any], wanted: Wanted, count: int, single: Callable[
 
 def _split(inputs: Inputs, most: int) -> list[Inputs]:
     """Return finite inputs in batches of at most so many images."""
+    _refuse_infinite(inputs)
+    return [part(inputs, slice(at, at + most)) for at in range(0, length(inputs), most)]
+
+
+def _refuse_infinite(inputs: Inputs) -> None:
     for tensor in tensors(inputs):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError("the calibration images hold NaN or infinite values: repair or remove those images")
-    return [part(inputs, slice(at, at + most)) for at in range(0, length(inputs), most)]
 
 
 def _largest(inputs: Inputs) -> int:

@@ -93,7 +93,10 @@ def fitted(item: Any, wanted: Wanted, *, single: bool = False) -> Inputs:
     found = unlabelled(item, wanted.example)
     leaves = list(tensors(found))
     if not leaves:
-        raise DataError(f"the calibration images are of type {type(item).__name__}: give tensors or arrays of numbers")
+        raise DataError(
+            f"the calibration images are of type {type(item).__name__}: give tensors or arrays of numbers, or the "
+            "folder of the pictures"
+        )
     if wanted.example is None:
         likes: list[Tensor | None] = [None] * len(leaves)
         single = single or (found is not item and isinstance(item, tuple) and _rank(item[-1]) == 0)
@@ -142,8 +145,11 @@ def has_labels(item: Any) -> bool:
 
 
 def is_image(item: Any) -> bool:
-    """Tell whether a tensor, of which nothing else is known, is a single image with its channels first."""
-    first = next(tensors(plain(item)), None)
+    """Tell whether a tensor, of which nothing else is known, is a single image with its channels first, or a vector."""
+    found = plain(item)
+    if isinstance(found, Tensor) and found.dim() == 1:
+        return found.is_floating_point()
+    first = next(tensors(found), None)
     return first is not None and first.dim() == 3 and first.shape[0] in CHANNELS
 
 
@@ -227,7 +233,8 @@ def _fitted(leaf: Tensor, like: Tensor | None, wanted: Wanted, name: str) -> Ten
         leaf = normalise(leaf, *scaling(mean, std, leaf.dtype, _CPU))
     if leaf.is_complex() or (like is not None and leaf.is_floating_point() != floating):
         takes = "real numbers" if like is None else _kind(like)
-        raise DataError(f"{name} are {_kind(leaf)} where the network takes {takes}: convert them")
+        remedy = "convert them to normalised floats, or give uint8 pixels" if floating else "convert them"
+        raise DataError(f"{name} are {_kind(leaf)} where the network takes {takes}: {remedy}")
     if like is not None:
         return leaf.to(like.dtype)
     return leaf.to(torch.float32) if leaf.is_floating_point() else leaf
@@ -240,7 +247,9 @@ def _check_shape(leaf: Tensor, like: Tensor, any_size: bool, name: str) -> None:
     remedy = "give batches whose first dimension is the images"
     if len(here) == len(there):
         remedy = "resize them, or give example inputs of their size"
-        if here[0] != there[0]:
+        if len(here) == 3 and here[2] == there[0] != here[0] and (any_size or here[:2] == there[1:]):
+            remedy = "put the channels first, as permute(0, 3, 1, 2) does"
+        elif here[0] != there[0]:
             remedy = (
                 f"give {there[0]} channel{'' if there[0] == 1 else 's'}" if len(here) > 1 else "give as many numbers"
             )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from secateur.data.inputs import Wanted
-from secateur.data.order import Order
-from secateur.data.pictures import Files, FolderSource
+from secateur.data.pictures import Files, FolderSource, Item, reading
 from secateur.data.splits import mixed
 from secateur.data.vision import picture_size, torchvision
 from secateur.errors import DataError
@@ -24,9 +25,15 @@ _CHUNK = 128
 
 
 def of_folder(
-    folder: Path, wanted: Wanted, count: int, seed: int, size: tuple[int | None, int], workers: int | None
+    folder: Path,
+    wanted: Wanted,
+    count: int,
+    seed: int,
+    size: tuple[int | None, int],
+    workers: int | None,
+    lost: list[str],
 ) -> tuple[Iterator[Tensor], str]:
-    """Return pictures drawn by the seed; no others are read.
+    """Return pictures drawn by the seed; no others are read, but for those that cannot be: others take their places.
 
     Args:
         folder: searched to any depth; a folder ``train`` in it alone, where there is one.
@@ -35,31 +42,66 @@ def of_folder(
         seed: of the draw.
         size: height and width that were asked for, None if none were; and those to take where nothing else says it.
         workers: reading processes; chosen by the machine if None.
+        lost: takes the names of the pictures that cannot be read, while the others are.
 
     Returns:
         The batches, and what they are in words.
 
     Raises:
-        DataError: if there are no pictures, or the network takes something else.
+        DataError: if there are no pictures, none can be read, or the network takes something else.
     """
     root = folder / "train" if (folder / "train").is_dir() else folder
     paths = _paths(root)
     if not paths:
         endings = ", ".join(torchvision().datasets.folder.IMG_EXTENSIONS)
         raise DataError(f"there are no pictures in '{root}' (known endings: {endings}): give another folder")
-    rows: list[int] = mixed(len(paths), seed)[:count].tolist()
-    chosen = tuple(paths[row] for row in rows)
+    rows: list[int] = mixed(len(paths), seed).tolist()
+    drawn = tuple(paths[row] for row in rows)
     channels, side = _asked(wanted)
-    final, resized = _size(chosen, side, *size)
+    final, resized = _size(drawn[:count], side, *size)
     mean, std = wanted.scale(channels)
     if workers is None and max(final) <= SMALL:
         workers = 0  # small pictures are read sooner than processes start
-    files = Files(chosen, torch.zeros(len(chosen), dtype=torch.int64))
+    files = Files(drawn, torch.zeros(len(drawn), dtype=torch.int64))
     source = FolderSource({"test": files}, mean, std, final if resized else None, workers)
     done = f"{'resized to ' if resized else ''}{final[0]}x{final[1]} pixels"
     name = f"pictures in '{root}', {done}, normalised with {wanted.scaling()}"
-    order = Order("test", _CHUNK, "none", False, seed, torch.device("cpu"), 0, 1)
-    return (images for images, _ in source.batches(order)), name
+    return _read(source, count, None if resized else final, lost), name
+
+
+def _read(source: FolderSource, count: int, only: tuple[int, int] | None, lost: list[str]) -> Iterator[Tensor]:
+    """Yield so many pictures, in their order, without those that cannot be read.
+
+    Args:
+        source: all that there are.
+        count: how many are wanted.
+        only: height and width that those which stand in for others must have; None for any.
+        lost: takes the names of the others.
+    """
+    paths, at = source.parts["test"].paths, 0
+    while count and at < len(paths):
+        rows = range(at, min(at + count, len(paths)))
+        keys = [(row, 0) for row in rows if not at or only in (None, _size_of(paths[row]))]
+        at = rows.stop
+        loader: DataLoader[Any] = DataLoader(
+            source.pictures("test", "none"),
+            batch_size=_CHUNK,
+            sampler=keys,  # pyright: ignore[reportArgumentType]
+            num_workers=min(reading(source.workers), -(-len(keys) // _CHUNK)),
+            collate_fn=_sorted,
+            generator=torch.Generator(),  # or the loader would draw from the caller's random numbers
+        )
+        for pictures, errors in loader:
+            lost += errors
+            if pictures is not None:
+                count -= len(pictures)
+                yield source.scaled(pictures, torch.device("cpu"))
+
+
+def _sorted(items: list[Item]) -> tuple[Tensor | None, list[str]]:
+    """Return the pictures in one tensor, None if there are none, and what is wrong with the others."""
+    found = [item[0] for item in items if not isinstance(item, DataError)]
+    return torch.stack(found) if found else None, [str(item) for item in items if isinstance(item, DataError)]
 
 
 def _paths(root: Path) -> list[str]:
@@ -98,8 +140,17 @@ def _size(
     """Return the height and width that pictures get, and whether they must be resized for it."""
     if asked is not None:
         return (asked, asked), True
-    one = picture_size(paths[0])
+    sizes = (_size_of(path) for path in paths)
+    one = next((size for size in sizes if size is not None), None) or picture_size(paths[0])  # or what is wrong with it
     fits = one == example or (example is None and max(one) <= SMALL)
-    if fits and all(picture_size(path) == one for path in paths):
+    if fits and all(size in (one, None) for size in sizes):
         return one, False
     return example or (otherwise, otherwise), True
+
+
+def _size_of(path: str) -> tuple[int, int] | None:
+    """Return height and width of a picture, None if it cannot be read."""
+    try:
+        return picture_size(path)
+    except DataError:
+        return None

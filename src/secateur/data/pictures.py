@@ -119,7 +119,7 @@ class FolderBatches(Batches):
         loader: Iterable[Batch] = DataLoader(
             self.source.pictures(self.order.split, self.order.augment),
             batch_sampler=Keys(rows, seeds, self.shares),  # pyright: ignore[reportArgumentType]
-            num_workers=min(_workers(self.source.workers, self.order.world), len(self.shares)),
+            num_workers=min(reading(self.source.workers, self.order.world), len(self.shares)),
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or the loader would draw from the caller's random numbers
@@ -154,7 +154,8 @@ class Keys(Sampler[list[Key]]):
             yield list(zip(self.rows[share].numpy().tolist(), self.seeds[share].numpy().tolist(), strict=True))
 
 
-def _workers(asked: int | None, world: int) -> int:
+def reading(asked: int | None, world: int = 1) -> int:
+    """Return how many processes read pictures: as many as asked for, else what the machine has room for."""
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -181,7 +182,7 @@ class Pictures(Dataset[Item]):
         path = self.files.paths[row]
         try:
             picture = torchvision().datasets.folder.default_loader(path)
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # what is damaged can end in anything
             return unreadable(path, error)
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             # Not torch.manual_seed, which would also reset the generators of every accelerator.

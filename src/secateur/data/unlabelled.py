@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,12 +39,16 @@ class Read:
         name: where that is from, in words.
         wanted: what the network takes, as far as the source does not say otherwise.
         single: tells whether an item is a single image, where the network's inputs do not tell.
+        scaled: whether the items were raw pixels and are normalised already, with the constants that are wanted.
+        lost: fills up with the names of what cannot be read, while the items are.
     """
 
     items: Iterator[Any]
     name: str
     wanted: Wanted
     single: Single = lambda item: False
+    scaled: bool = False
+    lost: list[str] = field(default_factory=list[str])
 
 
 def opened(
@@ -58,12 +62,14 @@ def opened(
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         if path.is_dir():
-            images, name = of_folder(path, wanted, count, seed, size, workers)
-            return Read(images, name, replace(wanted, any_size=True))
+            lost = list[str]()
+            images, name = of_folder(path, wanted, count, seed, size, workers, lost)
+            return Read(images, name, replace(wanted, any_size=True), scaled=True, lost=lost)
         return _of_arrays(_file(path, wanted.example), f"'{path}'", wanted, count, seed)
     if isinstance(source, Data):
-        wanted = replace(wanted, any_size=True)
-        return Read(_of_data(source, count, seed), f"training images of {source.name}", wanted)
+        own = not isinstance(source.source, LoaderSource)  # which has normalised by itself, nobody knows how
+        wanted = replace(wanted, any_size=True, **({"mean": source.mean, "std": source.std} if own else {}))
+        return Read(_of_data(source, count, seed), f"training images of {source.name}", wanted, scaled=own)
     if isinstance(source, DataLoader):
         return Read(_of_loader(cast("DataLoader[Any]", source), count, seed), "a data loader", wanted)
     if _is_arrays(source, wanted.example):

@@ -144,13 +144,18 @@ class Forecast:
 
 
 def layer_calls(model: nn.Module, inputs: ExampleInputs) -> tuple[LayerCall, ...]:
-    """Return the calls of convolutions and linear layers in one forward pass, in order."""
+    """Return the calls of convolutions and linear layers in one forward pass, in order.
+
+    A call without a dimension of images, which layers take too, is that of a batch of one.
+    """
     found: list[LayerCall] = []
 
     def note(name: str) -> Any:
         def hook(module: Any, args: tuple[Any, ...], output: Any) -> None:
             if args and isinstance(args[0], Tensor):
-                found.append(LayerCall(name, module, tuple(args[0].shape)))
+                shape = tuple(args[0].shape)
+                single = len(shape) == (module.weight.dim() - 1 if isinstance(module, CONVOLUTIONS) else 1)
+                found.append(LayerCall(name, module, (1, *shape) if single else shape))
 
         return hook
 

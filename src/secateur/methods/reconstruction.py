@@ -75,7 +75,7 @@ class Reconstruction(Method):
         meet(problem.graph, even, problem.target, problem.limits)  # out of reach: said before anything is fitted
         curves = problem.error_curves()
         plan = meet(problem.graph, self._order(problem, problem.target, curves), problem.target, problem.limits)
-        return replace(chosen(curves, plan), notes=(note(curves, plan),))
+        return replace(chosen(curves, plan), notes=(note(curves, plan, problem.image_count()),))
 
     def _order(
         self, problem: Problem, target: Target, curves: Sequence[ErrorCurve]

@@ -56,8 +56,9 @@ class Spread:
 
     def variance(self, scale: Tensor) -> float:
         """Return the sum over channels of the variance over images and places, each channel scaled."""
-        mean = torch.as_tensor(self.total) / max(1, self.count)
-        spread = (torch.as_tensor(self.square) / max(1, self.count) - mean.square()).clamp(min=0)
+        mean, square = (torch.as_tensor(it) / max(1, self.count) for it in (self.total, self.square))
+        spread = square - mean.square()
+        spread = torch.where(spread > CONSTANT * square, spread, 0.0 * spread)  # what is left of others is rounding
         return float((spread * scale.square()).sum())
 
 
@@ -100,9 +101,9 @@ class _Survey:
         found = self.others.pop(group.name, [])
         for view in self.views.pop(group.name, []):
             variance = self.spreads[view.where].variance(view.scale) if view.where in self.spreads else 0.0
-            if not math.isfinite(variance):
+            if not 0 < variance < math.inf:  # of what does not vary nothing can be lost
                 continue
-            view.reader.scale = max(variance * view.rows, 1e-30)
+            view.reader.scale = variance * view.rows
             found.append(view.reader)
         order = None
         if self.scores is not None and group.name in self.scores:

@@ -158,7 +158,6 @@ class Fit:
         change = solved(self.known, pull, free)
         return None if change is None else Solution(change, pull, before, best)
 
-
     def chosen(self, free: Tensor | None) -> tuple[float, float]:
         """Return the pull under which the held-out rows miss least, and what they miss.
 
@@ -209,9 +208,20 @@ def ridged(square: Tensor, strength: float) -> Tensor:
 
 
 def inverted(square: Tensor) -> Tensor:
-    """Return the inverse of symmetric positive matrices, ``(groups, columns, columns)``."""
-    factor, failed = torch.linalg.cholesky_ex(square)
-    return torch.linalg.inv(square) if bool((failed > 0).any()) else torch.cholesky_inverse(factor)
+    """Return the inverse of symmetric positive matrices, ``(groups, columns, columns)``.
+
+    Those that rounding has left without an inverse get the least raise of their diagonal that gives them one.
+    """
+    by = torch.zeros_like(square.diagonal(dim1=1, dim2=2))
+    for power in range(-12, 1):
+        factor, failed = torch.linalg.cholesky_ex(square + torch.diag_embed(by))
+        if not bool((failed > 0).any()):
+            break
+        own = square.diagonal(dim1=1, dim2=2).abs()
+        by = 10.0**power * torch.where(own > 0, own, torch.ones_like(own))
+    else:
+        factor = torch.diag_embed(by.sqrt())  # nothing but the diagonal is left
+    return torch.cholesky_inverse(factor)
 
 
 def _masked(square: Tensor, product: Tensor, free: Tensor) -> Tensor | None:

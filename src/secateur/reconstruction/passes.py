@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.core.literals import call_name
 from secateur.core.surgery import Inputs
-from secateur.errors import ModelError
+from secateur.errors import BranchingError, ModelError
 from secateur.measure.forward import evaluating, joined, part
 from secateur.reconstruction.lockstep import Lockstep, Runner
 from secateur.reconstruction.sites import ADDITIONS, Place, Site, Trail, hooked
@@ -187,9 +187,9 @@ def _alike(some: Mapping[str | Place, Tensor], others: Mapping[str | Place, Tens
     )
 
 
-def parted(model: nn.Module) -> ModelError:
+def parted(model: nn.Module) -> BranchingError:
     """Return what is said where passes that have to meet do not stop at the same place."""
-    return ModelError(
+    return BranchingError(
         f"the forward of {type(model).__name__} takes other ways for other images, so its layers cannot be fitted: "
         "switch the fit off (repair=(), --repair none), and name a method that needs none, such as magnitude"
     )

@@ -106,12 +106,12 @@ class _Refit:
             fitted.take(solution)
             self.changed.append(site.layer)
 
-    def wait(self, site: Site, arrived: Sequence[Arrival]) -> None:
-        """Let a layer wait for the sum that it is part of."""
+    def wait(self, site: Site, arrived: Sequence[Arrival], keep: bool) -> None:
+        """Let a layer wait for the sum that it is part of, with a copy of its input if the forward will change that."""
         assert site.add is not None
         fitted = self.fitted(site)
         inputs = [self.places[site.layer, it.batch].inputs(fitted.plain, it.tensor) for it in arrived]
-        given = [(it.tensor, it.tensor._version) for it in arrived]  # pyright: ignore[reportPrivateUsage]
+        given = [(tensor, _version(tensor)) for tensor in (it.tensor.clone() if keep else it.tensor for it in arrived)]
         self.waiting.setdefault(site.add, []).append(_Waiting(fitted, inputs, given))
 
     def sum(self, place: Place, arrived: Sequence[Arrival]) -> None:
@@ -131,7 +131,12 @@ class _Refit:
                 del self.places[turn.fitted.site.layer, it.batch]
 
     def part(self, turn: _Waiting, lacking: list[Tensor], images: Sequence[Tensor], arrived: Sequence[Arrival]) -> None:
-        """Fit one layer to what a sum lacks, and bring the sums up to date, in place."""
+        """Fit one layer to what a sum lacks, and bring the sums up to date, in place.
+
+        A layer whose input was changed in place since stays as it is: what a fit adds to the sum is not known any more.
+        """
+        if any(_version(given) != version for given, version in turn.given):
+            return
         fitted, fit = turn.fitted, Fit()
         used = fitted.scale.abs() > 1e-8 * fitted.scale.abs().max()
         by = torch.where(used, 1 / torch.where(used, fitted.scale, 1.0), 0.0)
@@ -142,10 +147,9 @@ class _Refit:
             return
         weight, bias = fitted.take(solution)
         self.changed.append(fitted.site.layer)
-        for number, (it, inputs, (given, version)) in enumerate(zip(arrived, turn.inputs, turn.given, strict=True)):
+        for number, (it, inputs, (given, _)) in enumerate(zip(arrived, turn.inputs, turn.given, strict=True)):
             lacking[number] = lacking[number] - fitted.moved(inputs, weight, bias)
-            if given._version == version:  # pyright: ignore[reportPrivateUsage]
-                it.tensor.add_(fitted.moved_map(given, weight, bias))
+            it.tensor.add_(fitted.moved_map(given, weight, bias))
 
     def fitted(self, site: Site) -> Fitted:
         return Fitted(self.thin, site, self.free.get(site.layer))
@@ -216,12 +220,19 @@ def _go(it: _Refit, found: Sequence[Site], batches: Sequence[Inputs], tell: Tell
             if not standing or standing[0].where != where:
                 raise parted(it.thin)
             it.draw(site, standing, number)
+            were = [(stop.tensor, _version(stop.tensor)) for stop in standing if site.add is not None]
             standing = advance_dense()  # to the next layer: what this one puts out is noted on the way
             if site.add is None:
                 it.alone(site, arrived)
             else:
-                it.wait(site, arrived)
+                it.wait(site, arrived, keep=any(_version(tensor) != version for tensor, version in were))
+            del were
             many.tidy()
+
+
+def _version(tensor: Tensor) -> int:
+    """Return a number that grows whenever the values of a tensor are changed in place."""
+    return tensor._version  # pyright: ignore[reportPrivateUsage]
 
 
 def _there(thin: nn.Module, site: Site) -> bool:

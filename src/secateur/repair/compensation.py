@@ -55,6 +55,8 @@ def compensate(
         given = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
         lost = reader.lost.to(weight.device)
         missing = given[:, lost] @ means[lost].to(given.dtype)
+        if not bool(missing.isfinite().all()):  # of inputs that overflow there is no mean
+            continue
         with torch.no_grad():
             shift += sign * missing[reader.outputs.to(weight.device)].to(shift.device, shift.dtype)
         changed.append(reader.name)

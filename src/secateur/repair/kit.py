@@ -15,6 +15,7 @@ from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, accuracy
+from secateur.measure.forward import joined, length
 from secateur.recipe import REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
@@ -32,6 +33,13 @@ batch norm; the other way round it would count twice.
 
 DEFAULT = ("reconstruct",)
 """What is done where nobody has asked for anything, and images are at hand."""
+
+
+FEWEST_FITTED = 8
+"""Images below which layers are not fitted: fresh images would gain less than by ``compensate``, or lose."""
+
+FEWEST_MEANT = 2
+"""Images below which there are no means either."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +154,17 @@ def take(
         tell: hears the progress, where it is worth telling.
     """
     if step == "recalibrate":
-        return recalibrate(thin, ((batch, None) for batch in images))
+        return recalibrate(thin, ((batch, None) for batch in _even(images)))
     if step == "compensate":
         return len(compensate(dense, thin, graph, plan, images))
     return len(refit(dense, thin, graph, plan, images, seed=seed, tell=tell))
+
+
+def _even(images: Sequence[Inputs]) -> Sequence[Inputs]:
+    """Return batches of which the last is not much smaller: each counts the same, and a single image has no spread."""
+    if len(images) < 2 or 2 * length(images[-1]) > length(images[-2]):
+        return images
+    return [*images[:-2], joined(images[-2:])]
 
 
 def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...]:
@@ -172,6 +187,22 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
             "repairs need images, labels or not; give calibrate (--calibrate) or data (--data), or leave repair out"
         )
     return ordered(asked)
+
+
+def affordable(steps: Sequence[str], images: int) -> tuple[str, ...]:
+    """Return the repairs that so many different images are enough for, in their order.
+
+    Where there are too few for a fit, ``compensate`` stands in for it; a single one is no sample of anything.
+
+    Args:
+        steps: what was asked for, known repairs.
+        images: how many there are.
+    """
+    if images < FEWEST_MEANT:
+        return ()
+    if images >= FEWEST_FITTED or "reconstruct" not in steps:
+        return ordered(steps)
+    return ordered(["compensate", *(step for step in steps if step != "reconstruct")])
 
 
 def ordered(steps: Sequence[str]) -> tuple[str, ...]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from inspect import Parameter
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.loaders import LoaderSource
@@ -81,6 +85,23 @@ def images_of(recipe: Recipe, data: Data | None, tell: Tell = ignore) -> Calibra
         default_size=side_of(recipe.model),
         workers=recipe.workers,
     )
+
+
+def as_taken(model: nn.Module, images: Calibration) -> Calibration:
+    """Return images without what comes after the only argument that a network takes: labels of whatever kind.
+
+    Args:
+        model: the network.
+        images: loaded without an example, which would have told.
+    """
+    first = images.batches[0]
+    if not isinstance(first, tuple) or len(first) < 2:
+        return images
+    with suppress(TypeError, ValueError):
+        kinds = [it.kind for it in inspect.signature(model.forward).parameters.values()]
+        if kinds in ([Parameter.POSITIONAL_OR_KEYWORD], [Parameter.POSITIONAL_ONLY]):
+            return replace(images, batches=tuple(batch[0] for batch in images.batches if isinstance(batch, tuple)))
+    return images
 
 
 def shape_of(example: Any) -> tuple[int, int, int] | None:

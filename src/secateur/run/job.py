@@ -24,6 +24,7 @@ from secateur.core.surgery import Inputs, zeros_left
 from secateur.core.trials import Search
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import COUNT, Later
+from secateur.data.loaders import LoaderSource
 from secateur.errors import TargetError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
@@ -34,6 +35,7 @@ from secateur.repair import Repair
 from secateur.run import beforehand, budgeting, headline
 from secateur.run.bargain import Settled
 from secateur.run.clock import Clock
+from secateur.run.fallback import FEWEST_CHOSEN
 from secateur.run.foretelling import Foretold, evenly, foretell
 from secateur.run.minutes import spend
 from secateur.run.place import measure_at
@@ -138,6 +140,7 @@ class Job:
             shaped=tuple(self.shaped),
             repairs=tuple(self.repairs),
             calibration=self.calibration(),
+            normalisation=self.normalisation(),
             pretrain=None,
             explanation=first.explain(),
             widths=widths(first, self.dense, model),
@@ -255,8 +258,9 @@ class Job:
             self.tell(Event("images", "reading unlabelled images"))
             with self.clock("images"):
                 found = load_calibration(self.data, count=self.calibrate_images, seed=self.seed, example=self.inputs)
-        if found is not None and found.few:
-            self.tell(Event("warning", found.note))
+            for doubt in found.doubts:  # those of images that were given have been told
+                if doubt != found.note or found.different >= FEWEST_CHOSEN:
+                    self.tell(Event("warning", doubt))
         return found
 
     def image_batches(self) -> Sequence[Inputs] | None:
@@ -269,6 +273,13 @@ class Job:
         """Return which unlabelled images were used, in words; empty if nobody has looked at any."""
         used = vars(self).get("images")
         return used.note if isinstance(used, Calibration) else ""
+
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return mean and deviation with which the images of the run were normalised, None where nobody knows."""
+        data, given = self.data, self.calibrate
+        if data is not None and not isinstance(data.source, LoaderSource):
+            return data.mean, data.std
+        return None if given is None or given.mean is None or given.std is None else (given.mean, given.std)
 
     @property
     def timed(self) -> bool:

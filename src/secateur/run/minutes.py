@@ -148,7 +148,7 @@ def _lesson(job: Job, last: Round, plan: Plan, left: float) -> tuple[Labelled | 
         return Labelled(job.data, job.train, job.dense, job.seed + last.number), job.data.size("val")
     images = job.images
     assert images is not None
-    if images.count < 2 * FEWEST:
-        return f"{images.count} images are too few: {FEWEST} to learn from and {FEWEST} to judge by are the least"
+    if images.different < 2 * FEWEST:
+        return f"{images.different} images are too few: {FEWEST} to learn from and {FEWEST} to judge by are the least"
     lesson = Imitation(job.dense, images.batches, f"{images.count}/{images.digest()}")
     return lesson, len(lesson.held)

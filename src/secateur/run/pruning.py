@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from secateur.core.method import Method, shapes
 from secateur.core.size import Target
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
-from secateur.errors import DataError, ModelError, SettingError
+from secateur.errors import BranchingError, DataError, ModelError, SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, dtype_of, moved
@@ -28,8 +29,9 @@ from secateur.models.sources import side_of
 from secateur.repair import chosen
 from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
+from secateur.run.fallback import for_images, without_fit
 from secateur.run.headline import asked_for, check_runtime
-from secateur.run.images import named_images, shape_of
+from secateur.run.images import as_taken, named_images, shape_of
 from secateur.run.job import Job
 from secateur.run.minutes import check_minutes
 from secateur.run.place import place_for
@@ -139,6 +141,7 @@ def prune(
         ("minutes", minutes, rules.MINUTES),
     )
     seen = data is not None or calibrate is not None
+    named_by_user = {"method_asked": method is not None, "repair_asked": repair is not None}
     method = default(images=seen) if method is None else method
     asked = find(method)() if isinstance(method, str) else method
     if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -162,7 +165,7 @@ def prune(
         calibrate, images, count=calibrate_images, seed=seed, example=example_inputs, default_size=side
     )
     if example_inputs is None and images is None and unlabelled is not None and isinstance(model, nn.Module):
-        unlabelled = unlabelled.of_type(dtype_of(model))
+        unlabelled = as_taken(model, unlabelled).of_type(dtype_of(model))
     if example_inputs is None:
         example_inputs = images.example() if images is not None else unlabelled and unlabelled.example()
     if isinstance(model, str):
@@ -177,10 +180,10 @@ def prune(
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
     _warn_of_optimizers(model, tell)
-    job = Job(
+    begun = partial(
+        Job,
         dense=model,
         inputs=example_inputs,
-        method=asked,
         target=goal,
         data=images,
         train=train,
@@ -196,7 +199,6 @@ def prune(
         patience=patience,
         budget=budget,
         tested=tested,
-        repair=repair,
         calibrate=unlabelled,
         calibrate_images=calibrate_images,
         runtime=named,
@@ -204,9 +206,16 @@ def prune(
         among=among,
         minutes=minutes,
     )
-    if job.timed:
+    if latency or (budget is not None and budget.max_latency is not None):
         check_runtime(named, device_of(model))
-    return job.run(rounds)
+    asked, repair = for_images(
+        unlabelled, images, calibrate_images, asked, repair, method_asked=named_by_user["method_asked"], tell=tell
+    )
+    try:
+        return begun(method=asked, repair=repair).run(rounds)
+    except BranchingError as error:
+        asked, repair = without_fit(error, asked, repair, **named_by_user, tell=tell)
+    return begun(method=asked, repair=repair).run(rounds)
 
 
 def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn.Module:

@@ -16,7 +16,7 @@ from secateur.data import Calibration, Data, load_data
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
-from secateur.methods import make
+from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
 from secateur.models.sources import side_of
 from secateur.recipe import Recipe
@@ -32,7 +32,12 @@ from secateur.training import fit
 
 
 def run_recipe(
-    recipe: Recipe, *, work: str | Path | None = None, download: bool = False, tell: Tell = ignore
+    recipe: Recipe,
+    *,
+    work: str | Path | None = None,
+    download: bool = False,
+    method_asked: bool = True,
+    tell: Tell = ignore,
 ) -> Result:
     """Do what a recipe says: build, load, train the dense network if asked, prune, fine-tune, measure.
 
@@ -40,6 +45,8 @@ def run_recipe(
         recipe: what to do.
         work: folder for plans and checkpoints, so that a killed run goes on.
         download: whether a missing data set may be fetched.
+        method_asked: whether somebody has chosen the method; if not, another one can stand in where it cannot decide,
+            and the recipe of the result says so.
         tell: hears the progress.
 
     Raises:
@@ -66,7 +73,9 @@ def run_recipe(
         place = None if work is None else Work(Path(work)).place("dense.ckpt", model)
         with clock("train"):
             trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=tell)
-    result = prune_as(recipe, model, data, images=images, work=work, tell=tell)
+    result = prune_as(recipe, model, data, images=images, method_asked=method_asked, work=work, tell=tell)
+    if not method_asked and name_of(result.method) != recipe.method:
+        recipe = replace(recipe, method=name_of(result.method))
     return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
 
 
@@ -76,6 +85,7 @@ def prune_as(
     data: Data | None,
     *,
     images: Calibration | None = None,
+    method_asked: bool = True,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
     tell: Tell = ignore,
@@ -87,6 +97,7 @@ def prune_as(
         model: the dense network.
         data: of the recipe, as ``data_of`` returns it.
         images: the unlabelled ones of the recipe, as ``images_of`` returns them; None to read them now.
+        method_asked: whether somebody has chosen the method; else it is that of ``prune`` where none is named.
         tested: what the dense network achieves on the test images, if that is known.
         work: folder for plans and checkpoints.
         tell: hears the progress.
@@ -98,7 +109,7 @@ def prune_as(
     return prune(
         model,
         example_of(recipe, data, images),
-        method_of(recipe),
+        method_of(recipe) if method_asked else None,
         None if recipe.keep is None else Target(recipe.keep, recipe.of),
         data,
         train=recipe.train,

@@ -63,6 +63,8 @@ class Result:
         sensitivity: how the network suffers when one group alone is pruned, for each round that measured it.
         repairs: what was repaired without training after each cut, with accuracies on the validation images.
         calibration: how many unlabelled images were used, and what more would bring; empty if none were.
+        normalisation: mean and standard deviation per channel, for pixels in 0..1, with which the images of the run
+            were normalised; None where they came as the network takes them.
         shaped: the method's own training before each decision; empty where it has none.
         speed: how much faster the pruned network is, both timed in turns when all else was done; None if not timed.
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
@@ -93,6 +95,7 @@ class Result:
     shaped: tuple[History, ...] = ()
     repairs: tuple[Repair, ...] = ()
     calibration: str = ""
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     speed: SpeedUp | None = None
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cut: Measurement | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,12 +17,12 @@ from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, hold, verify
+from secateur.core.surgery import Hold, apply, hold, run, tensors_in, verify
 from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy
-from secateur.repair import Repair, fold_constants, repair
+from secateur.repair import Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
@@ -175,6 +176,11 @@ class Round:
             thin = apply(model, graph, plan)
         with job.clock("verify"):
             check = verify(model, graph, plan, thin, job.inputs)
+        if not math.isfinite(check.difference) and not _finite(run(model, job.inputs)):
+            raise VerificationError(
+                f"the network puts out NaN or infinite values for its example inputs, first at '{check.layer}', so "
+                "nothing can be compared; nothing was written; give inputs such as it was trained on, or sound weights"
+            )
         if not check.exact:
             raise VerificationError(
                 f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
@@ -191,6 +197,12 @@ class Round:
         assert images is not None
 
         def mended() -> tuple[Repair, ...]:
+            if images.few and not helps(job.repair, begun, thin, self.graph, plan, images.batches, job.seed):
+                what = " and ".join(job.repair)
+                job.tell(
+                    Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it")
+                )
+                return ()
             return repair(
                 begun,
                 thin,
@@ -230,3 +242,8 @@ class Round:
                 seed=job.seed + self.number,
                 tell=job.tell,
             )
+
+
+def _finite(output: Any) -> bool:
+    """Tell whether a network has put out nothing but finite numbers."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(output))

@@ -14,13 +14,17 @@ from secateur.core.surgery import Inputs
 from secateur.errors import TrainingError
 from secateur.measure.forward import call, moved
 
+CONSTANT = 1e-6
+"""Share of the variance that was there below which nothing varies."""
+
 
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
     """Replace the running means and variances of the batch norms by the plain average over the batches.
 
     Weights, momentum, modes and everything else stay as they are. Only batch norms are in training mode while
     the batches run, so that dropout and the like are off. Batch norms that the batches do not reach keep what
-    they have.
+    they have, and so do those that meet NaN or infinite values. A channel that is all but constant in the batches keeps
+    its variance: divided by next to none, whatever else comes along would be blown up.
 
     Args:
         model: changed in place, on its own device.
@@ -45,8 +49,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
             seen += 1
         if not seen:
             raise TrainingError("batch-norm statistics cannot be re-estimated without images; give at least one batch")
-        reached = sum(_reached(norm) for norm in norms)
-    return reached
+        return sum(_reached(norm) for norm in norms)
 
 
 @contextmanager
@@ -70,9 +73,15 @@ def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Generator[None]:
             if failed or not _reached(norm):
                 for buffer, old in zip(norm.buffers(), buffers, strict=True):
                     buffer.copy_(old)
+            elif norm.running_var is not None:
+                old = buffers[1]  # which follows the running mean
+                norm.running_var.copy_(torch.where(norm.running_var < CONSTANT * old, old, norm.running_var))
         for module, mode in modes.items():
             module.training = mode
 
 
 def _reached(norm: _BatchNorm) -> bool:
-    return norm.num_batches_tracked is not None and int(norm.num_batches_tracked) > 0
+    """Tell whether a norm has met batches, and nothing in them that is not finite."""
+    met = norm.num_batches_tracked is not None and int(norm.num_batches_tracked) > 0
+    found = [it for it in (norm.running_mean, norm.running_var) if it is not None]
+    return met and all(bool(it.isfinite().all()) for it in found)

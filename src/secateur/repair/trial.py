@@ -1,0 +1,67 @@
+"""Whether a repair from a few images helps others: it is tried on some of them and judged by the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.surgery import Inputs, run, tensors_in
+from secateur.measure.forward import device_of, joined, length, moved, part
+from secateur.repair.kit import taken
+
+ALONE = 8
+"""Images below which each of them is held out in turn; of more, one of ``SHARE`` is held out, once."""
+
+SHARE = 4
+
+
+def helps(
+    steps: Sequence[str],
+    dense: nn.Module,
+    thin: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    images: Sequence[Inputs],
+    seed: int,
+) -> bool:
+    """Tell whether repairs bring images that they have not seen closer to the outputs of the dense network.
+
+    Args:
+        steps: of ``STEPS``.
+        dense: the network before surgery, left as it is.
+        thin: what ``apply`` returned, left as it is.
+        graph: the graph of the dense network.
+        plan: what was removed.
+        images: batches of what the network takes, few of them.
+        seed: of what is drawn.
+    """
+    before = after = 0.0
+    for known, held in _folds(joined(images)):
+        tried = copy.deepcopy(thin)
+        for _ in taken(steps, dense, tried, graph, plan, [known], seed):
+            pass
+        before += _error(dense, thin, held)
+        after += _error(dense, tried, held)
+    return after < before
+
+
+def _folds(images: Inputs) -> Iterator[tuple[Inputs, Inputs]]:
+    """Yield images to repair by, and those that judge."""
+    count = length(images)
+    place = torch.arange(count)
+    turns = [place == one for one in range(count)] if count < ALONE else [place % SHARE == SHARE - 1]
+    for held in turns:
+        if 0 < int(held.sum()) < count:
+            yield part(images, ~held), part(images, held)
+
+
+def _error(dense: nn.Module, thin: nn.Module, images: Inputs) -> float:
+    """Return the squared error of all outputs."""
+    one, other = (tensors_in(run(network, moved(images, device_of(network)))) for network in (dense, thin))
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.is_floating_point()]
+    return sum(float((a.double().cpu() - b.double().cpu()).square().sum()) for a, b in pairs)

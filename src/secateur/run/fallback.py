@@ -1,0 +1,119 @@
+"""Going on without a fit where the network or its images allow none and nobody has asked for one."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+
+from secateur.core.method import Method
+from secateur.data import Calibration, Data
+from secateur.data.calibration import FEWEST, MOST
+from secateur.errors import BranchingError
+from secateur.events import Event, Tell, ignore
+from secateur.methods import default, find, name_of
+from secateur.methods.reconstruction import Reconstruction
+from secateur.repair import affordable
+
+FEWEST_CHOSEN = 16
+"""Images below which weights are the better guide to what goes than what layers can be fitted to."""
+
+
+def without_fit(
+    error: BranchingError,
+    method: Method,
+    repair: Sequence[str],
+    *,
+    method_asked: bool,
+    repair_asked: bool,
+    tell: Tell = ignore,
+) -> tuple[Method, tuple[str, ...]]:
+    """Return what to go on with where the forward takes other ways for other images, and warn once.
+
+    Args:
+        error: what the run ended with.
+        method: that of the run.
+        repair: those of the run.
+        method_asked: whether somebody has named the method; else the one that is taken without images stands in.
+        repair_asked: whether somebody has named the repairs; else there are none.
+        tell: hears the warning; where nobody listens it is a warning of Python's to whoever called ``prune``.
+
+    Raises:
+        BranchingError: the same, if a fit was asked for.
+    """
+    if (method_asked and repair_asked) or (repair_asked and "reconstruct" in repair):
+        raise error
+    now: list[str] = []
+    if not method_asked:
+        name = default(images=False)
+        method = find(name)()
+        now.append(f"{name} chooses what goes")
+    if not repair_asked:
+        repair = ()
+        now.append("nothing is repaired")
+    warn(f"{str(error).partition(': ')[0]}: {' and '.join(now)}", tell)
+    return method, tuple(repair)
+
+
+def for_images(
+    images: Calibration | None,
+    data: Data | None,
+    most: int,
+    method: Method,
+    repair: Sequence[str],
+    *,
+    method_asked: bool,
+    tell: Tell = ignore,
+) -> tuple[Method, tuple[str, ...]]:
+    """Return the method and the repairs that the images are enough for, and warn of whatever is wrong with them.
+
+    Too few images, repeats and images of a single colour say nothing of others: what is fitted to them, or chosen by
+    them, makes others worse than no fit and a choice by the weights would.
+
+    Args:
+        images: unlabelled ones that were given; None for none.
+        data: labelled data, whose training images stand in for them.
+        most: how many of these.
+        method: of the run.
+        repair: of the run.
+        method_asked: whether somebody has named the method, which is then left as it is.
+        tell: hears the warnings; where nobody listens they are warnings of Python's to whoever called ``prune``.
+    """
+    if images is None and data is None:
+        return method, tuple(repair)
+    different = min(most, data.size("train")) if images is None and data is not None else 0
+    if images is not None:
+        different = images.different
+    enough, now, usual = affordable(repair, different), list[str](), find(default(images=False))
+    if different < FEWEST_CHOSEN and not method_asked and not isinstance(method, usual):
+        method = usual()
+        now.append(f"{name_of(method)} chooses what goes")
+    elif different < FEWEST_CHOSEN and isinstance(method, Reconstruction):
+        now.append(f"{name_of(method)} chooses next to blindly (name another method)")
+    if enough != tuple(repair):
+        left = f"the repair is {' and '.join(enough)}, not {' and '.join(repair)}" if enough else "nothing is repaired"
+        now.append(left)
+    doubts = [] if images is None else list(images.doubts)
+    if now:
+        doubts = [doubt for doubt in doubts if images is None or doubt != images.note]
+        count = f"{different} training images" if images is None else images.used
+        doubts.insert(0, f"{count}: too few, so {' and '.join(now)}; give {FEWEST} to {MOST:,}")
+    for doubt in doubts:
+        warn(doubt, tell)
+    return method, enough
+
+
+def warn(text: str, tell: Tell) -> None:
+    """Tell a warning; where nobody listens it is a warning of Python's to whoever called Secateur.
+
+    Args:
+        text: one sentence.
+        tell: hears it.
+    """
+    tell(Event("warning", text))
+    if tell is not ignore:
+        return
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "secateur":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)
