@@ -25,7 +25,7 @@ from secateur.training.settings import Settings
 
 EXPORTS = ("pt2", "onnx")
 FORMATS = (*EXPORTS, "source")
-REPAIRS = ("reconstruct", "compensate", "recalibrate")  # in the order in which they are carried out
+REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
 
 _TARGET = ("keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")

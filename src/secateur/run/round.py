@@ -23,6 +23,7 @@ from secateur.events import Event
 from secateur.measure import accuracy
 from secateur.repair import Repair, fold_constants, repair
 from secateur.run.error_curves import measuring as fitting
+from secateur.run.images import repaired_by
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import place_of_use, shares_by_latency, timing
@@ -137,6 +138,7 @@ class Round:
             batches=None if job.data is None else job.data.batches("train", 128, seed=job.seed),
             images=job.image_batches(),
             errors=fitting(job, model, self.graph, self.model),
+            blind=job.image_batches() is None,
             validation=None if job.data is None else job.data.batches("val"),
             history=self.plans,
             limits=job.limits,
@@ -186,9 +188,8 @@ class Round:
 
     def mend(self, plan: Plan) -> None:
         """Repair without training what the cut has damaged."""
-        job, begun, images, thin = self.job, self.begun, self.job.images, self.model
+        job, begun, thin = self.job, self.begun, self.model
         assert begun is not None
-        assert images is not None
 
         def mended() -> tuple[Repair, ...]:
             return repair(
@@ -196,7 +197,7 @@ class Round:
                 thin,
                 self.graph,
                 plan,
-                images.batches,
+                repaired_by(job, job.repair),
                 job.repair,
                 data=job.data,
                 seed=job.seed,
