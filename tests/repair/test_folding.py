@@ -56,22 +56,22 @@ def test_a_copy_is_replaced_exactly_in_every_kind_of_group_or_the_group_is_left_
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
-def test_whatever_goes_the_outputs_are_no_farther_from_the_dense_ones(name: str) -> None:
-    net = make(name)
-    graph = trace(net, images(1))
-    plan = Plan(tuple(DropUnits(group.name, (0,)) for group in graph.free if group.size >= 3))
-    bare, thin, _ = folded(net, graph, plan)
+def test_the_outputs_are_closer_to_the_dense_ones_or_next_to_nothing_changes(name: str) -> None:
+    folds, cuts = 0.0, 0.0
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net = lived_in(NETS[name]())
+        graph = trace(net, images(1))
+        bare, thin, _ = folded(net, graph, Plan(tuple(DropUnits(it.name, (0,)) for it in graph.free if it.size >= 3)))
+        cuts, folds = cuts + error(net, bare), folds + error(net, thin)
+    assert folds <= 1.3 * cuts  # weights drawn at random have little in common
+
+
+def error(net: nn.Module, other: nn.Module) -> float:
     x = images(64, seed=5)
-
-    def error(other: nn.Module) -> float:
-        with torch.no_grad():
-            return sum(float((a - b).square().sum()) for a, b in zip(outputs(net(x)), outputs(other(x)), strict=True))
-
-    assert error(thin) <= 1.1 * error(bare)
-
-
-def outputs(value: object) -> list[Tensor]:
-    return tensors_in(value)
+    with torch.no_grad():
+        pairs = zip(tensors_in(net(x)), tensors_in(other(x)), strict=True)
+        return sum(float((wanted - found).square().sum()) for wanted, found in pairs)
 
 
 def normed(*, affine: bool = True, between: nn.Module | None = None) -> nn.Sequential:
@@ -151,7 +151,7 @@ def test_what_a_plan_has_zeroed_is_left_alone_and_so_is_the_dense_network() -> N
     assert all(module.training for module in net.modules())
 
 
-def test_half_precision_and_many_threads_of_copies_fold_the_same() -> None:
+def test_several_copies_fold_in_half_precision_too() -> None:
     net = make("plain")
     graph = trace(net, images(1))
     copied(net, graph.free[0], 0, 3)

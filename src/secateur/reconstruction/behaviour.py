@@ -95,7 +95,8 @@ class Trials:
         with evaluating(self.model), torch.no_grad():
             if found.plain and self.same(group, found, pairs, -MULTIPLE, NEAR):
                 return "linear"
-            if found.plain and self.same(group, found, pairs, MULTIPLE, _NEARLY):
+            near = _NEARLY if len(found.makers) == 1 else NEAR  # a product of two is nearly a sum where one hardly varies
+            if found.plain and self.same(group, found, pairs, MULTIPLE, near):
                 return "rectified"
             return "other" if self.same(group, found, pairs, 1.0, NEAR) else None
 
