@@ -95,7 +95,9 @@ class Trials:
         with evaluating(self.model), torch.no_grad():
             if found.plain and self.same(group, found, pairs, -MULTIPLE, NEAR):
                 return "linear"
-            near = _NEARLY if len(found.makers) == 1 else NEAR  # a product of two is nearly a sum where one hardly varies
+            near = (
+                _NEARLY if len(found.makers) == 1 else NEAR
+            )  # a product of two is nearly a sum where one hardly varies
             if found.plain and self.same(group, found, pairs, MULTIPLE, near):
                 return "rectified"
             return "other" if self.same(group, found, pairs, 1.0, NEAR) else None

@@ -95,9 +95,7 @@ def _norms(model: nn.Module, inputs: Inputs) -> dict[str, str]:
         return dict(fusible(model, inputs))
 
 
-def _readers(
-    model: nn.Module, group: Group, norms: Mapping[str, str], alike: Tensor, norm: Tensor
-) -> list[Reader]:
+def _readers(model: nn.Module, group: Group, norms: Mapping[str, str], alike: Tensor, norm: Tensor) -> list[Reader]:
     """Return what each layer that reads a group says of it; one that takes units for what made them if there is none."""
     square = alike + PULL * torch.eye(group.size, dtype=torch.float64)
     inverse = torch.linalg.inv(square)

@@ -32,6 +32,7 @@ def measuring(
         owner: the network itself, whose curves they are.
     """
     batches = job.image_batches()
+
     def measured(scores: Mapping[str, Tensor] | None) -> Sequence[ErrorCurve]:
         key = (owner, graph, None if scores is None else _digest(scores))  # which keeps both: an id may be had again
         if key not in job.error_curves:
