@@ -134,7 +134,8 @@ ARMS: dict[str, Arm] = {
     **{f"{name}, shares, refit": Arm(name, SHARES, REFIT, True) for name in OLDER},
 }
 """Methods that shape a training of their own are taken for what they say of the weights as they are. The first is
-ours; ``folding`` is it without any image; ``shares`` are those of the error curves, where the method only says in which order units go."""
+ours, ``folding`` the same without any image; ``shares`` are those of the error curves,
+where the method only says in which order units go."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nets import NETS, Head, images, lived_in, make
 from secateur.core.graph import Graph, Group, tensor_of

@@ -110,23 +110,23 @@ class Trials:
         for gone, kept in pairs:
             share[gone, gone], share[gone, kept] = 0.0, times
         reads = [member for member in group.members if member.role == "reads"]
-        with self.restored(group):
+        with self._restored(group):
             for gone, kept in pairs:
-                self.copy_unit(group, gone, kept)
-                self.multiply(group, found, gone, times)
+                self._copy_unit(group, gone, kept)
+                self._multiply(group, found, gone, times)
             for member in reads:  # so that what is read of a multiple is neither more nor less than before
-                self.scale(member.tensor, member, [gone for gone, _ in pairs], 1 / abs(times))
-            wanted = self.put_out()
+                self._scale(member.tensor, member, [gone for gone, _ in pairs], 1 / abs(times))
+            wanted = self._put_out()
             for member in reads:
                 tensor = tensor_of(self.model, member.tensor)
                 tensor.copy_(handed_over(tensor, member, share).to(tensor))
-            return relative_difference(wanted, self.put_out()) <= tolerance
+            return relative_difference(wanted, self._put_out()) <= tolerance
 
-    def put_out(self) -> list[Tensor]:
+    def _put_out(self) -> list[Tensor]:
         return [tensor.detach().clone() for tensor in tensors_in(run(self.model, self.inputs))]
 
     @contextmanager
-    def restored(self, group: Group) -> Generator[None]:
+    def _restored(self, group: Group) -> Generator[None]:
         before = {member.tensor: tensor_of(self.model, member.tensor).detach().clone() for member in group.members}
         try:
             yield
@@ -134,7 +134,7 @@ class Trials:
             for name, tensor in before.items():
                 tensor_of(self.model, name).copy_(tensor)
 
-    def copy_unit(self, group: Group, gone: int, kept: int) -> None:
+    def _copy_unit(self, group: Group, gone: int, kept: int) -> None:
         for member in group.members:
             if member.role != "reads":
                 places = positions(member, group.size)
@@ -142,7 +142,7 @@ class Trials:
                 if len(places[gone]) == len(places[kept]):
                     tensor[places[gone]] = tensor[places[kept]].clone()
 
-    def multiply(self, group: Group, found: Course, unit: int, times: float) -> None:
+    def _multiply(self, group: Group, found: Course, unit: int, times: float) -> None:
         if times == 1.0:
             return
         for number, stage in enumerate((*found.makers, *found.later)):
@@ -161,9 +161,9 @@ class Trials:
             for name in own:
                 dim = stage.weight.dim if name == f"{stage.layer}.weight" else 0
                 if name != f"{stage.layer}.bias" or layer.bias is not None:
-                    self.scale(name, Member(name, dim, "scales", stage.weight.unit), [unit], times)
+                    self._scale(name, Member(name, dim, "scales", stage.weight.unit), [unit], times)
 
-    def scale(self, name: str, member: Member, units: Sequence[int], times: float) -> None:
+    def _scale(self, name: str, member: Member, units: Sequence[int], times: float) -> None:
         size = int(member.unit.max()) + 1
         places = positions(member, size)
         tensor = tensor_of(self.model, name).movedim(member.dim, 0)

@@ -96,7 +96,7 @@ def _norms(model: nn.Module, inputs: Inputs) -> dict[str, str]:
 
 
 def _readers(model: nn.Module, group: Group, norms: Mapping[str, str], alike: Tensor, norm: Tensor) -> list[Reader]:
-    """Return what each layer that reads a group says of it; one that takes units for what made them if there is none."""
+    """Return what each layer that reads a group says of it; if there is none, units count by their own norms."""
     square = alike + PULL * torch.eye(group.size, dtype=torch.float64)
     inverse = torch.linalg.inv(square)
     found: list[Reader] = []
