@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gram_channel_map import gram_channel_map
 from secateur.core.error_curves import ErrorCurve
 from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY
@@ -23,8 +24,8 @@ from secateur.data import Data, load_calibration, load_data
 from secateur.measure import count
 from secateur.methods import make
 from secateur.models import build, load_weights
-from secateur.reconstruction import error_curves
-from secateur.repair import take
+from secateur.reconstruction import blind_curves, error_curves
+from secateur.repair import DATA_FREE, take
 from small_networks import mobilenet_v2, shufflenet_v2_x0_5
 from speed_networks import torch_pruning
 
@@ -86,9 +87,10 @@ class Arm:
     Attributes:
         method: of ``secateur.methods``, or ``"torch_pruning"`` for that library's magnitude.
         options: settings of the method.
-        steps: of ``secateur.repair``, in this order.
+        steps: of ``secateur.repair``, in this order, or ``"gram"`` for the map of ``gram_channel_map.py``.
         drawn: whether the choice depends on the seed: on the images, or on chance.
         images: how many unlabelled images there are.
+        blind: whether error curves are estimated from weights alone.
         alike: whether residual streams count no more than other groups where the cut is shared out.
     """
 
@@ -98,15 +100,17 @@ class Arm:
     drawn: bool = False
     images: int = IMAGES
     alike: bool = False
+    blind: bool = False
 
     @property
     def seeded(self) -> bool:
         """Whether anything depends on the seed."""
-        return self.drawn or bool(self.steps)
+        return self.drawn or not DATA_FREE.issuperset(self.steps)
 
 
 SHARES = {"allocate": "reconstruction"}
 REFIT = ("reconstruct",)
+FOLD = ("fold",)
 OURS = "reconstruction, refit"
 OLDER = ("magnitude", "filter_std", "bn_scale", "structured_sparsity", "batch_bridgeout")
 ARMS: dict[str, Arm] = {
@@ -115,6 +119,9 @@ ARMS: dict[str, Arm] = {
     "magnitude, compensate": Arm("magnitude", {}, ("compensate",)),
     "magnitude, recalibrate": Arm("magnitude", {}, ("recalibrate",)),
     "magnitude, refit": Arm("magnitude", {}, REFIT),
+    "magnitude, fold": Arm("magnitude", {}, FOLD),
+    "folding, fold": Arm("reconstruction", {}, FOLD, blind=True),
+    "magnitude, gram": Arm("magnitude", {}, ("gram",)),
     "random_units, refit": Arm("random_units", {}, REFIT, True),
     "reconstruction, uniform": Arm("reconstruction", {"shares": "uniform"}, (), True),
     "reconstruction, uniform, refit": Arm("reconstruction", {"shares": "uniform"}, REFIT, True),
@@ -127,7 +134,8 @@ ARMS: dict[str, Arm] = {
     **{f"{name}, shares, refit": Arm(name, SHARES, REFIT, True) for name in OLDER},
 }
 """Methods that shape a training of their own are taken for what they say of the weights as they are. The first is
-ours; ``shares`` are those of the error curves, where the method only says in which order units go."""
+ours, ``folding`` the same without any image; ``shares`` are those of the error curves,
+where the method only says in which order units go."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +214,11 @@ class Subject:
             plan, spared = self._plan(arm, keep, multiple, seed)
             thin, note = apply(self.model, self.graph, plan), ""
         for step in arm.steps:
-            take(step, self.model, thin, self.graph, plan, images, seed)
+            if step == "gram":
+                gram_channel_map(self.model, thin, self.graph, plan, images)
+            else:
+                by = [self.data.example()] if step in DATA_FREE else images
+                take(step, self.model, thin, self.graph, plan, by, seed)
         seconds = time.process_time() - started + spared
         return Cut(thin, count(thin, self.data.example()).macs / self.macs, seconds, note)
 
@@ -218,14 +230,18 @@ class Subject:
             nonlocal spared
             key = (
                 seed,
-                arm.images,
+                0 if arm.blind else arm.images,
                 None if scores is None else tuple(it.double().numpy().tobytes() for it in scores.values()),
             )
             if key in self._curves:
                 spared += self._curves[key][1]
             else:
                 started = time.process_time()
-                found = error_curves(self.model, self.graph, self.images(seed, arm.images), scores=scores, seed=seed)
+                found = (
+                    blind_curves(self.model, self.graph, self.data.example(), scores=scores)
+                    if arm.blind
+                    else error_curves(self.model, self.graph, self.images(seed, arm.images), scores=scores, seed=seed)
+                )
                 self._curves[key] = found, time.process_time() - started
             found = self._curves[key][0]
             return [replace(curve, weight=1.0) for curve in found] if arm.alike else found
@@ -237,5 +253,6 @@ class Subject:
             limits=Limits(multiple=multiple),
             rng=torch.Generator().manual_seed(seed),
             errors=errors,
+            blind=arm.blind,
         )
         return make(arm.method, arm.options).plan(problem), spared

@@ -25,7 +25,7 @@ from secateur.training.settings import Settings
 
 EXPORTS = ("pt2", "onnx")
 FORMATS = (*EXPORTS, "source")
-REPAIRS = ("reconstruct", "compensate", "recalibrate")  # in the order in which they are carried out
+REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
 
 _TARGET = ("keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
@@ -52,9 +52,9 @@ class Recipe:
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers (names or patterns) that keep all their units.
-        repair: what to do after the cut without training, of ``"reconstruct"``, ``"compensate"`` and
-            ``"recalibrate"``, where the first makes the others needless, or nothing (an empty list, none on the command
-            line); None for ``"reconstruct"`` where there are images, labelled or not.
+        repair: what to do after the cut without training, of ``"reconstruct"``, ``"fold"``, ``"compensate"``
+            and ``"recalibrate"``, where the first makes the others needless, or nothing (an empty list, none on the
+            command line); None for ``"reconstruct"`` where there are images, labelled or not, else for ``"fold"``.
         patience: give up reading the network after this many seconds; None for never.
         min_units: fewest units left in a group.
         multiple: widths are multiples of this, 1 = any number; ``"auto"`` = for each group what runs fast.

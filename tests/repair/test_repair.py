@@ -225,7 +225,8 @@ def test_layers_are_repaired_however_they_are_called_and_left_where_they_are_not
     ("steps", "images_there", "expected"),
     [
         (None, True, ("reconstruct",)),
-        (None, False, ()),
+        (None, False, ("fold",)),
+        ("fold", False, ("fold",)),
         ((), True, ()),
         ("recalibrate", True, ("recalibrate",)),
         (["recalibrate", "compensate"], True, ("compensate", "recalibrate")),

@@ -73,13 +73,27 @@ def test_where_there_are_images_the_cut_is_repaired_and_both_are_measured(traine
     assert "% repaired (" in outcome(document(default))
 
 
-def test_without_images_nothing_is_repaired_and_what_is_asked_for_is_refused(trained: nn.Module) -> None:
-    result = prune(trained, images(1), target=0.5, latency=False)
-    assert result.repairs == ()
+def test_without_images_units_are_folded_and_what_looks_at_images_is_refused(trained: nn.Module, data: Data) -> None:
+    result = prune(trained, data.example(), target=0.5, latency=False)
+    assert [each.step for each in result.repairs] == ["fold"]
+    assert result.repairs[0].layers
     assert result.cut is None
+    assert list(result.stages) == ["dense", "repaired"]
+    bare = prune(trained, data.example(), target=0.5, latency=False, repair=())
+    assert result.plans == bare.plans
+    assert not same(result.model, bare.model)
+    test = data.batches("test", 256)
+    assert accuracy(result.model, test).loss < accuracy(bare.model, test).loss
     with pytest.raises(DataError, match="repairs need images, labels or not; give calibrate"):
         prune(trained, images(1), target=0.5, repair="reconstruct")
-    assert prune(trained, images(1), target=0.5, repair=(), latency=False).plans == result.plans
+
+
+def test_without_images_shares_are_estimated_from_weights_and_a_note_says_so(trained: nn.Module, data: Data) -> None:
+    result = prune(trained, data.example(), "reconstruction", target=0.5, latency=False)
+    assert "there are no images, so what layers lose is estimated from weights alone" in result.plans[0].notes[0]
+    assert [each.step for each in result.repairs] == ["fold"]
+    with_images = prune(trained, None, "reconstruction", target=0.5, data=data, latency=False)
+    assert not any("no images" in note for note in with_images.plans[0].notes)
 
 
 def test_a_network_that_is_not_cut_is_not_repaired(trained: nn.Module, data: Data) -> None:

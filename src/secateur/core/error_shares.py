@@ -26,6 +26,11 @@ RUNGS = 64
 """Most widths of a group on the way down, where costs are counted; those of the goal are chosen among all."""
 _LOOKS = 16
 """Most widths where they are measured."""
+WITHOUT_IMAGES = (
+    "there are no images, so what layers lose is estimated from weights alone; a few hundred, labelled or not (--data, "
+    "--calibrate), tell better"
+)
+"""What is said of error curves that no images were looked at for."""
 _UNKNOWN = 1e6
 """Beyond what is known of a curve an error rises by so much, more than any that is known, over the whole group."""
 

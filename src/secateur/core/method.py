@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.core.error_shares import note, toward
+from secateur.core.error_shares import WITHOUT_IMAGES, note, toward
 from secateur.core.graph import Group
 from secateur.core.knapsack import by_latency
 from secateur.core.limits import Limits
@@ -118,7 +118,7 @@ class ScoreMethod(Method):
         allocate: how much goes from each group: as the scope says, or by sensitivity, so that each group alone would
             do the same damage to the loss on validation images, or by latency, so that the least importance is lost for
             the time that is saved, or by reconstruction, so that the least error is left when the layers that read the
-            units are fitted anew, which needs images.
+            units are fitted anew, which images tell best, and without any weights alone.
     """
 
     scope: Scope = "uniform"
@@ -165,9 +165,10 @@ class ScoreMethod(Method):
             order = partial(by_latency, problem.graph, open_scores, self.scope, times=problem.times())
         elif self.allocate == "reconstruction":
             curves = problem.error_curves(open_scores)
+            blind = (WITHOUT_IMAGES,) if problem.blind else ()
             order = toward(problem.graph, curves, problem.target, start)
             plan = meet(problem.graph, order, problem.target, problem.limits, start)
-            return replace(plan, notes=(*plan.notes, note(curves, plan, problem.image_count())))
+            return replace(plan, notes=(*plan.notes, *blind, note(curves, plan, problem.image_count())))
         return meet(problem.graph, order, problem.target, problem.limits, start)
 
 

@@ -46,7 +46,8 @@ class Problem:
         sensitivity: measures a curve for each group with scores, faster than one by one; None: one by one.
         time: times the layers of the network where it is to run; None where nothing may be timed.
         errors: fits the readers of each group anew on images while its units go, in the order of scores, lowest first,
-            or given None in the order in which the least is lost; None without images. May be asked several times.
+            or given None in the order in which the least is lost. May be asked several times. None: nothing does.
+        blind: whether ``errors`` has no images and estimates them from weights alone.
     """
 
     model: nn.Module
@@ -65,6 +66,7 @@ class Problem:
     sensitivity: Callable[[Mapping[str, Tensor]], Sequence[Curve]] | None = None
     time: Callable[[], Times] | None = None
     errors: Callable[[Mapping[str, Tensor] | None], Sequence[ErrorCurve]] | None = None
+    blind: bool = False
 
     def loss_after(self, plan: Plan) -> float:
         """Return the loss of the network with the plan's units silenced; the model is restored.

@@ -9,7 +9,8 @@ Rule.         H is the matrix of second moments of a reader's inputs, R the rows
               sum is the error curve of the group, divided by the variance of what the reader puts out and added up over
               readers. The widths are those that leave the least error, added up over groups, within the target; the
               candidates are the widths that run fast.
-Needs.        A few hundred images; no labels.
+Needs.        A few hundred images; no labels. Without any the error curves are estimated from weights: units go in the
+              order of the magnitudes of their filters, and the errors only share out the cut; a note says so.
 Cost.         One factorisation of H for each reader, and a pass over the images.
 Differences.  OSSCAR solves for one layer at a given width and then exchanges units; here units are only eliminated,
               but one pass gives the errors at all widths, and with them the widths of all layers, which He, Zhang and
@@ -28,7 +29,7 @@ from typing import ClassVar, Literal
 import torch
 
 from secateur.core.error_curves import ErrorCurve
-from secateur.core.error_shares import by_error, chosen, note, ranks, toward
+from secateur.core.error_shares import WITHOUT_IMAGES, by_error, chosen, note, ranks, toward
 from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, Plan
@@ -75,7 +76,8 @@ class Reconstruction(Method):
         meet(problem.graph, even, problem.target, problem.limits)  # out of reach: said before anything is fitted
         curves = problem.error_curves()
         plan = meet(problem.graph, self._order(problem, problem.target, curves), problem.target, problem.limits)
-        return replace(chosen(curves, plan), notes=(note(curves, plan, problem.image_count()),))
+        blind = (f"{WITHOUT_IMAGES}; of each layer the smallest filters go first",) if problem.blind else ()
+        return replace(chosen(curves, plan), notes=(*blind, note(curves, plan, problem.image_count())))
 
     def _order(
         self, problem: Problem, target: Target, curves: Sequence[ErrorCurve]

@@ -1,12 +1,15 @@
-"""Undoing part of the damage of surgery without training, from a few hundred images."""
+"""Undoing part of the damage of surgery without training, from a few hundred images or from weights alone."""
 
 from secateur.reconstruction import refit as reconstruct
 from secateur.repair.compensation import compensate
 from secateur.repair.constants import fold_constants
+from secateur.repair.folding import fold
 from secateur.repair.kit import (
+    DATA_FREE,
     DEFAULT,
     FEWEST_FITTED,
     STEPS,
+    WITHOUT_IMAGES,
     Repair,
     affordable,
     check,
@@ -19,14 +22,17 @@ from secateur.repair.kit import (
 from secateur.repair.trial import helps
 
 __all__ = [
+    "DATA_FREE",
     "DEFAULT",
     "FEWEST_FITTED",
     "STEPS",
+    "WITHOUT_IMAGES",
     "Repair",
     "affordable",
     "check",
     "chosen",
     "compensate",
+    "fold",
     "fold_constants",
     "helps",
     "ordered",

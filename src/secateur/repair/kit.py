@@ -19,6 +19,7 @@ from secateur.measure.forward import joined, length
 from secateur.recipe import REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
+from secateur.repair.folding import fold
 from secateur.training import recalibrate
 
 STEPS = REPAIRS
@@ -28,11 +29,17 @@ A fit brings the outputs of the dense network back, and to these belong its stat
 before it are then corrected twice; statistics that are estimated before it are those of a network that is no more, and
 after it they stretch outputs that least squares has drawn together on purpose. So it makes the others needless, and
 they are carried out only where it reaches no layer. Statistics come last, for they cover a mean that was folded into a
-batch norm; the other way round it would count twice.
+batch norm; the other way round it would count twice. What was folded into other units has no mean left to fold in.
 """
+
+DATA_FREE = frozenset({"fold"})
+"""Repairs that look at no image."""
 
 DEFAULT = ("reconstruct",)
 """What is done where nobody has asked for anything, and images are at hand."""
+
+WITHOUT_IMAGES = ("fold",)
+"""What is done where nobody has asked for anything, and there are none."""
 
 
 FEWEST_FITTED = 8
@@ -104,8 +111,9 @@ def repair(
         after = _judge(thin, data)
         done.append(Repair(step, layers, now, after))
         now = after
-    if left := ordered(steps)[len(done) :]:
-        tell(Event("warning", f"without {' and '.join(left)}: it would undo part of what {done[-1].step} has won"))
+    carried = [each.step for each in done]
+    if left := [step for step in ordered(steps) if step not in carried]:
+        tell(Event("warning", f"without {' and '.join(left)}: it would undo part of what {carried[0]} has won"))
     return tuple(done)
 
 
@@ -119,16 +127,19 @@ def taken(
     seed: int,
     tell: Tell = ignore,
 ) -> Iterator[tuple[str, int]]:
-    """Take repairs in their order until a fit has made those that are left needless; ``thin`` is changed in place.
+    """Take repairs in their order, without those that others have made needless; ``thin`` is changed in place.
 
     Yields:
         After each step its name, and how many layers it changed.
     """
+    needless: tuple[str, ...] = ()
     for step in ordered(steps):
+        if step in needless:
+            continue
         layers = take(step, dense, thin, graph, plan, images, seed, tell)
         yield step, layers
-        if step == "reconstruct" and layers:
-            return
+        if layers:
+            needless += STEPS if step == "reconstruct" else ("compensate",) if step == "fold" else ()
 
 
 def take(
@@ -155,6 +166,8 @@ def take(
     """
     if step == "recalibrate":
         return recalibrate(thin, ((batch, None) for batch in _even(images)))
+    if step == "fold":
+        return len(fold(dense, thin, graph, plan, images))
     if step == "compensate":
         return len(compensate(dense, thin, graph, plan, images))
     return len(refit(dense, thin, graph, plan, images, seed=seed, tell=tell))
@@ -171,20 +184,21 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
     """Return the repairs that a run carries out, in their order.
 
     Args:
-        steps: what was asked for, in any order; None for ``DEFAULT`` where there are images, and for none elsewhere.
+        steps: what was asked for, in any order; None for ``DEFAULT`` where there are images, else ``WITHOUT_IMAGES``.
         images: whether there are any.
 
     Raises:
-        DataError: if a repair is asked for without images.
+        DataError: if a repair that looks at images is asked for without any.
         SettingError: if one is unknown.
     """
     if steps is None:
-        return DEFAULT if images else ()
+        return DEFAULT if images else WITHOUT_IMAGES
     asked = (steps,) if isinstance(steps, str) else tuple(steps)
     check(asked)
-    if asked and not images:
+    if not images and not DATA_FREE.issuperset(asked):
         raise DataError(
-            "repairs need images, labels or not; give calibrate (--calibrate) or data (--data), or leave repair out"
+            "repairs need images, labels or not; give calibrate (--calibrate) or data (--data), or take fold alone, "
+            "which needs none"
         )
     return ordered(asked)
 
@@ -192,14 +206,15 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
 def affordable(steps: Sequence[str], images: int) -> tuple[str, ...]:
     """Return the repairs that so many different images are enough for, in their order.
 
-    Where there are too few for a fit, ``compensate`` stands in for it; a single one is no sample of anything.
+    Where there are too few for a fit, ``compensate`` stands in for it; a single one is no sample of anything, and what
+    looks at none is left.
 
     Args:
         steps: what was asked for, known repairs.
         images: how many there are.
     """
     if images < FEWEST_MEANT:
-        return ()
+        return tuple(step for step in ordered(steps) if step in DATA_FREE)
     if images >= FEWEST_FITTED or "reconstruct" not in steps:
         return ordered(steps)
     return ordered(["compensate", *(step for step in steps if step != "reconstruct")])

@@ -28,6 +28,7 @@ from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
 from secateur.repair import taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
+from secateur.run.images import repaired_by
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
@@ -138,8 +139,7 @@ def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Mo
     """Return the network under a plan after repairs without training, as the run itself makes it."""
     thin = apply(job.dense, graph, plan)
     if steps and plan.edits:
-        assert job.images is not None
-        some = job.images.at_most(_REPAIR_IMAGES).batches
+        some = repaired_by(job, steps, _REPAIR_IMAGES)
         for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed):
             pass
     return thin

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
-from secateur.reconstruction import error_curves
+from secateur.measure.forward import device_of, moved
+from secateur.reconstruction import blind_curves, error_curves
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -19,8 +20,8 @@ Key = tuple[object, ...]
 
 def measuring(
     job: Job, model: nn.Module, graph: Graph, owner: nn.Module
-) -> Callable[[Mapping[str, Tensor] | None], Sequence[ErrorCurve]] | None:
-    """Return what measures the error curves of a network of this run; None where there are no images.
+) -> Callable[[Mapping[str, Tensor] | None], Sequence[ErrorCurve]]:
+    """Return what measures the error curves of a network of this run, or estimates them where there are no images.
 
     A budget decides many times on one network: the curves of an order are measured once.
 
@@ -31,15 +32,18 @@ def measuring(
         owner: the network itself, whose curves they are.
     """
     batches = job.image_batches()
-    if batches is None:
-        return None
 
     def measured(scores: Mapping[str, Tensor] | None) -> Sequence[ErrorCurve]:
         key = (owner, graph, None if scores is None else _digest(scores))  # which keeps both: an id may be had again
         if key not in job.error_curves:
             with job.clock("reconstruct"):
-                job.error_curves[key] = error_curves(model, graph, batches, scores=scores, seed=job.seed, tell=job.tell)
+                job.error_curves[key] = found(scores)
         return job.error_curves[key]
+
+    def found(scores: Mapping[str, Tensor] | None) -> Sequence[ErrorCurve]:
+        if batches is None:
+            return blind_curves(model, graph, moved(job.inputs, device_of(model)), scores=scores)
+        return error_curves(model, graph, batches, scores=scores, seed=job.seed, tell=job.tell)
 
     return measured
 

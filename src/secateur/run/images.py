@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from inspect import Parameter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from secateur.core.surgery import Inputs
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.loaders import LoaderSource
 from secateur.events import Event, Tell, ignore
 from secateur.models.sources import side_of
 from secateur.recipe import Recipe
+from secateur.repair import DATA_FREE
+
+if TYPE_CHECKING:
+    from secateur.run.job import Job
 
 
 def named_images(
@@ -110,3 +115,16 @@ def shape_of(example: Any) -> tuple[int, int, int] | None:
         return None
     channels, height, width = example.shape[1:]
     return channels, height, width
+
+
+def repaired_by(job: Job, steps: Sequence[str], most: int | None = None) -> Sequence[Inputs]:
+    """Return the batches that repairs of a run look at; for those that look at none its example, read for its shape.
+
+    Args:
+        job: the run.
+        steps: the repairs.
+        most: images to look at; None for all there are.
+    """
+    if DATA_FREE.issuperset(steps) or job.images is None:
+        return [job.inputs]
+    return (job.images if most is None else job.images.at_most(most)).batches

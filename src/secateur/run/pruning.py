@@ -104,7 +104,7 @@ def prune(
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
             budget limits the latency.
         repair: what to do after the cut without training, of ``secateur.repair.STEPS``; () for nothing; None for
-            ``secateur.repair.DEFAULT`` where images are at hand, labelled or not.
+            ``secateur.repair.DEFAULT`` where images are at hand, labelled or not, else ``WITHOUT_IMAGES``.
         calibrate: unlabelled images to repair and decide by: a folder of pictures, an array or a file of arrays, a
             loader or an iterable of model inputs, or a ``Calibration``, see ``secateur.data.load_calibration``; None
             for training images of ``data``, if there is any.

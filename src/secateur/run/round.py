@@ -22,8 +22,9 @@ from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy
-from secateur.repair import Repair, fold_constants, helps, repair
+from secateur.repair import DATA_FREE, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
+from secateur.run.images import repaired_by
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import place_of_use, shares_by_latency, timing
@@ -138,6 +139,7 @@ class Round:
             batches=None if job.data is None else job.data.batches("train", 128, seed=job.seed),
             images=job.image_batches(),
             errors=fitting(job, model, self.graph, self.model),
+            blind=job.image_batches() is None,
             validation=None if job.data is None else job.data.batches("val"),
             history=self.plans,
             limits=job.limits,
@@ -192,12 +194,13 @@ class Round:
 
     def mend(self, plan: Plan) -> None:
         """Repair without training what the cut has damaged."""
-        job, begun, images, thin = self.job, self.begun, self.job.images, self.model
+        job, begun, thin = self.job, self.begun, self.model
         assert begun is not None
-        assert images is not None
+        images = repaired_by(job, job.repair)
+        few = job.images is not None and job.images.few and not DATA_FREE.issuperset(job.repair)
 
         def mended() -> tuple[Repair, ...]:
-            if images.few and not helps(job.repair, begun, thin, self.graph, plan, images.batches, job.seed):
+            if few and not helps(job.repair, begun, thin, self.graph, plan, images, job.seed):
                 what = " and ".join(job.repair)
                 job.tell(
                     Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it")
@@ -208,7 +211,7 @@ class Round:
                 thin,
                 self.graph,
                 plan,
-                images.batches,
+                images,
                 job.repair,
                 data=job.data,
                 seed=job.seed,
