@@ -112,6 +112,7 @@ SHARES = {"allocate": "reconstruction"}
 REFIT = ("reconstruct",)
 FOLD = ("fold",)
 OURS = "reconstruction, refit"
+FEW = (3, 8, 16, 64, 256, 5000)
 OLDER = ("magnitude", "filter_std", "bn_scale", "structured_sparsity", "batch_bridgeout")
 ARMS: dict[str, Arm] = {
     OURS: Arm("reconstruction", {}, REFIT, True),
@@ -129,7 +130,12 @@ ARMS: dict[str, Arm] = {
     "torch_pruning, recalibrate": Arm("torch_pruning", {}, ("recalibrate",)),
     **{f"{name}, refit": Arm(name, {}, REFIT) for name in (*OLDER[1:], "weak_subnetwork")},
     f"{OURS}, streams as others": Arm("reconstruction", {}, REFIT, True, alike=True),
-    **{f"{OURS}, {count} images": Arm("reconstruction", {}, REFIT, True, count) for count in (3, 16, 64, 256, 5000)},
+    **{f"{OURS}, {count} images": Arm("reconstruction", {}, REFIT, True, count) for count in FEW},
+    **{
+        f"magnitude, {said}, {count} images": Arm("magnitude", {}, steps, images=count)
+        for count in (3, 8, 16)
+        for said, steps in (("compensate", ("compensate",)), ("recalibrate", ("recalibrate",)), ("refit", REFIT))
+    },
     "random_units, shares, refit": Arm("random_units", SHARES, REFIT, True),
     **{f"{name}, shares, refit": Arm(name, SHARES, REFIT, True) for name in OLDER},
 }
