@@ -26,6 +26,7 @@ from secateur.errors import ModelError
 from secateur.events import Event
 from secateur.measure import count
 from secateur.methods import make as method
+from secateur.repair import Repair, repair
 from secateur.run.place import place_for
 from secateur.search.best import best_of
 from secateur.search.held_out import HeldOut
@@ -180,3 +181,28 @@ def test_inputs_elsewhere_are_said_so() -> None:
     net = make("plain").eval().requires_grad_(False)
     with accelerator() as device, pytest.raises(ModelError, match=r"does not run on the example inputs.*same device"):
         trace(net.to(device), images(1))
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_a_network_of_the_cpu_is_repaired_on_the_accelerator(
+    small: bool, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def mended(dense: nn.Module, thin: nn.Module, *given: Any, **named: Any) -> tuple[Repair, ...]:
+        devices = {tensor.device.type for network in (dense, thin) for tensor in network.state_dict().values()}
+        seen.append(" and ".join(sorted(devices)))
+        done = repair(dense, thin, *given, **named)
+        if small and "cuda" in devices:
+            raise torch.OutOfMemoryError("too small")
+        return done
+
+    net = make("plain").eval().requires_grad_(False)
+    expected = prune(net, None, "magnitude", 0.5, data, latency=False, repair=("reconstruct",))
+    monkeypatch.setattr("secateur.run.round.repair", mended)
+    with accelerator():
+        result = prune(net, None, "magnitude", 0.5, data, latency=False, repair=("reconstruct",))
+    assert seen == (["cuda", "cpu"] if small else ["cuda"])
+    assert {tensor.device.type for tensor in result.model.state_dict().values()} == {"cpu"}
+    for name, tensor in expected.model.state_dict().items():
+        assert torch.allclose(result.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)

@@ -58,6 +58,30 @@ def there(model: nn.Module, place: torch.device, work: Callable[[nn.Module], T],
     return work(model)
 
 
+def mended_there(
+    dense: nn.Module, thin: nn.Module, place: torch.device, work: Callable[[nn.Module, nn.Module], T], tell: Tell
+) -> T:
+    """Return what comes of work with both networks on a device, see ``there``; the weights of the second come back.
+
+    Args:
+        dense: looked at; never moved.
+        thin: changed in place, where it is.
+        place: the device.
+        work: what to do with both; it may change parameters and buffers of the second.
+        tell: hears of too little memory.
+    """
+
+    def both(network: nn.Module) -> T:
+        if network is dense:
+            return work(dense, thin)
+        moved = copy.deepcopy(thin).to(place)
+        done = work(network, moved)
+        thin.load_state_dict(moved.state_dict())
+        return done
+
+    return there(dense, place, both, tell)
+
+
 def accuracy_at(model: nn.Module, batches: Batches, place: torch.device, tell: Tell = ignore) -> Accuracy:
     """Return the accuracy of a network on labelled images, measured on a device, see ``there``."""
     return there(model, place, lambda network: accuracy(network, batches, tell=tell), tell)

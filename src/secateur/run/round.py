@@ -25,7 +25,7 @@ from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.images import repaired_by
-from secateur.run.place import there
+from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import place_of_use, shares_by_latency, timing
 from secateur.training import History, fit
@@ -199,24 +199,19 @@ class Round:
         images = repaired_by(job, job.repair)
         few = job.images is not None and job.images.few and not DATA_FREE.issuperset(job.repair)
 
-        def mended() -> tuple[Repair, ...]:
-            if few and not helps(job.repair, begun, thin, self.graph, plan, images, job.seed):
+        def fitted(dense: nn.Module, thin: nn.Module) -> tuple[Repair, ...]:
+            if few and not helps(job.repair, dense, thin, self.graph, plan, images, job.seed):
                 what = " and ".join(job.repair)
                 job.tell(
                     Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it")
                 )
                 return ()
             return repair(
-                begun,
-                thin,
-                self.graph,
-                plan,
-                images,
-                job.repair,
-                data=job.data,
-                seed=job.seed,
-                tell=job.tell,
+                dense, thin, self.graph, plan, images, job.repair, data=job.data, seed=job.seed, tell=job.tell
             )
+
+        def mended() -> tuple[Repair, ...]:
+            return mended_there(begun, thin, job.place, fitted, job.tell)
 
         with job.clock("repair"):
             if job.work is None:
