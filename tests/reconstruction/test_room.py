@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ import nets
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, tensors_in
 from secateur.core.trace import trace
+from secateur.events import Event
 from secateur.reconstruction import error_curves, refit
+from secateur.reconstruction.least_squares import MOST
 from secateur.reconstruction.passes import Passes
-from secateur.reconstruction.room import Living, Room, room
+from secateur.reconstruction.room import PLENTY, ROOM, Living, Memory, Room, memory, room
 from secateur.reconstruction.sites import PAIR, Site, sites
 
 
@@ -139,7 +142,7 @@ def tight(monkeypatch: pytest.MonkeyPatch, most: int) -> list[Room]:
     made: list[Room] = []
 
     def smaller(*given: object, **named: object) -> Room:
-        made.append(room(*given, **named, most=most))  # type: ignore[arg-type]
+        made.append(room(*given, **(named | {"most": most})))  # type: ignore[arg-type]
         return made[-1]
 
     for where in ("curves", "refit"):
@@ -180,6 +183,41 @@ def test_with_little_room_every_network_is_fitted_all_the_same(name: str, monkey
         assert some < 1.2 * max(whole, first)
     else:
         assert some == whole
+
+
+def little(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(
+        "secateur.reconstruction.room.psutil.virtual_memory", lambda: SimpleNamespace(available=free), raising=True
+    )
+
+
+def test_with_plenty_of_memory_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    little(monkeypatch, PLENTY)
+    assert memory() == Memory() == Memory(ROOM, MOST)
+    little(monkeypatch, PLENTY // 8)
+    allowed = memory()
+    assert allowed.waiting < ROOM
+    assert allowed.columns < MOST
+    assert allowed.waiting + 8 * 5 * allowed.columns**2 < PLENTY // 8
+
+
+@pytest.mark.parametrize(("free", "told"), [(2**24, False), (2**16, True)])
+def test_little_memory_is_made_do_with_and_said_where_it_matters(
+    free: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, heard = Narrowing().eval(), list[Event]()
+    graph = trace(model, BATCHES[0])
+    plan = Plan(tuple(DropUnits(it.name, tuple(range(it.size // 2))) for it in graph.free))
+    thin = apply(model, graph, plan)
+    little(monkeypatch, free)
+    assert len(error_curves(model, graph, BATCHES, tell=heard.append)) == len(graph.free)
+    assert refit(model, thin, graph, plan, BATCHES, tell=heard.append)
+    warned = [event.text for event in heard if event.stage == "warning"]
+    assert len(warned) == 2 * told
+    for text in warned:
+        assert text.startswith("of Narrowing ")
+        assert "looked at less closely ('" in text
+        assert text.endswith("for too little memory is free: free 4 GiB for the result of other machines")
 
 
 def test_memory_that_is_freed_goes_back_where_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

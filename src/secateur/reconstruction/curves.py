@@ -19,10 +19,10 @@ from secateur.measure.forward import device_of, moved, part
 from secateur.reconstruction import rows
 from secateur.reconstruction.contribution import contributions
 from secateur.reconstruction.elimination import FEW, Reader, best_choices, eliminate
-from secateur.reconstruction.least_squares import MOST, Moments, inverted, ridged
+from secateur.reconstruction.least_squares import Moments, inverted, ridged
 from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful
 from secateur.reconstruction.reading import columns, evened, readers, units_read
-from secateur.reconstruction.room import room
+from secateur.reconstruction.room import Room, memory, room, warn_of_little
 from secateur.reconstruction.sites import PAIR, Place, Site, norm_scale, sites
 
 PULL = 1e-3
@@ -160,18 +160,22 @@ def error_curves(
     known = [site for site in everywhere if site.layer in all_readers]
     summed = {site.layer for site in everywhere if site.add is not None}
     streams = {group.name for group in graph.free if summed.intersection(group.layers)}
-    found = [site for site in known if rows.columns(model.get_submodule(site.layer)) <= MOST]
+    allowed = memory()
+    found = [site for site in known if rows.columns(model.get_submodule(site.layer)) <= allowed.columns]
     exact = {site.layer for site in found}
     left = {name: sum(layer in exact for layer in layers) for name, layers in reading.items()}
     survey = _Survey(model, graph, scores, left, streams)
     rest = [layer for layer in all_readers if layer not in exact]
     if rest:
         survey.others = contributions(model, graph, rest, batches[0], pull=PULL, seed=seed)
-    _meet(survey, found, joined_if_stateful(model, found, batches), seed, tell)
+    batches = joined_if_stateful(model, found, batches)
+    many = room(model, found, batches, most=allowed.waiting)
+    warn_of_little(model, known, many, allowed, tell)
+    _meet(survey, found, batches, many, seed, tell)
     return [survey.curves[group.name] for group in graph.free]
 
 
-def _meet(survey: _Survey, found: Sequence[Site], batches: Sequence[Inputs], seed: int, tell: Tell) -> None:
+def _meet(survey: _Survey, found: Sequence[Site], batches: Sequence[Inputs], many: Room, seed: int, tell: Tell) -> None:
     by_name = {site.layer: site for site in found}
 
     def heard(where: str | Place, batch: int, made: Tensor) -> None:
@@ -182,7 +186,6 @@ def _meet(survey: _Survey, found: Sequence[Site], batches: Sequence[Inputs], see
         survey.spreads.setdefault(where, Spread()).add(made, -1 if linear else 1)
 
     tell(Event("reconstruct", "weighing units by what no fit brings back", 0, len(found)))
-    many = room(survey.model, found, batches)
     with Passes(survey.model, found, batches, heard, room=many.batches).running() as advance:
         number = 0
         while arrived := advance():

@@ -106,6 +106,7 @@ class Fit:
         inputs: the rows themselves, for problems that are too wide for their normal equations.
         missing: the same of what is missing.
         apart: which of these rows are held out.
+        most: unknowns of an output up to which there are normal equations.
     """
 
     known: Moments | None = None
@@ -113,6 +114,7 @@ class Fit:
     inputs: list[Tensor] = field(default_factory=list[Tensor])
     missing: list[Tensor] = field(default_factory=list[Tensor])
     apart: list[Tensor] = field(default_factory=list[Tensor])
+    most: int = MOST
     _images: int = 0
 
     def add(self, inputs: Tensor, missing: Tensor, image: Tensor) -> None:
@@ -125,7 +127,7 @@ class Fit:
         """
         apart = ((image + self._images) % HELD_OUT == 0).to(inputs.device)
         self._images += int(image.max()) + 1
-        if inputs.shape[2] > MOST:
+        if inputs.shape[2] > self.most:
             self.inputs.append(inputs.float().cpu())
             self.missing.append(missing.float().cpu())
             self.apart.append(apart.cpu())
@@ -145,7 +147,7 @@ class Fit:
         """
         if self.inputs:
             found = torch.cat(self.inputs, 1), torch.cat(self.missing, 1), torch.cat(self.apart)
-            return None if free is not None else _in_row_space(*found)
+            return None if free is not None else _in_row_space(*found, min(MOST_DUAL, self.most))
         if self.known is None or self.held is None or not self.known.rows or not self.held.rows:
             return None
         if not all(bool(it.isfinite().all()) for it in (self.known.square, self.known.product, self.held.missing)):
@@ -247,10 +249,10 @@ def _masked(square: Tensor, product: Tensor, free: Tensor) -> Tensor | None:
     return change if bool(change.isfinite().all()) else None
 
 
-def _in_row_space(inputs: Tensor, missing: Tensor, apart: Tensor) -> Solution | None:
+def _in_row_space(inputs: Tensor, missing: Tensor, apart: Tensor, most: int) -> Solution | None:
     """Solve with ``D = X' (X X' + s I)^-1 E``, which is the same solution, for more columns than rows."""
-    if inputs.shape[1] > MOST_DUAL:
-        chosen = torch.linspace(0, inputs.shape[1] - 1, MOST_DUAL).long()
+    if inputs.shape[1] > most:
+        chosen = torch.linspace(0, inputs.shape[1] - 1, most).long()
         inputs, missing, apart = inputs[:, chosen], missing[:, chosen], apart[chosen]
     own = inputs.square().sum(1, keepdim=True)
     own = torch.maximum(own, DEAD * own.mean(2, keepdim=True)).clamp(min=1e-30)

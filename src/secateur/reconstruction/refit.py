@@ -18,7 +18,7 @@ from secateur.reconstruction import rows
 from secateur.reconstruction.layer import Fitted, can_fit, masks
 from secateur.reconstruction.least_squares import Fit
 from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, parted
-from secateur.reconstruction.room import room
+from secateur.reconstruction.room import Memory, memory, room, warn_of_little
 from secateur.reconstruction.sites import PAIR, Place, Site, sites, together
 
 NOTHING = 1e-10
@@ -64,6 +64,7 @@ class _Refit:
     wanted: dict[tuple[str | Place, int], Tensor] = field(default_factory=dict["tuple[str | Place, int]", Tensor])
     waiting: dict[Place, list[_Waiting]] = field(default_factory=dict[Place, list[_Waiting]])
     changed: list[str] = field(default_factory=list[str])
+    memory: Memory = field(default_factory=memory)
 
     def draw(self, site: Site, standing: Sequence[Arrival], number: int) -> None:
         """Draw the places of a layer; layers whose outputs meet share them."""
@@ -93,7 +94,7 @@ class _Refit:
 
     def alone(self, site: Site, arrived: Sequence[Arrival]) -> None:
         """Fit a layer to its own outputs."""
-        fitted, fit = self.fitted(site), Fit()
+        fitted, fit = self.fitted(site), Fit(most=self.memory.columns)
         whole = lacking = 0.0
         for it in arrived:
             places, wanted = self.places.pop((site.layer, it.batch)), self.wanted.pop((site.layer, it.batch))
@@ -137,7 +138,7 @@ class _Refit:
         """
         if any(_version(given) != version for given, version in turn.given):
             return
-        fitted, fit = turn.fitted, Fit()
+        fitted, fit = turn.fitted, Fit(most=self.memory.columns)
         used = fitted.scale.abs() > 1e-8 * fitted.scale.abs().max()
         by = torch.where(used, 1 / torch.where(used, fitted.scale, 1.0), 0.0)
         for inputs, missing, image in zip(turn.inputs, lacking, images, strict=True):
@@ -200,7 +201,8 @@ def refit(
 
 def _go(it: _Refit, found: Sequence[Site], batches: Sequence[Inputs], tell: Tell) -> None:
     by_name = {site.layer: site for site in found}
-    many = room(it.dense, found, batches, networks=2)
+    many = room(it.dense, found, batches, networks=2, most=it.memory.waiting)
+    warn_of_little(it.thin, found, many, it.memory, tell)
     before = Passes(it.dense, found, batches, it.heard, room=many.batches)
     after = Passes(it.thin, found, batches, lambda *_: None, behind=it.meeting, room=many.batches)
     number = 0

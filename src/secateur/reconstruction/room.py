@@ -8,24 +8,83 @@ join them at a later layer, where all that wait find room.
 from __future__ import annotations
 
 import ctypes
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil  # pyright: ignore[reportMissingModuleSource]
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.surgery import Inputs
+from secateur.events import Event, Tell
 from secateur.measure.forward import length, part
+from secateur.reconstruction.least_squares import MOST
 from secateur.reconstruction.passes import Passes
+from secateur.reconstruction.rows import columns
 from secateur.reconstruction.sites import PAIR, Place, Site, together
 
 ROOM = 2**30
 """Bytes that what waits may take. The same everywhere, so that results do not depend on the machine."""
+MATRICES = 5
+"""Square matrices of float64 that there are at the same time while a layer is solved."""
+
+
+PLENTY = 4 * ROOM
+"""Free bytes from which on nothing is bounded by the machine."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the free memory of this machine allows.
+
+    Attributes:
+        waiting: bytes that what waits may take.
+        columns: of the widest layer whose normal equations are solved; wider ones take ways that need less.
+    """
+
+    waiting: int = ROOM
+    columns: int = MOST
+
+
+def memory() -> Memory:
+    """Return what may be used of the memory that is free now."""
+    free = int(psutil.virtual_memory().available)
+    if free >= PLENTY:
+        return Memory()
+    share = free // 3
+    return Memory(min(ROOM, share), min(MOST, math.isqrt(share // (8 * MATRICES))))
+
+
+def warn_of_little(model: nn.Module, found: Sequence[Site], many: Room, allowed: Memory, tell: Tell) -> None:
+    """Tell once where the free memory of this machine changes how a network is looked at.
+
+    Args:
+        model: the network.
+        found: its sites.
+        many: what finds room.
+        allowed: what the memory allows.
+        tell: hears the warning.
+    """
+    wide = [it.layer for it in found if allowed.columns < columns(model.get_submodule(it.layer)) <= MOST]
+    less = allowed.waiting < min(ROOM, many.wanted)
+    if wide or less:
+        what = ["fewer images are looked at in its first layers"] if less else []
+        what += (
+            [f"'{wide[0]}'{f' and {len(wide) - 1} more' if wide[1:] else ''} is looked at less closely"] if wide else []
+        )
+        tell(
+            Event(
+                "warning",
+                f"of {type(model).__name__} {' and '.join(what)}, for too little memory is free: "
+                f"free {PLENTY / 2**30:.0f} GiB for the result of other machines",
+            )
+        )
 
 
 _trim: Any = None
@@ -75,10 +134,12 @@ class Room:
     Attributes:
         batches: how many may wait at each layer.
         most: bytes that those that wait hold at most.
+        wanted: bytes that all would hold.
     """
 
     batches: Mapping[str, int]
     most: float
+    wanted: float = 0.0
 
     def tidy(self) -> None:
         """Have the C library give back memory that was freed: it keeps some for each thread, of which there are many.
@@ -120,7 +181,8 @@ def room(
         if number in closed:
             fits[number] = fits[number - 1]
     at = {stop: fit for stop, fit in zip(stops, fits, strict=True) if isinstance(stop, str)}
-    return Room(at, max((fit * size for fit, size in zip(fits, held, strict=True)), default=0.0))
+    most_held = max((fit * size for fit, size in zip(fits, held, strict=True)), default=0.0)
+    return Room(at, most_held, max(held, default=0.0) * len(batches))
 
 
 def _closed(found: Sequence[Site], stops: Sequence[str | Place]) -> set[int]:
