@@ -10,7 +10,7 @@ network puts out so far.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from secateur.core.fusion import fusible
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
+from secateur.core.surgery import run
 from secateur.measure.forward import evaluating
-from secateur.repair.readers import Reader, inputs_and_outputs, readers
+from secateur.repair.readers import Reader, readers
 
+Moments: TypeAlias = tuple[Tensor, Tensor]
 PULL = 1e-3
 """Ridge, as a share of the mean variance of the kept channels."""
 
@@ -30,16 +32,18 @@ def gram_channel_map(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan
     changed = 0
     with evaluating(dense), evaluating(thin), torch.no_grad():
         norms = dict(fusible(dense, images[0][:1]))
-        for reader in readers(dense, thin, graph, plan):
-            changed += _mapped(dense, thin, reader, norms.get(reader.name, ""), images)
+        found = list(readers(dense, thin, graph, plan))
+        whole = moments(dense, [reader.dense for reader in found], images)
+        for reader, of_dense in zip(found, whole, strict=True):
+            changed += _mapped(thin, reader, of_dense, norms.get(reader.name, ""), images)
     return changed
 
 
-def _mapped(dense: nn.Module, thin: nn.Module, reader: Reader, norm: str, images: Sequence[Tensor]) -> bool:
-    moments, now = _moments(dense, reader.dense, images), _moments(thin, reader.thin, images)
-    if moments is None or now is None:
+def _mapped(thin: nn.Module, reader: Reader, of_dense: Moments | None, norm: str, images: Sequence[Tensor]) -> bool:
+    (now,) = moments(thin, [reader.thin], images)
+    if of_dense is None or now is None:
         return False
-    mean, square = moments
+    mean, square = of_dense
     kept = ~reader.lost
     within = square[kept][:, kept]
     ridge = PULL * within.diagonal().mean() * torch.eye(len(within), dtype=torch.float64)
@@ -61,17 +65,25 @@ def _mapped(dense: nn.Module, thin: nn.Module, reader: Reader, norm: str, images
     return True
 
 
-def _moments(network: nn.Module, layer: nn.Module, images: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Return the mean and the covariance of the channels of what a layer reads, in float64."""
-    count, total, square = 0, torch.zeros(()), torch.zeros(())
-    for calls in inputs_and_outputs(network, layer, images):
-        for given, _ in calls:
-            rows = given.movedim(1, -1) if isinstance(layer, nn.Conv2d) else given
-            rows = rows.reshape(-1, rows.shape[-1])
-            count += len(rows)
-            total = total + rows.sum(0).double()
-            square = square + (rows.T @ rows).double()
-    if not count:
-        return None
-    mean = total / count
-    return mean, square / count - mean[:, None] * mean
+def moments(network: nn.Module, layers: Sequence[nn.Module], images: Sequence[Tensor]) -> list[Moments | None]:
+    """Return the mean and the covariance of the channels of what each layer reads, in float64, from one pass."""
+    sums: list[list[Any]] = [[0, 0.0, 0.0] for _ in layers]
+
+    def note(number: int, layer: nn.Module, given: Tensor) -> None:
+        rows = given.movedim(1, -1) if isinstance(layer, nn.Conv2d) else given
+        rows = rows.reshape(-1, rows.shape[-1])
+        for place, more in enumerate((len(rows), rows.sum(0).double(), (rows.T @ rows).double())):
+            sums[number][place] = sums[number][place] + more
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, given, number=number: note(number, layer, given[0]))
+        for number, layer in enumerate(layers)
+    ]
+    try:
+        for batch in images:
+            run(network, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    means = [(total / max(1, count), square / max(1, count), count) for count, total, square in sums]
+    return [(mean, square - mean[:, None] * mean) if count else None for mean, square, count in means]
