@@ -75,9 +75,8 @@ def warn_of_little(model: nn.Module, found: Sequence[Site], many: Room, allowed:
     less = allowed.waiting < min(ROOM, many.wanted)
     if wide or less:
         what = ["fewer images are looked at in its first layers"] if less else []
-        what += (
-            [f"'{wide[0]}'{f' and {len(wide) - 1} more' if wide[1:] else ''} is looked at less closely"] if wide else []
-        )
+        others = f" and {len(wide) - 1} more" if wide[1:] else ""
+        what += [f"wide layers are looked at less closely ('{wide[0]}'{others})"] if wide else []
         tell(
             Event(
                 "warning",
