@@ -58,6 +58,7 @@ def explain(graph: Graph) -> Explanation:
     for group in graph.free:
         first = graph.offsets[group.name]
         keep[first : first + group.size - 1] = False
+    rows = list(dict.fromkeys(rows))  # of a recurrent layer all weights say the same
     return Explanation(tuple(rows), _macs(graph, keep) / max(1, _macs(graph, torch.ones_like(keep))))
 
 
