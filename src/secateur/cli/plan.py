@@ -71,15 +71,18 @@ def plan(
             raise ArtifactError(f"cannot write {out}: {error.strerror or error}; choose another file") from None
     before, after = size(graph), size(graph, decided)
     groups = _groups(graph, decided)
+    missing = after.remark(before, recipe.keep if recipe.of == "macs" else None)
     if as_json:
         sizes = {"before": _sizes(before), "after": _sizes(after)}
         promise = {"forecast": foretold.to_dict()} if foretold else {}
         promise |= {"budget": budget} if budget else {}
+        promise |= {"uncounted": missing} if missing else {}
         say_json({"plan": _json(decided), "groups": groups, **sizes, **promise, "file": str(out) if out else None})
         return
     rows = [(g["group"], f"{g['kept']} of {g['units']}", _layers(g["layers"])) for g in groups]
     say(table(("Group", "Kept", "Layers that make it"), rows, numbers=(1,)), "")
     say(_size_table(_sizes(before), _sizes(after)), "")
+    say(*([limits.sentence(missing)] if missing else []))
     say(*limits.kept({"budget": budget}), *limits.widths({"notes": decided.notes}))
     if foretold:
         say(limits.sentence(foretold.sentence()))

@@ -277,6 +277,8 @@ def _run(
         val=accuracy_at(model, data.batches("val"), place_for(model, request.recipe.train)).top1,
         test_images=after.accuracy.examples,
         macs=after.counts.macs,
+        uncounted=after.counts.uncounted,
+        uncounted_macs=after.counts.uncounted_macs,
         params=after.counts.params,
         dense_macs=before.counts.macs,
         dense_params=before.counts.params,

@@ -16,7 +16,7 @@ from secateur import rules
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.regroup import layouts, saved_macs, saved_params
-from secateur.core.work import Uncounted
+from secateur.core.work import Uncounted, remark
 from secateur.errors import PlanError, SettingError
 
 Measure = Literal["macs", "params", "nonzero", "units"]
@@ -40,6 +40,21 @@ class Size:
     nonzero: int
     units: int
     uncounted: tuple[Uncounted, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """Say what is not counted; empty if everything is."""
+        return self.remark(self, None)
+
+    def remark(self, dense: Size, keep: float | None) -> str:
+        """Say what is not counted, and what that means for a target of MACs; empty if everything is counted.
+
+        Args:
+            dense: size of the dense network.
+            keep: the fraction of its MACs that was asked for; None if it was not.
+        """
+        names, least = ", ".join(map(str, self.uncounted)), sum(each.least for each in self.uncounted)
+        return remark(names, least, dense.macs, self.macs, keep)
 
     def of(self, measure: Measure) -> int:
         """Return the size in one measure."""

@@ -22,9 +22,10 @@ Formula = Callable[..., int]
 
 QUIET = frozenset({"aten", "prim", "prims", "rngprims", "profiler", "c10d", "_c10d_functional", "quantized", "onednn"})
 """Libraries of operators in which those that multiply can be told by their names."""
-_WORDS = frozenset(
-    "mm bmm addmm baddbmm matmul mv dot conv convolution linear rnn lstm gru attention fft trilinear solve svd qr inv "
-    "eig eigh eigvals cholesky lu ldl ormqr geqrf householder det slogdet matrix pinv lstsq correlation".split()
+_WORDS = re.compile(
+    r"(?<![a-z])(mm|bmm|addmm|baddbmm|matmul|mv|dot|conv|convolution|linear|rnn|lstm|gru|attention|fft|trilinear|solve"
+    r"|svd|qr|inv|eig|eigh|eigvals|cholesky|lu|ldl|ormqr|geqrf|householder|det|slogdet|matrix|pinv|lstsq|correlation)"
+    r"(?![a-z])"
 )
 _IDLE = re.compile(r"upsample|unpack|fused_(lstm|gru)_cell|nms|roi_|check_errors|prepack")
 
@@ -49,7 +50,7 @@ class Uncounted:
 
 
 def macs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int | None:
-    """Return the multiply-accumulates of a call of an operator that has run; None if it multiplies nobody knows how much.
+    """Return the multiply-accumulates of a call of an operator that has run, None if no formula is known.
 
     Args:
         func: the operator, an overload or its packet.
@@ -64,7 +65,7 @@ def macs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) ->
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2
     library, _, own = name.partition(".")
-    if _IDLE.search(own) or (library in QUIET and not _WORDS & set(re.findall("[a-z]+", own))):
+    if _IDLE.search(own) or (library in QUIET and not _WORDS.search(own)):
         return 0
     return None
 
@@ -81,6 +82,31 @@ def together(found: Sequence[Uncounted]) -> tuple[Uncounted, ...]:
     for each in found:
         sums[each.operator, each.layer] = sums.get((each.operator, each.layer), 0) + each.least
     return tuple(Uncounted(operator, layer, least) for (operator, layer), least in sums.items())
+
+
+def remark(names: str, least: int, before: int, after: int, keep: float | None) -> str:
+    """Return what it means that some operators are not counted, as a clause; empty if there are none.
+
+    They take the same before and after, for nothing that they touch is removed.
+
+    Args:
+        names: the operators and where they are; empty if everything is counted.
+        least: MACs that they take at least.
+        before: MACs of the dense network that are counted.
+        after: the same of the pruned one.
+        keep: the fraction of the MACs that was asked for; None if it was not.
+    """
+    if not names:
+        return ""
+    text = f"at least {least:,} MACs in {names} are not counted"
+    if keep is None or keep >= 1:
+        return f"{text}: shares of MACs are those of the rest"
+    most = int((keep * before - after) / (1 - keep))
+    if after > before * keep or most < least:
+        return f"{text}: with them the target of {keep:.3g} of the MACs is missed; ask for less"
+    return (
+        f"{text}: the target of {keep:.3g} of the MACs is met only if they take no more than {most:,}, and else missed"
+    )
 
 
 def mapping() -> dict[Any, Formula]:

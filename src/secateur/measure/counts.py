@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.blocks import executing
 from ..core.calls import ModuleStack
-from ..core.work import Uncounted, macs, mapping, together, uncounted
+from ..core.work import Uncounted, macs, mapping, remark, together, uncounted
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .record import Record
 
@@ -47,6 +47,11 @@ class Counts(Record):
     activations: int
     uncounted: str = ""
     uncounted_macs: int = 0
+
+    @property
+    def missing(self) -> str:
+        """Say what is not counted; empty if everything is."""
+        return remark(self.uncounted, self.uncounted_macs, self.macs, self.macs, None)
 
 
 def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
