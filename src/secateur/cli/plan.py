@@ -99,6 +99,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
     from secateur.run.foretelling import foretell
+    from secateur.run.images import for_network
     from secateur.run.job import Job
     from secateur.run.place import place_for
     from secateur.run.recipes import runtime_of
@@ -111,6 +112,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell) -> _Deci
     data = run.data_of(recipe, download=download)
     images = run.images_of(recipe, data, tell)
     model = run.model_of(recipe, data, images)
+    data, images = for_network(recipe, model, data, images, tell)
     job = Job(
         dense=model,
         inputs=run.example_of(recipe, data, images),

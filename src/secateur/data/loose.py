@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from secateur.data.folder import GREY
 from secateur.data.inputs import Wanted
 from secateur.data.order import Order
 from secateur.data.pictures import Files, FolderSource
@@ -51,6 +53,8 @@ def of_folder(
     chosen = tuple(paths[row] for row in rows)
     channels, side = _asked(wanted)
     final, resized = _size(chosen, side, *size)
+    if channels == 1 and wanted.mean is None:
+        wanted = replace(wanted, mean=GREY[0], std=GREY[1])
     mean, std = wanted.scale(channels)
     if workers is None and max(final) <= SMALL:
         workers = 0  # small pictures are read sooner than processes start
