@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 Formula = Callable[..., int]
@@ -65,6 +66,8 @@ def macs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) ->
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2
     library, _, own = name.partition(".")
+    if not any(isinstance(value, Tensor) for value in tree_leaves((args, kwargs))):
+        return 0  # asks for a version, or the like
     if _IDLE.search(own) or (library in QUIET and not _WORDS.search(own)):
         return 0
     return None
