@@ -83,7 +83,10 @@ NETWORKS: dict[str, tuple[Before, int]] = {
         Before(lambda m, y: functional.conv2d(y, m.w, padding=1, groups=8), w=(8, 1, 3, 3)),
         2 * 64 * 8 * 9,
     ),
-    "transposed, function": (Before(lambda m, y: functional.conv_transpose2d(y, m.w), w=(8, 12, 1, 1)), 2 * 64 * 8 * 12),
+    "transposed, function": (
+        Before(lambda m, y: functional.conv_transpose2d(y, m.w), w=(8, 12, 1, 1)),
+        2 * 64 * 8 * 12,
+    ),
     "time convolution": (
         Before(lambda m, y: torch.conv_tbc(rows(y).contiguous(), m.w, m.b), w=(1, 8, 12), b=(12,)),
         2 * 64 * 8 * 12,
@@ -190,5 +193,7 @@ def test_a_target_is_never_met_on_a_partial_count(least: int, after: int, keep: 
 
 def test_a_size_says_what_it_lacks() -> None:
     found = Size(1, 1000, 1, 1, (Uncounted("fft", "mix", 10), Uncounted("inv", "", 5)))
-    assert found.missing == "at least 15 MACs in fft in 'mix', inv are not counted: shares of MACs are those of the rest"
+    assert (
+        found.missing == "at least 15 MACs in fft in 'mix', inv are not counted: shares of MACs are those of the rest"
+    )
     assert Size(1, 1000, 1, 1).missing == ""
