@@ -234,3 +234,13 @@ def test_runs_of_earlier_versions_have_a_factor_without_an_interval() -> None:
     done = [(request, replace(run_, latency=1.0, dense_latency=1.5)) for request, run_ in done]
     line = findings(comparison, done).lines[0]
     assert (line.faster, line.interval, line.runtime) == (f"1.50{TIMES}", None, "")
+
+
+def test_a_comparison_names_what_is_not_counted() -> None:
+    comparison = Comparison.from_toml(TEXT)
+    done = [(r, run(r, TESTS[r.label][0], uncounted="fft in 'mix'", uncounted_macs=9)) for r in requests(comparison)]
+    found = notes(findings(comparison, done))
+    missed = "At least 9 MACs in fft in 'mix' are not counted: with them the target of 0.5 of the MACs is missed; ask"
+    assert any(note.startswith(missed) for note in found)
+    whole = [(request, replace(each, uncounted="")) for request, each in done]
+    assert not any("not counted" in note for note in notes(findings(comparison, whole)))

@@ -14,6 +14,7 @@ from torch.utils import _pytree
 from secateur.core.blocks import execution_of
 from secateur.core.method import settings_of
 from secateur.core.surgery import TOLERANCE, run
+from secateur.core.work import remark
 from secateur.errors import ArtifactError, SecateurError
 from secateur.methods import card, name_of
 
@@ -29,8 +30,8 @@ def document(result: Result) -> dict[str, Any]:
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
     ``cut`` (before its repair, where there was one), ``middle`` (before fine-tuning), ``after``, ``repairs`` (without
     training, on validation images), ``calibration`` (how many unlabelled images were used), ``normalisation``
-    (``mean`` and ``std`` of the images), ``minutes`` (how they were used), ``widths``, ``explanation``,
-    ``verification``,
+    (``mean`` and ``std`` of the images), ``minutes`` (how they were used), ``uncounted`` (what is in no count of MACs,
+    and what that means for the target), ``widths``, ``explanation``, ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
     and ``notes`` (why these, round by round),
@@ -56,6 +57,7 @@ def document(result: Result) -> dict[str, Any]:
             "calibration": result.calibration,
             "normalisation": result.normalisation and dict(zip(("mean", "std"), result.normalisation, strict=True)),
             "minutes": result.minutes,
+            "uncounted": _uncounted(result),
             "widths": [{"layer": w.layer, "before": w.before, "after": w.after} for w in result.widths],
             "explanation": _explanation(result.explanation),
             "verification": {"difference": result.verification, "exact": result.verification <= TOLERANCE},
@@ -116,6 +118,13 @@ def _method(method: Any) -> dict[str, Any]:
     }
 
 
+def _uncounted(result: Result) -> str:
+    """Return what is in no count of MACs, and what that means for the target; empty if everything is counted."""
+    target, counts = result.target, result.after.counts
+    keep = target.keep if target and target.of == "macs" else None
+    return remark(counts.uncounted, counts.uncounted_macs, result.before.counts.macs, counts.macs, keep)
+
+
 def _step(step: Any) -> dict[str, Any]:
     target = {"keep": step.target.keep, "of": step.target.of} if step.target else None
     return {"name": name_of(step.method), "settings": settings_of(step.method), "target": target}
@@ -123,7 +132,7 @@ def _step(step: Any) -> dict[str, Any]:
 
 def _explanation(explanation: Any) -> dict[str, Any]:
     rows = [{name.rstrip("_"): value for name, value in asdict(row).items()} for row in explanation.rows]
-    return {"rows": rows, "reachable": explanation.reachable}
+    return {"rows": rows, "reachable": explanation.reachable, "uncounted": explanation.uncounted}
 
 
 def _example(result: Result) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def _document(
         "threads": first.threads,
         "device": first.device,
         "macs": {DENSE: before["macs"], PRUNED: after["macs"]},
+        "uncounted": after.get("uncounted", ""),
         "runtimes": [
             {
                 "runtime": it.runtime,

@@ -146,6 +146,7 @@ def explain(
     say(explanation_table(explanation, multiples), "")
     say(f"{whole} of {len(explanation.rows)} layers can be pruned throughout, {len(graph.free)} groups in all.")
     say(f"The smallest network that can be reached keeps {100 * explanation.reachable:.3g} % of the MACs.")
+    say(*([f"Not counted: {explanation.uncounted}."] if explanation.uncounted else []))
     say(f"By default {limits.note(graph)}.")
 
 

@@ -79,15 +79,18 @@ def plan(
             raise ArtifactError(f"cannot write {out}: {error.strerror or error}; choose another file") from None
     before, after = size(graph), size(graph, decided)
     groups = _groups(graph, decided)
+    missing = after.remark(before, recipe.keep if recipe.of == "macs" else None)
     if as_json:
         sizes = {"before": _sizes(before), "after": _sizes(after)}
         promise = {"forecast": foretold.to_dict()} if foretold else {}
         promise |= {"budget": budget} if budget else {}
+        promise |= {"uncounted": missing} if missing else {}
         say_json({"plan": _json(decided), "groups": groups, **sizes, **promise, "file": str(out) if out else None})
         return
     rows = [(g["group"], f"{g['kept']} of {g['units']}", _layers(g["layers"])) for g in groups]
     say(table(("Group", "Kept", "Layers that make it"), rows, numbers=(1,)), "")
     say(_size_table(_sizes(before), _sizes(after)), "")
+    say(*([limits.sentence(missing)] if missing else []))
     say(*limits.kept({"budget": budget}), *limits.widths({"notes": decided.notes}))
     if foretold:
         say(limits.sentence(foretold.sentence()))
@@ -105,6 +108,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     from secateur.run.budgeting import check_budget
     from secateur.run.fallback import for_images
     from secateur.run.foretelling import foretell
+    from secateur.run.images import for_network
     from secateur.run.job import Job
     from secateur.run.place import place_for
     from secateur.run.recipes import runtime_of
@@ -117,6 +121,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     data = run.data_of(recipe, download=download)
     images = run.images_of(recipe, data, tell)
     model = run.model_of(recipe, data, images)
+    data, images = for_network(recipe, model, data, images, tell)
     repair = chosen(recipe.repair, images=data is not None or images is not None)
     method, repair = for_images(images, data, recipe.calibrate_images, method, repair, method_asked=asked, tell=tell)
     job = Job(

@@ -110,7 +110,7 @@ def _measured(
         raise SettingError(
             f"{recipe.method} gives units no scores, so nothing goes first; take a method that does, such as {METHOD}"
         )
-    data = run.data_of(recipe, download=download)
+    data = run.data_for(recipe, download=download)
     if data is None:
         raise DataError("sensitivity is measured on validation images; name a data set with --data")
     model, limits = run.model_of(recipe, data), Limits(recipe.min_units, recipe.multiple)

@@ -97,6 +97,7 @@ def _named(asked: dict[str, Any], image: str, download: bool) -> Subject:
 
     from secateur import run
     from secateur.models import build, give_weights
+    from secateur.run.images import suited
 
     recipe = _recipe(asked)
     data = run.data_of(recipe, download=download)
@@ -108,6 +109,9 @@ def _named(asked: dict[str, Any], image: str, download: bool) -> Subject:
         example = data.example() if data else torch.randn(1, *shape)
         if recipe.weights:
             give_weights(model, recipe.weights, example, name=recipe.model, classes=classes, transfer=recipe.transfer)
+    if data is not None:
+        data = suited(data, model)
+        example = data.example()
     return Subject(recipe.model, model.eval(), data, example)
 
 

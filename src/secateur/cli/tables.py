@@ -106,6 +106,7 @@ def counts_rows(counts: Counts) -> list[tuple[str, str]]:
         ("Parameters", f"{counts.params:,}"),
         *zeros,
         ("MACs", f"{counts.macs:,}"),
+        *([("Not counted", counts.missing)] if counts.uncounted else []),
         ("Activations", f"{counts.activations:,}"),
     ]
 
@@ -147,7 +148,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         }
         for row in explanation.rows
     ]
-    return {"rows": rows, "reachable": explanation.reachable}
+    return {"rows": rows, "reachable": explanation.reachable, "uncounted": explanation.uncounted}
 
 
 def _why(row: LayerRow) -> str:

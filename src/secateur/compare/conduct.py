@@ -30,7 +30,7 @@ from secateur.events import Event, Tell, ignore
 from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
-from secateur.run import beforehand, data_of, example_of, images_of, model_of, prune_as, recipes
+from secateur.run import beforehand, data_for, example_of, images_of, model_of, prune_as, recipes
 from secateur.run.headline import timed_together
 from secateur.run.place import accuracy_at, measure_at, place_for
 from secateur.run.work import Work
@@ -112,7 +112,7 @@ def _refuse_early(comparison: Comparison, download: bool, tell: Tell) -> None:
     """
     recipe = requests(comparison)[0].recipe
     recipes.runtime_of(recipe)
-    data = data_of(recipe, download=download)
+    data = data_for(recipe, download=download)
     assert data is not None
     if not data.size("val"):
         raise DataError(f"{data.name} holds no images out; a comparison needs some to choose settings on")
@@ -155,7 +155,7 @@ class _Conductor:
     def data(self, recipe: Recipe) -> Data:
         """Return the data; the seed says which images are held out."""
         if self._data is None or self._data[0] != recipe.seed:
-            found = data_of(recipe, download=self.download)
+            found = data_for(recipe, download=self.download)
             assert found is not None
             self._data = (recipe.seed, found)
         return self._data[1]
@@ -277,6 +277,8 @@ def _run(
         val=accuracy_at(model, data.batches("val"), place_for(model, request.recipe.train)).top1,
         test_images=after.accuracy.examples,
         macs=after.counts.macs,
+        uncounted=after.counts.uncounted,
+        uncounted_macs=after.counts.uncounted_macs,
         params=after.counts.params,
         dense_macs=before.counts.macs,
         dense_params=before.counts.params,

@@ -11,6 +11,7 @@ from typing import Any
 from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.requests import Request, requests
 from secateur.compare.runs import Run
+from secateur.core.work import remark
 from secateur.measure.interval import differs
 from secateur.report.summary import SAME, TIMES
 
@@ -72,7 +73,8 @@ class Line:
         cut: test accuracy after the cut, before any repair and training; None where nothing was cut.
         repaired: test accuracy after the repair, before any training; None where there was none.
         dense: test accuracy of the network that went in.
-        macs: share of the MACs left.
+        macs: share of the MACs left, of those that are counted.
+        uncounted: what is not, and what that means for the target, in words; empty if everything is.
         params: share of the parameters left.
         latency: milliseconds of a forward pass; None if not timed.
         speedup: latency of the dense network over that of the pruned one; None if not timed.
@@ -105,6 +107,7 @@ class Line:
     settings: str = ""
     repair: str = ""
     repaired: Spread | None = None
+    uncounted: str = ""
     against_random: Verdict | None = None
     against_best: Verdict | None = None
     interval: tuple[float, float] | None = None
@@ -230,6 +233,7 @@ def _line(
         dense=Spread(tuple(run.dense for run in runs)),
         macs=statistics.fmean(run.macs / run.dense_macs for run in runs),
         params=statistics.fmean(run.params / run.dense_params for run in runs),
+        uncounted=_uncounted(runs[0], request),
         latency=Spread(tuple(times)) if times else None,
         speedup=statistics.fmean(ratios) if ratios else None,
         epochs=max(run.epochs for run in runs),
@@ -238,6 +242,11 @@ def _line(
         interval=_interval([run.speed for run in runs if run.speed is not None]),
         runtime=", ".join(dict.fromkeys(str(run.speed["dense"]["runtime"]) for run in runs if run.speed is not None)),
     )
+
+
+def _uncounted(run: Run, request: Request) -> str:
+    keep = request.keep if run.method and request.recipe.of == "macs" else None
+    return remark(run.uncounted, run.uncounted_macs, run.dense_macs, run.macs, keep)
 
 
 def _interval(speeds: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:

@@ -22,6 +22,7 @@ def notes(found: Findings) -> list[str]:
         out.append(f"Only {found.done} of {found.total} runs are there: means are over the seeds that are done.")
     if any(len(line.seeds) == 1 for line in found.lines):
         out.append("Lines with one seed have no standard deviation: nothing can be said about their differences.")
+    out += [f"{text[:1].upper()}{text[1:]}." for text in dict.fromkeys(line.uncounted for line in found.lines) if text]
     sentences = [_dense_of(found.lines)]
     for keep in dict.fromkeys(line.keep for line in lines):
         sentences += [_best_of(found.at(keep), keep), _sizes_of(found.at(keep), keep)]

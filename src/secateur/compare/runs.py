@@ -38,6 +38,8 @@ class Run:
         dense_latency: the same of the network that went in, timed in turns with the other.
         speed: what both say together, ``SpeedUp.to_dict``; None if they were not timed, or by an earlier version, which
             timed them one after the other.
+        uncounted: operators that multiply and are in no count, and where; empty if there are none.
+        uncounted_macs: MACs that they take at least.
         epochs: of all trainings after the dense network was there.
         verification: largest relative difference between pruned and silenced network.
         seconds: the run took.
@@ -71,6 +73,8 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
     speed: Mapping[str, Any] | None = None
     repaired: float | None = None
+    uncounted: str = ""
+    uncounted_macs: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -115,7 +119,8 @@ def load(folder: Path, request: Request) -> Run | None:
     version = values.pop("format", None)
     if isinstance(version, int) and version > FORMAT:
         raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
-    values.setdefault("speed", None)
+    for name, value in (("speed", None), ("uncounted", ""), ("uncounted_macs", 0)):
+        values.setdefault(name, value)  # what earlier versions did not write
     if "repaired" not in values:  # a run of an earlier version, which measured once before training
         values["repaired"] = None
         if request.repair not in ("", "none"):

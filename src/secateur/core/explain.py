@@ -42,10 +42,12 @@ class Explanation:
         rows: one per convolution or linear layer that makes channels, in the order of execution; depthwise
             convolutions go with the layer before them.
         reachable: smallest fraction of the MACs that can be kept (one unit left in every group).
+        uncounted: operators that multiply and are in no count of MACs; empty if there are none.
     """
 
     rows: tuple[LayerRow, ...]
     reachable: float
+    uncounted: str = ""
 
 
 def explain(graph: Graph) -> Explanation:
@@ -58,7 +60,9 @@ def explain(graph: Graph) -> Explanation:
     for group in graph.free:
         first = graph.offsets[group.name]
         keep[first : first + group.size - 1] = False
-    return Explanation(tuple(rows), _macs(graph, keep) / max(1, _macs(graph, torch.ones_like(keep))))
+    rows = list(dict.fromkeys(rows))  # of a recurrent layer all weights say the same
+    reachable = _macs(graph, keep) / max(1, _macs(graph, torch.ones_like(keep)))
+    return Explanation(tuple(rows), reachable, ", ".join(map(str, graph.uncounted)))
 
 
 def _row(graph: Graph, tensor: str, dim: int) -> LayerRow:

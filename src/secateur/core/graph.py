@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from secateur.core.explain import Explanation, explain
 from secateur.core.plan import Plan
+from secateur.core.work import Uncounted
 from secateur.errors import PlanError
 
 Role = Literal["makes", "scales", "reads"]
@@ -147,6 +148,7 @@ class Graph:
         roles: for each tensor, the role of each of its dimensions.
         left: groups that are left alone.
         patterns: the names of layers (``fnmatch``) that were to be left alone.
+        uncounted: operators that multiply and are not in the costs.
     """
 
     groups: tuple[Group, ...]
@@ -160,6 +162,7 @@ class Graph:
     roles: Mapping[str, tuple[Role, ...]]
     left: frozenset[str] = field(default=frozenset())
     patterns: tuple[str, ...] = ()
+    uncounted: tuple[Uncounted, ...] = ()
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.core.graph import Graph, Group
 from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.size import Target, ruler
+from secateur.core.size import Target, ruler, size
 from secateur.errors import SettingError, TargetError
 
 Scope = Literal["uniform", "global"]
@@ -136,7 +136,8 @@ def fit(
         reachable = rule.measure(target.of, kept(high)) / whole
         raise TargetError(
             f"cannot keep only {target.keep:.3g} of the {target.of}: with everything prunable removed "
-            f"{_rounded_up(reachable)} remain; ask for at least that, or allow more layers",
+            f"{_rounded_up(reachable)} remain; ask for at least that, or allow more layers"
+            f"{_not_counted(graph, target)}",
             reachable,
         )
     while low < high:
@@ -149,6 +150,10 @@ def fit(
     if any(len(step.units) > 1 for step in ordered):
         _give_back(graph, ordered[:low], keep, lambda: rule.measure(target.of, keep), goal, limits)
     return plan_of(graph, keep)
+
+
+def _not_counted(graph: Graph, target: Target) -> str:
+    return f" ({size(graph).missing})" if target.of == "macs" and graph.uncounted else ""
 
 
 def _give_back(

@@ -16,6 +16,7 @@ from secateur import rules
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.regroup import layouts, saved_macs, saved_params
+from secateur.core.work import Uncounted, remark
 from secateur.errors import PlanError, SettingError
 
 Measure = Literal["macs", "params", "nonzero", "units"]
@@ -31,12 +32,29 @@ class Size:
         macs: multiply-accumulates of one forward of the example inputs (1 MAC = 2 FLOPs).
         nonzero: parameters that the plan does not set to zero; storage, not speed.
         units: units left in the groups.
+        uncounted: operators that multiply and are not in ``macs``.
     """
 
     params: int
     macs: int
     nonzero: int
     units: int
+    uncounted: tuple[Uncounted, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """Say what is not counted; empty if everything is."""
+        return self.remark(self, None)
+
+    def remark(self, dense: Size, keep: float | None) -> str:
+        """Say what is not counted, and what that means for a target of MACs; empty if everything is counted.
+
+        Args:
+            dense: size of the dense network.
+            keep: the fraction of its MACs that was asked for; None if it was not.
+        """
+        names, least = ", ".join(map(str, self.uncounted)), sum(each.least for each in self.uncounted)
+        return remark(names, least, dense.macs, self.macs, keep)
 
     def of(self, measure: Measure) -> int:
         """Return the size in one measure."""
@@ -131,7 +149,7 @@ def size(graph: Graph, plan: Plan = EMPTY) -> Size:
         inside = ~mask if layout is None else ~mask[layout.mask()]
         zeros += int(inside.sum())
     macs = rule.macs(keep) - saved_macs(graph, found, keep)
-    return Size(params=params, macs=macs, nonzero=params - zeros, units=int(keep.sum()))
+    return Size(params, macs, params - zeros, int(keep.sum()), graph.uncounted)
 
 
 def zero_masks(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:

@@ -193,7 +193,8 @@ def load_calibration(
             of others the first ones are taken, and no more are read.
         seed: of the draw.
         example: inputs that the network runs on, which say what is an input, of what type and size; None if unknown.
-        mean: per channel, for raw pixels in 0..1; that of a ``Data``, else ImageNet's if None.
+        mean: per channel, for raw pixels in 0..1; that of a ``Data``, else ImageNet's if None. A single one makes the
+            pictures of a folder grey, as does an example of one channel.
         std: the same; named together with the mean.
         image_size: height and width to which pictures in files are resized, as for evaluation. None for those of the
             example; without one, small pictures of one size stay as they are.

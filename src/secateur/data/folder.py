@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,18 @@ from secateur.data.splits import first, holdout, mixed
 from secateur.data.vision import torchvision
 from secateur.errors import DataError
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey, of ITU-R 601."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def grey(values: Sequence[float]) -> tuple[float, ...]:
+    """Return the mean, or the deviation, of grey pictures from that of their colours, which rise and fall together."""
+    return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
+
+
+GREY = grey(IMAGENET[0]), grey(IMAGENET[1])
+"""Mean and deviation of pictures that are read in grey, where none are named."""
 
 
 def image_folder(
@@ -39,7 +51,7 @@ def image_folder(
         seed: fixes which images are held out.
         val_fraction: share of the training images to hold out for each missing split, in (0, 1).
         train_images: train on so many of the images that are left, drawn by the seed; all of them if None.
-        mean: per channel, for pixels in 0..1; ImageNet's if None.
+        mean: per channel, for pixels in 0..1; a single one makes the images grey; ImageNet's if None.
         std: the same.
         image_size: height and width of the images, in pixels.
         workers: reading processes; as many as there are processor cores, at most 8, if None.
@@ -59,9 +71,25 @@ def image_folder(
             kept, held = holdout(train.labels, val_fraction, seed)
             parts[split], train = train.take(held), train.take(kept)
     parts["train"] = train.take(first(mixed(len(train.paths), seed), train_images))  # folders list class after class
-    checked = constants(tuple(mean or IMAGENET[0]), tuple(std or IMAGENET[1]), 3)
+    channels = 1 if mean is not None and len(mean) == 1 else 3
+    checked = constants(tuple(mean or IMAGENET[0]), tuple(std or IMAGENET[1]), channels)
     source = FolderSource(parts, *checked, image_size, workers)
-    return Data(root.resolve().name, len(classes), (3, image_size, image_size), *checked, source)
+    return Data(root.resolve().name, len(classes), (channels, image_size, image_size), *checked, source)
+
+
+def with_channels(data: Data, channels: int) -> Data:
+    """Return the same pictures in grey, 1 channel, or in colour, 3; mean and deviation follow.
+
+    Args:
+        data: of ``image_folder``.
+        channels: 1 or 3.
+    """
+    source = data.source
+    if not isinstance(source, FolderSource) or channels == len(data.mean):
+        return data
+    mean, std = (grey(it) if channels == 1 else it * channels for it in (data.mean, data.std))
+    again = FolderSource(source.parts, mean, std, source.image_size, source.workers)
+    return replace(data, shape=(channels, *data.shape[1:]), mean=mean, std=std, source=again)
 
 
 def _present(root: Path) -> list[Split]:

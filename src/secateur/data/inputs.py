@@ -13,7 +13,7 @@ from torch import Tensor
 from secateur.data.arrays import CHANNELS, images_of, tensor_of
 from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import constants
-from secateur.data.folder import IMAGENET
+from secateur.data.folder import GREY, IMAGENET
 from secateur.errors import DataError
 from secateur.measure.forward import ExampleInputs, refilled, tensors
 
@@ -55,6 +55,8 @@ class Wanted:
 
     def scaling(self) -> str:
         """Return whose mean and standard deviation these are, in words."""
+        if (self.mean, self.std) == GREY:
+            return "ImageNet's mean and deviation, those of grey"
         return "ImageNet's mean and deviation" if self.mean is None else "the mean and deviation that were named"
 
 

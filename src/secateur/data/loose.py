@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from secateur.data.folder import GREY
 from secateur.data.inputs import Wanted
 from secateur.data.pictures import Files, FolderSource, Item, reading
 from secateur.data.splits import mixed
@@ -59,6 +61,8 @@ def of_folder(
     drawn = tuple(paths[row] for row in rows)
     channels, side = _asked(wanted)
     final, resized = _size(drawn[:count], side, *size)
+    if channels == 1 and wanted.mean is None:
+        wanted = replace(wanted, mean=GREY[0], std=GREY[1])
     mean, std = wanted.scale(channels)
     if workers is None and max(final) <= SMALL:
         workers = 0  # small pictures are read sooner than processes start

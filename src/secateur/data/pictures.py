@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import Batches, Source
 from secateur.data.order import Order, Split
-from secateur.data.vision import torchvision, unreadable
+from secateur.data.vision import picture, torchvision
 from secateur.errors import DataError
 
 WORKERS = 8  # more reading processes than this rarely help one accelerator
@@ -174,25 +174,26 @@ class Pictures(Dataset[Item]):
 
     def __init__(self, files: Files, augment: str, image_size: Size, channels: int = 3) -> None:
         self.files = files
-        self.transform = _transform(augment, image_size, channels)
+        self.channels = channels
+        self.transform = _transform(augment, image_size)
 
     def __getitem__(self, key: Key) -> Item:
         """Return an image, (C, H, W) uint8, with its label; the error itself where it cannot be read."""
         row, seed = key
         path = self.files.paths[row]
         try:
-            picture = torchvision().datasets.folder.default_loader(path)
-        except Exception as error:  # what is damaged can end in anything
-            return unreadable(path, error)
+            shown = picture(path, self.channels)
+        except DataError as error:
+            return error
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             # Not torch.manual_seed, which would also reset the generators of every accelerator.
             torch.default_generator.manual_seed(seed)
-            return self.transform(picture), int(self.files.labels[row])
+            return self.transform(shown), int(self.files.labels[row])
 
 
-def _transform(augment: str, image_size: Size, channels: int) -> Callable[[Any], Tensor]:
+def _transform(augment: str, image_size: Size) -> Callable[[Any], Tensor]:
     transforms = torchvision().transforms
-    steps: list[Any] = [transforms.Grayscale()] if channels == 1 else []
+    steps: list[Any] = []
     if augment in ("crop", "crop_flip"):
         steps.append(transforms.RandomResizedCrop(image_size))
     elif image_size is not None:

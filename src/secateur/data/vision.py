@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import numpy as np
+
 from secateur.errors import DataError, SecateurError
+
+_ORIENTATION = 0x0112  # of EXIF, whose values from 5 on exchange height and width
+_KIND_OF_PAGE, _COPY_OR_MASK = 254, 0b101  # of TIFF: a page that is a smaller copy of another, or its mask
+_INK = 262  # of TIFF: 0 where white is 0
+_DEEP = 65535
+_PLAIN = ("L", "RGB")
 
 
 def torchvision() -> Any:
@@ -21,7 +29,7 @@ def torchvision() -> Any:
 
 
 def picture_size(path: str) -> tuple[int, int]:
-    """Return height and width of a picture file, in pixels, from its header alone.
+    """Return height and width of a picture file as it is shown, in pixels, from its header alone.
 
     Raises:
         DataError: if it cannot be read.
@@ -30,11 +38,111 @@ def picture_size(path: str) -> tuple[int, int]:
     try:
         with importlib.import_module("PIL.Image").open(path) as picture:
             width, height = picture.size
-    except Exception as error:  # what is damaged can end in anything
+            turned = _orientation(picture) >= 5
+    except Exception as error:  # damaged files raise anything
         raise unreadable(path, error) from error
-    return int(height), int(width)
+    return (int(width), int(height)) if turned else (int(height), int(width))
+
+
+def picture(path: str, channels: int) -> Any:
+    """Return a picture as PIL has it, in mode L for one channel and RGB for three, 8 bits each, black 0 and white 255.
+
+    Deeper channels are scaled, so that their white is white; palettes, CMYK and other colours are converted; what is
+    transparent shows white behind it; a picture that says how the camera was held is turned upright. Grey is the
+    luma of ITU-R 601, as everywhere.
+
+    Raises:
+        DataError: naming the file, if it cannot be read, holds several pictures, or does not say what black and white
+            are.
+    """
+    torchvision()
+    try:
+        with importlib.import_module("PIL.Image").open(path) as opened:
+            refusal = _why_not(opened)
+            if not refusal:
+                return _converted(opened, "L" if channels == 1 else "RGB")
+    except Exception as error:  # damaged files raise anything
+        raise unreadable(path, error) from error
+    raise DataError(f"the image '{path}' {refusal}")
 
 
 def unreadable(path: str, error: Exception) -> DataError:
     """Return the error that names a picture which cannot be read."""
-    return DataError(f"the image '{path}' cannot be read ({error}): repair or remove it")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return DataError(f"the image '{path}' cannot be read ({line}): repair or remove it")
+
+
+def _why_not(opened: Any) -> str:
+    """Return why a file holds no picture with a meaning of its own; empty if it does."""
+    pages = _pages(opened)
+    if pages > 1:
+        return f"holds {pages} pictures, an animation or a stack: save those that are meant one by one"
+    whole = opened.mode == "I" and opened.format not in ("PNG", "PPM")  # whose numbers have 16 bits
+    if opened.mode == "F" or whole:
+        kind = "floating-point numbers" if opened.mode == "F" else "whole numbers of 32 bits, or with a sign"
+        return f"holds {kind}, which do not say what black and white are: save it with 8 or 16 bits a channel"
+    return ""
+
+
+def _pages(opened: Any) -> int:
+    """Return how many pictures a file holds; previews and smaller copies of the first do not count."""
+    count = int(getattr(opened, "n_frames", 1))
+    if count == 1 or opened.format == "MPO":  # a photograph with a preview
+        return 1
+    if opened.format != "TIFF":
+        return count
+    own = 0
+    for page in range(count):
+        opened.seek(page)
+        own += not int(opened.tag_v2.get(_KIND_OF_PAGE, 0)) & _COPY_OR_MASK
+    opened.seek(0)
+    return own
+
+
+def _converted(opened: Any, mode: str) -> Any:
+    turned = _orientation(opened)
+    found = _shallow(opened) if opened.mode.startswith("I") else opened
+    if found.mode in ("La", "RGBa"):
+        found = found.convert("LA" if found.mode == "La" else "RGBA")
+    if "A" in found.mode or "transparency" in found.info:
+        found = found.convert("RGBA")
+        white = importlib.import_module("PIL.Image").new("RGBA", found.size, (255, 255, 255, 255))
+        white.alpha_composite(found)
+        found = white.convert("RGB")
+    elif found.mode not in _PLAIN:
+        found = found.convert("L" if found.mode == "1" else "RGB")
+    found = found.convert(mode)
+    found.load()
+    return _upright(found, turned)
+
+
+def _shallow(opened: Any) -> Any:
+    """Return a grey picture of 16 bits with 8, to the nearest."""
+    deep = np.asarray(opened).astype(np.int64)
+    if isinstance(clear := opened.info.get("transparency"), int):
+        deep[deep == clear] = _DEEP
+    if opened.format == "TIFF" and opened.tag_v2.get(_INK) == 0:
+        deep = _DEEP - deep
+    shallow = (deep.clip(0, _DEEP) * 255 + _DEEP // 2) // _DEEP
+    return importlib.import_module("PIL.Image").fromarray(shallow.astype(np.uint8))
+
+
+def _orientation(opened: Any) -> int:
+    try:
+        return int(opened.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged note beside a sound picture
+        return 1
+
+
+def _upright(found: Any, orientation: int) -> Any:
+    ways = importlib.import_module("PIL.Image").Transpose
+    turns = {
+        2: ways.FLIP_LEFT_RIGHT,
+        3: ways.ROTATE_180,
+        4: ways.FLIP_TOP_BOTTOM,
+        5: ways.TRANSPOSE,
+        6: ways.ROTATE_270,
+        7: ways.TRANSVERSE,
+        8: ways.ROTATE_90,
+    }
+    return found.transpose(turns[orientation]) if orientation in turns else found

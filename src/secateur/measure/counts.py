@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.blocks import executing
+from ..core.calls import ModuleStack
+from ..core.work import Uncounted, macs, mapping, remark, together, uncounted
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .record import Record
 
@@ -32,14 +34,24 @@ class Counts(Record):
         params: number of parameter elements; shared parameters count once, buffers not at all.
         nonzero: how many of them are not zero.
         macs: multiply-accumulates of one forward pass of the example inputs (2 floating-point operations are
-            1 MAC), in convolutions and matrix products; the rest is not counted, as is usual.
+            1 MAC), in convolutions, products of matrices and what consists of them, see ``core.work``; the rest is not
+            counted, as is usual.
         activations: elements that the convolutions and linear layers of that pass put out.
+        uncounted: operators that multiply and are not in ``macs``, and where, in words; empty if there are none.
+        uncounted_macs: what they take at least.
     """
 
     params: int
     nonzero: int
     macs: int
     activations: int
+    uncounted: str = ""
+    uncounted_macs: int = 0
+
+    @property
+    def missing(self) -> str:
+        """Say what is not counted; empty if everything is."""
+        return remark(self.uncounted, self.uncounted_macs, self.macs, self.macs, None)
 
 
 def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
@@ -53,14 +65,15 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
         example_inputs: what its forward takes; moved to the model's device.
 
     Returns:
-        The counts; MACs by ``torch.utils.flop_counter``.
+        The counts; MACs by ``torch.utils.flop_counter`` and, of operators that it does not know, by ``core.work``.
 
     Raises:
         ModelError: if the model does not run on the example inputs.
     """
     inputs = moved(example_inputs, device_of(model))
-    activations = _Activations()
-    flops = FlopCounterMode(display=False)
+    stack = ModuleStack(model)
+    watcher = _Watcher(stack)
+    flops = FlopCounterMode(display=False, custom_mapping=mapping())
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         # Fused attention would hide its matrix products from the counters.
@@ -70,27 +83,33 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
             executing(model, "blocks"),
             torch.no_grad(),
             sdpa_kernel(SDPBackend.MATH),
-            activations,
+            stack,
+            watcher,
             flops,
         ):
             call(model, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     params = list(model.parameters())
+    missed = together(watcher.uncounted)
     return Counts(
         params=sum(param.numel() for param in params),
         nonzero=sum(int(torch.count_nonzero(param.detach())) for param in params),
         macs=flops.get_total_flops() // 2,
-        activations=activations.elements,
+        activations=watcher.elements,
+        uncounted=", ".join(map(str, missed)),
+        uncounted_macs=sum(each.least for each in missed),
     )
 
 
-class _Activations(TorchDispatchMode):
-    """Adds up the elements that convolutions and linear layers put out."""
+class _Watcher(TorchDispatchMode):
+    """Adds up the elements that convolutions and linear layers put out, and notes what no formula counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, stack: ModuleStack) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self._stack = stack
         self.elements = 0
+        self.uncounted: list[Uncounted] = []
 
     def __torch_dispatch__(
         self,
@@ -102,4 +121,6 @@ class _Activations(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if func.overloadpacket in _MAKERS and isinstance(out, Tensor):
             self.elements += out.numel()
+        if macs(func, args, kwargs or {}, out) is None:
+            self.uncounted.append(uncounted(func, self._stack.current, out))
         return out

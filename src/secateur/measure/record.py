@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any, Self
 
 from ..errors import ArtifactError
@@ -27,6 +27,8 @@ class Record:
         """
         kind = cls.__name__.lower()
         fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+        older = {field.name: field.default for field in dataclasses.fields(cls) if field.default is not MISSING}
+        values = {**older, **values}  # what earlier versions did not write
         for name in fields:
             if name not in values:
                 raise ArtifactError(f"the stored {kind} lacks '{name}': the file is damaged")

@@ -9,9 +9,10 @@ from secateur.report.summary import SAME, TIMES, Document, milliseconds
 
 
 def kept(document: Document) -> list[str]:
-    """Return one sentence for each limit that had to be measured."""
+    """Return one sentence for each limit that had to be measured, the first on what is in no count of MACs."""
     found = document.get("budget") or {}
-    lines: list[str] = []
+    text = document.get("uncounted")
+    lines = [sentence(text)] if text else []
     if latency := found.get("latency"):
         threads = latency["threads"]
         share = f"{latency['measured']:.3g} of the dense network's"

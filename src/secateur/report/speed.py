@@ -41,7 +41,8 @@ def conditions(document: Document) -> str:
         place = f"CPU, {threads} thread{'s' if threads != 1 else ''}"
     worst = max(max(entry["dense"]["difference"], entry["pruned"]["difference"]) for entry in document["runtimes"])
     macs = document["macs"]
-    fewer = f"; the MACs fell {macs['dense'] / macs['pruned']:.2f}{TIMES}" if macs["pruned"] else ""
+    counted = "counted " if document.get("uncounted") else ""
+    fewer = f"; the {counted}MACs fell {macs['dense'] / macs['pruned']:.2f}{TIMES}" if macs["pruned"] else ""
     first = document["runtimes"][0]
     sure = "; in brackets the interval that holds the speed-up with 95 % confidence" if "differs" in first else ""
     clock = ", processor time" if first.get("clock") == "processor" else ""

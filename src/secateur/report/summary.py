@@ -81,7 +81,10 @@ def outcome(document: Document) -> str:
         row.label.partition(" ")[0] if row.label.startswith(LATENCY) else row.label: row for row in rows(document)
     }
     macs, params = by_label["MACs"], by_label["Parameters"]
-    text = f"{subject(document)} keeps {macs.kept} of its MACs ({macs.ratio}) and {params.kept} of its parameters"
+    partly = "counted " if document["after"]["counts"].get("uncounted") else ""
+    text = (
+        f"{subject(document)} keeps {macs.kept} of its {partly}MACs ({macs.ratio}) and {params.kept} of its parameters"
+    )
     images, _, said = str(document.get("calibration") or "").partition(" (")  # which may have been looked at otherwise
     if said and any(done["layers"] for done in document.get("repairs", ())):
         text += f", repaired from {images}"
@@ -117,7 +120,8 @@ def target(document: Document) -> str:
     before, after = (document[when]["counts"] for when in ("before", "after"))
     if of not in before or not before[of]:
         return asked + "."
-    return f"{asked}. Reached: {percent(after[of] / before[of])}."
+    partly = " of those that are counted" if of == "macs" and after.get("uncounted") else ""
+    return f"{asked}. Reached: {percent(after[of] / before[of])}{partly}."
 
 
 def verification(document: Document) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,10 +16,10 @@ from secateur.core.graph import Graph, layer_of
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
 from secateur.core.select import family, meet
-from secateur.core.size import Target
+from secateur.core.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import ModelError, SettingError, TargetError, nearest
-from secateur.events import Tell, ignore
+from secateur.events import Event, Tell, ignore
 
 
 def read(
@@ -49,6 +50,14 @@ def read(
             "`secateur explain` says why for each layer"
         )
     return graph
+
+
+def warn_of_uncounted(graph: Graph, tell: Tell) -> None:
+    """Say that the count of MACs is partial, for a network with operators that no formula covers."""
+    if text := size(graph).missing:
+        tell(Event("warning", text))
+        if tell is ignore:  # or nobody would hear it
+            warnings.warn(text, UserWarning, stacklevel=5)
 
 
 def check_target(graph: Graph, method: Method, target: Target | None, limits: Limits) -> None:

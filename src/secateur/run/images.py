@@ -6,15 +6,21 @@ import inspect
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from inspect import Parameter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from secateur.core.surgery import Inputs
+from secateur.core.surgery import Inputs, run
 from secateur.data import Calibration, Data, load_calibration
+from secateur.data.folder import GREY, with_channels
 from secateur.data.loaders import LoaderSource
+from secateur.data.pictures import FolderSource
+from secateur.errors import ModelError
 from secateur.events import Event, Tell, ignore
+from secateur.measure.forward import device_of, dtype_of
 from secateur.models.sources import side_of
 from secateur.recipe import Recipe
 from secateur.repair import DATA_FREE
@@ -35,6 +41,7 @@ def named_images(
     image_size: int | None = None,
     default_size: int = 224,
     workers: int | None = None,
+    model: nn.Module | None = None,
 ) -> Calibration | None:
     """Return the images that a run names, see ``secateur.data.load_calibration``; None if it names none.
 
@@ -49,12 +56,15 @@ def named_images(
         image_size: height and width of pictures in files.
         default_size: the same where nothing says it.
         workers: processes that read pictures.
+        model: the network, where it is there: pictures are grey if that is what it takes.
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
     """
     if source is None:
         return None
+    if model is not None and example is None and data is None and mean is None and _is_folder(source):
+        mean, std = _scale_for(model, source, image_size or default_size)
     if mean is None and data is not None and not isinstance(data.source, LoaderSource):  # which has normalised already
         mean, std = data.mean, data.std
     return load_calibration(
@@ -70,8 +80,42 @@ def named_images(
     )
 
 
-def images_of(recipe: Recipe, data: Data | None, tell: Tell = ignore) -> Calibration | None:
-    """Return the unlabelled images that a recipe names, None if it names none.
+def suited(data: Data, model: nn.Module) -> Data:
+    """Return a folder of pictures in grey where the network takes one channel, and in colour where it takes three.
+
+    Only where it does not take them as they are; other data is returned as it is.
+    """
+    if not isinstance(data.source, FolderSource) or _takes(model, data.example()):
+        return data
+    other = with_channels(data, 4 - len(data.mean))
+    return other if _takes(model, other.example()) else data
+
+
+def _scale_for(model: nn.Module, folder: Any, side: int) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Return mean and deviation of grey pictures for a network that takes them and no colour ones, else None."""
+    read = partial(load_calibration, folder, count=1, default_size=side)
+    if _takes(model, read().example()):
+        return None, None
+    return GREY if _takes(model, read(mean=GREY[0], std=GREY[1]).example()) else (None, None)
+
+
+def _is_folder(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source).expanduser().is_dir()
+
+
+def _takes(model: nn.Module, pictures: Any) -> bool:
+    """Tell whether a network runs on a batch of pictures."""
+    try:
+        run(model, pictures.to(device_of(model), dtype_of(model)))
+    except ModelError:
+        return False
+    return True
+
+
+def images_of(
+    recipe: Recipe, data: Data | None, tell: Tell = ignore, model: nn.Module | None = None
+) -> Calibration | None:
+    """Return the unlabelled images that a recipe names, None if it names none; grey if the network wants them so.
 
     Raises:
         DataError: if there are none where it says, or they do not fit the data.
@@ -89,6 +133,7 @@ def images_of(recipe: Recipe, data: Data | None, tell: Tell = ignore) -> Calibra
         image_size=recipe.image_size,
         default_size=side_of(recipe.model),
         workers=recipe.workers,
+        model=model,
     )
 
 
@@ -107,6 +152,17 @@ def as_taken(model: nn.Module, images: Calibration) -> Calibration:
         if kinds in ([Parameter.POSITIONAL_OR_KEYWORD], [Parameter.POSITIONAL_ONLY]):
             return replace(images, batches=tuple(batch[0] for batch in images.batches if isinstance(batch, tuple)))
     return images
+
+
+def for_network(
+    recipe: Recipe, model: nn.Module, data: Data | None, images: Calibration | None, tell: Tell = ignore
+) -> tuple[Data | None, Calibration | None]:
+    """Return data and unlabelled images of a recipe with the channels that its network takes, now that it is built."""
+    fit = data if data is None else suited(data, model)
+    alone = data is None and images is not None and _is_folder(recipe.calibrate)
+    if fit is not data or (alone and images is not None and not _takes(model, images.example())):
+        images = images_of(recipe, fit, tell, model)
+    return fit, images
 
 
 def shape_of(example: Any) -> tuple[int, int, int] | None:

@@ -95,6 +95,7 @@ class Job:
         with self.clock("trace"):
             graph = self.read(self.dense)
         self.settle(graph)
+        beforehand.warn_of_uncounted(graph, self.tell)
         steps = [*self.first_steps(rounds), *self.then]
         self.foretell(graph)
         before = self.measure(self.dense, "the dense network", self.tested)

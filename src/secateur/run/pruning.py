@@ -31,7 +31,7 @@ from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.fallback import for_images, without_fit
 from secateur.run.headline import asked_for, check_runtime
-from secateur.run.images import as_taken, named_images, shape_of
+from secateur.run.images import as_taken, named_images, shape_of, suited
 from secateur.run.job import Job
 from secateur.run.minutes import check_minutes
 from secateur.run.place import place_for
@@ -160,9 +160,17 @@ def prune(
     if example_inputs is None and not seen:
         raise DataError("give example_inputs, or data or calibrate to take one image from")
     images = load_data(data, seed=seed) if isinstance(data, str) else data
+    if images is not None and isinstance(model, nn.Module):
+        images = suited(images, model)
     side = side_of(model) if isinstance(model, str) else 224
     unlabelled = named_images(
-        calibrate, images, count=calibrate_images, seed=seed, example=example_inputs, default_size=side
+        calibrate,
+        images,
+        count=calibrate_images,
+        seed=seed,
+        example=example_inputs,
+        default_size=side,
+        model=model if isinstance(model, nn.Module) else None,
     )
     if example_inputs is None and images is None and unlabelled is not None and isinstance(model, nn.Module):
         unlabelled = as_taken(model, unlabelled).of_type(dtype_of(model))

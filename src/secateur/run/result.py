@@ -108,7 +108,8 @@ class Result:
         """Return one line; the fields hold whole networks and plans."""
         macs, kept = self.before.counts.macs, self.after.counts.macs
         speed = f", {self.speed.ratio:.2f} times as fast in {self.speed.runtime}" if self.speed else ""
-        return f"<Result of {type(self.method).__name__}: {kept:,} of {macs:,} MACs{speed}>"
+        what = "counted MACs" if self.after.counts.uncounted else "MACs"
+        return f"<Result of {type(self.method).__name__}: {kept:,} of {macs:,} {what}{speed}>"
 
     @property
     def stages(self) -> dict[str, Measurement]:
@@ -132,9 +133,10 @@ class Result:
 
 def widths(graph: Graph, dense: nn.Module, thin: nn.Module) -> tuple[Width, ...]:
     """Compare the output channels of every layer of the dense and the pruned network."""
-    return tuple(
+    found = (
         Width(name.rpartition(".")[0], tensor_of(dense, name).shape[dim], tensor_of(thin, name).shape[dim])
         for name, roles in graph.roles.items()
         if "makes" in roles and name in graph.parameters
         for dim in [roles.index("makes")]
     )
+    return tuple(dict.fromkeys(found))  # the weights of a recurrent layer have the same rows

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, count, layer_of, staying, tensor_of
-from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS
+from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
 from secateur.core.literals import rewrite
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
@@ -109,6 +109,9 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             module.in_channels = rows if module.transposed else columns * module.groups
             module.out_channels = columns * module.groups if module.transposed else rows
             continue
+        if type(module) in RECURRENT:
+            _set_recurrent_sizes(module)
+            continue
         owned: Any = next(
             (t for t in (getattr(module, n, None) for n in ("weight", "running_mean")) if t is not None), None
         )
@@ -127,6 +130,16 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             module.num_channels = len(owned)
         elif isinstance(module, nn.LayerNorm):
             module.normalized_shape = tuple(owned.shape)
+
+
+def _set_recurrent_sizes(module: Any) -> None:
+    end = "_l0" if isinstance(module, nn.RNNBase) else ""
+    module.input_size = getattr(module, f"weight_ih{end}").shape[1]
+    hidden = getattr(module, f"weight_hh{end}")
+    module.hidden_size = hidden.shape[0] // GATES.get(type(module), 1)
+    if isinstance(module, nn.RNNBase):
+        module.proj_size = hidden.shape[1] if module.proj_size else 0
+        module.flatten_parameters()
 
 
 def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:

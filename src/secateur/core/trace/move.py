@@ -294,5 +294,16 @@ def regions(state: State, args: Args, out: Tensor) -> None:
     state.set(out, [] if channels is None else [channels.reshape(1, -1, 1, 1)])
 
 
+def packed(state: State, args: Args, out: Sequence[Tensor]) -> None:
+    """Sequences of unequal length, laid out step after step: the first two dimensions become one."""
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        if layer.shape[0] > 1 or layer.shape[1] > 1:
+            state.pin(layer.reshape(-1), "positions in sequences of unequal length")
+        else:
+            layers.append(layer.squeeze(0))
+    state.set(out[0], layers)
+
+
 def _dim(args: Args, place: int) -> int:
     return (int(args[place]) if len(args) > place else 0) % max(1, args[0].dim())

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from secateur.core.trace import each, mix, move, product
-from secateur.core.trace.state import State
+from secateur.core.trace.state import Call, State
+from secateur.core.work import macs, uncounted
 
 Args = Sequence[Any]
 Rule = Callable[[State, Args, Any], None]
@@ -43,6 +44,7 @@ MOVES: dict[str, Rule] = {
     "col2im": move.overlay,
     "unfold": move.windows,
     "index_select": move.gather,
+    "_pack_padded_sequence": move.packed,
     **dict.fromkeys(["roi_align", "grid_sampler_2d", "grid_sampler_3d"], move.regions),
 }
 MOVES_WITH_OPERATOR: dict[str, Callable[..., None]] = {
@@ -124,6 +126,8 @@ LIKE = frozenset(
 def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any) -> None:
     """Update the state after an operator has run."""
     name = func.overloadpacket.__name__
+    if name not in MIXES:  # whose rules know what becomes of their work
+        _note_work(state, func, args, kwargs, out)
     args = _positional(func, args, kwargs)
     first = next((o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)), None)
     if first is None or not any(isinstance(arg, Tensor) for arg in each.flat(args)):
@@ -154,6 +158,15 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     else:
         outs: Sequence[Tensor] = [o for o in each.flat(out) if isinstance(o, Tensor)]
         each.unknown(state, args, outs, f"aten.{name}" if func.namespace == "aten" else f"{func.namespace}.{name}")
+
+
+def _note_work(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any) -> None:
+    """Count an operator whose channels all stay, or note that it is not counted."""
+    number = macs(func, args, kwargs, out)
+    if number is None:
+        state.uncounted.append(uncounted(func, state.module, out))
+    elif number:
+        state.calls.append(Call(state.module, number, (1,)))
 
 
 def _positional(func: Any, args: Args, kwargs: dict[str, Any]) -> Args:

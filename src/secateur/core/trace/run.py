@@ -13,7 +13,7 @@ from secateur.core.graph import Graph
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.statistics import KIND, is_statistic
 from secateur.core.surgery import Inputs, run, tensors_in
-from secateur.core.trace import sites
+from secateur.core.trace import recurrent, sites
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
@@ -84,7 +84,8 @@ class _Operators(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self._clock.check(self._state.module)
         self._tell(Event("trace", self._state.module, len(self._state.stack.entered), self._modules))
-        learn(self._state, func, args, kwargs or {}, out)
+        if not self._state.paused:
+            learn(self._state, func, args, kwargs or {}, out)
         return out
 
 
@@ -103,6 +104,10 @@ class _Calls(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name, named = call_name(func), kwargs or {}
+        if name in recurrent.RULES and not named:
+            return self._recurrent(func, name, args)
+        if name == "zeros" and self._state.module in self._state.recurrent_modules:
+            return recurrent.begin(self._state, func(*args, **named))
         if not args or not isinstance(args[0], Tensor):
             return func(*args, **named)
         if name in LEAVING:
@@ -115,6 +120,16 @@ class _Calls(TorchFunctionMode):
         if is_statistic(name):
             return self._statistic(func, name, args, named)
         return func(*args, **named)
+
+    def _recurrent(self, func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
+        """One rule for the whole layer, which some processors run as one operator and others step by step."""
+        self._state.paused = True
+        try:
+            out = func(*args)
+        finally:
+            self._state.paused = False
+        recurrent.RULES[name](self._state, args, out)
+        return out
 
     def _one_width(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         """PyTorch's own attention insists that all its widths are those it was built with."""

@@ -14,8 +14,9 @@ from secateur.core import labels as L
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Role
-from secateur.core.layers import CONVOLUTIONS
+from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.literals import Path
+from secateur.core.work import Uncounted
 
 Layers = tuple[Tensor, ...]
 
@@ -89,6 +90,7 @@ class State:
     convolution_modules: frozenset[str]
     group_norm_modules: frozenset[str]
     block_modules: frozenset[str]
+    recurrent_modules: frozenset[str]
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     slots: list[Slot] = field(default_factory=list[Slot])
@@ -100,6 +102,7 @@ class State:
     grids: list[Tensor] = field(default_factory=list[Tensor])
     merged: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     calls: list[Call] = field(default_factory=list[Call])
+    uncounted: list[Uncounted] = field(default_factory=list[Uncounted])
     convolutions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     arrivals: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
     sites: list[Site] = field(default_factory=list[Site])
@@ -107,6 +110,7 @@ class State:
     statistic: tuple[str, int, str] | None = None
     atoms: int = 1
     reshaping: bool = False
+    paused: bool = False
 
     @staticmethod
     def of(model: nn.Module) -> State:
@@ -120,6 +124,7 @@ class State:
             convolution_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)),
             group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
             block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
+            recurrent_modules=frozenset(name for name, m in model.named_modules() if type(m) in RECURRENT),
         )
 
     @property
