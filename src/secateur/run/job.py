@@ -197,7 +197,7 @@ class Job:
         if self.foretold is not None:
             self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
             if self.foretold.dear and self.tell is ignore:  # or nobody would hear what the number costs
-                warnings.warn(self.foretold.sentence(), UserWarning, stacklevel=4)
+                warnings.warn(self.foretold.sentence(), UserWarning, stacklevel=6)
 
     def _foretold(self, graph: Graph, target: Target, runtime: Runtime) -> Foretold | None:
         if not isinstance(self.method, ScoreMethod | Reconstruction):

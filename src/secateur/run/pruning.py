@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from secateur.budget import Budget
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
+from secateur.core.surgery.foreign import refuse_empty, refuse_foreign
+from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
 from secateur.errors import DataError, ModelError, SettingError
@@ -50,6 +52,8 @@ _SEED = rules.whole(0)
 _IMAGES = rules.whole(1, "images")
 
 
+@randomness()
+@ordinary()
 def prune(
     model: nn.Module | str,
     example_inputs: Any = None,
@@ -79,7 +83,9 @@ def prune(
 ) -> Result:
     """Make a network smaller by a published method, and prove that nothing else changed.
 
-    The given network is never modified: the result holds a new one.
+    The given network is never modified: a copy of it does all the work, and the result holds a new one. Random states
+    of the process are afterwards those of before, and ``torch.no_grad``, ``inference_mode`` and ``autocast`` around the
+    call have no effect on it.
 
     Args:
         model: a network, or the name of one (``secateur.models.build``), whose weights the seed then draws. Where
@@ -167,18 +173,19 @@ def prune(
         example_inputs = images.example() if images is not None else unlabelled and unlabelled.example()
     if isinstance(model, str):
         model = _built(model, images, example_inputs, seed)
+    refuse_foreign(model)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("a scripted network cannot be pruned: give the module that it was made from")
-    example_inputs = moved(example_inputs, device_of(model))
-    check_weights(model)
+    refuse_empty(model)
+    example_inputs = owned(moved(example_inputs, device_of(model)))
+    dense = private(model)
+    check_weights(dense)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
     _warn_of_optimizers(model, tell)
     job = Job(
-        dense=model,
+        dense=dense,
         inputs=example_inputs,
         method=asked,
         target=goal,
@@ -206,7 +213,7 @@ def prune(
     )
     if job.timed:
         check_runtime(named, device_of(model))
-    return job.run(rounds)
+    return replace(job.run(rounds), dense=model)
 
 
 def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn.Module:
@@ -219,16 +226,15 @@ def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn
 
 
 def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
-    """An optimizer goes on training the network that it was made for, which is not the one that comes out."""
-    own = {id(parameter) for parameter in model.parameters()}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), torch.optim.Optimizer) and any(  # isinstance would wake lazy objects
-            id(parameter) in own for group in thing.param_groups for parameter in group["params"]
-        ):
-            text = (
-                f"{type(thing).__name__} holds the parameters of the dense network; the pruned network has new ones: "
-                "make a new optimizer for it"
-            )
-            tell(Event("warning", text))
-            warnings.warn(text, UserWarning, stacklevel=3)
-            return
+    """An optimizer goes on training the network that it was made for, which is not the one that comes out.
+
+    Nobody can be asked whether there is one: gradients are the sign that somebody trains the network here.
+    """
+    if all(parameter.grad is None for parameter in model.parameters()):
+        return
+    text = (
+        "the network has gradients, so it seems to be in training: an optimizer that was made for it goes on with the "
+        "dense network; make a new one for the pruned network, or move it with secateur.core.surgery.migrate_optimizer"
+    )
+    tell(Event("warning", text))
+    warnings.warn(text, UserWarning, stacklevel=5)

@@ -67,7 +67,7 @@ class Runner:
         """Return class scores, (N, classes) float32; there must be a network."""
         assert self.network is not None
         if tape is None:
-            return logits_of(self.network(images)).float()
+            return logits_of(call(self.network, images)).float()
         with Replay(tape, self.narrow, spare=self.spare):
             out = self.network(images)
         return logits_of(out).float()

@@ -7,6 +7,7 @@ process of a multi-process training draws the same noise for the weights they sh
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from secateur.core.surgery.untouched import ordinary
 from secateur.errors import ModelError, SettingError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
@@ -29,6 +31,9 @@ from secateur.training.speed import choose, fixed
 if TYPE_CHECKING:
     from secateur.core.shaper import Shaper
     from secateur.data import Data
+
+
+_TURN = threading.RLock()
 
 
 def fit(
@@ -81,6 +86,7 @@ def fit(
     owner = disk.fingerprint(model, settings, seed, f"{data.name}/{data.size('train')}")
     saved = None if checkpoint is None else disk.read(Path(checkpoint), owner)
     with ExitStack() as stack:
+        stack.enter_context(alone())
         stack.enter_context(own_randomness(kind))
         with accelerated(kind, "float32") as accelerator:
             share = Share(data, settings, seed, accelerator)
@@ -120,6 +126,16 @@ def _check_scores(model: nn.Module, data: Data, teacher: nn.Module | None) -> No
         )
     if widths[0] != widths[-1]:
         raise ModelError(f"the teacher scores {widths[-1]} classes and the network {widths[0]}; they must be the same")
+
+
+@contextmanager
+def alone() -> Generator[None]:
+    """Let the trainings of one process take turns, each as if no mode of autograd were around the call.
+
+    A training seeds torch's global generator and takes over accelerate's state, which all threads share.
+    """
+    with _TURN, ordinary():
+        yield
 
 
 @contextmanager
