@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.blocks import executing
+from ..core.together import Together
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .record import Record
 
@@ -61,21 +63,8 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     inputs = moved(example_inputs, device_of(model))
     activations = _Activations()
     flops = FlopCounterMode(display=False)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    try:
-        # Fused attention would hide its matrix products from the counters.
-        torch.backends.mha.set_fastpath_enabled(False)
-        with (
-            evaluating(model),
-            executing(model, "blocks"),
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            activations,
-            flops,
-        ):
-            call(model, inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with evaluating(model), executing(model, "blocks"), torch.no_grad(), _in_the_open(), activations, flops:
+        call(model, inputs)
     params = list(model.parameters())
     return Counts(
         params=sum(param.numel() for param in params),
@@ -83,6 +72,21 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
         macs=flops.get_total_flops() // 2,
         activations=activations.elements,
     )
+
+
+@contextmanager
+def _unfused() -> Generator[None]:
+    """Keep fused attention from hiding its matrix products from the counters."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+_in_the_open = Together(_unfused)
 
 
 class _Activations(TorchDispatchMode):

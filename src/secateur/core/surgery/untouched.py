@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import random
-import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,13 +18,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from secateur.core.together import Together
 from secateur.errors import ModelError
 
 _PLACES = ("cpu", "cuda", "mps", "xpu")
-_LOCK = threading.Lock()
-_inside = 0  # how many blocks of all threads keep the random states of the process
-_back: list[Callable[[], object]] = []  # what the last of them does
-
 
 @contextmanager
 def ordinary() -> Generator[None]:
@@ -47,38 +43,21 @@ def unseen() -> Generator[None]:
 
 
 @contextmanager
-def randomness() -> Generator[None]:
-    """Put the random states of torch, numpy and Python back afterwards.
-
-    They belong to the whole process: of blocks that overlap, in one thread or several, the last one to end does it.
-    """
-    global _inside
-    with _LOCK:
-        if _inside == 0:
-            _back[:] = _states()
-        _inside += 1
+def _randomness() -> Generator[None]:
+    drawn, numbers, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     try:
         yield
     finally:
-        with _LOCK:
-            _inside -= 1
-            if _inside == 0:
-                for undo in _back:
-                    undo()
-                _back.clear()
+        torch.set_rng_state(drawn)
+        np.random.set_state(numbers)
+        random.setstate(python)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
 
 
-def _states() -> list[Callable[[], object]]:
-    drawn, numbers, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    back: list[Callable[[], object]] = [
-        lambda: torch.set_rng_state(drawn),
-        lambda: np.random.set_state(numbers),
-        lambda: random.setstate(python),
-    ]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states = torch.cuda.get_rng_state_all()
-        back.append(lambda: torch.cuda.set_rng_state_all(states))
-    return back
+randomness = Together(_randomness)
+"""A context that puts the random states of torch, numpy and Python back afterwards."""
 
 
 @contextmanager
