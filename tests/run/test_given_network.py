@@ -204,7 +204,9 @@ def test_modes_of_the_caller_change_nothing(around: Callable[[], Any]) -> None:
 
     def pruned() -> dict[str, Tensor]:
         data = from_loaders([(X, labels)], [(X, labels)], [(X, labels)], 4)
-        return prune(net, X.clone(), target=0.5, data=data, train=train, calibrate=[X], latency=False).model.state_dict()
+        return prune(
+            net, X.clone(), target=0.5, data=data, train=train, calibrate=[X], latency=False
+        ).model.state_dict()
 
     wanted = pruned()
     with around():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
-from secateur.repair import chosen
+from secateur.repair import chosen as steps_of_repair
 from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
+from secateur.run.choices import Choices
 from secateur.run.headline import asked_for, check_runtime
 from secateur.run.images import named_images, shape_of
 from secateur.run.job import Job
@@ -79,6 +80,7 @@ def prune(
     threads: int | None = None,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
+    chosen: Mapping[str, Any] | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Make a network smaller by a published method, and prove that nothing else changed.
@@ -124,6 +126,8 @@ def prune(
         threads: of the CPU that it will run on; None: as many as torch has now.
         tested: what the dense network achieves on the test images, if that is known; None: it is measured.
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
+        chosen: what an earlier run has chosen by the clock (``Result.chosen``), which is taken instead of measuring
+            again; None for nothing. What does not fit here is chosen anew, with a warning.
         tell: hears the progress.
 
     Returns:
@@ -158,7 +162,7 @@ def prune(
         raise SettingError(f"{name_of(asked)} does not train before it decides; leave shape out")
     if shape is not None and data is None:
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
-    repair = chosen(repair, images=seen)
+    repair = steps_of_repair(repair, images=seen)
     check_minutes(minutes, images=seen)
     if example_inputs is None and not seen:
         raise DataError("give example_inputs, or data or calibrate to take one image from")
@@ -184,6 +188,7 @@ def prune(
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
     _warn_of_optimizers(model, tell)
+    folder = None if work is None else Work(Path(work))
     job = Job(
         dense=dense,
         inputs=example_inputs,
@@ -196,7 +201,8 @@ def prune(
         limits=limits,
         seed=seed,
         latency=latency,
-        work=None if work is None else Work(Path(work)),
+        work=folder,
+        choices=Choices(folder, chosen or {}, tell),
         tell=tell,
         place=place_for(model, train or shape),
         then=tuple(then),

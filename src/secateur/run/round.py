@@ -87,6 +87,7 @@ class Round:
                 teacher=job.dense if job.shaping.distill else None,
                 checkpoint=job.checkpoint(f"shape-{self.number}.ckpt", before, self.method),
                 seed=job.seed + self.number,
+                memory=job.choices.speed("shape", job.dense, job.shaping),
                 tell=job.tell,
             )
         job.shaped.append(history)
@@ -96,11 +97,16 @@ class Round:
         job, method, found = self.job, self.method, list[Search]()
         job.tell(Event("plan", "deciding what to remove"))
         with job.clock("plan"):
-            if job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
+            facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
+            if shares_by_latency(method):  # the times of layers are no two times alike
+                facts += place_of_use(job)
+                name = f"plan-{self.number}"
+                plan = job.choices.take(
+                    name, self.model, facts, lambda: self.ask(found).to_json(), Plan.from_json, bound=True
+                )
+            elif job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
                 plan = self.ask(found)
             else:
-                facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
-                facts += place_of_use(job) if shares_by_latency(method) else ()
                 plan = job.work.plan(f"plan-{self.number}.json", self.model, facts, lambda: self.ask(found))
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
@@ -228,5 +234,6 @@ class Round:
                 teacher=job.dense if train.distill else None,
                 checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
                 seed=job.seed + self.number,
+                memory=job.choices.speed("train", job.dense, train),
                 tell=job.tell,
             )

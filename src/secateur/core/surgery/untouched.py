@@ -23,6 +23,7 @@ from secateur.errors import ModelError
 
 _PLACES = ("cpu", "cuda", "mps", "xpu")
 
+
 @contextmanager
 def ordinary() -> Generator[None]:
     """Run as if the caller had no ``torch.inference_mode``, ``no_grad`` or ``autocast`` around."""
