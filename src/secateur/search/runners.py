@@ -191,7 +191,7 @@ class Bench:
         self._needed, self._spare = replay.needed, replay.spare(out)
 
     def _fastest(self, timed: bool) -> Ways:
-        """Return the way that is fastest for the first candidate, or the first, that agrees with the silenced network."""
+        """Return the fastest way to run the first candidate that agrees with the silenced network, untimed the first."""
         best, least = SILENCED, float("inf")
         layouts = (False, True) if self._held.images.dim() == 4 else (False,)
         for layout in layouts:
