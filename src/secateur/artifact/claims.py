@@ -1,4 +1,4 @@
-"""Claiming work, so that several processes do not do the same at once: the claim ends with the process at the latest."""
+"""Claiming work, so that no two processes do the same at once; a claim ends with its process at the latest."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ class Bench:
         self._needed, self._spare = replay.needed, replay.spare(out)
 
     def _fastest(self, timed: bool) -> Ways:
-        """Return the fastest way to run the first candidate that agrees with the silenced network, untimed the first."""
+        """Return the fastest way, or the first, whose first candidate agrees with the silenced network."""
         best, least = SILENCED, float("inf")
         layouts = (False, True) if self._held.images.dim() == 4 else (False,)
         for layout in layouts:
