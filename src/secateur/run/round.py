@@ -25,7 +25,7 @@ from secateur.repair import Repair, fold_constants, repair
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.place import there
 from secateur.run.sensitivity import measuring
-from secateur.run.timing import place_of_use, shares_by_latency, timing
+from secateur.run.timing import decides_by_the_clock, place_of_use, timing
 from secateur.training import History, fit
 
 if TYPE_CHECKING:
@@ -98,12 +98,13 @@ class Round:
         job.tell(Event("plan", "deciding what to remove"))
         with job.clock("plan"):
             facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
-            if shares_by_latency(method):  # the times of layers are no two times alike
-                facts += place_of_use(job)
-                name = f"plan-{self.number}"
+            if decides_by_the_clock(method):  # and no two measurements are alike
+                facts, name = (*facts, *place_of_use(job)), f"plan-{self.number}"
                 plan = job.choices.take(
                     name, self.model, facts, lambda: self.ask(found).to_json(), Plan.from_json, bound=True
                 )
+                if job.work is not None:
+                    found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
             elif job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
                 plan = self.ask(found)
             else:

@@ -33,6 +33,11 @@ def shares_by_latency(method: Method) -> bool:
     return "latency" in (getattr(method, "allocate", ""), getattr(method, "shares", ""))
 
 
+def decides_by_the_clock(method: Method) -> bool:
+    """Say whether a plan of a method depends on what is timed while it decides."""
+    return shares_by_latency(method) or getattr(method, "milliseconds", None) is not None
+
+
 def latency_aware(method: Method) -> Method | None:
     """Return a method with shares by the times of layers; None if it has none, or somebody has chosen its shares."""
     if isinstance(method, ScoreMethod) and method.allocate == "scope":

@@ -102,8 +102,10 @@ def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:
 
 def _write(buffer: Tensor, value: Tensor) -> None:
     with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-        if buffer.shape != value.shape or not torch.equal(buffer, value):  # what nobody changed keeps its version
-            buffer.set_(value) if buffer.shape != value.shape else buffer.copy_(value)
+        if buffer.shape != value.shape:
+            buffer.data = value
+        elif not torch.equal(buffer, value):  # what nobody changed keeps its version
+            buffer.copy_(value)
 
 
 def _undrawn(value: object) -> Callable[[], object] | None:
