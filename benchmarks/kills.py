@@ -41,7 +41,8 @@ lr = 2e-3
 augment = "none"
 [train]
 epochs = {epochs}
-lr = 0.02
+optimizer = "adamw"
+lr = 2e-3
 augment = "none"
 """
 SAME = ("weights.safetensors", "plans/001.json", "plans/002.json", "recipe.toml")
@@ -96,7 +97,7 @@ def chain(number: int, recipe: Path, place: Path, typical: float, rng: random.Ra
     """Run a command until it ends, killed on the way; return its folder and the times of the kills."""
     folder, killed = place / f"chain-{number}", list[float]()
     while True:
-        delay = rng.uniform(START, max(1.25 * typical, START + 1))
+        delay = rng.uniform(START, max(0.75 * typical, START + 1))
         if finish(command(recipe, folder), delay):
             return folder, killed
         killed.append(round(delay, 2))
