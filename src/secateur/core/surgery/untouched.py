@@ -68,8 +68,8 @@ def untouched(model: nn.Module) -> Generator[None]:
     What is appended to a list, or written into a parameter, stays; a private copy (``private``) is safe from that too.
     """
     modules = list(model.modules())
-    with unseen():
-        values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    with torch.inference_mode(False), torch.no_grad(), unseen():
+        values = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
     tables = [table for module in modules for table in _tables(module)]
     kept = [(table, dict(table)) for table in tables]
     generators = [undo for table in tables for value in table.values() if (undo := _undrawn(value)) is not None]
