@@ -97,7 +97,8 @@ def chain(number: int, recipe: Path, place: Path, typical: float, rng: random.Ra
     """Run a command until it ends, killed on the way; return its folder and the times of the kills."""
     folder, killed = place / f"chain-{number}", list[float]()
     while True:
-        delay = rng.uniform(START, max(0.75 * typical, START + 1))
+        longest = (0.75 + 0.1 * len(killed)) * typical  # more and more, or a machine that got busy would never end one
+        delay = rng.uniform(START, max(longest, START + 1))
         if finish(command(recipe, folder), delay):
             return folder, killed
         killed.append(round(delay, 2))
