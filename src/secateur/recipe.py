@@ -79,6 +79,8 @@ class Recipe:
         runtime: what the network will run in, which is what its speed is stated in; None for the fastest that is
             installed of those that can run what is exported.
         threads: of the CPU that it will run on; None for as many as torch takes.
+        chosen: what the clock has decided in the run that saved this recipe, by name; taken from here instead of being
+            measured again, so that the numbers are the same. Take the table out to have it all chosen anew.
 
     Raises:
         SettingError: if a value is out of range or of the wrong type.
@@ -118,6 +120,7 @@ class Recipe:
     latency: bool = True
     runtime: Runtime | None = None
     threads: int | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -151,7 +154,8 @@ class Recipe:
         target = {name: flat.pop(name) for name in _TARGET if name in flat}
         method = {"name": flat.pop("method"), **flat.pop("options")}
         training = {name: flat.pop(name) for name in _TRAINING if name in flat}
-        return tomli_w.dumps({**flat, "target": target, "method": method, **training, **stages}, indent=2)
+        chosen = {"chosen": flat.pop("chosen")} if self.chosen else {}
+        return tomli_w.dumps({**flat, "target": target, "method": method, **training, **stages, **chosen}, indent=2)
 
     @staticmethod
     def from_toml(text: str) -> Recipe:
@@ -211,7 +215,7 @@ class Recipe:
         values: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "then":
+            if f.name == "then" or (f.name == "chosen" and not value):
                 continue
             if isinstance(value, Settings):
                 value = {name: entry for name, entry in value.to_dict().items() if entry is not None}
@@ -226,6 +230,8 @@ class Recipe:
         plain = Settings().to_dict()
         changed: dict[str, Any] = {}
         for f in fields(self):
+            if f.name == "chosen":  # what comes of the recipe, not what it asks for
+                continue
             value = getattr(self, f.name)
             if isinstance(value, Settings):
                 entries = value.to_dict()
@@ -295,4 +301,5 @@ _RULES: dict[str, Rule] = {
     "latency": rules.FLAG,
     "runtime": rules.optional(rules.text("the name of a runtime")),
     "threads": rules.THREADS,
+    "chosen": Rule(lambda value: isinstance(value, Mapping), "a table of choices, as a saved recipe has it"),
 }

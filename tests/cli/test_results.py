@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from commands import PRUNED, Call
 from secateur import artifact
+from secateur.artifact import folder
+from secateur.recipe import Recipe
+from secateur.report import page
 
 TRAINED = ("prune", "--model", "nets.py:small", "--data", "mnist5k", "--method", "magnitude", "--keep", "0.5")
 TRAINED += ("--epochs", "2", "--lr", "0.05")
@@ -149,8 +157,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(secateur: Call, tmp_pat
     assert "unfinished run of another recipe" in other.err
 
     killed("exporting as pt2", tmp_path, *TRAINED, "--out", "broken")  # goes on, and is killed once more
-    assert (tmp_path / "broken" / "weights.safetensors").exists()
-    assert not (tmp_path / "broken" / "model.pt2").exists()
+    assert not (tmp_path / "broken").exists()  # whole or not at all, exports and report included
 
     resumed = secateur(*TRAINED, "--out", "broken", "--json")
     assert resumed.status == 0, resumed.err
@@ -160,7 +167,136 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(secateur: Call, tmp_pat
     artifact.check("broken")
     assert (tmp_path / "broken" / "model.pt2").exists()
     assert not (tmp_path / "broken.work").exists()
-    assert secateur(*TRAINED, "--out", "broken").status == 1  # finished now: replaced only with force
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"straight", "broken", "nets.py"}
+
+
+def test_a_finished_result_of_the_same_recipe_is_a_success(secateur: Call, pruned: Path, tmp_path: Path):
+    shutil.copytree(pruned, tmp_path / "done")
+    before = (tmp_path / "done" / "manifest.json").stat().st_mtime_ns
+    ended = secateur("prune", *PRUNED, "--out", "done")
+    assert ended.status == 0, ended.err
+    assert "done is the finished result of this very recipe; --force makes it anew." in ended.out
+    assert "Result: done" in ended.out
+    as_json = secateur("run", "done/recipe.toml", "--out", "done", "--json")
+    assert as_json.status == 0
+    assert json.loads(as_json.out)["already_there"] is True
+    assert json.loads(as_json.out)["widths"]
+    assert (tmp_path / "done" / "manifest.json").stat().st_mtime_ns == before
+    other = secateur("prune", *PRUNED, "--seed", "1", "--out", "done")
+    assert other.status == 1
+    assert "done exists already" in other.err
+    (tmp_path / "done" / "weights.safetensors").write_bytes(b"short")
+    damaged = secateur("prune", *PRUNED, "--out", "done")
+    assert damaged.status == 1
+    assert "done exists already" in damaged.err
+    assert {path.name for path in tmp_path.iterdir()} == {"done", "nets.py"}
+
+
+def test_what_the_clock_has_chosen_does_not_make_another_recipe(secateur: Call, tmp_path: Path, pruned: Path):
+    shutil.copytree(pruned, tmp_path / "done")
+    recipe = Recipe.read(tmp_path / "done" / "recipe.toml")
+    made = replace(recipe, chosen={"runtime": "eager"})
+    (tmp_path / "done" / "recipe.toml").write_text(made.to_toml())
+    artifact.record("done", "recipe.toml")
+    assert secateur("prune", *PRUNED, "--out", "done").status == 0
+    (tmp_path / "again.toml").write_text(made.to_toml())
+    assert secateur("run", "again.toml", "--out", "done").status == 0
+    (tmp_path / "other.toml").write_text(replace(recipe, chosen={"runtime": "openvino"}).to_toml())
+    assert secateur("run", "other.toml", "--out", "done").status == 1
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def writer_of_torch(*_: object, **__: object) -> None:
+    raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+@pytest.mark.parametrize(
+    ("at", "there"), [("report.html", True), ("report.html", False), ("model.pt2", True), ("torch's writer", True)]
+)
+def test_a_disk_that_fills_leaves_what_was_there(
+    secateur: Call, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, there: bool
+):
+    if there:
+        shutil.copytree(pruned, tmp_path / "small")
+    before = contents(tmp_path)
+    write, words = folder.write_file, [*PRUNED[:-1], "pt2", "--repair", "none", "--out", "small", "--force"]
+
+    def filling(path: Path, data: bytes) -> None:
+        full_disk() if path.name == at else write(path, data)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(folder, "write_file", filling)
+        disk.setattr(page, "write_file", filling)
+        if at == "model.pt2":
+            disk.setattr(torch.export, "save", full_disk)
+        if at == "torch's writer":
+            disk.setattr(torch.export, "save", writer_of_torch)
+            disk.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+        ended = secateur("prune", *words)
+    assert ended.status == 1
+    assert "no space left on the disk" in ended.err
+    assert ended.err.rstrip().endswith("untouched") is there
+    after = {name: data for name, data in contents(tmp_path).items() if not name.startswith("small.work")}
+    assert after == before
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def test_what_killed_processes_left_is_swept_whoever_has_their_number_now(secateur: Call, pruned: Path, tmp_path: Path):
+    """The numbers of processes come again: this one's parent has one of them."""
+    for name in (f".small.partial-{os.getppid()}", ".small.old-1"):
+        shutil.copytree(pruned, tmp_path / name)
+    (tmp_path / ".small.lock").write_text("1")  # the file of a claim is no claim
+    shutil.copytree(pruned, tmp_path / "small")
+    assert secateur("prune", *PRUNED, "--out", "small").status == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "nets.py"}
+
+
+def test_a_result_that_was_whole_but_not_yet_in_its_place_is_taken(secateur: Call, pruned: Path, tmp_path: Path):
+    shutil.copytree(pruned, tmp_path / f".small.partial-{os.getppid()}")
+    (tmp_path / "small.work").mkdir()
+    shutil.copy(pruned / "recipe.toml", tmp_path / "small.work")
+    os.utime(tmp_path / "small.work" / "recipe.toml", (0, 0))
+    ended = secateur("prune", *PRUNED, "--out", "small")
+    assert ended.status == 0
+    assert "is the finished result" in ended.out
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "nets.py"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks and signals of POSIX")
+def test_two_processes_on_one_result_and_how_one_is_ended(secateur: Call, tmp_path: Path):
+    words = [*TRAINED[:9], "--epochs", "500", *TRAINED[11:], "--out", "shared"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "secateur", *words],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("shared.work/*.ckpt")):
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for more in ([], ["--force"]):
+            second = secateur(*words, *more)
+            assert second.status == 1
+            assert f"process {first.pid} is working on shared" in second.err
+        first.terminate()
+        _, said = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 143
+    assert said.strip().splitlines()[-1] == "terminated; the same command goes on from shared.work"
+    assert "Traceback" not in said
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"shared.work", "nets.py"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")

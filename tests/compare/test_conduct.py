@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from torch import nn
 
+from secateur.artifact.claims import claimed
 from secateur.compare import Comparison, carry_out, conduct, gather, requests, write
-from secateur.compare.claims import claimed
 from secateur.compare.runs import path_of
 from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
@@ -140,7 +140,7 @@ def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, smal
     (tmp_path / "work").mkdir()
     place = tmp_path / "work" / f"{wanted[-1].name}.lock"
     code = (
-        "import pathlib, sys\nfrom secateur.compare.claims import claimed\n"
+        "import pathlib, sys\nfrom secateur.artifact.claims import claimed\n"
         "with claimed(pathlib.Path(sys.argv[1])) as other:\n    print(other, flush=True)\n    sys.stdin.readline()\n"
     )
     words = [sys.executable, "-c", code, str(place)]

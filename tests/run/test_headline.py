@@ -58,7 +58,9 @@ def test_both_networks_are_timed_once_and_together_when_all_is_done(
         net, None, "magnitude", 0.5, data, train=train, runtime="channels_last", threads=1, tell=heard.append
     )
     [(networks, runtime, threads)] = seen
-    assert networks == {"dense": net, "pruned": result.model}
+    assert list(networks) == ["dense", "pruned"]
+    assert networks["pruned"] is result.model
+    assert all(torch.equal(t, net.state_dict()[name]) for name, t in networks["dense"].state_dict().items())
     assert (runtime, threads) == ("channels_last", 1)
     stages = [event.stage for event in heard]
     assert stages[-1] == "timed"

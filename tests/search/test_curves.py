@@ -15,7 +15,7 @@ from secateur.core.surgery import masked
 from secateur.core.trace import trace
 from secateur.errors import ModelError
 from secateur.events import Event
-from secateur.search import HeldOut
+from secateur.search import HeldOut, runners
 from secateur.search.sensitivity import curves
 
 
@@ -92,3 +92,38 @@ def test_a_network_that_gives_no_numbers_is_refused(net: Plain, graph: Graph, he
     next(net.parameters()).data[0] = torch.nan
     with pytest.raises(ModelError, match="not finite before anything is pruned"):
         curves(net, graph, scores(graph), held)
+
+
+def test_no_clock_decides_how_candidates_run(
+    net: Plain, graph: Graph, held: HeldOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other ways round sums otherwise, so two measurements are equal bit for bit only if both take the same way."""
+    found: list[object] = []
+    monkeypatch.setattr(HeldOut, "batch", 50)
+    for best in range(4):
+        times = iter(0.0 if turn // 3 == best else 1.0 for turn in range(1000))  # each way is timed three times
+        monkeypatch.setattr(runners.Bench, "_seconds", lambda self, work, times=times: (work(), next(times))[1])
+        found.append(curves(net, graph, scores(graph), held))
+    assert all(each == found[0] for each in found)
+
+
+def test_a_measurement_that_goes_on_runs_the_rest_as_before(
+    net: Plain, graph: Graph, held: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = runners.Ways(thin=False, channels_last=True)
+    monkeypatch.setattr(HeldOut, "batch", 50)
+
+    def kill(event: Event) -> None:
+        if event.step == 1:
+            raise KilledError
+
+    with monkeypatch.context() as then:
+        then.setattr(runners.Bench, "_fastest", lambda self, timed: ways)
+        whole = curves(net, graph, scores(graph), held)
+        with pytest.raises(KilledError):
+            curves(net, graph, scores(graph), held, work=tmp_path, tell=kill)
+    used: list[object] = []
+    use = runners.Bench.use
+    monkeypatch.setattr(runners.Bench, "use", lambda self, ways: (used.append(ways), use(self, ways))[1])
+    assert curves(net, graph, scores(graph), held, work=tmp_path) == whole
+    assert set(used) == {ways}

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from secateur.artifact.document import document
-from secateur.artifact.folder import check, record, refuse, write_file
-from secateur.artifact.store import Loaded, load, save
+from secateur.artifact.folder import check, is_full, record, recover, refuse, write_file
+from secateur.artifact.store import Loaded, load, save, saving
 
-__all__ = ["Loaded", "check", "document", "load", "record", "refuse", "save", "write_file"]
+__all__ = [
+    "Loaded",
+    "check",
+    "document",
+    "is_full",
+    "load",
+    "record",
+    "recover",
+    "refuse",
+    "save",
+    "saving",
+    "write_file",
+]

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, ExportError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -28,6 +28,9 @@ def write_file(path: Path, data: bytes) -> None:
         OSError: if it cannot be written; nothing is left behind then.
     """
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    for left in _unfinished(path, "partial", alone=False):  # by a process that was killed
+        if left.is_file():
+            left.unlink(missing_ok=True)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -42,6 +45,8 @@ def write_file(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def replacing(folder: Path, *, force: bool) -> Generator[Path]:
     """Yield a new, empty folder to fill; when the block ends well, it gets a manifest and becomes ``folder``.
+
+    Whatever goes wrong in the block, a disk that is full included, ``folder`` is what it was.
 
     A kill at any moment leaves the old folder or the new one, never a mixture; at worst under a hidden name,
     from where the next ``save`` or ``load`` puts it back.
@@ -63,9 +68,12 @@ def replacing(folder: Path, *, force: bool) -> Generator[Path]:
         yield partial
         _seal(partial)
         _swap(partial, folder)
-    except OSError as error:
+    except (OSError, ArtifactError, ExportError) as trouble:
+        error = trouble if isinstance(trouble, OSError) else trouble.__cause__
+        if not isinstance(error, OSError):
+            raise
         kept = f"; the artifact in {folder} is untouched" if folder.exists() else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise ArtifactError(
                 f"no space left on the disk to save {folder}: free some and save again{kept}"
             ) from error
@@ -74,14 +82,31 @@ def replacing(folder: Path, *, force: bool) -> Generator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def recover(folder: Path) -> None:
-    """Finish the swap of a save that was killed between its two renames; otherwise do nothing."""
-    if folder.exists():
-        return
-    for old in _unfinished(folder, "old"):
-        new = folder.with_name(old.name.replace(".old-", ".partial-"))
-        os.rename(new if (new / MANIFEST).is_file() else old, folder)
-        return
+def is_full(error: BaseException | None) -> bool:
+    """Say whether an error means that a disk, or the share of it that one may use, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def recover(folder: Path, *, alone: bool = False) -> None:
+    """Finish the swap of a save that was killed between its two renames; otherwise do nothing.
+
+    Args:
+        folder: where the artifact is to be.
+        alone: no other process can be saving there: what saves have left behind is removed, whoever has their number
+            now.
+    """
+    if not folder.exists():
+        for old in _unfinished(folder, "old", alone=alone):
+            new = folder.with_name(old.name.replace(".old-", ".partial-"))
+            os.rename(new if (new / MANIFEST).is_file() else old, folder)
+            break
+        else:  # or of one that had nothing to replace
+            for new in _unfinished(folder, "partial", alone=alone):
+                if (new / MANIFEST).is_file():
+                    os.rename(new, folder)
+                    break
+    if alone:
+        _clean(folder, alone=True)
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -204,12 +229,12 @@ def _hidden(folder: Path, kind: str) -> Path:
     return folder.with_name(f".{folder.name}.{kind}-{os.getpid()}")
 
 
-def _unfinished(folder: Path, kind: str) -> list[Path]:
-    """Return the hidden folders that a killed save left behind, not those of one that is still at work."""
+def _unfinished(folder: Path, kind: str, *, alone: bool) -> list[Path]:
+    """Return what a killed save left behind under hidden names; what another one still works on only if ``alone``."""
     found: list[Path] = []
     for path in sorted(folder.parent.glob(f".{_escape(folder.name)}.{kind}-*")):
         match = _UNFINISHED.match(path.name)
-        if match and path.is_dir() and not _at_work(int(match[2])):
+        if match and (alone or not _at_work(int(match[2]))):
             found.append(path)
     return found
 
@@ -233,9 +258,9 @@ def _at_work(process: int) -> bool:
     return True
 
 
-def _clean(folder: Path) -> None:
+def _clean(folder: Path, *, alone: bool = False) -> None:
     for kind in ("partial", "old"):
-        for path in _unfinished(folder, kind):
+        for path in _unfinished(folder, kind, alone=alone):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,23 @@ def save(result: Result, folder: str | Path, *, force: bool = False) -> Path:
     Raises:
         ArtifactError: if something is in the way or cannot be written; what was there is untouched then.
     """
+    with saving(result, folder, force=force):
+        pass
+    return Path(folder)
+
+
+@contextmanager
+def saving(result: Result, folder: str | Path, *, force: bool = False) -> Generator[Path]:
+    """Save a result together with what the block adds to it; yields where to, until all of it is there.
+
+    Args:
+        result: what ``prune`` returned.
+        folder: where to, see ``save``.
+        force: see ``save``.
+
+    Raises:
+        ArtifactError: see ``save``; also where a file of the block cannot be written.
+    """
     place = Path(folder).resolve()
     recipe = result.recipe
     with folders.replacing(place, force=force) as new:
@@ -85,7 +103,7 @@ def save(result: Result, folder: str | Path, *, force: bool = False) -> Path:
         folders.write_file(new / "weights.safetensors", weights.to_bytes(result.model))
         _write_json(new / "measurement.json", document(result))
         _write_json(new / "environment.json", environment(result.method, recipe.seed if recipe else None))
-    return Path(folder)
+        yield new
 
 
 def load(

@@ -14,6 +14,7 @@ import typer
 import typer.core
 
 from secateur.cli import bench, command, compare, network, plan, prune, sensitivity, show
+from secateur.cli.ending import Terminated, ending_well
 from secateur.errors import SecateurError, nearest
 
 DEBUG = "SECATEUR_DEBUG"
@@ -41,16 +42,16 @@ class Program(typer.core.TyperGroup):
             formatter.write_dl([(name, (it.help or "").partition("\n")[0]) for name, it in found if it is not None])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command: status 1 for an error, 2 for wrong usage, 130 for an interruption."""
+        """Run the command: status 1 for an error, 2 for wrong usage, 130 for an interruption, 143 for SIGTERM."""
         debug = bool(ctx.params.get("debug"))
         try:
-            with warnings.catch_warnings():
+            with ending_well(), warnings.catch_warnings():
                 if not debug:
                     warnings.simplefilter("ignore")
                     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA, without need
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            _end(str(error) or "interrupted", 130, debug)
+            _end(str(error) or "interrupted", 143 if isinstance(error, Terminated) else 130, debug)
         except SecateurError as error:
             _end(f"error: {error}", 1, debug)
         except Exception as error:

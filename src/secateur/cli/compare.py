@@ -57,8 +57,8 @@ def compare(
             else:
                 done = comparing.carry_out(comparison, folder, download=download, tell=tell)
             found, written = comparing.write(comparison, done, folder)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; the same command goes on from {folder}") from None
+    except KeyboardInterrupt as error:
+        raise type(error)(f"{str(error) or 'interrupted'}; the same command goes on from {folder}") from None
     if as_json:
         from secateur.compare.tables import document
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,14 @@ class Written:
     file: Exported
     folded: int = 0
     memory_format: str = "contiguous"
+
+    def within(self, folder: Path) -> Written:
+        """Return the same for files of these names in another folder, where they were moved to."""
+        beside = self.file.beside
+        file = replace(
+            self.file, path=folder / self.file.path.name, beside=None if beside is None else folder / beside.name
+        )
+        return replace(self, file=file)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -88,6 +96,7 @@ def write(kind: str, model: nn.Module, made: Deployed | None, example: Any, path
     Raises:
         ExportError: if none of them can be exported.
     """
+    from secateur.artifact import is_full
     from secateur.export import export_source
 
     if kind == "source":
@@ -97,6 +106,8 @@ def write(kind: str, model: nn.Module, made: Deployed | None, example: Any, path
         try:
             return Written(_program(kind)(network, example, path, reference=model), folded, memory_format)
         except ExportError as error:
+            if is_full(error.__cause__):
+                raise
             failed.append(error)
     raise failed[-1]
 

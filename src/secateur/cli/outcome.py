@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secateur.cli import exports
 from secateur.cli.progress import Listener
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from secateur.run import Result
 
 RECIPE = "recipe.toml"
+_CHOICES = ("runtime-", "widths-", "pretrain-", "shape-", "train-")  # what is soon found again
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -33,8 +37,10 @@ def carry_out(
     quiet: bool,
     as_json: bool,
     method_asked: bool = True,
-) -> tuple[Result, Path]:
+) -> None:
     """Do what a recipe says, save it and print what came out.
+
+    A result of the very same recipe that is there already is printed as it is, unless ``force``.
 
     Args:
         recipe: what to do.
@@ -49,67 +55,117 @@ def carry_out(
         SecateurError: one of its kinds; a result that was there is untouched then.
         KeyboardInterrupt: with a sentence on how to go on.
     """
-    from secateur import artifact, report, run
+    from secateur import artifact, run
 
     folder = Path("out") / recipe.name() if out is None else out
-    leads = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone writes and speaks
     run.method_of(recipe)
     run.steps_of(recipe)
     _check(recipe)
     work = folder.with_name(f"{folder.name}.work")
-    if leads:
-        force = force or _saved_but_unfinished(folder, work, recipe)
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process alone writes and speaks
+        with Listener(quiet=True) as tell:
+            run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
+        return
+    with holding(folder, work):
+        artifact.recover(folder.resolve(), alone=True)
+        if not force and _is_finished(folder, recipe):
+            _sweep(work, folder)
+            already_there(folder, as_json)
+            return
         artifact.refuse(folder.resolve(), force=force)
         _open_work(work, recipe, force)
-    try:
-        with Listener(quiet or as_json or not leads) as tell:
-            result = run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
-            if not leads:
-                return result, folder
-            tell(Event("save", "saving"))
-            result.save(folder, force=force)
-            made, written = _export(result, folder, recipe.export, recipe.latency, tell)
-            tell(Event("report", "writing the report"))
-            page = report.write(folder)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; the same command goes on from {work}") from None
-    finally:
-        if leads:
+        try:
+            with Listener(quiet or as_json) as tell:
+                result = run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
+                made, written, page = _save(result, folder, force, tell)
+        except KeyboardInterrupt as error:
+            words = str(error) or "interrupted"
+            raise type(error)(f"{words}; the same command goes on from {work}") from None
+        finally:
             _discard_if_empty(work)
-    shutil.rmtree(work, ignore_errors=True)
-    _speak(result, folder, made, written, page, as_json)
-    return result, folder
-
-
-def _speak(
-    result: Result, folder: Path, made: Deployed | None, written: list[exports.Written], page: Path, as_json: bool
-) -> None:
-    """Print what came out."""
-    from secateur import artifact, report
-    from secateur.report import limits, minutes
-    from secateur.report.summary import calibration, repairs, verification
-
+        shutil.rmtree(work, ignore_errors=True)
     document = artifact.document(result)
     if as_json:
         files = [each.to_dict() for each in written]
         say_json({**document, "folder": str(folder), "report": str(page), "exports": files})
         return
-    lines = [*conditions(document), *limits.foretold(document), *limits.kept(document), *limits.widths(document)]
-    say(report.outcome(document), "", change(document), *lines, "")
+    _speak(document, folder, page, [*exports.said_of(made), *(each.line() for each in written)])
+
+
+def _speak(document: Mapping[str, Any], folder: Path, page: Path, lines: Sequence[str]) -> None:
+    """Print what came out."""
+    from secateur import report
+    from secateur.report import limits, minutes
+    from secateur.report.summary import calibration, repairs, verification
+
+    about = [*conditions(document), *limits.foretold(document), *limits.kept(document), *limits.widths(document)]
+    say(report.outcome(document), "", change(document), *about, "")
     say(f"Verified: {verification(document)}", kept_whole(document["explanation"]))
     say(*(f"Repaired: {text}" for text in repairs(document)))
     say(*(f"Images: {text}" for text in calibration(document)))
     say(*(f"Minutes: {text}" for text in minutes.used(document)))
-    if not result.histories and result.minutes is None and document["data"]:
+    if not document["training"]["rounds"] and document["minutes"] is None and document["data"]:
         say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
-    say(*exports.said_of(made), *(each.line() for each in written))
+    say(*lines)
     say(f"Result: {folder}", f"Report: {page}")
+
+
+def already_there(folder: Path, as_json: bool) -> None:
+    """Print what came out when this recipe was carried out before."""
+    from secateur.export import FILES
+
+    document, page = json.loads((folder / "measurement.json").read_text("utf-8")), folder / "report.html"
+    files = [{"path": str(folder / name), "kind": kind} for kind, name in FILES.items() if (folder / name).is_file()]
+    if as_json:
+        say_json({**document, "folder": str(folder), "report": str(page), "exports": files, "already_there": True})
+        return
+    say(f"{folder} is the finished result of this very recipe; --force makes it anew.", "")
+    _speak(document, folder, page, [f"Exported: {file['path']}" for file in files])
+
+
+@contextlib.contextmanager
+def holding(folder: Path, work: Path) -> Generator[None]:
+    """Keep other processes from working on the same result; a claim ends with its process, however that ends.
+
+    Raises:
+        ArtifactError: if one does, or the claim cannot be written.
+    """
+    from secateur.artifact.claims import claimed
+
+    lock = folder.with_name(f".{folder.name}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            holder = stack.enter_context(claimed(lock))
+        except OSError as error:
+            raise ArtifactError(f"cannot write {work}: {error.strerror or error}; choose another --out") from None
+        if holder is not None:
+            raise ArtifactError(
+                f"process {holder} is working on {folder}; wait until it ends, stop it, or choose another --out"
+            )
+        yield
+
+
+def _save(
+    result: Result, folder: Path, force: bool, tell: Callable[[Event], None]
+) -> tuple[Deployed | None, list[exports.Written], Path]:
+    """Save the result with its exports and its report, all of it or nothing."""
+    from secateur import artifact, report
+
+    recipe = result.recipe
+    assert recipe is not None
+    tell(Event("save", "saving"))
+    with artifact.saving(result, folder, force=force) as new:
+        made, written = _export(result, new, recipe.export, recipe.latency, tell)
+        tell(Event("report", "writing the report"))
+        page = report.write(new)
+    return made, [each.within(folder) for each in written], folder / page.name
 
 
 def _export(
     result: Result, folder: Path, kinds: tuple[str, ...], time: bool, tell: Callable[[Event], None]
 ) -> tuple[Deployed | None, list[exports.Written]]:
-    """Export in each format; what cannot be exported is a warning, for the result is saved already."""
+    """Export in each format; what cannot be exported is a warning, for the rest of the result is worth having."""
     from secateur import artifact
     from secateur.export import FILES
 
@@ -120,9 +176,9 @@ def _export(
         try:
             written.append(exports.write(kind, result.model, made, result.example_inputs, folder / FILES[kind]))
         except ExportError as error:
+            if artifact.is_full(error.__cause__):
+                raise
             tell(Event("warning", str(error)))
-    if written:
-        artifact.record(folder, *(file.name for each in written for file in each.file.files))
     return made, written
 
 
@@ -152,18 +208,36 @@ def _check(recipe: Recipe) -> None:
 
 
 def _is_of(folder: Path, recipe: Recipe) -> bool:
-    """Say whether a folder was made for this recipe."""
+    """Say whether a folder was made for this recipe, whatever the clock has chosen where the recipe says nothing."""
     from secateur.recipe import Recipe
 
     try:
-        return Recipe.read(folder / RECIPE) == recipe
+        found = Recipe.read(folder / RECIPE)
     except SettingError:
         return False
+    return (found if recipe.chosen else dataclasses.replace(found, chosen={})) == recipe
 
 
-def _saved_but_unfinished(folder: Path, work: Path, recipe: Recipe) -> bool:
-    """Say whether the result is of a run that was killed between saving and the last export."""
-    return _is_of(work, recipe) and _is_of(folder, recipe)
+def _is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Say whether a folder holds the whole result of this recipe."""
+    from secateur import artifact
+
+    if not folder.is_dir() or not _is_of(folder, recipe):
+        return False
+    try:
+        artifact.check(folder)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _sweep(work: Path, folder: Path) -> None:
+    """Remove the work folder that a result was made from, where a kill came between; not that of a later run."""
+    from secateur.artifact.folder import MANIFEST
+
+    with contextlib.suppress(OSError):
+        if (work / RECIPE).stat().st_mtime <= (folder / MANIFEST).stat().st_mtime:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _open_work(work: Path, recipe: Recipe, force: bool) -> None:
@@ -190,5 +264,5 @@ def _open_work(work: Path, recipe: Recipe, force: bool) -> None:
 
 def _discard_if_empty(work: Path) -> None:
     """Remove the folder of a run that failed before it had anything to go on from."""
-    if all(path.name == RECIPE or path.name.startswith(("runtime-", "widths-")) for path in work.iterdir()):
+    if all(path.name == RECIPE or path.name.startswith(_CHOICES) for path in work.iterdir()):
         shutil.rmtree(work, ignore_errors=True)

@@ -12,6 +12,7 @@ import typer
 
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
+from secateur.cli.outcome import holding
 from secateur.cli.progress import Listener
 from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
 from secateur.cli.tables import say, say_json, table
@@ -78,10 +79,15 @@ def sensitivity(
 
     looking, recipe = Looking(**given.of("own")), recipe_of(given, method=METHOD)
     folder = out or Path("out") / f"sensitivity-{recipe.name()}"
-    with Listener(quiet or as_json) as tell:
-        found, images = _measured(recipe, looking, folder, download, tell)
-    name = subject({"model": recipe.model, "data": recipe.data})
-    files = _written(found, name, recipe.method, images, folder)
+    name, work = subject({"model": recipe.model, "data": recipe.data}), folder / "work"
+    with holding(folder, work):
+        try:
+            with Listener(quiet or as_json) as tell:
+                found, images = _measured(recipe, looking, folder, download, tell)
+        except KeyboardInterrupt as error:
+            words = str(error) or "interrupted"
+            raise type(error)(f"{words}; the same command goes on from {work}") from None
+        files = _written(found, name, recipe.method, images, folder)
     if as_json:
         say_json({"curves": [curve.to_dict() for curve in found], "images": images, "files": files})
         return

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from secateur import artifact
+from secateur.artifact.claims import claimed
 from secateur.artifact.environment import environment
 from secateur.artifact.stages import CUT, REPAIRED
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.compare import runs
-from secateur.compare.claims import claimed
 from secateur.compare.comparison import Comparison
 from secateur.compare.requests import Request, requests
 from secateur.compare.runs import Run

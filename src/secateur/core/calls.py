@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 class ModuleStack:
     """While active, knows whose forward is running; global hooks leave the model itself untouched.
+
+    What other threads run, be it the same network, is not its affair.
 
     Attributes:
         entered: how often each module has been called in this forward of the network.
@@ -41,6 +44,7 @@ class ModuleStack:
         return self._made[place] - 1
 
     def __enter__(self) -> ModuleStack:
+        self._thread = threading.get_ident()
         self._hooks = [register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)]
         return self
 
@@ -49,6 +53,8 @@ class ModuleStack:
             hook.remove()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
+        if threading.get_ident() != self._thread:  # the hooks are the whole process's
+            return
         if module is self._root:  # a new forward, perhaps after one that was broken off
             self._path.clear()
             self._made.clear()
@@ -60,5 +66,5 @@ class ModuleStack:
             self.arrive(name, inputs)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._path:
+        if self._path and threading.get_ident() == self._thread:
             self._path.pop()

@@ -7,6 +7,7 @@ computed from a shape, and a constant can be replaced. The module object, its cl
 
 from __future__ import annotations
 
+import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,9 +28,26 @@ RESHAPING = frozenset(
 
 Path = tuple[int | str, ...]
 
+_RECORDING = threading.RLock()  # torch.fx patches nn.Module for the process: two at once would leave it patched
+
 
 class _OwnForward(fx.Tracer):
     """Records one module's forward; every child module is a single call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    # while torch.fx records, the calls and attributes of all modules of the process go through these two
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -53,7 +71,8 @@ def record(module: nn.Module) -> fx.Graph | None:
     """Record the module's own forward in its present mode; None if it cannot be recorded."""
     tracer = _OwnForward()
     try:
-        return tracer.trace(module)
+        with _RECORDING:
+            return tracer.trace(module)
     except Exception:  # torch.fx runs foreign code on stand-ins: whatever that raises means "not recordable"
         return None
     finally:  # it is part of a cycle, which would keep the parameters of a discarded network alive

@@ -122,6 +122,8 @@ class LoaderBatches(Batches):
         for batch in self.loader:
             images, labels = _pair(batch, self.classes, self.order.split)
             device = self.order.device
+            if not isinstance(self.loader, DataLoader):  # the batches are the caller's own, and a forward may write
+                images = images.clone()
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,9 @@ from secateur.export.comparison import (
     random_call,
 )
 from secateur.measure.quiet import quiet
+
+_LITTLE = 1 << 16
+"""Bytes of a disk that is full but for what a block cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ def export(
             except OSError:
                 raise
             except Exception as error:  # exporters raise anything, NotImplementedError to internal assertions
+                if _full(temporary.parent):  # which torch's writer says in words of its own
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 reasons.append(f"{type(error).__name__}: {_first_line(error)}")
                 continue
             if found <= TOLERANCE:
@@ -90,7 +97,7 @@ def export(
     except OSError as error:
         raise ExportError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another path"
-        ) from None
+        ) from error
     finally:
         for suffix in {temporary.suffix, *(way.beside for way in ways if way.beside)}:
             temporary.with_suffix(suffix).unlink(missing_ok=True)
@@ -104,6 +111,11 @@ def _attempt(network: nn.Module, expected: nn.Module, example: Call, way: Way, t
     run = way.load(temporary)
     other = random_call(example, batch_of(example) + 1 if way.dynamic else 0, seed=1)
     return max(difference(expected, run, call) for call in (example, other))
+
+
+def _full(folder: Path) -> bool:
+    """Say whether hardly anything can be written to a disk."""
+    return shutil.disk_usage(folder).free < _LITTLE
 
 
 def write_through(path: Path, content: bytes) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.blocks import executing
 from ..core.calls import ModuleStack
-from ..core.work import Uncounted, macs, mapping, remark, together, uncounted
+from ..core.together import Together
+from ..core.work import Uncounted, macs, mapping, remark, uncounted
+from ..core.work import together as by_operator
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .record import Record
 
@@ -74,24 +77,10 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     stack = ModuleStack(model)
     watcher = _Watcher(stack)
     flops = FlopCounterMode(display=False, custom_mapping=mapping())
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    try:
-        # Fused attention would hide its matrix products from the counters.
-        torch.backends.mha.set_fastpath_enabled(False)
-        with (
-            evaluating(model),
-            executing(model, "blocks"),
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            stack,
-            watcher,
-            flops,
-        ):
-            call(model, inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with evaluating(model), executing(model, "blocks"), torch.no_grad(), _in_the_open(), stack, watcher, flops:
+        call(model, inputs)
     params = list(model.parameters())
-    missed = together(watcher.uncounted)
+    missed = by_operator(watcher.uncounted)
     return Counts(
         params=sum(param.numel() for param in params),
         nonzero=sum(int(torch.count_nonzero(param.detach())) for param in params),
@@ -100,6 +89,21 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
         uncounted=", ".join(map(str, missed)),
         uncounted_macs=sum(each.least for each in missed),
     )
+
+
+@contextmanager
+def _unfused() -> Generator[None]:
+    """Keep fused attention from hiding its matrix products from the counters."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+_in_the_open = Together(_unfused)
 
 
 class _Watcher(TorchDispatchMode):

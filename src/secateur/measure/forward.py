@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..core.surgery.untouched import owned, untouched
 from ..errors import ModelError
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -17,10 +18,17 @@ ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
+    """Put ``model`` into eval mode for a while, and then all that forwards change in it back, its modes included."""
+    with untouched(model), in_eval_mode(model):
+        yield
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Generator[None]:
     """Put ``model`` into eval mode for a while, and then each of its modules back into its own mode."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         for module, mode in modes:
@@ -98,7 +106,16 @@ def joined(batches: Sequence[Any]) -> Any:
 
 
 def call(model: nn.Module, inputs: ExampleInputs) -> Any:
-    """Run ``model`` on ``inputs`` and return its output.
+    """Run ``model`` on a copy of ``inputs``, for it may write into them, and return its output.
+
+    Raises:
+        ModelError: if the forward pass fails.
+    """
+    return call_on(model, owned(inputs))
+
+
+def call_on(model: nn.Module, inputs: ExampleInputs) -> Any:
+    """Run ``model`` on ``inputs`` themselves and return its output.
 
     Raises:
         ModelError: if the forward pass fails.

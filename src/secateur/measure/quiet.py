@@ -8,12 +8,13 @@ import logging
 import warnings
 from collections.abc import Generator
 
+from ..core.together import Together
+
 _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch._dynamo")
 
 
 @contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Keep the exporters from printing, warning and logging."""
+def _quiet() -> Generator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     sink = io.StringIO()
@@ -26,3 +27,7 @@ def quiet() -> Generator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+quiet = Together(_quiet)
+"""A context that keeps the exporters from printing, warning and logging."""

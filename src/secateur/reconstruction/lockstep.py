@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.surgery import Inputs, run
+from secateur.core.surgery import Inputs
+from secateur.core.surgery.forward import forward
 
 Watch = Callable[["Runner"], Any]
 """Makes the context in which a forward pass runs, such as a function mode, in the runner's own thread."""
@@ -79,7 +80,7 @@ class Runner:
         self._go.acquire()
         try:
             with watch(self), torch.no_grad():
-                run(model, inputs)
+                forward(model, inputs)  # passes end in any order: whoever began them all puts things back
         except _Broken:
             pass
         except BaseException as error:  # it belongs to whoever waits

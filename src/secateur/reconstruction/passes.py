@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from secateur.core.literals import call_name
 from secateur.core.surgery import Inputs
 from secateur.errors import BranchingError, ModelError
-from secateur.measure.forward import evaluating, joined, part
+from secateur.measure.forward import in_eval_mode, joined, part
 from secateur.reconstruction.lockstep import Lockstep, Runner
 from secateur.reconstruction.sites import ADDITIONS, Place, Site, Trail, hooked
 
@@ -85,7 +85,7 @@ class Passes:
                 raise parted(self.model)
             return [stop for stop in stops if stop is not None]
 
-        with evaluating(self.model), hooked(self.model, self._enter, self._leave), lockstep():
+        with in_eval_mode(self.model), hooked(self.model, self._enter, self._leave), lockstep():
             yield advance
 
     def _advance(self, runners: Sequence[Runner]) -> list[Any]:

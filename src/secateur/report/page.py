@@ -61,7 +61,7 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, page.encode())
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; choose another file") from None
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; choose another file") from error
     if out is None and (folder / MANIFEST).is_file():
         record(folder, NAME)
     return path

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -34,7 +32,6 @@ from secateur.run.round import Round
 from secateur.run.settling import settle
 from secateur.run.timing import latency_aware
 from secateur.run.within_latency import TOLERANCE
-from secateur.run.work import keep
 from secateur.search.judge import sample
 from secateur.training import Settings, fit
 
@@ -68,13 +65,8 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     """
     job.tell(Event("budget", "looking for the largest network within the budget"))
     budget = replace(budget, runtime=job.runtime, threads=job.threads)
-    kept: Path | None = None
-    if job.work is not None:
-        facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.repair)
-        facts += (job.about_data(),)
-        kept = job.work.place("budget.json", job.dense, *facts)
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return _read(json.loads(kept.read_text("utf-8")))
+    facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.repair)
+    facts += (job.about_data(),)
 
     def decide(target: Target, limits: Limits) -> Plan:
         return _decided(job, graph, job.method, target, limits)
@@ -84,10 +76,11 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
 
     test = None if job.data is None else tested
     bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, test, _alternative(job, graph), tell=job.tell)
-    found = settle(bargain, budget, job.target)
-    if kept is not None:
-        keep(kept, json.dumps(asdict(found)))
-    return found
+
+    def come_to() -> str:
+        return json.dumps(asdict(settle(bargain, budget, job.target)))  # as text, for TOML has no word for None
+
+    return job.choices.take("budget", job.dense, facts, come_to, _read, bound=True)
 
 
 def _decided(job: Job, graph: Graph, method: Method, target: Target, limits: Limits) -> Plan:
@@ -178,10 +171,12 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
             shaper=hold(thin, graph, plan),
             teacher=job.dense if job.train.distill else None,
             seed=job.seed + 1,
+            memory=job.choices.speed("train", job.dense, job.train),
             tell=job.tell,
         )
     return accuracy_at(thin, job.data.batches("val"), job.place, job.tell).top1
 
 
-def _read(stored: dict[str, Any]) -> Settled:
+def _read(text: str) -> Settled:
+    stored: dict[str, Any] = json.loads(text)
     return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"], stored["allocate"])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +17,6 @@ from secateur.measure.forward import ExampleInputs, device_of
 from secateur.measure.runtimes import known
 from secateur.measure.speed_up import DENSE, PRUNED
 from secateur.recipe import EXPORTS
-from secateur.run.work import keep
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -69,18 +65,18 @@ def chosen(job: Job) -> Runtime:
     Raises:
         ArtifactError: if the choice cannot be written into the work folder.
     """
-    kept: Path | None = None
-    if job.work is not None:
-        kept = job.work.place("runtime.json", job.dense, job.among, job.threads)
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SettingError):
-            return known(json.loads(kept.read_text("utf-8"))["runtime"])
-    among = _without_timing(job) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else job.among
-    job.tell(Event("runtime", "choosing the runtime"))
-    with job.clock("runtime"):
-        found = fastest_of(job.dense, job.inputs, among, job.threads, job.tell)
-    if kept is not None:
-        keep(kept, json.dumps({"runtime": found}))
-    return found
+
+    def choose() -> Runtime:
+        among = _without_timing(job) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else job.among
+        job.tell(Event("runtime", "choosing the runtime"))
+        with job.clock("runtime"):
+            return fastest_of(job.dense, job.inputs, among, job.threads, job.tell)
+
+    def read(name: str) -> Runtime:
+        check_runtime(known(name), device_of(job.dense))
+        return known(name)
+
+    return job.choices.take("runtime", job.dense, (job.among, job.threads), choose, read)
 
 
 def fastest_of(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget
+from secateur.core.blocks import execute, execution_of
 from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
@@ -21,6 +22,7 @@ from secateur.core.plan import EMPTY, Plan
 from secateur.core.sensitivity import Curve
 from secateur.core.size import Size, Target, size
 from secateur.core.surgery import Inputs, zeros_left
+from secateur.core.surgery.forward import describe
 from secateur.core.trials import Search
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import COUNT, Later
@@ -34,6 +36,7 @@ from secateur.methods.reconstruction import Reconstruction
 from secateur.repair import Repair
 from secateur.run import beforehand, budgeting, headline
 from secateur.run.bargain import Settled
+from secateur.run.choices import Choices
 from secateur.run.clock import Clock
 from secateur.run.fallback import FEWEST_CHOSEN
 from secateur.run.foretelling import Foretold, evenly, foretell
@@ -77,7 +80,10 @@ class Job:
     among: tuple[Runtime, ...] = ("eager", "channels_last")
     minutes: float | None = None
 
+    choices: Choices = field(default_factory=Choices)
+
     # what comes of it on the way
+    sped_up: int = 0
     clock: Clock = field(default_factory=Clock)
     settled: Settled | None = None
     forecast: Forecast | None = None
@@ -156,6 +162,7 @@ class Job:
             speed=speed if self.latency else None,
             minutes=spent,
             foretold=self.foretold.to_dict() if self.foretold else {},
+            chosen=dict(self.choices.made),
             multiples={group.name: self.limits.multiple_of(group) for group in first.free},
             seconds=self.clock.seconds,
         )
@@ -201,7 +208,7 @@ class Job:
         if self.foretold is not None:
             self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
             if self.foretold.dear and self.tell is ignore:  # or nobody would hear what the number costs
-                warnings.warn(self.foretold.sentence(), UserWarning, stacklevel=4)
+                warnings.warn(self.foretold.sentence(), UserWarning, stacklevel=6)
 
     def _foretold(self, graph: Graph, target: Target, runtime: Runtime) -> Foretold | None:
         if not isinstance(self.method, ScoreMethod | Reconstruction):
@@ -288,9 +295,25 @@ class Job:
         return self.latency or (self.budget is not None and self.budget.max_latency is not None)
 
     def speed_up(self, model: nn.Module, inputs: Any) -> None:
-        """Let layers that can run in several ways run in the fastest, unless nothing may be timed."""
-        if self.timed:
-            fastest(model, inputs)
+        """Let layers that can run in several ways run in the fastest, unless nothing may be timed.
+
+        The ways agree to rounding only, so what follows depends on which was taken.
+        """
+        if not self.timed or not execution_of(model):
+            return
+        self.sped_up += 1
+
+        def read(how: dict[str, str]) -> dict[str, str]:
+            execute(model, how)
+            return how
+
+        self.choices.take(
+            f"execution-{self.sped_up}",
+            model,
+            (describe(inputs),),
+            lambda: dict(fastest(model, inputs)),
+            read,
+        )
 
     def time(self, model: nn.Module) -> SpeedUp | None:
         """Time the dense and the pruned network in turns, unless nothing may be timed."""

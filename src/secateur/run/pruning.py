@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from secateur.budget import Budget
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
+from secateur.core.surgery.foreign import refuse_empty, refuse_foreign
+from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
 from secateur.errors import BranchingError, DataError, ModelError, SettingError
@@ -26,9 +28,10 @@ from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
-from secateur.repair import chosen
+from secateur.repair import chosen as steps_of_repair
 from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
+from secateur.run.choices import Choices
 from secateur.run.fallback import for_images, without_fit
 from secateur.run.headline import asked_for, check_runtime
 from secateur.run.images import as_taken, named_images, shape_of, suited
@@ -52,6 +55,8 @@ _SEED = rules.whole(0)
 _IMAGES = rules.whole(1, "images")
 
 
+@randomness()
+@ordinary()
 def prune(
     model: nn.Module | str,
     example_inputs: Any = None,
@@ -77,11 +82,14 @@ def prune(
     threads: int | None = None,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
+    chosen: Mapping[str, Any] | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Make a network smaller by a published method, and prove that nothing else changed.
 
-    The given network is never modified: the result holds a new one.
+    The given network is never modified: a copy of it does all the work, and the result holds a new one. Random states
+    of the process are afterwards those of before, and ``torch.no_grad``, ``inference_mode`` and ``autocast`` around the
+    call have no effect on it.
 
     Args:
         model: a network, or the name of one (``secateur.models.build``), whose weights the seed then draws. Where
@@ -120,6 +128,8 @@ def prune(
         threads: of the CPU that it will run on; None: as many as torch has now.
         tested: what the dense network achieves on the test images, if that is known; None: it is measured.
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
+        chosen: what an earlier run has chosen by the clock (``Result.chosen``), which is taken instead of measuring
+            again; None for nothing. What does not fit here is chosen anew, with a warning.
         tell: hears the progress.
 
     Returns:
@@ -155,7 +165,7 @@ def prune(
         raise SettingError(f"{name_of(asked)} does not train before it decides; leave shape out")
     if shape is not None and data is None:
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
-    repair = chosen(repair, images=seen)
+    repair = steps_of_repair(repair, images=seen)
     check_minutes(minutes, images=seen)
     if example_inputs is None and not seen:
         raise DataError("give example_inputs, or data or calibrate to take one image from")
@@ -178,19 +188,21 @@ def prune(
         example_inputs = images.example() if images is not None else unlabelled and unlabelled.example()
     if isinstance(model, str):
         model = _built(model, images, example_inputs, seed)
+    refuse_foreign(model)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("a scripted network cannot be pruned: give the module that it was made from")
-    example_inputs = moved(example_inputs, device_of(model))
-    check_weights(model)
+    refuse_empty(model)
+    example_inputs = owned(moved(example_inputs, device_of(model)))
+    dense = private(model)
+    check_weights(dense)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
     _warn_of_optimizers(model, tell)
+    folder = None if work is None else Work(Path(work))
     begun = partial(
         Job,
-        dense=model,
+        dense=dense,
         inputs=example_inputs,
         target=goal,
         data=images,
@@ -200,7 +212,8 @@ def prune(
         limits=limits,
         seed=seed,
         latency=latency,
-        work=None if work is None else Work(Path(work)),
+        work=folder,
+        choices=Choices(folder, chosen or {}, tell),
         tell=tell,
         place=place_for(model, train or shape),
         then=tuple(then),
@@ -220,10 +233,11 @@ def prune(
         unlabelled, images, calibrate_images, asked, repair, method_asked=named_by_user["method_asked"], tell=tell
     )
     try:
-        return begun(method=asked, repair=repair).run(rounds)
+        result = begun(method=asked, repair=repair).run(rounds)
     except BranchingError as error:
         asked, repair = without_fit(error, asked, repair, **named_by_user, tell=tell)
-    return begun(method=asked, repair=repair).run(rounds)
+        result = begun(method=asked, repair=repair).run(rounds)
+    return replace(result, dense=model)
 
 
 def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn.Module:
@@ -236,16 +250,15 @@ def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn
 
 
 def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
-    """An optimizer goes on training the network that it was made for, which is not the one that comes out."""
-    own = {id(parameter) for parameter in model.parameters()}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), torch.optim.Optimizer) and any(  # isinstance would wake lazy objects
-            id(parameter) in own for group in thing.param_groups for parameter in group["params"]
-        ):
-            text = (
-                f"{type(thing).__name__} holds the parameters of the dense network; the pruned network has new ones: "
-                "make a new optimizer for it"
-            )
-            tell(Event("warning", text))
-            warnings.warn(text, UserWarning, stacklevel=3)
-            return
+    """An optimizer goes on training the network that it was made for, which is not the one that comes out.
+
+    Nobody can be asked whether there is one: gradients are the sign that somebody trains the network here.
+    """
+    if all(parameter.grad is None for parameter in model.parameters()):
+        return
+    text = (
+        "the network has gradients, so it seems to be in training: an optimizer that was made for it goes on with the "
+        "dense network; make a new one for the pruned network, or move it with secateur.core.surgery.migrate_optimizer"
+    )
+    tell(Event("warning", text))
+    warnings.warn(text, UserWarning, stacklevel=5)

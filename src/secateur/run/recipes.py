@@ -22,6 +22,7 @@ from secateur.models import build, classes_in, give_weights
 from secateur.models.sources import side_of
 from secateur.recipe import Recipe
 from secateur.run import beforehand
+from secateur.run.choices import Choices
 from secateur.run.clock import Clock
 from secateur.run.headline import asked_for, check_runtime, meant_for
 from secateur.run.images import for_network, images_of, shape_of, suited
@@ -60,6 +61,8 @@ def run_recipe(
     model = model_of(recipe, data, images)
     data, images = for_network(recipe, model, data, images, tell)
     clock, trained = Clock(), None
+    folder = None if work is None else Work(Path(work))
+    choices = Choices(folder, recipe.chosen, tell)
     target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
     limits = Limits(recipe.min_units, recipe.multiple)
     if recipe.pretrain is not None:
@@ -72,12 +75,14 @@ def run_recipe(
         for step in (*first, *then):
             step.method.check(step.target)
             beforehand.check_target(graph, step.method, step.target, limits)
-        place = None if work is None else Work(Path(work)).place("dense.ckpt", model)
+        place = None if folder is None else folder.place("dense.ckpt", model)
+        memory = choices.speed("pretrain", model, recipe.pretrain)
         with clock("train"):
-            trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=tell)
+            trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, memory=memory, tell=tell)
     result = prune_as(recipe, model, data, images=images, method_asked=method_asked, work=work, tell=tell)
     if not method_asked and name_of(result.method) != recipe.method:
         recipe = replace(recipe, method=name_of(result.method))
+    recipe = replace(recipe, chosen={**choices.made, **result.chosen})
     return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
 
 
@@ -132,6 +137,7 @@ def prune_as(
         threads=recipe.threads,
         tested=tested,
         work=work,
+        chosen=recipe.chosen,
         tell=tell,
     )
 

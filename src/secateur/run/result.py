@@ -70,6 +70,8 @@ class Result:
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
         foretold: the speed-up that was promised before the work, see ``run.foretelling``; empty without.
         multiples: of what the width of each group was to be a multiple, by its name.
+        chosen: what the clock has decided, by name; a run that is otherwise alike and is given it (``prune(chosen=)``)
+            ends with the same numbers.
         minutes: how they were used, see ``Spent``; None where none were given.
         seconds: wall-clock time of each stage.
     """
@@ -101,6 +103,7 @@ class Result:
     cut: Measurement | None = None
     foretold: Mapping[str, Any] = field(default_factory=dict[str, Any])
     multiples: Mapping[str, int] = field(default_factory=dict[str, int])
+    chosen: Mapping[str, Any] = field(default_factory=dict[str, Any])
     minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 

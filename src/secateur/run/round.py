@@ -27,7 +27,7 @@ from secateur.run.error_curves import measuring as fitting
 from secateur.run.images import repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
-from secateur.run.timing import place_of_use, shares_by_latency, timing
+from secateur.run.timing import decides_by_the_clock, place_of_use, timing
 from secateur.training import History, fit
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Round:
                 teacher=job.dense if job.shaping.distill else None,
                 checkpoint=job.checkpoint(f"shape-{self.number}.ckpt", before, self.method),
                 seed=job.seed + self.number,
+                memory=job.choices.speed("shape", job.dense, job.shaping),
                 tell=job.tell,
             )
         job.shaped.append(history)
@@ -98,11 +99,17 @@ class Round:
         job, method, found = self.job, self.method, list[Search]()
         job.tell(Event("plan", "deciding what to remove"))
         with job.clock("plan"):
-            if job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
+            facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
+            if decides_by_the_clock(method):  # and no two measurements are alike
+                facts, name = (*facts, *place_of_use(job)), f"plan-{self.number}"
+                plan = job.choices.take(
+                    name, self.model, facts, lambda: self.ask(found).to_json(), Plan.from_json, bound=True
+                )
+                if job.work is not None:
+                    found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
+            elif job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
                 plan = self.ask(found)
             else:
-                facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
-                facts += place_of_use(job) if shares_by_latency(method) else ()
                 plan = job.work.plan(f"plan-{self.number}.json", self.model, facts, lambda: self.ask(found))
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
@@ -238,6 +245,7 @@ class Round:
                 teacher=job.dense if train.distill else None,
                 checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
                 seed=job.seed + self.number,
+                memory=job.choices.speed("train", job.dense, train),
                 tell=job.tell,
             )
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -25,7 +23,6 @@ from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import threads_set
 from secateur.methods.reconstruction import Reconstruction
-from secateur.run.work import keep
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -34,6 +31,11 @@ if TYPE_CHECKING:
 def shares_by_latency(method: Method) -> bool:
     """Say whether a method shares its cut out by the times of layers."""
     return "latency" in (getattr(method, "allocate", ""), getattr(method, "shares", ""))
+
+
+def decides_by_the_clock(method: Method) -> bool:
+    """Say whether a plan of a method depends on what is timed while it decides."""
+    return shares_by_latency(method) or getattr(method, "milliseconds", None) is not None
 
 
 def latency_aware(method: Method) -> Method | None:
@@ -95,22 +97,22 @@ def aligned(job: Job, graph: Graph) -> Limits:
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not (limits.auto and not limits.by_group and job.timed and alone and worth_timing(graph)):
         return limits
-    kept = None if job.work is None else job.work.place("widths.json", job.dense, limits, job.runtime)
-    if kept is not None:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError, SettingError):
-            found = json.loads(kept.read_text("utf-8"))
-            return replace(limits, by_group=found["by_group"], source=found["source"])
-    job.tell(Event("layers", "timing layers"))
-    try:
-        with job.clock("layers"):
-            table = LayerTable.here(job.runtime or "eager", 1, device)
-            found = measured_limits(Forecast.of(job.dense, graph, job.inputs, table, 1.0), limits, tell=job.tell)
-    except (SecateurError, RuntimeError) as error:  # a runtime that cannot have a layer alone
-        job.tell(Event("warning", f"widths are chosen by rule, for layers cannot be timed here ({_line(error)})"))
-        return limits
-    if kept is not None:
-        keep(kept, json.dumps(asdict(found)))
-    return found
+
+    def choose() -> dict[str, Any]:
+        job.tell(Event("layers", "timing layers"))
+        try:
+            with job.clock("layers"):
+                table = LayerTable.here(job.runtime or "eager", 1, device)
+                found = measured_limits(Forecast.of(job.dense, graph, job.inputs, table, 1.0), limits, tell=job.tell)
+        except (SecateurError, RuntimeError) as error:  # a runtime that cannot have a layer alone
+            job.tell(Event("warning", f"widths are chosen by rule, for layers cannot be timed here ({_line(error)})"))
+            found = limits
+        return {"multiples": dict(found.by_group), "source": found.source}
+
+    def read(found: dict[str, Any]) -> Limits:
+        return replace(limits, by_group=tuple(found["multiples"].items()), source=found["source"])
+
+    return job.choices.take("widths", job.dense, (limits, job.runtime), choose, read)
 
 
 def _line(error: Exception) -> str:

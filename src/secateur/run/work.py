@@ -49,7 +49,7 @@ class Work:
         except OSError as error:
             raise ArtifactError(f"cannot write {self.folder}: {error.strerror}; choose another work folder") from None
         stem, _, ending = name.rpartition(".")
-        return self.folder / f"{stem}-{_digest(model, facts)}.{ending}"
+        return self.folder / f"{stem}-{digest(model, facts)}.{ending}"
 
     def plan(self, name: str, model: nn.Module, facts: tuple[object, ...], decide: Callable[[], Plan]) -> Plan:
         """Return the plan that an earlier run decided on the same network, else decide now.
@@ -137,7 +137,8 @@ def keep(path: Path, content: str | bytes) -> None:
         raise ArtifactError(f"cannot write {path}: {error.strerror}; choose another work folder") from None
 
 
-def _digest(model: nn.Module, facts: tuple[object, ...]) -> str:
+def digest(model: nn.Module, facts: tuple[object, ...]) -> str:
+    """Return a short name for a network, bit by bit, and some facts (by their ``repr``)."""
     found = hashlib.sha256(repr(facts).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         found.update(f"{name}{tuple(tensor.shape)}".encode())

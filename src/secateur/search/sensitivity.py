@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -61,14 +62,17 @@ def curves(
     journal = Journal(None if work is None else work / f"sensitivity-{_name(model, held, ladder)}.jsonl")
     try:
         start = _dense(model, held, journal)
-        ways: Ways | None = None
+        # a measurement that goes on runs the rest as it ran what is there: sums are rounded otherwise in other ways
+        noted = next((entry["ways"] for entry in journal.entries.values() if "ways" in entry), None)
+        ways = None if noted is None else Ways(**noted)
         for number, group in enumerate(groups, 1):
             tell(Event("sensitivity", "measuring the sensitivity of each group", number - 1, len(groups)))
             if number not in journal.entries and ladder[group.name]:
-                bench = Bench(model, graph, [plan for _, plan in ladder[group.name]], held, ways)
+                bench = Bench(model, graph, [plan for _, plan in ladder[group.name]], held, ways, timed=False)
                 ways = ways or bench.ways
                 found = _measured(bench, len(ladder[group.name]), held)
-                journal.note(number, {"points": [[_noted(loss), accuracy] for loss, accuracy in found]})
+                seen = [[_noted(loss), accuracy] for loss, accuracy in found]
+                journal.note(number, {"points": seen, "ways": asdict(ways)})
         tell(Event("sensitivity", step=len(groups), total=len(groups)))
         return tuple(
             Curve(

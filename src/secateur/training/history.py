@@ -21,6 +21,26 @@ class Speed:
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     compile: Literal["on", "off"] = "off"
 
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Speed:
+        """Return the speed of a mapping.
+
+        Raises:
+            ValueError: if it has other fields or words.
+        """
+        speed = Speed(**values)
+        for name, words in _WORDS.items():
+            if getattr(speed, name) not in words:
+                raise ValueError(f"'{name}' is one of {', '.join(words)}, not {getattr(speed, name)!r}")
+        return speed
+
+
+_WORDS = {
+    "precision": ("float32", "bf16", "fp16"),
+    "memory_format": ("contiguous", "channels_last"),
+    "compile": ("on", "off"),
+}
+
 
 @dataclass(frozen=True)
 class Row:

@@ -7,14 +7,17 @@ process of a multi-process training draws the same noise for the weights they sh
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from secateur.core.surgery.untouched import ordinary
 from secateur.errors import ModelError, SettingError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
@@ -24,11 +27,14 @@ from secateur.training.history import History, Speed
 from secateur.training.placement import accelerated, device_type, placed
 from secateur.training.settings import Settings
 from secateur.training.share import Share
-from secateur.training.speed import choose, fixed
+from secateur.training.speed import Memory, choose, fixed
 
 if TYPE_CHECKING:
     from secateur.core.shaper import Shaper
     from secateur.data import Data
+
+
+_TURN = threading.RLock()
 
 
 def fit(
@@ -40,6 +46,7 @@ def fit(
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
     seed: int = 0,
+    memory: Memory = Memory(),  # noqa: B008  (frozen)
     tell: Tell = ignore,
 ) -> History:
     """Train the network in place.
@@ -62,6 +69,8 @@ def fit(
         checkpoint: file that is replaced after each epoch. If it is there, training goes on from it; on the
             CPU the weights are then those of an uninterrupted training, bit for bit.
         seed: of order, augmentation and dropout; at least 0.
+        memory: where the way to run it is found, if it was chosen before, and left, if it is chosen now; several
+            processes share that of the first one.
         tell: hears the progress about twenty times an epoch, and one sentence per epoch.
 
     Returns:
@@ -81,10 +90,11 @@ def fit(
     owner = disk.fingerprint(model, settings, seed, f"{data.name}/{data.size('train')}")
     saved = None if checkpoint is None else disk.read(Path(checkpoint), owner)
     with ExitStack() as stack:
+        stack.enter_context(alone())
         stack.enter_context(own_randomness(kind))
         with accelerated(kind, "float32") as accelerator:
             share = Share(data, settings, seed, accelerator)
-            speed = _speed(model, share, None if saved is None else saved[0], tell)
+            speed = _speed(model, share, None if saved is None else saved[0], memory, tell)
         accelerator = stack.enter_context(accelerated(kind, speed.precision))
         stack.enter_context(placed(model, accelerator.device, speed))
         stack.enter_context(placed(teacher if settings.distill else None, accelerator.device, speed))
@@ -123,6 +133,16 @@ def _check_scores(model: nn.Module, data: Data, teacher: nn.Module | None) -> No
 
 
 @contextmanager
+def alone() -> Generator[None]:
+    """Let the trainings of one process take turns, each as if no mode of autograd were around the call.
+
+    A training seeds torch's global generator and takes over accelerate's state, which all threads share.
+    """
+    with _TURN, ordinary():
+        yield
+
+
+@contextmanager
 def own_randomness(kind: str) -> Generator[None]:
     """Put torch's global random state back afterwards, that of the CUDA device included where ``kind`` is that."""
     devices = [torch.cuda.current_device()] if kind == "cuda" else []
@@ -130,25 +150,40 @@ def own_randomness(kind: str) -> Generator[None]:
         yield
 
 
-def _speed(model: nn.Module, share: Share, saved: Mapping[str, Any] | None, tell: Tell) -> Speed:
-    """Return the speed that the settings fix, else the interrupted run's, else the measured one."""
+def _speed(model: nn.Module, share: Share, saved: Mapping[str, Any] | None, memory: Memory, tell: Tell) -> Speed:
+    """Return the speed that the settings fix, else the interrupted run's, else one chosen before, else a measured one.
+
+    What the clock decides is written down before the first step, or another run would train in another way.
+    """
     settings, device = share.settings, share.accelerator.device
     known = fixed(settings)
     if known is not None:
         return known
-    if saved is not None and saved["device"] == device.type:
-        asked = {name: getattr(settings, name) for name in saved["speed"] if getattr(settings, name) != "auto"}
-        return Speed(**{**saved["speed"], **asked})
-    batches = share.train(0)
-    steps = len(batches) * settings.epochs
-    batch = next(iter(batches), None)
-    if batch is None:
-        raise TrainingError(f"the training split of {share.data.name} gives no batch; use a smaller 'batch_size'")
     main = share.accelerator.is_main_process
-    speed = choose(model, batch, settings, device, steps=steps, tell=tell if main else ignore)
+    if saved is not None and saved["device"] == device.type:
+        known = Speed(**saved["speed"])
+    elif main:
+        known = memory.recall(device.type)
+    known = _shared(known, share)
+    if known is None:
+        batches = share.train(0)
+        batch = next(iter(batches), None)
+        if batch is None:
+            raise TrainingError(f"the training split of {share.data.name} gives no batch; use a smaller 'batch_size'")
+        steps = len(batches) * settings.epochs
+        chosen = choose(model, batch, settings, device, steps=steps, tell=tell if main else ignore)
+        known = _shared(chosen, share) or chosen
+    if main:
+        memory.note(known, device.type)
+    asked = {name: getattr(settings, name) for name in asdict(known) if getattr(settings, name) != "auto"}
+    return Speed(**{**asdict(known), **asked})
+
+
+def _shared(speed: Speed | None, share: Share) -> Speed | None:
+    """Return what the first process has."""
     if share.world == 1:
         return speed
     from accelerate.utils import broadcast_object_list
 
-    chosen: list[Speed] = broadcast_object_list([speed])
-    return chosen[0]
+    held: list[Speed | None] = broadcast_object_list([speed])
+    return held[0]

@@ -48,6 +48,19 @@ class _Trial:
         return _Trial(self.model, self.images[:size], self.labels[:size], self.settings, self.device)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Where a training finds the speed that was chosen for it before, and leaves the one that it has chosen.
+
+    Attributes:
+        recall: takes the type of the device; returns None where nothing was chosen for it.
+        note: takes the speed and the type of the device, before the first step.
+    """
+
+    recall: Callable[[str], Speed | None] = lambda device: None
+    note: Callable[[Speed, str], None] = lambda speed, device: None
+
+
 def choose(
     model: nn.Module,
     batch: tuple[Tensor, Tensor],

@@ -21,7 +21,7 @@ from secateur.events import Event, Tell, ignore
 from secateur.training import checkpoint as disk
 from secateur.training.history import Speed
 from secateur.training.lesson import Judgement, Lesson
-from secateur.training.loop import own_randomness
+from secateur.training.loop import alone, own_randomness
 from secateur.training.optimizers import lasting, optimizer
 from secateur.training.placement import accelerated, device_type, placed
 from secateur.training.share import number_of
@@ -106,6 +106,7 @@ def within(
     owner = disk.fingerprint(model, settings, seed, lesson.name)
     saved = None if checkpoint is None else disk.read(checkpoint, owner)
     with ExitStack() as stack:
+        stack.enter_context(alone())
         stack.enter_context(own_randomness(kind))
         accelerator = stack.enter_context(accelerated(kind, speed.precision))
         stack.enter_context(placed(model, accelerator.device, speed))

@@ -10,13 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
-    """Run the model on example inputs in evaluation mode without gradients; every module's mode is restored.
+    """Run the model on example inputs in evaluation mode without gradients, and leave model and inputs as they were.
+
+    Raises:
+        ModelError: if the forward fails.
+    """
+    with untouched(model):
+        return forward(model, inputs)
+
+
+def forward(model: nn.Module, inputs: Inputs) -> Any:
+    """Run the model as ``run`` does, but leave in it what its forward changes; every module's mode is restored.
 
     Raises:
         ModelError: if the forward fails.
@@ -25,8 +36,8 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     try:
         for module, _ in modes:
             module.training = False
-        with torch.no_grad():
-            return _call(model, inputs)
+        with ordinary(), torch.no_grad():
+            return _call(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise
     except Exception as error:

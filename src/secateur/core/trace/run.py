@@ -13,6 +13,7 @@ from secateur.core.graph import Graph
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.statistics import KIND, is_statistic
 from secateur.core.surgery import Inputs, run, tensors_in
+from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.trace import recurrent, sites
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.rules import learn
@@ -41,10 +42,11 @@ def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = N
         The groups, what is pinned and why, and everything that sizes and surgery need.
 
     Raises:
-        ModelError: if the model does not run on the inputs.
+        ModelError: if the model does not run on the inputs, or is a wrapper or program that cannot be read.
         SettingError: if ``seconds`` is not above 0.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, or time is up.
     """
+    refuse_foreign(model)
     clock = Clock(type(model).__name__, seconds)
     return settle(model, _watch(model, example_inputs, clock, tell), example_inputs, clock)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from secateur.compare import claims
-from secateur.compare.claims import claimed
+from secateur.artifact import claims
+from secateur.artifact.claims import claimed
 
 pytest.importorskip("fcntl")
 HOLD = (
-    "import pathlib, sys\nfrom secateur.compare.claims import claimed\n"
+    "import pathlib, sys\nfrom secateur.artifact.claims import claimed\n"
     "with claimed(pathlib.Path(sys.argv[1]), wait=sys.argv[2] == 'wait') as other:\n"
     "    print(other, flush=True)\n    sys.stdin.readline()\n"
 )

@@ -1,23 +1,32 @@
-"""Claiming work, so that several processes can share a comparison."""
+"""Claiming work, so that no two processes do the same at once; a claim ends with its process at the latest."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_FAR = 1 << 30  # the byte that Windows locks: what it locks nobody else can read, and the number shall be read
+
 
 @contextmanager
 def claimed(path: Path, *, wait: bool = False) -> Generator[str | None]:
-    """Claim some work for this process, so that several can share a comparison.
+    """Claim some work for this process.
 
     Yields None, or the number of the process that has it.
 
     Args:
-        path: a file that stands for the work; the claim ends with the block, or with the process.
+        path: a file that stands for the work; its folder exists. It goes with the claim, and where a process was killed
+            with the next one.
         wait: until the work is free.
+
+    Raises:
+        OSError: if the file cannot be written.
     """
     while True:
         with path.open("a+", encoding="utf-8") as lock:
@@ -33,7 +42,8 @@ def claimed(path: Path, *, wait: bool = False) -> Generator[str | None]:
             try:
                 yield None
             finally:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # of Windows, which removes no open file
+                    path.unlink(missing_ok=True)
             return
 
 
@@ -47,10 +57,25 @@ def _is_at(file: Any, path: Path) -> bool:
 def _locked(file: Any, wait: bool) -> bool:
     try:
         import fcntl
-    except ImportError:  # such systems have no such locks: two processes there would do the same work twice
-        return True
+    except ImportError:
+        return _locked_by_windows(file, wait)
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
+
+
+def _locked_by_windows(file: Any, wait: bool) -> bool:
+    msvcrt: Any = importlib.import_module("msvcrt")
+    while True:
+        file.seek(_FAR)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            if not wait:
+                return False
+            time.sleep(0.2)
+        else:
+            file.seek(0)
+            return True

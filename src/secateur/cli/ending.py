@@ -1,0 +1,36 @@
+"""Ending like an interruption where a program is told to terminate: what is half done is cleared away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """What SIGTERM raises."""
+
+
+@contextmanager
+def ending_well() -> Generator[None]:
+    """Raise ``Terminated`` in the main thread on SIGTERM; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != own:  # a process that was forked off: nobody has asked it to say anything
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        raise Terminated("terminated")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

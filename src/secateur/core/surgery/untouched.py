@@ -1,0 +1,158 @@
+"""Leave a network as it was: what its own forward moves in it and around it is put back.
+
+A forward may count its calls in a buffer, draw from generators, keep what it computed in an attribute, and write into
+its inputs. All of that is the network's own affair when its owner runs it, and none of it when Secateur does.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
+from torch.utils._pytree import tree_map
+
+from secateur.core.together import Together
+from secateur.errors import ModelError
+
+_PLACES = ("cpu", "cuda", "mps", "xpu")
+
+
+@contextmanager
+def ordinary() -> Generator[None]:
+    """Run as if the caller had no ``torch.inference_mode``, ``no_grad`` or ``autocast`` around."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for place in _PLACES:
+            if torch.is_autocast_enabled(place):
+                stack.enter_context(torch.autocast(place, enabled=False))
+        yield
+
+
+@contextmanager
+def unseen() -> Generator[None]:
+    """Hide what is computed from whoever watches the operators of the network that is being run."""
+    with torch._C.DisableTorchFunction(), _disable_current_modes():  # pyright: ignore[reportPrivateUsage]
+        yield
+
+
+@contextmanager
+def _randomness() -> Generator[None]:
+    drawn, numbers, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(drawn)
+        np.random.set_state(numbers)
+        random.setstate(python)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+randomness = Together(_randomness)
+"""A context that puts the random states of torch, numpy and Python back afterwards."""
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Generator[None]:
+    """Put back afterwards what forwards of the model change in it: modes, attributes, buffers and generators.
+
+    What is appended to a list, or written into a parameter, stays; a private copy (``private``) is safe from that too.
+    """
+    modules = list(model.modules())
+    with torch.inference_mode(False), torch.no_grad(), unseen():
+        values = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+    tables = [table for module in modules for table in _tables(module)]
+    kept = [(table, dict(table)) for table in tables]
+    generators = [undo for table in tables for value in table.values() if (undo := _undrawn(value)) is not None]
+    with randomness():
+        try:
+            yield
+        finally:
+            for table, before in kept:
+                _restore(table, before)
+            with unseen():
+                for buffer, value in values:
+                    _write(buffer, value)
+            for undo in generators:
+                undo()
+
+
+def _tables(module: nn.Module) -> list[dict[str, Any]]:
+    """Return the dictionaries in which a module keeps attributes, buffers and parameters."""
+    own = vars(module)
+    return [own, *(own[name] for name in ("_buffers", "_parameters", "_modules") if type(own.get(name)) is dict)]
+
+
+def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in [name for name in table if name not in before]:
+        del table[name]
+    for name, value in before.items():
+        if name not in table or table[name] is not value:
+            table[name] = value
+
+
+def _write(buffer: Tensor, value: Tensor) -> None:
+    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+        if buffer.shape != value.shape:
+            buffer.data = value
+        elif not torch.equal(buffer, value):  # what nobody changed keeps its version
+            buffer.copy_(value)
+
+
+def _undrawn(value: object) -> Callable[[], object] | None:
+    """Return what gives a generator back what was drawn from it; None for anything else."""
+    if isinstance(value, torch.Generator):
+        drawn = value.get_state()
+        return lambda: value.set_state(drawn)
+    if isinstance(value, np.random.Generator):
+        bits = value.bit_generator
+        state = copy.deepcopy(bits.state)
+        return lambda: setattr(bits, "state", state)
+    if isinstance(value, np.random.RandomState):
+        numbers = value.get_state()
+        return lambda: value.set_state(numbers)
+    if isinstance(value, random.Random):
+        python = value.getstate()
+        return lambda: value.setstate(python)
+    return None
+
+
+def owned(inputs: Any) -> Any:
+    """Return example inputs with copies of their tensors, which a forward may write into."""
+    with unseen():
+        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def private(model: nn.Module) -> nn.Module:
+    """Return a copy that shares nothing with the model, without gradients; several threads may copy one model.
+
+    Raises:
+        ModelError: if it cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers(), *_computed(model)):
+            if type(tensor) in (Tensor, nn.Parameter):  # others know best how they are copied
+                new = tensor.detach().clone()
+                is_parameter = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+        try:
+            return copy.deepcopy(model, memo)
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{type(model).__name__} cannot be copied: {line}") from error
+
+
+def _computed(model: nn.Module) -> list[Tensor]:
+    """Return tensors that modules have kept from a forward; torch copies none that autograd knows where from."""
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    return [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]

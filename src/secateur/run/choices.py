@@ -1,0 +1,122 @@
+"""What the clock decides in a run is decided once: kept in the work folder, and in the recipe that is saved.
+
+Times differ from run to run, so what is chosen by them differs too, and with it the numbers that come out. A run that
+goes on after a kill, and one that repeats a saved recipe, take what was chosen before instead of measuring again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from torch import nn
+
+from secateur.errors import SecateurError
+from secateur.events import Event, Tell, ignore
+from secateur.run.work import Work, digest, keep
+from secateur.training import Settings, Speed
+from secateur.training.speed import Memory
+
+T = TypeVar("T")
+_UNUSABLE = (SecateurError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+@dataclass
+class Choices:
+    """The choices of one run.
+
+    Attributes:
+        work: its folder; None for none.
+        given: those of an earlier run, by name, as its recipe holds them (``Recipe.chosen``).
+        tell: hears of those that cannot be used here.
+        made: those of this run, by name, in values that TOML and JSON have.
+    """
+
+    work: Work | None = None
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tell: Tell = ignore
+    made: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def take(
+        self,
+        name: str,
+        model: nn.Module,
+        facts: tuple[object, ...],
+        choose: Callable[[], Any],
+        read: Callable[[Any], T],
+        *,
+        bound: bool = False,
+    ) -> T:
+        """Return what was chosen before, else choose now and write that down before it is used.
+
+        Args:
+            name: of the choice.
+            model: the network that it is about.
+            facts: what else it depends on; a work folder holds it under a name made of all this.
+            choose: returns it, in values that TOML and JSON have.
+            read: makes of such values what is wanted; fails for what cannot be used here.
+            bound: whether a recipe's choice, too, belongs to this very network and these facts alone.
+
+        Raises:
+            ArtifactError: if it cannot be written.
+        """
+        name = f"{name}-{digest(model, facts)}" if bound else name
+        known = self.recall(name, model, facts, read)
+        if known is not None:
+            return known
+        value = choose()
+        self.note(name, model, facts, value)
+        return read(value)
+
+    def recall(self, name: str, model: nn.Module, facts: tuple[object, ...], read: Callable[[Any], T]) -> T | None:
+        """Return what was chosen before in this run, in the recipe, or in the work folder; None if nothing was."""
+        places: list[Mapping[str, Any]] = [self.made, self.given]
+        if self.work is not None:
+            path = self.work.place(f"{name}.json", model, *facts)
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                stored = json.loads(path.read_text("utf-8"))
+                places += [stored] if isinstance(stored, dict) else []
+        for place in places:
+            if name not in place:
+                continue
+            try:
+                found = read(place[name])
+            except _UNUSABLE as error:
+                if place is self.given:
+                    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                    text = f"the choice '{name}' of the recipe cannot be used here ({why}) and is made anew"
+                    self.tell(Event("warning", text))
+                continue
+            self.made[name] = place[name]
+            return found
+        return None
+
+    def note(self, name: str, model: nn.Module, facts: tuple[object, ...], value: Any) -> None:
+        """Write down a choice.
+
+        Raises:
+            ArtifactError: if it cannot be written.
+        """
+        if self.work is not None:
+            keep(self.work.place(f"{name}.json", model, *facts), json.dumps({name: value}))
+        self.made[name] = value
+
+    def speed(self, name: str, model: nn.Module, settings: Settings) -> Memory:
+        """Return where a training finds and leaves the way in which it runs, one for all trainings of this name."""
+        facts = (settings.precision, settings.memory_format, settings.compile)
+
+        def recall(device: str) -> Speed | None:
+            def read(value: Any) -> Speed:
+                if value["device"] != device:
+                    raise ValueError(f"it is for {value['device']}, and this is {device}")
+                return Speed.from_dict({key: entry for key, entry in value.items() if key != "device"})
+
+            return self.recall(name, model, facts, read)
+
+        def note(speed: Speed, device: str) -> None:
+            self.note(name, model, facts, {**asdict(speed), "device": device})
+
+        return Memory(recall, note)
