@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,13 @@ from secateur.errors import ModelError, SecateurError
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-def run(model: nn.Module, inputs: Inputs) -> Any:
+def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = lambda module: False) -> Any:
     """Run the model on example inputs in evaluation mode without gradients; every module's mode is restored.
+
+    Args:
+        model: the network.
+        inputs: that its forward takes.
+        training: tells which modules run in training mode instead; none by default.
 
     Raises:
         ModelError: if the forward fails.
@@ -24,7 +29,7 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
-            module.training = False
+            module.training = training(module)
         with torch.no_grad():
             return _call(model, inputs)
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
