@@ -30,3 +30,17 @@ Tell = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Drop the event; the default listener."""
+
+
+def once(tell: Tell) -> Tell:
+    """Return a listener that passes everything on, but the same warning only once."""
+    said: set[str] = set()
+
+    def listen(event: Event) -> None:
+        if event.stage == "warning" and event.text in said:
+            return
+        if event.stage == "warning":
+            said.add(event.text)
+        tell(event)
+
+    return tell if tell is ignore else listen

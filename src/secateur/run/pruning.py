@@ -26,7 +26,7 @@ from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
 from secateur.repair import chosen
-from secateur.run.beforehand import check_weights
+from secateur.run.beforehand import check_weights, warn_of_random_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.headline import asked_for, check_runtime
 from secateur.run.images import named_images, shape_of
@@ -173,6 +173,7 @@ def prune(
         raise ModelError("a scripted network cannot be pruned: give the module that it was made from")
     example_inputs = moved(example_inputs, device_of(model))
     check_weights(model)
+    warn_of_random_weights(model, tell)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
