@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -30,3 +32,33 @@ Tell = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Drop the event; the default listener."""
+
+
+def once(tell: Tell) -> Tell:
+    """Return a listener that passes everything on, but the same warning only once."""
+    said: set[str] = set()
+
+    def listen(event: Event) -> None:
+        if event.stage == "warning" and event.text in said:
+            return
+        if event.stage == "warning":
+            said.add(event.text)
+        tell(event)
+
+    return tell if tell is ignore else listen
+
+
+def warn(text: str, tell: Tell) -> None:
+    """Tell a warning; where nobody listens it is a warning of Python's to whoever called Secateur.
+
+    Args:
+        text: one sentence.
+        tell: hears it.
+    """
+    tell(Event("warning", text))
+    if tell is not ignore:
+        return
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "secateur":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)

@@ -121,6 +121,7 @@ def _measured(
         raise DataError("sensitivity is measured on validation images; name a data set with --data")
     model, limits = run.model_of(recipe, data), Limits(recipe.min_units, recipe.multiple)
     beforehand.check_weights(model)
+    beforehand.warn_of_random_weights(model, tell)
     tell(Event("trace", "reading the network"))
     graph = beforehand.read(model, data.example(), recipe.leave, patience=recipe.patience, tell=tell)
     batches = data.batches("train", 128, seed=recipe.seed)

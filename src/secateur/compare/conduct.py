@@ -26,7 +26,7 @@ from secateur.core.size import Target
 from secateur.core.surgery import apply
 from secateur.data import Calibration, Data
 from secateur.errors import ArtifactError, DataError, SecateurError
-from secateur.events import Event, Tell, ignore
+from secateur.events import Event, Tell, ignore, once
 from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
@@ -59,6 +59,7 @@ def carry_out(
         SecateurError: one of its kinds; what no run could do is refused before the first one.
     """
     folder, wanted, busy = Path(folder), requests(comparison), dict[str, str]()
+    tell = once(tell)
     _make(folder)
     if any(runs.load(folder, request) is None for request in wanted):
         _refuse_early(comparison, download, tell)
@@ -118,6 +119,8 @@ def _refuse_early(comparison: Comparison, download: bool, tell: Tell) -> None:
         raise DataError(f"{data.name} holds no images out; a comparison needs some to choose settings on")
     model, base = model_of(recipe, data), comparison.base
     beforehand.check_weights(model)
+    if base.pretrain is None:
+        beforehand.warn_of_random_weights(model, tell)
     graph = beforehand.read(model, data.example(), base.leave, patience=base.patience, tell=tell)
     for entry in comparison.all_entries():
         for keep in comparison.keeps:

@@ -32,6 +32,10 @@ class ModuleStack:
         """Return how many modules the network has."""
         return len(self._names)
 
+    def named(self) -> dict[int, str]:
+        """Return the first name of each module by its ``id``."""
+        return self._names
+
     @property
     def current(self) -> str:
         """Name of the module whose forward is running; empty for the network itself."""

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from secateur.core.graph import Graph
 
 
+UNREACHED = "not run by the example inputs"
+REACH_IT = "give example inputs that run it, or delete it from the network if nothing does"
+_IN_TRAINING = "runs in training alone"
+
+
 @dataclass(frozen=True)
 class LayerRow:
     """One layer in the explanation: how many of its output channels can go, with whom, or why not.
@@ -40,7 +45,7 @@ class Explanation:
 
     Attributes:
         rows: one per convolution or linear layer that makes channels, in the order of execution; depthwise
-            convolutions go with the layer before them.
+            convolutions go with the layer before them. Layers that the example inputs do not run come last.
         reachable: smallest fraction of the MACs that can be kept (one unit left in every group).
         uncounted: operators that multiply and are in no count of MACs; empty if there are none.
     """
@@ -56,6 +61,7 @@ def explain(graph: Graph) -> Explanation:
     for tensor, roles in graph.roles.items():
         if "makes" in roles and tensor in graph.parameters:
             rows.append(_row(graph, tensor, roles.index("makes")))
+    rows += [LayerRow(layer, width, 0, "", (), UNREACHED, REACH_IT) for layer, width in graph.unreached.items()]
     keep = torch.ones(graph.units, dtype=torch.bool)
     for group in graph.free:
         first = graph.offsets[group.name]
@@ -87,6 +93,8 @@ def _row(graph: Graph, tensor: str, dim: int) -> LayerRow:
             if pin.tensor == tensor and pin.dim == dim:
                 reason, remedy = pin.reason, pin.remedy
                 break
+        if not reason and tensor in graph.aside:
+            reason = _IN_TRAINING
         if not reason:
             reason = "a single channel cannot be removed" if width == 1 else "a single unit, which must stay"
     return LayerRow(layer, width, prunable, name, others, reason, remedy)

@@ -146,6 +146,8 @@ class Graph:
         rewrites: sizes written into code that surgery must adapt.
         statistics: calls over channels, which silencing must restrict to the kept ones.
         roles: for each tensor, the role of each of its dimensions.
+        unreached: layers that the example inputs do not run, with their widths; what they could meet stays.
+        aside: parameters and buffers that are used in training alone.
         left: groups that are left alone.
         patterns: the names of layers (``fnmatch``) that were to be left alone.
         uncounted: operators that multiply and are not in the costs.
@@ -160,6 +162,8 @@ class Graph:
     rewrites: tuple[Rewrite, ...]
     statistics: tuple[Statistic, ...]
     roles: Mapping[str, tuple[Role, ...]]
+    unreached: Mapping[str, int] = field(default_factory=dict[str, int])
+    aside: frozenset[str] = field(default=frozenset())
     left: frozenset[str] = field(default=frozenset())
     patterns: tuple[str, ...] = ()
     uncounted: tuple[Uncounted, ...] = ()

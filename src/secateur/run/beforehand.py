@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from secateur.core.blocks import BlockLayer
+from secateur.core.explain import REACH_IT
 from secateur.core.graph import Graph, layer_of
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
@@ -19,7 +19,8 @@ from secateur.core.select import family, meet
 from secateur.core.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import ModelError, SettingError, TargetError, nearest
-from secateur.events import Event, Tell, ignore
+from secateur.events import Tell, ignore, warn
+from secateur.models.untrained import is_untrained
 
 
 def read(
@@ -45,8 +46,9 @@ def read(
     graph = graph.without(*leave)
     # block layers can be regrouped further although what they read is pinned
     if not graph.free and not any(isinstance(module, BlockLayer) for module in model.modules()):
+        why = f" ({_not_run(graph)})" if graph.unreached else ""
         raise TargetError(
-            f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone; "
+            f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone{why}; "
             "`secateur explain` says why for each layer"
         )
     return graph
@@ -55,9 +57,29 @@ def read(
 def warn_of_uncounted(graph: Graph, tell: Tell) -> None:
     """Say that the count of MACs is partial, for a network with operators that no formula covers."""
     if text := size(graph).missing:
-        tell(Event("warning", text))
-        if tell is ignore:  # or nobody would hear it
-            warnings.warn(text, UserWarning, stacklevel=5)
+        warn(text, tell)
+
+
+def warn_of_unreached(graph: Graph, tell: Tell) -> None:
+    """Say which layers the example inputs do not run, to whoever listens, else as a Python warning."""
+    if graph.unreached:
+        warn(f"{_not_run(graph)}, so that all channels stay that these could read or give; {REACH_IT}", tell)
+
+
+def warn_of_random_weights(model: nn.Module, tell: Tell) -> None:
+    """Say so where a network has certainly never been trained."""
+    if is_untrained(model):
+        warn(
+            f"the weights of {type(model).__name__} are as they were drawn at random, so that which of them matter is "
+            "chance: load trained weights first (--weights)",
+            tell,
+        )
+
+
+def _not_run(graph: Graph) -> str:
+    names = [f"'{name}'" for name in graph.unreached]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"the example inputs do not run {', '.join(names[:3])}{more}"
 
 
 def check_target(graph: Graph, method: Method, target: Target | None, limits: Limits) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Sequence
 
 from secateur.core.method import Method
 from secateur.data import Calibration, Data
 from secateur.data.calibration import FEWEST, MOST
 from secateur.errors import BranchingError
-from secateur.events import Event, Tell, ignore
+from secateur.events import Tell, ignore, warn
 from secateur.methods import default, find, name_of
 from secateur.methods.reconstruction import Reconstruction
 from secateur.repair import affordable
@@ -101,19 +99,3 @@ def for_images(
     for doubt in doubts:
         warn(doubt, tell)
     return method, enough
-
-
-def warn(text: str, tell: Tell) -> None:
-    """Tell a warning; where nobody listens it is a warning of Python's to whoever called Secateur.
-
-    Args:
-        text: one sentence.
-        tell: hears it.
-    """
-    tell(Event("warning", text))
-    if tell is not ignore:
-        return
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "secateur":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, UserWarning, stacklevel=level)

@@ -100,6 +100,7 @@ class Job:
         """Go through all rounds and measure."""
         with self.clock("trace"):
             graph = self.read(self.dense)
+        beforehand.warn_of_unreached(graph, self.tell)
         self.settle(graph)
         beforehand.warn_of_uncounted(graph, self.tell)
         steps = [*self.first_steps(rounds), *self.then]

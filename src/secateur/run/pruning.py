@@ -29,7 +29,7 @@ from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
 from secateur.repair import chosen as steps_of_repair
-from secateur.run.beforehand import check_weights
+from secateur.run.beforehand import check_weights, warn_of_random_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.choices import Choices
 from secateur.run.fallback import for_images, without_fit
@@ -195,6 +195,7 @@ def prune(
     example_inputs = owned(moved(example_inputs, device_of(model)))
     dense = private(model)
     check_weights(dense)
+    warn_of_random_weights(dense, tell)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)

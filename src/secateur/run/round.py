@@ -17,7 +17,7 @@ from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, hold, run, tensors_in, verify
+from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
 from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event
@@ -184,7 +184,7 @@ class Round:
         with job.clock("apply"):
             thin = apply(model, graph, plan)
         with job.clock("verify"):
-            check = verify(model, graph, plan, thin, job.inputs)
+            check, outputs = verified(model, graph, plan, thin, job.inputs)
         if not math.isfinite(check.difference) and not _finite(run(model, job.inputs)):
             raise VerificationError(
                 f"the network puts out NaN or infinite values for its example inputs, first at '{check.layer}', so "
@@ -195,6 +195,8 @@ class Round:
                 f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
                 f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network"
             )
+        with job.clock("verify"):
+            check_batches(model, graph, plan, thin, job.inputs, outputs)
         if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
             plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
         return plan, thin, check.difference

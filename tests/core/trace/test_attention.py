@@ -24,7 +24,8 @@ class Attention(nn.Module):
         self.way, self.heads, self.inner = way, heads, inner
         self.qkv = nn.Linear(width, 3 * heads * inner)
         self.proj = nn.Linear(heads * inner, width)
-        self.bias = nn.Parameter(torch.randn(9, heads))
+        if "bias" in way:
+            self.bias = nn.Parameter(torch.randn(9, heads))
         self.register_buffer("places", torch.arange(16 * 16).remainder(9).reshape(16, 16), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """The only code that edits a model: remove for real, silence reversibly, and check that both agree."""
 
+from secateur.core.surgery.batches import check_batches, other_batches
 from secateur.core.surgery.forward import Inputs, run, tensors_in
 from secateur.core.surgery.optimizer import migrate_optimizer
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
-from secateur.core.surgery.verification import TOLERANCE, Verification, relative_difference, verify
+from secateur.core.surgery.verification import TOLERANCE, Verification, relative_difference, verified, verify
 
 __all__ = [
     "TOLERANCE",
@@ -12,12 +13,15 @@ __all__ = [
     "Inputs",
     "Verification",
     "apply",
+    "check_batches",
     "hold",
     "masked",
     "migrate_optimizer",
+    "other_batches",
     "relative_difference",
     "run",
     "tensors_in",
+    "verified",
     "verify",
     "zeros_left",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,18 +16,32 @@ from secateur.errors import ModelError, SecateurError
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-def run(model: nn.Module, inputs: Inputs) -> Any:
+def _in_evaluation(module: nn.Module) -> bool:
+    return False
+
+
+def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = _in_evaluation) -> Any:
     """Run the model on example inputs in evaluation mode without gradients, and leave model and inputs as they were.
+
+    Args:
+        model: the network.
+        inputs: that its forward takes.
+        training: tells which modules run in training mode instead; none by default.
 
     Raises:
         ModelError: if the forward fails.
     """
     with untouched(model):
-        return forward(model, inputs)
+        return forward(model, inputs, training=training)
 
 
-def forward(model: nn.Module, inputs: Inputs) -> Any:
+def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = _in_evaluation) -> Any:
     """Run the model as ``run`` does, but leave in it what its forward changes; every module's mode is restored.
+
+    Args:
+        model: the network.
+        inputs: that its forward takes.
+        training: tells which modules run in training mode instead; none by default.
 
     Raises:
         ModelError: if the forward fails.
@@ -35,7 +49,7 @@ def forward(model: nn.Module, inputs: Inputs) -> Any:
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
-            module.training = False
+            module.training = training(module)
         with ordinary(), torch.no_grad():
             return _call(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough

@@ -56,19 +56,25 @@ def verify(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: 
     Raises:
         ModelError: if one of the networks does not run.
     """
-    difference = _difference(model, graph, plan, thin, inputs)
+    return verified(model, graph, plan, thin, inputs)[0]
+
+
+def verified(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> tuple[Verification, Any]:
+    """Return what ``verify`` does, and what the thin network puts out."""
+    difference, outputs = _difference(model, graph, plan, thin, inputs)
     if difference <= TOLERANCE:
-        return Verification(difference, True)
+        return Verification(difference, True), outputs
     precise = _difference_in_double(model, graph, plan, thin, inputs)
     if precise <= ROUNDING:
-        return Verification(precise, True)
-    return Verification(difference, False, _first_difference(model, graph, plan, thin, inputs))
+        return Verification(precise, True), outputs
+    return Verification(difference, False, _first_difference(model, graph, plan, thin, inputs)), outputs
 
 
-def _difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> float:
+def _difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> tuple[float, Any]:
     with masked(model, graph, plan):
         expected = run(model, inputs)
-    return relative_difference(expected, run(thin, inputs))
+    found = run(thin, inputs)
+    return relative_difference(expected, found), found
 
 
 def _difference_in_double(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> float:
@@ -76,7 +82,7 @@ def _difference_in_double(model: nn.Module, graph: Graph, plan: Plan, thin: nn.M
     precise = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
     try:
         with InDouble():
-            return _difference(model, graph, plan, thin, cast(Inputs, precise))
+            return _difference(model, graph, plan, thin, cast(Inputs, precise))[0]
     except ModelError:
         return float("inf")
 

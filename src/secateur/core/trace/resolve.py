@@ -52,7 +52,7 @@ class Units:
         total = 0
         for number in dict.fromkeys(signature[order].tolist()):
             components = order[signature[order] == number]
-            weighs = any(state.slots[i].tensor in state.parameters for i in slots[number])
+            weighs = any(state.slots[i].tensor in state.parameters - state.aside for i in slots[number])
             if len(components) < 2 or not weighs:
                 continue
             self._unit_of[components] = torch.arange(total, total + len(components))
@@ -112,6 +112,8 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms)) for d in state.dependences),
         roles={name: tuple(roles) for name, roles in state.roles.items()},
         uncounted=together(state.uncounted),
+        unreached=state.unreached,
+        aside=state.aside,
     )
 
 

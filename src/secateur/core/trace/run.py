@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.graph import Graph
+from secateur.core.layers import CHANNEL_NORMS
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.statistics import KIND, is_statistic
 from secateur.core.surgery import Inputs, run, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
-from secateur.core.trace import recurrent, sites
+from secateur.core.trace import again, reach, recurrent, sites
 from secateur.core.trace.clock import Clock
+from secateur.core.trace.decisions import Decisions
+from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
 from secateur.core.trace.trial import settle
@@ -24,13 +29,16 @@ from secateur.events import Event, Tell, ignore
 
 # calls that hand a tensor's elements to other code, from where no operator brings them back
 LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
+# calls that make a Python value of a tensor, by which code may decide what to do
+DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 
 def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = None, tell: Tell = ignore) -> Graph:
     """Read a network into groups of units that can be removed.
 
     The model runs once on the inputs, in evaluation mode and without gradients, and is left as it was, also when
-    this is interrupted. Where sizes are written into the code, thinner networks run on trial.
+    this is interrupted. Where sizes are written into the code, thinner networks run on trial. Where layers were not
+    run, it runs again, once in training mode; what those could meet that are never run stays.
 
     Args:
         model: any network whose forward runs.
@@ -44,7 +52,8 @@ def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = N
     Raises:
         ModelError: if the model does not run on the inputs, or is a wrapper or program that cannot be read.
         SettingError: if ``seconds`` is not above 0.
-        TraceError: if nothing consistent could be read from the run, it returns no tensors, or time is up.
+        TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when
+            it runs again, or time is up.
     """
     refuse_foreign(model)
     clock = Clock(type(model).__name__, seconds)
@@ -52,22 +61,32 @@ def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = N
 
 
 def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -> State:
-    state = State.of(model)
+    state, around, decisions = State.of(model), Around(model), Decisions()
     state.stack.arrive = lambda name, inputs: state.arrivals.setdefault(name, []).extend(
         layer for tensor in tensors_in(inputs) for layer in state.labels(tensor)
     )
-    with state.stack, _Operators(state, clock, tell), _Calls(state):
-        outputs = run(model, example_inputs)
-    tensors = tensors_in(outputs)
-    if not tensors:
+
+    def watched(training: bool, beside: AbstractContextManager[object] = nullcontext()) -> bool:  # noqa: B008
+        with state.stack, _Operators(state, clock, tell), _Calls(state, decisions), beside:
+            outputs = run(model, example_inputs, training=_in_training) if training else run(model, example_inputs)
+        for tensor in tensors_in(outputs):
+            for layer in state.labels(tensor):
+                state.pin(layer.reshape(-1), "an output of the network", "")
+        return bool(tensors_in(outputs))
+
+    if not watched(False):
         raise TraceError(
             f"{type(model).__name__} returns no tensors, so that nothing could be verified; "
             "make its forward return tensors"
         )
-    for tensor in tensors:
-        for layer in state.labels(tensor):
-            state.pin(layer.reshape(-1), "an output of the network", "")
+    again.check(model, example_inputs, around, state.stack.entered, clock)
+    reach.complete(model, state, decisions, watched)
     return state
+
+
+def _in_training(module: nn.Module) -> bool:
+    """Norms and dropouts stay in evaluation mode: the one would note statistics, the other draw."""
+    return not isinstance(module, (*CHANNEL_NORMS, _DropoutNd))
 
 
 class _Operators(TorchDispatchMode):
@@ -94,9 +113,11 @@ class _Operators(TorchDispatchMode):
 class _Calls(TorchFunctionMode):
     """Numbers the calls of each module's own forward whose sizes or statistics matter."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, decisions: Decisions) -> None:
         super().__init__()
         self._state = state
+        self._decisions = decisions
+        decisions.begin()
 
     def __torch_function__(
         self,
@@ -112,6 +133,8 @@ class _Calls(TorchFunctionMode):
             return recurrent.begin(self._state, func(*args, **named))
         if not args or not isinstance(args[0], Tensor):
             return func(*args, **named)
+        if name in DECIDING:
+            return self._decisions.take(func, *args)
         if name in LEAVING:
             for layer in self._state.labels(args[0]):
                 self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")

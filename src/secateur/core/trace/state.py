@@ -82,7 +82,12 @@ class Dependence:
 
 @dataclass
 class State:
-    """Everything collected during one forward."""
+    """Everything collected during one forward, and while it is run again.
+
+    Attributes:
+        unreached: layers that it did not run, with their widths.
+        aside: parameters and buffers that are used in training alone.
+    """
 
     names: dict[int, tuple[str, Tensor]]
     parameters: frozenset[str]
@@ -111,6 +116,8 @@ class State:
     atoms: int = 1
     reshaping: bool = False
     paused: bool = False
+    unreached: dict[str, int] = field(default_factory=dict[str, int])
+    aside: frozenset[str] = frozenset()
 
     @staticmethod
     def of(model: nn.Module) -> State:

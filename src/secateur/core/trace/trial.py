@@ -16,13 +16,13 @@ from torch import nn
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import Inputs, apply, run, verify
+from secateur.core.surgery import Inputs, apply, check_batches, other_batches, run, verified
 from secateur.core.trace import sites
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
 from secateur.core.trace.state import Site, State
-from secateur.errors import SecateurError, TraceError
+from secateur.errors import SecateurError, TraceError, VerificationError
 
 ATTEMPTS = 12
 REFUSALS = (SecateurError, RuntimeError, ValueError, IndexError, TypeError, AssertionError)
@@ -120,7 +120,11 @@ def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | 
     except REFUSALS:
         return ""
     try:
-        result = verify(model, graph, plan, thin, example_inputs)
+        result, outputs = verified(model, graph, plan, thin, example_inputs)
+        if result.exact:
+            check_batches(model, graph, plan, thin, example_inputs, outputs)
+    except VerificationError:
+        return next((place for other in other_batches(example_inputs) if (place := _place_of_failure(thin, other))), "")
     except REFUSALS:
         return _place_of_failure(thin, example_inputs)
     finally:
@@ -129,10 +133,10 @@ def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | 
     return None if result.exact else result.layer
 
 
-def _place_of_failure(thin: nn.Module, example_inputs: Inputs) -> str:
+def _place_of_failure(thin: nn.Module, inputs: Inputs) -> str:
     stack = ModuleStack(thin)
     with contextlib.suppress(*REFUSALS), stack:
-        run(thin, example_inputs)
+        run(thin, inputs)
     return stack.current
 
 

@@ -1,0 +1,172 @@
+"""What the example never runs: the channels that such a layer could meet.
+
+A layer behind a branch that the example does not take leaves no trace. What it would read or give is among what the
+code that could call it has at hand: its arguments, what its own operators make, what the modules that it calls return.
+Of these, everything stays whose number of channels fits a size of the layer, as it is, flattened, doubled, halved or
+beside another; and everything at all where nothing fits what the layer reads.
+
+Where the code decides by the value of a tensor, the network also runs with each decision turned: layers that all ran
+may be joined otherwise there. What runs in training alone, such as an auxiliary classifier, is read in a run in
+training mode instead: then surgery knows what reads its inputs, and they can go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.core import labels as L
+from secateur.core.explain import REACH_IT
+from secateur.core.surgery import tensors_in
+from secateur.core.trace.decisions import Decisions
+from secateur.core.trace.draws import undone
+from secateur.core.trace.state import Layers, Pinning, State
+from secateur.core.trace.unreached import Unreached, unreached
+from secateur.errors import ModelError
+
+Again = Callable[[bool, AbstractContextManager[object]], object]
+
+_MOST = 16  # runs in which decisions are turned
+_PIXELS = (4, 9, 16)  # channels that become one when they are shuffled to pixels
+
+
+def complete(model: nn.Module, state: State, decisions: Decisions, again: Again) -> None:
+    """Learn from other paths, and pin what the layers that the example did not run could meet.
+
+    Args:
+        model: the network, whose only run so far was in evaluation mode.
+        state: what was learned there.
+        decisions: that its code took there on values of tensors.
+        again: runs the network once more, in training mode if told so, and learns from it; inside a context.
+    """
+    read = frozenset(state.shapes)
+    for turned in decisions.turns(_MOST):
+        # many such paths end in an error that the code raises
+        with undone(model), _beside(state, "used otherwise where the code decides otherwise"), suppress(ModelError):
+            again(False, turned)
+    if not unreached(model, state, read):
+        return
+    also = _read_in_training(model, state, again)
+    found = unreached(model, state, read | also)
+    state.aside = frozenset(state.shapes) - read
+    state.unreached = {layer: width for entry in found for layer, width in entry.layers.items()}
+    if found:
+        at_hand = _AtHand(state, frozenset(caller for entry in found for caller in entry.callers))
+        with undone(model), _beside(state, "used otherwise when the network runs again"):
+            again(False, at_hand.listening())
+        for entry in found:
+            reason = f"'{entry.name}' is not run by the example inputs, and could read or give them"
+            tied = [torch.arange(s.start, s.start + s.size) for s in state.slots if s.tensor in entry.tied]
+            for atoms in (*tied, *at_hand.met_by(entry)):
+                state.pins.append(Pinning(atoms[atoms != L.FIXED], reason, REACH_IT))
+
+
+def _read_in_training(model: nn.Module, state: State, again: Again) -> frozenset[str]:
+    """Run in training mode; return what is read for the first time there, nothing if the network does not run so."""
+    before = frozenset(state.shapes)
+    with undone(model), _beside(state, "used otherwise in training than in evaluation"):
+        try:
+            again(True, nullcontext())
+        except ModelError:  # as where the inputs are too small for an auxiliary classifier, or it wants targets
+            return frozenset()
+    return frozenset(state.shapes) - before
+
+
+@contextmanager
+def _beside(state: State, reason: str) -> Generator[None]:
+    """Learn which channels go together, but neither costs nor places of calls, which are those of the first run."""
+    calls, sites, dependences = len(state.calls), list(state.sites), list(state.dependences)
+    entered = dict(state.stack.entered)
+    try:
+        yield
+    finally:
+        del state.calls[calls:]
+        places = {(site.module, site.call, site.function, site.path) for site in sites}
+        for site in state.sites[len(sites) :]:
+            if (site.module, site.call, site.function, site.path) not in places:
+                state.pin(site.layer.reshape(-1), reason)
+        known = {(each.module, each.call, each.dim) for each in dependences}
+        for each in state.dependences[len(dependences) :]:
+            if (each.module, each.call, each.dim) not in known:
+                state.pin(each.atoms, reason)
+        state.sites, state.dependences = sites, dependences
+        state.stack.entered.clear()
+        state.stack.entered.update(entered)
+
+
+class _AtHand:
+    """The channels that the code of some modules has at hand, with the sizes in which it has them."""
+
+    def __init__(self, state: State, callers: frozenset[str]) -> None:
+        self._state = state
+        self._heard: dict[str, list[tuple[torch.Size, Layers]]] = {name: [] for name in callers}
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Collect while the network runs what enters and leaves the modules, and what their operators touch."""
+        names = self._state.stack.named()
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            self._hear(names.get(id(module), ""), (args, kwargs, output))
+            self._hear(self._state.module, output)  # whose code goes on
+
+        hook = register_module_forward_hook(leave, with_kwargs=True)
+        try:
+            with _Operators(lambda touched: self._hear(self._state.module, touched)):
+                yield
+        finally:
+            hook.remove()
+
+    def _hear(self, caller: str, value: Any) -> None:
+        if caller in self._heard:  # nothing is computed here, or it would be taken for the network's own work
+            self._heard[caller] += [(tensor.shape, self._state.labels(tensor)) for tensor in tensors_in(value)]
+
+    def met_by(self, entry: Unreached) -> list[Tensor]:
+        """Return the labels that a layer which was not run could meet."""
+        met: dict[tuple[int, ...], Tensor] = {}
+        for caller in entry.callers if entry.sizes else ():
+            heard = self._heard[caller]
+            sizes = {size for shape, _ in heard for size in (*shape[1:], _whole(shape))}
+            known = not entry.reads or entry.reads in sizes
+            for shape, layers in heard:
+                for layer in layers:
+                    widths = {_whole(shape), *(layer.shape[d] for d in L.varying(layer))}
+                    if not known or any(_fits(width, entry, sizes) for width in widths):
+                        atoms = torch.unique(layer)
+                        met[int(atoms[0]), int(atoms[-1]), len(atoms)] = atoms
+        return list(met.values())
+
+
+def _whole(shape: torch.Size) -> int:
+    """Return how long an input becomes when it is flattened."""
+    return math.prod(shape[1:])
+
+
+def _fits(width: int, entry: Unreached, others: set[int]) -> bool:
+    """Whether so many channels can be what a layer reads or gives, alone or, but for a parameter, beside others."""
+    if width in entry.sizes or any(width * pixels == entry.makes for pixels in _PIXELS):
+        return width > 1
+    return not entry.alone and any(
+        width == 2 * size or 2 * width == size or size - width in others or width - size in others
+        for size in entry.sizes
+    )
+
+
+class _Operators(TorchDispatchMode):
+    """Hears what each operator makes, after the labels were set."""
+
+    def __init__(self, hear: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._hear((args, kwargs, out))
+        return out

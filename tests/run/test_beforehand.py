@@ -1,0 +1,94 @@
+"""What is said before the work: layers that were not run, weights that were never trained."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur import Recipe, prune, run_recipe
+from secateur.errors import TargetError, VerificationError
+from secateur.events import Event, ignore, once
+
+IMAGE = torch.zeros(1, 3, 8, 8)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.more = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1)
+        self.wide, self.head = nn.Conv2d(12, 70, 3, padding=1), nn.Linear(70, 5)
+        for parameter in self.parameters():  # as of a trained network
+            nn.init.normal_(parameter, std=0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).relu()
+        if x.mean() > 0.5:
+            y = self.more(y).relu()
+        return self.head(self.wide(y).relu().mean((2, 3)))
+
+
+def warned(net: nn.Module, inputs: Tensor = IMAGE, target: float = 0.7) -> list[str]:
+    heard: list[Event] = []
+    prune(net, inputs, "magnitude", target, latency=False, rounds=2, tell=heard.append)
+    return [event.text for event in heard if event.stage == "warning"]
+
+
+def test_layers_that_are_not_run_are_named_once() -> None:
+    (text,) = warned(Net().eval())
+    assert text.startswith("the example inputs do not run 'more', so that all channels stay")
+    assert not warned(Net().eval(), IMAGE + 1)
+
+
+def test_nobody_listening_python_warns_where_the_library_was_called() -> None:
+    with pytest.warns(UserWarning, match="do not run 'more'") as caught:
+        prune(Net().eval(), IMAGE, "magnitude", 0.7, latency=False)
+    assert [Path(each.filename) for each in caught] == [Path(__file__)]
+
+
+def test_where_it_leaves_nothing_the_refusal_says_so() -> None:
+    net = Net().eval()
+    net.wide = nn.Conv2d(12, 12, 3, padding=1)
+    net.head = nn.Linear(12, 5)
+    with pytest.raises(TargetError, match=r"nothing in Net can be pruned: .* \(the example inputs do not run 'more'\)"):
+        prune(net, IMAGE, "magnitude", 0.7, latency=False)
+
+
+def test_random_weights_are_said_once() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 5))
+    (text,) = warned(net)
+    assert text.startswith("the weights of Sequential are as they were drawn at random")
+
+
+def test_a_recipe_without_weights_says_so_too() -> None:
+    heard: list[Event] = []
+    run_recipe(Recipe(model="resnet20", method="magnitude", keep=0.5, latency=False), tell=heard.append)
+    assert ["drawn at random" in event.text for event in heard if event.stage == "warning"] == [True]
+
+
+def test_a_network_for_one_batch_size_is_not_returned() -> None:
+    class OneRow(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.wide(self.more(self.stem(x).relu()).relu()).relu().mean((2, 3))
+            return self.head(y if y.numel() % 70 == 0 else y.reshape(1, -1)[:, :70])
+
+    with pytest.raises(VerificationError, match="not on 2 of them"):
+        prune(OneRow().eval(), IMAGE, "magnitude", 0.7, latency=False)
+
+
+def test_a_listener_can_hear_a_warning_once() -> None:
+    heard: list[Event] = []
+    tell = once(heard.append)
+    for event in (Event("warning", "a"), Event("plan", "a"), Event("warning", "a"), Event("plan", "a")):
+        tell(event)
+    assert [event.stage for event in heard] == ["warning", "plan", "plan"]
+    assert once(ignore) is ignore
+
+
+def test_trained_networks_that_run_throughout_are_not_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prune(Net().eval(), IMAGE + 1, "magnitude", 0.7, latency=False)
