@@ -59,6 +59,7 @@ def warn(text: str, tell: Tell) -> None:
     if tell is not ignore:
         return
     level, frame = 1, inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "secateur":
+    # contextlib runs the functions that Secateur decorates with a context
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("secateur", "contextlib"):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, UserWarning, stacklevel=level)
