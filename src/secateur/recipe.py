@@ -44,7 +44,7 @@ class Recipe:
         data: which data set, for instance ``"mnist5k"`` or ``"cifar10:DIR"``; empty for none.
         calibrate: unlabelled images to repair and decide by: a folder of pictures, or a .npy, .npz or .safetensors file
             of arrays; empty for training images of the data.
-        calibrate_images: how many unlabelled images to use; 64 to 5000 are useful.
+        calibrate_images: how many unlabelled images to use; 64 to 1,000 are useful.
         method: name of the pruning method.
         options: the method's own settings, by name.
         keep: largest fraction to keep, in (0, 1]; None where the method decides by itself.

@@ -96,7 +96,7 @@ def test_the_network_that_goes_in_is_untouched(net: nn.Module, data: Data, train
 
 
 def test_the_plan_replays_to_the_same_network(net: nn.Module) -> None:
-    result = prune(net, images(1), "filter_std", 0.6, latency=False)
+    result = prune(net, images(1), "filter_std", 0.6, latency=False, repair=())
     replayed = apply(net, trace(net, images(1)), Plan.from_json(result.plans[0].to_json()))
     assert same(tensors(replayed), tensors(result.model))
 

@@ -84,8 +84,14 @@ def method_asked(given: Given) -> bool:
     return bool(given.of("recipe").get("method") or given.of("method"))
 
 
-def method_flags(args: Sequence[str], method: str = "") -> list[Flag]:
-    """Return the flags of the settings of the method that the arguments name, or of another where they name none."""
+def method_flags(args: Sequence[str], method: str = "", beside: Sequence[Flag] = ()) -> list[Flag]:
+    """Return the flags of the settings of the method that the arguments name, or of another where they name none.
+
+    Args:
+        args: what the command was called with.
+        method: the other one; that of the library if empty.
+        beside: the command's further flags, which are settings of no method.
+    """
     from secateur.budget import Budget
     from secateur.methods import default, find
     from secateur.recipe import Recipe
@@ -99,7 +105,7 @@ def method_flags(args: Sequence[str], method: str = "") -> list[Flag]:
     fields = [field.name for kind in (Recipe, Settings, Budget) for field in dataclasses.fields(kind)]
     taken = {*_OWN, *(f"--{field.replace('_', '-')}" for field in fields)}
     own = flags_of(find(name), "method", f"Settings of {name}", taken=taken)
-    _refuse_others(args, name, [flag.option for flag in own], taken)
+    _refuse_others(args, name, [flag.option for flag in (*own, *beside)], taken)
     return own
 
 

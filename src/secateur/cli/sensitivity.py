@@ -54,7 +54,8 @@ def flags(args: Sequence[str]) -> list[Flag]:
 
     network = flags_of(Recipe, "recipe", "Network and data", names=NETWORK, required=("model", "data"))
     asked = flags_of(Recipe, "recipe", "What goes first", names=_ASKED)
-    return [*network, *asked, *flags_of(Looking, "own", "How closely"), *method_flags(args, METHOD)]
+    closely = flags_of(Looking, "own", "How closely")
+    return [*network, *asked, *closely, *method_flags(args, METHOD, closely)]
 
 
 def sensitivity(

@@ -116,7 +116,7 @@ def prune(
         calibrate: unlabelled images to repair and decide by: a folder of pictures, an array or a file of arrays, a
             loader or an iterable of model inputs, or a ``Calibration``, see ``secateur.data.load_calibration``; None
             for training images of ``data``, if there is any.
-        calibrate_images: how many of them to use; 64 to 5,000 are useful.
+        calibrate_images: how many of them to use; 64 to 1,000 are useful.
         minutes: of wall-clock time for the repair and then, in what is left, for training after the last round:
             fine-tuning (as ``train`` says, whose epochs are then an upper bound) where ``data`` has validation images,
             else distillation from the dense network. Held-out images decide whether the network is better than before;
