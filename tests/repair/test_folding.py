@@ -165,6 +165,18 @@ def test_several_copies_fold_in_half_precision_too() -> None:
     torch.testing.assert_close(thin.float()(images()), net(images()), atol=0.05, rtol=0.05)
 
 
+def test_copies_fold_in_double_precision_too() -> None:
+    net, x = make("plain").double(), images(1, dtype=torch.float64)
+    graph = trace(net, x)
+    group = graph.free[0]
+    copied(net, group, 1, 2)
+    plan = Plan((DropUnits(group.name, (1,)),))
+    thin = apply(net, graph, plan)
+    assert fold(net, thin, graph, plan, [x])
+    x = images(3, seed=5, dtype=torch.float64)
+    torch.testing.assert_close(thin(x), net(x), atol=1e-10, rtol=1e-10)
+
+
 def test_means_are_not_folded_in_once_more() -> None:
     net = make("plain")
     graph = trace(net, images(1))

@@ -171,12 +171,15 @@ class Trials:
 
 
 def noise(model: nn.Module, inputs: Inputs) -> Any:
-    """Return random inputs of the same shapes and types, one image of what are batches; integers stay."""
+    """Return random inputs of the same shapes, in float32 or float64 as they are; integers stay."""
     generator = torch.Generator().manual_seed(0)
 
     def like(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+            if not value.is_floating_point():
+                return value
+            # half precision is tried in float32
+            return torch.randn(value.shape, generator=generator).to(torch.promote_types(value.dtype, torch.float32))
         if isinstance(value, Mapping):
             return {name: like(each) for name, each in value.items()}
         return type(value)(like(each) for each in value) if isinstance(value, (tuple, list)) else value
