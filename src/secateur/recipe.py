@@ -16,8 +16,9 @@ from secateur import rules
 from secateur.budget import Budget, agreed
 from secateur.core.limits import MULTIPLE, Multiple
 from secateur.core.size import Measure
-from secateur.errors import SettingError, nearest
+from secateur.errors import ModelError, SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
+from secateur.reading import shown
 from secateur.recipe_text import parsed, read
 from secateur.rules import Rule
 from secateur.stages import FRACTION, MEASURE, OPTIONS, Option, Stage, options
@@ -79,6 +80,8 @@ class Recipe:
         runtime: what the network will run in, which is what its speed is stated in; None for the fastest that is
             installed of those that can run what is exported.
         threads: of the CPU that it will run on; None for as many as torch takes.
+        trusted: whether Python code that ``model`` names may be run: not where the recipe was read from a file, which
+            may be anybody's. No file can say it.
 
     Raises:
         SettingError: if a value is out of range or of the wrong type.
@@ -118,6 +121,7 @@ class Recipe:
     latency: bool = True
     runtime: Runtime | None = None
     threads: int | None = None
+    trusted: bool = field(default=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -162,7 +166,7 @@ class Recipe:
         """
         document = parsed(text)
         tables = {name: _table(document, name) for name in ("target", "method", *_TRAINING)}
-        top = [f.name for f in fields(Recipe) if f.name not in (*_TARGET, "options")]
+        top = [f.name for f in fields(Recipe) if f.compare and f.name not in (*_TARGET, "options")]
         _refuse_unknown(document, [*top, "target"], "at the top of the recipe")
         _refuse_unknown(tables["target"] or {}, _TARGET, "in [target] of the recipe")
         method = dict(tables["method"] or {})
@@ -183,7 +187,7 @@ class Recipe:
         for name in _TRAINING:
             table = tables[name]
             values[name] = None if table is None else Settings.from_dict(table)
-        return Recipe(**values)
+        return Recipe(**values, trusted=False)
 
     @staticmethod
     def read(path: str | Path) -> Recipe:
@@ -193,6 +197,20 @@ class Recipe:
             SettingError: if the file cannot be read or is not a recipe; the message names the file.
         """
         return read(path, Recipe.from_toml)
+
+    def refuse_foreign_code(self) -> None:
+        """Refuse a recipe that came as a file and names Python code: whoever wrote the one may have written the other.
+
+        Raises:
+            ModelError: if building the network would run such code, and nobody has vouched for it.
+        """
+        from secateur.models.sources import own_code
+
+        if own_code(self.model) and not self.trusted:
+            raise ModelError(
+                f"the network of the recipe comes from your own code, {shown(self.model)}, which is not run unasked: "
+                "look at that code and trust it with --trust, in Python with dataclasses.replace(recipe, trusted=True)"
+            )
 
     def name(self) -> str:
         """Return a short folder name such as ``l1-keep0.5-1f0c9a``; equal recipes have equal names.
@@ -211,7 +229,7 @@ class Recipe:
         values: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "then":
+            if f.name == "then" or not f.compare:
                 continue
             if isinstance(value, Settings):
                 value = {name: entry for name, entry in value.to_dict().items() if entry is not None}
@@ -225,7 +243,7 @@ class Recipe:
         """Return the values that differ from their defaults."""
         plain = Settings().to_dict()
         changed: dict[str, Any] = {}
-        for f in fields(self):
+        for f in (f for f in fields(self) if f.compare):
             value = getattr(self, f.name)
             if isinstance(value, Settings):
                 entries = value.to_dict()
@@ -266,26 +284,26 @@ _RULES: dict[str, Rule] = {
     "transfer": rules.FLAG,
     "data": rules.text('the name of a data set such as "mnist5k", or empty'),
     "calibrate": rules.text("the path of a folder of pictures or of a file of arrays, or empty"),
-    "calibrate_images": rules.whole(1, "images"),
+    "calibrate_images": rules.whole(1, "images", most=2**24),
     "method": rules.text("the name of a pruning method", least=1),
     "options": OPTIONS,
     "keep": rules.optional(FRACTION),
     "of": MEASURE,
     "budget": rules.optional(rules.instance(Budget, "a table of limits")),
-    "rounds": rules.whole(1),
+    "rounds": rules.whole(1, most=10_000),
     "leave": rules.each(rules.text(""), "a list of layer names"),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
     "min_units": rules.whole(1),
     "multiple": MULTIPLE,
     "seed": rules.whole(0),
-    "classes": rules.optional(rules.whole(1)),
+    "classes": rules.optional(rules.whole(1, most=2**20)),
     "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),
     "train_images": rules.optional(rules.whole(1, "images")),
-    "image_size": rules.optional(rules.whole(1, "pixels")),
-    "workers": rules.optional(rules.whole(0)),
+    "image_size": rules.optional(rules.whole(1, "pixels", most=2**13)),
+    "workers": rules.optional(rules.whole(0, most=1024)),
     "minutes": rules.MINUTES,
     "then": rules.each(rules.instance(Stage, ""), "a list of stages"),
     "train": _TRAINING_RULE,

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 from secateur import rules
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
+from secateur.reading import written
 
 Option: TypeAlias = bool | int | float | str | list["Option"]
 FRACTION = rules.number(lambda value: 0 < value <= 1, "a fraction above 0 and up to 1")
@@ -91,7 +92,7 @@ def _option(name: str, value: object) -> Option:
     if isinstance(value, bool | int | float | str) and value == value:
         return value
     raise SettingError(
-        f"the method setting '{name}' must be a number, text, true, false or a list of these, not {value!r}"
+        f"the method setting '{name}' must be a number, text, true, false or a list of these, not {written(value)}"
     )
 
 

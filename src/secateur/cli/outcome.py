@@ -45,6 +45,7 @@ def carry_out(
 
     folder = Path("out") / recipe.name() if out is None else out
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone writes and speaks
+    recipe.refuse_foreign_code()
     run.method_of(recipe)
     run.steps_of(recipe)
     _check(recipe)

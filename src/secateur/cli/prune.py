@@ -12,7 +12,7 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.outcome import carry_out, without_missing
-from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, recipe_of, selection_flags
+from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust, recipe_of, selection_flags
 from secateur.errors import DataError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def run(
     ],
     out: Out = None,
     force: Force = False,
+    trust: Trust = False,
     download: Download = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -85,10 +86,13 @@ def run(
     Every result folder holds its recipe.toml. A run that was killed goes on when the same command is given
     again.
     """
+    import dataclasses
+
     from secateur.recipe import Recipe
 
     file = recipe / "recipe.toml" if recipe.is_dir() else recipe
-    carry_out(Recipe.read(file), out, force=force, download=download, quiet=quiet, as_json=as_json)
+    asked = dataclasses.replace(Recipe.read(file), trusted=trust)
+    carry_out(asked, out, force=force, download=download, quiet=quiet, as_json=as_json)
 
 
 def demo(

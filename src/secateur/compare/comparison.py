@@ -12,6 +12,7 @@ import tomli_w
 from secateur.core.method import Method, shapes
 from secateur.errors import SettingError, nearest
 from secateur.methods import make
+from secateur.reading import written
 from secateur.recipe import Recipe
 from secateur.recipe_text import parsed, read
 from secateur.repair import chosen
@@ -185,7 +186,9 @@ class Comparison:
         """
         document = parsed(text)
         own = {name: document.pop(name, None) for name in _OWN}
-        top = [f.name for f in fields(Recipe) if f.name not in ("options", "keep", "then", "export", "seed")]
+        top = [
+            f.name for f in fields(Recipe) if f.compare and f.name not in ("options", "keep", "then", "export", "seed")
+        ]
         for name in document:
             if name not in (*top, "target", "then"):
                 known = (*top, *_OWN)
@@ -275,13 +278,13 @@ def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 def _tuple(name: str, value: object) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise SettingError(f"'{name}' must be a list such as [1, 2], not {value!r}; correct it in the recipe")
+        raise SettingError(f"'{name}' must be a list such as [1, 2], not {written(value)}; correct it in the recipe")
     return tuple(cast("list[Any]", value))
 
 
 def _check_list(name: str, values: Sequence[_T], accepts: Any, wanted: str) -> None:
     for value in values:
         if not accepts(value):
-            raise SettingError(f"'{name}' must be {wanted}, not {value!r}; correct it in the recipe")
+            raise SettingError(f"'{name}' must be {wanted}, not {written(value)}; correct it in the recipe")
     if not values or len(set(values)) < len(values):
         raise SettingError(f"'{name}' must name at least one value, each once; correct it in the recipe")

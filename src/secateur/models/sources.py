@@ -67,6 +67,12 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     return _own(spec, source, name, _offered(classes, channels, image))
 
 
+def own_code(spec: str) -> bool:
+    """Tell whether building a network runs Python code that its name names, and not that of a library."""
+    source, colon, _ = spec.partition(":")
+    return bool(colon) and source not in _SOURCES
+
+
 def side_of(spec: str) -> int:
     """Return the height and width of images that a network is usually for: our own take small ones, others 224."""
     return 32 if spec.removeprefix("secateur:").isidentifier() else 224

@@ -45,6 +45,7 @@ def run_recipe(
     Raises:
         SecateurError: one of its kinds.
     """
+    recipe.refuse_foreign_code()
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
     data = data_of(recipe, download=download)
@@ -177,7 +178,11 @@ def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = Non
     """Return the recipe's dense network, with its weights if it names any.
 
     Without data its classes are those that the recipe names, else those of the weights, else the network's own.
+
+    Raises:
+        ModelError: if it cannot be built, or if the recipe came as a file and names code, see ``Recipe.trusted``.
     """
+    recipe.refuse_foreign_code()
     shape = data.shape if data else shape_of(images.example()) if images else None
     channels, image = (shape[0], shape[1]) if shape else (3, None)
     with torch.random.fork_rng(devices=[]):
