@@ -12,18 +12,21 @@ import json
 import os
 import reprlib
 import stat
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import SecateurError
 
 MIB = 2**20
-VALUES = 1_000_000
+VALUES = 2_000_000
 """Values in one JSON text; each takes up to a hundred times the memory of its letters."""
 
 WIDE = 8 * MIB
 """Longer texts must be ASCII, as everything long that Secateur writes is: others take four bytes a letter."""
 
+_END_OF_ZIP = 2**16 + 22  # bytes behind the table of contents, with the longest comment
+_MOST_CONTENTS = 4 * MIB
 _SHOWN = 300  # letters of a foreign text in a message
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _SHOWN, _SHOWN, 80
@@ -85,6 +88,24 @@ def values(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def entries(path: str | Path) -> list[zipfile.ZipInfo]:
+    """Return what a zip file says of its entries; none is expanded.
+
+    Raises:
+        OSError: if it cannot be read.
+        zipfile.BadZipFile: if it is no zip file, or its table of contents is larger than there is reason for.
+    """
+    size = regular(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _END_OF_ZIP))
+        end = file.read(_END_OF_ZIP)
+    at = end.rfind(b"PK\5\6")
+    if at >= 0 and _MOST_CONTENTS < int.from_bytes(end[at + 12 : at + 16], "little") < 2**32 - 1:
+        raise zipfile.BadZipFile("its table of contents is larger than there is reason for")
+    with zipfile.ZipFile(path) as file:
+        return file.infolist()
 
 
 def line(text: str, most: int = 2000) -> str:

@@ -302,7 +302,7 @@ _RULES: dict[str, Rule] = {
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),
     "train_images": rules.optional(rules.whole(1, "images")),
-    "image_size": rules.optional(rules.whole(1, "pixels", most=2**13)),
+    "image_size": rules.optional(rules.whole(1, "pixels", most=2**12)),
     "workers": rules.optional(rules.whole(0, most=1024)),
     "minutes": rules.MINUTES,
     "then": rules.each(rules.instance(Stage, ""), "a list of stages"),

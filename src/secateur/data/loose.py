@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.data.inputs import Wanted
+from secateur.data.listing import pictures_below
 from secateur.data.order import Order
 from secateur.data.pictures import Files, FolderSource
 from secateur.data.splits import mixed
@@ -43,7 +44,7 @@ def of_folder(
         DataError: if there are no pictures, or the network takes something else.
     """
     root = folder / "train" if (folder / "train").is_dir() else folder
-    paths = _paths(root)
+    paths = [os.path.join(here, name) for here, names in pictures_below(root, hidden=False) for name in names]
     if not paths:
         endings = ", ".join(torchvision().datasets.folder.IMG_EXTENSIONS)
         raise DataError(f"there are no pictures in '{root}' (known endings: {endings}): give another folder")
@@ -60,20 +61,6 @@ def of_folder(
     name = f"pictures in '{root}', {done}, normalised with {wanted.scaling()}"
     order = Order("test", _CHUNK, "none", False, seed, torch.device("cpu"), 0, 1)
     return (images for images, _ in source.batches(order)), name
-
-
-def _paths(root: Path) -> list[str]:
-    """List the pictures below a folder in a fixed order; hidden folders and files are left out."""
-    endings = tuple(torchvision().datasets.folder.IMG_EXTENSIONS)
-    found: list[str] = []
-    for here, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(here, name)
-            for name in sorted(files)
-            if name.lower().endswith(endings) and not name.startswith(".")
-        ]
-    return found
 
 
 def _asked(wanted: Wanted) -> tuple[int, tuple[int, int] | None]:

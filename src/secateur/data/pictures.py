@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import Batches, Source
 from secateur.data.order import Order, Split
-from secateur.data.vision import torchvision, unreadable
+from secateur.data.vision import MOST_PIXELS, picture, torchvision, unreadable
 from secateur.errors import DataError
 
 WORKERS = 8  # more reading processes than this rarely help one accelerator
@@ -173,6 +173,7 @@ class Pictures(Dataset[Item]):
 
     def __init__(self, files: Files, augment: str, image_size: Size, channels: int = 3) -> None:
         self.files = files
+        self.side = 0 if image_size is None or "crop" in augment else _side(image_size)
         self.transform = _transform(augment, image_size, channels)
 
     def __getitem__(self, key: Key) -> Item:
@@ -180,13 +181,15 @@ class Pictures(Dataset[Item]):
         row, seed = key
         path = self.files.paths[row]
         try:
-            picture = torchvision().datasets.folder.default_loader(path)
-        except (OSError, ValueError, SyntaxError) as error:
-            return unreadable(path, error)
+            found = picture(path)
+            if self.side and self.side**2 * max(found.size) > MOST_PIXELS * min(found.size):
+                raise unreadable(path, ValueError(f"{found.size[0]} x {found.size[1]} pixels are too narrow to resize"))
+        except DataError as error:
+            return error
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             # Not torch.manual_seed, which would also reset the generators of every accelerator.
             torch.default_generator.manual_seed(seed)
-            return self.transform(picture), int(self.files.labels[row])
+            return self.transform(found), int(self.files.labels[row])
 
 
 def _transform(augment: str, image_size: Size, channels: int) -> Callable[[Any], Tensor]:
@@ -195,11 +198,15 @@ def _transform(augment: str, image_size: Size, channels: int) -> Callable[[Any],
     if augment in ("crop", "crop_flip"):
         steps.append(transforms.RandomResizedCrop(image_size))
     elif image_size is not None:
-        longer = image_size if isinstance(image_size, int) else max(image_size)
-        steps += [transforms.Resize(round(longer * SHRINK)), transforms.CenterCrop(image_size)]
+        steps += [transforms.Resize(_side(image_size)), transforms.CenterCrop(image_size)]
     if augment in ("flip", "crop_flip"):
         steps.append(transforms.RandomHorizontalFlip())
     return cast("Callable[[Any], Tensor]", transforms.Compose([*steps, transforms.PILToTensor()]))
+
+
+def _side(image_size: int | tuple[int, int]) -> int:
+    """Return to what the short side of a picture is resized before its centre is cut out."""
+    return round((image_size if isinstance(image_size, int) else max(image_size)) * SHRINK)
 
 
 def _collate(items: list[Item]) -> Batch:

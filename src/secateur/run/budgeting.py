@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from secateur import reading
+from secateur.artifact.foreign import MOST
 from secateur.budget import Budget
 from secateur.core.error_shares import predicted
 from secateur.core.graph import Graph
@@ -73,7 +75,7 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
         facts += (job.about_data(),)
         kept = job.work.place("budget.json", job.dense, *facts)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return _read(json.loads(kept.read_text("utf-8")))
+            return _read(reading.values(reading.text(kept, MOST)))
 
     def decide(target: Target, limits: Limits) -> Plan:
         return _decided(job, graph, job.method, target, limits)

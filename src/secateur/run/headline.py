@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from secateur import reading
 from secateur.budget import Budget, agreed
 from secateur.errors import SettingError
 from secateur.events import Event, Tell
@@ -73,7 +74,7 @@ def chosen(job: Job) -> Runtime:
     if job.work is not None:
         kept = job.work.place("runtime.json", job.dense, job.among, job.threads)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SettingError):
-            return known(json.loads(kept.read_text("utf-8"))["runtime"])
+            return known(reading.values(reading.text(kept, reading.MIB))["runtime"])
     among = _without_timing(job) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else job.among
     job.tell(Event("runtime", "choosing the runtime"))
     with job.clock("runtime"):

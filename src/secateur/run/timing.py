@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from secateur import reading
+from secateur.artifact.foreign import MOST
 from secateur.budget import Budget
 from secateur.core.costs import Times
 from secateur.core.graph import Graph
@@ -98,7 +100,7 @@ def aligned(job: Job, graph: Graph) -> Limits:
     kept = None if job.work is None else job.work.place("widths.json", job.dense, limits, job.runtime)
     if kept is not None:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError, SettingError):
-            found = json.loads(kept.read_text("utf-8"))
+            found = reading.values(reading.text(kept, MOST))
             return replace(limits, by_group=found["by_group"], source=found["source"])
     job.tell(Event("layers", "timing layers"))
     try:
