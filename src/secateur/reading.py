@@ -33,6 +33,10 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _SHOWN, _SHO
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 
+class Unfit(ValueError):
+    """What a file holds cannot be used; the message says why, in words that can follow the file's name."""
+
+
 def regular(path: str | Path) -> int:
     """Return the size of a regular file in bytes; links are followed.
 
@@ -83,11 +87,11 @@ def values(text: str) -> Any:
         ValueError: if it is no JSON, nested too deeply, or has more than ``VALUES`` values.
     """
     if text.count(",") + text.count("[") + text.count("{") > VALUES:
-        raise ValueError(f"it holds more than {VALUES:,} values")
+        raise Unfit(f"it holds more than {VALUES:,} values")
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise Unfit("it is nested too deeply") from None
 
 
 def entries(path: str | Path) -> list[zipfile.ZipInfo]:
@@ -136,7 +140,7 @@ def written(value: object) -> str:
 
 def wrong(error: Exception) -> str:
     """Return what is wrong with a file by an error that was not foreseen when it was used."""
-    if isinstance(error, SecateurError | OSError | KeyError | UnicodeDecodeError | json.JSONDecodeError):
+    if isinstance(error, SecateurError | Unfit | OSError | KeyError | UnicodeDecodeError | json.JSONDecodeError):
         return shown(error)
     return f"it holds something impossible ({shown(error)})"
 

@@ -297,7 +297,7 @@ _RULES: dict[str, Rule] = {
     "min_units": rules.whole(1),
     "multiple": MULTIPLE,
     "seed": rules.whole(0),
-    "classes": rules.optional(rules.whole(1, most=2**20)),
+    "classes": rules.optional(rules.whole(1, most=2**16)),
     "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),

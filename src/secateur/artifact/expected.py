@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from secateur import reading
 from secateur.artifact.document import inputs_like
 from secateur.artifact.foreign import entry, whole_number
 from secateur.artifact.weights import Header
-from secateur.core.surgery import run
+from secateur.core.surgery import run, tensors_in
 from secateur.errors import SecateurError
 
 PER_STORED = 64
@@ -25,6 +26,9 @@ PER_STORED = 64
 
 ALWAYS = 2**25
 """Weights of a dense network that are no matter."""
+
+SMALL = 2**20
+"""Numbers in example inputs with which any network of such a size runs: a colour image of 591 by 591."""
 
 PER_COUNTED = 64
 """Elements that all operators put out for each that the convolutions and linear layers were counted to."""
@@ -44,7 +48,7 @@ def check_expected(
         counted: whether what ``build`` returns is what was measured, and not given another classifier afterwards.
 
     Raises:
-        ValueError: if it is another network, or too large.
+        reading.Unfit: if it is another network, or too large.
     """
     counts = entry(entry(measurement, "before"), "counts")
     model = _weightless(build)
@@ -53,13 +57,13 @@ def check_expected(
     params = sum(parameter.numel() for parameter in model.parameters())
     noted = whole_number(counts, "params")
     if counted and params != noted:
-        raise ValueError(f"the recipe's network has {params:,} weights, where {noted:,} were counted")
+        raise reading.Unfit(f"the recipe's network has {params:,} weights, where {noted:,} were counted")
     held = sum(torch.Size(shape).numel() for _, shape in stored.values())
     if params > ALWAYS + PER_STORED * held:
-        raise ValueError(f"the recipe's network has {params:,} weights, of which {held:,} are stored")
+        raise reading.Unfit(f"the recipe's network has {params:,} weights, of which {held:,} are stored")
     made = _made(model, measurement["example"])
     if made is not None and made > ALWAYS + PER_COUNTED * whole_number(counts, "activations"):
-        raise ValueError("its example inputs are larger than those that the network was measured on")
+        raise reading.Unfit("its example inputs are larger than those that the network was measured on")
 
 
 def _weightless(build: Callable[[], nn.Module]) -> nn.Module | None:
@@ -73,10 +77,12 @@ def _weightless(build: Callable[[], nn.Module]) -> nn.Module | None:
 
 
 def _made(model: nn.Module, example: Mapping[str, Any]) -> int | None:
-    """Return how many elements all operators of a forward put out; None where that needs the values."""
+    """Return how many elements all operators of a forward put out; None where that needs the values, or is little."""
     mode = _Outputs()
+    inputs = inputs_like(example, torch.device("meta"))
+    if sum(tensor.numel() for tensor in tensors_in(inputs)) <= SMALL:
+        return None  # the first forward without memory imports for a second what gives operators their shapes
     try:
-        inputs = inputs_like(example, torch.device("meta"))
         with mode:
             run(model, inputs)
     except (SecateurError, NotImplementedError, RuntimeError):

@@ -59,7 +59,7 @@ def table_of(path: Path, most: int = MOST) -> dict[str, Any]:
     with naming(path):
         content: Any = reading.values(reading.text(path, most))
         if not isinstance(content, dict):
-            raise ValueError("no table where one is wanted")
+            raise reading.Unfit("it holds no table")
         return cast("dict[str, Any]", content)
 
 
@@ -67,12 +67,12 @@ def whole_number(entries: Mapping[str, Any], name: str) -> int:
     """Return an entry that must be a whole number of at least 0.
 
     Raises:
-        ValueError: if it is another value.
+        reading.Unfit: if it is another value.
         KeyError: if there is none.
     """
     value = entries[name]
     if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"'{name}' is {reading.written(value)} and not a whole number")
+        raise reading.Unfit(f"'{name}' is {reading.written(value)} and not a whole number")
     return value
 
 
@@ -80,10 +80,10 @@ def entry(entries: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return an entry that must be a table.
 
     Raises:
-        ValueError: if it is another value.
+        reading.Unfit: if it is another value.
         KeyError: if there is none.
     """
     value = entries[name]
     if not isinstance(value, Mapping):
-        raise ValueError(f"'{name}' is {reading.written(value)} and not a table")
+        raise reading.Unfit(f"'{name}' is {reading.written(value)} and not a table")
     return cast("Mapping[str, Any]", value)

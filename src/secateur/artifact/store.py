@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, MEASUREMENT = "weights.safetensors", "measurement.json"
 MOST_PLANS = 2000
-MOST_CLASSES = 2**20
+MOST_CLASSES = 2**16
 ENOUGH = 2**22
 """Numbers in the inputs that a network is traced with, if they are many examples."""
 
@@ -202,13 +202,13 @@ def _asked(recipe: Recipe, example: Mapping[str, Any]) -> tuple[int | None, dict
     shape, output = (_sizes(example.get(name) or [], name) for name in ("shape", "output"))
     classes = recipe.classes or (output[1] if len(output) > 1 else None)
     if classes is not None and classes > MOST_CLASSES:
-        raise ValueError(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
+        raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
     return classes, {"channels": shape[1], "image": shape[2]} if len(shape) == 4 else {"channels": 3, "image": None}
 
 
 def _sizes(sizes: Any, name: str) -> list[int]:
     if not isinstance(sizes, list):
-        raise ValueError(f"the {name} of its example is {reading.written(sizes)} and no list of sizes")
+        raise reading.Unfit(f"the {name} of its example is {reading.written(sizes)} and no list of sizes")
     return [whole_number({name: size}, name) for size in cast("list[Any]", sizes)]
 
 

@@ -79,7 +79,7 @@ def header(path: Path) -> Header:
     """
     with naming(path):
         if reading.regular(path) < _LENGTH or _header_bytes(path) > _MOST_HEADER:
-            raise ValueError("no safetensors file begins so")
+            raise reading.Unfit("it does not begin as a safetensors file")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -121,7 +121,7 @@ def _shared(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """Return which tensors are others' by another name."""
     found: Any = reading.values((metadata or {}).get("shared", "{}"))
     if not isinstance(found, dict) or not all(isinstance(it, str) for it in cast("dict[str, Any]", found).values()):
-        raise ValueError("its table of shared tensors is none")
+        raise reading.Unfit("its table of shared tensors is none")
     return cast("dict[str, str]", found)
 
 
@@ -132,4 +132,4 @@ def _check_numbering(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             for leaf, own in module.named_buffers(recurse=False):
                 key = f"{name}.{leaf}" if name else leaf
                 if key in tensors and not own.is_floating_point() and not torch.equal(own.cpu(), tensors[key]):
-                    raise ValueError(f"'{key}' numbers other channels than the plan")
+                    raise reading.Unfit(f"'{key}' numbers other channels than the plan")

@@ -200,13 +200,13 @@ def _from_dict(entry: dict[str, Any], numbers: _Numbers) -> Edit:
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST:
-        raise ValueError(f"a name is a text of at most {_LONGEST} letters, not {reading.shown(value)}")
+        raise reading.Unfit(f"a name is a text of at most {_LONGEST} letters, not {reading.shown(value)}")
     return value
 
 
 def _sizes(shape: list[Any]) -> tuple[int, ...]:
     if len(shape) > _MOST_DIMS or not all(type(size) is int and 0 <= size < _WIDEST for size in shape):
-        raise ValueError(f"a shape is at most {_MOST_DIMS} whole numbers, not {reading.shown(shape)}")
+        raise reading.Unfit(f"a shape is at most {_MOST_DIMS} whole numbers, not {reading.shown(shape)}")
     return tuple(shape)
 
 
@@ -231,18 +231,18 @@ class _Numbers:
     def of(self, text: object) -> tuple[int, ...]:
         """Return the numbers that a text such as ``0-3,7,9-10`` stands for."""
         if not isinstance(text, str):
-            raise TypeError(f"numbers are written as '0-3,7', not as {reading.shown(text)}")
+            raise reading.Unfit(f"numbers are written as '0-3,7', not as {reading.shown(text)}")
         ranges = [self._range(part) for part in text.split(",")] if text else []
         return tuple(itertools.chain.from_iterable(ranges))
 
     def _range(self, part: str) -> Iterable[int]:
         found = _RANGE.fullmatch(part)
         if found is None:
-            raise ValueError(f"numbers are written as '0-3,7', not as '{reading.shown(part)}'")
+            raise reading.Unfit(f"numbers are written as '0-3,7', not as '{reading.shown(part)}'")
         start, end = int(found[1]), int(found[2] or found[1])
         if end < start:
-            raise ValueError(f"the range '{part}' runs backwards")
+            raise reading.Unfit(f"the range '{part}' runs backwards")
         self._left -= end - start + 1
         if self._left < 0:
-            raise ValueError(f"it lists more than {MOST_NUMBERS:,} units and channels")
+            raise reading.Unfit(f"it lists more than {MOST_NUMBERS:,} units and channels")
         return range(start, end + 1)

@@ -50,7 +50,7 @@ def npz(path: Path) -> dict[str, Any]:
     entries = reading.entries(path)
     expanded, most = sum(entry.file_size for entry in entries), max(MOST_EXPANDED, PER_BYTE * reading.regular(path))
     if expanded > most or any(entry.compress_type not in _METHODS for entry in entries):
-        raise ValueError(f"it would expand to {expanded:,} bytes, and at most {most:,} are read")
+        raise reading.Unfit(f"it would expand to {expanded:,} bytes, and at most {most:,} are read")
     with zipfile.ZipFile(path) as file:
         for entry in entries:
             _check_entry(file, entry)
@@ -68,7 +68,7 @@ def safetensors_in(path: Path) -> dict[str, Any]:
     reading.regular(path)
     with path.open("rb") as file:
         if int.from_bytes(file.read(8), "little") > _MOST_HEADER:
-            raise ValueError("its header is larger than there is reason for")
+            raise reading.Unfit("its header is larger than there is reason for")
     return dict(sorted(safetensors.torch.load_file(str(path)).items()))  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -80,11 +80,11 @@ def _check_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
         shape, _, dtype = read(stream)
         _check(shape, dtype)
         if math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
-            raise ValueError(f"'{reading.shown(entry.filename)}' is not as large as its header says")
+            raise reading.Unfit(f"'{reading.shown(entry.filename)}' is not as large as its header says")
 
 
 def _check(shape: tuple[int, ...], dtype: Any) -> None:
     if dtype.kind not in "biufc":
-        raise ValueError("it holds more than numbers")
+        raise reading.Unfit("it holds more than numbers")
     if math.prod(shape[1:]) > MOST_IMAGE:
-        raise ValueError(f"its images of shape {shape[1:]} are larger than any network takes")
+        raise reading.Unfit(f"its images of shape {shape[1:]} are larger than any network takes")

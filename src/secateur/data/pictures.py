@@ -16,6 +16,7 @@ from secateur.data.dataset import Batches, Source
 from secateur.data.order import Order, Split
 from secateur.data.vision import MOST_PIXELS, picture, torchvision, unreadable
 from secateur.errors import DataError
+from secateur.reading import Unfit
 
 WORKERS = 8  # more reading processes than this rarely help one accelerator
 SHRINK = 256 / 224  # evaluation resizes the short side to this multiple of the image, then cuts the centre
@@ -183,7 +184,7 @@ class Pictures(Dataset[Item]):
         try:
             found = picture(path)
             if self.side and self.side**2 * max(found.size) > MOST_PIXELS * min(found.size):
-                raise unreadable(path, ValueError(f"{found.size[0]} x {found.size[1]} pixels are too narrow to resize"))
+                raise unreadable(path, Unfit(f"{found.size[0]} x {found.size[1]} pixels are too narrow to resize"))
         except DataError as error:
             return error
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from typing import Any
 
 from secateur.errors import DataError, SecateurError
-from secateur.reading import regular, shown
+from secateur.reading import Unfit, regular, shown
 
 MOST_PIXELS = 2**26
 """Of one picture; the largest photographs of ImageNet have 61 million."""
@@ -74,7 +74,7 @@ def _opened(path: str) -> Generator[Any]:
         with _images().open(path, formats=_formats()) as found:
             width, height = found.size
             if width * height > MOST_PIXELS:
-                raise ValueError(f"{width} x {height} pixels are more than the {MOST_PIXELS:,} that are read")
+                raise Unfit(f"{width} x {height} pixels are more than the {MOST_PIXELS:,} that are read")
             yield found
     except MemoryError:
         raise

@@ -54,7 +54,7 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     try:
         page = render(
             _read(folder, "measurement.json"), _read(folder, "environment.json"), _recipe(folder), speed.read(folder)
-        )
+        ).encode()
     except (SecateurError, MemoryError):
         raise
     except Exception as error:  # of a document that is no longer as it was written
@@ -63,7 +63,7 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
         ) from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, page.encode())
+        write_file(path, page)
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror or error}; choose another file") from None
     if out is None and (folder / MANIFEST).is_file():
