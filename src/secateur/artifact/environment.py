@@ -41,7 +41,7 @@ def environment(method: object, seed: int | None) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "secateur": version("secateur") or "",
         "packages": {name: found for name, found in versions.items() if found},
-        "platform": platform.platform(),
+        "platform": _system(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -51,6 +51,12 @@ def environment(method: object, seed: int | None) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "method": _source(method),
     }
+
+
+def _system() -> str:
+    """Return what ``platform.platform()`` does, which starts a program for the part that is left out here."""
+    parts = (platform.system(), platform.release(), platform.machine(), *platform.libc_ver())
+    return "-".join(part for part in parts if part)
 
 
 def version(package: str) -> str | None:
