@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,16 +187,16 @@ class Recipe:
         for name in _TRAINING:
             table = tables[name]
             values[name] = None if table is None else Settings.from_dict(table)
-        return Recipe(**values, trusted=False)
+        return Recipe(**values)
 
     @staticmethod
     def read(path: str | Path) -> Recipe:
-        """Read a recipe file.
+        """Read a recipe file; code that it names is not run unless somebody vouches for it, see ``trusted``.
 
         Raises:
             SettingError: if the file cannot be read or is not a recipe; the message names the file.
         """
-        return read(path, Recipe.from_toml)
+        return replace(read(path, Recipe.from_toml), trusted=False)
 
     def refuse_foreign_code(self) -> None:
         """Refuse a recipe that came as a file and names Python code: whoever wrote the one may have written the other.
@@ -294,14 +294,14 @@ _RULES: dict[str, Rule] = {
     "leave": rules.each(rules.text(""), "a list of layer names"),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
-    "min_units": rules.whole(1),
+    "min_units": rules.whole(1, most=rules.LARGEST),
     "multiple": MULTIPLE,
-    "seed": rules.whole(0),
+    "seed": rules.whole(0, most=rules.LARGEST),
     "classes": rules.optional(rules.whole(1, most=2**16)),
     "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),
-    "train_images": rules.optional(rules.whole(1, "images")),
+    "train_images": rules.optional(rules.whole(1, "images", most=rules.LARGEST)),
     "image_size": rules.optional(rules.whole(1, "pixels", most=2**12)),
     "workers": rules.optional(rules.whole(0, most=1024)),
     "minutes": rules.MINUTES,

@@ -18,6 +18,8 @@ LONGEST = 4096
 """Letters of a name or path."""
 
 LARGEST = 2**53
+"""Of numbers that nobody counts to; beyond it a float no longer tells one from the next, and torch takes no seed."""
+
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a letter beyond 16 bits: no file can hold it
 
 
@@ -45,14 +47,10 @@ FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
 def whole(least: int, of: str = "", most: float = math.inf) -> Rule:
-    """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count.
-
-    None may be so large that a float no longer tells it from the next.
-    """
-    top = min(most, LARGEST)
+    """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count."""
     wanted = f"a whole number of {of}, at least {least}" if of else f"a whole number of at least {least}"
-    wanted += f" and at most {most}" if most < math.inf else ""
-    return Rule(lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= top, wanted)
+    wanted += f" and at most {most}" if most < LARGEST else ""
+    return Rule(lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most, wanted)
 
 
 def number(accepts: Callable[[float], bool], wanted: str) -> Rule:
@@ -203,7 +201,7 @@ def _are_pairs(value: object, rule: Rule) -> bool:
 
 _PLAIN: dict[Any, Rule] = {
     bool: FLAG,
-    int: Rule(whole(-LARGEST).accepts, "a whole number"),
+    int: Rule(lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
     float: number(lambda value: True, "a finite number"),
     str: text("a text"),
 }

@@ -218,12 +218,13 @@ class Comparison:
 
     @staticmethod
     def read(path: str | Path) -> Comparison:
-        """Read a comparison from a file.
+        """Read a comparison from a file; code that it names is not run unless somebody vouches for it.
 
         Raises:
             SettingError: if the file cannot be read or is no comparison; the message names the file.
         """
-        return read(path, Comparison.from_toml)
+        found = read(path, Comparison.from_toml)
+        return replace(found, base=replace(found.base, trusted=False))
 
 
 def _entries(tables: object) -> tuple[Entry, ...]:
