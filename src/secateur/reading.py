@@ -33,6 +33,15 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _SHOWN, _SHO
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 
+class Foreign(str):
+    """A text that a file holds: it may name code, but that is not run before somebody who has looked at it says so.
+
+    It is equal to the plain text, and ``str`` of it is that text, which may.
+    """
+
+    __slots__ = ()
+
+
 class Unfit(ValueError):
     """What a file holds cannot be used; the message says why, in words that can follow the file's name."""
 

@@ -16,9 +16,9 @@ from secateur import rules
 from secateur.budget import Budget, agreed
 from secateur.core.limits import MULTIPLE, Multiple
 from secateur.core.size import Measure
-from secateur.errors import ModelError, SettingError, nearest
+from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
-from secateur.reading import shown
+from secateur.reading import Foreign
 from secateur.recipe_text import parsed, read
 from secateur.rules import Rule
 from secateur.stages import FRACTION, MEASURE, OPTIONS, Option, Stage, options
@@ -80,8 +80,6 @@ class Recipe:
         runtime: what the network will run in, which is what its speed is stated in; None for the fastest that is
             installed of those that can run what is exported.
         threads: of the CPU that it will run on; None for as many as torch takes.
-        trusted: whether Python code that ``model`` names may be run: not where the recipe was read from a file, which
-            may be anybody's. No file can say it.
 
     Raises:
         SettingError: if a value is out of range or of the wrong type.
@@ -121,7 +119,6 @@ class Recipe:
     latency: bool = True
     runtime: Runtime | None = None
     threads: int | None = None
-    trusted: bool = field(default=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -166,7 +163,7 @@ class Recipe:
         """
         document = parsed(text)
         tables = {name: _table(document, name) for name in ("target", "method", *_TRAINING)}
-        top = [f.name for f in fields(Recipe) if f.compare and f.name not in (*_TARGET, "options")]
+        top = [f.name for f in fields(Recipe) if f.name not in (*_TARGET, "options")]
         _refuse_unknown(document, [*top, "target"], "at the top of the recipe")
         _refuse_unknown(tables["target"] or {}, _TARGET, "in [target] of the recipe")
         method = dict(tables["method"] or {})
@@ -191,26 +188,17 @@ class Recipe:
 
     @staticmethod
     def read(path: str | Path) -> Recipe:
-        """Read a recipe file; code that it names is not run unless somebody vouches for it, see ``trusted``.
+        """Read a recipe file; code that it names is not run unless somebody vouches for it, see ``vouched``.
 
         Raises:
             SettingError: if the file cannot be read or is not a recipe; the message names the file.
         """
-        return replace(read(path, Recipe.from_toml), trusted=False)
+        found = read(path, Recipe.from_toml)
+        return replace(found, model=Foreign(found.model))
 
-    def refuse_foreign_code(self) -> None:
-        """Refuse a recipe that came as a file and names Python code: whoever wrote the one may have written the other.
-
-        Raises:
-            ModelError: if building the network would run such code, and nobody has vouched for it.
-        """
-        from secateur.models.sources import own_code
-
-        if own_code(self.model) and not self.trusted:
-            raise ModelError(
-                f"the network of the recipe comes from your own code, {shown(self.model)}, which is not run unasked: "
-                "look at that code and trust it with --trust, in Python with dataclasses.replace(recipe, trusted=True)"
-            )
+    def vouched(self) -> Recipe:
+        """Return the recipe with leave to run the Python code that its ``model`` names, which you have looked at."""
+        return replace(self, model=str(self.model))
 
     def name(self) -> str:
         """Return a short folder name such as ``l1-keep0.5-1f0c9a``; equal recipes have equal names.
@@ -229,7 +217,7 @@ class Recipe:
         values: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "then" or not f.compare:
+            if f.name == "then":
                 continue
             if isinstance(value, Settings):
                 value = {name: entry for name, entry in value.to_dict().items() if entry is not None}
@@ -243,7 +231,7 @@ class Recipe:
         """Return the values that differ from their defaults."""
         plain = Settings().to_dict()
         changed: dict[str, Any] = {}
-        for f in (f for f in fields(self) if f.compare):
+        for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Settings):
                 entries = value.to_dict()

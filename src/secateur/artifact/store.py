@@ -186,7 +186,7 @@ def _dense(
         classes, images = _asked(recipe, example)
 
     def made() -> nn.Module:
-        return (build or build_by_name)(recipe.model, classes=classes, **images)
+        return (build or build_by_name)(str(recipe.model), classes=classes, **images)
 
     with torch.random.fork_rng(devices=[]), naming(place / "recipe.toml"):
         if build is None:

@@ -49,7 +49,8 @@ def compare(
     from secateur import compare as comparing
 
     comparison = comparing.Comparison.read(recipe)
-    comparison = dataclasses.replace(comparison, base=dataclasses.replace(comparison.base, trusted=trust))
+    if trust:
+        comparison = dataclasses.replace(comparison, base=comparison.base.vouched())
     folder = Path("out") / recipe.stem if out is None else out
     if listed:
         _list(comparison, folder, as_json)

@@ -42,10 +42,11 @@ def carry_out(
         KeyboardInterrupt: with a sentence on how to go on.
     """
     from secateur import artifact, report, run
+    from secateur.models.sources import refuse_foreign
 
     folder = Path("out") / recipe.name() if out is None else out
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone writes and speaks
-    recipe.refuse_foreign_code()
+    refuse_foreign(recipe.model)
     run.method_of(recipe)
     run.steps_of(recipe)
     _check(recipe)

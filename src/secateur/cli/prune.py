@@ -86,13 +86,11 @@ def run(
     Every result folder holds its recipe.toml. A run that was killed goes on when the same command is given
     again.
     """
-    import dataclasses
-
     from secateur.recipe import Recipe
 
     file = recipe / "recipe.toml" if recipe.is_dir() else recipe
-    asked = dataclasses.replace(Recipe.read(file), trusted=trust)
-    carry_out(asked, out, force=force, download=download, quiet=quiet, as_json=as_json)
+    asked = Recipe.read(file)
+    carry_out(asked.vouched() if trust else asked, out, force=force, download=download, quiet=quiet, as_json=as_json)
 
 
 def demo(

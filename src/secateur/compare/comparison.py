@@ -12,7 +12,7 @@ import tomli_w
 from secateur.core.method import Method, shapes
 from secateur.errors import SettingError, nearest
 from secateur.methods import make
-from secateur.reading import written
+from secateur.reading import Foreign, written
 from secateur.recipe import Recipe
 from secateur.recipe_text import parsed, read
 from secateur.repair import chosen
@@ -186,9 +186,7 @@ class Comparison:
         """
         document = parsed(text)
         own = {name: document.pop(name, None) for name in _OWN}
-        top = [
-            f.name for f in fields(Recipe) if f.compare and f.name not in ("options", "keep", "then", "export", "seed")
-        ]
+        top = [f.name for f in fields(Recipe) if f.name not in ("options", "keep", "then", "export", "seed")]
         for name in document:
             if name not in (*top, "target", "then"):
                 known = (*top, *_OWN)
@@ -224,7 +222,7 @@ class Comparison:
             SettingError: if the file cannot be read or is no comparison; the message names the file.
         """
         found = read(path, Comparison.from_toml)
-        return replace(found, base=replace(found.base, trusted=False))
+        return replace(found, base=replace(found.base, model=Foreign(found.base.model)))
 
 
 def _entries(tables: object) -> tuple[Entry, ...]:

@@ -18,7 +18,7 @@ from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make
 from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import side_of
+from secateur.models.sources import refuse_foreign, side_of
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.clock import Clock
@@ -45,7 +45,7 @@ def run_recipe(
     Raises:
         SecateurError: one of its kinds.
     """
-    recipe.refuse_foreign_code()
+    refuse_foreign(recipe.model)
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
     data = data_of(recipe, download=download)
@@ -180,9 +180,8 @@ def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = Non
     Without data its classes are those that the recipe names, else those of the weights, else the network's own.
 
     Raises:
-        ModelError: if it cannot be built, or if the recipe came as a file and names code, see ``Recipe.trusted``.
+        ModelError: if it cannot be built, or if the recipe came as a file and names code, see ``Recipe.vouched``.
     """
-    recipe.refuse_foreign_code()
     shape = data.shape if data else shape_of(images.example()) if images else None
     channels, image = (shape[0], shape[1]) if shape else (3, None)
     with torch.random.fork_rng(devices=[]):
