@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from secateur.core.limits import MULTIPLE, Multiple
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
+from secateur.reading import Foreign
 from secateur.recipe_text import parsed, read
 from secateur.rules import Rule
 from secateur.stages import FRACTION, MEASURE, OPTIONS, Option, Stage, options
@@ -191,12 +192,17 @@ class Recipe:
 
     @staticmethod
     def read(path: str | Path) -> Recipe:
-        """Read a recipe file.
+        """Read a recipe file; code that it names is not run unless somebody vouches for it, see ``vouched``.
 
         Raises:
             SettingError: if the file cannot be read or is not a recipe; the message names the file.
         """
-        return read(path, Recipe.from_toml)
+        found = read(path, Recipe.from_toml)
+        return replace(found, model=Foreign(found.model))
+
+    def vouched(self) -> Recipe:
+        """Return the recipe with leave to run the Python code that its ``model`` names, which you have looked at."""
+        return replace(self, model=str(self.model))
 
     def name(self) -> str:
         """Return a short folder name such as ``l1-keep0.5-1f0c9a``; equal recipes have equal names.
@@ -272,26 +278,26 @@ _RULES: dict[str, Rule] = {
     "transfer": rules.FLAG,
     "data": rules.text('the name of a data set such as "mnist5k", or empty'),
     "calibrate": rules.text("the path of a folder of pictures or of a file of arrays, or empty"),
-    "calibrate_images": rules.whole(1, "images"),
+    "calibrate_images": rules.whole(1, "images", most=2**24),
     "method": rules.text("the name of a pruning method", least=1),
     "options": OPTIONS,
     "keep": rules.optional(FRACTION),
     "of": MEASURE,
     "budget": rules.optional(rules.instance(Budget, "a table of limits")),
-    "rounds": rules.whole(1),
+    "rounds": rules.whole(1, most=10_000),
     "leave": rules.each(rules.text(""), "a list of layer names"),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
-    "min_units": rules.whole(1),
+    "min_units": rules.whole(1, most=rules.LARGEST),
     "multiple": MULTIPLE,
-    "seed": rules.whole(0),
-    "classes": rules.optional(rules.whole(1)),
+    "seed": rules.whole(0, most=rules.LARGEST),
+    "classes": rules.optional(rules.whole(1, most=2**16)),
     "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),
-    "train_images": rules.optional(rules.whole(1, "images")),
-    "image_size": rules.optional(rules.whole(1, "pixels")),
-    "workers": rules.optional(rules.whole(0)),
+    "train_images": rules.optional(rules.whole(1, "images", most=rules.LARGEST)),
+    "image_size": rules.optional(rules.whole(1, "pixels", most=2**12)),
+    "workers": rules.optional(rules.whole(0, most=1024)),
     "minutes": rules.MINUTES,
     "then": rules.each(rules.instance(Stage, ""), "a list of stages"),
     "train": _TRAINING_RULE,

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from secateur.errors import SettingError, nearest
+from secateur.reading import written
 
 REPEATED = (tuple, list, Sequence)
+LONGEST = 4096
+"""Letters of a name or path."""
+
+LARGEST = 2**53
+"""Of numbers that nobody counts to; beyond it a float no longer tells one from the next, and torch takes no seed."""
+
+_HALF = re.compile(r"[\ud800-\udfff]")  # of a letter beyond 16 bits: no file can hold it
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Rule:
     def refusal(self, value: object) -> str:
         """Return what is wrong with a value that is not accepted, to follow its name."""
         near = nearest(value, self.names) if isinstance(value, str) else ""
-        return f"must be {self.wanted}, not {value!r}{near}"
+        return f"must be {self.wanted}, not {written(value)}{near}"
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
@@ -40,7 +49,7 @@ FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 def whole(least: int, of: str = "", most: float = math.inf) -> Rule:
     """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count."""
     wanted = f"a whole number of {of}, at least {least}" if of else f"a whole number of at least {least}"
-    wanted += f" and at most {most}" if most < math.inf else ""
+    wanted += f" and at most {most}" if most < LARGEST else ""
     return Rule(lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most, wanted)
 
 
@@ -50,8 +59,10 @@ def number(accepts: Callable[[float], bool], wanted: str) -> Rule:
 
 
 def text(wanted: str, least: int = 0) -> Rule:
-    """Return the rule for texts of at least so many letters."""
-    return Rule(lambda value: isinstance(value, str) and len(value) >= least, wanted)
+    """Return the rule for texts of at least so many letters, no longer than ``LONGEST``."""
+    return Rule(
+        lambda value: isinstance(value, str) and least <= len(value) <= LONGEST and not _HALF.search(value), wanted
+    )
 
 
 def one_of(choices: Any, mark: str = "") -> Rule:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from secateur import Recipe, run_recipe
 from secateur.errors import ModelError, SettingError
 from secateur.models import build
 from secateur.models.resnet import ResNet
@@ -175,3 +178,19 @@ def test_bad_files_and_modules(own: Path, tmp_path: Path) -> None:
     (tmp_path / "net.txt").write_text(FACTORY)
     with pytest.raises(ModelError, match=r"its name must end in \.py"):
         build(f"{tmp_path}/net.txt:plain")
+
+
+def test_code_that_a_file_names_is_not_run_before_somebody_vouches_for_it(tmp_path: Path):
+    (tmp_path / "net.py").write_text("raise SystemExit('executed')")
+    (tmp_path / "recipe.toml").write_text(f'model = "{tmp_path}/net.py:net"\n[method]\nname = "magnitude"\n')
+    recipe = Recipe.read(tmp_path / "recipe.toml")
+    for named in (recipe, replace(recipe, seed=1), pickle.loads(pickle.dumps(recipe))):
+        with pytest.raises(ModelError, match="not run unasked"):
+            build(named.model)
+        with pytest.raises(ModelError, match="not run unasked"):
+            run_recipe(named)
+    with pytest.raises(SystemExit, match="executed"):
+        build(recipe.vouched().model)
+    assert recipe == recipe.vouched() == Recipe.from_toml(recipe.to_toml())
+    (tmp_path / "recipe.toml").write_text('model = "lenet5"\n[method]\nname = "magnitude"\n')
+    assert build(Recipe.read(tmp_path / "recipe.toml").model)

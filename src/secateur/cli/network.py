@@ -13,8 +13,8 @@ from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.progress import Listener
-from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet
-from secateur.cli.subject import Folder, Image, Trust, example_of, load, network_flags, subject_of
+from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
+from secateur.cli.subject import Folder, Image, example_of, load, network_flags, subject_of
 from secateur.cli.tables import (
     accuracy_rows,
     counts_rows,

@@ -30,6 +30,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results only, n
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=GENERAL)
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the Python code that the network comes from.", rich_help_panel=GENERAL),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a missing data set.", rich_help_panel=GENERAL)]
 

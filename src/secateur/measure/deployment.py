@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_map
 from ..core.fusion import fuse, fusible
 from ..core.surgery import relative_difference, run, tensors_in
 from ..core.surgery.forward import first_line, forward
-from ..core.surgery.untouched import untouched
 from ..core.surgery.precision import InDouble
+from ..core.surgery.untouched import untouched
 from ..errors import ModelError, VerificationError
 from ..events import Event, Tell, ignore
 from .execution import fastest

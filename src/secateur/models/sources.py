@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ModelError, SecateurError, SettingError, nearest
+from ..reading import Foreign, shown
 from .builtin import BUILDERS
 
 _SOURCES = ("secateur", "torchvision", "timm")
@@ -53,6 +54,7 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     for name, number in (("classes", classes), ("channels", channels), ("image", image)):
         if number is not None and number < 1:
             raise SettingError(f"the number given as {name} must be 1 or more, not {number}")
+    refuse_foreign(spec)
     source, colon, name = spec.partition(":")
     if source not in _SOURCES:
         source, colon, name = spec.rpartition(":")
@@ -65,6 +67,25 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     if source == "timm":
         return _timm(name, classes, channels)
     return _own(spec, source, name, _offered(classes, channels, image))
+
+
+def own_code(spec: str) -> bool:
+    """Tell whether building a network runs Python code that its name names, and not that of a library."""
+    source, colon, _ = spec.partition(":")
+    return bool(colon) and source not in _SOURCES
+
+
+def refuse_foreign(spec: str) -> None:
+    """Refuse code that a file names: whoever wrote the one may have written the other.
+
+    Raises:
+        ModelError: if building the network would run such code, and nobody has vouched for it.
+    """
+    if isinstance(spec, Foreign) and own_code(spec):
+        raise ModelError(
+            f"the network of the recipe comes from your own code, {shown(spec)}, which is not run unasked: look at "
+            "that code and trust it with --trust, in Python with recipe.vouched()"
+        )
 
 
 def side_of(spec: str) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from secateur import reading
 from secateur.budget import Budget
 from secateur.core.error_shares import predicted
 from secateur.core.graph import Graph
@@ -178,5 +179,5 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
 
 
 def _read(text: str) -> Settled:
-    stored: dict[str, Any] = json.loads(text)
+    stored: dict[str, Any] = reading.values(text)
     return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"], stored["allocate"])

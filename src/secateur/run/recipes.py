@@ -19,7 +19,7 @@ from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import side_of
+from secateur.models.sources import refuse_foreign, side_of
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.choices import Choices
@@ -54,6 +54,7 @@ def run_recipe(
     Raises:
         SecateurError: one of its kinds.
     """
+    refuse_foreign(recipe.model)
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
     data = data_of(recipe, download=download)
@@ -204,6 +205,9 @@ def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = Non
     """Return the recipe's dense network, with its weights if it names any.
 
     Without data its classes are those that the recipe names, else those of the weights, else the network's own.
+
+    Raises:
+        ModelError: if it cannot be built, or if the recipe came as a file and names code, see ``Recipe.vouched``.
     """
     shape = data.shape if data else shape_of(images.example()) if images else None
     channels, image = (shape[0], shape[1]) if shape else (3, None)
