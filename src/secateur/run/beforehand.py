@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.core.blocks import BlockLayer
 from secateur.core.explain import REACH_IT
-from secateur.core.graph import Graph, layer_of
+from secateur.core.graph import Graph, Groups, layer_of
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
 from secateur.core.select import family, meet
@@ -24,9 +24,15 @@ from secateur.models.untrained import is_untrained
 
 
 def read(
-    model: nn.Module, inputs: Any, leave: Sequence[str], *, patience: float | None = None, tell: Tell = ignore
+    model: nn.Module,
+    inputs: Any,
+    leave: Sequence[str],
+    *,
+    groups: Groups = "all",
+    patience: float | None = None,
+    tell: Tell = ignore,
 ) -> Graph:
-    """Trace a network and leave some layers alone.
+    """Trace a network and leave some layers alone, and all streams if so asked.
 
     Raises:
         ModelError: if the network does not run on the inputs.
@@ -43,10 +49,11 @@ def read(
                 f"no convolution or linear layer matches '{pattern}', which was to be left alone"
                 f"{nearest(pattern, names)}; `secateur explain` lists them"
             )
-    graph = graph.without(*leave)
+    graph = graph.without(*leave).choose(groups)
     # block layers can be regrouped further although what they read is pinned
     if not graph.free and not any(isinstance(module, BlockLayer) for module in model.modules()):
-        why = f" ({_not_run(graph)})" if graph.unreached else ""
+        reasons = [*([graph.spared] if graph.inside else []), *([_not_run(graph)] if graph.unreached else [])]
+        why = f" ({'; '.join(reasons)})" if reasons else ""
         raise TargetError(
             f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone{why}; "
             "`secateur explain` says why for each layer"
