@@ -232,7 +232,10 @@ class _Conductor:
 
     def _measured_dense(self, recipe: Recipe, data: Data) -> Measurement:
         if recipe.seed not in self._tested:
-            self._tested = {recipe.seed: self._measure(self.dense(recipe, data), "the dense network", recipe, data)}
+            dense = self.dense(recipe, data)
+            found = self._measure(dense, "the dense network", recipe, data)
+            beforehand.warn_of_seen(dense, data, found.accuracy, place_for(dense, recipe.train), self.tell)
+            self._tested = {recipe.seed: found}
         return self._tested[recipe.seed]
 
     def _trained(self, request: Request, data: Data, model: nn.Module, before: Measurement) -> Run:

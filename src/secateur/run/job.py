@@ -107,6 +107,8 @@ class Job:
         steps = [*self.first_steps(rounds), *self.then]
         self.foretell(graph)
         before = self.measure(self.dense, "the dense network", self.tested)
+        if self.data is not None and self.tested is None:
+            beforehand.warn_of_seen(self.dense, self.data, before.accuracy, self.place, self.tell)
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
         first, cut, middle, spent = graph, None, None, None
