@@ -14,6 +14,7 @@ import tomli_w
 
 from secateur import rules
 from secateur.budget import Budget, agreed
+from secateur.core.graph import Groups
 from secateur.core.limits import MULTIPLE, Multiple
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
@@ -28,7 +29,7 @@ EXPORTS = ("pt2", "onnx")
 FORMATS = (*EXPORTS, "source")
 REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
 
-_TARGET = ("keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple")
+_TARGET = ("keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
 _TUPLES = ("leave", "repair", "mean", "std", "export", "then")
 
@@ -53,6 +54,8 @@ class Recipe:
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers (names or patterns) that keep all their units.
+        groups: which may lose units: all, or only those inside blocks, so that residual streams, which several layers
+            put out whose outputs are added up, stay as they are.
         repair: what to do after the cut without training, of ``"reconstruct"``, ``"fold"``, ``"compensate"``
             and ``"recalibrate"``, where the first makes the others needless, or nothing (an empty list, none on the
             command line); None for ``"reconstruct"`` where there are images, labelled or not, else for ``"fold"``.
@@ -100,6 +103,7 @@ class Recipe:
     budget: Budget | None = None
     rounds: int = 1
     leave: tuple[str, ...] = ()
+    groups: Groups = "all"
     repair: tuple[str, ...] | None = None
     patience: float | None = None
     min_units: int = 1
@@ -286,6 +290,7 @@ _RULES: dict[str, Rule] = {
     "budget": rules.optional(rules.instance(Budget, "a table of limits")),
     "rounds": rules.whole(1, most=10_000),
     "leave": rules.each(rules.text(""), "a list of layer names"),
+    "groups": rules.one_of(Groups, '"'),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
     "min_units": rules.whole(1, most=rules.LARGEST),

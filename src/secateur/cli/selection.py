@@ -20,7 +20,9 @@ NETWORK = (
     "workers",
 )  # fmt: skip
 IMAGES = ("calibrate", "calibrate_images")
-TARGET = ("method", "keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple", "seed")
+TARGET = (
+    "method", "keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple", "seed",
+)  # fmt: skip
 PLACE = ("runtime", "threads")
 OUTPUT = "Output"
 _DEFAULT = "reconstruction with --data or --calibrate, else magnitude"

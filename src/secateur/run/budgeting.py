@@ -66,8 +66,8 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     """
     job.tell(Event("budget", "looking for the largest network within the budget"))
     budget = replace(budget, runtime=job.runtime, threads=job.threads)
-    facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.repair)
-    facts += (job.about_data(),)
+    facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.groups, job.seed, job.train)
+    facts += (job.repair, job.about_data())
 
     def decide(target: Target, limits: Limits) -> Plan:
         return _decided(job, graph, job.method, target, limits)

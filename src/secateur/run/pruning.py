@@ -14,6 +14,7 @@ from torch import nn
 
 from secateur import rules
 from secateur.budget import Budget
+from secateur.core.graph import Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
@@ -51,6 +52,7 @@ _RUNTIME = rules.optional(
     rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
 )
 _ROUNDS = rules.whole(1)
+_GROUPS = rules.one_of(Groups, '"')
 _SEED = rules.whole(0)
 _IMAGES = rules.whole(1, "images")
 
@@ -69,6 +71,7 @@ def prune(
     rounds: int = 1,
     then: Sequence[Step] = (),
     leave: Sequence[str] = (),
+    groups: Groups = "all",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     seed: int = 0,
     latency: bool = True,
@@ -107,6 +110,8 @@ def prune(
         rounds: in how many equal steps (on a logarithmic scale) the target is approached.
         then: further rounds, each with a method and target of its own; what one has zeroed stays zero in the next.
         leave: patterns of layer names that keep all their channels.
+        groups: which groups may lose units: all, or only those inside blocks; then residual streams, and whatever else
+            several layers put out whose outputs are added up, stay as they are.
         limits: floors and multiples of widths; by default each group has the multiple that runs fast.
         seed: of everything random.
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
@@ -145,6 +150,7 @@ def prune(
         ("limits", limits, _LIMITS),
         ("runtime", runtime, _RUNTIME),
         ("rounds", rounds, _ROUNDS),
+        ("groups", groups, _GROUPS),
         ("seed", seed, _SEED),
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
@@ -227,6 +233,7 @@ def prune(
         threads=threads,
         among=among,
         minutes=minutes,
+        groups=groups,
     )
     if latency or (budget is not None and budget.max_latency is not None):
         check_runtime(named, device_of(model))

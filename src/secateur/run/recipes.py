@@ -70,7 +70,12 @@ def run_recipe(
         if data is None:
             raise DataError("training the dense network needs data; name a data set in the recipe")
         graph = beforehand.read(
-            model, example_of(recipe, data, images), recipe.leave, patience=recipe.patience, tell=tell
+            model,
+            example_of(recipe, data, images),
+            recipe.leave,
+            groups=recipe.groups,
+            patience=recipe.patience,
+            tell=tell,
         )
         first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
         for step in (*first, *then):
@@ -125,6 +130,7 @@ def prune_as(
         rounds=recipe.rounds,
         then=steps_of(recipe),
         leave=recipe.leave,
+        groups=recipe.groups,
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
         latency=recipe.latency,

@@ -99,7 +99,8 @@ class Round:
         job, method, found = self.job, self.method, list[Search]()
         job.tell(Event("plan", "deciding what to remove"))
         with job.clock("plan"):
-            facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
+            left_alone = (tuple(job.leave), job.groups)
+            facts = (method, self.target, job.limits, left_alone, job.seed, self.plans, job.about_data())
             if decides_by_the_clock(method):  # and no two measurements are alike
                 facts, name = (*facts, *place_of_use(job)), f"plan-{self.number}"
                 plan = job.choices.take(
@@ -114,7 +115,8 @@ class Round:
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
         self.check_size(plan)
-        return replace(plan, notes=(*plan.notes, job.limits.note(self.graph, plan)))
+        said = (*plan.notes, job.limits.note(self.graph, plan), self.graph.spared)
+        return replace(plan, notes=tuple(filter(None, said)))
 
     def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
         """Return the method's plan under the run's limits or others, made on the accelerator if there is one."""
