@@ -106,8 +106,8 @@ def warn_of_seen(model: nn.Module, data: Data, tested: Accuracy | None, place: t
     """
     if tested is None or not tested.examples or not data.size("val"):
         return
-    batches = itertools.islice(data.batches("val", _BATCH), SEEN_IMAGES // _BATCH)
-    held = accuracy_at(model, list(batches), place)
+    batches: Any = list(itertools.islice(data.batches("val", _BATCH), SEEN_IMAGES // _BATCH))
+    held = accuracy_at(model, batches, place)
     whole = held.examples + tested.examples
     right = (held.top1 * held.examples + tested.top1 * tested.examples) / whole
     chance = math.sqrt(right * (1 - right) * (1 / held.examples + 1 / tested.examples))
