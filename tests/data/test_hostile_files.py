@@ -70,8 +70,8 @@ def test_a_pipe_among_pictures_is_not_waited_for(tmp_path: Path):
     classes(tmp_path)
     (tmp_path / "train/b/1.png").unlink()
     os.mkfifo(tmp_path / "train/b/1.png")
-    with pytest.raises(DataError, match=r"b/1\.png' cannot be read \(it is a pipe"):
-        load_calibration(tmp_path / "train", count=20)
+    [lost] = load_calibration(tmp_path / "train", count=20).lost
+    assert "b/1.png' cannot be read (it is a pipe" in lost
     data = load_data(f"imagefolder:{tmp_path}", image_size=8, workers=0)
     with pytest.raises(DataError, match=r"b/1\.png' cannot be read \(it is a pipe"):
         list(chain.from_iterable(data.batches(split, 4) for split in ("train", "val", "test")))
