@@ -166,7 +166,7 @@ def _copies(model: nn.Module, group: Group) -> tuple[Tensor, Tensor]:
     same = torch.ones(group.size, group.size, dtype=torch.bool)
     for part in parts:
         near = 1e-5 * torch.maximum(part.norm(dim=1)[:, None], part.norm(dim=1))
-        same &= torch.cdist(part, part, compute_mode="donot_use_mm_for_euclid_dist") <= near
+        same &= torch.cdist(part, part, compute_mode="use_mm_for_euclid_dist") <= near
     same.diagonal().fill_(True)
     made = [part for part, it in zip(parts, own, strict=True) if it.role == "makes"] or parts
     return same.double(), torch.cat(made, 1).norm(dim=1)
