@@ -28,6 +28,9 @@ from secateur.repair import DATA_FREE
 if TYPE_CHECKING:
     from secateur.run.job import Job
 
+JUDGES = 32
+"""Images that judge a repair which looks at none: enough to tell better from worse, and soon looked at."""
+
 
 def named_images(
     source: Any,
@@ -174,13 +177,17 @@ def shape_of(example: Any) -> tuple[int, int, int] | None:
 
 
 def repaired_by(job: Job, steps: Sequence[str], most: int | None = None) -> Sequence[Inputs]:
-    """Return the batches that repairs of a run look at; for those that look at none its example, read for its shape.
+    """Return the batches that repairs of a run look at; those that look at none are judged by some of the images.
+
+    Where there are no images it is the example of the run.
 
     Args:
         job: the run.
         steps: the repairs.
         most: images to look at; None for all there are.
     """
-    if DATA_FREE.issuperset(steps) or job.images is None:
+    if job.images is None:
         return [job.inputs]
+    if DATA_FREE.issuperset(steps):
+        most = JUDGES if most is None else min(most, JUDGES)
     return (job.images if most is None else job.images.at_most(most)).batches

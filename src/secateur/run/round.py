@@ -20,10 +20,11 @@ from secateur.core.size import Target, size
 from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
 from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
-from secateur.events import Event
+from secateur.events import Event, Tell
 from secateur.measure import accuracy
-from secateur.repair import DATA_FREE, Repair, fold_constants, helps, repair
+from secateur.repair import BY_EXAMPLE, BY_IMAGES, DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
+from secateur.run.fallback import warn
 from secateur.run.images import repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
@@ -207,18 +208,19 @@ class Round:
         """Repair without training what the cut has damaged."""
         job, begun, thin = self.job, self.begun, self.model
         assert begun is not None
-        images = repaired_by(job, job.repair)
-        few = job.images is not None and job.images.few and not DATA_FREE.issuperset(job.repair)
+
+        def tell(event: Event) -> None:
+            if event.stage == "warning":
+                warn(event.text, job.tell)
+            else:
+                job.tell(event)
 
         def fitted(dense: nn.Module, thin: nn.Module) -> tuple[Repair, ...]:
-            if few and not helps(job.repair, dense, thin, self.graph, plan, images, job.seed):
-                what = " and ".join(job.repair)
-                job.tell(
-                    Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it")
-                )
-                return ()
+            steps = self.helping(dense, thin, plan, tell)
+            images = repaired_by(job, steps)
+            most = BY_EXAMPLE if job.images is None or job.images.different < 2 else BY_IMAGES
             return repair(
-                dense, thin, self.graph, plan, images, job.repair, data=job.data, seed=job.seed, tell=job.tell
+                dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, most=most, tell=tell
             )
 
         def mended() -> tuple[Repair, ...]:
@@ -231,6 +233,19 @@ class Round:
                 facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
                 always = job.train is not None or job.minutes is not None
                 job.repairs += job.work.repairs(name, begun, facts, thin, mended, always=always)
+
+    def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan, tell: Tell) -> tuple[str, ...]:
+        """Return the repairs of the run, without those that few images do not carry; ``fold`` stands in for a fit."""
+        job, steps = self.job, self.job.repair
+        if job.images is None or not job.images.few or DATA_FREE.issuperset(steps):
+            return steps
+        if helps(steps, dense, thin, self.graph, plan, repaired_by(job, steps), job.seed):
+            return steps
+        instead = WITHOUT_IMAGES if {"reconstruct", *WITHOUT_IMAGES}.intersection(steps) else ()
+        after = f"; {' and '.join(instead)} alone, without looking at any, is tried instead" if instead else ""
+        what = " and ".join(steps)
+        tell(Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it{after}"))
+        return instead
 
     def recover(self, plan: Plan) -> History:
         """Fine-tune with silenced weights held at zero."""
