@@ -140,8 +140,9 @@ def test_strided_offsets_are_drawn_for_every_input_map_and_every_mask() -> None:
         assert isinstance(edit, ZeroWeights)
         kept = edit.mask().flatten(2)  # (16, 8, 9)
         assert bool((kept == kept[:1]).all())  # all kernels that leave a map share its pattern
-        first = kept[0].int().argmax(1, keepdim=True)
-        assert torch.equal(kept[0].nonzero()[:, 1].reshape(8, 3) % 3, first.expand(8, 3))
+        assert torch.equal(
+            kept[0].nonzero()[:, 1].reshape(8, 3) % 3, kept[0].int().argmax(1, keepdim=True).expand(8, 3)
+        )
         drawn_offsets.append(kept[0].int().argmax(1).tolist())
     assert len(set(map(tuple, drawn_offsets))) == 60
     counts = [sum(offsets.count(o) for offsets in drawn_offsets) for o in range(3)]

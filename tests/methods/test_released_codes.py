@@ -5,6 +5,8 @@ The rules were run beside ours on the same weights; these are their decisions wh
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -125,6 +127,32 @@ def test_bridgeout_perturbs_the_weakest_kernels() -> None:
         [0, 1.25], [-2, -0.75], [0, 1.25], [16], [-16],
         [2], [2], [2], [-2], [8],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "alike"),
+    [
+        ({"noise": "dropconnect", "layers": "1"}, True),
+        ({"share": "example", "q": 2.0, "layers": "1"}, False),  # q = 2 drops a weight, too, if it is above zero
+        ({"noise": "dropout", "layers": "*"}, False),
+    ],
+)
+def test_the_other_noises_drop_or_scale_up(options: dict[str, Any], alike: bool) -> None:
+    """Parts 1 2 16 64 of a sum at p = 0.2, the weaker half perturbed: 0 or 1.25, and 0 or 2.5, for each example."""
+    parts = [1.0, 2.0, 16.0, 64.0]  # weights that read ones, or for dropout maps that ones read
+    dropout = options.get("noise") == "dropout"
+    net = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 1, 1, bias=False))
+    filled(net, {0: torch.eye(4).tolist(), 1: [[1.0] * 4 if dropout else parts]})
+    x = torch.tensor(parts if dropout else [1.0] * 4).reshape(1, 4, 1, 1).expand(3, 4, 1, 1)
+    sums: list[list[float]] = []
+    rng = torch.Generator().manual_seed(0)
+    with BatchBridgeout(p=0.2, fraction=0.5, **options).training(net.train()) as shaper, torch.no_grad():
+        assert shaper is not None
+        for step in range(40):
+            shaper.before_batch(Moment(step, 40, rng))
+            sums.append([round(value, 4) for value in net(x).flatten().tolist()])
+    assert {value for row in sums for value in row} == {80.0, 81.25, 82.5, 83.75}
+    assert all(len(set(row)) == 1 for row in sums) is alike
 
 
 # -- dynamic network surgery -------------------------------------------------------------------------------------

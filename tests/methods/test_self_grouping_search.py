@@ -20,7 +20,7 @@ def masks(net: nn.Module, method: SelfGrouping, target: Target | None = None, se
 
 
 def test_restarts_find_groups_that_one_start_misses() -> None:
-    """Four kinds of two filters each: a start that does not hit one of each, as 27 of 35, stays with worse groups."""
+    """Four kinds of two filters each: a start that misses one, as 27 of 35 do, stays with worse groups."""
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     kinds = torch.eye(4)
     with torch.no_grad():

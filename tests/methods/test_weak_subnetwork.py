@@ -155,7 +155,7 @@ def steps_net() -> tuple[nn.Sequential, list[tuple[Tensor, Tensor]]]:
         net[0].weight[:] = torch.tensor([1.0, 1.0, -1.0, -1.0]).reshape(4, 1, 1, 1)
         net[1].bias[:] = rising
         net[1].running_mean[:] = rising - torch.tensor([4.0, 2.0, 0.0, -2.0])
-        net[3].weight[:] = torch.tensor([[0.1, 0.6, 0.8, 0.3], [-0.1, -0.6, -0.8, -0.3]]).reshape(2, 4, 1, 1)
+        net[3].weight[:] = torch.tensor([[0.1, -0.6, 0.8, -0.3], [-0.1, 0.6, -0.8, 0.3]]).reshape(2, 4, 1, 1)
     first = torch.tensor([[1.0, 2.0], [-1.0, -3.0]]).reshape(1, 1, 2, 2)
     return net, [(first, torch.tensor([0])), *[(torch.full((1, 1, 2, 2), -9.0), torch.tensor([1]))] * 2]
 

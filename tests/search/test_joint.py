@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -110,6 +112,48 @@ def test_masks_come_to_rest_counted_from_the_choice() -> None:
     with shaped(model, method) as shaper:
         seen = trained(model, shaper, lambda step: 0.2 * (-1) ** step)
     assert moved(seen) == [4, 12]  # the chance is 1 at the step of the choice, and next to nothing after it
+
+
+def test_the_chance_of_an_update_falls_with_the_power_and_is_drawn_for_each_layer() -> None:
+    changed: dict[float, list[list[bool]]] = {}
+    for power in (0.0, 1.0, 40.0):
+        model = chain()
+        method = FinePruning("weights", adaptations=1, tune=0.0, trials=1, starts=1, images=8, gamma=1.0, power=power)
+        with shaped(model, method) as shaper:
+            seen = trained(model, shaper, lambda step: 0.4 * (-1) ** step)
+        changed[power] = [
+            [not torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(seen)
+        ]
+    assert all(map(all, changed[0.0]))
+    assert not any(map(any, changed[40.0]))
+    assert 0 < sum(map(sum, changed[1.0])) < 2 * (STEPS - 1)
+    assert any(one != two for one, two in changed[1.0])  # one layer is brought up to date, the other is not
+
+
+@pytest.mark.parametrize(("judge", "right"), [("train", True), ("val", False)])
+def test_points_are_judged_on_so_many_of_the_images_asked_for(judge: Any, right: bool) -> None:
+    """The network is right about all images of the training, and about none of the validation."""
+    model, found = chain(), list[Search]()
+    asked = problem(model, found)
+    ((images, _),) = asked.batches or ()
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    asked = dataclasses.replace(asked, batches=[(images, labels)], validation=[(images, (labels + 1) % 3)], target=None)
+    method = FinePruning("weights", trials=1, starts=1, images=5, judge=judge)  # tries to keep everything
+    method.plan(asked)
+    (trial,) = found[0].trials
+    assert trial.images == 5
+    assert trial.errors == (0 if right else 5)
+
+
+@pytest.mark.parametrize(("cooling", "goals"), [("none", [0.4, 0.4]), ("linear", [0.7, 0.4])])
+def test_the_limit_cools_down_as_asked(cooling: Any, goals: list[float]) -> None:
+    model, found = chain(), list[Search]()
+    with shaped(
+        model, FinePruning("weights", adaptations=2, trials=1, starts=1, images=8, cooling=cooling), found
+    ) as s:
+        trained(model, s)
+    assert [search.tuning.goal for search in found if search.tuning] == pytest.approx(goals)
 
 
 @pytest.mark.parametrize(("band", "moves"), [(0.1, True), (0.999, False)])

@@ -8,7 +8,7 @@ same when the others stand in for them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -223,7 +223,7 @@ class Trials:
                 hook.remove()
 
     @contextmanager
-    def _restored(self, trials: Sequence[Trial]) -> Iterator[None]:
+    def _restored(self, trials: Sequence[Trial]) -> Generator[None]:
         try:
             yield
         finally:
