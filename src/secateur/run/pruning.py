@@ -31,7 +31,7 @@ from secateur.run.beforehand import check_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.fallback import for_images, without_fit
 from secateur.run.headline import asked_for, check_runtime
-from secateur.run.images import as_taken, named_images, shape_of
+from secateur.run.images import as_taken, check_size, named_images, shape_of
 from secateur.run.job import Job
 from secateur.run.minutes import check_minutes
 from secateur.run.place import place_for
@@ -176,6 +176,8 @@ def prune(
         raise ModelError("a scripted network cannot be pruned: give the module that it was made from")
     example_inputs = moved(example_inputs, device_of(model))
     check_weights(model)
+    if unlabelled is not None:
+        check_size(model, unlabelled, example_inputs)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
