@@ -28,6 +28,7 @@ from secateur.training.settings import Settings
 EXPORTS = ("pt2", "onnx")
 FORMATS = (*EXPORTS, "source")
 REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
+DATA_FREE = frozenset({"fold"})  # those that look at no image
 
 _TARGET = ("keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")

@@ -1,5 +1,6 @@
 """Undoing part of the damage of surgery without training, from a few hundred images or from weights alone."""
 
+from secateur.recipe import DATA_FREE
 from secateur.reconstruction import refit as reconstruct
 from secateur.repair.compensation import compensate
 from secateur.repair.constants import fold_constants
@@ -7,7 +8,6 @@ from secateur.repair.folding import fold
 from secateur.repair.kit import (
     BY_EXAMPLE,
     BY_IMAGES,
-    DATA_FREE,
     DEFAULT,
     FEWEST_FITTED,
     STEPS,

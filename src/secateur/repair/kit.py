@@ -17,7 +17,7 @@ from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, accuracy
 from secateur.measure.forward import joined, length
-from secateur.recipe import REPAIRS
+from secateur.recipe import DATA_FREE, REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
 from secateur.repair.error import squared_error
@@ -33,9 +33,6 @@ after it they stretch outputs that least squares has drawn together on purpose. 
 they are carried out only where it reaches no layer. Statistics come last, for they cover a mean that was folded into a
 batch norm; the other way round it would count twice. What was folded into other units has no mean left to fold in.
 """
-
-DATA_FREE = frozenset({"fold"})
-"""Repairs that look at no image."""
 
 DEFAULT = ("reconstruct",)
 """What is done where nobody has asked for anything, and images are at hand."""
@@ -211,7 +208,8 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
     """Return the repairs that a run carries out, in their order.
 
     Args:
-        steps: what was asked for, in any order; None for ``DEFAULT`` where there are images, else ``WITHOUT_IMAGES``.
+        steps: what was asked for, in any order; None for ``DEFAULT`` where there are images, else ``WITHOUT_IMAGES``;
+            ``"none"`` for nothing.
         images: whether there are any.
 
     Raises:
@@ -221,6 +219,7 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
     if steps is None:
         return DEFAULT if images else WITHOUT_IMAGES
     asked = (steps,) if isinstance(steps, str) else tuple(steps)
+    asked = () if asked == ("none",) else asked
     check(asked)
     if not images and not DATA_FREE.issuperset(asked):
         raise DataError(

@@ -27,7 +27,7 @@ from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
 from secateur.repair import taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
-from secateur.run.images import repaired_by
+from secateur.run.images import most_left, repaired_by
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
@@ -134,7 +134,7 @@ def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Mo
     thin = apply(job.dense, graph, plan)
     if steps and plan.edits:
         some = repaired_by(job, steps, _REPAIR_IMAGES)
-        for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed):
+        for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed, most_left(job)):
             pass
     return thin
 

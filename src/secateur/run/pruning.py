@@ -35,7 +35,7 @@ from secateur.run.budgeting import check_budget
 from secateur.run.choices import Choices
 from secateur.run.fallback import for_images, without_fit
 from secateur.run.headline import asked_for, check_runtime
-from secateur.run.images import as_taken, named_images, shape_of, suited
+from secateur.run.images import as_taken, check_size, named_images, shape_of, suited
 from secateur.run.job import Job
 from secateur.run.minutes import check_minutes
 from secateur.run.place import place_for
@@ -202,6 +202,8 @@ def prune(
     dense = private(model)
     check_weights(dense)
     warn_of_random_weights(dense, tell)
+    if unlabelled is not None:
+        check_size(dense, unlabelled, example_inputs)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)

@@ -22,10 +22,10 @@ from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event, Tell
 from secateur.measure import accuracy
-from secateur.repair import BY_EXAMPLE, BY_IMAGES, DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
+from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.fallback import warn
-from secateur.run.images import repaired_by
+from secateur.run.images import most_left, repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import decides_by_the_clock, place_of_use, timing
@@ -218,7 +218,7 @@ class Round:
         def fitted(dense: nn.Module, thin: nn.Module) -> tuple[Repair, ...]:
             steps = self.helping(dense, thin, plan, tell)
             images = repaired_by(job, steps)
-            most = BY_EXAMPLE if job.images is None or job.images.different < 2 else BY_IMAGES
+            most = most_left(job)
             return repair(
                 dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, most=most, tell=tell
             )
