@@ -8,7 +8,7 @@ same when the others stand in for them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ _READ = 0.1  # relative error of what is read up to which a hypothesis is worth 
 
 
 def positions(member: Member, size: int) -> Tensor:
-    """Return the positions of each unit along the dimension of a member, ``(size, slots)``; -1 where there are fewer."""
+    """Return the positions of units along the dimension of a member, ``(size, slots)``, -1 where there are fewer."""
     counts = torch.bincount(member.unit[member.unit >= 0], minlength=size)
     out = torch.full((size, int(counts.max()) if len(counts) else 0), -1)
     order = torch.argsort(member.unit, stable=True)

@@ -47,9 +47,7 @@ def _mixed(values: list[Tensor]) -> Iterator[list[Tensor]]:
         draw = torch.Generator().manual_seed(0)
         same = [it.is_floating_point() and it.numel() > 1 and bool((it == it.flatten()[0]).all()) for it in values]
         if any(same):
-            yield [
-                random(it.shape, generator=draw).to(it) if mix else it for it, mix in zip(values, same, strict=True)
-            ]
+            yield [random(it.shape, generator=draw).to(it) if mix else it for it, mix in zip(values, same, strict=True)]
 
 
 def _shuffled(value: Tensor, draw: torch.Generator) -> Tensor:

@@ -136,8 +136,8 @@ def check_size(model: nn.Module, images: Calibration, example: Any) -> None:
         size, wanted = ("x".join(map(str, shape[2:])) for shape in other[0])
         raise DataError(
             f"the calibration images are {size} and the example is {wanted}, and the network does not run on the "
-            f"images: load pictures with secateur.data.load_calibration(..., image_size={other[0][1][-1]}), or name the "
-            "folder itself (calibrate=), whose pictures are resized to the example"
+            f"images: load pictures with secateur.data.load_calibration(..., image_size={other[0][1][-1]}), or name "
+            "the folder itself (calibrate=), whose pictures are resized to the example"
         ) from error
 
 
