@@ -294,4 +294,7 @@ def test_repairs_say_what_they_brought_if_that_is_known(document):
     assert "of its parameters, repaired from 70 unlabelled images; its test accuracy goes from" in outcome(document)
     unchanged = document | {"repairs": [each | {"layers": 0} for each in document["repairs"]]}
     assert "repaired from" not in outcome(unchanged)
+    blind = document | {"repairs": [scored | {"step": "fold"}]}
+    assert "repaired without images (fold)" in outcome(blind)
+    assert "repaired from" not in outcome(blind)
     assert calibration(document) == ["70 unlabelled images (arrays): up to 1,000 win a little more."]

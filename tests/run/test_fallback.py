@@ -136,7 +136,7 @@ def distance(result: Result, fresh: Tensor) -> float:
             1,
             "Magnitude",
             ["fold"],
-            "(arrays): too few, so magnitude chooses what goes and the repair is fold, not reconstruct",
+            "1 unlabelled image (arrays): too few, so magnitude chooses what goes and the repair is fold, not",
         ),
         (3, "Magnitude", ["fold"], "magnitude chooses what goes and the repair is fold, not reconstruct"),
         (7, "Magnitude", ["fold"], "the repair is fold, not reconstruct; give 64 to 1,000"),

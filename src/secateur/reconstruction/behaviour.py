@@ -31,7 +31,7 @@ _READ = 0.1  # relative error of what is read up to which a hypothesis is worth 
 
 
 def positions(member: Member, size: int) -> Tensor:
-    """Return the positions of each unit along the dimension of a member, ``(size, slots)``; -1 where there are less."""
+    """Return the positions of units along the dimension of a member, ``(size, slots)``, -1 where there are fewer."""
     counts = torch.bincount(member.unit[member.unit >= 0], minlength=size)
     out = torch.full((size, int(counts.max()) if len(counts) else 0), -1)
     order = torch.argsort(member.unit, stable=True)
@@ -194,7 +194,7 @@ class Trials:
                     before.setdefault(member.tensor, tensor.detach().clone())
                     columns = tensor.movedim(member.dim, 0)
                     gone, kept = trial.places(member)
-                    columns.index_add_(0, kept, columns[gone] * times)
+                    columns.index_add_(0, kept.to(columns.device), columns[gone] * times)
                     alone = positions(member, trial.group.size)[trial.gone].flatten()
                     columns[alone[alone >= 0]] = 0.0
             return relative_difference(wanted, self._put_out()) <= tolerance
