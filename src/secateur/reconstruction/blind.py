@@ -85,7 +85,7 @@ def blind_curves(
         values = _norms_of_filters(model, group) if scores is None or group.name not in scores else scores[group.name]
         order = [unit for unit in torch.argsort(values.double(), stable=True).tolist() if values[unit] < float("inf")]
         gone, errors = eliminate(_readers(model, group, norms, alike, norm), group.size, order=order)
-        weight = STREAM if len(way.makers) > 1 else 1.0
+        weight = STREAM if group.name in graph.streams else 1.0
         curves.append(ErrorCurve(group.name, tuple(gone), tuple(accumulate(errors, max)), (), weight))
     return curves
 

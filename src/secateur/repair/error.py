@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from torch import nn
@@ -15,16 +14,16 @@ def squared_error(dense: nn.Module, thin: nn.Module, images: Sequence[Inputs]) -
     """Return the squared error of all outputs; NaN where the outputs of the two are of other shapes.
 
     Args:
-        dense: what is right; a copy of it runs, for some networks count how often they do.
-        thin: the other one, of which a copy runs as well.
+        dense: what is right.
+        thin: the other one.
         images: batches of what both take.
 
     Raises:
         ModelError: if they do not run on them.
     """
-    pair, total = (copy.deepcopy(dense), copy.deepcopy(thin)), 0.0
+    total = 0.0
     for batch in images:
-        one, other = (tensors_in(run(network, moved(batch, device_of(network)))) for network in pair)
+        one, other = (tensors_in(run(network, moved(batch, device_of(network)))) for network in (dense, thin))
         if [it.shape for it in one] != [it.shape for it in other]:
             return float("nan")
         pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.is_floating_point()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Sequence
 from contextlib import suppress
@@ -173,7 +172,7 @@ def check_size(model: nn.Module, images: Calibration, example: Any) -> None:
     """Refuse images that were loaded in another size than that of the example, where the network takes no such ones.
 
     Args:
-        model: the network; a copy of it is tried, and only on other sizes.
+        model: the network, tried only on other sizes.
         images: for it.
         example: what it runs on.
 
@@ -185,7 +184,7 @@ def check_size(model: nn.Module, images: Calibration, example: Any) -> None:
     if not other:
         return
     try:
-        run(copy.deepcopy(model), moved(images.example(), device_of(model)))
+        run(model, moved(images.example(), device_of(model)))
     except ModelError as error:
         size, wanted = ("x".join(map(str, shape[2:])) for shape in other[0])
         raise DataError(

@@ -37,16 +37,7 @@ def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], boo
 
 
 def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = in_evaluation) -> Any:
-    """Run the model as ``run`` does, but leave in it what its forward changes; every module's mode is restored.
-
-    Args:
-        model: the network.
-        inputs: that its forward takes.
-        training: tells which modules run in training mode instead; none by default.
-
-    Raises:
-        ModelError: if the forward fails.
-    """
+    """Do what ``run`` does, but leave in the model what its forward changes; every module's mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
