@@ -16,6 +16,8 @@ them alone, ``magnitude`` does not, so the first four methods differ in more tha
 
     python benchmarks/guo.py --data cifar10:DIR --weights DIR --network resnet20 --epochs 0 --keeps 0.9 0.7 0.5 \
         --methods magnitude filter_std random_units --groups "all" "inside blocks"
+    python benchmarks/guo.py --data cifar10:DIR --weights DIR --network resnet56 --epochs 0 --keeps 0.7 \
+        --methods magnitude filter_std --groups "all" "inside blocks" --seeds 0
 
 Every run is one JSON file in ``--out``; those that exist are not repeated. ``--table`` prints what is there.
 """
@@ -184,7 +186,12 @@ def dense_top1(arguments: argparse.Namespace, data: Data, dense: nn.Module, seed
 
 
 def machine() -> dict[str, str | int]:
-    return {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {
+        "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def table(folder: Path) -> str:
