@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in, make
 from secateur.core.graph import Graph
-from secateur.core.literals import is_reshaping, is_written, record, reshaping_nodes, rewrite
+from secateur.core.literals import is_reshaping, is_written, record, reshaping_nodes
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, masked, relative_difference, run, verify
+from secateur.core.surgery.rewriting import rewrite
 from secateur.core.trace import trace
 from secateur.errors import ModelError
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, count, layer_of, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
-from secateur.core.literals import rewrite
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
@@ -20,6 +19,7 @@ from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.forward import first_line
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
+from secateur.core.surgery.rewriting import rewrite
 from secateur.errors import ModelError, PlanError
 
 

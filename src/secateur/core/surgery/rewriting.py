@@ -1,0 +1,54 @@
+"""Sizes written into Python code are made those of the thinner network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import fx, nn
+
+from secateur.core.literals import Path, call_name, reshaping_nodes, write
+from secateur.core.surgery.attributes import assign, recorded, solve
+from secateur.core.surgery.generated import replace_forward
+from secateur.errors import ModelError
+
+Change = tuple[int, str, Path, int]
+
+
+def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
+    """Replace sizes in the module's own forward, in training and in evaluation mode.
+
+    Where the sizes come from numbers in its attributes, these are set, and the code stays. Else the module gets a
+    subclass of its class, with a forward that is recorded with ``torch.fx``.
+
+    Args:
+        module: changed in place.
+        changes: (number of the reshaping call, its name, path of the constant, new value).
+
+    Raises:
+        ModelError: if the forward cannot be recorded or has other calls than expected.
+    """
+    now, wanted = recorded(module), recorded(module)
+    if isinstance(now, bool) or isinstance(wanted, bool):
+        raise _refusal(module, now is True)
+    for training, graph in enumerate(wanted):
+        _change(module, graph, changes, bool(training))
+    found = solve(module, now, wanted)
+    if found is not None:
+        assign(module, found)
+    else:
+        replace_forward(module, *wanted)
+
+
+def _change(module: nn.Module, graph: fx.Graph, changes: Sequence[Change], training: bool) -> None:
+    nodes = reshaping_nodes(graph)
+    if any(call >= len(nodes) or call_name(nodes[call].target) != function for call, function, _, _ in changes):
+        raise _refusal(module, training)
+    for call, _, path, value in changes:
+        write(nodes[call], path, value)
+
+
+def _refusal(module: nn.Module, training: bool) -> ModelError:
+    return ModelError(
+        f"the sizes written in {type(module).__name__}.forward cannot be adapted in "
+        f"{'training' if training else 'evaluation'} mode; compute them from the input's shape instead"
+    )
