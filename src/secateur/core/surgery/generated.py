@@ -8,13 +8,16 @@ it is what a pickle contains, beside the class that it goes on from.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import linecache
+import pickle
 import re
 import types
+import typing
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +89,7 @@ _CLASSES: weakref.WeakValueDictionary[Any, type[nn.Module]] = weakref.WeakValueD
 
 def generated(origin: Origin) -> type[nn.Module]:
     """Return the class that is made of these parts, the same for the same parts."""
-    names = tuple((name, id(value)) for name, value in sorted(origin.names.items()))
+    names = tuple((name, value if isinstance(value, Hashable) else id(value)) for name, value in origin.names.items())
     key = (origin.base, origin.source, tuple(sorted(origin.modules.items())), names)
     known = _CLASSES.get(key)
     if known is None:
@@ -110,9 +113,9 @@ def _made(origin: Origin) -> type[nn.Module]:
     for name, function in functions.items():
         function.__qualname__ = f"{base.__qualname__}.{name}"
     about = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    space = {**about, **functions, "__reduce_ex__": _reduce_ex, _ORIGIN: origin}
+    members = {**about, **functions, "__reduce_ex__": _reduce_ex, _ORIGIN: origin}
     try:
-        kind = type(base)(base.__name__, (base,), space)
+        kind = type(base)(base.__name__, (base,), members)
     except Exception as error:
         raise ModelError(f"no class can be derived from {base.__name__}: {first_line(error)}") from error
     linecache.cache[file] = (len(origin.source), None, origin.source.splitlines(keepends=True), file)
@@ -130,6 +133,7 @@ def replace_forward(module: nn.Module, evaluating: fx.Graph, training: fx.Graph)
     """
     for graph in (evaluating, training):
         _own_constants(module, graph)
+        _by_name(graph)
     vars(module).pop("forward", None)
     if isinstance(module, fx.GraphModule):  # its class is made of its graph, and knows no modes
         module.graph = evaluating
@@ -154,8 +158,31 @@ def _own_constants(module: nn.Module, graph: fx.Graph) -> None:
             node.target = name
 
 
+def _spell_types(base: type[nn.Module], graph: fx.Graph) -> None:
+    """Put types in the place of annotations that are text; leave out those that could not be pickled."""
+    hints: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # whatever the text of somebody's annotations raises: they are no program
+        hints = typing.get_type_hints(base.forward)
+    for node in graph.nodes:
+        if isinstance(node.type, str):
+            node.type = hints.get("return" if node.op == "output" else str(node.target).strip("*"))
+        try:
+            pickle.dumps(node.type)
+        except Exception:
+            node.type = None
+
+
+def _by_name(graph: fx.Graph) -> None:
+    """Read parametrised tensors by their names again, which stay when the parametrisation goes."""
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target.startswith("parametrizations."):
+            node.op, node.target = "get_attr", node.target.removeprefix("parametrizations.")
+
+
 def _origin(base: type[nn.Module], evaluating: fx.Graph, training: fx.Graph) -> Origin:
     """Write both programs down; where they are not the same, as one that asks for the mode."""
+    for graph in (evaluating, training):
+        _spell_types(base, graph)
     codes = [graph.python_code("self") for graph in (evaluating, training)]
     source, other = (code.src.strip() + "\n" for code in codes)
     if source != other:
