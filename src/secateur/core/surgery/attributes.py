@@ -20,7 +20,7 @@ from secateur.core.literals import Path, differences, record, replaced
 
 _PLAIN = frozenset(vars(nn.Module()))
 _MOST = 64  # attempts at a combination of numbers for one module
-_INDIRECT = frozenset({"getattr", "vars", "__dict__", "__getattribute__", "attrgetter", "eval", "exec"})
+INDIRECT = frozenset({"getattr", "vars", "__dict__", "__getattribute__", "attrgetter", "eval", "exec"})
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,11 @@ def _with(module: nn.Module, changes: Mapping[Number, int]) -> Iterator[None]:
         vars(module).update(before)
 
 
-def mentioned(kind: type, function: str = "forward") -> frozenset[str] | None:
-    """Return the names that a method and the methods it may call look up; None if they look up names by name."""
+def mentioned(kind: type, function: str = "forward") -> frozenset[str]:
+    """Return the names that a method and the methods it may call look up.
+
+    If any of ``INDIRECT`` is among them, it may look up others.
+    """
     seen: set[str] = set()
     waiting = [function]
     while waiting:
@@ -86,7 +89,7 @@ def mentioned(kind: type, function: str = "forward") -> frozenset[str] | None:
         seen.add(name)
         for owner in kind.__mro__[: kind.__mro__.index(nn.Module)]:
             waiting += _names(vars(owner).get(name))
-    return None if seen & _INDIRECT else frozenset(seen)
+    return frozenset(seen)
 
 
 def _names(value: Any) -> list[str]:
@@ -136,7 +139,7 @@ def solve(module: nn.Module, now: Programs, wanted: Programs) -> dict[Number, in
     if not wishes:
         return None
     names = mentioned(type(module))
-    usable = [number for number in numbers(module) if names is None or number.name in names]
+    usable = [number for number in numbers(module) if number.name in names or names & INDIRECT]
     options: list[list[tuple[Number, int] | None]] = []
     for number in usable:
         values = _values(module, number, now, wishes)

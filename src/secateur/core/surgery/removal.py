@@ -20,6 +20,7 @@ from secateur.core.surgery.forward import first_line
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
+from secateur.core.surgery.widths import follow_widths
 from secateur.errors import ModelError, PlanError
 
 
@@ -44,6 +45,7 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     if bool((~keep).any()):
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)
+        follow_widths(thin, graph, keep)
         _rewrite_code(thin, graph, keep)
     found = layouts(graph, plan, keep)
     regroup(thin, found)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from secateur.core.literals import Path, call_name, reshaping_nodes, write
+from secateur.core.literals import Path, call_name, is_written, reshaping_nodes, write
 from secateur.core.surgery.attributes import assign, recorded, solve
 from secateur.core.surgery.generated import replace_forward
 from secateur.errors import ModelError
@@ -17,8 +17,8 @@ Change = tuple[int, str, Path, int]
 def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
     """Replace sizes in the module's own forward, in training and in evaluation mode.
 
-    Where the sizes come from numbers in its attributes, these are set, and the code stays. Else the module gets a
-    subclass of its class, with a forward that is recorded with ``torch.fx``.
+    Where the sizes come from numbers in its attributes, these are set. Where that is all it takes the code stays, else
+    the module gets a subclass of its class, with a forward that is recorded with ``torch.fx``.
 
     Args:
         module: changed in place.
@@ -27,16 +27,18 @@ def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
     Raises:
         ModelError: if the forward cannot be recorded or has other calls than expected.
     """
-    now, wanted = recorded(module), recorded(module)
-    if isinstance(now, bool) or isinstance(wanted, bool):
+    now, named, wanted = recorded(module), recorded(module), recorded(module)
+    if isinstance(now, bool) or isinstance(named, bool) or isinstance(wanted, bool):
         raise _refusal(module, now is True)
-    for training, graph in enumerate(wanted):
-        _change(module, graph, changes, bool(training))
-    found = solve(module, now, wanted)
-    if found is not None:
-        assign(module, found)
-    else:
-        replace_forward(module, *wanted)
+    for mode in (0, 1):
+        _change(module, wanted[mode], changes, bool(mode))
+        _change(module, named[mode], [c for c in changes if _is_number(now[mode], c)], bool(mode))
+    numbers = solve(module, now, named)
+    if numbers:  # other methods of the class may use them, also where the forward takes more than numbers
+        assign(module, numbers)
+        if all(_is_number(graph, change) for graph in now for change in changes):
+            return
+    replace_forward(module, *wanted)
 
 
 def _change(module: nn.Module, graph: fx.Graph, changes: Sequence[Change], training: bool) -> None:
@@ -45,6 +47,11 @@ def _change(module: nn.Module, graph: fx.Graph, changes: Sequence[Change], train
         raise _refusal(module, training)
     for call, _, path, value in changes:
         write(nodes[call], path, value)
+
+
+def _is_number(graph: fx.Graph, change: Change) -> bool:
+    call, function, path, _ = change
+    return is_written(graph, call, function, path) is True
 
 
 def _refusal(module: nn.Module, training: bool) -> ModelError:
