@@ -8,7 +8,6 @@ computed from a shape, and a constant can be replaced.
 from __future__ import annotations
 
 import threading
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -181,11 +180,7 @@ def differences(one: fx.Graph, other: fx.Graph) -> dict[tuple[int, Path], tuple[
             parts += [((*path, step), inner[step], others[step]) for step in inner]
             if type(left) is int and left != right:
                 found[number, path] = (left, right)
-            elif isinstance(left, fx.Node) and mine[left] != theirs[right]:
-                return None
-            elif not inner and not isinstance(left, (int, fx.Node)) and left is not right and left != right:
-                return None
-            elif isinstance(left, bool) and left != right:
+            elif (isinstance(left, fx.Node) and mine[left] != theirs[right]) or (not inner and not isinstance(left, (int, fx.Node)) and left is not right and left != right) or (isinstance(left, bool) and left != right):
                 return None
     return found
 

@@ -118,7 +118,7 @@ def test_names_are_followed_through_the_methods_that_are_called() -> None:
             return self.step(x)
 
         def step(self, x: Tensor) -> Tensor:
-            return [x.view(-1, self.width) for _ in range(1)][0]
+            return next(x.view(-1, self.width) for _ in range(1))
 
         @property
         def width(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ def assign(module: nn.Module, changes: Mapping[Number, int]) -> None:
 
 
 @contextlib.contextmanager
-def _with(module: nn.Module, changes: Mapping[Number, int]) -> Iterator[None]:
+def _with(module: nn.Module, changes: Mapping[Number, int]) -> Generator[None]:
     names = {number.name for number in changes}
     before = {name: vars(module)[name] for name in names if name in vars(module)}
     try:

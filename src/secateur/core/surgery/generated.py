@@ -103,8 +103,8 @@ def _made(origin: Origin) -> type[nn.Module]:
     space: dict[str, Any] = {"__name__": base.__module__, **origin.names}
     space |= {name: importlib.import_module(path) for name, path in origin.modules.items()}
     before = set(space)
-    exec(compile(origin.source, file, "exec"), space)  # noqa: S102 - it was written by torch.fx in this process or
-    # comes with a pickle, which runs code anyway
+    # torch.fx wrote it in this process, or it comes with a pickle, which runs code anyway
+    exec(compile(origin.source, file, "exec"), space)
     functions = {
         name: value
         for name, value in space.items()
@@ -115,12 +115,17 @@ def _made(origin: Origin) -> type[nn.Module]:
     about = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     members = {**about, **functions, "__reduce_ex__": _reduce_ex, _ORIGIN: origin}
     try:
-        kind = type(base)(base.__name__, (base,), members)
+        kind = _derived(base.__name__, base, members)
     except Exception as error:
         raise ModelError(f"no class can be derived from {base.__name__}: {first_line(error)}") from error
     linecache.cache[file] = (len(origin.source), None, origin.source.splitlines(keepends=True), file)
     weakref.finalize(kind, linecache.cache.pop, file, None)
     return kind
+
+
+def _derived(name: str, base: type[nn.Module], members: Mapping[str, Any]) -> type[nn.Module]:
+    kind: Any = type(base)
+    return kind(name, (base,), dict(members))
 
 
 def replace_forward(module: nn.Module, evaluating: fx.Graph, training: fx.Graph) -> None:
@@ -146,7 +151,7 @@ def replace_forward(module: nn.Module, evaluating: fx.Graph, training: fx.Graph)
     made = generated(_origin(base, evaluating, training))
     if above is not None:
         own = {name: value for name, value in vars(above).items() if name not in ("__dict__", "__weakref__")}
-        made = type(above)(above.__name__, (made,), own)
+        made = _derived(above.__name__, made, own)
     module.__class__ = made
 
 

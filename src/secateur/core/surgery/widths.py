@@ -120,8 +120,8 @@ def _proved(module: nn.Module, number: Number, inside: Sequence[_Width]) -> int 
         return None
     twin = copy.deepcopy(module).eval()
     for part in twin.modules():  # what users hang on to layers is not for runs of ours
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
+        part._forward_hooks.clear()  # pyright: ignore[reportPrivateUsage]
+        part._forward_pre_hooks.clear()  # pyright: ignore[reportPrivateUsage]
     given = _input(twin)
     expected = None if given is None else _output(twin, "forward", given)
     if expected is None:
