@@ -178,9 +178,15 @@ def differences(one: fx.Graph, other: fx.Graph) -> dict[tuple[int, Path], tuple[
             if type(left) is not type(right) or inner.keys() != others.keys():
                 return None
             parts += [((*path, step), inner[step], others[step]) for step in inner]
-            if type(left) is int and left != right:
-                found[number, path] = (left, right)
-            elif (isinstance(left, fx.Node) and mine[left] != theirs[right]) or (not inner and not isinstance(left, (int, fx.Node)) and left is not right and left != right) or (isinstance(left, bool) and left != right):
+            if isinstance(left, fx.Node):
+                unlike = mine[left] != theirs[right]
+            elif type(left) is int:
+                unlike = False
+                if left != right:
+                    found[number, path] = (left, right)
+            else:
+                unlike = not inner and left is not right and left != right
+            if unlike:
                 return None
     return found
 

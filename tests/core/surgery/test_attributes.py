@@ -98,6 +98,20 @@ def test_sizes_that_part_ways_cannot_be_one_number() -> None:
     assert same.c == 4
 
 
+def test_nothing_to_change_changes_nothing() -> None:
+    net = module(KEPT["a number"])
+    kind = type(net)
+    rewrite(net, [(0, "view", ("args", 2), 6)])
+    assert type(net) is kind
+
+
+def test_numbers_are_set_also_where_the_forward_takes_more_than_numbers() -> None:
+    net = module(lambda self, x: x.view(-1, self.c).view(x.shape[0] // 6, self.c))
+    rewrite(net, [(0, "view", ("args", 2), 4), (1, "view", ("args", 1), 2), (1, "view", ("args", 2), 4)])
+    assert net.c == 4
+    assert net(torch.ones(8)).shape == (2, 4)
+
+
 def test_two_numbers_are_set_together() -> None:
     net = module(lambda self, x: x.view(-1, self.c, self.half))
     rewrite(net, [(0, "view", ("args", 2), 4), (0, "view", ("args", 3), 2)])

@@ -171,3 +171,24 @@ def test_a_second_forward_that_computes_something_else_proves_nothing() -> None:
 
     thin = thinned(Net(Other()))
     assert thin.step.c == 6
+
+
+class Gate(nn.Module):
+    """A size that is a number in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = conv(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x) * x[:, 2:].mean(1, keepdim=True)
+
+
+def test_widths_are_looked_for_when_the_code_inside_has_followed() -> None:
+    class Gated(Split):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner.append(Gate())
+
+    thin = thinned(Net(Gated()))
+    assert thin.step.c * 2 == thin.step.cv1[0].out_channels < 12

@@ -135,7 +135,7 @@ def solve(module: nn.Module, now: Programs, wanted: Programs) -> dict[Number, in
         What to set; None if no numbers in its attributes do, or different ones would do as well, of which other
         methods of the class may use either.
     """
-    wishes = _moves(now, wanted)
+    wishes = moves(now, wanted)
     if not wishes:
         return None
     names = mentioned(type(module))
@@ -162,7 +162,8 @@ def _combinations(options: Sequence[Sequence[object]]) -> int:
 Moves = dict[tuple[int, int, Path], tuple[int, int]]  # (mode, number of the node, path) -> before, after
 
 
-def _moves(now: Programs, then: Programs) -> Moves | None:
+def moves(now: Programs, then: Programs) -> Moves | None:
+    """Return the numbers in which two recordings differ; None if they differ in anything else."""
     found: Moves = {}
     for mode, (before, after) in enumerate(zip(now, then, strict=True)):
         different = differences(before, after)
@@ -178,17 +179,17 @@ def _values(module: nn.Module, number: Number, now: Programs, wishes: Moves) -> 
     for step in (1, number.value or 1):
         with _with(module, {number: number.value + step}):
             then = recorded(module)
-        moves = None if isinstance(then, bool) else _moves(now, then)
-        if moves is None:
+        moved = None if isinstance(then, bool) else moves(now, then)
+        if moved is None:
             continue
-        for place in moves.keys() & wishes.keys():
+        for place in moved.keys() & wishes.keys():
             before, wished = wishes[place]
-            slope = (moves[place][1] - before) / step
+            slope = (moved[place][1] - before) / step
             candidates = [number.value + (wished - before) / slope]
             if before:
                 candidates.append(number.value * wished / before)
             found |= dict.fromkeys(int(each) for each in candidates if each == int(each))
-        if moves:
+        if moved:
             break
     found.pop(number.value, None)
     return sorted(found)
@@ -197,4 +198,4 @@ def _values(module: nn.Module, number: Number, now: Programs, wishes: Moves) -> 
 def _does(module: nn.Module, changes: Mapping[Number, int], wanted: Programs) -> bool:
     with _with(module, changes):
         then = recorded(module)
-    return not isinstance(then, bool) and _moves(wanted, then) == {}
+    return not isinstance(then, bool) and moves(wanted, then) == {}

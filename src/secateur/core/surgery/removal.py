@@ -45,8 +45,8 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     if bool((~keep).any()):
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)
-        follow_widths(thin, graph, keep)
         _rewrite_code(thin, graph, keep)
+        follow_widths(thin, graph, keep)
     found = layouts(graph, plan, keep)
     regroup(thin, found)
     fold_orders(thin, graph, found, masks)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import fx, nn
 
 from secateur.core.literals import Path, call_name, is_written, reshaping_nodes, write
-from secateur.core.surgery.attributes import assign, recorded, solve
+from secateur.core.surgery.attributes import assign, moves, recorded, solve
 from secateur.core.surgery.generated import replace_forward
 from secateur.errors import ModelError
 
@@ -33,6 +33,8 @@ def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
     for mode in (0, 1):
         _change(module, wanted[mode], changes, bool(mode))
         _change(module, named[mode], [c for c in changes if _is_number(now[mode], c)], bool(mode))
+    if moves(now, wanted) == {}:
+        return
     numbers = solve(module, now, named)
     if numbers:  # other methods of the class may use them, also where the forward takes more than numbers
         assign(module, numbers)

@@ -29,7 +29,7 @@ ENTERING = frozenset(
 LEAVING = frozenset(
     {"out_channels", "out_features", "out_planes", "out_chs", "out_dim", "out_ch", "output_dim", "oup", "c2"}
 )
-EITHER = frozenset({"channels", "num_channels", "num_features", "planes", "dim", "embed_dim", "width", "c"})
+EITHER = frozenset({"channels", "num_channels", "num_features", "planes", "dim", "embed_dim", "c"})
 _SIDE = 8  # of the maps on which two forwards are compared
 _EQUAL = 1e-4  # relative to the largest value, in float32
 
@@ -48,7 +48,7 @@ def follow_widths(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
     """Set attributes that name a width of the thin network, where it is certain which.
 
     Args:
-        thin: a network whose tensors have been cut, changed in place.
+        thin: a network that runs after the cut, changed in place.
         graph: of the network before the cut.
         keep: the units that stay.
     """
