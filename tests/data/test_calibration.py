@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, T
 
 from secateur.data import Calibration, calibration, from_arrays, from_loaders, load_calibration, load_data, pictures
 from secateur.data.calibration import Later
+from secateur.data.folder import GREY, IMAGENET
 from secateur.errors import DataError, SettingError
 from secateur.measure.forward import tensors
 
@@ -380,6 +381,17 @@ def test_pictures_become_grey_where_the_network_is(tmp_path: Path) -> None:
         assert sorted(greys(found)) == [0, 1, 2]
     with pytest.raises(DataError, match=r"mean has 3 value\(s\) for images of 1 channel"):
         load_calibration(tmp_path, example=torch.zeros(1, 1, 8, 8), **PLAIN)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 8, 8)])
+def test_pictures_are_normalised_with_the_usual_constants_of_the_examples_channels(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    fill(tmp_path, 3)
+    found = load_calibration(tmp_path, example=torch.zeros(shape))
+    assert found.mean == (GREY if shape[1] == 1 else IMAGENET)[0]
+    assert found.std == (GREY if shape[1] == 1 else IMAGENET)[1]
+    assert found.example().shape == shape  # type: ignore[union-attr]
 
 
 def test_pictures_take_the_structure_of_the_example(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def of_folder(
     size: tuple[int | None, int],
     workers: int | None,
     lost: list[str],
-) -> tuple[Iterator[Tensor], str]:
+) -> tuple[Iterator[Tensor], str, Wanted]:
     """Return pictures drawn by the seed; no others are read, but for those that cannot be: others take their places.
 
     Args:
@@ -48,7 +48,7 @@ def of_folder(
         lost: takes the names of the pictures that cannot be read, while the others are.
 
     Returns:
-        The batches, and what they are in words.
+        The batches, what they are in words, and what was wanted with the constants that they are normalised with.
 
     Raises:
         DataError: if there are no pictures, none can be read, or the network takes something else.
@@ -71,7 +71,7 @@ def of_folder(
     source = FolderSource({"test": files}, mean, std, final if resized else None, workers)
     done = f"{'resized to ' if resized else ''}{final[0]}x{final[1]} pixels"
     name = f"pictures in '{root}', {done}, normalised with {wanted.scaling()}"
-    return _read(source, count, None if resized else final, lost), name
+    return _read(source, count, None if resized else final, lost), name, wanted
 
 
 def _read(source: FolderSource, count: int, only: tuple[int, int] | None, lost: list[str]) -> Iterator[Tensor]:
