@@ -57,6 +57,26 @@ def regular(path: str | Path) -> int:
     return found.st_size
 
 
+def inside(path: Path, folder: Path | None = None) -> Path:
+    """Return the path of a file that belongs to a folder, unless links lead out of it.
+
+    Whoever made the folder would otherwise choose which of the reader's files goes where its own content goes.
+
+    Args:
+        path: the file; it need not be there.
+        folder: where it must be; that in which it is named if None.
+
+    Raises:
+        OSError: if it is elsewhere.
+    """
+    whole = os.path.realpath(path.parent if folder is None else folder)
+    if not Path(os.path.realpath(_possible(path))).is_relative_to(whole):
+        raise OSError(
+            errno.EINVAL, "a link leads out of its folder (put a copy of the file there, if it may be read)", str(path)
+        )
+    return path
+
+
 def data(path: str | Path, most: int) -> bytes:
     """Return the content of a regular file.
 

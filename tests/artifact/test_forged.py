@@ -8,6 +8,7 @@ import random
 import re
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import forgery
-from secateur import Recipe, Target, artifact, prune
+from secateur import Recipe, Target, artifact, prune, report
 from secateur.artifact import store
+from secateur.cli.command import Given
+from secateur.cli.subject import subject_of
 from secateur.errors import ArtifactError
 from secateur.models import build
+from secateur.search.lines import Lines
 
 SENTENCE = re.compile(r"[^\n\x1b]{10,2400}")
 NAMES = re.compile(r"recipe\.toml|\.json|\.safetensors|/forged")
+TIMES = {"milliseconds": 1.0, "spread": 0.1, "runs": 9, "difference": 1e-7}
+BENCH = {
+    "format": 1, "batch_size": 1, "threads": 1, "device": "cpu", "macs": {"dense": 2_293_000, "pruned": 1_000_000},
+    "uncounted": "", "left_out": {"compile": "it needs a compiler"}, "environment": {"processor": "one", "torch": "2"},
+    "runtimes": [{
+        "runtime": "eager", "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1, "differs": True, "rounds": 9,
+        "clock": "wall", "dense": TIMES, "pruned": TIMES,
+    }],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +45,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(model="lenet5", method="magnitude", keep=0.5, of="params", latency=False, repair=())
     dense, target = build("lenet5", classes=10, channels=1, image=28), Target(0.5, "params")
     found = prune(dense, torch.randn(1, 1, 28, 28), "magnitude", target, latency=False, repair=())
-    return replace(found, recipe=recipe).save(tmp_path_factory.mktemp("honest") / "artifact")
+    folder = replace(found, recipe=recipe).save(tmp_path_factory.mktemp("honest") / "artifact")
+    forgery.write(folder, "bench.json", json.dumps(BENCH).encode())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +55,27 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("forged") / "forged"
 
 
-def refusal(folder: Path) -> ArtifactError | None:
-    """Load an artifact; return why it is refused. Any other error ends the test."""
+def refusal(folder: Path, use: Callable[[Path], object] = artifact.load) -> ArtifactError | None:
+    """Load an artifact, or use it otherwise; return why it is refused. Any other error ends the test."""
     try:
-        artifact.load(folder)
+        use(folder)
     except ArtifactError as error:
         return error
     return None
+
+
+def reported(folder: Path) -> None:
+    """Write the report of an artifact; nothing from outside of its folder may get into it."""
+    page = report.write(folder, out=folder.with_name("page.html"))
+    assert "a secret" not in page.read_text("utf-8")
+
+
+def asked_about(folder: Path) -> None:
+    """Have the network of an artifact as the commands do, and the images that it is to be tested on."""
+    subject_of(Given(), folder, "", trust=False, test=True)
+
+
+USES = (artifact.load, reported, asked_about)
 
 
 def check(error: ArtifactError | None, what: str) -> None:
@@ -58,20 +87,67 @@ def check(error: ArtifactError | None, what: str) -> None:
 
 def test_the_honest_one_loads(saved: Path, forged: Path):
     folder = forgery.copy_of(saved, forged)
-    assert refusal(folder) is None
-    for name in ("measurement.json", "plans/001.json", "recipe.toml", "weights.safetensors"):
+    assert [refusal(folder, use) for use in USES] == [None] * 3
+    for name in ("measurement.json", "plans/001.json", "recipe.toml", "weights.safetensors", "bench.json"):
         forgery.write(folder, name, (folder / name).read_bytes())  # the hashes are made as they were
-    assert refusal(folder) is None
+    assert [refusal(folder, use) for use in USES] == [None] * 3
 
 
+@pytest.mark.parametrize("use", USES)
 @settings(max_examples=70)
 @given(forge=st.sampled_from(forgery.FORGERS), rng=st.randoms(use_true_random=False))
 def test_whatever_is_forged_is_refused_by_one_sentence_that_names_a_file(
-    saved: Path, forged: Path, forge: forgery.Forge, rng: random.Random
+    saved: Path, forged: Path, forge: forgery.Forge, rng: random.Random, use: Callable[[Path], object]
 ):
     folder = forgery.copy_of(saved, forged)
     what = forge(folder, rng)
-    check(refusal(folder), what)
+    check(refusal(folder, use), what)
+
+
+ALL = ("recipe.toml", "measurement.json", "environment.json", "weights.safetensors", "plans/001.json", "manifest.json")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(saved: Path, forged: Path, name: str):
+    folder = forgery.copy_of(saved, forged)
+    outside = (folder / name).rename(folder.with_name("outside"))
+    (folder / name).symlink_to("../" * (1 + name.count("/")) + outside.name)
+    for use in USES if name not in ("weights.safetensors", "plans/001.json", "manifest.json") else (artifact.load,):
+        error = refusal(folder, use)
+        assert re.search(rf"{re.escape(name)} .*a link leads out of its folder", str(error)), (use, error)
+        check(error, name)
+    (folder / name).unlink()
+    (folder / "within").write_bytes(outside.read_bytes())
+    (folder / name).symlink_to("../" * name.count("/") + "within")
+    assert [refusal(folder, use) for use in USES] == [None] * 3
+    outside.unlink()
+
+
+def test_links_to_a_folder_outside_and_in_bench_and_runs_are_not_followed_either(
+    saved: Path, forged: Path, tmp_path: Path
+):
+    folder = forgery.copy_of(saved, forged)
+    (folder / "plans").rename(tmp_path / "plans")
+    (folder / "plans").symlink_to(tmp_path / "plans")
+    assert "a link leads out" in str(refusal(folder))
+    forgery.copy_of(saved, forged)
+    (folder / "bench.json").rename(tmp_path / "bench.json")
+    (folder / "bench.json").symlink_to(tmp_path / "bench.json")
+    assert re.search(r"bench\.json .*a link leads out", str(refusal(folder, reported)))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "trials.jsonl").symlink_to(tmp_path / "secret")
+    with pytest.raises(ArtifactError, match=r"trials\.jsonl: a link leads out"):
+        Lines(tmp_path / "work" / "trials.jsonl")
+    assert not (tmp_path / "secret").exists()
+
+
+def test_no_file_is_written_where_a_link_leads(saved: Path, forged: Path, tmp_path: Path):
+    folder = forgery.copy_of(saved, forged)
+    for name in ("report.html", f".report.html.partial-{os.getpid()}"):
+        (folder / name).symlink_to(tmp_path / "secret")
+    report.write(folder)
+    assert not (tmp_path / "secret").exists()
+    assert not (folder / "report.html").is_symlink()
 
 
 def measurement(folder: Path, at: tuple[object, ...], new: object) -> None:

@@ -90,9 +90,7 @@ def test_a_result_that_says_no_normalisation_takes_that_of_the_data(secateur: Ca
     [[1], "x", 3, {"mean": [0.5]}, {"mean": 0.5, "std": 0.5}, {"mean": ["a"], "std": [1]}, {"mean": [0], "std": [0]},
      {"mean": [0, 0], "std": [1]}, {"mean": {"a": 1}, "std": [1]}, {"mean": [10**400], "std": [1]}],
 )  # fmt: skip
-def test_a_normalisation_that_is_none_is_refused(
-    secateur: Call, pruned: Path, tmp_path: Path, normalisation: object
-):
+def test_a_normalisation_that_is_none_is_refused(secateur: Call, pruned: Path, tmp_path: Path, normalisation: object):
     folder = with_normalisation(pruned, tmp_path / "forged", normalisation)
     ended = secateur("evaluate", folder)
     assert (ended.status, ended.out) == (1, "")
