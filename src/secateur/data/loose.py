@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from secateur.data.folder import GREY
 from secateur.data.inputs import Wanted
 from secateur.data.listing import pictures_below
-from secateur.data.pictures import Files, FolderSource, Item, reading
+from secateur.data.pictures import Files, FolderSource, Item, readers
 from secateur.data.splits import mixed
 from secateur.data.vision import picture_size, torchvision
 from secateur.errors import DataError
@@ -92,7 +92,7 @@ def _read(source: FolderSource, count: int, only: tuple[int, int] | None, lost: 
             source.pictures("test", "none"),
             batch_size=_CHUNK,
             sampler=keys,  # pyright: ignore[reportArgumentType]
-            num_workers=min(reading(source.workers), -(-len(keys) // _CHUNK)),
+            num_workers=min(readers(source.workers), -(-len(keys) // _CHUNK)),
             collate_fn=_sorted,
             generator=torch.Generator(),  # or the loader would draw from the caller's random numbers
         )
