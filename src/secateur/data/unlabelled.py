@@ -116,6 +116,7 @@ def _of_loader(loader: DataLoader[Any], count: int, seed: int) -> Iterator[Any]:
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=cast("Any", loader).multiprocessing_context,
         generator=torch.Generator().manual_seed(seed),
     )
     return iter(again)
