@@ -118,7 +118,7 @@ def prune_as(
     Raises:
         SecateurError: one of its kinds.
     """
-    images = images or images_of(recipe, data, tell)
+    data, images = for_network(recipe, model, data, images or images_of(recipe, data, tell), tell)
     return prune(
         model,
         example_of(recipe, data, images),
