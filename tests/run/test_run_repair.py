@@ -30,7 +30,7 @@ from secateur.events import Event
 from secateur.measure import accuracy
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random_masks import RandomMasks
-from secateur.repair.error import squared_error
+from secateur.repair.error import squared_errors
 from secateur.report import outcome
 from secateur.run import Result, Step, prune
 from secateur.run import round as one_round
@@ -278,7 +278,7 @@ def test_images_judge_a_repair_that_looks_at_none(trained: nn.Module, data: Data
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             mended = prune(trained, method=method, repair="fold", **asked)
-        before, after = (squared_error(trained, it.model, [inputs]) for it in (bare, mended))
+        before, after = squared_errors(trained, [bare.model, mended.model], [inputs])
         assert after <= before
         left = any("without fold: it would bring the images further" in str(it.message) for it in caught)
         assert left == (mended.repairs == ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,11 @@ from secateur.core.size import Target, size
 from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
 from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
-from secateur.events import Event
+from secateur.events import Event, Tell
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
-from secateur.run.images import most_left, repaired_by
+from secateur.run.images import repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import decides_by_the_clock, place_of_use, timing
@@ -209,11 +209,10 @@ class Round:
         assert begun is not None
 
         def fitted(dense: nn.Module, thin: nn.Module) -> tuple[Repair, ...]:
-            steps = self.helping(dense, thin, plan)
-            images = repaired_by(job, steps)
-            most = most_left(job)
+            steps = self.helping(dense, thin, plan, job.repair, job.tell)
+            images, judge = repaired_by(job, steps)
             return repair(
-                dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, most=most, tell=job.tell
+                dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, judge=judge, tell=job.tell
             )
 
         def mended() -> tuple[Repair, ...]:
@@ -227,19 +226,17 @@ class Round:
                 always = job.train is not None or job.minutes is not None
                 job.repairs += job.work.repairs(name, begun, facts, thin, mended, always=always)
 
-    def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan) -> tuple[str, ...]:
-        """Return the repairs of the run, without those that few images do not carry; ``fold`` stands in for a fit."""
-        job, steps = self.job, self.job.repair
+    def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan, steps: Sequence[str], tell: Tell) -> Sequence[str]:
+        """Return repairs without those that the few images of a run do not carry; ``fold`` stands in for a fit."""
+        job = self.job
         if job.images is None or not job.images.few or DATA_FREE.issuperset(steps):
             return steps
-        if helps(steps, dense, thin, self.graph, plan, repaired_by(job, steps), job.seed):
+        if helps(steps, dense, thin, self.graph, plan, repaired_by(job, steps)[0], job.seed):
             return steps
         instead = WITHOUT_IMAGES if {"reconstruct", *WITHOUT_IMAGES}.intersection(steps) else ()
         after = f"; {' and '.join(instead)} alone, without looking at any, is tried instead" if instead else ""
         what = " and ".join(steps)
-        job.tell(
-            Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it{after}")
-        )
+        tell(Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it{after}"))
         return instead
 
     def recover(self, plan: Plan) -> History:
