@@ -236,6 +236,7 @@ def prune(
         among=among,
         minutes=minutes,
         groups=groups,
+        repair_asked=repair_asked,
     )
     if latency or (budget is not None and budget.max_latency is not None):
         check_runtime(named, device_of(model))
