@@ -32,7 +32,7 @@ class Fitted:
         self.layer: Any = thin.get_submodule(site.layer)
         self.plain: Any = plain(self.layer)
         self.groups = rows.groups(self.plain)
-        self.scale = norm_scale(thin, site, len(self.plain.weight))
+        self.scale = norm_scale(thin, site.norm, len(self.plain.weight))
         self.offset = bool(site.norm) or self.plain.bias is not None
         self.free: Tensor | None = None
         if isinstance(self.layer, BlockLayer):
