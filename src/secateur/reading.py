@@ -59,23 +59,20 @@ def regular(path: str | Path) -> int:
     return found.st_size
 
 
-def inside(path: Path, folder: Path | None = None) -> Path:
-    """Return the path of a file that belongs to a folder, unless links lead out of it.
+def inside(path: Path) -> Path:
+    """Return the path of a file that is to be written, unless a link of its name leads out of the folder.
 
-    Whoever made the folder would otherwise choose which of the reader's files goes where its own content goes.
+    Whoever made the folder would otherwise choose which of the reader's files is overwritten. Read, such a file may be:
+    what an artifact holds is proved by its hash, and stores of blobs lay folders out as links.
 
     Args:
         path: the file; it need not be there.
-        folder: where it must be; that in which it is named if None.
 
     Raises:
         OSError: if it is elsewhere.
     """
-    whole = os.path.realpath(path.parent if folder is None else folder)
-    if not Path(os.path.realpath(_possible(path))).is_relative_to(whole):
-        raise OSError(
-            errno.EINVAL, "a link leads out of its folder (put a copy of the file there, if it may be read)", str(path)
-        )
+    if not Path(os.path.realpath(_possible(path))).is_relative_to(os.path.realpath(path.parent)):
+        raise OSError(errno.EINVAL, "a link leads out of its folder (put a copy of the file there)", str(path))
     return path
 
 

@@ -145,7 +145,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"{folder} is not a Secateur artifact: it has no {MANIFEST}; check the path")
     try:
-        content: Any = reading.values(reading.text(reading.inside(path), _MOST_MANIFEST))
+        content: Any = reading.values(reading.text(path, _MOST_MANIFEST))
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} is damaged: it is not JSON ({reading.wrong(error)}); restore the folder or save it again"
@@ -206,13 +206,9 @@ def check_size(folder: Path, name: str, files: dict[str, Any]) -> int:
     """Compare the size of one file with the manifest, and return it in bytes.
 
     Raises:
-        ArtifactError: if it is missing, elsewhere, cut short, or larger than any of its kind; the message names it.
+        ArtifactError: if it is missing, cut short, or larger than any of its kind; the message names it.
     """
     path = folder / name
-    try:
-        reading.inside(path, folder)
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be used: {error.strerror}; {ADVICE}") from None
     if name not in files or not path.is_file():
         raise ArtifactError(f"{name} is missing from {folder}; {ADVICE}")
     size = path.stat().st_size

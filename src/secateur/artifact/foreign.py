@@ -44,20 +44,20 @@ def text_of(path: Path, most: int) -> str:
     """Return a text file of an artifact.
 
     Raises:
-        ArtifactError: if it is missing, no regular file, outside the folder that names it, too large or no text.
+        ArtifactError: if it is missing, no regular file, too large or no text.
     """
     with naming(path):
-        return reading.text(reading.inside(path), most)
+        return reading.text(path, most)
 
 
 def table_of(path: Path, most: int = MOST) -> dict[str, Any]:
     """Return the JSON object in a file of an artifact.
 
     Raises:
-        ArtifactError: if it is missing, outside the folder that names it, too large, no JSON, or another value.
+        ArtifactError: if it is missing, too large, no JSON, or another value.
     """
     with naming(path):
-        content: Any = reading.values(reading.text(reading.inside(path), most))
+        content: Any = reading.values(reading.text(path, most))
         if not isinstance(content, dict):
             raise reading.Unfit("it holds no table")
         return cast("dict[str, Any]", content)

@@ -26,7 +26,7 @@ from secateur.core.size import Target
 from secateur.core.surgery import apply
 from secateur.data import Calibration, Data
 from secateur.errors import ArtifactError, DataError, SecateurError
-from secateur.events import Event, Tell, ignore, once
+from secateur.events import Event, Tell, heard, ignore, once
 from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
@@ -60,7 +60,7 @@ def carry_out(
         SecateurError: one of its kinds; what no run could do is refused before the first one.
     """
     folder, wanted, busy = Path(folder), requests(comparison), dict[str, str]()
-    tell = once(tell)
+    tell = once(heard(tell))
     _make(folder)
     conductor = _Conductor(comparison, folder, download, tell)
     if any(runs.load(folder, request) is None for request in wanted):

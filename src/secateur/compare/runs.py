@@ -109,7 +109,7 @@ def load(folder: Path, request: Request) -> Run | None:
     """
     path = path_of(folder, request)
     try:
-        content: Any = reading.values(reading.text(reading.inside(path), MOST))
+        content: Any = reading.values(reading.text(path, MOST))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -61,7 +61,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / NAME
     try:
-        document: Any = reading.values(reading.text(reading.inside(path), MOST))
+        document: Any = reading.values(reading.text(path, MOST))
         return document if rows(document) and conditions(document) else None
     except FileNotFoundError:
         return None

@@ -14,7 +14,7 @@ from secateur.core.method import Method
 from secateur.core.size import Target
 from secateur.data import Calibration, Data, load_data
 from secateur.errors import DataError
-from secateur.events import Tell, ignore
+from secateur.events import Tell, heard, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
@@ -48,11 +48,12 @@ def run_recipe(
         download: whether a missing data set may be fetched.
         method_asked: whether somebody has chosen the method; if not, another one can stand in where it cannot decide,
             and the recipe of the result says so.
-        tell: hears the progress.
+        tell: hears the progress, as that of ``prune``.
 
     Raises:
         SecateurError: one of its kinds.
     """
+    tell = heard(tell)
     refuse_foreign(recipe.model)
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
@@ -112,12 +113,13 @@ def prune_as(
         method_asked: whether somebody has chosen the method; else it is that of ``prune`` where none is named.
         tested: what the dense network achieves on the test images, if that is known.
         work: folder for plans and checkpoints.
-        tell: hears the progress.
+        tell: hears the progress, as that of ``prune``.
 
     Raises:
         SecateurError: one of its kinds.
     """
-    images = images or images_of(recipe, data, tell)
+    tell = heard(tell)
+    data, images = for_network(recipe, model, data, images or images_of(recipe, data, tell), tell)
     return prune(
         model,
         example_of(recipe, data, images),
