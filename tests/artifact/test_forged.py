@@ -114,7 +114,7 @@ def test_folders_of_links_to_a_store_of_blobs_are_read(saved: Path, forged: Path
         path.rename(store / str(number))
         path.symlink_to(store / str(number))
     assert [refusal(folder, use) for use in USES] == [None] * 3
-    (store / "0").write_bytes(b"something else")
+    (folder / "measurement.json").resolve().write_bytes(b"something else")
     assert refusal(folder) is not None
 
 
