@@ -53,7 +53,6 @@ _RUNTIME = rules.optional(
 )
 _ROUNDS = rules.whole(1)
 _GROUPS = rules.one_of(Groups, '"')
-_SEED = rules.whole(0)
 _IMAGES = rules.whole(1, "images")
 
 
@@ -151,7 +150,7 @@ def prune(
         ("runtime", runtime, _RUNTIME),
         ("rounds", rounds, _ROUNDS),
         ("groups", groups, _GROUPS),
-        ("seed", seed, _SEED),
+        ("seed", seed, rules.SEED),
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
         ("minutes", minutes, rules.MINUTES),

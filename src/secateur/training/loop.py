@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from secateur import rules
 from secateur.core.surgery.untouched import ordinary
-from secateur.errors import ModelError, SettingError, TrainingError
+from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
 from secateur.training import checkpoint as disk
@@ -77,7 +78,7 @@ def fit(
         One row per epoch (of earlier, interrupted runs too), and the speed settings used.
 
     Raises:
-        SettingError: if the seed is negative.
+        SettingError: if the seed is out of range.
         DataError: if the data knows no such augmentation, or cannot be divided into such batches.
         ModelError: if the network, or the teacher, does not score the classes of the data.
         TrainingError: if there is nothing to train, the device or the teacher is missing, the checkpoint
@@ -107,8 +108,7 @@ def fit(
 
 
 def _check(model: nn.Module, data: Data, settings: Settings, teacher: nn.Module | None, seed: int) -> None:
-    if seed < 0:
-        raise SettingError(f"the seed of a training must be at least 0, not {seed}")
+    rules.refuse(("seed", seed, rules.whole(0)))
     if settings.distill and teacher is None:
         raise TrainingError(f"'distill' is {settings.distill} but there is no teacher; give one, or set 'distill' to 0")
     if not any(parameter.requires_grad for parameter in model.parameters()):
