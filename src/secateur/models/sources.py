@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError, SecateurError, SettingError, nearest
+from ..errors import ModelError, SecateurError, SettingError, first_line, nearest
 from ..reading import Foreign, shown
 from .builtin import BUILDERS
 
@@ -231,5 +231,4 @@ def _building(spec: str) -> Generator[None]:
 
 
 def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {first_line(error)}"
