@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur.core.surgery import Hold
@@ -207,7 +210,14 @@ def test_checkpoints_of_other_trainings_and_damaged_ones_are_refused(net: Net, t
     within(net(), Fixed([1.0]), 20, checkpoint=file, now=Ticks())
     with pytest.raises(TrainingError, match="belongs to another training"):
         within(net(), Fixed([1.0]), 20, checkpoint=file, seed=1, now=Ticks())
-    file.write_bytes(file.read_bytes()[:50])
+    whole = file.read_bytes()
+    with safe_open(file, framework="pt") as opened:
+        facts = json.loads(opened.metadata()["secateur.training"])
+    for name, value in (("before", {}), ("used", "x"), ("at", None), ("optimizer", 1)):
+        save_file(load_file(file), file, metadata={"secateur.training": json.dumps({**facts, name: value})})
+        with pytest.raises(TrainingError, match="damaged or no training checkpoint"):
+            within(net(), Fixed([1.0]), 20, checkpoint=file, now=Ticks())
+    file.write_bytes(whole[:50])
     with pytest.raises(TrainingError, match="damaged or no training checkpoint"):
         within(net(), Fixed([1.0]), 20, checkpoint=file, now=Ticks())
 
