@@ -292,17 +292,18 @@ def test_inputs_and_outputs_may_have_any_structure() -> None:
 
 def test_labels_teach_as_the_settings_say_and_validation_images_judge(toy, net: Net, plain) -> None:
     model = net()
-    taught = within(model, Labelled(toy, plain(epochs=5), net(1), 0), 1000, now=Ticks())
+    taught = within(model, Labelled(toy, plain(epochs=5), net(1)), 1000, now=Ticks())
     assert (taught.ended, taught.passes) == ("passes", 5.0)
     assert taught.before.accuracy is not None
     assert taught.after.accuracy is not None
     assert not taught.before.better_than(taught.after)
     assert {call["split"] for call in toy.asked} == {"train", "val"}
     assert {call["batch_size"] for call in toy.asked} == {16}
-    assert Labelled(toy, None, net(1), 0).settings == FINE_TUNING
-    assert Labelled(toy, None, net(1), 0).passes is None
-    assert Labelled(toy, plain(distill=0.5), net(1), 0).teacher is not None
-    assert Labelled(toy, plain(), net(1), 0).teacher is None
+    assert sum(call["split"] == "train" for call in toy.asked) == 1 + 5 + 1  # counted, passed through, and begun anew
+    assert Labelled(toy, None, net(1)).settings == FINE_TUNING
+    assert Labelled(toy, None, net(1)).passes is None
+    assert Labelled(toy, plain(distill=0.5), net(1)).teacher is not None
+    assert Labelled(toy, plain(), net(1)).teacher is None
 
 
 def test_the_schedule_is_laid_over_the_share_that_is_over() -> None:
