@@ -55,10 +55,10 @@ def carry_out(
         KeyboardInterrupt: with a sentence on how to go on.
     """
     from secateur import artifact, run
-    from secateur.models.sources import refuse_foreign
+    from secateur.models.sources import refuse_own_code
 
     folder = Path("out") / recipe.name() if out is None else out
-    refuse_foreign(recipe.model)
+    refuse_own_code(recipe.model)
     run.method_of(recipe)
     run.steps_of(recipe)
     _check(recipe)

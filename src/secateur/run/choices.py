@@ -17,7 +17,7 @@ from torch import nn
 
 from secateur import reading
 from secateur.artifact.foreign import MOST
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, first_line
 from secateur.events import Event, Tell, ignore
 from secateur.run.work import Work, digest, keep
 from secateur.training import Settings, Speed
@@ -90,7 +90,7 @@ class Choices:
                 found = read(place[name])
             except _UNUSABLE as error:
                 if place is self.given:
-                    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                    why = first_line(error)
                     text = f"the choice '{name}' of the recipe cannot be used here ({why}) and is made anew"
                     self.tell(Event("warning", text))
                 continue
@@ -112,7 +112,7 @@ class Choices:
             def read(value: Any) -> Speed:
                 if value["device"] != device:
                     raise ValueError(f"it is for {value['device']}, and this is {device}")
-                return Speed.from_dict({key: entry for key, entry in value.items() if key != "device"})
+                return Speed(**{key: entry for key, entry in value.items() if key != "device"})
 
             return self._recall(name, path, read)
 

@@ -17,7 +17,7 @@ from secateur.core.graph import Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
-from secateur.core.surgery.foreign import refuse_empty, refuse_foreign
+from secateur.core.surgery.foreign import refuse_foreign, refuse_without_values
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
@@ -52,7 +52,6 @@ _RUNTIME = rules.optional(
 )
 _ROUNDS = rules.whole(1)
 _GROUPS = rules.one_of(Groups, '"')
-_SEED = rules.whole(0)
 _IMAGES = rules.whole(1, "images")
 
 
@@ -150,7 +149,7 @@ def prune(
         ("runtime", runtime, _RUNTIME),
         ("rounds", rounds, _ROUNDS),
         ("groups", groups, _GROUPS),
-        ("seed", seed, _SEED),
+        ("seed", seed, rules.SEED),
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
         ("minutes", minutes, rules.MINUTES),
@@ -197,7 +196,7 @@ def prune(
     refuse_foreign(model)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
-    refuse_empty(model)
+    refuse_without_values(model)
     example_inputs = owned(moved(example_inputs, device_of(model)))
     dense = private(model)
     check_weights(dense)

@@ -18,7 +18,7 @@ from secateur.events import Tell, heard, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import refuse_foreign, side_of
+from secateur.models.sources import refuse_own_code, side_of
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.choices import Choices
@@ -54,7 +54,7 @@ def run_recipe(
         SecateurError: one of its kinds.
     """
     tell = heard(tell)
-    refuse_foreign(recipe.model)
+    refuse_own_code(recipe.model)
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
     data = data_of(recipe, download=download)
