@@ -78,6 +78,12 @@ class ExportError(SecateurError):
     """An export that failed, or whose output differs from the network's."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its class if it says nothing; cut where it is long."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, else an empty string."""
     if len(name) > 200:  # no name that anybody misspelt, and the search takes the square of its length

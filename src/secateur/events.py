@@ -34,6 +34,29 @@ def ignore(event: Event) -> None:
     """Drop the event; the default listener."""
 
 
+def to_caller(event: Event) -> None:
+    """Make a warning one of Python's, of the line that has called Secateur, and drop all other news."""
+    if event.stage != "warning":
+        return
+    modules, frame = list[str](), inspect.currentframe()
+    while frame is not None:
+        modules.append(str(frame.f_globals.get("__name__")))
+        frame = frame.f_back
+    # others stand between our frames, too: torch where it decorates them, and methods that somebody has written
+    level = 1 + max(number for number, module in enumerate(modules) if module.partition(".")[0] == "secateur")
+    while modules[level : level + 1] == ["contextlib"]:  # which runs what we decorate with a context
+        level += 1
+    warnings.warn(event.text, UserWarning, stacklevel=level + 1)
+
+
+def heard(tell: Tell) -> Tell:
+    """Return the listener, or where nobody listens one that makes warnings of Python's of those that are told.
+
+    For whatever a user calls and can give a listener to; all that is called from there passes on what this returns.
+    """
+    return to_caller if tell is ignore else tell
+
+
 def once(tell: Tell) -> Tell:
     """Return a listener that passes everything on, but the same warning only once."""
     said: set[str] = set()
@@ -55,11 +78,4 @@ def warn(text: str, tell: Tell) -> None:
         text: one sentence.
         tell: hears it.
     """
-    tell(Event("warning", text))
-    if tell is not ignore:
-        return
-    level, frame = 1, inspect.currentframe()
-    # contextlib runs the functions that Secateur decorates with a context
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("secateur", "contextlib"):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, UserWarning, stacklevel=level)
+    heard(tell)(Event("warning", text))

@@ -18,7 +18,7 @@ LONGEST = 4096
 """Letters of a name or path."""
 
 LARGEST = 2**53
-"""Of numbers that nobody counts to; beyond it a float no longer tells one from the next, and torch takes no seed."""
+"""Of numbers that nobody counts to; beyond it a float no longer tells one from the next."""
 
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a letter beyond 16 bits: no file can hold it
 
@@ -31,26 +31,33 @@ class Rule:
         accepts: whether a value is it; never raises.
         wanted: what it must be, to follow the words "must be".
         names: the words that it may be, where there are few.
+        most: the largest number that it may be, said only of one that is larger.
     """
 
     accepts: Callable[[Any], bool]
     wanted: str
     names: tuple[str, ...] = ()
+    most: float = math.inf
 
     def refusal(self, value: object) -> str:
         """Return what is wrong with a value that is not accepted, to follow its name."""
         near = nearest(value, self.names) if isinstance(value, str) else ""
-        return f"must be {self.wanted}, not {written(value)}{near}"
+        bound = f" and at most {self.most}" if isinstance(value, int) and value > self.most else ""
+        return f"must be {self.wanted}{bound}, not {written(value)}{near}"
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
-def whole(least: int, of: str = "", most: float = math.inf) -> Rule:
+def whole(least: int, of: str = "", most: int = LARGEST) -> Rule:
     """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count."""
+    far = most >= 2**31  # then few need to hear of it
     wanted = f"a whole number of {of}, at least {least}" if of else f"a whole number of at least {least}"
-    wanted += f" and at most {most}" if most < LARGEST else ""
-    return Rule(lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most, wanted)
+    return Rule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
+        wanted if far else f"{wanted} and at most {most}",
+        most=most if far else math.inf,
+    )
 
 
 def number(accepts: Callable[[float], bool], wanted: str) -> Rule:
@@ -94,7 +101,11 @@ def different(rule: Rule) -> Rule:
 
 def optional(rule: Rule) -> Rule:
     """Return a rule that also accepts None, which a file cannot hold and so no message offers."""
-    return Rule(lambda value: value is None or rule.accepts(value), rule.wanted, rule.names)
+    return Rule(lambda value: value is None or rule.accepts(value), rule.wanted, rule.names, rule.most)
+
+
+SEED = whole(0, most=2**32 - 1)
+"""Seed that a user gives: the range of numpy's and Lightning's; what is derived from it is below torch's 2**63."""
 
 
 THREADS = optional(whole(1, "threads", most=4096))

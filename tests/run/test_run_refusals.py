@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import secateur
 from nets import Plain, images, make
-from secateur import artifact
+from secateur import artifact, rules
 from secateur.artifact import folder as folders
 from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
@@ -68,6 +68,9 @@ class OnData(ScoreMethod):
         ({"rounds": 0}, SettingError, "rounds must be a whole number of at least 1, not 0"),
         ({"rounds": 1.5}, SettingError, "rounds must be a whole number of at least 1, not 1.5"),
         ({"seed": "a"}, SettingError, "seed must be a whole number of at least 0, not 'a'"),
+        ({"seed": 2**70}, SettingError, "seed must be a whole number of at least 0 and at most 4294967295, not 118"),
+        ({"calibrate_images": 2**70}, SettingError, "at least 1 and at most 9007199254740992, not 1180591620717"),
+        ({"rounds": 2**70}, SettingError, "at least 1 and at most 9007199254740992, not 1180591620717"),
         ({"train": {"epochs": 1}}, SettingError, "train must be Settings or None, not {'epochs': 1}"),
         ({"budget": 0.5}, SettingError, r"budget must be a Budget or None, not 0\.5"),
         ({"repair": "polish"}, SettingError, "unknown repair 'polish'"),
@@ -99,6 +102,14 @@ def test_mistakes_are_one_sentence(
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(module.training for module in net.modules())
+
+
+@pytest.mark.parametrize("more", [{}, {"train": None, "method": "magnitude", "repair": "reconstruct", "rounds": 2}])
+def test_the_largest_seed_goes_all_the_way(more: dict[str, Any], net: nn.Module, data: Data, train: Settings) -> None:
+    seed = max(2**bits - 1 for bits in range(128) if rules.SEED.accepts(2**bits - 1))
+    asked = {"method": "reconstruction", "data": data, "train": replace(train, epochs=1), "seed": seed, **more}
+    result = prune(net, target=0.5, latency=False, **asked)
+    assert result.plans
 
 
 def test_a_method_that_needs_data_works_with_it(net: nn.Module, data: Data) -> None:

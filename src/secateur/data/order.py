@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from secateur import rules
 from secateur.errors import DataError, nearest
 
 Split = Literal["train", "val", "test"]
@@ -32,6 +33,7 @@ class Order:
 
     Raises:
         DataError: if a setting is unknown or out of range.
+        SettingError: if the seed is out of range.
     """
 
     split: Split
@@ -45,6 +47,7 @@ class Order:
 
     def __post_init__(self) -> None:
         known_split(self.split)
+        rules.refuse(("seed", self.seed, rules.whole(0)))
         if self.augment not in AUGMENTS:
             known = ", ".join(AUGMENTS)
             raise DataError(f"unknown augmentation '{self.augment}'{nearest(self.augment, AUGMENTS)}; known: {known}")

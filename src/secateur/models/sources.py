@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError, SecateurError, SettingError, nearest
+from ..errors import ModelError, SecateurError, SettingError, first_line, nearest
 from ..reading import Foreign, shown
 from .builtin import BUILDERS
 
@@ -54,7 +54,7 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     for name, number in (("classes", classes), ("channels", channels), ("image", image)):
         if number is not None and number < 1:
             raise SettingError(f"the number given as {name} must be 1 or more, not {number}")
-    refuse_foreign(spec)
+    refuse_own_code(spec)
     source, colon, name = spec.partition(":")
     if source not in _SOURCES:
         source, colon, name = spec.rpartition(":")
@@ -75,7 +75,7 @@ def own_code(spec: str) -> bool:
     return bool(colon) and source not in _SOURCES
 
 
-def refuse_foreign(spec: str) -> None:
+def refuse_own_code(spec: str) -> None:
     """Refuse code that a file names: whoever wrote the one may have written the other.
 
     Raises:
@@ -231,5 +231,4 @@ def _building(spec: str) -> Generator[None]:
 
 
 def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {first_line(error)}"

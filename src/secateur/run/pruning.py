@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,12 +17,12 @@ from secateur.core.graph import Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
-from secateur.core.surgery.foreign import refuse_empty, refuse_foreign
+from secateur.core.surgery.foreign import refuse_foreign, refuse_without_values
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
 from secateur.errors import BranchingError, DataError, ModelError, SettingError
-from secateur.events import Event, Tell, ignore
+from secateur.events import Event, Tell, heard, ignore, once, to_caller
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
@@ -53,7 +52,6 @@ _RUNTIME = rules.optional(
 )
 _ROUNDS = rules.whole(1)
 _GROUPS = rules.one_of(Groups, '"')
-_SEED = rules.whole(0)
 _IMAGES = rules.whole(1, "images")
 
 
@@ -135,7 +133,7 @@ def prune(
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
         chosen: what an earlier run has chosen by the clock (``Result.chosen``), which is taken instead of measuring
             again; None for nothing. What does not fit here is chosen anew, with a warning.
-        tell: hears the progress.
+        tell: hears the progress; where nobody listens, warnings are Python's, and all else is dropped.
 
     Returns:
         The pruned network with all measurements.
@@ -151,13 +149,14 @@ def prune(
         ("runtime", runtime, _RUNTIME),
         ("rounds", rounds, _ROUNDS),
         ("groups", groups, _GROUPS),
-        ("seed", seed, _SEED),
+        ("seed", seed, rules.SEED),
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
         ("minutes", minutes, rules.MINUTES),
     )
+    listener, tell = tell, once(heard(tell))
     seen = data is not None or calibrate is not None
-    named_by_user = {"method_asked": method is not None, "repair_asked": repair is not None}
+    method_asked, repair_asked = method is not None, repair is not None
     method = default(images=seen) if method is None else method
     asked = find(method)() if isinstance(method, str) else method
     if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -197,7 +196,7 @@ def prune(
     refuse_foreign(model)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
-    refuse_empty(model)
+    refuse_without_values(model)
     example_inputs = owned(moved(example_inputs, device_of(model)))
     dense = private(model)
     check_weights(dense)
@@ -207,7 +206,7 @@ def prune(
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
-    _warn_of_optimizers(model, tell)
+    _warn_of_optimizers(model, listener)
     folder = None if work is None else Work(Path(work))
     begun = partial(
         Job,
@@ -236,17 +235,23 @@ def prune(
         among=among,
         minutes=minutes,
         groups=groups,
+        repair_asked=repair_asked,
     )
     if latency or (budget is not None and budget.max_latency is not None):
         check_runtime(named, device_of(model))
     asked, repair = for_images(
-        unlabelled, images, calibrate_images, asked, repair, method_asked=named_by_user["method_asked"], tell=tell
+        unlabelled, images, calibrate_images, asked, repair, method_asked=method_asked, tell=tell
     )
+    job = begun(method=asked, repair=repair)
     try:
-        result = begun(method=asked, repair=repair).run(rounds)
+        result = job.run(rounds)
     except BranchingError as error:
-        asked, repair = without_fit(error, asked, repair, **named_by_user, tell=tell)
-        result = begun(method=asked, repair=repair).run(rounds)
+        asked, repair = without_fit(
+            error, asked, repair, then=then, method_asked=method_asked, repair_asked=repair_asked, tell=tell
+        )
+        other = begun(method=asked, repair=repair, clock=job.clock, graph=job.graph, tested=job.tested)
+        other.images = job.images  # which the fit has looked at
+        result = other.run(rounds)
     return replace(result, dense=model)
 
 
@@ -259,7 +264,7 @@ def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn
         return build(spec, classes=images.classes if images else None, channels=channels, image=image)
 
 
-def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
+def _warn_of_optimizers(model: nn.Module, listener: Tell) -> None:
     """An optimizer goes on training the network that it was made for, which is not the one that comes out.
 
     Nobody can be asked whether there is one: gradients are the sign that somebody trains the network here.
@@ -270,5 +275,5 @@ def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
         "the network has gradients, so it seems to be in training: an optimizer that was made for it goes on with the "
         "dense network; make a new one for the pruned network, or move it with secateur.core.surgery.migrate_optimizer"
     )
-    tell(Event("warning", text))
-    warnings.warn(text, UserWarning, stacklevel=5)
+    for listen in dict.fromkeys((heard(listener), to_caller)):  # to the caller too: the listener may be only a display
+        listen(Event("warning", text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from secateur.core.costs import Times
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
-from secateur.errors import SecateurError, SettingError
+from secateur.errors import SecateurError, SettingError, first_line
 from secateur.events import Event
 from secateur.measure import Runtime, side_by_side
 from secateur.measure.alignment import measured_limits, worth_timing
@@ -23,6 +22,7 @@ from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import threads_set
 from secateur.methods.reconstruction import Reconstruction
+from secateur.run.place import several_processes
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -94,8 +94,7 @@ def aligned(job: Job, graph: Graph) -> Limits:
         ArtifactError: if the choice cannot be written into the work folder.
     """
     limits, device = job.limits, device_of(job.dense)
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if not (limits.auto and not limits.by_group and job.timed and alone and worth_timing(graph)):
+    if not (limits.auto and not limits.by_group and job.timed and not several_processes() and worth_timing(graph)):
         return limits
 
     def choose() -> dict[str, Any]:
@@ -105,7 +104,9 @@ def aligned(job: Job, graph: Graph) -> Limits:
                 table = LayerTable.here(job.runtime or "eager", 1, device)
                 found = measured_limits(Forecast.of(job.dense, graph, job.inputs, table, 1.0), limits, tell=job.tell)
         except (SecateurError, RuntimeError) as error:  # a runtime that cannot have a layer alone
-            job.tell(Event("warning", f"widths are chosen by rule, for layers cannot be timed here ({_line(error)})"))
+            job.tell(
+                Event("warning", f"widths are chosen by rule, for layers cannot be timed here ({first_line(error)})")
+            )
             found = limits
         return {"multiples": dict(found.by_group), "source": found.source}
 
@@ -113,10 +114,6 @@ def aligned(job: Job, graph: Graph) -> Limits:
         return replace(limits, by_group=tuple(found["multiples"].items()), source=found["source"])
 
     return job.choices.take("widths", job.dense, (limits, job.runtime), choose, read)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _forecast(job: Job, model: nn.Module, graph: Graph) -> Forecast:

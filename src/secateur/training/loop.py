@@ -8,7 +8,7 @@ process of a multi-process training draws the same noise for the weights they sh
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from secateur import rules
 from secateur.core.surgery.untouched import ordinary
-from secateur.errors import ModelError, SettingError, TrainingError
+from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
 from secateur.training import checkpoint as disk
@@ -77,7 +78,7 @@ def fit(
         One row per epoch (of earlier, interrupted runs too), and the speed settings used.
 
     Raises:
-        SettingError: if the seed is negative.
+        SettingError: if the seed is out of range.
         DataError: if the data knows no such augmentation, or cannot be divided into such batches.
         ModelError: if the network, or the teacher, does not score the classes of the data.
         TrainingError: if there is nothing to train, the device or the teacher is missing, the checkpoint
@@ -94,7 +95,7 @@ def fit(
         stack.enter_context(own_randomness(kind))
         with accelerated(kind, "float32") as accelerator:
             share = Share(data, settings, seed, accelerator)
-            speed = _speed(model, share, None if saved is None else saved[0], memory, tell)
+            speed = _speed(model, share, _saved_speed(checkpoint, saved, accelerator.device.type), memory, tell)
         accelerator = stack.enter_context(accelerated(kind, speed.precision))
         stack.enter_context(placed(model, accelerator.device, speed))
         stack.enter_context(placed(teacher if settings.distill else None, accelerator.device, speed))
@@ -107,8 +108,7 @@ def fit(
 
 
 def _check(model: nn.Module, data: Data, settings: Settings, teacher: nn.Module | None, seed: int) -> None:
-    if seed < 0:
-        raise SettingError(f"the seed of a training must be at least 0, not {seed}")
+    rules.refuse(("seed", seed, rules.whole(0)))
     if settings.distill and teacher is None:
         raise TrainingError(f"'distill' is {settings.distill} but there is no teacher; give one, or set 'distill' to 0")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -150,7 +150,15 @@ def own_randomness(kind: str) -> Generator[None]:
         yield
 
 
-def _speed(model: nn.Module, share: Share, saved: Mapping[str, Any] | None, memory: Memory, tell: Tell) -> Speed:
+def _saved_speed(checkpoint: str | Path | None, saved: Any, device: str) -> Speed | None:
+    """Return the interrupted run's speed if it ran on such a device."""
+    if saved is None:
+        return None
+    with disk.resuming(checkpoint):
+        return Speed(**saved[0]["speed"]) if saved[0]["device"] == device else None
+
+
+def _speed(model: nn.Module, share: Share, saved: Speed | None, memory: Memory, tell: Tell) -> Speed:
     """Return the speed that the settings fix, else the interrupted run's, else one chosen before, else a measured one.
 
     What the clock decides is written down before the first step, or another run would train in another way.
@@ -160,10 +168,7 @@ def _speed(model: nn.Module, share: Share, saved: Mapping[str, Any] | None, memo
     if known is not None:
         return known
     main = share.accelerator.is_main_process
-    if saved is not None and saved["device"] == device.type:
-        known = Speed(**saved["speed"])
-    elif main:
-        known = memory.recall(device.type)
+    known = memory.recall(device.type) if saved is None and main else saved
     known = _shared(known, share)
     if known is None:
         batches = share.train(0)

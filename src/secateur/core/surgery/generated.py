@@ -25,8 +25,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from secateur.core.literals import CONSTANT
-from secateur.core.surgery.forward import first_line
-from secateur.errors import ModelError
+from secateur.errors import ModelError, first_line
 
 _NUMBERS = itertools.count()
 _EVALUATING, _TRAINING = "forward_in_evaluation", "forward_in_training"

@@ -16,12 +16,11 @@ from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
-from secateur.core.surgery.forward import first_line
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
 from secateur.core.surgery.widths import follow_widths
-from secateur.errors import ModelError, PlanError
+from secateur.errors import ModelError, PlanError, first_line
 
 
 def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core import labels as L
+from secateur.core.calls import Operators
 from secateur.core.explain import REACH_IT
 from secateur.core.surgery import tensors_in
 from secateur.core.surgery.untouched import untouched
@@ -119,7 +119,7 @@ class _AtHand:
 
         hook = register_module_forward_hook(leave, with_kwargs=True)
         try:
-            with _Operators(lambda touched: self._hear(self._state.module, touched)):
+            with Operators(lambda _, *touched: self._hear(self._state.module, touched)):  # after labels were set
                 yield
         finally:
             hook.remove()
@@ -130,7 +130,7 @@ class _AtHand:
 
     def met_by(self, entry: Unreached) -> list[Tensor]:
         """Return the labels that a layer which was not run could meet."""
-        met: dict[tuple[int, ...], Tensor] = {}
+        met: dict[bytes, Tensor] = {}
         for caller in entry.callers if entry.sizes else ():
             heard = self._heard[caller]
             sizes = {size for shape, _ in heard for size in (*shape[1:], _whole(shape))}
@@ -140,7 +140,7 @@ class _AtHand:
                     widths = {_whole(shape), *(layer.shape[d] for d in L.varying(layer))}
                     if not known or any(_fits(width, entry, sizes) for width in widths):
                         atoms = torch.unique(layer)
-                        met[int(atoms[0]), int(atoms[-1]), len(atoms)] = atoms
+                        met[atoms.numpy().tobytes()] = atoms
         return list(met.values())
 
 
@@ -157,16 +157,3 @@ def _fits(width: int, entry: Unreached, others: set[int]) -> bool:
         width == 2 * size or 2 * width == size or size - width in others or width - size in others
         for size in entry.sizes
     )
-
-
-class _Operators(TorchDispatchMode):
-    """Hears what each operator makes, after the labels were set."""
-
-    def __init__(self, hear: Callable[[Any], None]) -> None:
-        super().__init__()
-        self._hear = hear
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._hear((args, kwargs, out))
-        return out
