@@ -119,6 +119,31 @@ class Rewrite:
 
 
 @dataclass(frozen=True, eq=False)
+class Assignment:
+    """A number in an attribute of ``module``, or in what the attribute holds, that is what is left of ``axis``."""
+
+    module: str
+    name: str
+    path: tuple[int | str, ...]
+    axis: Axis
+
+
+@dataclass(frozen=True, eq=False)
+class FreeOutput:
+    """A dimension of an output that may shrink.
+
+    Attributes:
+        number: of the tensor among all that the network puts out.
+        dim: dimension.
+        units: graph-wide unit of each position along it, -1 = fixed.
+    """
+
+    number: int
+    dim: int
+    units: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Statistic:
     """A call that averages, compares or normalises over channels: the ``call``-th of its kind in ``module``.
 
@@ -155,6 +180,8 @@ class Graph:
         patterns: the names of layers (``fnmatch``) that were to be left alone.
         inside: whether streams are left alone as such.
         uncounted: operators that multiply and are not in the costs.
+        assignments: numbers in attributes that surgery must set.
+        free_outputs: outputs that need not keep their width.
     """
 
     groups: tuple[Group, ...]
@@ -173,6 +200,8 @@ class Graph:
     inside: bool = False
     patterns: tuple[str, ...] = ()
     uncounted: tuple[Uncounted, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
+    free_outputs: tuple[FreeOutput, ...] = ()
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
+from secateur.core.surgery.attributes import Number, assign
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
@@ -44,6 +45,7 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     if bool((~keep).any()):
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)
+        _assign(thin, graph, keep)
         _rewrite_code(thin, graph, keep)
         follow_widths(thin, graph, keep)
     found = layouts(graph, plan, keep)
@@ -141,6 +143,12 @@ def _set_recurrent_sizes(module: Any) -> None:
     if isinstance(module, nn.RNNBase):
         module.proj_size = hidden.shape[1] if module.proj_size else 0
         module.flatten_parameters()
+
+
+def _assign(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
+    for entry in graph.assignments:
+        number = Number(entry.name, entry.path, 0)
+        assign(thin.get_submodule(entry.module), {number: count(entry.axis, keep)})
 
 
 def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:

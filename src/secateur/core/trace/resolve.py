@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Axis, Cost, Graph, Group, Member, Pin, Rewrite, Statistic, layer_of
+from secateur.core.graph import Axis, Cost, FreeOutput, Graph, Group, Member, Pin, Rewrite, Statistic, layer_of
 from secateur.core.trace.components import NOT_PRUNABLE, Components
 from secateur.core.trace.state import Call, State
 from secateur.core.work import by_operator
@@ -130,6 +130,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,
+        free_outputs=tuple(FreeOutput(n, dim, units.of(atoms)) for n, dim, atoms in state.free_outputs),
         streams=frozenset(units.streams),
     )
 

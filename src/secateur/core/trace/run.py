@@ -25,6 +25,7 @@ from secateur.core.trace.decisions import Decisions
 from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
+from secateur.core.trace.steps import listening, noting
 from secateur.core.trace.trial import settle
 from secateur.errors import TraceError
 from secateur.events import Event, Tell, ignore
@@ -78,7 +79,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
                 state.pin(layer.reshape(-1), "an output of the network", "")
         return bool(tensors_in(outputs))
 
-    if not watched(False):
+    if not watched(False, listening(state.stack, noting(state))):
         raise TraceError(
             f"{type(model).__name__} returns no tensors, so that nothing could be verified; "
             "make its forward return tensors"

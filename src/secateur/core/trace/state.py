@@ -71,6 +71,15 @@ class Site:
     sign: int
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What the own code of a module did: the module that it called, or nothing for an operator; labels in and out."""
+
+    called: str
+    given: Layers
+    made: Layers
+
+
 @dataclass(frozen=True)
 class Dependence:
     """A call whose result depends on all channels along a dimension at once."""
@@ -91,6 +100,8 @@ class State:
         padding: labels of channels that a padding has put beside others.
         unreached: layers that it did not run, with their widths.
         aside: parameters and buffers that are used in training alone.
+        steps: what the own code of each module did in the first run.
+        free_outputs: what may shrink of the outputs: number of the tensor, dimension, label of each position.
     """
 
     names: dict[int, tuple[str, Tensor]]
@@ -117,6 +128,8 @@ class State:
     convolutions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     arrivals: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
     sites: list[Site] = field(default_factory=list[Site])
+    steps: dict[str, list[Step]] = field(default_factory=dict[str, list[Step]])
+    free_outputs: list[tuple[int, int, Tensor]] = field(default_factory=list[tuple[int, int, Tensor]])
     dependences: list[Dependence] = field(default_factory=list[Dependence])
     statistic: tuple[str, int, str] | None = None
     atoms: int = 1

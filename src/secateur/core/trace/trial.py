@@ -7,25 +7,26 @@ step, up to giving up on the channels that its sizes speak of.
 
 from __future__ import annotations
 
-import contextlib
+from dataclasses import replace
 from enum import IntEnum
 
 import torch
 from torch import nn
 
-from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import Inputs, apply, check_batches, other_batches, run, verified
+from secateur.core.surgery import Inputs, apply, check_batches, other_batches, verified
 from secateur.core.trace import sites
+from secateur.core.trace.assigning import REFUSALS, Assigned, Search, assignments
 from secateur.core.trace.clock import Clock
+from secateur.core.trace.closing import Break, Closing, place_of
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
 from secateur.core.trace.state import Site, State
-from secateur.errors import SecateurError, TraceError, VerificationError
+from secateur.core.trace.steps import Progress, progress
+from secateur.errors import TraceError, VerificationError
 
-ATTEMPTS = 12
-REFUSALS = (SecateurError, RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+ATTEMPTS = 64
 
 
 class Force(IntEnum):
@@ -47,26 +48,96 @@ def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock)
     """
     components = Components(state)
     found = sites.following(model, state, components)
-    classes = {name: type(model.get_submodule(name)) for name in {site.module for site in found.all}}
-    force = dict.fromkeys(classes.values(), Force.WRITTEN)
+    trial = _Trial(model, state, example_inputs, clock, found)
+    first: Graph | None = None
     for _ in range(ATTEMPTS):
         clock.check("a trial of a thinner network")
-        pinned = [s for s in found.all if _is_pinned(found, s, force[classes[s.module]])]
-        closed = [name for name, owner in classes.items() if force[owner] == Force.ARRIVING]
-        if pinned:
-            components = Components(state.with_pins(sites.pinnings(pinned, state, closed)))
-        rewritten = [s for s in found.all if s not in pinned and _is_rewritten(found, s, force[classes[s.module]])]
-        units = Units(state, components)
-        graph = build(state, components, units, sites.rewrites(rewritten, units))
-        culprit = _breaks_at(model, graph, example_inputs) if found.all else None
-        if culprit is None:
+        graph, units, components = trial.graph()
+        first = first or graph
+        plan = _uneven(graph)
+        broken, reached, thin = trial.breaks_at(graph, plan)
+        if broken is None:
             return graph
-        if not _force_more(found, classes, force, culprit):
+        if thin is not None and reached is not None and reached.module is not None:
+            more = trial.search.further(thin, reached, graph, plan, units, trial.assigned)
+            if more:
+                trial.assigned |= more
+                continue
+        if not trial.give_way(broken, components):
             break
+    if not found.all and first is not None:
+        return first  # what is wrong with it is no matter of sizes, and is said when it is pruned
     raise TraceError(
         f"{type(model).__name__} cannot be made thinner: sizes are written into its code in a way that was not "
         "understood; compute them from the inputs' shapes"
     )
+
+
+class _Trial:
+    """What is done about the sizes in the code so far."""
+
+    def __init__(
+        self, model: nn.Module, state: State, inputs: Inputs, clock: Clock, found: sites.Following
+    ) -> None:
+        self._model, self._state, self._inputs, self._found = model, state, inputs, found
+        self._classes = {name: type(model.get_submodule(name)) for name in {site.module for site in found.all}}
+        self._force = dict.fromkeys(self._classes.values(), Force.WRITTEN)
+        self._closing = Closing(model, state)
+        self.assigned: Assigned = {}
+        self.search = Search(model, state, inputs, clock)
+
+    def graph(self) -> tuple[Graph, Units, Components]:
+        """Return the graph in which all that was decided is done."""
+        found, classes, force = self._found, self._classes, self._force
+        pinned = [s for s in found.all if _is_pinned(found, s, force[classes[s.module]])]
+        closed = [name for name, owner in classes.items() if force[owner] == Force.ARRIVING]
+        pinnings = [*sites.pinnings(pinned, self._state, closed), *self._closing.pinnings]
+        components = Components(self._state.with_pins(pinnings) if pinnings else self._state)
+        rewritten = [s for s in found.all if s not in pinned and _is_rewritten(found, s, force[classes[s.module]])]
+        units = Units(self._state, components)
+        graph = build(self._state, components, units, sites.rewrites(rewritten, units))
+        return replace(graph, assignments=assignments(self.assigned, units)), units, components
+
+    def breaks_at(self, graph: Graph, plan: Plan) -> tuple[Break | None, Progress | None, nn.Module | None]:
+        """Thin the network on trial; say where it breaks or first differs (None: nowhere), and how far it came."""
+        try:
+            thin = apply(self._model, graph, plan)
+        except REFUSALS:
+            return Break(""), None, None
+        inputs = self._inputs
+        try:
+            result, outputs = verified(self._model, graph, plan, thin, inputs)
+            if result.exact:
+                check_batches(self._model, graph, plan, thin, inputs, outputs)
+        except VerificationError:
+            for other in other_batches(inputs):
+                reached = progress(thin, other)
+                if reached.module is not None:
+                    return Break(reached.module), None, None
+            return Break(""), None, None
+        except REFUSALS:
+            reached = progress(thin, inputs)
+            return place_of(reached), reached, thin
+        known = result.layer in self._state.stack.named().values()
+        return (None if result.exact else Break(result.layer if known else "")), None, None
+
+    def give_way(self, place: Break, components: Components) -> bool:
+        """Take the next step with the code that is nearest to the break; False if nothing is left to do."""
+        near = sorted((n for n in self._classes if _contains(n, place.module)), key=len, reverse=True)
+        own = place.module in self._classes
+        if any(self._step(self._classes[name], Force.COMPUTED) for name in near):
+            return True
+        if not own and self._closing.near(place, components):
+            return True
+        if any(self._step(self._classes[name]) for name in near):
+            return True
+        if self._closing.near(place, components) or self._closing.around(place, components):
+            return True
+        steps = [self._step(owner) for owner in self._force]
+        return any(steps)
+
+    def _step(self, owner: type[nn.Module], most: Force = Force.ARRIVING) -> bool:
+        return _step(self._found, self._classes, self._force, owner, most)
 
 
 def _is_pinned(found: sites.Following, site: Site, force: Force) -> bool:
@@ -79,17 +150,9 @@ def _is_rewritten(found: sites.Following, site: Site, force: Force) -> bool:
     return force >= Force.COMPUTED and site in found.computed
 
 
-def _force_more(found: sites.Following, classes: dict[str, type], force: dict[type, Force], culprit: str) -> bool:
-    """Take the next step with the class whose code is nearest to the break; False if nothing is left to do."""
-    near = sorted((name for name in classes if _contains(name, culprit)), key=len, reverse=True)
-    for name in near:
-        if _step(found, classes, force, classes[name]):
-            return True
-    steps = [_step(found, classes, force, owner) for owner in force]
-    return any(steps)
-
-
-def _step(found: sites.Following, classes: dict[str, type], force: dict[type, Force], owner: type) -> bool:
+def _step(
+    found: sites.Following, classes: dict[str, type], force: dict[type, Force], owner: type, most: Force
+) -> bool:
     """Use the next force that changes anything for this class."""
     own = [site for site in found.all if classes[site.module] is owner]
 
@@ -97,44 +160,17 @@ def _step(found: sites.Following, classes: dict[str, type], force: dict[type, Fo
         decided = [(_is_rewritten(found, site, force), _is_pinned(found, site, force)) for site in own]
         return decided, force == Force.ARRIVING
 
-    now = outcome(force[owner])
-    for more in [f for f in Force if f > force[owner]]:
+    before, now = force[owner], outcome(force[owner])
+    for more in [f for f in Force if force[owner] < f <= most]:
         force[owner] = more
         if outcome(more) != now:
             return True
+    force[owner] = before
     return False
 
 
 def _contains(module: str, place: str) -> bool:
     return module == "" or place == module or place.startswith(f"{module}.")
-
-
-def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | None:
-    """Thin the network on trial; None if all is well, else the module where it breaks or first differs.
-
-    Equal groups lose different numbers, or a width that is taken for another would go unnoticed.
-    """
-    plan = _uneven(graph)
-    try:
-        thin = apply(model, graph, plan)
-    except REFUSALS:
-        return ""
-    try:
-        result, outputs = verified(model, graph, plan, thin, example_inputs)
-        if result.exact:
-            check_batches(model, graph, plan, thin, example_inputs, outputs)
-    except VerificationError:
-        return next((place for other in other_batches(example_inputs) if (place := _place_of_failure(thin, other))), "")
-    except REFUSALS:
-        return _place_of_failure(thin, example_inputs)
-    return None if result.exact else result.layer
-
-
-def _place_of_failure(thin: nn.Module, inputs: Inputs) -> str:
-    stack = ModuleStack(thin)
-    with contextlib.suppress(*REFUSALS), stack:
-        run(thin, inputs)
-    return stack.current
 
 
 def _uneven(graph: Graph) -> Plan:
