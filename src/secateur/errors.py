@@ -7,7 +7,11 @@ it after ``error:`` and exits with status 1; nothing that already existed is los
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f]")
+_LONGEST = 300
 
 
 class SecateurError(Exception):
@@ -76,6 +80,22 @@ class ArtifactError(SecateurError):
 
 class ExportError(SecateurError):
     """An export that failed, or whose output differs from the network's."""
+
+
+def visible(text: str) -> str:
+    """Return a text of others without what steers a terminal: colours, movements of the cursor, bells."""
+    return _UNSEEN.sub("", text)
+
+
+def first_line(error: BaseException, last: bool = False) -> str:
+    """Return the first line of an error of others, or its last one, fit for a sentence of ours.
+
+    Its class if it says nothing; colours are taken out, and no more than 300 letters are quoted.
+    """
+    lines = [line.strip() for line in visible(str(error)).splitlines()]
+    lines = [line for line in lines if line] or [type(error).__name__]
+    line = lines[-1 if last else 0]
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

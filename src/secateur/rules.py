@@ -12,6 +12,10 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from secateur.errors import SettingError, nearest
 
 REPEATED = (tuple, list, Sequence)
+MOST = 2**31 - 1
+"""The largest whole number that a setting may be, unless it says otherwise."""
+LONGEST = 200
+"""Letters of a value that a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -21,27 +25,44 @@ class Rule:
     Attributes:
         accepts: whether a value is it; never raises.
         wanted: what it must be, to follow the words "must be".
-        names: the words that it may be, where there are few.
+        names: the words that it, or each of its entries, may be, where there are few.
+        most: the largest number that it may be, where only far too large ones are told so.
     """
 
     accepts: Callable[[Any], bool]
     wanted: str
     names: tuple[str, ...] = ()
+    most: int | None = None
 
     def refusal(self, value: object) -> str:
         """Return what is wrong with a value that is not accepted, to follow its name."""
+        entries = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
+        strange = next((entry for entry in entries if isinstance(entry, str) and entry not in self.names), None)
+        if self.names and strange is not None:
+            value = strange
+        elif isinstance(value, tuple):
+            value = list(entries)  # as recipes write it
         near = nearest(value, self.names) if isinstance(value, str) else ""
-        return f"must be {self.wanted}, not {value!r}{near}"
+        wanted, large = self.wanted, isinstance(value, int) and self.most is not None and value > self.most
+        return f"must be {wanted}{f' and at most {self.most}' if large else ''}, not {_shown(value)}{near}"
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
-def whole(least: int, of: str = "", most: float = math.inf) -> Rule:
-    """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count."""
+def whole(least: int, of: str = "", most: int | None = None) -> Rule:
+    """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count.
+
+    Without a ``most`` they end at ``MOST``, beyond which no tensor, file or loop could follow.
+    """
     wanted = f"a whole number of {of}, at least {least}" if of else f"a whole number of at least {least}"
-    wanted += f" and at most {most}" if most < math.inf else ""
-    return Rule(lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most, wanted)
+    wanted += f" and at most {most}" if most is not None else ""
+    end = MOST if most is None else most
+    return Rule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= end,
+        wanted,
+        most=MOST if most is None else None,
+    )
 
 
 def number(accepts: Callable[[float], bool], wanted: str) -> Rule:
@@ -72,18 +93,36 @@ def instance(kind: type, wanted: str) -> Rule:
 def each(rule: Rule, wanted: str) -> Rule:
     """Return the rule for tuples whose every entry obeys a rule."""
     return Rule(
-        lambda value: isinstance(value, tuple) and all(map(rule.accepts, cast("tuple[Any, ...]", value))), wanted
+        lambda value: isinstance(value, tuple) and all(map(rule.accepts, cast("tuple[Any, ...]", value))),
+        wanted,
+        rule.names,
     )
 
 
 def different(rule: Rule) -> Rule:
     """Return a rule for tuples of values that can be hashed, with the further demand that none comes twice."""
-    return Rule(lambda value: rule.accepts(value) and len(set(value)) == len(value), rule.wanted)
+    return Rule(lambda value: rule.accepts(value) and len(set(value)) == len(value), rule.wanted, rule.names)
 
 
 def optional(rule: Rule) -> Rule:
     """Return a rule that also accepts None, which a file cannot hold and so no message offers."""
-    return Rule(lambda value: value is None or rule.accepts(value), rule.wanted, rule.names)
+    return Rule(lambda value: value is None or rule.accepts(value), rule.wanted, rule.names, rule.most)
+
+
+ROUNDS = whole(1, "rounds", most=1000)
+"""Steps of pruning and fine-tuning; each reads the network anew."""
+
+
+SEED = whole(0, most=2**53 - 1)
+"""A thousand of them and more are made of one, all within the 64 bits of torch's generators."""
+
+
+SIDE = whole(1, "pixels", most=8192)
+"""Height and width of an image; one of this size already takes 800 MB in float32."""
+
+
+WORKERS = optional(whole(0, "processes", most=1024))
+"""Processes that read pictures; None for as many as the machine has cores, at most 8."""
 
 
 THREADS = optional(whole(1, "threads", most=4096))
@@ -190,10 +229,23 @@ def _are_pairs(value: object, rule: Rule) -> bool:
 
 _PLAIN: dict[Any, Rule] = {
     bool: FLAG,
-    int: Rule(lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    int: Rule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST,
+        "a whole number",
+        most=MOST,
+    ),
     float: number(lambda value: True, "a finite number"),
     str: text("a text"),
 }
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message has room for it."""
+    try:
+        text = repr(value)
+    except Exception as error:  # anything can be given, and a number may have too many digits to be written
+        return f"a {type(value).__name__} ({type(error).__name__})"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _finite(value: object) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from secateur.artifact.document import document
-from secateur.artifact.folder import check, is_full, record, recover, refuse, write_file
+from secateur.artifact.folder import check, check_name, is_full, record, recover, refuse, write_file
 from secateur.artifact.store import Loaded, load, save, saving
 
 __all__ = [
     "Loaded",
     "check",
+    "check_name",
     "document",
     "is_full",
     "load",

@@ -201,24 +201,37 @@ def _swap(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_name(folder: Path) -> None:
+    """Refuse an empty name and places that are no folder of their own, such as ``.``, ``..`` and ``/``.
+
+    Raises:
+        ArtifactError: if it is one.
+    """
+    if folder.name in ("", ".."):
+        raise ArtifactError(f"'{folder}' is no name for a result; name a folder of its own, such as out/small")
+
+
 def refuse(folder: Path, *, force: bool) -> None:
     """Refuse to replace anything that is not wholly ours; long work asks before it begins.
 
     Raises:
         ArtifactError: if ``save`` would not write there.
     """
+    check_name(folder)
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is a file; choose another name for the artifact")
     if not force:
-        raise ArtifactError(f"{folder} exists already; choose another folder, or replace it with force")
+        raise ArtifactError(
+            f"{folder} exists already; choose another folder, or have it replaced (force=True, --force)"
+        )
     if not any(folder.iterdir()):
         return
     try:
         known = {*manifest(folder)["files"], MANIFEST, *DERIVED}
     except ArtifactError as error:
-        raise ArtifactError(f"{folder} is not replaced, even with force: {error}") from None
+        raise ArtifactError(f"{folder} is not replaced, even by force (force=True, --force): {error}") from None
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if not path.is_dir() and name not in known and not _UNFINISHED.match(path.name):

@@ -21,7 +21,7 @@ from secateur.core.blocks import execute
 from secateur.core.plan import Plan
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
-from secateur.errors import ArtifactError, ModelError, PlanError, TraceError
+from secateur.errors import ArtifactError, ModelError, PlanError, TraceError, first_line
 from secateur.measure import deploy
 from secateur.measure.forward import device_of
 from secateur.models import build as build_by_name
@@ -92,6 +92,7 @@ def saving(result: Result, folder: str | Path, *, force: bool = False) -> Genera
     Raises:
         ArtifactError: see ``save``; also where a file of the block cannot be written.
     """
+    folders.check_name(Path(folder))
     place = Path(folder).resolve()
     recipe = result.recipe
     with folders.replacing(place, force=force) as new:
@@ -193,4 +194,4 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}; restore it, or run the recipe again") from None
+        raise ArtifactError(f"{path} is damaged: {first_line(error)}; restore it, or run the recipe again") from None

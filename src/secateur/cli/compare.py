@@ -44,9 +44,11 @@ def compare(
     trained on. A comparison that was killed goes on when the same command is given again.
     """
     from secateur import compare as comparing
+    from secateur.artifact import check_name
 
     comparison = comparing.Comparison.read(recipe)
     folder = Path("out") / recipe.stem if out is None else out
+    check_name(folder)
     if listed:
         _list(comparison, folder, as_json)
         return

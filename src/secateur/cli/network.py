@@ -25,7 +25,7 @@ from secateur.cli.tables import (
     say_json,
     table,
 )
-from secateur.errors import ArtifactError, DataError, SettingError, TargetError
+from secateur.errors import ArtifactError, DataError, SettingError, TargetError, first_line
 from secateur.events import Event
 
 if TYPE_CHECKING:
@@ -264,5 +264,4 @@ def on_device(model: nn.Module, device: str) -> nn.Module:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        line = str(error).partition("\n")[0]
-        raise SettingError(f"cannot use the device '{device}' ({line}); use --device cpu") from None
+        raise SettingError(f"cannot use the device '{device}' ({first_line(error)}); use --device cpu") from None

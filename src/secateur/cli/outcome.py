@@ -58,6 +58,7 @@ def carry_out(
     from secateur import artifact, run
 
     folder = Path("out") / recipe.name() if out is None else out
+    artifact.check_name(folder)
     run.method_of(recipe)
     run.steps_of(recipe)
     _check(recipe)
@@ -130,8 +131,10 @@ def holding(folder: Path, work: Path) -> Generator[None]:
     Raises:
         ArtifactError: if one does, or the claim cannot be written.
     """
+    from secateur.artifact import check_name
     from secateur.artifact.claims import claimed
 
+    check_name(folder)
     lock = folder.with_name(f".{folder.name}.lock")
     with contextlib.ExitStack() as stack:
         try:

@@ -116,6 +116,8 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     from secateur.run.timing import check_timing
 
     method = run.method_of(recipe)
+    target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
+    beforehand.check_goals([(method, target)], told_later=recipe.budget is not None)
     recipe = replace(recipe, latency=forecast)
     named, among, threads = runtime_of(recipe)
     data = run.data_of(recipe, download=download)
@@ -128,7 +130,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
         dense=model,
         inputs=run.example_of(recipe, data, images),
         method=method,
-        target=None if recipe.keep is None else Target(recipe.keep, recipe.of),
+        target=target,
         data=data,
         train=None,
         leave=recipe.leave,

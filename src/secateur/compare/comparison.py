@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import tomli_w
 
+from secateur import rules
 from secateur.core.method import Method, shapes
 from secateur.errors import SettingError, nearest
 from secateur.methods import make
@@ -106,7 +107,7 @@ class Comparison:
         _check_list(
             "keeps", self.keeps, lambda keep: type(keep) in (int, float) and 0 < keep <= 1, "fractions in (0, 1]"
         )
-        _check_list("seeds", self.seeds, lambda seed: type(seed) is int and seed >= 0, "whole numbers of at least 0")
+        _check_list("seeds", self.seeds, rules.SEED.accepts, f"whole numbers, each {rules.SEED.wanted}")
         object.__setattr__(self, "keeps", tuple(float(keep) for keep in self.keeps))
         if not self.repairs:
             object.__setattr__(self, "repairs", (chosen(self.base.repair, images=True),))

@@ -20,6 +20,7 @@ from secateur.core.work import Uncounted, remark
 from secateur.errors import PlanError, SettingError
 
 Measure = Literal["macs", "params", "nonzero", "units"]
+_NAMES = {"macs": "MACs", "params": "parameters"}
 _SHARE = rules.number(lambda keep: 0.0 < keep <= 1.0, "in (0, 1]")
 
 
@@ -74,9 +75,20 @@ class Target:
 
     def __post_init__(self) -> None:
         if not _SHARE.accepts(self.keep):
-            raise SettingError(f"keep must be in (0, 1], not {self.keep!r}: it is the fraction that stays")
+            raise SettingError(
+                f"keep must be in (0, 1], not {self.keep!r}: it is the fraction that stays{self._instead()}"
+            )
         if self.of not in get_args(Measure):
             raise SettingError(f"unknown measure '{self.of}'; choose one of {', '.join(get_args(Measure))}")
+
+    def _instead(self) -> str:
+        """Return what to write for a number of MACs or parameters, or for percent; empty for what is neither."""
+        keep: object = self.keep
+        if isinstance(keep, bool) or not isinstance(keep, int | float) or not 1 < keep < math.inf:
+            return ""
+        if keep > 100 and self.of in ("macs", "params"):
+            return f"; for a number of {_NAMES[self.of]} give budget=Budget(max_{self.of}={keep!r}) instead"
+        return f"; {keep!r} % is {keep / 100:g}" if keep <= 100 else ""
 
     def most(self, whole: int) -> int:
         """Return the most that may be left of a dense network of this size."""

@@ -26,14 +26,14 @@ COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
 
-_COUNT, _SEED = rules.whole(1, "images"), rules.whole(0)
+_COUNT, _SEED = rules.whole(1, "images"), rules.SEED
 _NAMED = rules.optional(
     rules.Rule(
         lambda value: isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value),
         "a list with one number for each channel",
     )
 )
-_SIDE = rules.optional(rules.whole(1, "pixels"))
+_SIDE = rules.optional(rules.SIDE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,8 @@ class Order:
         if self.augment not in AUGMENTS:
             known = ", ".join(AUGMENTS)
             raise DataError(f"unknown augmentation '{self.augment}'{nearest(self.augment, AUGMENTS)}; known: {known}")
+        if not 0 <= self.seed < 2**63:
+            raise DataError(f"the seed of a pass must be at least 0 and below 2**63, not {self.seed}")
         if self.batch_size < 1:
             raise DataError(f"the batch size must be at least 1, not {self.batch_size}")
         if not 0 <= self.rank < self.world:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.errors import DataError, SecateurError
+from secateur.errors import DataError, SecateurError, first_line
 
 _ORIENTATION = 0x0112  # of EXIF, whose values from 5 on exchange height and width
 _KIND_OF_PAGE, _COPY_OR_MASK = 254, 0b101  # of TIFF: a page that is a smaller copy of another, or its mask
@@ -68,7 +68,7 @@ def picture(path: str, channels: int) -> Any:
 
 def unreadable(path: str, error: Exception) -> DataError:
     """Return the error that names a picture which cannot be read."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return DataError(f"the image '{path}' cannot be read ({line}): repair or remove it")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.errors import ExportError
+from secateur.errors import ExportError, first_line
 from secateur.export.comparison import (
     TOLERANCE,
     Call,
@@ -63,6 +63,8 @@ def export(
     Raises:
         ExportError: if none does, or the file cannot be written; nothing is left then.
     """
+    if path.name in ("", ".."):
+        raise ExportError(f"'{path}' is no name for a file; give one such as model.{kind}")
     network = copy.deepcopy(model).cpu().eval()  # the caller's mode and device stay untouched
     expected = network if reference is None else copy.deepcopy(reference).cpu().eval()
     example = call_of(example_inputs)
@@ -81,7 +83,7 @@ def export(
             except Exception as error:  # exporters raise anything, NotImplementedError to internal assertions
                 if _full(temporary.parent):  # which torch's writer says in words of its own
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-                reasons.append(f"{type(error).__name__}: {_first_line(error)}")
+                reasons.append(f"{type(error).__name__}: {first_line(error)}")
                 continue
             if found <= TOLERANCE:
                 beside = path.with_suffix(way.beside) if way.beside else None
@@ -124,8 +126,3 @@ def write_through(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no message"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ExportError
+from ..errors import ExportError, first_line
 from .forward import ExampleInputs, call, evaluating, refilled, tensors
 from .quiet import quiet
 
@@ -38,8 +38,7 @@ def onnx_program(model: nn.Module, inputs: ExampleInputs) -> bytes:
                 exporter.export(flat, values, buffer, input_names=names, dynamo=dynamo, external_data=False)
                 return buffer.getvalue()
             except Exception as error:  # exporters raise anything
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                reason = f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
+                reason = f"{type(error).__name__}: {first_line(error)}"
     raise ExportError(f"the network cannot be converted to ONNX ({reason}); time it in another runtime")
 
 

@@ -14,9 +14,8 @@ from torch.utils._pytree import tree_map
 
 from ..core.fusion import fuse, fusible
 from ..core.surgery import relative_difference, run, tensors_in
-from ..core.surgery.forward import first_line
 from ..core.surgery.precision import InDouble
-from ..errors import ModelError, VerificationError
+from ..errors import ModelError, VerificationError, first_line
 from ..events import Event, Tell, ignore
 from .execution import fastest
 from .forward import ExampleInputs, device_of, moved, refilled, tensors

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.surgery.untouched import owned, untouched
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A tensor (one argument), a tuple (positional arguments) or a mapping (keyword arguments)."""
@@ -128,8 +128,7 @@ def call_on(model: nn.Module, inputs: ExampleInputs) -> Any:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs)) or "no tensors"
-        line = (str(error).strip().splitlines() or [""])[0]
-        reason = f"{type(error).__name__}: {line}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}") from error
 
 

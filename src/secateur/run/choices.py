@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, first_line
 from secateur.events import Event, Tell, ignore
 from secateur.run.work import Work, digest, keep
 from secateur.training import Settings, Speed
@@ -86,7 +86,7 @@ class Choices:
                 found = read(place[name])
             except _UNUSABLE as error:
                 if place is self.given:
-                    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                    why = first_line(error)
                     text = f"the choice '{name}' of the recipe cannot be used here ({why}) and is made anew"
                     self.tell(Event("warning", text))
                 continue

@@ -29,7 +29,7 @@ from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
 from secateur.repair import chosen as steps_of_repair
-from secateur.run.beforehand import check_weights, warn_of_random_weights
+from secateur.run.beforehand import check_goals, check_weights, warn_of_random_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.choices import Choices
 from secateur.run.fallback import for_images, without_fit
@@ -50,8 +50,6 @@ _LIMITS = rules.instance(Limits, "a Limits such as Limits(multiple=8)")
 _RUNTIME = rules.optional(
     rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
 )
-_ROUNDS = rules.whole(1)
-_SEED = rules.whole(0)
 _IMAGES = rules.whole(1, "images")
 
 
@@ -144,8 +142,8 @@ def prune(
         ("budget", budget, _BUDGET),
         ("limits", limits, _LIMITS),
         ("runtime", runtime, _RUNTIME),
-        ("rounds", rounds, _ROUNDS),
-        ("seed", seed, _SEED),
+        ("rounds", rounds, rules.ROUNDS),
+        ("seed", seed, rules.SEED),
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
         ("minutes", minutes, rules.MINUTES),
@@ -165,6 +163,7 @@ def prune(
         raise SettingError(f"{name_of(asked)} does not train before it decides; leave shape out")
     if shape is not None and data is None:
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
+    check_goals([(asked, goal), *((step.method, step.target) for step in then)], told_later=budget is not None)
     repair = steps_of_repair(repair, images=seen)
     check_minutes(minutes, images=seen)
     if example_inputs is None and not seen:
@@ -200,7 +199,7 @@ def prune(
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
     _warn_of_optimizers(model, tell)
-    folder = None if work is None else Work(Path(work))
+    folder = Work.at(work)
     begun = partial(
         Job,
         dense=dense,

@@ -56,14 +56,16 @@ def run_recipe(
     """
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
+    target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
+    told_later = recipe.budget is not None
+    beforehand.check_goals([(method, target), *((step.method, step.target) for step in then)], told_later=told_later)
     data = data_of(recipe, download=download)
     images = images_of(recipe, data, tell)
     model = model_of(recipe, data, images)
     data, images = for_network(recipe, model, data, images, tell)
     clock, trained = Clock(), None
-    folder = None if work is None else Work(Path(work))
+    folder = Work.at(work)
     choices = Choices(folder, recipe.chosen, tell)
-    target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
     limits = Limits(recipe.min_units, recipe.multiple)
     if recipe.pretrain is not None:
         if data is None:
@@ -73,7 +75,6 @@ def run_recipe(
         )
         first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
         for step in (*first, *then):
-            step.method.check(step.target)
             beforehand.check_target(graph, step.method, step.target, limits)
         place = None if folder is None else folder.place("dense.ckpt", model)
         memory = choices.speed("pretrain", model, recipe.pretrain)

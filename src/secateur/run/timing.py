@@ -14,7 +14,7 @@ from secateur.core.costs import Times
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
-from secateur.errors import SecateurError, SettingError
+from secateur.errors import SecateurError, SettingError, first_line
 from secateur.events import Event
 from secateur.measure import Runtime, side_by_side
 from secateur.measure.alignment import measured_limits, worth_timing
@@ -105,7 +105,9 @@ def aligned(job: Job, graph: Graph) -> Limits:
                 table = LayerTable.here(job.runtime or "eager", 1, device)
                 found = measured_limits(Forecast.of(job.dense, graph, job.inputs, table, 1.0), limits, tell=job.tell)
         except (SecateurError, RuntimeError) as error:  # a runtime that cannot have a layer alone
-            job.tell(Event("warning", f"widths are chosen by rule, for layers cannot be timed here ({_line(error)})"))
+            job.tell(
+                Event("warning", f"widths are chosen by rule, for layers cannot be timed here ({first_line(error)})")
+            )
             found = limits
         return {"multiples": dict(found.by_group), "source": found.source}
 
@@ -113,10 +115,6 @@ def aligned(job: Job, graph: Graph) -> Limits:
         return replace(limits, by_group=tuple(found["multiples"].items()), source=found["source"])
 
     return job.choices.take("widths", job.dense, (limits, job.runtime), choose, read)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _forecast(job: Job, model: nn.Module, graph: Graph) -> Forecast:

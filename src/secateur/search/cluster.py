@@ -16,7 +16,7 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.errors import SecateurError, SettingError
+from secateur.errors import SecateurError, SettingError, first_line
 from secateur.search.engine import Engine, Step
 from secateur.search.held_out import HeldOut
 from secateur.search.stretch import Stretch, split
@@ -54,7 +54,7 @@ class Cluster:
                 self._ray.init(log_to_driver=False, logging_level="error", **options)
             except Exception as error:  # Ray raises many kinds, none of which says what to do
                 raise SettingError(
-                    f"no Ray cluster answers at '{address}' ({str(error).strip().splitlines()[0]}); check the address, "
+                    f"no Ray cluster answers at '{address}' ({first_line(error)}); check the address, "
                     "or give local for a cluster on this machine"
                 ) from None
             self._started = True
@@ -79,7 +79,7 @@ class Cluster:
                     raise (
                         cause
                         if isinstance(cause, SecateurError)
-                        else SettingError(f"the Ray cluster failed: {str(error).strip().splitlines()[-1]}")
+                        else SettingError(f"the Ray cluster failed: {first_line(error, last=True)}")
                     ) from None
 
     def close(self) -> None:

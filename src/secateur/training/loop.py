@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from secateur import rules
 from secateur.core.surgery.untouched import ordinary
-from secateur.errors import ModelError, SettingError, TrainingError
+from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
-from secateur.training.placement import accelerated, device_type, placed
+from secateur.training.placement import accelerated, device_type, placed, speaking
 from secateur.training.settings import Settings
 from secateur.training.share import Share
 from secateur.training.speed import Memory, choose, fixed
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from secateur.data import Data
 
 
+_SEED = rules.whole(0, most=2**63 - 1)  # a run adds the number of a round to its own
 _TURN = threading.RLock()
 
 
@@ -91,6 +93,7 @@ def fit(
     saved = None if checkpoint is None else disk.read(Path(checkpoint), owner)
     with ExitStack() as stack:
         stack.enter_context(alone())
+        stack.enter_context(speaking(None if checkpoint is None else Path(checkpoint)))
         stack.enter_context(own_randomness(kind))
         with accelerated(kind, "float32") as accelerator:
             share = Share(data, settings, seed, accelerator)
@@ -107,8 +110,7 @@ def fit(
 
 
 def _check(model: nn.Module, data: Data, settings: Settings, teacher: nn.Module | None, seed: int) -> None:
-    if seed < 0:
-        raise SettingError(f"the seed of a training must be at least 0, not {seed}")
+    rules.refuse(("seed", seed, _SEED))
     if settings.distill and teacher is None:
         raise TrainingError(f"'distill' is {settings.distill} but there is no teacher; give one, or set 'distill' to 0")
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.errors import first_line
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import logits_of
 from secateur.training.history import Speed
@@ -99,7 +100,7 @@ def choose(
             return _compiled(trial, best, expected, tell)
         return replace(best, compile=default.compile)
     except (RuntimeError, TypeError) as error:  # a network that cannot be copied, say
-        tell(Event("speed", f"speed was not measured ({error}); taking the defaults"))
+        tell(Event("speed", f"speed was not measured ({first_line(error)}); taking the defaults"))
         return default
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.surgery.untouched import ordinary, owned, untouched
-from secateur.errors import ModelError, SecateurError
+from secateur.errors import ModelError, SecateurError, first_line
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -95,8 +95,3 @@ def _tensors_in(value: Any, above: set[int]) -> Iterator[Tensor]:
         parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
     for part in parts:
         yield from _tensors_in(part, above | {id(value)})
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, its class if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,10 +17,9 @@ from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
-from secateur.core.surgery.forward import first_line
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
-from secateur.errors import ModelError, PlanError
+from secateur.errors import ModelError, PlanError, first_line
 
 
 def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes  # pyright: igno
 from torch.utils._pytree import tree_map
 
 from secateur.core.together import Together
-from secateur.errors import ModelError
+from secateur.errors import ModelError, first_line
 
 _PLACES = ("cpu", "cuda", "mps", "xpu")
 
@@ -148,8 +148,7 @@ def private(model: nn.Module) -> nn.Module:
         try:
             return copy.deepcopy(model, memo)
         except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{type(model).__name__} cannot be copied: {line}") from error
+            raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
 
 
 def _computed(model: nn.Module) -> list[Tensor]:
