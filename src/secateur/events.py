@@ -27,6 +27,9 @@ class Event:
     values: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
+_OURS = ("secateur", "contextlib")  # whose frames stand between the caller and us where a context decorates
+_SAID: set[str] = set()
+
 Tell = Callable[[Event], None]
 
 
@@ -48,6 +51,22 @@ def once(tell: Tell) -> Tell:
     return tell if tell is ignore else listen
 
 
+@dataclass(frozen=True)
+class Display:
+    """A listener that nobody has asked for: it shows the progress; warnings stay warnings of Python's."""
+
+    show: Tell
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        self.show(event)
+
+
+def listens(tell: Tell) -> bool:
+    """Tell whether a caller has given a listener of its own."""
+    return tell is not ignore and not isinstance(tell, Display)
+
+
 def warn(text: str, tell: Tell) -> None:
     """Tell a warning; where nobody listens it is a warning of Python's to whoever called Secateur.
 
@@ -55,10 +74,28 @@ def warn(text: str, tell: Tell) -> None:
         text: one sentence.
         tell: hears it.
     """
-    tell(Event("warning", text))
-    if tell is not ignore:
-        return
+    if listens(tell):
+        tell(Event("warning", text))
+    else:
+        warn_caller(text)
+
+
+def warn_caller(text: str) -> None:
+    """Give a warning of Python's to whoever called Secateur."""
     level, frame = 1, inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "secateur":
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, UserWarning, stacklevel=level)
+
+
+def warn_once(text: str, tell: Tell) -> None:
+    """Give a warning to the caller and its listener, the first time in this process alone.
+
+    Python's own memory of what was said is lost whenever somebody changes its filters, as many libraries do.
+    """
+    if text in _SAID:
+        return
+    _SAID.add(text)
+    if listens(tell):
+        tell(Event("warning", text))
+    warn_caller(text)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from secateur.errors import SettingError, nearest
@@ -27,12 +27,14 @@ class Rule:
         wanted: what it must be, to follow the words "must be".
         names: the words that it, or each of its entries, may be, where there are few.
         most: the largest number that it may be, where only far too large ones are told so.
+        remark: says what to write instead of a value that means something else; empty for others.
     """
 
     accepts: Callable[[Any], bool]
     wanted: str
     names: tuple[str, ...] = ()
     most: int | None = None
+    remark: Callable[[Any], str] = lambda value: ""
 
     def refusal(self, value: object) -> str:
         """Return what is wrong with a value that is not accepted, to follow its name."""
@@ -43,8 +45,10 @@ class Rule:
         elif isinstance(value, tuple):
             value = list(entries)  # as recipes write it
         near = nearest(value, self.names) if isinstance(value, str) else ""
-        wanted, large = self.wanted, isinstance(value, int) and self.most is not None and value > self.most
-        return f"must be {wanted}{f' and at most {self.most}' if large else ''}, not {_shown(value)}{near}"
+        wanted = self.wanted
+        if isinstance(value, int) and self.most is not None and value > self.most:
+            wanted = f"{wanted} and at most {self.most}"
+        return f"must be {wanted}, not {_shown(value)}{near}{self.remark(value)}"
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
@@ -68,6 +72,27 @@ def whole(least: int, of: str = "", most: int | None = None) -> Rule:
 def number(accepts: Callable[[float], bool], wanted: str) -> Rule:
     """Return the rule for finite numbers that a function accepts."""
     return Rule(lambda value: _finite(value) and accepts(float(value)), wanted)
+
+
+def fraction(wanted: str) -> Rule:
+    """Return the rule for fractions above 0 and up to 1 of a network."""
+
+    def remark(value: object) -> str:
+        if is_count(value):
+            return "; set 'max_macs' or 'max_params' of a budget to limit a number of MACs or parameters"
+        return f"; set {cast('float', value) / 100:g} for {value} %" if is_percentage(value) else ""
+
+    return replace(number(lambda value: 0 < value <= 1, wanted), remark=remark)
+
+
+def is_percentage(value: object) -> bool:
+    """Tell whether a number that should be a fraction may be meant as percent."""
+    return _finite(value) and 1 < cast("float", value) <= 100
+
+
+def is_count(value: object) -> bool:
+    """Tell whether a number that should be a fraction may be meant as a number of MACs or parameters."""
+    return _finite(value) and cast("float", value) > 100
 
 
 def text(wanted: str, least: int = 0) -> Rule:
@@ -106,7 +131,7 @@ def different(rule: Rule) -> Rule:
 
 def optional(rule: Rule) -> Rule:
     """Return a rule that also accepts None, which a file cannot hold and so no message offers."""
-    return Rule(lambda value: value is None or rule.accepts(value), rule.wanted, rule.names, rule.most)
+    return replace(rule, accepts=lambda value: value is None or rule.accepts(value))
 
 
 ROUNDS = whole(1, "rounds", most=1000)

@@ -11,7 +11,7 @@ from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
 
 Option: TypeAlias = bool | int | float | str | list["Option"]
-FRACTION = rules.number(lambda value: 0 < value <= 1, "a fraction above 0 and up to 1")
+FRACTION = rules.fraction("a fraction above 0 and up to 1")
 MEASURE = rules.one_of(Measure)
 OPTIONS = rules.instance(Mapping, "a table of the method's settings")
 _NAME = rules.text("", least=1)

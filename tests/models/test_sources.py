@@ -10,6 +10,7 @@ from torch import nn
 from secateur.errors import ModelError, SettingError
 from secateur.models import build
 from secateur.models.resnet import ResNet
+from secateur.models.sources import side_of
 
 FACTORY = """
 import torch
@@ -175,3 +176,22 @@ def test_bad_files_and_modules(own: Path, tmp_path: Path) -> None:
     (tmp_path / "net.txt").write_text(FACTORY)
     with pytest.raises(ModelError, match=r"its name must end in \.py"):
         build(f"{tmp_path}/net.txt:plain")
+
+
+def test_a_network_says_itself_which_images_it_is_for(own: Path) -> None:
+    assert [side_of(name) for name in ("lenet5", "secateur:lenet5", "resnet20", "torchvision:resnet18")] == [
+        28,
+        28,
+        32,
+        224,
+    ]
+    assert [side_of(f"{own}:{name}") for name in ("sized", "net", "missing")] == [8, 224, 224]
+    assert [side_of(name) for name in ("nothing", "torchvision:nothing", "timm:nothing", "none.py:net")] == [
+        32,
+        224,
+        224,
+        224,
+    ]
+    pytest.importorskip("timm")
+    assert side_of("timm:efficientnet_b1") == 240
+    assert side_of("timm:vit_base_patch16_384") == 384

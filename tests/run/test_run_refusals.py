@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import signal
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
 
 import secateur
 from nets import Plain, images, make
-from secateur import artifact
+from secateur import artifact, events
 from secateur.artifact import folder as folders
 from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
@@ -165,7 +167,8 @@ def test_a_network_with_too_few_classes_for_the_data(data: Data, train: Settings
 # optimizers
 
 
-def test_a_network_in_training_is_warned_of_its_optimizer(net: nn.Module) -> None:
+def test_a_network_in_training_is_warned_of_its_optimizer(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_SAID", set())
     held = torch.optim.SGD(net.parameters(), lr=0.1)
     net(images(1)).sum().backward()
     heard: list[Event] = []
@@ -268,3 +271,82 @@ def test_a_kill_while_a_file_is_written_leaves_the_old_result(
     assert secateur.load(folder, dense=Plain()).plans == old.plans
     new.save(folder, force=True)  # what the killed one left behind is cleared away
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_in_a_loop_the_warning_of_optimizers_comes_once(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_SAID", set())
+    net(images(1)).sum().backward()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            prune(net, images(1), target=0.5, latency=False)
+    assert ["migrate_optimizer" in str(each.message) for each in caught] == [True]
+
+
+# masks of torch
+
+
+@pytest.mark.parametrize(
+    ("hide", "tensor"),
+    [
+        (lambda layer: torch_prune.l1_unstructured(layer, "weight", amount=0.3), "weight"),
+        (lambda layer: torch_prune.ln_structured(layer, "weight", amount=2, n=2, dim=0), "weight"),
+        (lambda layer: torch_prune.identity(layer, "bias"), "bias"),
+    ],
+)
+def test_a_mask_of_torch_is_refused_with_the_call_that_removes_it(hide: Any, tensor: str) -> None:
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Conv2d(8, 8, 3), nn.Flatten())
+    hide(net[0][0])
+    with pytest.raises(ModelError, match=r"'0.0' carries a mask") as error:
+        prune(net, images(1), "magnitude", 0.5, latency=False)
+    call = str(error.value).rpartition("with ")[2]
+    assert call == f"torch.nn.utils.prune.remove(model.get_submodule('0.0'), '{tensor}')"
+    eval(call, {"torch": torch, "model": net})
+    assert prune(net, images(1), "magnitude", 0.9, latency=False).verification < 1e-5
+
+
+# numbers and names that lead nowhere
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "words"),
+    [
+        ("seed", 2**63, "seed must be a whole number of at least 0 and at most 9007199254740991"),
+        ("seed", 10**30, "seed must be"),
+        ("rounds", 10**30, "rounds must be a whole number of rounds, at least 1 and at most 1000"),
+        ("target", 403000, r"budget=Budget\(max_macs=403000\)"),
+        ("work", "", "'work' is an empty text"),
+        ("progress", 3, "progress must be true or false"),
+    ],
+)
+def test_arguments_out_of_range(net: nn.Module, argument: str, value: Any, words: str) -> None:
+    with pytest.raises(SecateurError, match=words):
+        prune(net, images(1), "magnitude", **{"target": 0.5, "latency": False, argument: value})
+
+
+def test_the_largest_seed_goes_all_the_way(net: nn.Module, data: Data, train: Settings) -> None:
+    result = prune(net, None, "random_units", 0.5, data, train=train, rounds=2, seed=2**53 - 1, latency=False)
+    assert len(result.plans) == 2
+
+
+@pytest.mark.parametrize("place", ["", ".", ".."])
+def test_a_result_needs_a_folder_of_its_own(
+    net: nn.Module, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result = prune(net, images(1), "magnitude", 0.5, latency=False)
+    for force in (False, True):
+        with pytest.raises(ArtifactError, match="is no name for a result; name a folder of its own"):
+            result.save(place, force=force)
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+def test_what_is_there_is_replaced_by_the_argument_or_the_flag_that_the_message_names(
+    net: nn.Module, tmp_path: Path
+) -> None:
+    result = prune(net, images(1), "magnitude", 0.5, latency=False)
+    result.save(tmp_path / "out")
+    with pytest.raises(ArtifactError, match=r"or have it replaced \(force=True, --force\)"):
+        result.save(tmp_path / "out")
+    result.save(tmp_path / "out", force=True)

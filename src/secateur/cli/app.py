@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
-import logging
 import os
 import sys
 import warnings
@@ -48,7 +47,6 @@ class Program(typer.core.TyperGroup):
             with ending_well(), warnings.catch_warnings():
                 if not debug:
                     warnings.simplefilter("ignore")
-                    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA, without need
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
             _end(str(error) or "interrupted", 143 if isinstance(error, Terminated) else 130, debug)

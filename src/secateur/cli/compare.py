@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.progress import Listener
 from secateur.cli.selection import OUTPUT, AsJson, Download, Quiet
 from secateur.cli.tables import say, say_json, table
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from secateur.compare import Comparison, Findings, Line

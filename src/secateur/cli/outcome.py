@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.cli import exports
-from secateur.cli.progress import Listener
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
 from secateur.errors import ArtifactError, ExportError, SettingError, nearest
 from secateur.events import Event
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from secateur.measure import Deployed

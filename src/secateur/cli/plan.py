@@ -11,10 +11,10 @@ import typer
 
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag
-from secateur.cli.progress import Listener
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, method_asked, recipe_of, selection_flags
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, BranchingError
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from secateur.core.graph import Graph

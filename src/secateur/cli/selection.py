@@ -85,11 +85,13 @@ def _in_flags(text: str) -> str:
 
     names = {field.name for kind in (Recipe, Budget) for field in dataclasses.fields(kind)}
     about, sign, given = text.partition(", not ")
+    given, other, remedy = given.partition("; set ")
 
     def flag(quoted: re.Match[str]) -> str:
         return f"--{quoted[1].replace('_', '-')}" if quoted[1] in names else quoted[0]
 
-    return re.sub(r"'(\w+)'", flag, about) + sign + given
+    own = re.compile(r"'(\w+)'")
+    return own.sub(flag, about) + sign + given + other + own.sub(flag, remedy).replace(" of a budget", "")
 
 
 def method_asked(given: Given) -> bool:

@@ -83,12 +83,9 @@ class Target:
 
     def _instead(self) -> str:
         """Return what to write for a number of MACs or parameters, or for percent; empty for what is neither."""
-        keep: object = self.keep
-        if isinstance(keep, bool) or not isinstance(keep, int | float) or not 1 < keep < math.inf:
-            return ""
-        if keep > 100 and self.of in ("macs", "params"):
-            return f"; for a number of {_NAMES[self.of]} give budget=Budget(max_{self.of}={keep!r}) instead"
-        return f"; {keep!r} % is {keep / 100:g}" if keep <= 100 else ""
+        if self.of in _NAMES and rules.is_count(self.keep):
+            return f"; for a number of {_NAMES[self.of]} give budget=Budget(max_{self.of}={self.keep!r}) instead"
+        return f"; {self.keep!r} % is {self.keep / 100:g}" if rules.is_percentage(self.keep) else ""
 
     def most(self, whole: int) -> int:
         """Return the most that may be left of a dense network of this size."""

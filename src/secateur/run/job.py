@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,7 +27,7 @@ from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import COUNT, Later
 from secateur.data.loaders import LoaderSource
 from secateur.errors import TargetError
-from secateur.events import Event, Tell, ignore
+from secateur.events import Event, Tell, listens, warn_caller
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
 from secateur.measure.forecast import Forecast
 from secateur.methods import name_of
@@ -207,9 +206,10 @@ class Job:
         with self.clock("foretell"):
             self.foretold = self._foretold(graph, self.target, self.runtime)
         if self.foretold is not None:
-            self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
-            if self.foretold.dear and self.tell is ignore:  # or nobody would hear what the number costs
-                warnings.warn(self.foretold.sentence(), UserWarning, stacklevel=6)
+            if self.foretold.dear and not listens(self.tell):  # or nobody would hear what the number costs
+                warn_caller(self.foretold.sentence())
+            else:
+                self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
 
     def _foretold(self, graph: Graph, target: Target, runtime: Runtime) -> Foretold | None:
         if not isinstance(self.method, ScoreMethod | Reconstruction):

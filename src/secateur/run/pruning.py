@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,12 +21,13 @@ from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
 from secateur.errors import BranchingError, DataError, ModelError, SettingError
-from secateur.events import Event, Tell, ignore
+from secateur.events import Tell, ignore, warn_once
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
+from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
 from secateur.run.beforehand import check_goals, check_weights, warn_of_random_weights
 from secateur.run.budgeting import check_budget
@@ -53,6 +53,7 @@ _RUNTIME = rules.optional(
 _IMAGES = rules.whole(1, "images")
 
 
+@shown
 @randomness()
 @ordinary()
 def prune(
@@ -81,6 +82,7 @@ def prune(
     tested: Accuracy | None = None,
     work: str | Path | None = None,
     chosen: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Make a network smaller by a published method, and prove that nothing else changed.
@@ -128,7 +130,8 @@ def prune(
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
         chosen: what an earlier run has chosen by the clock (``Result.chosen``), which is taken instead of measuring
             again; None for nothing. What does not fit here is chosen anew, with a warning.
-        tell: hears the progress.
+        progress: whether to show on standard error what goes on, a bar included; None: in a terminal and in a notebook.
+        tell: hears the progress, instead of a display.
 
     Returns:
         The pruned network with all measurements.
@@ -260,5 +263,4 @@ def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
         "the network has gradients, so it seems to be in training: an optimizer that was made for it goes on with the "
         "dense network; make a new one for the pruned network, or move it with secateur.core.surgery.migrate_optimizer"
     )
-    tell(Event("warning", text))
-    warnings.warn(text, UserWarning, stacklevel=5)
+    warn_once(text, tell)

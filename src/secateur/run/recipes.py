@@ -20,6 +20,7 @@ from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
 from secateur.models.sources import side_of
+from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.choices import Choices
@@ -33,12 +34,14 @@ from secateur.run.work import Work
 from secateur.training import fit
 
 
+@shown
 def run_recipe(
     recipe: Recipe,
     *,
     work: str | Path | None = None,
     download: bool = False,
     method_asked: bool = True,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Do what a recipe says: build, load, train the dense network if asked, prune, fine-tune, measure.
@@ -49,7 +52,8 @@ def run_recipe(
         download: whether a missing data set may be fetched.
         method_asked: whether somebody has chosen the method; if not, another one can stand in where it cannot decide,
             and the recipe of the result says so.
-        tell: hears the progress.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: hears the progress, instead of a display.
 
     Raises:
         SecateurError: one of its kinds.

@@ -22,6 +22,7 @@ from secateur.core.surgery.untouched import ordinary
 from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
+from secateur.progress import shown
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
@@ -39,6 +40,7 @@ _SEED = rules.whole(0, most=2**63 - 1)  # a run adds the number of a round to it
 _TURN = threading.RLock()
 
 
+@shown
 def fit(
     model: nn.Module,
     data: Data,
@@ -49,6 +51,7 @@ def fit(
     checkpoint: Path | None = None,
     seed: int = 0,
     memory: Memory = Memory(),  # noqa: B008  (frozen)
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> History:
     """Train the network in place.
@@ -73,7 +76,8 @@ def fit(
         seed: of order, augmentation and dropout; at least 0.
         memory: where the way to run it is found, if it was chosen before, and left, if it is chosen now; several
             processes share that of the first one.
-        tell: hears the progress about twenty times an epoch, and one sentence per epoch.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: instead of a display, hears the progress about twenty times an epoch, and one sentence per epoch.
 
     Returns:
         One row per epoch (of earlier, interrupted runs too), and the speed settings used.

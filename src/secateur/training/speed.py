@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from secateur.errors import first_line
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import logits_of
+from secateur.measure.quiet import ready_to_compile
 from secateur.training.history import Speed
 from secateur.training.objective import loss_of
 from secateur.training.optimizers import optimizer
@@ -177,6 +178,8 @@ def _compiled(trial: _Trial, speed: Speed, expected: float, tell: Tell) -> Speed
 def _stepper(trial: _Trial, speed: Speed) -> Step:
     """Return a function that does one training step on a copy of the network."""
     network = move(copy.deepcopy(trial.model), trial.device, speed).train()
+    if speed.compile == "on":
+        ready_to_compile()
     forward: Callable[[Tensor], Any] = torch.compile(network) if speed.compile == "on" else network
     rule = optimizer([p for p in network.parameters() if p.requires_grad], trial.settings)
     images = trial.images.contiguous(memory_format=memory_format(speed)) if trial.images.dim() == 4 else trial.images
