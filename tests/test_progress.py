@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+import importlib.util
+import inspect
+import io
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from secateur.events import Event
-from secateur.progress import Listener
+from secateur.errors import SettingError
+from secateur.events import Event, Tell, ignore
+from secateur.progress import Listener, shown
+from secateur.run import prune, run_recipe
+from secateur.training import fit
 
 NEWS = (
     Event("trace", "reading the network"),

@@ -87,7 +87,7 @@ def test_rules_accept_and_refuse(rule: Rule, good: list[object], bad: list[objec
 @pytest.mark.parametrize(
     ("hint", "good", "bad"),
     [
-        (int, [0, -3, HUGE], [0.5, True, "1", math.nan, [], None]),
+        (int, [0, -3, 2**31 - 1], [0.5, True, "1", math.nan, [], None, 2**31, HUGE]),
         (float, [0, 0.5], [math.nan, math.inf, True, "1", None]),
         (str, ["", "a"], [1, ["a"], None]),
         (bool, [True, False], [1, "false", None]),
@@ -135,9 +135,7 @@ def test_the_words_of_a_rule() -> None:
 
 
 def test_a_wrong_entry_is_named_alone_and_others_stand_as_a_recipe_writes_them() -> None:
-    with pytest.raises(
-        SettingError, match=r"'export' must be .* of pt2, onnx, source, not 'onx' \(did you mean 'onnx'"
-    ):
+    with pytest.raises(SettingError, match=r"'export' .* of pt2, onnx, source, not 'onx' \(did you mean 'onnx'"):
         Recipe(model="lenet5", method="magnitude", export=("pt2", "onx"))
     with pytest.raises(SettingError, match=r"'repair' must be .*, not 'fald' \(did you mean 'fold'"):
         Recipe(model="lenet5", method="magnitude", repair=("fald",))
@@ -151,12 +149,12 @@ def test_a_wrong_entry_is_named_alone_and_others_stand_as_a_recipe_writes_them()
         ("rounds", 10**30, 1000),
         ("rounds", 1001, 1000),
         ("image_size", 10**6, 8192),
-        ("seed", 2**63, 2**53 - 1),
-        ("seed", 2**53, 2**53 - 1),
+        ("seed", 2**63, 2**48 - 1),
+        ("seed", 2**48, 2**48 - 1),
         ("workers", 5000, 1024),
         ("classes", 10**30, 2**31 - 1),
         ("calibrate_images", 2**31, 2**31 - 1),
-        ("min_units", 10**5000, 2**31 - 1),  # too many digits to be written
+        pytest.param("min_units", 10**5000, 2**31 - 1, id="more digits than can be written"),
     ],
 )
 def test_numbers_that_nothing_could_follow_are_refused_with_the_largest(name: str, value: int, most: int) -> None:

@@ -13,7 +13,7 @@ from secateur.errors import SettingError, nearest
 
 REPEATED = (tuple, list, Sequence)
 MOST = 2**31 - 1
-"""The largest whole number that a setting may be, unless it says otherwise."""
+"""The largest whole number that a setting may be, unless it says otherwise: no tensor or loop could follow further."""
 LONGEST = 200
 """Letters of a value that a message quotes."""
 
@@ -54,18 +54,16 @@ class Rule:
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
-def whole(least: int, of: str = "", most: int | None = None) -> Rule:
+def whole(least: int, of: str = "", most: int = MOST) -> Rule:
     """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count.
 
-    Without a ``most`` they end at ``MOST``, beyond which no tensor, file or loop could follow.
+    Where they end is said of those that are beyond it.
     """
     wanted = f"a whole number of {of}, at least {least}" if of else f"a whole number of at least {least}"
-    wanted += f" and at most {most}" if most is not None else ""
-    end = MOST if most is None else most
     return Rule(
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= end,
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
         wanted,
-        most=MOST if most is None else None,
+        most=most,
     )
 
 
@@ -134,19 +132,19 @@ def optional(rule: Rule) -> Rule:
     return replace(rule, accepts=lambda value: value is None or rule.accepts(value))
 
 
-ROUNDS = whole(1, "rounds", most=1000)
+ROUNDS = whole(1, most=1000)
 """Steps of pruning and fine-tuning; each reads the network anew."""
 
 
-SEED = whole(0, most=2**53 - 1)
-"""A thousand of them and more are made of one, all within the 64 bits of torch's generators."""
+SEED = whole(0, most=2**48 - 1)
+"""Thousands of others are made of one, all within the 64 bits of torch's generators."""
 
 
 SIDE = whole(1, "pixels", most=8192)
 """Height and width of an image; one of this size already takes 800 MB in float32."""
 
 
-WORKERS = optional(whole(0, "processes", most=1024))
+WORKERS = optional(whole(0, most=1024))
 """Processes that read pictures; None for as many as the machine has cores, at most 8."""
 
 

@@ -60,7 +60,7 @@ def refused(ended: Ended, status: int, words: str) -> None:
         (
             ["--model", "lenet5", *HALF, "--export", "onx"],
             1,
-            "--export must be .* of pt2, onnx, source, not 'onx' .*mean 'onnx'",
+            "--export must .* source, not 'onx' .*mean 'onnx'",
         ),
         (["--model", "lenet5", *HALF, "--export", "keep"], 1, "--export must be .*, not 'keep'$"),
         (["--model", "lenet5", "--data", "mnist5k", "--keep", "403000"], 1, "set --max-macs or --max-params to limit"),
@@ -68,7 +68,7 @@ def refused(ended: Ended, status: int, words: str) -> None:
         (
             ["--model", "lenet5", *HALF, "--seed", "9223372036854775808"],
             1,
-            "--seed must be .* at most 9007199254740991",
+            "--seed must be .* at most 281474976710655",
         ),
         (["--model", "lenet5", *HALF, "--rounds", "1" + 30 * "0"], 1, "--rounds must be .* at most 1000"),
         (["--model", "lenet5", *HALF, "--image-size", "1000000"], 1, "--image-size must be .* at most 8192"),
@@ -261,7 +261,7 @@ def test_json_is_not_mixed_with_errors(secateur: Call):
     assert json.loads(secateur("methods", "--json").out)["methods"]
 
 
-def test_a_comparisons_recipe_is_for_compare(call: Call, tmp_path: Path) -> None:
+def test_a_comparisons_recipe_is_for_compare(secateur: Call, tmp_path: Path) -> None:
     recipe = tmp_path / "several.toml"
     for text in (
         'model = "lenet5"\ndata = "mnist5k"\n[target]\nkeeps = [0.5]\n[method]\nname = "magnitude"\n',
@@ -269,5 +269,5 @@ def test_a_comparisons_recipe_is_for_compare(call: Call, tmp_path: Path) -> None
         'model = "lenet5"\nseeds = [0, 1]\n[method]\nname = "magnitude"\n',
     ):
         recipe.write_text(text)
-        refused(call("run", recipe, "--out", tmp_path / "out"), 1, "recipe of a comparison.*`secateur compare`")
+        refused(secateur("run", recipe, "--out", tmp_path / "out"), 1, "recipe of a comparison.*`secateur compare`")
     assert not (tmp_path / "out").exists()

@@ -120,7 +120,7 @@ def test_positions_of_no_unit_stay() -> None:
         (("stem.0",), {"part.0"}),  # the layer, whichever of its groups
         (("stem*",), {"part.0"}),
         (("*",), set()),
-        (("stem",), {"stem.0", "stem.0#2", "part.0"}),  # no layer of this name makes anything
+        (("stem",), {"part.0"}),  # the module that holds the layer
         (("head.fc",), {"stem.0", "stem.0#2", "part.0"}),  # reads, but makes nothing that could go
     ],
 )

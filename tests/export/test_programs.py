@@ -220,5 +220,5 @@ def test_an_error_of_an_exporter_is_quoted_without_its_colours(tmp_path: Path) -
 
 
 def test_a_file_needs_a_name() -> None:
-    with pytest.raises(ExportError, match="is no name for a file; give one such as model.pt2"):
+    with pytest.raises(ExportError, match=r"is no name for a file; give one such as model\.pt2"):
         export_pt2(Net(), torch.randn(2, 3, 8, 8), "")

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur import Recipe, prune, run_recipe
-from secateur.errors import TargetError, VerificationError
+from secateur.budget import Budget
+from secateur.errors import SettingError, TargetError, VerificationError
 from secateur.events import Event, ignore, once
+from secateur.run import beforehand
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 

@@ -212,7 +212,7 @@ def test_an_old_result_is_replaced_only_on_request(results: tuple[Result, Result
     old, new = results
     folder = old.save(tmp_path / "out")
     before = contents(folder)
-    with pytest.raises(ArtifactError, match="exists already; choose another folder, or replace it with force"):
+    with pytest.raises(ArtifactError, match="exists already; choose another folder, or have it replaced"):
         new.save(folder)
     assert contents(folder) == before
     new.save(folder, force=True)
@@ -311,9 +311,9 @@ def test_a_mask_of_torch_is_refused_with_the_call_that_removes_it(hide: Any, ten
 @pytest.mark.parametrize(
     ("argument", "value", "words"),
     [
-        ("seed", 2**63, "seed must be a whole number of at least 0 and at most 9007199254740991"),
+        ("seed", 2**63, "seed must be a whole number of at least 0 and at most 281474976710655"),
         ("seed", 10**30, "seed must be"),
-        ("rounds", 10**30, "rounds must be a whole number of rounds, at least 1 and at most 1000"),
+        ("rounds", 10**30, "rounds must be a whole number of at least 1 and at most 1000"),
         ("target", 403000, r"budget=Budget\(max_macs=403000\)"),
         ("work", "", "'work' is an empty text"),
         ("progress", 3, "progress must be true or false"),
@@ -325,7 +325,7 @@ def test_arguments_out_of_range(net: nn.Module, argument: str, value: Any, words
 
 
 def test_the_largest_seed_goes_all_the_way(net: nn.Module, data: Data, train: Settings) -> None:
-    result = prune(net, None, "random_units", 0.5, data, train=train, rounds=2, seed=2**53 - 1, latency=False)
+    result = prune(net, None, "random_units", 0.5, data, train=train, rounds=2, seed=2**48 - 1, latency=False)
     assert len(result.plans) == 2
 
 

@@ -231,7 +231,7 @@ def refuse(folder: Path, *, force: bool) -> None:
     try:
         known = {*manifest(folder)["files"], MANIFEST, *DERIVED}
     except ArtifactError as error:
-        raise ArtifactError(f"{folder} is not replaced, even by force (force=True, --force): {error}") from None
+        raise ArtifactError(f"{folder} is not replaced, even with force: {error}") from None
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if not path.is_dir() and name not in known and not _UNFINISHED.match(path.name):
