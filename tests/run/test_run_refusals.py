@@ -212,7 +212,7 @@ def test_an_old_result_is_replaced_only_on_request(results: tuple[Result, Result
     old, new = results
     folder = old.save(tmp_path / "out")
     before = contents(folder)
-    with pytest.raises(ArtifactError, match="exists already; choose another folder, or have it replaced"):
+    with pytest.raises(ArtifactError, match="exists already; choose another folder, or give force=True"):
         new.save(folder)
     assert contents(folder) == before
     new.save(folder, force=True)
@@ -347,6 +347,6 @@ def test_what_is_there_is_replaced_by_the_argument_or_the_flag_that_the_message_
 ) -> None:
     result = prune(net, images(1), "magnitude", 0.5, latency=False)
     result.save(tmp_path / "out")
-    with pytest.raises(ArtifactError, match=r"or have it replaced \(force=True, --force\)"):
+    with pytest.raises(ArtifactError, match=r"or give force=True \(--force\) to replace it"):
         result.save(tmp_path / "out")
     result.save(tmp_path / "out", force=True)

@@ -224,7 +224,7 @@ def refuse(folder: Path, *, force: bool) -> None:
         raise ArtifactError(f"{folder} is a file; choose another name for the artifact")
     if not force:
         raise ArtifactError(
-            f"{folder} exists already; choose another folder, or have it replaced (force=True, --force)"
+            f"{folder} exists already; choose another folder, or give force=True (--force) to replace it"
         )
     if not any(folder.iterdir()):
         return

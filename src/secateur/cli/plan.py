@@ -61,6 +61,8 @@ def plan(
     from secateur.run.fallback import without_fit
 
     recipe = recipe_of(given)
+    if out is not None and out.name in ("", ".."):
+        raise ArtifactError(f"'{out}' is no name for a file; name one such as plan.json")
     if out is not None and out.exists() and not force:
         raise ArtifactError(f"{out} exists already; choose another file, or replace it with --force")
     asked = method_asked(given)

@@ -39,8 +39,8 @@ def read(
     for pattern in leave:
         if not any(within(name, pattern) for name in names):
             raise SettingError(
-                f"no convolution or linear layer, nor a module that holds one, matches '{pattern}', which was to be "
-                f"left alone{nearest(pattern, _around(names))}; `secateur explain` lists them"
+                f"no convolution or linear layer matches '{pattern}', by its own name or that of a module around it, "
+                f"which was to be left alone{nearest(pattern, _around(names))}; `secateur explain` lists them"
             )
     graph = graph.without(*leave)
     # block layers can be regrouped further although what they read is pinned
