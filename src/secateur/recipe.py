@@ -51,7 +51,7 @@ class Recipe:
         of: what ``keep`` is a fraction of.
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
-        leave: layers (names or patterns) that keep all their units.
+        leave: layers, or modules with all the layers in them (names or patterns), that keep all their units.
         repair: what to do after the cut without training, of ``"reconstruct"``, ``"fold"``, ``"compensate"``
             and ``"recalibrate"``, where the first makes the others needless, or nothing (an empty list, none on the
             command line); None for ``"reconstruct"`` where there are images, labelled or not, else for ``"fold"``.

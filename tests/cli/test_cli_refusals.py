@@ -57,11 +57,6 @@ def refused(ended: Ended, status: int, words: str) -> None:
         ),
         (["--model", "lenet5", "--data", "mnist5k", "--keep", "0"], 1, "--keep must be a fraction above 0"),
         (["--model", "lenet5", "--data", "mnist5k", "--keep", "1.01"], 1, "--keep must be .* up to 1, not 1.01"),
-        (
-            ["--model", "lenet5", *HALF, "--export", "onx"],
-            1,
-            "--export must .* source, not 'onx' .*mean 'onnx'",
-        ),
         (["--model", "lenet5", "--data", "mnist5k", "--keep", "403000"], 1, "set --max-macs or --max-params to limit"),
         (["--model", "lenet5", "--data", "mnist5k"], 1, "^error: say how much to keep: a target"),
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Graph, Group
+from secateur.core.graph import Graph, Group, within
 from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.size import Target, ruler, size
@@ -242,7 +241,7 @@ def by_share(
     Args:
         graph: the network.
         scores: ``(size,)`` for each group.
-        keeps: (``fnmatch`` pattern of layer names, fraction that stays).
+        keeps: (pattern of the names of layers or of modules around them, see ``within``; fraction that stays).
         limits: floors and multiples.
 
     Returns:
@@ -253,7 +252,7 @@ def by_share(
     """
     shares: dict[str, float] = {}
     for pattern, share in keeps:
-        names = [g.name for g in graph.free if any(fnmatch.fnmatch(n, pattern) for n in (g.name, *g.layers))]
+        names = [g.name for g in graph.free if any(within(n, pattern) for n in (g.name, *g.layers))]
         if not names:
             raise SettingError(f"no prunable layer matches '{pattern}'; see `secateur explain` for their names")
         shares.update(dict.fromkeys(names, share))

@@ -106,7 +106,7 @@ def prune(
             ``train``. With neither it decides on the network as it is.
         rounds: in how many equal steps (on a logarithmic scale) the target is approached.
         then: further rounds, each with a method and target of its own; what one has zeroed stays zero in the next.
-        leave: patterns of layer names that keep all their channels.
+        leave: layers, or modules with all the layers in them (names or patterns), that keep all their channels.
         limits: floors and multiples of widths; by default each group has the multiple that runs fast.
         seed: of everything random.
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
