@@ -11,22 +11,32 @@ CIFAR-10, the published ResNets (files of akamaster/pytorch_resnet_cifar10 in DI
     python benchmarks/guo.py --data cifar10:DIR --weights DIR --network resnet20 --epochs 1 --keeps 0.5
     python benchmarks/guo.py --data cifar10:DIR --weights DIR --network resnet56 --epochs 0 --keeps 0.9 0.7 0.5
 
+The residual streams of these networks are the groups that several layers put out and add up. ``weak_subnetwork`` leaves
+them alone, ``magnitude`` does not, so the first four methods differ in more than their scores; with the same groups:
+
+    python benchmarks/guo.py --data cifar10:DIR --weights DIR --network resnet20 --epochs 0 --keeps 0.9 0.7 0.5 \
+        --methods magnitude filter_std random_units --groups "all" "inside blocks"
+    python benchmarks/guo.py --data cifar10:DIR --weights DIR --network resnet56 --epochs 0 --keeps 0.7 \
+        --methods magnitude filter_std --groups "all" "inside blocks" --seeds 0
+
 Every run is one JSON file in ``--out``; those that exist are not repeated. ``--table`` prints what is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
 from torch import nn
 
+from secateur.core.graph import INSIDE, Groups
 from secateur.core.limits import Limits
 from secateur.core.size import Target
 from secateur.data import Data, load_data
@@ -54,6 +64,7 @@ def main() -> None:
     parser.add_argument("--network", default="lenet5")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--keeps", nargs="*", type=float, default=[0.5, 0.3, 0.2, 0.15], help="shares of the MACs")
+    parser.add_argument("--groups", nargs="+", default=["all"], choices=get_args(Groups), help="that may lose units")
     parser.add_argument("--percents", nargs="*", type=float, default=[], help="of self_grouping, as the paper has them")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--dense-epochs", type=int, default=30)
@@ -68,10 +79,13 @@ def main() -> None:
         colour = {"mean": MEAN, "std": STD} if arguments.weights else {}
         data = load_data(arguments.data, **colour)
         for seed in arguments.seeds:
-            asked = [(method, {"keep": keep}) for keep in arguments.keeps for method in arguments.methods]
-            asked += [("self_grouping", {"percent": percent}) for percent in arguments.percents]
-            for method, goal in asked:
-                run_one(arguments, data, method, goal, seed)
+            asked: list[tuple[str, dict[str, float], Groups]] = [
+                (method, {"keep": keep}, groups)
+                for keep, method, groups in itertools.product(arguments.keeps, arguments.methods, arguments.groups)
+            ]
+            asked += [("self_grouping", {"percent": percent}, "all") for percent in arguments.percents]
+            for method, goal, groups in asked:
+                run_one(arguments, data, method, goal, groups, seed)
     print(table(arguments.out))
 
 
@@ -104,13 +118,17 @@ def settings(epochs: int, lr: float, augment: str, batch_size: int) -> Settings:
     )
 
 
-def run_one(arguments: argparse.Namespace, data: Data, method: str, goal: dict[str, float], seed: int) -> None:
+def run_one(
+    arguments: argparse.Namespace, data: Data, method: str, goal: dict[str, float], groups: Groups, seed: int
+) -> None:
     """Prune, measure, fine-tune and measure once; write what came out."""
     epochs = arguments.epochs
     if not epochs and method not in DRAWN and seed != arguments.seeds[0] and arguments.weights:
         return  # the same network and the same decision again
     (kind, level), *_ = goal.items()
-    file = arguments.out / f"{arguments.network}-{data.name}-{method}-{kind}{level:g}-{epochs}ep-seed{seed}.json"
+    where = "-inside" if groups == INSIDE else ""
+    name = f"{arguments.network}-{data.name}-{method}{where}-{kind}{level:g}-{epochs}ep-seed{seed}"
+    file = arguments.out / f"{name}.json"
     if file.exists():
         return
     options = {
@@ -124,13 +142,17 @@ def run_one(arguments: argparse.Namespace, data: Data, method: str, goal: dict[s
         "data": data.name,
         "method": method,
         "goal": goal,
+        "groups": groups,
         "options": options,
         "seed": seed,
         "epochs": epochs,
         "machine": machine(),
     }
     try:
-        thin = prune(dense, data.example(), find(method)(**options), target, limits=ANY_WIDTH, seed=seed, latency=False)
+        thin = prune(
+            dense, data.example(), find(method)(**options), target,
+            limits=ANY_WIDTH, groups=groups, seed=seed, latency=False, repair=(),
+        )  # fmt: skip
     except TargetError as error:
         file.write_text(json.dumps({**row, "refused": str(error)}, indent=1))
         return
@@ -164,7 +186,12 @@ def dense_top1(arguments: argparse.Namespace, data: Data, dense: nn.Module, seed
 
 
 def machine() -> dict[str, str | int]:
-    return {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {
+        "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def table(folder: Path) -> str:
@@ -174,9 +201,8 @@ def table(folder: Path) -> str:
         row = json.loads(path.read_text())
         goal = row["goal"]
         level = -goal["keep"] if "keep" in goal else goal["percent"]
-        runs.setdefault((row["network"], row["data"], row["epochs"]), {}).setdefault((level, row["method"]), []).append(
-            row
-        )
+        where = row["method"] + (f", {INSIDE}" if row.get("groups") == INSIDE else "")
+        runs.setdefault((row["network"], row["data"], row["epochs"]), {}).setdefault((level, where), []).append(row)
     parts = [_one_table(*key, rows) for key, rows in sorted(runs.items())]
     return "\n\n".join(parts)
 

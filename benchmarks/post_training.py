@@ -35,6 +35,7 @@ from post_training_arms import ARMS, IMAGES, NETWORKS, OURS, Cut, Subject
 from post_training_figure import figure
 from post_training_tables import KEEPS, MUST, SEEDS, Job, Row, failures, key, tables
 from row_files import append, read
+from secateur.artifact.commit import commit
 from secateur.measure import accuracy
 from secateur.measure.machine import processor
 from secateur.training import Settings, fit
@@ -204,17 +205,12 @@ def machine() -> dict[str, Any]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of what prunes; of this library also the commit, where it is run from a checkout."""
-    said = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        commit = subprocess.run(said, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""
     known = {name: importlib.metadata.version(name) for name in ("secateur", "torch")}
     try:
         known["torch-pruning"] = importlib.metadata.version("torch-pruning")
     except importlib.metadata.PackageNotFoundError:
         known["torch-pruning"] = "absent"
-    return known | {"secateur": f"{known['secateur']}+{commit}"}
+    return known | {"secateur": f"{known['secateur']}+{(commit(Path(__file__).parent) or '')[:7]}"}
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ ARMS = {
     "magnitude, refit": ("magnitude, layers refitted", "#15803d", "#5fd38a"),
     "random_units, refit": ("random units, layers refitted", "#8a6d00", "#facc15"),
     "torch_pruning, recalibrate": ("Torch-Pruning, batch norms anew", "#7c3aed", "#c4a5ff"),
+    "folding, fold": ("Secateur without any image", "#b3267a", "#f78fc5"),
     "magnitude, recalibrate": ("magnitude, batch norms anew", "#1d4ed8", "#7cb3ff"),
     "magnitude": ("magnitude alone", "#57606a", "#9aa4af"),
 }
 """What is drawn: words, and colours for light and dark pages; the first is the thickest."""
-WIDTH, TOP, HEIGHT, LEFT, RIGHT = 480, 158, 250, 46, 16
+WIDTH, TOP, HEIGHT, LEFT, RIGHT = 480, 180, 250, 46, 16
 PLOT = 168  # height of the axes inside a panel
 LESS, MOST = 0.3, 1.0  # of the MACs
 Line = list[tuple[float, float]]
@@ -25,7 +26,7 @@ Line = list[tuple[float, float]]
 
 def figure(rows: Sequence[Row]) -> str:
     """Return the SVG: accuracy over the share of the MACs, for widths of any number, the mean of all draws."""
-    panels = {name: lines for name in PANELS if (lines := lines_of(rows, name))}
+    panels = {name: lines for name in PANELS if tells(lines := lines_of(rows, name))}
     height = TOP + HEIGHT * len(panels)
     drawn = [arm for arm in ARMS if any(arm in lines for lines in panels.values())]
     parts = [
@@ -39,6 +40,11 @@ def figure(rows: Sequence[Row]) -> str:
     for place, (name, lines) in enumerate(panels.items()):
         parts += panel(TOP + place * HEIGHT, PANELS[name], lines)
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def tells(lines: Mapping[str, Line]) -> bool:
+    """Tell whether there is anything to compare yet: two lines with three points beside the dense network's."""
+    return sum(len(line) > 3 for line in lines.values()) > 1
 
 
 def lines_of(rows: Sequence[Row], network: str) -> dict[str, Line]:

@@ -25,3 +25,10 @@ def _times_of_layers_are_kept_apart(tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(autouse=True)
 def _same_seed_for_every_test() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _networks_count_as_trained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the warning of random weights, which nearly all these networks have, to the tests of it."""
+    if request.path.name != "test_beforehand.py":
+        monkeypatch.setattr("secateur.run.beforehand.is_untrained", lambda model: False)

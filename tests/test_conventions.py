@@ -44,6 +44,16 @@ def test_only_the_command_line_prints(path: Path):
     assert [f"line {node.lineno}" for node in names if node.id == "print"] == []
 
 
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_no_program_is_started(path: Path):
+    """Programs obey the configuration of folders and users; what is needed of them is read from files."""
+    words = re.compile(
+        r"\bsubprocess\b|\bos\.(?:system|popen|exec\w+|spawn\w+|posix_spawn\w*)\b|"
+        r"[=:(] *platform\.(?:processor|platform|uname)\(\)"
+    )
+    assert words.findall(path.read_text("utf-8")) == []
+
+
 def test_files_are_named_after_what_is_in_them():
     vague = {"utils", "util", "helpers", "helper", "misc", "common", "manager", "base"}
     assert [where(path) for path in FILES if path.stem in vague or path.parent.name in vague] == []

@@ -110,9 +110,13 @@ def agreed(budget: Budget | None, runtime: Runtime | None, threads: int | None) 
 
 
 _SIZE = rules.optional(rules.number(lambda v: v > 0, "a fraction up to 1 or a number above 1"))
+_LIMIT = rules.Rule(
+    lambda v: rules.text("").accepts(v) or _SIZE.accepts(v), "a fraction up to 1 or a time such as 12ms"
+)
 _RULES: dict[str, Rule] = {
     "max_macs": _SIZE,
     "max_params": _SIZE,
+    "max_latency": _LIMIT,
     "max_drop": rules.optional(rules.number(lambda v: 0 <= v < 1, "a fraction from 0 to below 1, such as 0.01")),
     "drop_after": rules.one_of(_After),
     "runtime": rules.optional(rules.text("the name of a runtime")),

@@ -100,5 +100,7 @@ def first_line(error: BaseException, last: bool = False) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, else an empty string."""
+    if len(name) > 200:  # no name that anybody misspelt, and the search takes the square of its length
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +14,12 @@ import tomli_w
 
 from secateur import rules
 from secateur.budget import Budget, agreed
+from secateur.core.graph import Groups
 from secateur.core.limits import MULTIPLE, Multiple
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
+from secateur.reading import Foreign
 from secateur.recipe_text import parsed, read
 from secateur.rules import Rule
 from secateur.stages import FRACTION, MEASURE, OPTIONS, Option, Stage, options
@@ -26,8 +28,9 @@ from secateur.training.settings import Settings
 EXPORTS = ("pt2", "onnx")
 FORMATS = (*EXPORTS, "source")
 REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
+DATA_FREE = frozenset({"fold"})  # those that look at no image
 
-_TARGET = ("keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple")
+_TARGET = ("keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
 _TUPLES = ("leave", "repair", "mean", "std", "export", "then")
 
@@ -44,7 +47,7 @@ class Recipe:
         data: which data set, for instance ``"mnist5k"`` or ``"cifar10:DIR"``; empty for none.
         calibrate: unlabelled images to repair and decide by: a folder of pictures, or a .npy, .npz or .safetensors file
             of arrays; empty for training images of the data.
-        calibrate_images: how many unlabelled images to use; 64 to 5000 are useful.
+        calibrate_images: how many unlabelled images to use; 64 to 1,000 are useful.
         method: name of the pruning method.
         options: the method's own settings, by name.
         keep: largest fraction to keep, in (0, 1]; None where the method decides by itself.
@@ -52,6 +55,8 @@ class Recipe:
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers, or modules with all the layers in them (names or patterns), that keep all their units.
+        groups: which may lose units: all, or only those inside blocks, so that residual streams, which several layers
+            put out whose outputs are added up, stay as they are.
         repair: what to do after the cut without training, of ``"reconstruct"``, ``"fold"``, ``"compensate"``
             and ``"recalibrate"``, where the first makes the others needless, or nothing (an empty list, none on the
             command line); None for ``"reconstruct"`` where there are images, labelled or not, else for ``"fold"``.
@@ -99,6 +104,7 @@ class Recipe:
     budget: Budget | None = None
     rounds: int = 1
     leave: tuple[str, ...] = ()
+    groups: Groups = "all"
     repair: tuple[str, ...] | None = None
     patience: float | None = None
     min_units: int = 1
@@ -192,12 +198,17 @@ class Recipe:
 
     @staticmethod
     def read(path: str | Path) -> Recipe:
-        """Read a recipe file.
+        """Read a recipe file; code that it names is not run unless somebody vouches for it, see ``vouched``.
 
         Raises:
             SettingError: if the file cannot be read or is not a recipe; the message names the file.
         """
-        return read(path, Recipe.from_toml)
+        found = read(path, Recipe.from_toml)
+        return replace(found, model=Foreign(found.model))
+
+    def vouched(self) -> Recipe:
+        """Return the recipe with leave to run the Python code that its ``model`` names, which you have looked at."""
+        return replace(self, model=str(self.model))
 
     def name(self) -> str:
         """Return a short folder name such as ``l1-keep0.5-1f0c9a``; equal recipes have equal names.
@@ -281,7 +292,7 @@ _RULES: dict[str, Rule] = {
     "transfer": rules.FLAG,
     "data": rules.text('the name of a data set such as "mnist5k", or empty'),
     "calibrate": rules.text("the path of a folder of pictures or of a file of arrays, or empty"),
-    "calibrate_images": rules.whole(1, "images"),
+    "calibrate_images": rules.whole(1, "images", most=2**24),
     "method": rules.text("the name of a pruning method", least=1),
     "options": OPTIONS,
     "keep": rules.optional(FRACTION),
@@ -289,12 +300,13 @@ _RULES: dict[str, Rule] = {
     "budget": rules.optional(rules.instance(Budget, "a table of limits")),
     "rounds": rules.ROUNDS,
     "leave": rules.each(rules.text(""), "a list of layer names"),
+    "groups": rules.one_of(Groups, '"'),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
-    "min_units": rules.whole(1),
+    "min_units": rules.whole(1, most=rules.LARGEST),
     "multiple": MULTIPLE,
     "seed": rules.SEED,
-    "classes": rules.optional(rules.whole(1)),
+    "classes": rules.optional(rules.whole(1, most=2**16)),
     "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),

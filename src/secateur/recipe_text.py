@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from secateur import reading
 from secateur.errors import SettingError
+
+MOST = reading.MIB // 4
+"""Bytes of a recipe."""
 
 T = TypeVar("T")
 
@@ -20,8 +24,10 @@ def parsed(text: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"the recipe is not valid TOML: {error}; correct it there") from None
+    except RecursionError:
+        raise SettingError("the recipe is not valid TOML: it is nested too deeply; correct it there") from None
+    except ValueError as error:  # that of TOML, and that of numbers with thousands of digits
+        raise SettingError(f"the recipe is not valid TOML: {reading.shown(error)}; correct it there") from None
 
 
 def read(path: str | Path, parse: Callable[[str], T]) -> T:
@@ -31,10 +37,13 @@ def read(path: str | Path, parse: Callable[[str], T]) -> T:
         SettingError: if the file cannot be read, or what ``parse`` raised; the message names the file.
     """
     try:
-        return parse(Path(path).read_text("utf-8"))
+        return parse(reading.text(path, MOST))
     except OSError as error:
         raise SettingError(f"cannot read the recipe {path}: {error.strerror}; check the path") from None
     except UnicodeDecodeError:
         raise SettingError(f"the recipe {path} is not a text file in UTF-8; check the path") from None
-    except SettingError as error:
-        raise SettingError(f"{path}: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = error if isinstance(error, SettingError) else reading.wrong(error)
+        raise SettingError(reading.line(f"{path}: {said}")) from error

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from secateur.errors import SettingError, nearest
+from secateur.reading import written
 
 REPEATED = (tuple, list, Sequence)
-MOST = 2**31 - 1
-"""The largest whole number that a setting may be, unless it says otherwise: no tensor or loop could follow further."""
-LONGEST = 200
-"""Letters of a value that a message quotes."""
+LONGEST = 4096
+"""Letters of a name or path."""
+
+LARGEST = 2**53
+"""Of numbers that nobody counts to; beyond it a float no longer tells one from the next."""
+
+_HALF = re.compile(r"[\ud800-\udfff]")  # of a letter beyond 16 bits: no file can hold it
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,14 @@ class Rule:
         accepts: whether a value is it; never raises.
         wanted: what it must be, to follow the words "must be".
         names: the words that it, or each of its entries, may be, where there are few.
-        most: the largest number that it may be, where only far too large ones are told so.
+        most: the largest number that it may be, said only of one that is larger.
         remark: says what to write instead of a value that means something else; empty for others.
     """
 
     accepts: Callable[[Any], bool]
     wanted: str
     names: tuple[str, ...] = ()
-    most: int | None = None
+    most: float = math.inf
     remark: Callable[[Any], str] = lambda value: ""
 
     def refusal(self, value: object) -> str:
@@ -45,20 +50,15 @@ class Rule:
         elif isinstance(value, tuple):
             value = list(entries)  # as recipes write it
         near = nearest(value, self.names) if isinstance(value, str) else ""
-        wanted = self.wanted
-        if isinstance(value, int) and self.most is not None and value > self.most:
-            wanted = f"{wanted} and at most {self.most}"
-        return f"must be {wanted}, not {_shown(value)}{near}{self.remark(value)}"
+        bound = f" and at most {self.most}" if isinstance(value, int) and value > self.most else ""
+        return f"must be {self.wanted}{bound}, not {written(value)}{near}{self.remark(value)}"
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
-def whole(least: int, of: str = "", most: int = MOST) -> Rule:
-    """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count.
-
-    Where they end is said of those that are beyond it.
-    """
+def whole(least: int, of: str = "", most: int = LARGEST) -> Rule:
+    """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count."""
     wanted = f"a whole number of {of}, at least {least}" if of else f"a whole number of at least {least}"
     return Rule(
         lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
@@ -94,8 +94,10 @@ def is_count(value: object) -> bool:
 
 
 def text(wanted: str, least: int = 0) -> Rule:
-    """Return the rule for texts of at least so many letters."""
-    return Rule(lambda value: isinstance(value, str) and len(value) >= least, wanted)
+    """Return the rule for texts of at least so many letters, no longer than ``LONGEST``."""
+    return Rule(
+        lambda value: isinstance(value, str) and least <= len(value) <= LONGEST and not _HALF.search(value), wanted
+    )
 
 
 def one_of(choices: Any, mark: str = "") -> Rule:
@@ -132,16 +134,16 @@ def optional(rule: Rule) -> Rule:
     return replace(rule, accepts=lambda value: value is None or rule.accepts(value))
 
 
-ROUNDS = whole(1, most=1000)
+ROUNDS = whole(1, most=10_000)
 """Steps of pruning and fine-tuning; each reads the network anew."""
 
 
-SEED = whole(0, most=2**48 - 1)
-"""Thousands of others are made of one, all within the 64 bits of torch's generators."""
+SEED = whole(0, most=2**32 - 1)
+"""Seed of all randomness; thousands of others are made of it, all within what torch takes."""
 
 
-SIDE = whole(1, "pixels", most=8192)
-"""Height and width of an image; one of this size already takes 800 MB in float32."""
+SIDE = whole(1, "pixels", most=2**12)
+"""Height and width of an image; one of this size already takes 200 MB in float32."""
 
 
 WORKERS = optional(whole(0, most=1024))
@@ -253,22 +255,13 @@ def _are_pairs(value: object, rule: Rule) -> bool:
 _PLAIN: dict[Any, Rule] = {
     bool: FLAG,
     int: Rule(
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST,
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST,
         "a whole number",
-        most=MOST,
+        most=LARGEST,
     ),
     float: number(lambda value: True, "a finite number"),
     str: text("a text"),
 }
-
-
-def _shown(value: object) -> str:
-    """Return a value as a message has room for it."""
-    try:
-        text = repr(value)
-    except Exception as error:  # anything can be given, and a number may have too many digits to be written
-        return f"a {type(value).__name__} ({type(error).__name__})"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _finite(value: object) -> bool:

@@ -9,11 +9,13 @@ from typing import Any, TypeAlias, cast
 from secateur import rules
 from secateur.core.size import Measure
 from secateur.errors import SettingError, nearest
+from secateur.reading import written
 
 Option: TypeAlias = bool | int | float | str | list["Option"]
 FRACTION = rules.fraction("a fraction above 0 and up to 1")
 MEASURE = rules.one_of(Measure)
 OPTIONS = rules.instance(Mapping, "a table of the method's settings")
+_MOST_BITS = 4096
 _NAME = rules.text("", least=1)
 _RULES = {"of": MEASURE, "keep": rules.optional(FRACTION), "options": OPTIONS}
 _TARGET = ("keep", "of")
@@ -88,10 +90,11 @@ def _option(name: str, value: object) -> Option:
         raise SettingError("a method setting cannot be called 'name'; rename it")
     if isinstance(value, list | tuple):
         return [_option(f"{name}[{i}]", entry) for i, entry in enumerate(cast("list[object]", value))]
-    if isinstance(value, bool | int | float | str) and value == value:
+    long = isinstance(value, int) and value.bit_length() > _MOST_BITS  # which Python does not write as digits
+    if isinstance(value, bool | int | float | str) and value == value and not long:
         return value
     raise SettingError(
-        f"the method setting '{name}' must be a number, text, true, false or a list of these, not {value!r}"
+        f"the method setting '{name}' must be a number, text, true, false or a list of these, not {written(value)}"
     )
 
 

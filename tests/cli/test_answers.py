@@ -70,6 +70,21 @@ def test_explain_lists_every_layer_and_what_is_pinned(secateur: Call):
     assert 0 < found["reachable"] < 1
 
 
+def test_streams_are_left_alone_and_that_is_said(secateur: Call):
+    words = ("--model", "resnet20", "--groups", "inside blocks")
+    found = document(secateur, "explain", *words)
+    assert {row["layer"] for row in found["rows"] if row["prunable"]} == {
+        f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2)
+    }
+    assert "3 groups of 64 units that several layers put out" in found["spared"]
+    assert "spared" not in document(secateur, "explain", "--model", "resnet20")
+    said = "Left alone: 3 groups of 64 units that several layers put out and add up (groups = inside blocks)."
+    assert said in secateur("explain", *words).out
+    decided = secateur("plan", *words, "--method", "magnitude", "--keep", "0.7")
+    assert said in decided.out
+    assert "conv2" not in decided.out
+
+
 def test_explain_explains_a_network_without_anything_to_prune(secateur: Call):
     ended = secateur("explain", "--model", "nets.py:pinned", "--data", "mnist5k")
     assert ended.status == 0

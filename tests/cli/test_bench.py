@@ -80,5 +80,5 @@ def test_damaged_times_are_named_by_the_report(secateur: Call, folder: Path) -> 
     from secateur.report import write
 
     (folder / "bench.json").write_text('{"format": 1, "runtimes": [{}]}')
-    with pytest.raises(ArtifactError, match=r"bench\.json is damaged; remove it, and run secateur bench"):
+    with pytest.raises(ArtifactError, match=r"bench\.json is damaged: it lacks .*; remove it, and run secateur bench"):
         write(folder)

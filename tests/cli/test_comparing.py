@@ -35,7 +35,7 @@ def test_a_comparison_is_listed_carried_out_and_shown(secateur: Call, tmp_path: 
     assert early.err.count("\n") == 1
     assert "there is no run of this comparison in out/few yet" in early.err
 
-    ended = secateur("compare", "few.toml")
+    ended = secateur("compare", "few.toml", "--trust")
     assert ended.status == 0
     assert "run 2 of 2: random units, keep 0.6, repair reconstruct, seed 0" in ended.err
     assert re.search(r"magnitude +reconstruct +0\.6 +58\.7 +\d+\.\d\d", ended.out)

@@ -49,7 +49,7 @@ def nets(tmp_path: Path) -> str:
         (["weak_subnetwork", "--criterion", "activation", "--batches", "0"], "batches must be at least 1, not 0"),
         (["self_grouping", "--conv", "100.5"], "conv is a percentage and must be in 0 to 100, not 100.5"),
         (["self_grouping", "--fc=-3"], "fc is a percentage and must be in 0 to 100, not -3"),
-        (["self_grouping", "--groups", "0"], "groups must be at least 1, not 0"),
+        (["self_grouping", "--method-groups", "0"], "groups must be at least 1, not 0"),
         (["self_grouping", "--min-inputs=-1"], "min_inputs must not be negative, not -1"),
         (["self_grouping", "--align", "0"], "align must be at least 1, not 0"),
         (["self_grouping", "--dense", "*"], "no layer can be regrouped"),
@@ -85,7 +85,7 @@ def test_more_groups_than_filters_and_empty_clusters_are_no_trouble(
     secateur: Call, nets: str, network: str, percent: str
 ):
     """Equal filters fill one cluster of 99; what goes is removed for real and verified."""
-    words = ("--model", f"{nets}:{network}", "--data", "mnist5k", "--method", "self_grouping", "--groups", "99")
+    words = ("--model", f"{nets}:{network}", "--data", "mnist5k", "--method", "self_grouping", "--method-groups", "99")
     levels = ("--conv", percent, "--fc", percent, "--restarts", "1")
     ended = secateur("prune", *words, *levels, "--no-latency", "--export", "", "--out", "new", "--json")
     assert ended.status == 0, ended.err

@@ -142,6 +142,35 @@ def test_code_of_the_user_runs_only_when_it_is_named_or_trusted(secateur: Call, 
         assert not (tmp_path / "ran").exists()
         assert secateur(command[0], "own", *command[1:], "--trust").status == 0
         (tmp_path / "ran").unlink()
+    for recipe in ("own", "own/recipe.toml"):
+        ended = secateur("run", recipe, "--out", "again")
+        assert ended.status == 1
+        assert "comes from your own code, mine.py:small, which is not run unasked" in ended.err
+        assert "--trust" in ended.err
+        assert not (tmp_path / "ran").exists()
+        assert not (tmp_path / "again.work").exists()
+    assert secateur("run", "own", "--out", "again", "--trust").status == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_code_that_a_comparison_names_runs_only_when_it_is_trusted(secateur: Call, tmp_path: Path):
+    (tmp_path / "mine.py").write_text((tmp_path / "nets.py").read_text() + "\nopen('ran', 'a').close()\n")
+    recipe = 'model = "mine.py:small"\ndata = "mnist5k"\ncontrols = []\n[target]\nkeeps = [0.6]\nmultiple = 1\n'
+    (tmp_path / "few.toml").write_text(recipe + '[[method]]\nname = "magnitude"\n')
+    ended = secateur("compare", "few.toml")
+    assert ended.status == 1
+    assert "comes from your own code, mine.py:small, which is not run unasked" in ended.err
+    assert not (tmp_path / "ran").exists()
+    assert secateur("compare", "few.toml", "--trust").status == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_no_recipe_can_vouch_for_itself(secateur: Call, tmp_path: Path):
+    text = 'model = "mine.py:small"\ntrusted = true\n[method]\nname = "magnitude"\n'
+    (tmp_path / "mine.toml").write_text(text)
+    ended = secateur("run", "mine.toml")
+    assert ended.status == 1
+    assert "unknown setting 'trusted'" in ended.err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")

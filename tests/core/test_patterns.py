@@ -35,7 +35,7 @@ GROUPS: dict[str, dict[str, int]] = {
     "group norm": {"stem.0": 8, "mid": 4, "mix.0": 6},  # one of either half
     "grouped conv": {"stem.0": 4, "grouped.0": 6},  # the same position from each of four groups
     "depth multiplier": {"stem.0": 8, "point.0": 6},
-    "python branch": {"stem.0": 8, "one.0": 8, "two.0": 8},
+    "python branch": {"stem.0": 8, "one.0": 8},  # for other values it leaves out the last
     "dict of two heads": {"stem.0": 8},
     "frozen norm": {"stem": 8, "mix.0": 6},
     "uneven split": {"stem.0": 12, "stem.0#2": 20, "left.0": 6, "right.0": 6},

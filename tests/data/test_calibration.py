@@ -398,10 +398,10 @@ def test_pictures_take_the_structure_of_the_example(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "few", "words"),
     [
-        (1, True, r"1 unlabelled image \(arrays\): at least 64 are advised, and up to 5,000"),
+        (1, True, r"1 unlabelled image \(arrays\): at least 64 are advised, and up to 1,000"),
         (63, True, "at least 64 are advised"),
-        (64, False, r"64 unlabelled images \(arrays\): up to 5,000 win a little more"),
-        (5000, False, "5,000 unlabelled images .*more would change little"),
+        (64, False, r"64 unlabelled images \(arrays\): up to 1,000 win a little more"),
+        (1000, False, "1,000 unlabelled images .*more would change little"),
     ],
 )
 def test_the_note_says_how_many_and_what_more_would_bring(count: int, few: bool, words: str) -> None:

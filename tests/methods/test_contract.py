@@ -282,6 +282,14 @@ class NoPaper(Method):
         return Plan()
 
 
+@dataclass(frozen=True)
+class LooksAtAll(Good):
+    """Ranks the units of all groups, those that were to be left alone included."""
+
+    def plan(self, problem: Problem) -> Plan:
+        return super().plan(dataclasses.replace(problem, graph=dataclasses.replace(problem.graph, left=frozenset())))
+
+
 BROKEN: list[tuple[type[Method], str, str]] = [
     (TouchesWeights, "plan leaves the model alone", "the values of '0.0.weight'"),
     (TouchesBuffers, "plan leaves the model alone", "mode"),
@@ -301,6 +309,7 @@ BROKEN: list[tuple[type[Method], str, str]] = [
     (IgnoresLimits, "respects the limits", "multiple of 2"),
     (CrashesWithoutData, "says that it needs data", "TypeError"),
     (RemovesAll, "respects the limits", "leaves 0 of 8"),
+    (LooksAtAll, "spares what is left alone", "units of '0.0'"),
     (NamesStrangers, "the plan can be carried out", "'elsewhere'"),
     (PenaltyOfNan, "the shaped network trains", "nan"),
     (Explodes, "the shaped network trains", "finite"),

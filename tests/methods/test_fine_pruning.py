@@ -28,6 +28,7 @@ from secateur.events import Event
 from secateur.methods.fine_pruning import FinePruning
 from secateur.models import build
 from secateur.run import prune
+from secateur.search.adaptation import Effort, Goal
 from secateur.training import Settings, fit
 
 FAST = Settings(
@@ -223,6 +224,17 @@ def test_layers_of_equal_width_are_one_stage() -> None:
     assert tied.parts == each.parts
     assert len(each.stages) == len(each.parts) == 20
     assert Allocation.of(graph, "weights", "auto", "keep", Limits()).stages == each.stages
+
+
+def test_the_search_is_given_every_setting() -> None:
+    method = FinePruning(of="params", tradeoff=0.3, milliseconds=7.0, trials=5, starts=3, batch=2, workers=4, images=9)
+    asked = problem(net(), None)
+    adviser = method._adviser(asked, method._allocation(asked))
+    assert adviser.goal == Goal("params", None, 0.3, 7.0)
+    assert adviser.effort == Effort(5, 3, 2, 4)
+    assert (adviser.rounds, adviser.images) == (5, 9)
+    asked = problem(net(), Target(0.4, "units"))
+    assert method._adviser(asked, method._allocation(asked)).goal == Goal("units", 0.4, 0.3, 7.0)
 
 
 def test_limits_are_respected() -> None:

@@ -133,6 +133,22 @@ def test_strided_and_n_of_m_say_by_themselves_how_much_goes() -> None:
     assert int(edit.mask().sum()) == 16 * 2 * 9
 
 
+def test_strided_offsets_are_drawn_for_every_input_map_and_every_mask() -> None:
+    drawn_offsets: list[list[int]] = []
+    for plan in drawn(RandomMasks(granularity="strided", stride=3, candidates=60), problem()):
+        (edit,) = plan.edits
+        assert isinstance(edit, ZeroWeights)
+        kept = edit.mask().flatten(2)  # (16, 8, 9)
+        assert bool((kept == kept[:1]).all())  # all kernels that leave a map share its pattern
+        assert torch.equal(
+            kept[0].nonzero()[:, 1].reshape(8, 3) % 3, kept[0].int().argmax(1, keepdim=True).expand(8, 3)
+        )
+        drawn_offsets.append(kept[0].int().argmax(1).tolist())
+    assert len(set(map(tuple, drawn_offsets))) == 60
+    counts = [sum(offsets.count(o) for offsets in drawn_offsets) for o in range(3)]
+    assert min(counts) > 120  # 160 are expected of each, with a deviation of 10
+
+
 def test_the_stem_and_linear_layers_on_request() -> None:
     masks = RandomMasks(ratio=0.5, candidates=2, stem=True).plan(problem()).dropped()
     assert {name: len(units) for name, units in masks.items()} == {"0.0": 4, "2.0": 8}

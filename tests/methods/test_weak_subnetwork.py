@@ -138,6 +138,42 @@ def test_activation_criterion_counts_what_is_active():
     assert method.plan(Problem(net, graph, batches=batches, limits=ANY)) == plan
 
 
+def steps_net() -> tuple[nn.Sequential, list[tuple[Tensor, Tensor]]]:
+    """Four units whose order by activations and by gradients differs, and in training mode or on more batches again.
+
+    Returns:
+        The network and three batches. On the first, units 0 to 3 are active on 4, 3, 2 and 1 of the 4 pixels, so that 3
+        and 2 are weak forward; gradients are as the difference of a unit's two readers, so 0 and 3 are weak backward.
+        Batch statistics would turn the order of the activations round; so do the other two batches.
+    """
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    ).eval()  # fmt: skip
+    rising = torch.tensor([-1.5, -0.5, 0.5, 1.5])
+    with torch.no_grad():
+        net[0].weight[:] = torch.tensor([1.0, 1.0, -1.0, -1.0]).reshape(4, 1, 1, 1)
+        net[1].bias[:] = rising
+        net[1].running_mean[:] = rising - torch.tensor([4.0, 2.0, 0.0, -2.0])
+        net[3].weight[:] = torch.tensor([[0.1, -0.6, 0.8, -0.3], [-0.1, 0.6, -0.8, 0.3]]).reshape(2, 4, 1, 1)
+    first = torch.tensor([[1.0, 2.0], [-1.0, -3.0]]).reshape(1, 1, 2, 2)
+    return net, [(first, torch.tensor([0])), *[(torch.full((1, 1, 2, 2), -9.0), torch.tensor([1]))] * 2]
+
+
+@pytest.mark.parametrize(
+    ("batches", "gone"),
+    [
+        (1, (3,)),  # without gradients also 2, with batch statistics 0
+        (3, (0,)),
+    ],
+)
+def test_activations_and_gradients_of_so_many_batches_in_evaluation(batches: int, gone: tuple[int, ...]):
+    net, given = steps_net()
+    graph = trace(net, given[0][0])
+    method = WeakSubnetwork(50, 50, 50, criterion="activation", batches=batches)
+    assert method.plan(Problem(net, graph, batches=given, limits=ANY)).dropped() == {"0": gone}
+
+
 def test_activation_criterion_needs_images():
     net, graph = chain(), trace(chain(), images(1))
     with pytest.raises(DataError, match="looks at images"):

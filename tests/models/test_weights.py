@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,47 @@ def test_any_other_file_is_refused_in_one_sentence(start: bytes, rest: bytes, tm
     with pytest.raises(ModelError) as caught:
         load_weights(net(), path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_compressed_is_refused_before_it_is_expanded(tmp_path: Path):
+    model = nn.Linear(256, 256)
+    with torch.no_grad():
+        model.weight.zero_()
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    load_weights(nn.Linear(256, 256), tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(ModelError, match=r"bomb\.pt is compressed and would take 26\d,\d\d\d bytes"):
+        load_weights(model, tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.empty(2, 2, device="meta"),
+        torch.eye(2).to_sparse(),
+        torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8),
+    ],
+)
+def test_tensors_without_plain_numbers_are_refused(odd: torch.Tensor, tmp_path: Path):
+    torch.save({"weight": odd, "bias": torch.zeros(2)}, tmp_path / "odd.pt")
+    with pytest.raises(ModelError, match=r"odd\.pt"):
+        load_weights(nn.Linear(2, 2), tmp_path / "odd.pt")
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path):
+    inside: dict[str, object] = {}
+    inside["state_dict"] = inside
+    torch.save(inside, tmp_path / "round.pt")
+    with pytest.raises(ModelError, match="checkpoints in checkpoints"):
+        load_weights(nn.Linear(2, 2), tmp_path / "round.pt")
+
+
+def test_a_header_out_of_proportion_is_not_read(tmp_path: Path):
+    (tmp_path / "w.safetensors").write_bytes((2**30).to_bytes(8, "little") + b"{" + bytes(100))
+    with pytest.raises(ModelError, match=r"w\.safetensors is damaged"):
+        load_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")

@@ -85,6 +85,17 @@ def test_what_a_network_keeps_in_itself_is_not_mixed_up() -> None:
     assert after == pytest.approx(apart, rel=1e-3)
 
 
+def test_a_number_of_images_that_a_network_keeps_is_not_that_of_another_batch() -> None:
+    def keeping(net: Net, x: Tensor) -> Tensor:
+        net.kept = len(x)
+        y = net.branch(x)
+        return net.end(x + y.view(net.kept, *x.shape[1:]))
+
+    _, apart, _ = fitted(Net(plain), [images()])
+    _, after, _ = fitted(Net(keeping), list(images().split(7)))
+    assert after == pytest.approx(apart, rel=1e-3)
+
+
 def test_ways_that_part_end_in_one_sentence() -> None:
     def parting(net: Net, x: Tensor) -> Tensor:
         return net.end(x + net.branch(x)) if len(x) < 10 else net.end(net.inner(x))

@@ -11,6 +11,7 @@ from secateur.core.surgery import apply, run
 from secateur.core.trace import trace
 from secateur.reconstruction import curves as module
 from secateur.reconstruction import error_curves, refit
+from secateur.reconstruction.room import Memory
 
 
 @pytest.mark.parametrize("name", nets.NETS)
@@ -95,7 +96,7 @@ def test_readers_of_other_kinds_and_wide_ones_are_judged_by_contributions(monkey
     exact = {curve.group: curve for curve in error_curves(model, graph, images)}
     assert exact["stem"].chosen(1) == (5,)
     assert exact["stem"].error[1] < 1e-6
-    monkeypatch.setattr(module, "MOST", 20)
+    monkeypatch.setattr(module, "memory", lambda: Memory(columns=20))
     rough = {curve.group: curve for curve in error_curves(model, graph, images)}
     assert rough["stem"].chosen(1) == (5,)
     # a single scale for each unit can do no better than all of its weights

@@ -165,6 +165,18 @@ def test_several_copies_fold_in_half_precision_too() -> None:
     torch.testing.assert_close(thin.float()(images()), net(images()), atol=0.05, rtol=0.05)
 
 
+def test_copies_fold_in_double_precision_too() -> None:
+    net, x = make("plain").double(), images(1, dtype=torch.float64)
+    graph = trace(net, x)
+    group = graph.free[0]
+    copied(net, group, 1, 2)
+    plan = Plan((DropUnits(group.name, (1,)),))
+    thin = apply(net, graph, plan)
+    assert fold(net, thin, graph, plan, [x])
+    x = images(3, seed=5, dtype=torch.float64)
+    torch.testing.assert_close(thin(x), net(x), atol=1e-10, rtol=1e-10)
+
+
 def test_means_are_not_folded_in_once_more() -> None:
     net = make("plain")
     graph = trace(net, images(1))
@@ -175,3 +187,48 @@ def test_means_are_not_folded_in_once_more() -> None:
     heard: list[Event] = []
     repair(net, apply(net, graph, plan), graph, plan, [images(4)], steps, tell=heard.append)
     assert any("without compensate: it would undo part of what fold has won" in event.text for event in heard)
+
+
+def idle(width: int = 16, dead: int = 4) -> nn.Sequential:
+    """Return a network whose first channels are dead, so that those of the depthwise convolution do not vary."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    layers += [nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    net = lived_in(nn.Sequential(*layers, nn.Conv2d(width, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), Head(8)))
+    with torch.no_grad():
+        net[1].bias[:dead] = -8
+        for norm, upto in ((net[4], 4), (net[7], 7)):
+            found = net[:upto](images(64, seed=9))
+            norm.running_mean.copy_(found.mean((0, 2, 3)))
+            norm.running_var.copy_(found.var((0, 2, 3)))
+    return net
+
+
+@pytest.mark.parametrize("gone", [(0, 1), (0, 5, 6), (8, 9, 10)])
+def test_channels_that_do_not_vary_stand_in_for_nobody(gone: tuple[int, ...]) -> None:
+    net = idle()
+    graph = trace(net, images(1))
+    bare, thin, _ = folded(net, graph, Plan((DropUnits(graph.free[0].name, gone),)))
+    assert error(net, thin) <= 10 * error(net, bare) + 1e-6
+
+
+def test_what_makes_the_example_clearly_worse_is_taken_back_with_a_warning() -> None:
+    net = idle()
+    graph = trace(net, images(1))
+    plan = Plan((DropUnits(graph.free[0].name, (0, 5, 6, 8, 9, 10)),))
+    heard: list[Event] = []
+    thin = apply(net, graph, plan)
+    bare = copy.deepcopy(thin.state_dict())
+    assert repair(net, thin, graph, plan, [images(1)], ("fold",), most=0.0, tell=heard.append) == ()
+    assert all(torch.equal(value, bare[name]) for name, value in thin.state_dict().items())
+    assert any("without fold: it would bring the example input further" in event.text for event in heard)
+    assert repair(net, thin, graph, plan, [images(1)], ("fold",))[0].layers
+
+
+def test_a_repair_that_makes_another_needless_says_so() -> None:
+    net = make("plain")
+    graph = trace(net, images(1))
+    plan = Plan((DropUnits(graph.free[0].name, (0, 1)),))
+    heard: list[Event] = []
+    repair(net, apply(net, graph, plan), graph, plan, [images(16)], ("fold", "reconstruct"), tell=heard.append)
+    assert any("without fold: it would undo part of what reconstruct has won" in event.text for event in heard)

@@ -286,7 +286,7 @@ def test_repairs_say_what_they_brought_if_that_is_known(document):
     assert repairs(document) == calibration(document) == []
     scored = {"step": "reconstruct", "layers": 2, "before": {"top1": 0.5}, "after": {"top1": 0.75}}
     document["repairs"] = [scored, {"step": "recalibrate", "layers": 1, "before": None, "after": None}]
-    document["calibration"] = "70 unlabelled images (arrays): up to 5,000 win a little more"
+    document["calibration"] = "70 unlabelled images (arrays): up to 1,000 win a little more"
     assert repairs(document) == [
         "reconstruct (2 layers): validation accuracy from 50.0 % to 75.0 %.",
         "recalibrate (1 layer); what it brought is not known without labelled images.",
@@ -294,4 +294,7 @@ def test_repairs_say_what_they_brought_if_that_is_known(document):
     assert "of its parameters, repaired from 70 unlabelled images; its test accuracy goes from" in outcome(document)
     unchanged = document | {"repairs": [each | {"layers": 0} for each in document["repairs"]]}
     assert "repaired from" not in outcome(unchanged)
-    assert calibration(document) == ["70 unlabelled images (arrays): up to 5,000 win a little more."]
+    blind = document | {"repairs": [scored | {"step": "fold"}]}
+    assert "repaired without images (fold)" in outcome(blind)
+    assert "repaired from" not in outcome(blind)
+    assert calibration(document) == ["70 unlabelled images (arrays): up to 1,000 win a little more."]

@@ -7,7 +7,6 @@ from torch import nn
 from nets import Plain
 from secateur.data import Data
 from secateur.data.arrays import from_arrays
-from secateur.run import beforehand
 from secateur.training import Settings
 
 CLASSES = 5
@@ -20,13 +19,6 @@ def learnable(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     labels = torch.arange(count) % CLASSES
     images = torch.randn(count, 3, 8, 8, generator=rng)
     return images + COLOURS[labels][:, :, None, None], labels
-
-
-@pytest.fixture(autouse=True)
-def _networks_count_as_trained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the warning of random weights, which nearly all these networks have, to the tests of it."""
-    if request.path.name != "test_beforehand.py":
-        monkeypatch.setattr(beforehand, "is_untrained", lambda model: False)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What is said before the work: layers that were not run, weights that were never trained."""
+"""What is said before the work: layers not run, weights never trained, validation images that are known."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur import Recipe, prune, run_recipe
 from secateur.budget import Budget
+from secateur.data import from_arrays
 from secateur.errors import SettingError, TargetError, VerificationError
 from secateur.events import Event, ignore, once
 from secateur.run import beforehand
@@ -61,8 +62,10 @@ def test_where_it_leaves_nothing_the_refusal_says_so() -> None:
 
 def test_random_weights_are_said_once() -> None:
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 5))
-    (text,) = warned(net)
-    assert text.startswith("the weights of Sequential are as they were drawn at random")
+    said = [
+        text for text in warned(net) if text.startswith("the weights of Sequential are as they were drawn at random")
+    ]
+    assert len(said) == 1
 
 
 def test_a_recipe_without_weights_says_so_too() -> None:
@@ -137,3 +140,39 @@ def test_without_data_a_network_is_run_on_images_of_its_own_size() -> None:
     result = run_recipe(Recipe(model="lenet5", method="magnitude", keep=0.5, latency=False), tell=[].append)
     assert result.example_inputs.shape == (1, 3, 28, 28)
     assert result.after.counts.macs < 0.51 * result.before.counts.macs
+
+
+COLOURS = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [-1, -1, 0], [0, -1, -1]])
+
+
+def learnable(count: int) -> tuple[Tensor, Tensor]:
+    """Return images, (N, 3, 8, 8), whose colour tells the label."""
+    labels = torch.arange(count) % 5
+    return COLOURS[labels][:, :, None, None].expand(-1, -1, 8, 8).clone(), labels
+
+
+class Judge(nn.Module):
+    """Tells five colours apart without any training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tint, self.head = nn.Conv2d(3, 10, 1, bias=False), nn.Linear(10, 5, bias=False)
+        with torch.no_grad():
+            self.tint.weight.copy_(torch.cat([COLOURS, -COLOURS])[:, :, None, None])
+            self.head.weight.copy_(torch.cat([torch.eye(5), -torch.eye(5)], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.tint(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("right", "known"), [(40, False), (38, False), (8, True)])
+def test_validation_images_that_the_network_knows_are_told_of_once(right: int, known: bool) -> None:
+    """The test images have the labels that the network gives to so many of them, and others."""
+    images, labels = learnable(40)
+    moved = torch.where(torch.arange(40) < right, labels, (labels + 1) % 5)
+    data = from_arrays(learnable(60), (images, moved), learnable(40), mean=(0.0,) * 3, std=(1.0,) * 3, classes=5)
+    heard: list[Event] = []
+    prune(Judge(), method="magnitude", target=0.7, data=data, latency=False, repair=(), rounds=2, tell=heard.append)
+    texts = [event.text for event in heard if event.stage == "warning" and "trained on the former" in event.text]
+    assert len(texts) == known
+    assert not known or "100.0 % of 40 validation images right and 20.0 % of the test images" in texts[0]

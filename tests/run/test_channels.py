@@ -28,10 +28,10 @@ def net(classes=2):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for place in ("train/a", "train/b", "test/a", "test/b"):
+    for count, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
         (tmp_path / "pets" / place).mkdir(parents=True)
         for number in range(4):
-            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            pixels = np.random.default_rng(4 * count + number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pets" / place / f"{number}.png")
     return tmp_path / "pets"
 

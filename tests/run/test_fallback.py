@@ -62,12 +62,12 @@ class Ways(nn.Module):
 def test_where_ways_part_defaults_make_room_with_one_warning() -> None:
     result, heard = cut(Ways(), images(70)[:1], calibrate=images(180))
     assert isinstance(result.method, Magnitude)
-    assert steps(result) == []
+    assert steps(result) == ["fold"]
     assert heard == [
         "the forward of Ways takes other ways for other images, so its layers cannot be fitted: magnitude chooses what "
-        "goes and nothing is repaired"
+        "goes and the repair is fold"
     ]
-    with pytest.warns(UserWarning, match="takes other ways for other images.*nothing is repaired"):
+    with pytest.warns(UserWarning, match="takes other ways for other images.*the repair is fold"):
         prune(Ways(), images(70)[:1], target=0.5, latency=False, calibrate=images(180))
 
 
@@ -78,8 +78,8 @@ def test_what_was_asked_for_beside_a_default_stays() -> None:
     assert text.endswith("cannot be fitted: magnitude chooses what goes")
     result, [text] = cut(Ways(), images(1), calibrate=images(180), method="filter_std")
     assert type(result.method).__name__ == "FilterStd"
-    assert steps(result) == []
-    assert text.endswith("cannot be fitted: nothing is repaired")
+    assert steps(result) == ["fold"]
+    assert text.endswith("cannot be fitted: the repair is fold")
 
 
 @pytest.mark.parametrize(
@@ -135,18 +135,18 @@ def distance(result: Result, fresh: Tensor) -> float:
         (
             1,
             "Magnitude",
-            [],
-            "1 unlabelled image (arrays): too few, so magnitude chooses what goes and nothing is repaired",
+            ["fold"],
+            "1 unlabelled image (arrays): too few, so magnitude chooses what goes and the repair is fold, not",
         ),
-        (3, "Magnitude", ["compensate"], "magnitude chooses what goes and the repair is compensate, not reconstruct"),
-        (7, "Magnitude", ["compensate"], "the repair is compensate, not reconstruct; give 64 to 5,000"),
+        (3, "Magnitude", ["fold"], "magnitude chooses what goes and the repair is fold, not reconstruct"),
+        (7, "Magnitude", ["fold"], "the repair is fold, not reconstruct; give 64 to 1,000"),
         (
             8,
             "Magnitude",
             ["reconstruct"],
             "8 unlabelled images (arrays): too few, so magnitude chooses what goes; give",
         ),
-        (15, "Magnitude", ["reconstruct"], "magnitude chooses what goes; give 64 to 5,000"),
+        (15, "Magnitude", ["reconstruct"], "magnitude chooses what goes; give 64 to 1,000"),
         (16, "Reconstruction", ["reconstruct"], "16 unlabelled images (arrays): at least 64 are advised"),
         (64, "Reconstruction", ["reconstruct"], ""),
     ],
@@ -172,9 +172,9 @@ def test_few_images_make_fresh_ones_no_worse_than_no_repair(count: int, data: Da
 
 
 def test_who_names_the_method_is_warned_and_gets_it() -> None:
-    result, [text] = cut(Plain(), calibrate=images(3), method="reconstruction", repair="reconstruct")
+    result, [text, *_] = cut(Plain(), calibrate=images(3), method="reconstruction", repair="reconstruct")
     assert isinstance(result.method, Reconstruction)
-    assert steps(result) == ["compensate"]
+    assert "the repair is fold, not reconstruct" in text
     assert "reconstruction chooses next to blindly (name another method)" in text
     assert any("from 3 images, too few to go by" in note for note in result.plans[0].notes)
 
@@ -196,7 +196,7 @@ def test_who_names_the_method_is_warned_and_gets_it() -> None:
 def test_repeats_and_single_colours_are_no_more_images(some: Tensor, words: str) -> None:
     result, [text] = cut(Plain(), calibrate=some)
     assert isinstance(result.method, Magnitude)
-    assert steps(result) == []
+    assert steps(result) == ["fold"]
     assert words in text
 
 
@@ -204,8 +204,8 @@ def test_few_training_images_are_few_images_too() -> None:
     some = (images(6), torch.arange(6) % 2)
     result, [text] = cut(Plain(), data=from_arrays(some, some, some))
     assert isinstance(result.method, Magnitude)
-    assert steps(result) == ["compensate"]
-    assert text.startswith("6 training images: too few, so magnitude chooses what goes and the repair is compensate")
+    assert steps(result) == ["fold"]
+    assert text.startswith("6 training images: too few, so magnitude chooses what goes and the repair is fold")
 
 
 # what else can be wrong with them

@@ -24,7 +24,7 @@ from secateur.core.size import Target, size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.data import Data
-from secateur.errors import TargetError, VerificationError
+from secateur.errors import SettingError, TargetError, VerificationError
 from secateur.events import Event
 from secateur.measure import accuracy, count
 from secateur.methods.magnitude import Magnitude
@@ -96,7 +96,7 @@ def test_the_network_that_goes_in_is_untouched(net: nn.Module, data: Data, train
 
 
 def test_the_plan_replays_to_the_same_network(net: nn.Module) -> None:
-    result = prune(net, images(1), "filter_std", 0.6, latency=False)
+    result = prune(net, images(1), "filter_std", 0.6, latency=False, repair=())
     replayed = apply(net, trace(net, images(1)), Plan.from_json(result.plans[0].to_json()))
     assert same(tensors(replayed), tensors(result.model))
 
@@ -122,6 +122,30 @@ def test_layers_left_alone_keep_their_channels(net: nn.Module) -> None:
     for leave in (("2.*",), ["2.0"], "2.0"):
         result = prune(net, images(1), target=0.6, leave=leave, latency=False)
         assert set(result.plans[0].dropped()) == {"0.0"}
+
+
+def test_inside_blocks_streams_keep_their_channels_in_every_round() -> None:
+    net = make("option A")
+    for rounds in (1, 2):
+        result = prune(net, images(1), "magnitude", 0.5, groups="inside blocks", rounds=rounds, latency=False)
+        assert {name for plan in result.plans for name in plan.dropped()} == {"conv1"}
+        assert "left alone: 2 groups of 16 units" in " ".join(note for plan in result.plans for note in plan.notes)
+    assert {"stem.0", "conv2"} & set(prune(net, images(1), "magnitude", 0.5, latency=False).plans[0].dropped())
+    with pytest.raises(SettingError, match='groups must be one of "all", "inside blocks"'):
+        prune(net, images(1), target=0.5, groups="inside")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_network_of_streams_alone_is_refused_with_the_reason() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.a(x) + self.b(x))
+
+    with pytest.raises(TargetError, match=r"can be pruned: .*1 group of 4 units .* \(groups = inside blocks\)"):
+        prune(Sum(), images(1), target=0.5, groups="inside blocks", latency=False)
 
 
 def test_limits_hold_over_all_rounds(net: nn.Module) -> None:

@@ -60,6 +60,18 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_groups_inside_blocks_arrive_before_and_after_a_training(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        NET.replace(
+            "return self.fc(torch.relu(self.two(x))",
+            "y = self.two(x)\n        return self.fc(torch.relu(y + self.more(x))",
+        ).replace("self.two, self.fc", "self.more = nn.Conv2d(8, 12, 1)\n        self.two, self.fc")
+    )
+    for pretrain in (None, recipe.train):
+        result = run_recipe(replace(recipe, groups="inside blocks", keep=0.7, pretrain=pretrain))
+        assert [set(plan.dropped()) for plan in result.plans] == [{"one"}]
+
+
 def test_everything_that_is_asked_for_arrives(recipe: Recipe) -> None:
     asked = replace(
         recipe,

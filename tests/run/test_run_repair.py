@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import secateur
 from nets import Plain, images
@@ -23,12 +24,13 @@ from secateur.core.problem import Problem
 from secateur.core.size import Target
 from secateur.core.surgery import masked, run
 from secateur.core.trace import trace
-from secateur.data import Data
+from secateur.data import Data, load_calibration
 from secateur.errors import DataError
 from secateur.events import Event
 from secateur.measure import accuracy
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random_masks import RandomMasks
+from secateur.repair.error import squared_error
 from secateur.report import outcome
 from secateur.run import Result, Step, prune
 from secateur.run import round as one_round
@@ -244,3 +246,56 @@ def test_other_repairs_do_not_go_on_from_it(trained: nn.Module, data: Data, trai
     beside = pruned(trained, data, train=train, work=tmp_path, repair=("recalibrate",))
     assert [each.step for each in beside.repairs] == ["recalibrate"]
     assert same(beside.model, alone.model)
+
+
+class Counting(nn.Module):
+    """Counts its passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Plain()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.net(x)
+
+
+def test_the_given_network_does_not_run_for_a_repair_that_looks_at_no_image() -> None:
+    found: list[float] = []
+    for steps in ("none", "fold"):
+        net = Counting().eval()
+        prune(net, images(1), target=0.5, latency=False, repair=steps)
+        found.append(float(net.passes))
+    assert found[0] == found[1]
+
+
+def test_images_judge_a_repair_that_looks_at_none(trained: nn.Module, data: Data) -> None:
+    inputs = torch.cat([x for x, _ in data.batches("train")])[:32]
+    asked: dict[str, Any] = {"calibrate": inputs, "target": 0.5, "latency": False}
+    for method in ("magnitude", "reconstruction"):
+        bare = prune(trained, method=method, repair="none", **asked)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            mended = prune(trained, method=method, repair="fold", **asked)
+        before, after = (squared_error(trained, it.model, [inputs]) for it in (bare, mended))
+        assert after <= before
+        left = any("without fold: it would bring the images further" in str(it.message) for it in caught)
+        assert left == (mended.repairs == ())
+        assert ("repaired without images (fold)" in outcome(document(mended))) != left
+        assert "repaired from" not in outcome(document(mended))
+
+
+def test_images_of_another_size_than_the_example_are_refused_with_both_sizes() -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.conv(x)).flatten(1))
+
+    large = load_calibration(torch.randn(20, 3, 12, 12))
+    with pytest.raises(DataError, match=r"are 12x12 and the example is 8x8.*load_calibration\(..., image_size=8\)"):
+        prune(Sized(), images(1), target=0.5, latency=False, calibrate=large)
+    assert prune(Plain(), images(1), target=0.5, latency=False, calibrate=large).repairs

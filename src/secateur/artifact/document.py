@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from secateur import reading
 from secateur.core.blocks import execution_of
 from secateur.core.method import settings_of
 from secateur.core.surgery import TOLERANCE, run
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from secateur.run import Result
 
 FORMAT = 1
+MOST_SAMPLE = 2**23
+"""Numbers in one example input: a colour image of 1,672 by 1,672."""
+
+MOST_INPUT = 2**26
+_MOST_DIMS = 16
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -83,12 +89,18 @@ def document(result: Result) -> dict[str, Any]:
 def inputs_like(example: Mapping[str, Any], device: torch.device) -> Any:
     """Return inputs of the recorded shapes and types: random numbers, zeros where whole ones are wanted.
 
+    Args:
+        example: as it stands in the document.
+        device: where they shall be; on ``meta`` they take no memory, however large they are.
+
     Raises:
-        ArtifactError: if the inputs held something that cannot be recorded.
+        ArtifactError: if the inputs held something that cannot be recorded, or are too large for any network.
     """
     generator = torch.Generator().manual_seed(0)
+    left = MOST_INPUT
 
     def make(entry: Mapping[str, Any]) -> Any:
+        nonlocal left
         if "items" in entry:
             return tuple(make(item) for item in entry["items"])
         if "entries" in entry:
@@ -96,15 +108,38 @@ def inputs_like(example: Mapping[str, Any], device: torch.device) -> Any:
         if "value" in entry:
             return entry["value"]
         if "shape" not in entry:
+            kind = reading.shown(entry.get("type"))
+            raise ArtifactError(f"the example inputs held a {kind}, which cannot be made again from a file")
+        shape, dtype = _shape(entry["shape"]), _dtype(entry.get("dtype", "float32"))
+        left -= math.prod(shape)
+        if left < 0 or math.prod(shape[1:]) > MOST_SAMPLE:
             raise ArtifactError(
-                f"the example inputs held a {entry.get('type')}, which cannot be made again from a file"
+                f"the example inputs of shape {shape} are larger than any that are made from a file: at most "
+                f"{MOST_SAMPLE:,} numbers each, {MOST_INPUT:,} in all; pass the network another way than by its file"
             )
-        dtype: torch.dtype = getattr(torch, entry.get("dtype", "float32"))
+        if device.type == "meta":
+            return torch.empty(shape, dtype=dtype, device=device)
         if dtype.is_floating_point:
-            return torch.randn(entry["shape"], generator=generator).to(device, dtype)
-        return torch.zeros(entry["shape"], dtype=dtype, device=device)
+            return torch.randn(shape, generator=generator).to(device, dtype)
+        return torch.zeros(shape, dtype=dtype, device=device)
 
     return make(example)
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or len(cast("list[Any]", sizes)) > _MOST_DIMS:
+        raise ArtifactError(f"the shape of the example inputs is no list of sizes but {reading.written(sizes)}")
+    for size in cast("list[Any]", sizes):
+        if type(size) is not int or not 0 <= size < 2**31:
+            raise ArtifactError(f"the example inputs have a size of {reading.written(size)}, which no tensor has")
+    return tuple(cast("list[int]", sizes))
+
+
+def _dtype(name: Any) -> torch.dtype:
+    found = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(found, torch.dtype):
+        raise ArtifactError(f"the example inputs are of the type {reading.written(name)}, which torch does not have")
+    return found
 
 
 def _method(method: Any) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import importlib.metadata
 import inspect
 import os
 import platform
-import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from secateur.artifact.commit import commit
 from secateur.measure.machine import processor
 
 _PACKAGES = (
@@ -40,16 +41,22 @@ def environment(method: object, seed: int | None) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "secateur": version("secateur") or "",
         "packages": {name: found for name, found in versions.items() if found},
-        "platform": platform.platform(),
+        "platform": _system(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git": _commit(),
+        "git": commit(Path.cwd()),
         "seed": seed,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "method": _source(method),
     }
+
+
+def _system() -> str:
+    """Return what ``platform.platform()`` does, which starts a program for the part that is left out here."""
+    parts = (platform.system(), platform.release(), platform.machine(), *platform.libc_ver())
+    return "-".join(part for part in parts if part)
 
 
 def version(package: str) -> str | None:
@@ -58,20 +65,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit() -> str | None:
-    """Return the git commit of the folder that the program runs in, with a mark if files differ from it."""
-    try:
-        head = _git("rev-parse", "HEAD")
-        return head + (" with changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
 
 
 def _source(method: object) -> str:

@@ -13,11 +13,16 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from secateur import reading, recipe_text
+from secateur.artifact.foreign import ADVICE, MOST, MOST_PLAN
 from secateur.errors import ArtifactError, ExportError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 DERIVED = ("report.html", "model.pt2", "model.onnx", "model.py", "model.safetensors", "bench.json")
+_MOST_MANIFEST = 4 * reading.MIB
+_MOST = {"recipe.toml": recipe_text.MOST, "measurement.json": MOST, "environment.json": MOST}
+_NAME = re.compile(r"(?:[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}/){0,4}[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 _UNFINISHED = re.compile(r"^\..+\.(partial|old)-(\d+)")
 
 
@@ -121,23 +126,36 @@ def manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"{folder} is not a Secateur artifact: it has no {MANIFEST}; check the path")
     try:
-        content: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        raise ArtifactError(f"{path} is damaged: it is not JSON; restore the folder or save it again") from None
+        content: Any = reading.values(reading.text(path, _MOST_MANIFEST))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is damaged: it is not JSON ({reading.wrong(error)}); restore the folder or save it again"
+        ) from None
     if not isinstance(content, dict) or "secateur" not in content or not isinstance(content.get("files"), dict):
         raise ArtifactError(f"{folder} is not a Secateur artifact: its {MANIFEST} is another program's")
-    if not isinstance(content.get("format"), int) or content["format"] > FORMAT:
+    if type(content.get("format")) is not int or content["format"] > FORMAT:
         raise ArtifactError(
-            f"{folder} has format {content.get('format')}, this version reads up to {FORMAT}; "
+            f"{folder} has format {reading.written(content.get('format'))}, this version reads up to {FORMAT}; "
             "run: pip install --upgrade secateur"
         )
-    for name, entry in content["files"].items():
+    _check_entries(path, content["files"])
+    return cast("dict[str, Any]", content)
+
+
+def _check_entries(path: Path, files: dict[str, Any]) -> None:
+    """Refuse names that lead out of the folder, or that no file system has, and entries without size and hash."""
+    for name, entry in files.items():
+        parts = name.split("/")
+        if not _NAME.fullmatch(name) or ".." in parts or "." in parts:
+            raise ArtifactError(
+                f"{path} is damaged: '{reading.shown(name)}' is no name of a file in the folder; restore the folder or "
+                "save it again"
+            )
         known = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
         if type(known.get("bytes")) is not int or type(known.get("sha256")) is not str:
             raise ArtifactError(
                 f"{path} is damaged: it has no size and hash of {name}; restore the folder or save it again"
             )
-    return cast("dict[str, Any]", content)
 
 
 def check(folder: str | Path, names: Iterable[str] | None = None) -> None:
@@ -148,20 +166,40 @@ def check(folder: str | Path, names: Iterable[str] | None = None) -> None:
         names: which files; all that the manifest knows by default.
 
     Raises:
-        ArtifactError: if one is missing, cut short or changed; the message names it.
+        ArtifactError: if one is missing, cut short, changed, or larger than any of its kind; the message names it.
     """
     folder = Path(folder)
     files: dict[str, Any] = manifest(folder)["files"]
-    for name in files if names is None else names:
+    wanted = list(files if names is None else names)
+    for name in wanted:  # before the first of them is read
+        check_size(folder, name, files)
+    for name in wanted:
         path = folder / name
-        advice = "restore it, or run the recipe again"
-        if name not in files or not path.is_file():
-            raise ArtifactError(f"{name} is missing from {folder}; {advice}")
-        if path.stat().st_size != files[name]["bytes"]:
-            size = path.stat().st_size
-            raise ArtifactError(f"{path} is damaged: {size} bytes instead of {files[name]['bytes']}; {advice}")
-        if _digest(path) != files[name]["sha256"]:
-            raise ArtifactError(f"{path} is damaged: its content has changed since it was saved; {advice}")
+        try:
+            digest = _digest(path)
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read: {error.strerror or error}; {ADVICE}") from None
+        if digest != files[name]["sha256"]:
+            raise ArtifactError(f"{path} is damaged: its content has changed since it was saved; {ADVICE}")
+
+
+def check_size(folder: Path, name: str, files: dict[str, Any]) -> int:
+    """Compare the size of one file with the manifest, and return it in bytes.
+
+    Raises:
+        ArtifactError: if it is missing, cut short, or larger than any of its kind; the message names it.
+    """
+    path = folder / name
+    if name not in files or not path.is_file():
+        raise ArtifactError(f"{name} is missing from {folder}; {ADVICE}")
+    size = path.stat().st_size
+    if size != files[name]["bytes"]:
+        noted = reading.written(files[name]["bytes"])
+        raise ArtifactError(f"{path} is damaged: {size} bytes instead of {noted}; {ADVICE}")
+    most = _MOST.get(name, MOST_PLAN if name.startswith("plans/") else size)
+    if size > most:
+        raise ArtifactError(f"{path} is damaged: it has {size:,} bytes, and at most {most:,} are read; {ADVICE}")
+    return size
 
 
 def record(folder: str | Path, *names: str) -> None:

@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from torch.utils import _pytree
 
+from secateur import reading
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
 from secateur.artifact.document import FORMAT, document, inputs_like
 from secateur.artifact.environment import environment
+from secateur.artifact.expected import check_expected
+from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_number
 from secateur.core.blocks import execute
 from secateur.core.plan import Plan
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
-from secateur.errors import ArtifactError, ModelError, PlanError, TraceError, first_line
+from secateur.errors import ArtifactError, ModelError, PlanError, TraceError
 from secateur.measure import deploy
 from secateur.measure.forward import device_of
 from secateur.models import build as build_by_name
 from secateur.models import fit_classes
+from secateur.models.sources import own_code
 from secateur.recipe import Recipe
 
 if TYPE_CHECKING:
     from secateur.run import Result
 
-_SAFE_SOURCES = ("secateur", "torchvision", "timm")
+WEIGHTS, MEASUREMENT = "weights.safetensors", "measurement.json"
+MOST_PLANS = 2000
+MOST_CLASSES = 2**16
+ENOUGH = 2**22
+"""Numbers in the inputs that a network is traced with, if they are many examples."""
+
+_QUICK = 128 * reading.MIB  # bytes that are hashed before a file is looked into
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,8 @@ def saving(result: Result, folder: str | Path, *, force: bool = False) -> Genera
         (new / "plans").mkdir()
         for number, plan in enumerate(result.plans, start=1):
             folders.write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
-        folders.write_file(new / "weights.safetensors", weights.to_bytes(result.model))
-        _write_json(new / "measurement.json", document(result))
+        folders.write_file(new / WEIGHTS, weights.to_bytes(result.model))
+        _write_json(new / MEASUREMENT, document(result))
         _write_json(new / "environment.json", environment(result.method, recipe.seed if recipe else None))
         yield new
 
@@ -113,7 +124,8 @@ def load(
     """Rebuild the pruned network of an artifact: build the dense one, replay the plans, read the weights.
 
     Nothing that the folder holds is executed. If the recipe takes the network from the user's own Python
-    code, that code is run only on request: through ``dense`` or ``build``.
+    code, that code is run only on request: through ``dense`` or ``build``. Whatever the files hold, they are read
+    within bounds, and what does not fit together is refused.
 
     Args:
         folder: the artifact.
@@ -122,63 +134,134 @@ def load(
             ``channels`` and ``image`` of ``secateur.models.build``, the default but for the user's own code.
 
     Raises:
-        ArtifactError: if the folder is missing, foreign, damaged, newer, or does not fit the network.
-        ModelError: if the dense network cannot be built.
+        ArtifactError: if the folder is missing, foreign, damaged, newer, or does not fit the network; it names the
+            file, and what it was made from is its cause.
     """
     place = Path(folder).resolve()
     folders.recover(place)
     known: dict[str, Any] = folders.manifest(place)["files"]
-    names = sorted((name for name in known if re.fullmatch(r"plans/\d+\.json", name)), key=_number)
+    names = sorted((name for name in known if re.fullmatch(r"plans/[0-9]{1,9}\.json", name)), key=_number)
+    if len(names) > MOST_PLANS:
+        raise ArtifactError(f"{place} holds {len(names):,} plans, and at most {MOST_PLANS:,} are read; check the path")
     asked = ["recipe.toml"] if "recipe.toml" in known else []
-    folders.check(place, [*asked, "measurement.json", "environment.json", "weights.safetensors", *names])
-    recipe = Recipe.read(place / "recipe.toml") if asked else None
-    measurement = _read_json(place / "measurement.json")
-    if measurement.get("format", 0) > FORMAT:
-        raise ArtifactError(f"{place / 'measurement.json'} is of a newer version; run: pip install --upgrade secateur")
-    plans = tuple(Plan.from_json((place / name).read_text("utf-8")) for name in names)
+    folders.check(place, [*asked, MEASUREMENT, "environment.json", *names])
+    stored = _stored(place, known)
+    recipe = None
+    if asked:
+        with naming(place / "recipe.toml"):
+            recipe = Recipe.read(place / "recipe.toml")
+    measurement = _measurement(place)
     if dense is None:
-        dense = _dense(place, recipe, measurement["example"], build)
-    model = _replay(place, dense, plans, measurement["example"])
-    weights.read_into(model, place / "weights.safetensors")
-    execute(model, measurement.get("execution") or {})
-    return Loaded(model.eval(), dense, recipe, plans, measurement, _read_json(place / "environment.json"))
+        dense = _dense(place, recipe, measurement, stored, build)
+    model, plans = _replay(place, dense, names, measurement["example"])
+    weights.read_into(model, place / WEIGHTS)
+    with naming(place / MEASUREMENT):
+        execute(model, entry({"execution": {}, **measurement}, "execution"))
+    return Loaded(model.eval(), dense, recipe, plans, measurement, table_of(place / "environment.json"))
+
+
+def _stored(place: Path, known: dict[str, Any]) -> weights.Header:
+    """Return what the weights are, checked against the manifest; of a large file not before its header is sound."""
+    if folders.check_size(place, WEIGHTS, known) <= _QUICK:
+        folders.check(place, [WEIGHTS])
+        return weights.header(place / WEIGHTS)
+    found = weights.header(place / WEIGHTS)
+    folders.check(place, [WEIGHTS])
+    return found
+
+
+def _measurement(place: Path) -> dict[str, Any]:
+    """Return the content of measurement.json, as far as loading depends on it in the form that was written."""
+    path = place / MEASUREMENT
+    found = table_of(path)
+    with naming(path):
+        if whole_number({"format": 0, **found}, "format") > FORMAT:
+            raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
+        for network in ("before", "after"):
+            counts = entry(entry(found, network), "counts")
+            for name in ("params", "nonzero", "macs", "activations"):
+                whole_number(counts, name)
+        entry(found, "example")
+    return found
 
 
 def _dense(
-    place: Path, recipe: Recipe | None, example: dict[str, Any], build: Callable[..., nn.Module] | None
+    place: Path,
+    recipe: Recipe | None,
+    measurement: dict[str, Any],
+    stored: weights.Header,
+    build: Callable[..., nn.Module] | None,
 ) -> nn.Module:
     """Build the untrained dense network without disturbing the caller's random numbers."""
     if recipe is None:
         raise ArtifactError(f"{place} was made from a network in memory; build that network and pass it as dense=")
-    source, colon, _ = recipe.model.rpartition(":")
-    if build is None and ((colon and source not in _SAFE_SOURCES) or "/" in recipe.model):
+    if build is None and (own_code(recipe.model) or "/" in recipe.model):
         raise ArtifactError(
-            f"the network of {place} comes from your own code, {recipe.model}, which is not run unasked: "
-            "pass the dense network as dense=, or trust that code with --trust, in Python build=secateur.models.build"
+            f"the network of {place} comes from your own code, {reading.shown(recipe.model)}, which is not run unasked"
+            ": pass the dense network as dense=, or trust that code with --trust, in Python build=secateur.models.build"
         )
-    shape, output = example.get("shape") or [], example.get("output") or []
-    classes = recipe.classes or (output[1] if len(output) > 1 else None)
-    images: dict[str, Any] = {"channels": 3, "image": None}
-    if len(shape) == 4:
-        images = {"channels": shape[1], "image": shape[2]}
-    with torch.random.fork_rng(devices=[]):
-        model = (build or build_by_name)(recipe.model, classes=classes, **images)
+    example = measurement["example"]
+    with naming(place / MEASUREMENT):
+        classes, images = _asked(recipe, example)
+
+    def made() -> nn.Module:
+        return (build or build_by_name)(str(recipe.model), classes=classes, **images)
+
+    with torch.random.fork_rng(devices=[]), naming(place / "recipe.toml"):
+        if build is None:
+            check_expected(made, measurement, stored, counted=not recipe.transfer)
+        model = made()
         if recipe.transfer:  # a builder that knows one number of classes only
             fit_classes(model, classes, inputs_like(example, torch.device("cpu")))
         return model
 
 
-def _replay(place: Path, dense: nn.Module, plans: tuple[Plan, ...], example: dict[str, Any]) -> nn.Module:
-    """Cut the dense network as it was cut in the run; an unpruned network is copied."""
+def _asked(recipe: Recipe, example: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Return the number of classes, and the channels and height of the images."""
+    shape, output = (_sizes(example.get(name) or [], name) for name in ("shape", "output"))
+    classes = recipe.classes or (output[1] if len(output) > 1 else None)
+    if classes is not None and classes > MOST_CLASSES:
+        raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
+    return classes, {"channels": shape[1], "image": shape[2]} if len(shape) == 4 else {"channels": 3, "image": None}
+
+
+def _sizes(sizes: Any, name: str) -> list[int]:
+    if not isinstance(sizes, list):
+        raise reading.Unfit(f"the {name} of its example is {reading.written(sizes)} and no list of sizes")
+    return [whole_number({name: size}, name) for size in cast("list[Any]", sizes)]
+
+
+def _replay(
+    place: Path, dense: nn.Module, names: Sequence[str], example: dict[str, Any]
+) -> tuple[nn.Module, tuple[Plan, ...]]:
+    """Cut the dense network as it was cut in the run, plan by plan; an unpruned network is copied."""
     device = next((x.device for x in (*dense.parameters(), *dense.buffers())), torch.device("cpu"))
-    inputs = inputs_like(example, device)
-    model = dense
-    try:
-        for plan in plans or (Plan(),):
-            model = apply(model, trace(model, inputs), plan)
-    except (PlanError, TraceError, ModelError) as error:
-        raise ArtifactError(f"the network given for {place} is not the one that was pruned: {error}") from error
-    return model
+    with naming(place / MEASUREMENT):
+        inputs = _few(inputs_like(example, device))
+    model, plans = dense, list[Plan]()
+    for path in [place / name for name in names] or [None]:
+        with naming(path or place / MEASUREMENT):
+            plan = Plan() if path is None else Plan.from_json(reading.text(path, MOST_PLAN))
+            try:
+                model = apply(model, trace(model, inputs), plan)
+            except (PlanError, TraceError, ModelError) as error:
+                raise ArtifactError(
+                    f"the network given for {path or place} is not the one that was pruned: {reading.line(str(error))}"
+                ) from error
+        if path is not None:
+            plans.append(plan)
+    return model, tuple(plans)
+
+
+def _few(inputs: Any) -> Any:
+    """Return the first of many examples: a network is cut alike on one and on a thousand."""
+    tensors = [leaf for leaf in cast(Any, _pytree).tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    rows = {len(tensor) if tensor.dim() else 0 for tensor in tensors}
+    numbers = sum(tensor.numel() for tensor in tensors)
+    if numbers <= ENOUGH or len(rows) != 1:
+        return inputs
+    some = max(1, ENOUGH * rows.pop() // numbers)
+    return cast(Any, _pytree).tree_map(lambda it: it[:some] if isinstance(it, torch.Tensor) else it, inputs)
 
 
 def _number(name: str) -> int:
@@ -188,10 +271,3 @@ def _number(name: str) -> int:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     folders.write_file(path, (text + "\n").encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is damaged: {first_line(error)}; restore it, or run the recipe again") from None

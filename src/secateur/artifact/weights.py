@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from secateur import reading
+from secateur.artifact.foreign import ADVICE, naming
+from secateur.core.blocks import BlockLayer
 from secateur.errors import ArtifactError
+
+Header: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Type (as safetensors writes it, such as ``"F32"``) and shape of each stored tensor, by name."""
+
+_LENGTH = 8  # bytes of the header's length, with which a safetensors file begins
+_MOST_HEADER = 8 * reading.MIB
 
 
 def to_bytes(model: nn.Module) -> bytes:
@@ -48,23 +58,78 @@ def read_into(model: nn.Module, path: Path) -> None:
     Raises:
         ArtifactError: if the file is no safetensors file, or does not belong to this network.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}; restore it, or run the recipe again") from None
-    tensors |= {name: tensors[first] for name, first in json.loads(metadata.get("shared", "{}")).items()}
+    check_fit(model, header(path), path)
+    with naming(path), safetensors.safe_open(path, framework="pt") as file:
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors |= {name: tensors[first] for name, first in _shared(file.metadata()).items()}
+        _check_numbering(model, tensors)
+        own: dict[str, Any] = model.state_dict(keep_vars=True)
+        for name, tensor in tensors.items():
+            if own[name].dtype != tensor.dtype:
+                own[name].data = own[name].data.to(tensor.dtype)
+        with torch.no_grad():
+            model.load_state_dict(tensors, strict=True)
+
+
+def header(path: Path) -> Header:
+    """Return type and shape of every tensor in a file by its name, tied ones included; none is read.
+
+    Raises:
+        ArtifactError: if it is no safetensors file.
+    """
+    with naming(path):
+        if reading.regular(path) < _LENGTH or _header_bytes(path) > _MOST_HEADER:
+            raise reading.Unfit("it does not begin as a safetensors file")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                found = {name: (str(it.get_dtype()), tuple(it.get_shape())) for name, it in parts.items()}
+                return found | {name: found[first] for name, first in _shared(file.metadata()).items()}
+        except safetensors.SafetensorError as error:
+            raise ArtifactError(f"{path} is damaged: {reading.shown(error)}; {ADVICE}") from None
+
+
+def check_fit(model: nn.Module, found: Header, path: Path) -> None:
+    """Compare what ``header`` found with the tensors of a network.
+
+    Raises:
+        ArtifactError: if a name, shape or kind of numbers differs.
+    """
     own: dict[str, Any] = model.state_dict(keep_vars=True)
     advice = "the network it was saved from differs from the one that was rebuilt; pass the right one as dense="
-    for name in (*own, *tensors):
-        if name not in tensors or name not in own:
-            where = "is not in" if name not in tensors else "is only in"
-            raise ArtifactError(f"'{name}' {where} {path}: {advice}")
-        if own[name].shape != tensors[name].shape:
-            stored, wanted = tuple(tensors[name].shape), tuple(own[name].shape)
-            raise ArtifactError(f"'{name}' has shape {stored} in {path} instead of {wanted}: {advice}")
-        if own[name].dtype != tensors[name].dtype:
-            own[name].data = own[name].data.to(tensors[name].dtype)
-    with torch.no_grad():
-        model.load_state_dict(tensors, strict=True)
+    for name in (*own, *found):
+        if name not in found or name not in own:
+            where = "is not in" if name not in found else "is only in"
+            raise ArtifactError(f"'{reading.shown(name)}' {where} {path}: {advice}")
+        kind, stored = found[name]
+        if own[name].shape != stored:
+            raise ArtifactError(
+                f"'{name}' has shape {reading.written(stored)} in {path} instead of {tuple(own[name].shape)}: {advice}"
+            )
+        if own[name].is_floating_point() != kind.startswith(("F", "BF")):
+            raise ArtifactError(
+                f"'{name}' has numbers of another kind ({kind}) in {path} than in the network: {advice}"
+            )
+
+
+def _header_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(_LENGTH), "little")
+
+
+def _shared(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Return which tensors are others' by another name."""
+    found: Any = reading.values((metadata or {}).get("shared", "{}"))
+    if not isinstance(found, dict) or not all(isinstance(it, str) for it in cast("dict[str, Any]", found).values()):
+        raise reading.Unfit("its table of shared tensors is none")
+    return cast("dict[str, str]", found)
+
+
+def _check_numbering(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse other channel numbers of block layers than those that surgery gave them: they are no weights."""
+    for name, module in model.named_modules():
+        if isinstance(module, BlockLayer):
+            for leaf, own in module.named_buffers(recurse=False):
+                key = f"{name}.{leaf}" if name else leaf
+                if key in tensors and not own.is_floating_point() and not torch.equal(own.cpu(), tensors[key]):
+                    raise reading.Unfit(f"'{key}' numbers other channels than the plan")

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
@@ -47,9 +47,9 @@ def check_method(method: Method, *, networks: Mapping[str, tuple[nn.Module, Tens
 
     The promises: settings are a frozen dataclass and survive a recipe; ``plan`` leaves the model alone, bit for
     bit; the same seed gives the same plan; the plan survives JSON; it meets the target, or ``TargetError`` names
-    the smallest fraction that can be reached; it respects the limits; a method that needs data says so; the plan
-    can be carried out; the pruned network computes what the silenced one computes; its size on paper is the
-    size counted; it trains, and so does the network that the method shapes.
+    the smallest fraction that can be reached; it respects the limits, and groups that are left alone; a method that
+    needs data says so; the plan can be carried out; the pruned network computes what the silenced one computes; its
+    size on paper is the size counted; it trains, and so does the network that the method shapes.
 
     Args:
         method: the method with its settings; needs no data of yours, random images are made for it.
@@ -139,6 +139,7 @@ def _check_on(case: _Case, thorough: bool) -> bool:
         _answer(case, Target(KEEP, "macs"), _EVEN)
         _check_without_data(case)
         _check_shaping(case)
+        _check_left(case, found)
     for plan in found:
         _check_surgery(case, plan)
     return bool(found)
@@ -209,6 +210,18 @@ def _check_limits(case: _Case, plan: Plan, limits: Limits) -> None:
                 f"it leaves {left} of {group.size} units of '{name}' where at least {limits.min_units} and a multiple "
                 f"of {multiple} must stay",
             )
+
+
+def _check_left(case: _Case, found: Iterable[Plan]) -> None:
+    """Leave a group alone that would have lost units, and ask again."""
+    name = next((name for plan in found for name in plan.dropped()), None)
+    if name is None:
+        return
+    spared = dataclasses.replace(case, graph=dataclasses.replace(case.graph, left=frozenset({name})))
+    for keep in (KEEP, (1 + KEEP) / 2):  # what is left may not be enough for the first
+        plan = _ask(spared, spared.problem(case.model, Target(keep, "macs")))
+        if isinstance(plan, Plan) and name in plan.dropped():
+            case.fail("spares what is left alone", f"it drops units of '{name}'; look at the groups of graph.free only")
 
 
 def _check_without_data(case: _Case) -> None:

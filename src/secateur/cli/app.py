@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from secateur import reading
 from secateur.cli import bench, command, compare, network, plan, prune, sensitivity, show
 from secateur.cli.ending import Terminated, ending_well
 from secateur.errors import SecateurError, nearest, visible
@@ -128,5 +129,5 @@ def _end(line: str, status: int, debug: bool) -> None:
     """Say how it ended; called while the error is being handled."""
     if debug or os.environ.get(DEBUG):
         raise
-    print(line, file=sys.stderr)
+    print(reading.line(line, 4000), file=sys.stderr)
     raise typer.Exit(status)

@@ -12,8 +12,8 @@ import typer
 from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet
-from secateur.cli.subject import Folder, Image, Trust, example_of, load, network_flags, subject_of
+from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
+from secateur.cli.subject import Folder, Image, example_of, load, network_flags, subject_of
 from secateur.cli.tables import (
     accuracy_rows,
     counts_rows,
@@ -96,7 +96,7 @@ class Files:
 
 def flags_of_explain(args: Sequence[str]) -> list[Flag]:
     """Return the flags of ``explain``."""
-    return network_flags("leave", "patience")
+    return network_flags("leave", "groups", "patience")
 
 
 def flags_of_evaluate(args: Sequence[str]) -> list[Flag]:
@@ -126,27 +126,30 @@ def explain(
     """Say of every layer how much of it can be removed, with what, or why not."""
     from secateur.core.limits import Limits
     from secateur.core.trace import trace
+    from secateur.report.limits import sentence
     from secateur.run import beforehand
 
     subject = subject_of(given, folder, image, trust)
     asked = given.of("recipe")
-    leave, patience = asked.get("leave", ()), asked.get("patience")
+    leave, groups, patience = asked.get("leave", ()), asked.get("groups", "all"), asked.get("patience")
     with Listener(quiet or as_json) as tell:
         tell(Event("trace", "reading the network"))
         try:
-            graph = beforehand.read(subject.model, subject.example, leave, patience=patience, tell=tell)
+            graph = beforehand.read(subject.model, subject.example, leave, groups=groups, patience=patience, tell=tell)
         except TargetError:  # nothing can be pruned: that is what is to be explained
-            graph = trace(subject.model, subject.example, seconds=patience).without(*leave)
+            graph = trace(subject.model, subject.example, seconds=patience).without(*leave).choose(groups)
     explanation, limits = graph.explain(), Limits()
     multiples = {group.name: limits.multiple_of(group) for group in graph.free}
     if as_json:
-        say_json({**explanation_document(explanation), "multiples": multiples, "note": limits.note(graph)})
+        spared = {"spared": graph.spared} if graph.spared else {}
+        say_json({**explanation_document(explanation), "multiples": multiples, "note": limits.note(graph), **spared})
         return
     whole = sum(row.prunable == row.width for row in explanation.rows)
     say(explanation_table(explanation, multiples), "")
     say(f"{whole} of {len(explanation.rows)} layers can be pruned throughout, {len(graph.free)} groups in all.")
     say(f"The smallest network that can be reached keeps {100 * explanation.reachable:.3g} % of the MACs.")
     say(*([f"Not counted: {explanation.uncounted}."] if explanation.uncounted else []))
+    say(*([sentence(graph.spared)] if graph.spared else []))
     say(f"By default {limits.note(graph)}.")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -56,9 +55,11 @@ def carry_out(
         KeyboardInterrupt: with a sentence on how to go on.
     """
     from secateur import artifact, run
+    from secateur.models.sources import refuse_foreign
 
     folder = Path("out") / recipe.name() if out is None else out
     artifact.check_name(folder)
+    refuse_foreign(recipe.model)
     run.method_of(recipe)
     run.steps_of(recipe)
     _check(recipe)
@@ -113,9 +114,10 @@ def _speak(document: Mapping[str, Any], folder: Path, page: Path, lines: Sequenc
 
 def already_there(folder: Path, as_json: bool) -> None:
     """Print what came out when this recipe was carried out before."""
+    from secateur.artifact.foreign import table_of
     from secateur.export import FILES
 
-    document, page = json.loads((folder / "measurement.json").read_text("utf-8")), folder / "report.html"
+    document, page = table_of(folder / "measurement.json"), folder / "report.html"
     files = [{"path": str(folder / name), "kind": kind} for kind, name in FILES.items() if (folder / name).is_file()]
     if as_json:
         say_json({**document, "folder": str(folder), "report": str(page), "exports": files, "already_there": True})

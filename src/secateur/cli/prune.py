@@ -12,7 +12,17 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.outcome import carry_out, without_missing
-from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, method_asked, recipe_of, selection_flags
+from secateur.cli.selection import (
+    OUTPUT,
+    AsJson,
+    Download,
+    Force,
+    Quiet,
+    Trust,
+    method_asked,
+    recipe_of,
+    selection_flags,
+)
 from secateur.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,6 +87,7 @@ def run(
     ],
     out: Out = None,
     force: Force = False,
+    trust: Trust = False,
     download: Download = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -89,7 +100,8 @@ def run(
     from secateur.recipe import Recipe
 
     file = recipe / "recipe.toml" if recipe.is_dir() else recipe
-    carry_out(Recipe.read(file), out, force=force, download=download, quiet=quiet, as_json=as_json)
+    asked = Recipe.read(file)
+    carry_out(asked.vouched() if trust else asked, out, force=force, download=download, quiet=quiet, as_json=as_json)
 
 
 def demo(

@@ -20,7 +20,9 @@ NETWORK = (
     "workers",
 )  # fmt: skip
 IMAGES = ("calibrate", "calibrate_images")
-TARGET = ("method", "keep", "of", "rounds", "leave", "repair", "patience", "min_units", "multiple", "seed")
+TARGET = (
+    "method", "keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple", "seed",
+)  # fmt: skip
 PLACE = ("runtime", "threads")
 OUTPUT = "Output"
 _DEFAULT = "reconstruction with --data or --calibrate, else magnitude"
@@ -29,6 +31,10 @@ _OWN = ("--out", "--force", "--download", "--quiet", "--json", "--debug", "--hel
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results only, no progress.", rich_help_panel=GENERAL)]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=GENERAL)
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the Python code that the network comes from.", rich_help_panel=GENERAL),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a missing data set.", rich_help_panel=GENERAL)]
@@ -99,8 +105,14 @@ def method_asked(given: Given) -> bool:
     return bool(given.of("recipe").get("method") or given.of("method"))
 
 
-def method_flags(args: Sequence[str], method: str = "") -> list[Flag]:
-    """Return the flags of the settings of the method that the arguments name, or of another where they name none."""
+def method_flags(args: Sequence[str], method: str = "", beside: Sequence[Flag] = ()) -> list[Flag]:
+    """Return the flags of the settings of the method that the arguments name, or of another where they name none.
+
+    Args:
+        args: what the command was called with.
+        method: the other one; that of the library if empty.
+        beside: the command's further flags, which are settings of no method.
+    """
     from secateur.budget import Budget
     from secateur.methods import default, find
     from secateur.recipe import Recipe
@@ -114,7 +126,7 @@ def method_flags(args: Sequence[str], method: str = "") -> list[Flag]:
     fields = [field.name for kind in (Recipe, Settings, Budget) for field in dataclasses.fields(kind)]
     taken = {*_OWN, *(f"--{field.replace('_', '-')}" for field in fields)}
     own = flags_of(find(name), "method", f"Settings of {name}", taken=taken)
-    _refuse_others(args, name, [flag.option for flag in own], taken)
+    _refuse_others(args, name, [flag.option for flag in (*own, *beside)], taken)
     return own
 
 

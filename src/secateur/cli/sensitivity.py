@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 METHOD = "magnitude"
-_ASKED = ("method", "leave", "patience", "min_units", "multiple", "seed")
+_ASKED = ("method", "leave", "groups", "patience", "min_units", "multiple", "seed")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def flags(args: Sequence[str]) -> list[Flag]:
 
     network = flags_of(Recipe, "recipe", "Network and data", names=NETWORK, required=("model", "data"))
     asked = flags_of(Recipe, "recipe", "What goes first", names=_ASKED)
-    return [*network, *asked, *flags_of(Looking, "own", "How closely"), *method_flags(args, METHOD)]
+    closely = flags_of(Looking, "own", "How closely")
+    return [*network, *asked, *closely, *method_flags(args, METHOD, closely)]
 
 
 def sensitivity(
@@ -123,7 +124,9 @@ def _measured(
     beforehand.check_weights(model)
     beforehand.warn_of_random_weights(model, tell)
     tell(Event("trace", "reading the network"))
-    graph = beforehand.read(model, data.example(), recipe.leave, patience=recipe.patience, tell=tell)
+    graph = beforehand.read(
+        model, data.example(), recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=tell
+    )
     batches = data.batches("train", 128, seed=recipe.seed)
 
     def measured(model: nn.Module) -> tuple[tuple[Curve, ...], int]:

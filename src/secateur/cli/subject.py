@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.command import GENERAL, Given
+from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.selection import NETWORK
 
@@ -31,10 +31,6 @@ Image = Annotated[
         metavar="CxHxW",
         rich_help_panel="Network and data",
     ),
-]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", help="Run the Python file that a result's network comes from.", rich_help_panel=GENERAL),
 ]
 
 
@@ -69,7 +65,7 @@ def subject_of(
         download: fetch a missing data set.
     """
     asked = given.of("recipe")
-    for name in ("leave", "patience"):
+    for name in ("leave", "groups", "patience"):
         asked.pop(name, None)
     if folder is None:
         if "model" not in asked:

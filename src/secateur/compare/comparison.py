@@ -13,6 +13,7 @@ from secateur import rules
 from secateur.core.method import Method, shapes
 from secateur.errors import SettingError, nearest
 from secateur.methods import make
+from secateur.reading import Foreign, written
 from secateur.recipe import Recipe
 from secateur.recipe_text import parsed, read
 from secateur.repair import chosen
@@ -216,12 +217,13 @@ class Comparison:
 
     @staticmethod
     def read(path: str | Path) -> Comparison:
-        """Read a comparison from a file.
+        """Read a comparison from a file; code that it names is not run unless somebody vouches for it.
 
         Raises:
             SettingError: if the file cannot be read or is no comparison; the message names the file.
         """
-        return read(path, Comparison.from_toml)
+        found = read(path, Comparison.from_toml)
+        return replace(found, base=replace(found.base, model=Foreign(found.base.model)))
 
 
 def _entries(tables: object) -> tuple[Entry, ...]:
@@ -276,7 +278,7 @@ def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 def _tuple(name: str, value: object) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise SettingError(f"'{name}' must be a list such as [1, 2], not {value!r}; correct it in the recipe")
+        raise SettingError(f"'{name}' must be a list such as [1, 2], not {written(value)}; correct it in the recipe")
     return tuple(cast("list[Any]", value))
 
 
@@ -289,6 +291,6 @@ def _end(seeds: Sequence[object]) -> str:
 def _check_list(name: str, values: Sequence[_T], accepts: Any, wanted: str) -> None:
     for value in values:
         if not accepts(value):
-            raise SettingError(f"'{name}' must be {wanted}, not {value!r}; correct it in the recipe")
+            raise SettingError(f"'{name}' must be {wanted}, not {written(value)}; correct it in the recipe")
     if not values or len(set(values)) < len(values):
         raise SettingError(f"'{name}' must name at least one value, each once; correct it in the recipe")

@@ -121,7 +121,7 @@ def _refuse_early(comparison: Comparison, download: bool, tell: Tell) -> None:
     beforehand.check_weights(model)
     if base.pretrain is None:
         beforehand.warn_of_random_weights(model, tell)
-    graph = beforehand.read(model, data.example(), base.leave, patience=base.patience, tell=tell)
+    graph = beforehand.read(model, data.example(), base.leave, groups=base.groups, patience=base.patience, tell=tell)
     for entry in comparison.all_entries():
         for keep in comparison.keeps:
             try:
@@ -214,7 +214,9 @@ class _Conductor:
         fresh = model_of(replace(recipe, weights="", transfer=False), data)
         self.tell(Event("trace", "reading the network"))
         example, rng = example_of(recipe, data), torch.Generator().manual_seed(recipe.seed)
-        graph = beforehand.read(fresh, example, recipe.leave, patience=recipe.patience, tell=self.tell)
+        graph = beforehand.read(
+            fresh, example, recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=self.tell
+        )
         target, limits = Target(request.keep, recipe.of), Limits(recipe.min_units, recipe.multiple)
         # of uniform scope: the same widths, and no choice among new weights
         plan = RandomUnits().plan(Problem(fresh, graph, target, limits=limits, rng=rng))
@@ -230,7 +232,10 @@ class _Conductor:
 
     def _measured_dense(self, recipe: Recipe, data: Data) -> Measurement:
         if recipe.seed not in self._tested:
-            self._tested = {recipe.seed: self._measure(self.dense(recipe, data), "the dense network", recipe, data)}
+            dense = self.dense(recipe, data)
+            found = self._measure(dense, "the dense network", recipe, data)
+            beforehand.warn_of_seen(dense, data, found.accuracy, place_for(dense, recipe.train), self.tell)
+            self._tested = {recipe.seed: found}
         return self._tested[recipe.seed]
 
     def _trained(self, request: Request, data: Data, model: nn.Module, before: Measurement) -> Run:

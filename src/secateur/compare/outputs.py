@@ -10,14 +10,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from secateur import artifact
+from secateur import artifact, reading
 from secateur.compare import figures, tables
 from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.findings import Findings, findings
 from secateur.compare.notes import notes
 from secateur.compare.requests import Request
 from secateur.compare.runs import Run
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
 from secateur.report.summary import RUNTIME_NAMES, percent
 
@@ -50,18 +50,26 @@ def write(comparison: Comparison, done: Sequence[tuple[Request, Run]], folder: s
     folder = Path(folder)
     if not done:
         raise ArtifactError(f"there is no run of this comparison in {folder} yet; leave --show out to begin")
-    found = findings(comparison, done)
     written = Written(folder / PAGE, folder / TABLE, folder / RUNS, folder / DOCUMENT)
-    content = {
-        written.page: render(comparison, found, done),
-        written.table: tables.table_csv(found),
-        written.runs: tables.runs_csv(done),
-        written.document: json.dumps(tables.document(comparison, found, done), indent=1, allow_nan=False) + "\n",
-        folder / "recipe.toml": comparison.text,
-    }
     try:
-        for path, text in content.items():
-            artifact.write_file(path, text.encode())
+        found = findings(comparison, done)
+        texts = {
+            written.page: render(comparison, found, done),
+            written.table: tables.table_csv(found),
+            written.runs: tables.runs_csv(done),
+            written.document: json.dumps(tables.document(comparison, found, done), indent=1, allow_nan=False) + "\n",
+            folder / "recipe.toml": comparison.text,
+        }
+        content = {path: text.encode() for path, text in texts.items()}
+    except (SecateurError, MemoryError):
+        raise
+    except Exception as error:  # of runs that are no longer as they were written
+        raise ArtifactError(
+            f"a file in {folder / 'runs'} is damaged: {reading.wrong(error)}; delete it and give the same command again"
+        ) from error
+    try:
+        for path, data in content.items():
+            artifact.write_file(path, data)
     except OSError as error:
         raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
     return found, written

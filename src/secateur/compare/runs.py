@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
-from secateur import artifact
+from secateur import artifact, reading
+from secateur.artifact.foreign import MOST
 from secateur.compare.requests import Request
 from secateur.errors import ArtifactError
 
@@ -108,11 +109,11 @@ def load(folder: Path, request: Request) -> Run | None:
     """
     path = path_of(folder, request)
     try:
-        content: Any = json.loads(path.read_text("utf-8"))
+        content: Any = reading.values(reading.text(path, MOST))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"it is no JSON ({error})") from None
+        raise _damaged(path, f"it is no JSON ({reading.wrong(error)})") from None
     if not isinstance(content, dict):
         raise _damaged(path, "it holds no table")
     values = cast("dict[str, Any]", content)
@@ -130,11 +131,11 @@ def load(folder: Path, request: Request) -> Run | None:
             raise _damaged(path, f"it lacks '{entry.name}'")
         kind = _KINDS.get(str(entry.type))
         if kind is not None and (not isinstance(values[entry.name], kind) or isinstance(values[entry.name], bool)):
-            raise _damaged(path, f"'{entry.name}' is {values[entry.name]!r}")
+            raise _damaged(path, f"'{entry.name}' is {reading.written(values[entry.name])}")
     known = {entry.name: values[entry.name] for entry in fields(Run)}
     known |= {"plans": tuple(known["plans"]), "histories": tuple(known["histories"])}
     if known["name"] != request.name:
-        raise _damaged(path, f"it is of the run {known['name']}")
+        raise _damaged(path, f"it is of the run {reading.shown(known['name'])}")
     return Run(**known)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from secateur import artifact
+from secateur import artifact, reading
 from secateur.artifact.claims import claimed
 from secateur.errors import SettingError
 from secateur.events import Tell
@@ -39,7 +39,7 @@ def runtime_of(
     path = folder / "work" / "runtime.json"
     with claimed(path.with_suffix(".lock"), wait=True):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SettingError):
-            return known(json.loads(path.read_text("utf-8"))["runtime"]), threads
+            return known(reading.values(reading.text(path, reading.MIB))["runtime"]), threads
         found = fastest_of(dense, example, meant_for(recipe.export), threads, tell)
         artifact.write_file(path, json.dumps({"runtime": found}).encode())
     return found, threads

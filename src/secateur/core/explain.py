@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 UNREACHED = "not run by the example inputs"
+STREAM = "added to the outputs of other layers, and only groups inside blocks are pruned"
 REACH_IT = "give example inputs that run it, or delete it from the network if nothing does"
 _IN_TRAINING = "runs in training alone"
 
@@ -89,6 +90,8 @@ def _row(graph: Graph, tensor: str, dim: int) -> LayerRow:
     if prunable < width:
         if len(free) < len(holders):
             reason, remedy = "left alone as asked", "drop the pattern that names it"
+            if graph.inside and not graph.leaves(layer) and any(name in graph.streams for name in holders):
+                reason, remedy = STREAM, "take groups = all"
         for pin in graph.pins:
             if pin.tensor == tensor and pin.dim == dim:
                 reason, remedy = pin.reason, pin.remedy

@@ -17,6 +17,8 @@ from secateur.core.work import Uncounted
 from secateur.errors import PlanError
 
 Role = Literal["makes", "scales", "reads"]
+Groups = Literal["all", "inside blocks"]
+INSIDE: Groups = "inside blocks"  # all but those that several layers put out whose outputs are added up
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +150,10 @@ class Graph:
         roles: for each tensor, the role of each of its dimensions.
         unreached: layers that the example inputs do not run, with their widths; what they could meet stays.
         aside: parameters and buffers that are used in training alone.
+        streams: groups whose units several layers, or a layer and a padding, put out that are added up.
         left: groups that are left alone.
         patterns: the names of layers, or of modules around them (``fnmatch``), that were to be left alone.
+        inside: whether streams are left alone as such.
         uncounted: operators that multiply and are not in the costs.
     """
 
@@ -164,7 +168,9 @@ class Graph:
     roles: Mapping[str, tuple[Role, ...]]
     unreached: Mapping[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = field(default=frozenset())
+    streams: frozenset[str] = field(default=frozenset())
     left: frozenset[str] = field(default=frozenset())
+    inside: bool = False
     patterns: tuple[str, ...] = ()
     uncounted: tuple[Uncounted, ...] = ()
 
@@ -207,6 +213,24 @@ class Graph:
             if any(within(layer, p) for p in patterns for layer in (group.name, *group.layers))
         }
         return replace(self, left=self.left | names, patterns=(*self.patterns, *patterns))
+
+    def choose(self, groups: Groups) -> Graph:
+        """Leave all streams alone where the choice is ``"inside blocks"``.
+
+        Then what is added up keeps its width: of a residual block only the layers inside it lose filters, as in Li et
+        al. (2017).
+        """
+        return self if groups == "all" else replace(self, left=self.left | self.streams, inside=True)
+
+    @property
+    def spared(self) -> str:
+        """Say in words which streams are left alone as such; empty where none were to be."""
+        if not self.inside:
+            return ""
+        units = sum(self.group(name).size for name in self.streams)
+        some = "1 group" if len(self.streams) == 1 else f"{len(self.streams)} groups"
+        what = f"left alone: {some} of {units} units that several layers put out and add up"
+        return f"{what if units else 'nothing to leave alone: no group is added up'} (groups = {INSIDE})"
 
     def leaves(self, layer: str) -> bool:
         """Say whether a layer was to be left alone by its own name, be it pinned or not."""

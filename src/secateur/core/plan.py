@@ -7,8 +7,12 @@ of them is carried out, so that their order does not matter to the result.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -16,9 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur import reading
 from secateur.errors import PlanError
 
 FORMAT = 1
+MOST_EDITS = 2**16
+MOST_NUMBERS = 2**21
+"""Unit and channel numbers in one plan: a few letters stand for a range, and each number in it takes 40 bytes."""
+
+MOST_CUTS = 64
+"""Edits that regroup one layer: what they leave is worked out for every pair of their blocks."""
+
+_MOST_DIMS, _WIDEST, _LONGEST = 8, 2**31, 1000
+_RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,8 @@ class DropUnits:
     units: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if list(self.units) != sorted(set(self.units)) or (self.units and self.units[0] < 0):
+        rising = all(first < second for first, second in itertools.pairwise(self.units))
+        if not rising or (self.units and self.units[0] < 0):
             raise PlanError(f"units of group '{self.group}' must be distinct, ascending and not negative")
 
 
@@ -134,10 +149,11 @@ class Plan:
         """Read a plan written by ``to_json``.
 
         Raises:
-            PlanError: if the text is not such a plan, or comes from a newer format.
+            PlanError: if the text is not such a plan, is larger than any plan has reason to be, or comes from a newer
+                format.
         """
         try:
-            document = json.loads(text)
+            document = reading.values(text)
             if document["format"] > FORMAT:
                 raise PlanError(
                     f"the plan has format {document['format']}, this version reads up to {FORMAT}; upgrade secateur"
@@ -146,11 +162,16 @@ class Plan:
             if not isinstance(notes, list) or not all(isinstance(note, str) for note in cast("list[object]", notes)):
                 raise PlanError("the notes of the plan are no list of texts; take them out, or restore the file")
             notes = tuple("".join(filter(str.isprintable, note)) for note in cast("list[str]", notes))
-            return Plan(tuple(_from_dict(edit) for edit in document["edits"]), notes)
+            if len(document["edits"]) > MOST_EDITS:
+                raise PlanError(f"the plan has {len(document['edits']):,} edits, and at most {MOST_EDITS:,} are read")
+            numbers = _Numbers()
+            edits = tuple(_from_dict(edit, numbers) for edit in document["edits"])
+            cuts = Counter(edit.layer for edit in edits if isinstance(edit, Regroup))
+            if cuts and max(cuts.values()) > MOST_CUTS:
+                raise PlanError(f"the plan regroups one layer more than {MOST_CUTS} times")
+            return Plan(edits, notes)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            raise PlanError(
-                f"the text is not a plan ({type(error).__name__}: {error}); was the file cut short?"
-            ) from None
+            raise PlanError(f"the text is not a plan ({reading.wrong(error)}); was the file cut short?") from None
 
 
 EMPTY = Plan()
@@ -167,13 +188,26 @@ def _to_dict(edit: Edit) -> dict[str, Any]:
             return {"zero": tensor, "shape": list(shape), "keep": base64.b64encode(keep).decode()}
 
 
-def _from_dict(entry: dict[str, Any]) -> Edit:
+def _from_dict(entry: dict[str, Any], numbers: _Numbers) -> Edit:
     if "drop" in entry:
-        return DropUnits(str(entry["drop"]), _from_ranges(entry["units"]))
+        return DropUnits(_name(entry["drop"]), numbers.of(entry["units"]))
     if "regroup" in entry:
-        blocks = tuple(Block(_from_ranges(outs), _from_ranges(ins)) for outs, ins in entry["blocks"])
-        return Regroup(str(entry["regroup"]), blocks)
-    return ZeroWeights(str(entry["zero"]), tuple(entry["shape"]), base64.b64decode(entry["keep"], validate=True))
+        blocks = tuple(Block(numbers.of(outs), numbers.of(ins)) for outs, ins in entry["blocks"])
+        return Regroup(_name(entry["regroup"]), blocks)
+    shape = _sizes(entry["shape"])
+    return ZeroWeights(_name(entry["zero"]), shape, base64.b64decode(entry["keep"], validate=True))
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        raise reading.Unfit(f"a name is a text of at most {_LONGEST} letters, not {reading.shown(value)}")
+    return value
+
+
+def _sizes(shape: list[Any]) -> tuple[int, ...]:
+    if len(shape) > _MOST_DIMS or not all(type(size) is int and 0 <= size < _WIDEST for size in shape):
+        raise reading.Unfit(f"a shape is at most {_MOST_DIMS} whole numbers, not {reading.shown(shape)}")
+    return tuple(shape)
 
 
 def _to_ranges(numbers: tuple[int, ...]) -> str:
@@ -188,14 +222,27 @@ def _to_ranges(numbers: tuple[int, ...]) -> str:
     return ",".join(parts)
 
 
-def _from_ranges(text: object) -> tuple[int, ...]:
-    if not isinstance(text, str):
-        raise TypeError(f"numbers are written as '0-3,7', not as {text!r}")
-    numbers: list[int] = []
-    for part in text.split(",") if text else []:
-        first, dash, last = part.partition("-")
-        start, end = int(first), int(last if dash else first)
+class _Numbers:
+    """Reads the ranges of one plan; their sizes are added up before any of them becomes numbers."""
+
+    def __init__(self) -> None:
+        self._left = MOST_NUMBERS
+
+    def of(self, text: object) -> tuple[int, ...]:
+        """Return the numbers that a text such as ``0-3,7,9-10`` stands for."""
+        if not isinstance(text, str):
+            raise reading.Unfit(f"numbers are written as '0-3,7', not as {reading.shown(text)}")
+        ranges = [self._range(part) for part in text.split(",")] if text else []
+        return tuple(itertools.chain.from_iterable(ranges))
+
+    def _range(self, part: str) -> Iterable[int]:
+        found = _RANGE.fullmatch(part)
+        if found is None:
+            raise reading.Unfit(f"numbers are written as '0-3,7', not as '{reading.shown(part)}'")
+        start, end = int(found[1]), int(found[2] or found[1])
         if end < start:
-            raise ValueError(f"the range '{part}' runs backwards")
-        numbers.extend(range(start, end + 1))
-    return tuple(numbers)
+            raise reading.Unfit(f"the range '{part}' runs backwards")
+        self._left -= end - start + 1
+        if self._left < 0:
+            raise reading.Unfit(f"it lists more than {MOST_NUMBERS:,} units and channels")
+        return range(start, end + 1)

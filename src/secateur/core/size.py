@@ -18,6 +18,7 @@ from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.regroup import layouts, saved_macs, saved_params
 from secateur.core.work import Uncounted, remark
 from secateur.errors import PlanError, SettingError
+from secateur.reading import written
 
 Measure = Literal["macs", "params", "nonzero", "units"]
 _NAMES = {"macs": "MACs", "params": "parameters"}
@@ -76,7 +77,7 @@ class Target:
     def __post_init__(self) -> None:
         if not _SHARE.accepts(self.keep):
             raise SettingError(
-                f"keep must be in (0, 1], not {self.keep!r}: it is the fraction that stays{self._instead()}"
+                f"keep must be in (0, 1], not {written(self.keep)}: it is the fraction that stays{self._instead()}"
             )
         if self.of not in get_args(Measure):
             raise SettingError(f"unknown measure '{self.of}'; choose one of {', '.join(get_args(Measure))}")

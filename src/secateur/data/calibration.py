@@ -19,7 +19,7 @@ from secateur.data.unlabelled import opened
 from secateur.errors import DataError
 from secateur.measure.forward import joined, length, part, refilled, tensors
 
-FEWEST, MOST = 64, 5000
+FEWEST, MOST = 64, 1000
 """How many images are useful: below the first a fit follows the accidents of a few, above the second little changes."""
 
 COUNT = 1000

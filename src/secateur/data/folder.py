@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from secateur.data.dataset import Data, constants
+from secateur.data.listing import pictures_below
 from secateur.data.order import Split
 from secateur.data.pictures import Files, FolderSource
 from secateur.data.splits import first, holdout, mixed
@@ -121,9 +123,12 @@ def _files(folder: Path, classes: list[str]) -> Files:
         raise DataError(f"'{folder}' has a class '{foreign[0]}' that the training images do not have")
     numbers = {name: number for number, name in enumerate(classes)}
     present = {name: numbers[name] for name in _folders(folder)}
-    found: list[tuple[str, int]] = []
-    if present:
-        found = datasets.make_dataset(str(folder), present, datasets.IMG_EXTENSIONS, allow_empty=True)
+    found = [
+        (os.path.join(here, picture), label)
+        for name, label in sorted(present.items())
+        for here, pictures in sorted(pictures_below(folder / name, hidden=True))
+        for picture in pictures
+    ]
     labels = torch.tensor([label for _, label in found], dtype=torch.int64)
     empty = torch.bincount(labels, minlength=len(classes)) == 0
     if not found or (folder.name == "train" and bool(empty.any())):

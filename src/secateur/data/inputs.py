@@ -48,8 +48,8 @@ class Wanted:
             return constants(self.mean, self.std, channels)
         if channels != len(IMAGENET[0]):
             raise DataError(
-                f"images of {channels} channel(s) have no usual mean and standard deviation: name both (mean=, std=; "
-                "--mean, --std), or give the network's data"
+                f"images of {channels} channel(s) have no usual mean and standard deviation: name both "
+                "(secateur.data.load_calibration(..., mean=, std=); --mean, --std), or give the network's data"
             )
         return IMAGENET
 

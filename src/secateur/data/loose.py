@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from secateur.data.folder import GREY
 from secateur.data.inputs import Wanted
+from secateur.data.listing import pictures_below
 from secateur.data.pictures import Files, FolderSource, Item, reading
 from secateur.data.splits import mixed
 from secateur.data.vision import picture_size, torchvision
@@ -53,7 +54,7 @@ def of_folder(
         DataError: if there are no pictures, none can be read, or the network takes something else.
     """
     root = folder / "train" if (folder / "train").is_dir() else folder
-    paths = _paths(root)
+    paths = [os.path.join(here, name) for here, names in pictures_below(root, hidden=False) for name in names]
     if not paths:
         endings = ", ".join(torchvision().datasets.folder.IMG_EXTENSIONS)
         raise DataError(f"there are no pictures in '{root}' (known endings: {endings}): give another folder")
@@ -106,20 +107,6 @@ def _sorted(items: list[Item]) -> tuple[Tensor | None, list[str]]:
     """Return the pictures in one tensor, None if there are none, and what is wrong with the others."""
     found = [item[0] for item in items if not isinstance(item, DataError)]
     return torch.stack(found) if found else None, [str(item) for item in items if isinstance(item, DataError)]
-
-
-def _paths(root: Path) -> list[str]:
-    """List the pictures below a folder in a fixed order; hidden folders and files are left out."""
-    endings = tuple(torchvision().datasets.folder.IMG_EXTENSIONS)
-    found: list[str] = []
-    for here, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(here, name)
-            for name in sorted(files)
-            if name.lower().endswith(endings) and not name.startswith(".")
-        ]
-    return found
 
 
 def _asked(wanted: Wanted) -> tuple[int, tuple[int, int] | None]:

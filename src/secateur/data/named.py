@@ -23,8 +23,12 @@ from secateur.data.order import Split
 from secateur.data.splits import first, holdout
 from secateur.data.vision import torchvision
 from secateur.errors import DataError, nearest
+from secateur.reading import MIB, regular, shown
 
 VAL_FRACTION = 0.1
+MOST_BYTES = 512 * MIB
+"""Of a file of a known data set; the largest, of SVHN, has a third of it."""
+
 DIGITS_SEED = 0  # the splits of the embedded digits are part of what they are: no setting moves them
 
 
@@ -195,6 +199,18 @@ def _look_for(name: str, known: Known, root: Path) -> None:
         if not (root / file).exists():
             hint = f"give --download to fetch it, or write {name}:DIR with the folder that holds {file}"
             raise DataError(f"the data set {name} is not in '{root}': looked for '{root / file}'; {hint}")
+        for path in [root / file] if not (root / file).is_dir() else sorted((root / file).iterdir()):
+            _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what a reader would wait for without end, or read whole, however large it is."""
+    try:
+        size = 0 if path.is_dir() else regular(path)
+    except OSError as error:
+        raise DataError(f"'{path}' of the data set cannot be read: {shown(error)}; remove it") from None
+    if size > MOST_BYTES:
+        raise DataError(f"'{path}' of the data set has {size:,} bytes, and at most {MOST_BYTES:,} are read; remove it")
 
 
 def _read(name: str, known: Known, root: Path, split: str, download: bool) -> Store:

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import Batches, Source
 from secateur.data.order import Order, Split
-from secateur.data.vision import picture, torchvision
+from secateur.data.vision import MOST_PIXELS, picture, torchvision, unreadable
 from secateur.errors import DataError
+from secateur.reading import Unfit
 
 WORKERS = 8  # more reading processes than this rarely help one accelerator
 SHRINK = 256 / 224  # evaluation resizes the short side to this multiple of the image, then cuts the centre
@@ -175,6 +176,7 @@ class Pictures(Dataset[Item]):
     def __init__(self, files: Files, augment: str, image_size: Size, channels: int = 3) -> None:
         self.files = files
         self.channels = channels
+        self.side = 0 if image_size is None or "crop" in augment else _side(image_size)
         self.transform = _transform(augment, image_size)
 
     def __getitem__(self, key: Key) -> Item:
@@ -182,13 +184,15 @@ class Pictures(Dataset[Item]):
         row, seed = key
         path = self.files.paths[row]
         try:
-            shown = picture(path, self.channels)
+            found = picture(path, self.channels)
+            if self.side and self.side**2 * max(found.size) > MOST_PIXELS * min(found.size):
+                raise unreadable(path, Unfit(f"{found.size[0]} x {found.size[1]} pixels are too narrow to resize"))
         except DataError as error:
             return error
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             # Not torch.manual_seed, which would also reset the generators of every accelerator.
             torch.default_generator.manual_seed(seed)
-            return self.transform(shown), int(self.files.labels[row])
+            return self.transform(found), int(self.files.labels[row])
 
 
 def _transform(augment: str, image_size: Size) -> Callable[[Any], Tensor]:
@@ -197,11 +201,15 @@ def _transform(augment: str, image_size: Size) -> Callable[[Any], Tensor]:
     if augment in ("crop", "crop_flip"):
         steps.append(transforms.RandomResizedCrop(image_size))
     elif image_size is not None:
-        longer = image_size if isinstance(image_size, int) else max(image_size)
-        steps += [transforms.Resize(round(longer * SHRINK)), transforms.CenterCrop(image_size)]
+        steps += [transforms.Resize(_side(image_size)), transforms.CenterCrop(image_size)]
     if augment in ("flip", "crop_flip"):
         steps.append(transforms.RandomHorizontalFlip())
     return cast("Callable[[Any], Tensor]", transforms.Compose([*steps, transforms.PILToTensor()]))
+
+
+def _side(image_size: int | tuple[int, int]) -> int:
+    """Return to what the short side of a picture is resized before its centre is cut out."""
+    return round((image_size if isinstance(image_size, int) else max(image_size)) * SHRINK)
 
 
 def _collate(items: list[Item]) -> Batch:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
+from secateur import reading
+from secateur.data import array_files as arrays_in
 from secateur.data.dataset import Data
 from secateur.data.inputs import Inputs, Wanted, is_image, plain, unlabelled
 from secateur.data.loaders import LoaderSource
@@ -208,14 +208,12 @@ def _file(path: Path, example: Inputs | None) -> Any:
         )
     try:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                found: dict[str, Any] = {name: file[name] for name in file.files}
-        else:
-            found = dict(sorted(safetensors.torch.load_file(str(path)).items()))  # pyright: ignore[reportUnknownMemberType]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
-        line = " ".join(str(error).split())
+            return arrays_in.npy(path)
+        found: dict[str, Any] = arrays_in.npz(path) if path.suffix == ".npz" else arrays_in.safetensors_in(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make the readers raise almost anything
+        line = reading.shown(error)
         raise DataError(f"'{path}' cannot be read ({line}): it is damaged, or holds more than numbers") from error
     return _arranged(found, path, example)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 
-from secateur.errors import DataError, SecateurError, first_line
+from secateur.errors import DataError, SecateurError
+from secateur.reading import Unfit, regular, shown
+
+MOST_PIXELS = 2**26
+"""Of one picture; the largest photographs of ImageNet have 61 million."""
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 
 _ORIENTATION = 0x0112  # of EXIF, whose values from 5 on exchange height and width
 _KIND_OF_PAGE, _COPY_OR_MASK = 254, 0b101  # of TIFF: a page that is a smaller copy of another, or its mask
@@ -29,19 +38,14 @@ def torchvision() -> Any:
 
 
 def picture_size(path: str) -> tuple[int, int]:
-    """Return height and width of a picture file as it is shown, in pixels, from its header alone.
+    """Return height and width of a picture as it is shown, without reading all of it.
 
     Raises:
         DataError: if it cannot be read.
     """
-    torchvision()  # brings PIL, or says what to install
-    try:
-        with importlib.import_module("PIL.Image").open(path) as picture:
-            width, height = picture.size
-            turned = _orientation(picture) >= 5
-    except Exception as error:  # damaged files raise anything
-        raise unreadable(path, error) from error
-    return (int(width), int(height)) if turned else (int(height), int(width))
+    with _opened(path) as opened:
+        width, height = opened.size
+        return (width, height) if _orientation(opened) >= 5 else (height, width)
 
 
 def picture(path: str, channels: int) -> Any:
@@ -52,24 +56,52 @@ def picture(path: str, channels: int) -> Any:
     luma of ITU-R 601, as everywhere.
 
     Raises:
-        DataError: naming the file, if it cannot be read, holds several pictures, or does not say what black and white
-            are.
+        DataError: naming the file, if it cannot be read, has more than ``MOST_PIXELS``, holds several pictures, or
+            does not say what black and white are.
     """
-    torchvision()
-    try:
-        with importlib.import_module("PIL.Image").open(path) as opened:
-            refusal = _why_not(opened)
-            if not refusal:
-                return _converted(opened, "L" if channels == 1 else "RGB")
-    except Exception as error:  # damaged files raise anything
-        raise unreadable(path, error) from error
+    with _opened(path) as opened:
+        refusal = _why_not(opened)
+        if not refusal:
+            return _converted(opened, "L" if channels == 1 else "RGB")
     raise DataError(f"the image '{path}' {refusal}")
+
+
+def _images() -> Any:
+    return importlib.import_module("PIL.Image")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return those of the formats that PIL can read here."""
+    images = _images()
+    images.init()
+    return tuple(name for name in FORMATS if name in images.OPEN)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Generator[Any]:
+    """Open a picture file by its header; of other formats than those of photographs PIL starts programs to read some.
+
+    Raises:
+        DataError: if it is none, or anything goes wrong while it is used.
+    """
+    torchvision()  # brings PIL, or says what to install
+    try:
+        regular(path)
+        with _images().open(path, formats=_formats()) as found:
+            width, height = found.size
+            if width * height > MOST_PIXELS:
+                raise Unfit(f"{width} x {height} pixels are more than the {MOST_PIXELS:,} that are read")
+            yield found
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make the readers raise almost anything
+        raise unreadable(path, error) from error
 
 
 def unreadable(path: str, error: Exception) -> DataError:
     """Return the error that names a picture which cannot be read."""
-    line = first_line(error)
-    return DataError(f"the image '{path}' cannot be read ({line}): repair or remove it")
+    return DataError(f"the image '{path}' cannot be read ({shown(error)}): repair or remove it")
 
 
 def _why_not(opened: Any) -> str:
@@ -106,7 +138,7 @@ def _converted(opened: Any, mode: str) -> Any:
         found = found.convert("LA" if found.mode == "La" else "RGBA")
     if "A" in found.mode or "transparency" in found.info:
         found = found.convert("RGBA")
-        white = importlib.import_module("PIL.Image").new("RGBA", found.size, (255, 255, 255, 255))
+        white = _images().new("RGBA", found.size, (255, 255, 255, 255))
         white.alpha_composite(found)
         found = white.convert("RGB")
     elif found.mode not in _PLAIN:
@@ -124,7 +156,7 @@ def _shallow(opened: Any) -> Any:
     if opened.format == "TIFF" and opened.tag_v2.get(_INK) == 0:
         deep = _DEEP - deep
     shallow = (deep.clip(0, _DEEP) * 255 + _DEEP // 2) // _DEEP
-    return importlib.import_module("PIL.Image").fromarray(shallow.astype(np.uint8))
+    return _images().fromarray(shallow.astype(np.uint8))
 
 
 def _orientation(opened: Any) -> int:
@@ -135,7 +167,7 @@ def _orientation(opened: Any) -> int:
 
 
 def _upright(found: Any, orientation: int) -> Any:
-    ways = importlib.import_module("PIL.Image").Transpose
+    ways = _images().Transpose
     turns = {
         2: ways.FLIP_LEFT_RIGHT,
         3: ways.ROTATE_180,

@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_map
 
 from ..core.fusion import fuse, fusible
 from ..core.surgery import relative_difference, run, tensors_in
+from ..core.surgery.forward import forward
 from ..core.surgery.precision import InDouble
+from ..core.surgery.untouched import untouched
 from ..errors import ModelError, VerificationError, first_line
 from ..events import Event, Tell, ignore
 from .execution import fastest
@@ -88,11 +90,12 @@ def deploy(
     Raises:
         ModelError: if the network cannot be copied, or does not run on the inputs.
         SettingError: if ``threads`` or ``seconds`` is out of range.
-        VerificationError: if even an unchanged copy does not compute the same.
+        VerificationError: if even an unchanged copy does not compute the same, or the network itself another time.
     """
     check_conditions(threads, seconds)
     inputs = moved(example_inputs, device_of(model))
     proof = _Proof(model, inputs)
+    proof.check_repeats()
     network = _copied(model)
     if time:
         with threads_set(threads):
@@ -100,7 +103,7 @@ def deploy(
     if not proof.holds(network):
         raise VerificationError(
             f"a copy of {type(model).__name__} computes something else than the network (outputs differ by "
-            f"{proof.difference(network):.1e}), so that nothing can be proven; take out what is random in its forward"
+            f"{proof.difference(network):.1e}), so that nothing can be proven"
         )
     found = fusible(network, _cloned(inputs)) if fold else []
     if found:
@@ -211,6 +214,26 @@ class _Proof:
             if all(bool(x.isfinite().all()) for x in tensors_in(outputs)):
                 self._trials.append((other, outputs))
 
+    def check_repeats(self) -> None:
+        """Refuse a network that puts out something else when it goes on drawing numbers.
+
+        Raises:
+            VerificationError: if it does.
+        """
+        with untouched(self._model):
+            difference = self._between_two_runs(self.example)
+            if difference > self._tolerance and device_of(self._model).type != "mps":
+                with InDouble():
+                    difference = min(difference, self._between_two_runs(_wide(self.example)))
+        if difference > self._tolerance:
+            raise VerificationError(
+                f"{type(self._model).__name__} computes something else each time it runs on the same inputs (outputs "
+                f"differ by {difference:.1e}), so that nothing can be proven; take out what is random in its forward"
+            )
+
+    def _between_two_runs(self, inputs: Any) -> float:
+        return relative_difference(forward(self._model, inputs), forward(self._model, inputs))
+
     def holds(self, network: nn.Module) -> bool:
         """Tell whether a network computes the same but for rounding."""
         return self.difference(network) <= self._tolerance
@@ -227,10 +250,7 @@ class _Proof:
         """Compare in float64: an error in the last digit may change what a network chooses, or adds up on a GPU."""
         if device_of(network).type == "mps":  # which has no float64
             return math.inf
-        wide = [
-            tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
-            for inputs, _ in self._trials
-        ]
+        wide = [_wide(inputs) for inputs, _ in self._trials]
         with InDouble():
             return max(
                 relative_difference(self._outputs(self._model, inputs), self._outputs(network, inputs))
@@ -239,6 +259,10 @@ class _Proof:
 
     def _outputs(self, network: nn.Module, inputs: Any) -> Any:
         return run(network, _cloned(inputs))
+
+
+def _wide(inputs: Any) -> Any:
+    return tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
 
 
 def _cloned(inputs: Any) -> Any:

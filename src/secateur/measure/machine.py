@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ def processor() -> str:
                 return line.partition(":")[2].strip()
     except (OSError, UnicodeDecodeError):
         pass
-    return platform.processor() or platform.machine()
+    return os.environ.get("PROCESSOR_IDENTIFIER") or platform.machine()  # platform.processor() starts a program
 
 
 def device_name(device: torch.device) -> str:

@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, Self
 
 from ..errors import ArtifactError
+from ..reading import written
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Record:
                 raise ArtifactError(f"the stored {kind} lacks '{name}': the file is damaged")
         for name in values:
             if name not in fields:
-                raise ArtifactError(f"the stored {kind} has an unknown entry '{name}': the file is damaged")
+                raise ArtifactError(f"the stored {kind} has an unknown entry {written(name)}: the file is damaged")
         return cls(**{name: _typed(values[name], wanted, kind, name) for name, wanted in fields.items()})
 
 
@@ -45,4 +46,4 @@ def _typed(value: object, wanted: str, kind: str, name: str) -> object:
         return value
     if wanted == "str" and isinstance(value, str):
         return value
-    raise ArtifactError(f"'{name}' in the stored {kind} must be {wanted}, not {value!r}: the file is damaged")
+    raise ArtifactError(f"'{name}' in the stored {kind} must be {wanted}, not {written(value)}: the file is damaged")

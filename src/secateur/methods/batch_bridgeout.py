@@ -16,9 +16,11 @@ Differences.  The papers' texts were not open to us; the rule is that of the rel
               p = 1 means no noise there and is refused here. Zeroed filters stay in the papers' networks and emit
               what their batch norms make of zero, and in VGG the scales of the batch norms are cut besides; here
               units are removed for good, residual streams as a whole, and that constant with them, unless ``repair``
-              folds it into the next layer (compensate) or batch norms (recalibrate). Which activations the papers'
-              dropout acts on is not known: here on what every layer but the first reads. The rise of p over the
-              training (``ramp``) is ours.
+              folds it into the next layer (compensate) or batch norms (recalibrate). Of C filters the released
+              code drops int(C f) and ``keeps`` keeps int(C k): with k = 1 - f that is one more wherever C f is not
+              whole. noise = dropout acts on what every layer but the first reads; the released VGG drops what
+              every ReLU puts out, also before the pooling and the classifier, and the released ResNet what both
+              batch norms of a block put out, before the sum. The rise of p over the training (``ramp``) is ours.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ Rule.         score(unit) = standard deviation of all weights that make the unit
               sqrt(mean((w - mean(w))^2)) over (C_in, k, k); the smallest go first, per layer.
 Needs.        Weights only.
 Cost.         One pass over the weights.
-Differences.  The paper's text was open to us as an abstract only: the formula is its plain reading, and the
-              layers and rates are those of Li et al. (2017), which its reported 34 % and 38 % reductions match.
-              Where several layers make one unit (a residual stream) the standard deviation is taken over all
-              their weights of the unit together, each layer weighted by its number of weights; the paper
-              prunes single layers only. Global ranking compares raw values, which depend on fan-in.
+Differences.  The paper's text was open to us as an abstract only: the formula is its plain reading. Layers and rates
+              are not in it; here every group that can be pruned is, at the same share. Those of Li et al. (2017) on
+              its networks are in recipes/filter_std_vgg16.toml and filter_std_resnet110.toml. Where several layers
+              make one unit (a residual stream) the standard deviation is taken over all their weights of the unit
+              together, each layer weighted by its number of weights; the paper prunes single layers only. Global
+              ranking compares raw values, which depend on fan-in.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ Differences.  OSSCAR solves for one layer at a given width and then exchanges un
               Sun (2017), who fit the same least squares after a lasso, choose by hand. Errors of groups are added up as
               if each were cut alone. The method only decides: fitting the layers anew is a repair, and without it
               little of this holds.
+Measured.     The shares matter more than the order: with these shares and the fit behind them, magnitude and filter_std
+              come within 0.1 points of it on ResNet-20 at 0.7 of the MACs (docs/repair.md; one draw of images).
 """
 
 from __future__ import annotations

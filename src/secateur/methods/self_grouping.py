@@ -15,14 +15,15 @@ Cost.         One k-means with ``restarts`` restarts for each layer and step; mi
 Differences.  The paper's text was not open to us; this is the released code. There the mask of a group's first
               member stands for all members, here each filter keeps its own, and a group keeps its last input unless
               ``min_inputs`` is 0.
-              The paper trains between the steps: run several rounds for that; within one round the steps follow
-              each other without training. With a target, p is the smallest percentage that meets it, for linear
-              layers at most ``fc``. Inputs that no group reads are removed from the layer that makes them, unless
-              ``drop_unread`` is off; the paper counts them on. ``normalize`` makes every filter's importances sum
-              to one, so that filters with large weights do not decide alone. ``align`` moves filters at the least
-              cost in squared distance between clusters, and ``align_inputs`` takes the inputs that a centroid
-              values most up to a multiple, so that groups have widths that run fast; the paper has neither, 1 is
-              as there.
+              The paper trains between the steps. For that write a chain of stages with rising percentages (a recipe's
+              [[then]], ``then`` of ``prune``), as in recipes/self_grouping_resnet56.toml: ``rounds`` would ask for
+              the same percentage again and again, and percentages count what is dropped already. Within one round the
+              steps follow each other without training. With a target, p is the smallest percentage that meets it, for
+              linear layers at most ``fc``. Inputs that no group reads are removed from the layer that makes them,
+              unless ``drop_unread`` is off; the paper counts them on. ``normalize`` makes every filter's importances
+              sum to one, so that filters with large weights do not decide alone. ``align`` moves filters at the least
+              cost in squared distance between clusters, and ``align_inputs`` takes the inputs that a centroid values
+              most up to a multiple, so that groups have widths that run fast; the paper has neither, 1 is as there.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ Differences.  The paper's text was not open to us; the rule is that of the relea
               junction; here each channel owns its part of the flattened map. It pairs the last convolution of a
               residual block with the first of the next one although a sum lies between, and counts savings that no
               thin network has: here streams = safe leaves alone every group that several layers make (residual
-              streams, also channels behind a squeeze-and-excite gate), and streams = tied adds F and B over all
+              streams, which groups = "inside blocks" leaves alone in any method, and channels behind a
+              squeeze-and-excite gate, which it does not), and streams = tied adds F and B over all
               makers and readers of the stream and removes its units everywhere.
 """
 

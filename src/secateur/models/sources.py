@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ModelError, SecateurError, SettingError, first_line, nearest
+from ..reading import Foreign, shown
 from .builtin import BUILDERS
 
 _SOURCES = ("secateur", "torchvision", "timm")
@@ -53,9 +54,8 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     for name, number in (("classes", classes), ("channels", channels), ("image", image)):
         if number is not None and number < 1:
             raise SettingError(f"the number given as {name} must be 1 or more, not {number}")
-    source, colon, name = spec.partition(":")
-    if source not in _SOURCES:
-        source, colon, name = spec.rpartition(":")
+    refuse_foreign(spec)
+    source, colon, name = _parts(spec)
     if not colon and (spec.endswith(".py") or "/" in spec):
         raise ModelError(f"'{spec}' lacks the function that builds the network: write {spec}:FUNCTION")
     if not colon or source == "secateur":
@@ -67,14 +67,43 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     return _own(spec, source, name, _offered(classes, channels, image))
 
 
+def own_code(spec: str) -> bool:
+    """Tell whether building a network runs Python code that its name names, and not that of a library."""
+    source, colon, _ = _parts(spec)
+    return bool(colon) and source not in _SOURCES
+
+
+def _parts(spec: str) -> tuple[str, str, str]:
+    """Return where a network comes from, the colon if there is one, and its name there."""
+    parts = spec.partition(":")
+    return parts if parts[0] in _SOURCES else spec.rpartition(":")
+
+
+def refuse_foreign(spec: str) -> None:
+    """Refuse code that a file names: whoever wrote the one may have written the other.
+
+    Raises:
+        ModelError: if building the network would run such code, and nobody has vouched for it.
+    """
+    if isinstance(spec, Foreign) and own_code(spec):
+        raise ModelError(
+            f"the network of the recipe comes from your own code, {shown(spec)}, which is not run unasked: look at "
+            "that code and trust it with --trust, in Python with recipe.vouched()"
+        )
+
+
 def side_of(spec: str) -> int:
     """Return the height and width of the images that a network is for where nothing says it.
 
     That is what the network takes by default: a number after ``image`` in the signature of what builds it, or the size
     that timm's configuration names. Without either, our own networks take 32 pixels and others 224; so does a name that
     there is no network for, which ``build`` refuses.
+
+    Raises:
+        ModelError: if that would run code that a file names, see ``refuse_foreign``.
     """
-    source, _, name = spec.rpartition(":")
+    refuse_foreign(spec)
+    source, _, name = _parts(spec)
     own = source in ("", "secateur")
     try:
         if source == "timm":

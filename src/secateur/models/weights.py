@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +12,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .. import reading
 from ..errors import ModelError, nearest
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_MOST_HEADER = 8 * reading.MIB  # bytes of a safetensors file before its numbers
 _PREFIXES = ("module.", "_orig_mod.")
 _PICKLED = (b"PK", b"\x80")  # how torch.save starts a file, now and before version 1.6
 _COUNTER = "num_batches_tracked"
@@ -73,18 +76,23 @@ def put_weights(model: nn.Module, found: Mapping[str, Tensor], source: str, *, w
 def _read(path: Path) -> object:
     """Return what the file holds, on the CPU."""
     if not path.is_file():
-        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        problem = "is no file" if path.exists() else "does not exist"
+        problem = "is a folder, not a file" if path.is_dir() else problem
         raise ModelError(f"the weights file {path} {problem}{_beside(path)}")
     start = b""
     try:
         with path.open("rb") as file:
             start = file.read(9)
         # A safetensors file is 8 bytes of length and then a JSON object.
-        if start[8:] == b"{":
+        if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _MOST_HEADER:
             return safetensors.torch.load_file(str(path))  # pyright: ignore[reportUnknownMemberType]
+        if start.startswith(b"PK"):
+            _refuse_compressed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"the weights file {path} cannot be read: {error.strerror or error}") from error
+    except (ModelError, MemoryError):
+        raise
     except Exception as error:  # damaged files make the readers raise almost anything
         if isinstance(error, pickle.UnpicklingError) and start.startswith(_PICKLED):
             raise ModelError(
@@ -96,24 +104,38 @@ def _read(path: Path) -> object:
         ) from error
 
 
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a file of ``torch.save`` that was compressed afterwards: it may expand to a thousand times its size."""
+    found = reading.entries(path)
+    expanded = sum(entry.file_size for entry in found)
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in found) or expanded > reading.regular(path):
+        raise ModelError(
+            f"{path} is compressed and would take {expanded:,} bytes, but torch.save never compresses: save it again "
+            "with torch.save(model.state_dict(), path)"
+        )
+
+
 def _beside(path: Path) -> str:
     """Return a hint at the file in the same folder whose name comes closest."""
     return nearest(path.name, (other.name for other in path.parent.iterdir())) if path.parent.is_dir() else ""
 
 
-def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
+def _unwrapped(content: object, path: Path, depth: int = 0) -> dict[str, Tensor]:
     """Return the state dict inside of ``content``, which may be a whole checkpoint."""
+    if depth > len(_WRAPPERS):  # which a pickle may put into itself
+        raise ModelError(f"{path} holds checkpoints in checkpoints: save model.state_dict() alone")
     if isinstance(content, Mapping):
         entries = cast("Mapping[object, object]", content)
         for key in _WRAPPERS:
             if isinstance(entries.get(key), Mapping):
-                return _unwrapped(entries[key], path)
+                return _unwrapped(entries[key], path, depth + 1)
         if not entries:
             raise ModelError(f"{path} holds no tensors: save model.state_dict() into it")
         for key, value in entries.items():
             if not isinstance(key, str) or not isinstance(value, Tensor):
+                kind = type(value).__name__
                 raise ModelError(
-                    f"{path} is not a state dict, since its entry '{key}' is {type(value).__name__} and not a"
+                    f"{path} is not a state dict, since its entry '{reading.shown(key)}' is {kind} and not a"
                     " tensor: save model.state_dict() alone"
                 )
         return cast("dict[str, Tensor]", dict(entries))
@@ -148,6 +170,8 @@ def _entries(names: list[str]) -> str:
 
 def _check_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Any], source: str) -> None:
     for name, tensor in theirs.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
+            raise ModelError(f"'{name}' in {source} is no plain tensor of numbers: save model.state_dict() of floats")
         there, here = tuple(tensor.shape), tuple(own[name].shape)
         if there != here:
             other = there[1:] == here[1:] and len(there) in (1, 2)

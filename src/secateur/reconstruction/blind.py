@@ -13,8 +13,7 @@ from secateur.core.error_curves import ErrorCurve
 from secateur.core.fusion import fusible
 from secateur.core.graph import Graph, Group, layer_of, tensor_of, unit_rows
 from secateur.core.surgery import Inputs
-from secateur.measure.forward import evaluating
-from secateur.reconstruction.behaviour import Trials
+from secateur.reconstruction.behaviour import Trial, Trials
 from secateur.reconstruction.curves import STREAM
 from secateur.reconstruction.elimination import Reader, eliminate
 from secateur.reconstruction.likeness import Behaviour, course, given, moments
@@ -38,14 +37,18 @@ def shares(
         How the units behave, and ``(size, size)`` as ``likeness.given`` returns it; without the groups in which not
         even copies of a unit can stand in for it.
     """
-    norms, trials, found = _norms(model, inputs), Trials(model, graph, inputs), dict[str, tuple[Behaviour, Tensor]]()
+    trials = Trials(model, graph, inputs)
+    norms, asked, found = _norms(trials), list[Trial](), dict[str, tuple[Behaviour, Tensor]]()
     for name, units in gone.items():
-        group = graph.group(name)
-        way = course(model, graph, group, norms)
-        left = [unit for unit in range(group.size) if unit not in set(units)]
-        behaviour = trials.behaviour(group, way, [(unit, left[n % len(left)]) for n, unit in enumerate(units)])
+        group, left = graph.group(name), sorted(set(range(graph.group(name).size)) - set(units))
+        pairs = ((unit, left[n % len(left)]) for n, unit in enumerate(units) if left)
+        asked.append(Trial.of(group, course(model, graph, group, norms), pairs))
+    behaviours = trials.behaviours(asked)
+    for trial in asked:
+        behaviour = behaviours[trial.group.name]
         if behaviour is not None:
-            found[name] = behaviour, given(*moments(model, group, way, behaviour), list(units), PULL)
+            of = moments(model, trial.group, trial.found, behaviour)
+            found[trial.group.name] = behaviour, given(*of, list(gone[trial.group.name]), PULL)
     return found
 
 
@@ -67,18 +70,22 @@ def blind_curves(
     Raises:
         ModelError: if the network does not run on the inputs.
     """
-    norms, trials = _norms(model, inputs), Trials(model, graph, inputs)
-    curves: list[ErrorCurve] = []
-    for group in graph.free:
-        way = course(model, graph, group, norms)
-        behaviour = trials.behaviour(group, way, [(unit, unit - 1) for unit in range(1, group.size, 2)])
+    trials = Trials(model, graph, inputs)
+    norms, curves = _norms(trials), list[ErrorCurve]()
+    asked = [
+        Trial.of(it, course(model, graph, it, norms), ((unit, unit - 1) for unit in range(1, it.size, 2)))
+        for it in graph.free
+    ]
+    behaviours = trials.behaviours(asked)
+    for group, way in ((trial.group, trial.found) for trial in asked):
+        behaviour = behaviours[group.name]
         alike, norm = moments(model, group, way, behaviour or "other")
         if behaviour is None:
             alike = torch.eye(group.size, dtype=torch.float64)
         values = _norms_of_filters(model, group) if scores is None or group.name not in scores else scores[group.name]
         order = [unit for unit in torch.argsort(values.double(), stable=True).tolist() if values[unit] < float("inf")]
         gone, errors = eliminate(_readers(model, group, norms, alike, norm), group.size, order=order)
-        weight = STREAM if len(way.makers) > 1 else 1.0
+        weight = STREAM if group.name in graph.streams else 1.0
         curves.append(ErrorCurve(group.name, tuple(gone), tuple(accumulate(errors, max)), (), weight))
     return curves
 
@@ -90,9 +97,9 @@ def _norms_of_filters(model: nn.Module, group: Group) -> Tensor:
     return total
 
 
-def _norms(model: nn.Module, inputs: Inputs) -> dict[str, str]:
-    with evaluating(model), torch.no_grad():
-        return dict(fusible(model, inputs))
+def _norms(trials: Trials) -> dict[str, str]:
+    """Return the batch norm that alone reads a layer, for each that has one, found on the copy that trials are on."""
+    return dict(fusible(trials.model, trials.inputs))
 
 
 def _readers(model: nn.Module, group: Group, norms: Mapping[str, str], alike: Tensor, norm: Tensor) -> list[Reader]:

@@ -85,7 +85,6 @@ class _Survey:
     graph: Graph
     scores: Mapping[str, Tensor] | None
     left: dict[str, int]
-    streams: set[str]
     views: dict[str, list[_View]] = field(default_factory=dict[str, "list[_View]"])
     others: dict[str, list[Reader]] = field(default_factory=dict[str, "list[Reader]"])
     spreads: dict[str | Place, Spread] = field(default_factory=dict["str | Place", Spread])
@@ -117,7 +116,7 @@ class _Survey:
             gone, _ = eliminate(found, group.size)
         else:
             gone, errors = eliminate(found, group.size, order=order)
-        weight = STREAM if group.name in self.streams else 1.0
+        weight = STREAM if group.name in self.graph.streams else 1.0
         return ErrorCurve(group.name, tuple(gone), tuple(accumulate(errors, max)), tuple(choices), weight)
 
 
@@ -156,15 +155,12 @@ def error_curves(
     batches = [moved(batch, device) for batch in batches]
     reading = readers(graph)
     all_readers = {layer for layers in reading.values() for layer in layers}
-    everywhere = sites(model, part(batches[0], PAIR))
-    known = [site for site in everywhere if site.layer in all_readers]
-    summed = {site.layer for site in everywhere if site.add is not None}
-    streams = {group.name for group in graph.free if summed.intersection(group.layers)}
+    known = [site for site in sites(model, part(batches[0], PAIR)) if site.layer in all_readers]
     allowed = memory()
     found = [site for site in known if rows.columns(model.get_submodule(site.layer)) <= allowed.columns]
     exact = {site.layer for site in found}
     left = {name: sum(layer in exact for layer in layers) for name, layers in reading.items()}
-    survey = _Survey(model, graph, scores, left, streams)
+    survey = _Survey(model, graph, scores, left)
     rest = [layer for layer in all_readers if layer not in exact]
     if rest:
         survey.others = contributions(model, graph, rest, batches[0], pull=PULL, seed=seed)

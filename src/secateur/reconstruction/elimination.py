@@ -75,8 +75,8 @@ def eliminate(
 class _Going:
     """A reader whose units go.
 
-    The inverse is not brought up to date as a whole: ``H^-1`` at any time is what it was at first minus ``F F'``, whose
-    factor gains a few columns with each unit, so that a step reads the factor once and writes next to nothing.
+    The inverse is not brought up to date as a whole: ``H^-1`` at any time is what it was at first minus ``F' F``, whose
+    factor gains a few rows with each unit, so that a step reads the factor once and writes next to nothing.
     """
 
     def __init__(self, reader: Reader, units: int) -> None:
@@ -99,18 +99,18 @@ class _Going:
     def drop(self, chosen: Sequence[int]) -> float:
         """Refit what is left to the loss of units, and return by how much the error rises."""
         rows = _columns(chosen, self.each)
-        known = self.factor[:, : self.rank]
-        across = self.inverse[:, rows] - known @ known[rows].T
-        root, failed = torch.linalg.cholesky_ex(across[rows])
+        known = self.factor[: self.rank]
+        across = self.inverse[rows] - known[:, rows].T @ known  # both are symmetric, and rows lie together in memory
+        root, failed = torch.linalg.cholesky_ex(across[:, rows])
         if int(failed):  # rounding has eaten what is left of it: these units are combinations of others
-            block = across[rows]
+            block = across[:, rows]
             root = torch.diag(block.diagonal().clamp(min=1e-12 * float(self.inverse.diagonal().max())).sqrt())
-        more = torch.linalg.solve_triangular(root, across.T, upper=False).T  # across @ root'^-1
+        more = torch.linalg.solve_triangular(root, across, upper=False)
         turned = torch.linalg.solve_triangular(root, self.weight[rows], upper=False)
-        self.weight.addmm_(more, turned, alpha=-1)
-        self.factor[:, self.rank : self.rank + len(rows)] = more
+        self.weight.addmm_(more.T, turned, alpha=-1)
+        self.factor[self.rank : self.rank + len(rows)] = more
         self.rank += len(rows)
-        by_unit = more.view(self.units, self.each, len(rows))
+        by_unit = more.view(len(rows), self.units, self.each).permute(1, 2, 0)
         self.blocks.baddbmm_(by_unit, by_unit.transpose(1, 2), alpha=-1)
         self.blocks[chosen] = torch.eye(self.each, dtype=self.blocks.dtype)
         self.weight[rows] = 0

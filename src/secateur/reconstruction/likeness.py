@@ -24,6 +24,11 @@ Behaviour = Literal["linear", "rectified", "other"]
 SAME = 1e-6
 """By how much the cosine of copies may fall short of 1, for rounding."""
 
+_NOTHING = 0.01
+"""Variance, in terms of what a batch norm adds to it, up to which a unit counts as constant."""
+_FAR = 4.0
+"""Standard deviations below zero from which a rectifier lets nothing of a unit pass."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -117,8 +122,26 @@ def folded(model: nn.Module, stage: Stage, size: int) -> tuple[Tensor, Tensor]:
         scale = scale / torch.sqrt(norm.running_var.detach().double().cpu() + norm.eps)
         shift = 0 * one if norm.bias is None else norm.bias.detach().double().cpu()
         bias = shift + (bias - norm.running_mean.detach().double().cpu()) * scale
+        scale = torch.where(_still(norm), 0.0, scale)  # what does not vary would seem to vary much
         weight = weight * scale.reshape([-1 if d == stage.weight.dim else 1 for d in range(weight.dim())])
     return unit_rows(weight, stage.weight, size), unit_rows(bias, replace(stage.weight, dim=0), size)
+
+
+def _still(norm: Any) -> Tensor:
+    """Return which channels of a batch norm do not vary: no weight says then how large what it scales is."""
+    return norm.running_var.detach().double().cpu() <= _NOTHING * norm.eps
+
+
+def _constant(model: nn.Module, stage: Stage, size: int, *, rectified: bool) -> Tensor:
+    """Return which units send the same number everywhere, ``(size,)``, as far as a batch norm tells."""
+    if not stage.norm:
+        return torch.zeros(size, dtype=torch.bool)
+    norm: Any = model.get_submodule(stage.norm)
+    still = _still(norm)
+    if rectified and norm.bias is not None:
+        spread = 1.0 if norm.weight is None else norm.weight.detach().double().cpu().abs()
+        still = still | (norm.bias.detach().double().cpu() < -_FAR * spread)
+    return unit_rows(still, replace(stage.weight, dim=0), size).all(1)
 
 
 def moments(model: nn.Module, group: Group, found: Course, behaviour: Behaviour) -> tuple[Tensor, Tensor]:
@@ -132,7 +155,8 @@ def moments(model: nn.Module, group: Group, found: Course, behaviour: Behaviour)
 
     Returns:
         ``(size, size)`` float64, 1 for a unit and its multiples (at least 0 where there is a rectifier), and
-        ``(size,)``, in proportion to the root of the mean square of what each unit sends.
+        ``(size,)``, in proportion to the root of the mean square of what each unit sends; 0 for units that send a
+        constant, which are like no other.
     """
     if behaviour == "other" or not found.plain:
         return _copies(model, group)
@@ -142,7 +166,12 @@ def moments(model: nn.Module, group: Group, found: Course, behaviour: Behaviour)
         weight, bias = folded(model, stage, group.size)
         sent = alike * norm[:, None] * norm
         alike, norm = _angles((weight @ weight.T) * sent + bias @ bias.T, behaviour)
-    return alike, norm
+    one = behaviour == "rectified" and len(found.makers) == 1
+    idle = torch.stack([_constant(model, it, group.size, rectified=one) for it in found.makers]).all(0)
+    for stage in found.later:
+        idle |= _constant(model, stage, group.size, rectified=one)
+    alike = torch.where(idle | idle[:, None], torch.eye(group.size, dtype=torch.float64), alike)
+    return alike, torch.where(idle, 0.0, norm)
 
 
 def _angles(product: Tensor, behaviour: Behaviour) -> tuple[Tensor, Tensor]:
@@ -166,7 +195,7 @@ def _copies(model: nn.Module, group: Group) -> tuple[Tensor, Tensor]:
     same = torch.ones(group.size, group.size, dtype=torch.bool)
     for part in parts:
         near = 1e-5 * torch.maximum(part.norm(dim=1)[:, None], part.norm(dim=1))
-        same &= torch.cdist(part, part, compute_mode="donot_use_mm_for_euclid_dist") <= near
+        same &= torch.cdist(part, part, compute_mode="use_mm_for_euclid_dist") <= near
     same.diagonal().fill_(True)
     made = [part for part, it in zip(parts, own, strict=True) if it.role == "makes"] or parts
     return same.double(), torch.cat(made, 1).norm(dim=1)

@@ -145,7 +145,8 @@ class Passes:
 def joined_if_stateful(model: nn.Module, found: Sequence[Site], batches: Sequence[Inputs]) -> Sequence[Inputs]:
     """Return the batches, all in one if the network keeps in itself what another pass would overwrite.
 
-    One image is taken through the network alone, and then beside another one.
+    One image is taken through the network alone, then beside another one, and beside two, for what is kept may be the
+    number of images.
 
     Args:
         model: the network.
@@ -155,13 +156,26 @@ def joined_if_stateful(model: nn.Module, found: Sequence[Site], batches: Sequenc
     if len(batches) < 2:
         return batches
     first, last = part(batches[0], ONE), part(batches[-1], ONE)
+    pair = joined([first, last])
     try:
         alone, again, beside = (_outputs(model, found, some) for some in ([first], [first], [first, last]))
     except ModelError:  # if it is one of the images themselves, the passes over them say so
         return batches
-    if not _alike(alone, again) or _alike(alone, beside):  # the first: it draws random numbers
+    if not _alike(alone, again):  # it draws random numbers
         return batches
-    return [joined(batches)]
+    return batches if _alike(alone, beside) and _unmoved(model, found, alone, [first, pair]) else [joined(batches)]
+
+
+def _unmoved(
+    model: nn.Module, found: Sequence[Site], alone: Mapping[str | Place, Tensor], batches: Sequence[Inputs]
+) -> bool:
+    """Tell whether the first batch puts out what it does alone, where others of another length are beside it."""
+    try:
+        return _alike(alone, _outputs(model, found, batches))
+    except BranchingError:  # the passes over all batches say so
+        return True
+    except ModelError:
+        return False
 
 
 def _outputs(model: nn.Module, found: Sequence[Site], batches: Sequence[Inputs]) -> dict[str | Place, Tensor]:

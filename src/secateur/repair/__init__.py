@@ -1,11 +1,13 @@
 """Undoing part of the damage of surgery without training, from a few hundred images or from weights alone."""
 
+from secateur.recipe import DATA_FREE
 from secateur.reconstruction import refit as reconstruct
 from secateur.repair.compensation import compensate
 from secateur.repair.constants import fold_constants
 from secateur.repair.folding import fold
 from secateur.repair.kit import (
-    DATA_FREE,
+    BY_EXAMPLE,
+    BY_IMAGES,
     DEFAULT,
     FEWEST_FITTED,
     STEPS,
@@ -22,6 +24,8 @@ from secateur.repair.kit import (
 from secateur.repair.trial import helps
 
 __all__ = [
+    "BY_EXAMPLE",
+    "BY_IMAGES",
     "DATA_FREE",
     "DEFAULT",
     "FEWEST_FITTED",

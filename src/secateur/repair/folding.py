@@ -56,7 +56,7 @@ def fold(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, inputs: Se
         for member in graph.group(name).members:
             if member.role == "reads":
                 weight = tensor_of(dense, member.tensor).detach().double().cpu()
-                more = handed_over(weight, member, share) - handed_over(weight, member, torch.diag(share.diagonal()))
+                more = handed_over(weight, member, share)
                 changes[member.tensor] = changes[member.tensor] + more if member.tensor in changes else more
     changed = list[str]()
     for tensor, change in changes.items():

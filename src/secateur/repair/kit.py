@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,10 @@ from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Accuracy, accuracy
 from secateur.measure.forward import joined, length
-from secateur.recipe import REPAIRS
+from secateur.recipe import DATA_FREE, REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
+from secateur.repair.error import squared_error
 from secateur.repair.folding import fold
 from secateur.training import recalibrate
 
@@ -32,9 +34,6 @@ they are carried out only where it reaches no layer. Statistics come last, for t
 batch norm; the other way round it would count twice. What was folded into other units has no mean left to fold in.
 """
 
-DATA_FREE = frozenset({"fold"})
-"""Repairs that look at no image."""
-
 DEFAULT = ("reconstruct",)
 """What is done where nobody has asked for anything, and images are at hand."""
 
@@ -43,10 +42,13 @@ WITHOUT_IMAGES = ("fold",)
 
 
 FEWEST_FITTED = 8
-"""Images below which layers are not fitted: fresh images would gain less than by ``compensate``, or lose."""
+"""Images below which layers are not fitted: fresh images would gain less than by ``fold``, or lose."""
 
 FEWEST_MEANT = 2
 """Images below which there are no means either."""
+
+BY_IMAGES, BY_EXAMPLE = 1.0, 1.5
+"""Times the squared error of the cut network that ``fold`` may leave, on images and on an example, which says less."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def repair(
     *,
     data: Data | None = None,
     seed: int = 0,
+    most: float | None = None,
     tell: Tell = ignore,
 ) -> tuple[Repair, ...]:
     """Repair a pruned network without training or labels, and measure each step where there are labels.
@@ -99,6 +102,8 @@ def repair(
         steps: of ``STEPS``, in any order; see there for what is carried out of them.
         data: validation images to measure on; None for none.
         seed: of what is drawn.
+        most: times the squared error of the cut network that ``fold`` may leave on the images; where it leaves more
+            it is taken back. None: whatever it leaves.
         tell: hears the progress.
 
     Raises:
@@ -107,13 +112,14 @@ def repair(
     check(steps)
     tell(Event("repair", "repairing"))
     now, done = _judge(thin, data), list[Repair]()
-    for step, layers in taken(steps, dense, thin, graph, plan, images, seed, tell):
+    for step, layers in taken(steps, dense, thin, graph, plan, images, seed, most, tell):
         after = _judge(thin, data)
         done.append(Repair(step, layers, now, after))
         now = after
-    carried = [each.step for each in done]
-    if left := [step for step in ordered(steps) if step not in carried]:
-        tell(Event("warning", f"without {' and '.join(left)}: it would undo part of what {carried[0]} has won"))
+    for each in done:
+        if each.layers and (left := [step for step in ordered(steps) if step in _needless(each.step)]):
+            tell(Event("warning", f"without {' and '.join(left)}: it would undo part of what {each.step} has won"))
+            break
     return tuple(done)
 
 
@@ -125,9 +131,12 @@ def taken(
     plan: Plan,
     images: Sequence[Inputs],
     seed: int,
+    most: float | None = None,
     tell: Tell = ignore,
 ) -> Iterator[tuple[str, int]]:
     """Take repairs in their order, without those that others have made needless; ``thin`` is changed in place.
+
+    See ``repair``.
 
     Yields:
         After each step its name, and how many layers it changed.
@@ -136,10 +145,25 @@ def taken(
     for step in ordered(steps):
         if step in needless:
             continue
+        bare = copy.deepcopy(thin) if step in DATA_FREE and most is not None else None
         layers = take(step, dense, thin, graph, plan, images, seed, tell)
+        if layers and bare is not None and most is not None:
+            before, after = (squared_error(dense, network, images) for network in (bare, thin))
+            if not after <= most * before:
+                thin.load_state_dict(bare.state_dict())
+                what = "the images" if most == BY_IMAGES else "the example input"
+                tell(Event("warning", f"without {step}: it would bring {what} further from the dense network"))
+                continue
         yield step, layers
         if layers:
-            needless += STEPS if step == "reconstruct" else ("compensate",) if step == "fold" else ()
+            needless += _needless(step)
+
+
+def _needless(step: str) -> tuple[str, ...]:
+    """Return the repairs that one which has reached any layer makes needless."""
+    if step == "reconstruct":
+        return tuple(other for other in STEPS if other != step)
+    return ("compensate",) if step == "fold" else ()
 
 
 def take(
@@ -184,7 +208,8 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
     """Return the repairs that a run carries out, in their order.
 
     Args:
-        steps: what was asked for, in any order; None for ``DEFAULT`` where there are images, else ``WITHOUT_IMAGES``.
+        steps: what was asked for, in any order; None for ``DEFAULT`` where there are images, else ``WITHOUT_IMAGES``;
+            ``"none"`` for nothing.
         images: whether there are any.
 
     Raises:
@@ -194,6 +219,7 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
     if steps is None:
         return DEFAULT if images else WITHOUT_IMAGES
     asked = (steps,) if isinstance(steps, str) else tuple(steps)
+    asked = () if asked == ("none",) else asked
     check(asked)
     if not images and not DATA_FREE.issuperset(asked):
         raise DataError(
@@ -206,18 +232,16 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
 def affordable(steps: Sequence[str], images: int) -> tuple[str, ...]:
     """Return the repairs that so many different images are enough for, in their order.
 
-    Where there are too few for a fit, ``compensate`` stands in for it; a single one is no sample of anything, and what
-    looks at none is left.
+    Where there are too few for a fit, ``fold`` stands in for it, as where there are none; a single one is no sample of
+    anything, and what looks at none is left.
 
     Args:
         steps: what was asked for, known repairs.
         images: how many there are.
     """
-    if images < FEWEST_MEANT:
-        return tuple(step for step in ordered(steps) if step in DATA_FREE)
-    if images >= FEWEST_FITTED or "reconstruct" not in steps:
-        return ordered(steps)
-    return ordered(["compensate", *(step for step in steps if step != "reconstruct")])
+    if images < FEWEST_FITTED and "reconstruct" in steps:
+        steps = [*WITHOUT_IMAGES, *(step for step in steps if step != "reconstruct")]
+    return tuple(step for step in ordered(steps) if images >= FEWEST_MEANT or step in DATA_FREE)
 
 
 def ordered(steps: Sequence[str]) -> tuple[str, ...]:

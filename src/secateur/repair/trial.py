@@ -10,8 +10,9 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import Inputs, run, tensors_in
-from secateur.measure.forward import device_of, joined, length, moved, part
+from secateur.core.surgery import Inputs
+from secateur.measure.forward import joined, length, part
+from secateur.repair.error import squared_error
 from secateur.repair.kit import taken
 
 ALONE = 8
@@ -45,8 +46,8 @@ def helps(
         tried = copy.deepcopy(thin)
         for _ in taken(steps, dense, tried, graph, plan, [known], seed):
             pass
-        before += _error(dense, thin, held)
-        after += _error(dense, tried, held)
+        before += squared_error(dense, thin, [held])
+        after += squared_error(dense, tried, [held])
     return after < before
 
 
@@ -58,10 +59,3 @@ def _folds(images: Inputs) -> Iterator[tuple[Inputs, Inputs]]:
     for held in turns:
         if 0 < int(held.sum()) < count:
             yield part(images, ~held), part(images, held)
-
-
-def _error(dense: nn.Module, thin: nn.Module, images: Inputs) -> float:
-    """Return the squared error of all outputs."""
-    one, other = (tensors_in(run(network, moved(images, device_of(network)))) for network in (dense, thin))
-    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.is_floating_point()]
-    return sum(float((a.double().cpu() - b.double().cpu()).square().sum()) for a, b in pairs)

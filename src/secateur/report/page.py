@@ -10,11 +10,13 @@ from typing import Any, cast
 
 from markupsafe import Markup, escape
 
+from secateur import reading, recipe_text
 from secateur.artifact import record, write_file
 from secateur.artifact.document import FORMAT
 from secateur.artifact.folder import MANIFEST
+from secateur.artifact.foreign import naming, table_of, text_of, whole_number
 from secateur.artifact.stages import measured
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, SecateurError
 from secateur.report import curves, figures, limits, minutes, speed, summary, tuning
 
 NAME = "report.html"
@@ -52,14 +54,16 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     try:
         page = render(
             _read(folder, "measurement.json"), _read(folder, "environment.json"), _recipe(folder), speed.read(folder)
-        )
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        ).encode()
+    except (SecateurError, MemoryError):
+        raise
+    except Exception as error:  # of a document that is no longer as it was written
         raise ArtifactError(
-            f"measurement.json in {folder} is incomplete ({type(error).__name__}: {error}); run the recipe again"
+            f"measurement.json in {folder} is incomplete or damaged: {reading.wrong(error)}; run the recipe again"
         ) from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, page.encode())
+        write_file(path, page)
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror or error}; choose another file") from error
     if out is None and (folder / MANIFEST).is_file():
@@ -187,26 +191,21 @@ def _runs(document: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     try:
-        content: Any = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+        content = table_of(path)
+    except ArtifactError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         if folder.with_name(f"{folder.name}.work").is_dir():
             raise ArtifactError(
                 f"the run of {folder} is still going, or was interrupted: wait until it ends, or give its command again"
             ) from None
         raise ArtifactError(f"{folder} is not a Secateur artifact: it has no {name}; check the path") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}; restore it, or run the recipe again") from None
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path} is not from Secateur: it holds no table; check the path")
-    if content.get("format", 0) > FORMAT:
-        raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
-    return cast("dict[str, Any]", content)
+    with naming(path):
+        if whole_number({"format": 0, **content}, "format") > FORMAT:
+            raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
+    return content
 
 
 def _recipe(folder: Path) -> str:
-    try:
-        return (folder / "recipe.toml").read_text("utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / 'recipe.toml'} cannot be read: {error}; restore it") from None
+    path = folder / "recipe.toml"
+    return text_of(path, recipe_text.MOST) if path.exists() else ""

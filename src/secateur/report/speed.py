@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from secateur import reading
+from secateur.artifact.foreign import MOST
 from secateur.errors import ArtifactError
 from secateur.report.summary import SAME, TIMES, Document, milliseconds
 
@@ -60,12 +61,16 @@ def read(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / NAME
     try:
-        document: Any = json.loads(path.read_text("utf-8"))
+        document: Any = reading.values(reading.text(path, MOST))
         return document if rows(document) and conditions(document) else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ArtifactError(f"{path} is damaged; remove it, and run secateur bench {folder} again") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ArtifactError(
+            f"{path} is damaged: {reading.wrong(error)}; remove it, and run secateur bench {folder} again"
+        ) from error
 
 
 def _time(entry: dict[str, Any]) -> str:

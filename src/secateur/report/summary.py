@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from secateur.artifact.stages import measured, way_of
+from secateur.recipe import DATA_FREE
 
 Document = Mapping[str, Any]
 _Values: TypeAlias = tuple[float | None, ...]
@@ -86,8 +87,11 @@ def outcome(document: Document) -> str:
         f"{subject(document)} keeps {macs.kept} of its {partly}MACs ({macs.ratio}) and {params.kept} of its parameters"
     )
     images, _, said = str(document.get("calibration") or "").partition(" (")  # which may have been looked at otherwise
-    if said and any(done["layers"] for done in document.get("repairs", ())):
+    steps = dict.fromkeys(done["step"] for done in document.get("repairs", ()) if done["layers"])
+    if said and not DATA_FREE.issuperset(steps):
         text += f", repaired from {images}"
+    elif steps and DATA_FREE.issuperset(steps):
+        text += f", repaired without images ({' and '.join(steps)})"
     if (minutes := document.get("minutes")) and minutes["gained"]:
         text += f", {way_of(minutes)} in {minutes['training']:.0f} s"
     if accuracy := by_label.get("Accuracy"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,21 +13,34 @@ from torch import nn
 
 from secateur.core.blocks import BlockLayer
 from secateur.core.explain import REACH_IT
-from secateur.core.graph import Graph, layer_of, within
+from secateur.core.graph import Graph, Groups, layer_of, within
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
 from secateur.core.select import family, meet
 from secateur.core.size import Target, size
 from secateur.core.trace import trace
+from secateur.data import Data
 from secateur.errors import ModelError, SettingError, TargetError, nearest
 from secateur.events import Tell, ignore, warn
+from secateur.measure import Accuracy
 from secateur.models.untrained import is_untrained
+from secateur.run.place import accuracy_at
+
+SEEN_IMAGES = 1000  # of validation, to find out whether the network was trained on them
+SEEN_GAP = 0.02  # of accuracy, between validation and test images, that may have other reasons
+_BATCH = 250
 
 
 def read(
-    model: nn.Module, inputs: Any, leave: Sequence[str], *, patience: float | None = None, tell: Tell = ignore
+    model: nn.Module,
+    inputs: Any,
+    leave: Sequence[str],
+    *,
+    groups: Groups = "all",
+    patience: float | None = None,
+    tell: Tell = ignore,
 ) -> Graph:
-    """Trace a network and leave some layers alone.
+    """Trace a network and leave some layers alone, and all streams if so asked.
 
     Raises:
         ModelError: if the network does not run on the inputs.
@@ -42,10 +57,11 @@ def read(
                 f"no convolution or linear layer matches '{pattern}', by its own name or that of a module around it, "
                 f"which was to be left alone{nearest(pattern, _around(names))}; `secateur explain` lists them"
             )
-    graph = graph.without(*leave)
+    graph = graph.without(*leave).choose(groups)
     # block layers can be regrouped further although what they read is pinned
     if not graph.free and not any(isinstance(module, BlockLayer) for module in model.modules()):
-        why = f" ({_not_run(graph)})" if graph.unreached else ""
+        reasons = [*([graph.spared] if graph.inside else []), *([_not_run(graph)] if graph.unreached else [])]
+        why = f" ({'; '.join(reasons)})" if reasons else ""
         raise TargetError(
             f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone{why}; "
             "`secateur explain` says why for each layer"
@@ -77,6 +93,34 @@ def warn_of_random_weights(model: nn.Module, tell: Tell) -> None:
         warn(
             f"the weights of {type(model).__name__} are as they were drawn at random, so that which of them matter is "
             "chance: load trained weights first (--weights)",
+            tell,
+        )
+
+
+def warn_of_seen(model: nn.Module, data: Data, tested: Accuracy | None, place: torch.device, tell: Tell) -> None:
+    """Say so where a dense network does so much better on validation than on test images that it must know them.
+
+    Published weights were trained on all training images, of which some are set aside here.
+
+    Args:
+        model: the dense network.
+        data: whose first validation images are looked at, ``SEEN_IMAGES`` of them.
+        tested: its accuracy on the test images; None where there are none.
+        place: where the network meets the images.
+        tell: hears it.
+    """
+    if tested is None or not tested.examples or not data.size("val"):
+        return
+    batches: Any = list(itertools.islice(data.batches("val", _BATCH), SEEN_IMAGES // _BATCH))
+    held = accuracy_at(model, batches, place)
+    whole = held.examples + tested.examples
+    right = (held.top1 * held.examples + tested.top1 * tested.examples) / whole
+    chance = math.sqrt(right * (1 - right) * (1 / held.examples + 1 / tested.examples))
+    if held.top1 - tested.top1 > max(SEEN_GAP, 4 * chance):
+        warn(
+            f"the dense network gets {100 * held.top1:.1f} % of {held.examples} validation images right and "
+            f"{100 * tested.top1:.1f} % of the test images, so it was trained on the former: what is chosen by them "
+            "(masks, shares, budgets, epochs) is chosen by images that it knows; train it on the training images alone",
             tell,
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from secateur import reading
 from secateur.budget import Budget
 from secateur.core.error_shares import predicted
 from secateur.core.graph import Graph
@@ -26,7 +27,7 @@ from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
 from secateur.repair import taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
-from secateur.run.images import repaired_by
+from secateur.run.images import most_left, repaired_by
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
@@ -65,8 +66,8 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     """
     job.tell(Event("budget", "looking for the largest network within the budget"))
     budget = replace(budget, runtime=job.runtime, threads=job.threads)
-    facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.seed, job.train, job.repair)
-    facts += (job.about_data(),)
+    facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.groups, job.seed, job.train)
+    facts += (job.repair, job.about_data())
 
     def decide(target: Target, limits: Limits) -> Plan:
         return _decided(job, graph, job.method, target, limits)
@@ -133,7 +134,7 @@ def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Mo
     thin = apply(job.dense, graph, plan)
     if steps and plan.edits:
         some = repaired_by(job, steps, _REPAIR_IMAGES)
-        for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed):
+        for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed, most_left(job)):
             pass
     return thin
 
@@ -178,5 +179,5 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
 
 
 def _read(text: str) -> Settled:
-    stored: dict[str, Any] = json.loads(text)
+    stored: dict[str, Any] = reading.values(text)
     return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"], stored["allocate"])

@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from secateur.errors import SecateurError, first_line
+from secateur import reading
+from secateur.artifact.foreign import MOST
+from secateur.errors import SecateurError
 from secateur.events import Event, Tell, ignore
 from secateur.run.work import Work, digest, keep
 from secateur.training import Settings, Speed
 from secateur.training.speed import Memory
 
 T = TypeVar("T")
-_UNUSABLE = (SecateurError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_UNUSABLE = (SecateurError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Choices:
         if self.work is not None:
             path = self.work.place(f"{name}.json", model, *facts)
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                stored = json.loads(path.read_text("utf-8"))
+                stored = reading.values(reading.text(path, MOST))
                 places += [stored] if isinstance(stored, dict) else []
         for place in places:
             if name not in place:
@@ -86,7 +88,7 @@ class Choices:
                 found = read(place[name])
             except _UNUSABLE as error:
                 if place is self.given:
-                    why = first_line(error)
+                    why = reading.shown(error)
                     text = f"the choice '{name}' of the recipe cannot be used here ({why}) and is made anew"
                     self.tell(Event("warning", text))
                 continue

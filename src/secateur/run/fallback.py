@@ -11,7 +11,7 @@ from secateur.errors import BranchingError
 from secateur.events import Tell, ignore, warn
 from secateur.methods import default, find, name_of
 from secateur.methods.reconstruction import Reconstruction
-from secateur.repair import affordable
+from secateur.repair import WITHOUT_IMAGES, affordable
 
 FEWEST_CHOSEN = 16
 """Images below which weights are the better guide to what goes than what layers can be fitted to."""
@@ -33,7 +33,7 @@ def without_fit(
         method: that of the run.
         repair: those of the run.
         method_asked: whether somebody has named the method; else the one that is taken without images stands in.
-        repair_asked: whether somebody has named the repairs; else there are none.
+        repair_asked: whether somebody has named the repairs; else it is the one that looks at no image.
         tell: hears the warning; where nobody listens it is a warning of Python's to whoever called ``prune``.
 
     Raises:
@@ -47,8 +47,8 @@ def without_fit(
         method = find(name)()
         now.append(f"{name} chooses what goes")
     if not repair_asked:
-        repair = ()
-        now.append("nothing is repaired")
+        repair = WITHOUT_IMAGES
+        now.append(f"the repair is {' and '.join(repair)}")
     warn(f"{str(error).partition(': ')[0]}: {' and '.join(now)}", tell)
     return method, tuple(repair)
 

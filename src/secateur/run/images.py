@@ -18,15 +18,18 @@ from secateur.data import Calibration, Data, load_calibration
 from secateur.data.folder import GREY, with_channels
 from secateur.data.loaders import LoaderSource
 from secateur.data.pictures import FolderSource
-from secateur.errors import ModelError
+from secateur.errors import DataError, ModelError
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import device_of, dtype_of
+from secateur.measure.forward import device_of, dtype_of, moved, tensors
 from secateur.models.sources import side_of
 from secateur.recipe import Recipe
-from secateur.repair import DATA_FREE
+from secateur.repair import BY_EXAMPLE, BY_IMAGES, DATA_FREE
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
+
+JUDGES = 32
+"""Images that judge a repair which looks at none: enough to tell better from worse, and soon looked at."""
 
 
 def named_images(
@@ -165,6 +168,32 @@ def for_network(
     return fit, images
 
 
+def check_size(model: nn.Module, images: Calibration, example: Any) -> None:
+    """Refuse images that were loaded in another size than that of the example, where the network takes no such ones.
+
+    Args:
+        model: the network, tried only on other sizes.
+        images: for it.
+        example: what it runs on.
+
+    Raises:
+        DataError: saying both sizes, and how pictures are resized.
+    """
+    pairs = zip(tensors(images.example()), tensors(example), strict=False)
+    other = [(one.shape, wanted.shape) for one, wanted in pairs if one.shape[2:] != wanted.shape[2:]]
+    if not other:
+        return
+    try:
+        run(model, moved(images.example(), device_of(model)))
+    except ModelError as error:
+        size, wanted = ("x".join(map(str, shape[2:])) for shape in other[0])
+        raise DataError(
+            f"the calibration images are {size} and the example is {wanted}, and the network does not run on the "
+            f"images: load pictures with secateur.data.load_calibration(..., image_size={other[0][1][-1]}), or name "
+            "the folder itself (calibrate=), whose pictures are resized to the example"
+        ) from error
+
+
 def shape_of(example: Any) -> tuple[int, int, int] | None:
     """Return channels, height and width of an example that is one batch of images; None for others."""
     if not isinstance(example, Tensor) or example.dim() != 4:
@@ -174,13 +203,22 @@ def shape_of(example: Any) -> tuple[int, int, int] | None:
 
 
 def repaired_by(job: Job, steps: Sequence[str], most: int | None = None) -> Sequence[Inputs]:
-    """Return the batches that repairs of a run look at; for those that look at none its example, read for its shape.
+    """Return the batches that repairs of a run look at; those that look at none are judged by some of the images.
+
+    Where there are no images it is the example of the run.
 
     Args:
         job: the run.
         steps: the repairs.
         most: images to look at; None for all there are.
     """
-    if DATA_FREE.issuperset(steps) or job.images is None:
+    if job.images is None:
         return [job.inputs]
+    if DATA_FREE.issuperset(steps):
+        most = JUDGES if most is None else min(most, JUDGES)
     return (job.images if most is None else job.images.at_most(most)).batches
+
+
+def most_left(job: Job) -> float:
+    """Return how many times the squared error of a cut network ``fold`` may leave on what it is judged by."""
+    return BY_EXAMPLE if job.images is None or job.images.different < 2 else BY_IMAGES

@@ -14,7 +14,7 @@ from torch import nn
 from secateur.budget import Budget
 from secateur.core.blocks import execute, execution_of
 from secateur.core.error_curves import ErrorCurve
-from secateur.core.graph import Graph
+from secateur.core.graph import Graph, Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod, shapes
 from secateur.core.plan import EMPTY, Plan
@@ -78,6 +78,7 @@ class Job:
     threads: int | None = None
     among: tuple[Runtime, ...] = ("eager", "channels_last")
     minutes: float | None = None
+    groups: Groups = "all"
 
     choices: Choices = field(default_factory=Choices)
 
@@ -105,6 +106,8 @@ class Job:
         steps = [*self.first_steps(rounds), *self.then]
         self.foretell(graph)
         before = self.measure(self.dense, "the dense network", self.tested)
+        if self.data is not None and self.tested is None:
+            beforehand.warn_of_seen(self.dense, self.data, before.accuracy, self.place, self.tell)
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
         first, cut, middle, spent = graph, None, None, None
@@ -242,7 +245,9 @@ class Job:
     def read(self, model: nn.Module) -> Graph:
         """Trace a network; refuse one without anything to prune."""
         self.tell(Event("trace", "reading the network"))
-        return beforehand.read(model, self.inputs, self.leave, patience=self.patience, tell=self.tell)
+        return beforehand.read(
+            model, self.inputs, self.leave, groups=self.groups, patience=self.patience, tell=self.tell
+        )
 
     def share(self, graph: Graph, dense_size: Size, target: Target | None) -> Target | None:
         """Return a target relative to the network that the round begins with."""

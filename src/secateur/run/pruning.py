@@ -13,6 +13,7 @@ from torch import nn
 
 from secateur import rules
 from secateur.budget import Budget
+from secateur.core.graph import Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
@@ -34,7 +35,7 @@ from secateur.run.budgeting import check_budget
 from secateur.run.choices import Choices
 from secateur.run.fallback import for_images, without_fit
 from secateur.run.headline import asked_for, check_runtime
-from secateur.run.images import as_taken, named_images, shape_of, suited
+from secateur.run.images import as_taken, check_size, named_images, shape_of, suited
 from secateur.run.job import Job
 from secateur.run.minutes import check_minutes
 from secateur.run.place import place_for
@@ -50,6 +51,7 @@ _LIMITS = rules.instance(Limits, "a Limits such as Limits(multiple=8)")
 _RUNTIME = rules.optional(
     rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
 )
+_GROUPS = rules.one_of(Groups, '"')
 _IMAGES = rules.whole(1, "images")
 
 
@@ -68,6 +70,7 @@ def prune(
     rounds: int = 1,
     then: Sequence[Step] = (),
     leave: Sequence[str] = (),
+    groups: Groups = "all",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     seed: int = 0,
     latency: bool = True,
@@ -107,6 +110,8 @@ def prune(
         rounds: in how many equal steps (on a logarithmic scale) the target is approached.
         then: further rounds, each with a method and target of its own; what one has zeroed stays zero in the next.
         leave: layers, or modules with all the layers in them (names or patterns), that keep all their channels.
+        groups: which groups may lose units: all, or only those inside blocks; then residual streams, and whatever else
+            several layers put out whose outputs are added up, stay as they are.
         limits: floors and multiples of widths; by default each group has the multiple that runs fast.
         seed: of everything random.
         latency: whether to time the networks, in turns when all else is done; False: nothing is timed, unless the
@@ -116,7 +121,7 @@ def prune(
         calibrate: unlabelled images to repair and decide by: a folder of pictures, an array or a file of arrays, a
             loader or an iterable of model inputs, or a ``Calibration``, see ``secateur.data.load_calibration``; None
             for training images of ``data``, if there is any.
-        calibrate_images: how many of them to use; 64 to 5,000 are useful.
+        calibrate_images: how many of them to use; 64 to 1,000 are useful.
         minutes: of wall-clock time for the repair and then, in what is left, for training after the last round:
             fine-tuning (as ``train`` says, whose epochs are then an upper bound) where ``data`` has validation images,
             else distillation from the dense network. Held-out images decide whether the network is better than before;
@@ -146,6 +151,7 @@ def prune(
         ("limits", limits, _LIMITS),
         ("runtime", runtime, _RUNTIME),
         ("rounds", rounds, rules.ROUNDS),
+        ("groups", groups, _GROUPS),
         ("seed", seed, rules.SEED),
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
@@ -198,6 +204,8 @@ def prune(
     dense = private(model)
     check_weights(dense)
     warn_of_random_weights(dense, tell)
+    if unlabelled is not None:
+        check_size(dense, unlabelled, example_inputs)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
@@ -229,6 +237,7 @@ def prune(
         threads=threads,
         among=among,
         minutes=minutes,
+        groups=groups,
     )
     if latency or (budget is not None and budget.max_latency is not None):
         check_runtime(named, device_of(model))

@@ -19,7 +19,7 @@ from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import side_of
+from secateur.models.sources import refuse_foreign, side_of
 from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand
@@ -58,6 +58,7 @@ def run_recipe(
     Raises:
         SecateurError: one of its kinds.
     """
+    refuse_foreign(recipe.model)
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
     target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
@@ -75,7 +76,12 @@ def run_recipe(
         if data is None:
             raise DataError("training the dense network needs data; name a data set in the recipe")
         graph = beforehand.read(
-            model, example_of(recipe, data, images), recipe.leave, patience=recipe.patience, tell=tell
+            model,
+            example_of(recipe, data, images),
+            recipe.leave,
+            groups=recipe.groups,
+            patience=recipe.patience,
+            tell=tell,
         )
         first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
         for step in (*first, *then):
@@ -129,6 +135,7 @@ def prune_as(
         rounds=recipe.rounds,
         then=steps_of(recipe),
         leave=recipe.leave,
+        groups=recipe.groups,
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
         latency=recipe.latency,
@@ -209,6 +216,9 @@ def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = Non
     """Return the recipe's dense network, with its weights if it names any.
 
     Without data its classes are those that the recipe names, else those of the weights, else the network's own.
+
+    Raises:
+        ModelError: if it cannot be built, or if the recipe came as a file and names code, see ``Recipe.vouched``.
     """
     shape = data.shape if data else shape_of(images.example()) if images else None
     channels, image = (shape[0], shape[1]) if shape else (3, None)

@@ -20,11 +20,12 @@ from secateur.core.size import Target, size
 from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
 from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
-from secateur.events import Event
+from secateur.events import Event, Tell
 from secateur.measure import accuracy
-from secateur.repair import DATA_FREE, Repair, fold_constants, helps, repair
+from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
-from secateur.run.images import repaired_by
+from secateur.run.fallback import warn
+from secateur.run.images import most_left, repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import decides_by_the_clock, place_of_use, timing
@@ -99,7 +100,8 @@ class Round:
         job, method, found = self.job, self.method, list[Search]()
         job.tell(Event("plan", "deciding what to remove"))
         with job.clock("plan"):
-            facts = (method, self.target, job.limits, tuple(job.leave), job.seed, self.plans, job.about_data())
+            left_alone = (tuple(job.leave), job.groups)
+            facts = (method, self.target, job.limits, left_alone, job.seed, self.plans, job.about_data())
             if decides_by_the_clock(method):  # and no two measurements are alike
                 facts, name = (*facts, *place_of_use(job)), f"plan-{self.number}"
                 plan = job.choices.take(
@@ -114,7 +116,8 @@ class Round:
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
         self.check_size(plan)
-        return replace(plan, notes=(*plan.notes, job.limits.note(self.graph, plan)))
+        said = (*plan.notes, job.limits.note(self.graph, plan), self.graph.spared)
+        return replace(plan, notes=tuple(filter(None, said)))
 
     def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
         """Return the method's plan under the run's limits or others, made on the accelerator if there is one."""
@@ -205,18 +208,19 @@ class Round:
         """Repair without training what the cut has damaged."""
         job, begun, thin = self.job, self.begun, self.model
         assert begun is not None
-        images = repaired_by(job, job.repair)
-        few = job.images is not None and job.images.few and not DATA_FREE.issuperset(job.repair)
+
+        def tell(event: Event) -> None:
+            if event.stage == "warning":
+                warn(event.text, job.tell)
+            else:
+                job.tell(event)
 
         def fitted(dense: nn.Module, thin: nn.Module) -> tuple[Repair, ...]:
-            if few and not helps(job.repair, dense, thin, self.graph, plan, images, job.seed):
-                what = " and ".join(job.repair)
-                job.tell(
-                    Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it")
-                )
-                return ()
+            steps = self.helping(dense, thin, plan, tell)
+            images = repaired_by(job, steps)
+            most = most_left(job)
             return repair(
-                dense, thin, self.graph, plan, images, job.repair, data=job.data, seed=job.seed, tell=job.tell
+                dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, most=most, tell=tell
             )
 
         def mended() -> tuple[Repair, ...]:
@@ -229,6 +233,19 @@ class Round:
                 facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
                 always = job.train is not None or job.minutes is not None
                 job.repairs += job.work.repairs(name, begun, facts, thin, mended, always=always)
+
+    def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan, tell: Tell) -> tuple[str, ...]:
+        """Return the repairs of the run, without those that few images do not carry; ``fold`` stands in for a fit."""
+        job, steps = self.job, self.job.repair
+        if job.images is None or not job.images.few or DATA_FREE.issuperset(steps):
+            return steps
+        if helps(steps, dense, thin, self.graph, plan, repaired_by(job, steps), job.seed):
+            return steps
+        instead = WITHOUT_IMAGES if {"reconstruct", *WITHOUT_IMAGES}.intersection(steps) else ()
+        after = f"; {' and '.join(instead)} alone, without looking at any, is tried instead" if instead else ""
+        what = " and ".join(steps)
+        tell(Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it{after}"))
+        return instead
 
     def recover(self, plan: Plan) -> History:
         """Fine-tune with silenced weights held at zero."""

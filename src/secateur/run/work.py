@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur import artifact
+from secateur import artifact, reading
+from secateur.artifact.foreign import MOST, MOST_PLAN
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.core.plan import Plan
 from secateur.core.trials import Search
@@ -74,8 +75,8 @@ class Work:
         """
         path = self.place(name, model, *facts)
         if path.is_file():
-            with contextlib.suppress(PlanError, UnicodeDecodeError):  # a damaged one is decided again
-                return Plan.from_json(path.read_text("utf-8"))
+            with contextlib.suppress(PlanError, OSError, UnicodeDecodeError):  # a damaged one is decided again
+                return Plan.from_json(reading.text(path, MOST_PLAN))
         started = time.perf_counter()
         plan = decide()
         if time.perf_counter() - started < WORTH_KEEPING:
@@ -92,7 +93,7 @@ class Work:
         path = self.place(name, model, *facts)
         if not found:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                return [Search.from_dict(entry) for entry in json.loads(path.read_text("utf-8"))]
+                return [Search.from_dict(entry) for entry in reading.values(reading.text(path, MOST))]
             return []
         keep(path, json.dumps([search.to_dict() for search in found]))
         return list(found)
@@ -127,7 +128,7 @@ class Work:
         story = path.with_suffix(".json")
         if path.is_file():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
-                done = [Repair.from_dict(entry) for entry in json.loads(story.read_text("utf-8"))]
+                done = [Repair.from_dict(entry) for entry in reading.values(reading.text(story, MOST))]
                 read_into(thin, path)
                 return done
         started = time.perf_counter()

@@ -8,7 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from secateur import reading
 from secateur.errors import ArtifactError
+
+MOST = 256 * reading.MIB
+"""Bytes of such a file."""
 
 
 class Lines:
@@ -28,7 +32,7 @@ class Lines:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+            text = reading.data(path, MOST).decode("utf-8", "replace") if path.exists() else ""
             self.found = tuple(_entries(text))
             self._file = path.open("a", encoding="utf-8")
             if text and not text.endswith("\n"):
@@ -61,7 +65,7 @@ class Lines:
 def _entries(text: str) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
+            entry = reading.values(line)
         except ValueError:
             continue
         if isinstance(entry, dict):

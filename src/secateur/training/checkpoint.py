@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from secateur import reading
 from secateur.errors import TrainingError
 from secateur.training.settings import Settings
 
@@ -101,7 +102,7 @@ def read(path: Path, owner: str) -> tuple[dict[str, Any], dict[str, dict[str, Te
     groups: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()[_KEY])
+            facts: dict[str, Any] = reading.values(file.metadata()[_KEY])
             for key in file.keys():  # noqa: SIM118 (the file is no mapping)
                 group, name = key.split("/", 1)
                 groups.setdefault(group, {})[name] = file.get_tensor(key)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nets import NETS, images, lived_in, make
 from secateur.core.surgery import run
-from secateur.core.surgery.forward import tensors_in
+from secateur.core.surgery.forward import forward, tensors_in
 from secateur.core.surgery.precision import InDouble
 from secateur.core.surgery.verification import relative_difference
 
@@ -55,7 +55,7 @@ def test_numbers_made_on_the_way_are_as_precise_and_what_is_written_stays() -> N
     twin = copy.deepcopy(net).double().eval()
     x = images(2)
     with InDouble():
-        found = run(net, x)
+        found = forward(net, x)
     assert {key: value.dtype for key, value in found.items()} == {
         "values": torch.float64,
         "places": torch.int64,

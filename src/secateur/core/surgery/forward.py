@@ -16,11 +16,12 @@ from secateur.errors import ModelError, SecateurError, first_line
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-def _in_evaluation(module: nn.Module) -> bool:
+def in_evaluation(module: nn.Module) -> bool:
+    """Tell of every module that it is not in training."""
     return False
 
 
-def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = _in_evaluation) -> Any:
+def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = in_evaluation) -> Any:
     """Run the model on example inputs in evaluation mode without gradients, and leave model and inputs as they were.
 
     Args:
@@ -35,17 +36,8 @@ def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], boo
         return forward(model, inputs, training=training)
 
 
-def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = _in_evaluation) -> Any:
-    """Run the model as ``run`` does, but leave in it what its forward changes; every module's mode is restored.
-
-    Args:
-        model: the network.
-        inputs: that its forward takes.
-        training: tells which modules run in training mode instead; none by default.
-
-    Raises:
-        ModelError: if the forward fails.
-    """
+def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = in_evaluation) -> Any:
+    """Do what ``run`` does, but leave in the model what its forward changes; every module's mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:

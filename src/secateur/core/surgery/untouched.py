@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from secateur.core.surgery.generators import held
 from secateur.core.together import Together
 from secateur.errors import ModelError, first_line
 
@@ -72,7 +73,7 @@ def untouched(model: nn.Module) -> Generator[None]:
         values = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
     tables = [table for module in modules for table in _tables(module)]
     kept = [(table, dict(table)) for table in tables]
-    generators = [undo for table in tables for value in table.values() if (undo := _undrawn(value)) is not None]
+    generators = [(source, source.get()) for source in held(model)]
     with randomness():
         try:
             yield
@@ -82,8 +83,8 @@ def untouched(model: nn.Module) -> Generator[None]:
             with unseen():
                 for buffer, value in values:
                     _write(buffer, value)
-            for undo in generators:
-                undo()
+            for source, state in generators:
+                source.put(state)
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
@@ -106,24 +107,6 @@ def _write(buffer: Tensor, value: Tensor) -> None:
             buffer.data = value
         elif not torch.equal(buffer, value):  # what nobody changed keeps its version
             buffer.copy_(value)
-
-
-def _undrawn(value: object) -> Callable[[], object] | None:
-    """Return what gives a generator back what was drawn from it; None for anything else."""
-    if isinstance(value, torch.Generator):
-        drawn = value.get_state()
-        return lambda: value.set_state(drawn)
-    if isinstance(value, np.random.Generator):
-        bits = value.bit_generator
-        state = copy.deepcopy(bits.state)
-        return lambda: setattr(bits, "state", state)
-    if isinstance(value, np.random.RandomState):
-        numbers = value.get_state()
-        return lambda: value.set_state(numbers)
-    if isinstance(value, random.Random):
-        python = value.getstate()
-        return lambda: value.setstate(python)
-    return None
 
 
 def owned(inputs: Any) -> Any:

@@ -15,9 +15,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.calls import ModuleStack
-from secateur.core.surgery import Inputs, run
+from secateur.core.surgery import Inputs
+from secateur.core.surgery.forward import forward
+from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.clock import Clock
-from secateur.core.trace.draws import Around, undone
+from secateur.core.trace.draws import Around
 from secateur.errors import TraceError
 
 FEW, MANY = 6, 30  # runs; many where the extremes of a generator are not known
@@ -42,7 +44,7 @@ def check(model: nn.Module, inputs: Inputs, around: Around, entered: Mapping[str
     if not drawn and not noted:
         return
     entered = dict(entered)
-    with undone(model):
+    with untouched(model):
         paths = list[Path]()
         for place in _runs(drawn):
             clock.check("a run on the same inputs")
@@ -76,7 +78,7 @@ def _path(model: nn.Module, inputs: Inputs) -> Path:
     stack = ModuleStack(model)
     operators: list[tuple[str, str]] = []
     with stack, _Operators(lambda name: operators.append((stack.current, name))), _Function():
-        run(model, inputs)
+        forward(model, inputs)  # which leaves what it draws and counts for the next run
     return dict(stack.entered), operators
 
 

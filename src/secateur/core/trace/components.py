@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -21,6 +23,7 @@ class Components:
         self._state = state
         self._bind_grids()
         self.of = self._solve()  # (atoms,) component of each atom
+        self.apart = self._tied(self._state.edges)  # the same, were nothing added up
         self.reasons = {int(self.of[L.FIXED]): ("joined with channels that cannot be removed", "")}
         for pinning in state.pins:
             for component in torch.unique(self.of[pinning.atoms]).tolist():
@@ -29,13 +32,16 @@ class Components:
         self._pinned[torch.tensor(list(self.reasons))] = True
 
     def _solve(self) -> Tensor:
-        edges = self._state.edges
-        if edges:
-            a, b = (torch.cat([edge[i].reshape(-1) for edge in edges]) for i in (0, 1))
-            self._state.edges = [(a, b)]
-            graph = sp.coo_matrix((np.ones(len(a), np.int8), (a.numpy(), b.numpy())), shape=(self._state.atoms,) * 2)
-            return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
-        return torch.arange(self._state.atoms)
+        for edges in (self._state.edges, self._state.sums):  # joined once, not at every call
+            edges[:] = [(torch.cat([a for a, _ in edges]), torch.cat([b for _, b in edges]))] if edges else []
+        return self._tied([*self._state.edges, *self._state.sums])
+
+    def _tied(self, edges: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        if not edges:
+            return torch.arange(self._state.atoms)
+        a, b = (torch.cat([edge[i] for edge in edges]) for i in (0, 1))
+        graph = sp.coo_matrix((np.ones(len(a), np.int8), (a.numpy(), b.numpy())), shape=(self._state.atoms,) * 2)
+        return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
 
     def _bind_grids(self) -> None:
         """What is left of a tensor must stay a rectangle: a channel may vary along one dimension only."""

@@ -1,36 +1,16 @@
-"""Random numbers and other things beside the inputs that a forward can look at: notice them, and put them back."""
+"""Random numbers and other things beside the inputs that a forward can look at: notice that it has."""
 
 from __future__ import annotations
 
 import pickle
-import random
-import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-_WORDS = 624  # of 32 bits in the state of a Mersenne twister, see Matsumoto and Nishimura 1998
+from secateur.core.surgery.generators import Source, common, held
+
 _PLAIN = (bool, int, float, str, type(None))
-
-
-@dataclass(frozen=True)
-class Source:
-    """A generator of random numbers.
-
-    Attributes:
-        get: returns its state.
-        put: sets its state.
-        extremes: returns states from which it first draws small numbers only, and large ones; none where unknown.
-    """
-
-    get: Callable[[], Any]
-    put: Callable[[Any], object]
-    extremes: Callable[[], Sequence[Any]] = tuple
 
 
 class Around:
@@ -38,10 +18,11 @@ class Around:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self.sources = _sources(model)
+        self.sources = common(model) + held(model)
         self._states = [pickle.dumps(source.get()) for source in self.sources]
         self._plain = _plain(model)
-        self._versions = _versions(model)
+        with torch.inference_mode(False), torch.no_grad():
+            self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     def drawn(self) -> list[Source]:
         """Return the generators that were used since."""
@@ -49,132 +30,15 @@ class Around:
 
     def noted(self) -> bool:
         """Tell whether modules have changed a number that they hold, or a buffer, since."""
-        return _plain(self._model) != self._plain or _versions(self._model) != self._versions
-
-
-@contextmanager
-def undone(model: nn.Module) -> Generator[None]:
-    """Put generators, buffers and the plain values that modules hold back to what they were, on leaving."""
-    states = [(source, source.get()) for source in _sources(model)]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    plain = _plain(model)
-    try:
-        yield
-    finally:
-        for source, state in states:
-            source.put(state)
-        with torch.no_grad():
-            for buffer, values in buffers:  # batch norm changes its own without counting a version
-                if not torch.equal(buffer, values):
-                    buffer.copy_(values)
-        for module, values in zip(model.modules(), plain, strict=True):
-            vars(module).update(values)
+        if _plain(self._model) != self._plain:
+            return True
+        now = dict(self._model.named_buffers())
+        return now.keys() != self._buffers.keys() or any(_differ(now[name], b) for name, b in self._buffers.items())
 
 
 def _plain(model: nn.Module) -> list[dict[str, Any]]:
     return [{key: value for key, value in vars(m).items() if type(value) in _PLAIN} for m in model.modules()]
 
 
-def _versions(model: nn.Module) -> list[int]:
-    return [buffer._version for buffer in model.buffers()]
-
-
-def _sources(model: nn.Module) -> list[Source]:
-    """Return the generators that a forward may draw from: the common ones, and those it or its file holds."""
-    found = {id(value): value for space in _namespaces(model) for value in list(space.values()) if _is_generator(value)}
-    common = [_python(random), _numpy(np.random), _torch(torch.default_generator)]
-    places = {p.device for p in model.parameters() if p.device.type == "cuda" and torch.cuda.is_initialized()}
-    return common + [_of(value) for value in found.values()] + [_cuda(place) for place in places]
-
-
-def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
-    files: set[str] = set()
-    for module in model.modules():
-        yield vars(module)
-        files.add(type(module).__module__)
-    for name in sorted(files):
-        if name in sys.modules and not name.startswith("torch."):
-            yield vars(sys.modules[name])
-
-
-def _is_generator(value: object) -> bool:  # isinstance would wake lazy objects
-    return issubclass(type(value), (random.Random, np.random.Generator, np.random.RandomState, torch.Generator))
-
-
-def _of(generator: Any) -> Source:
-    if isinstance(generator, torch.Generator):
-        return _torch(generator)
-    if isinstance(generator, np.random.RandomState):
-        return _numpy(generator)
-    if isinstance(generator, np.random.Generator):
-        bits: Any = generator.bit_generator
-        return Source(lambda: bits.state, lambda state: setattr(bits, "state", state))
-    return _python(generator)
-
-
-def _python(generator: Any) -> Source:
-    if generator is not random and type(generator) is not random.Random:
-        return Source(generator.getstate, generator.setstate)  # of another kind, such as SystemRandom
-    return Source(
-        generator.getstate,
-        generator.setstate,
-        lambda: [(3, (*words.tolist(), 0), None) for words in _extreme_words()],
-    )
-
-
-def _numpy(generator: Any) -> Source:
-    if generator.get_state()[0] != "MT19937":
-        return Source(generator.get_state, generator.set_state)
-    return Source(
-        generator.get_state,
-        generator.set_state,
-        lambda: [("MT19937", words, 0, 0, 0.0) for words in _extreme_words()],
-    )
-
-
-def _torch(generator: torch.Generator) -> Source:
-    def get() -> Any:
-        return generator.get_state().numpy()
-
-    def put(state: Any) -> None:
-        generator.set_state(torch.from_numpy(state.copy()))
-
-    def extremes() -> list[Any]:
-        found: list[Any] = []
-        for words in _extreme_words():
-            # on the CPU its state is the seed, numbers left (int32), whether seeded, place of the next number, words
-            state = get()
-            state[8:12] = np.array([_WORDS], np.int32).view(np.uint8)
-            state[16:24] = 0
-            state[24 : 24 + 8 * _WORDS] = words.astype(np.uint64).view(np.uint8)
-            found.append(state)
-        return found
-
-    return Source(get, put, extremes) if generator.device.type == "cpu" else Source(get, put)
-
-
-def _cuda(device: torch.device) -> Source:
-    return Source(lambda: torch.cuda.get_rng_state(device).numpy(), lambda state: _set_cuda(state, device))
-
-
-def _set_cuda(state: Any, device: torch.device) -> None:
-    torch.cuda.set_rng_state(torch.from_numpy(state), device)
-
-
-def _extreme_words() -> list[Any]:
-    """Return the states from which a Mersenne twister puts out numbers of which all bits but the last 8 are equal."""
-    last = np.random.RandomState(0).randint(0, 256, _WORDS).astype(np.uint32)  # so that no rejection loop runs forever
-    return [_untempered(last), _untempered(last | np.uint32(0xFFFFFF00))]
-
-
-def _untempered(words: Any) -> Any:
-    """Return the state whose tempering puts out these words: its four steps are undone, the last first."""
-    y = words ^ (words >> np.uint32(18))
-    y = y ^ ((y << np.uint32(15)) & np.uint32(0xEFC60000))
-    x = y
-    for _ in range(5):  # seven more bits are right each time
-        x = y ^ ((x << np.uint32(7)) & np.uint32(0x9D2C5680))
-    y = x
-    for _ in range(3):  # eleven
-        x = y ^ (x >> np.uint32(11))
-    return x
+def _differ(buffer: Tensor, before: Tensor) -> bool:
+    return buffer.shape != before.shape or buffer.dtype != before.dtype or not torch.equal(buffer, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from secateur.core.trace.state import State
 
 Args = Sequence[Any]
 
+# operators that add tensors up: what only these tie to other layers is a stream
+ADDS = frozenset({"add", "add_", "sub", "sub_", "rsub", "lerp", "lerp_", "addcmul", "addcmul_", "addcdiv", "addcdiv_"})
 # operators under which a zero stays a zero, so that silencing a parameter silences what is computed from it
 KEEPS_ZERO = frozenset({"mul", "mul_", "div", "div_", "neg", "neg_", "clone", "_to_copy", "abs", "sign"})
 
@@ -20,7 +23,8 @@ KEEPS_ZERO = frozenset({"mul", "mul_", "div", "div_", "neg", "neg_", "clone", "_
 def elementwise(state: State, args: Args, out: Tensor, *, name: str = "") -> None:
     """Labels that meet are united after broadcasting."""
     tensors = [arg for arg in flat(args) if isinstance(arg, Tensor)]
-    layers = meet(state, [state.labels(t) for t in tensors], [t.shape for t in tensors], out.dim())
+    with state.adding() if name in ADDS else nullcontext():
+        layers = meet(state, [state.labels(t) for t in tensors], [t.shape for t in tensors], out.dim())
     weight = name in KEEPS_ZERO and bool(tensors) and state.is_weight(tensors[0])
     state.set(out, layers, weight)
 

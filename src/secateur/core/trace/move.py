@@ -168,7 +168,8 @@ def stack(state: State, args: Args, out: Tensor) -> None:
     dim = (int(args[1]) if len(args) > 1 else 0) % out.dim()
     inputs = [[layer.unsqueeze(dim) for layer in state.labels(t)] for t in args[0]]
     shapes = [[*t.shape[:dim], 1, *t.shape[dim:]] for t in args[0]]
-    state.set(out, meet(state, inputs, shapes, out.dim()))
+    with state.adding():  # what is stacked is summed or averaged next, as a rule
+        state.set(out, meet(state, inputs, shapes, out.dim()))
 
 
 def pad(state: State, args: Args, out: Tensor) -> None:
@@ -187,6 +188,7 @@ def pad(state: State, args: Args, out: Tensor) -> None:
             view = [-1 if d == dim else 1 for d in range(out.dim())]
             front, back = state.fresh(before).reshape(view), state.fresh(after).reshape(view)
             layer = torch.cat([front, layer, back], dim)
+            state.padding += [front.reshape(-1), back.reshape(-1)]
         layers.append(layer)
     state.set(out, layers)
 

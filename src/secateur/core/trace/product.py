@@ -30,7 +30,9 @@ def addmm(state: State, args: Args, out: Tensor) -> None:
     """Bias plus matrix product."""
     _matmul(state, args[1], args[2], out)
     bias, right = args[0], state.vector(args[2], args[2].dim() - 1)
-    join(state, right, state.vector(bias, bias.dim() - 1) if bias.dim() else None)
+    added = state.vector(bias, bias.dim() - 1) if bias.dim() else None
+    with state.adding():
+        join(state, right, added)
 
 
 def _matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -25,8 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.core import labels as L
 from secateur.core.explain import REACH_IT
 from secateur.core.surgery import tensors_in
+from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.decisions import Decisions
-from secateur.core.trace.draws import undone
 from secateur.core.trace.state import Layers, Pinning, State
 from secateur.core.trace.unreached import Unreached, unreached
 from secateur.errors import ModelError
@@ -49,7 +49,7 @@ def complete(model: nn.Module, state: State, decisions: Decisions, again: Again)
     read = frozenset(state.shapes)
     for turned in decisions.turns(_MOST):
         # many such paths end in an error that the code raises
-        with undone(model), _beside(state, "used otherwise where the code decides otherwise"), suppress(ModelError):
+        with untouched(model), _beside(state, "used otherwise where the code decides otherwise"), suppress(ModelError):
             again(False, turned)
     if not unreached(model, state, read):
         return
@@ -59,7 +59,7 @@ def complete(model: nn.Module, state: State, decisions: Decisions, again: Again)
     state.unreached = {layer: width for entry in found for layer, width in entry.layers.items()}
     if found:
         at_hand = _AtHand(state, frozenset(caller for entry in found for caller in entry.callers))
-        with undone(model), _beside(state, "used otherwise when the network runs again"):
+        with untouched(model), _beside(state, "used otherwise when the network runs again"):
             again(False, at_hand.listening())
         for entry in found:
             reason = f"'{entry.name}' is not run by the example inputs, and could read or give them"
@@ -71,7 +71,7 @@ def complete(model: nn.Module, state: State, decisions: Decisions, again: Again)
 def _read_in_training(model: nn.Module, state: State, again: Again) -> frozenset[str]:
     """Run in training mode; return what is read for the first time there, nothing if the network does not run so."""
     before = frozenset(state.shapes)
-    with undone(model), _beside(state, "used otherwise in training than in evaluation"):
+    with untouched(model), _beside(state, "used otherwise in training than in evaluation"):
         try:
             again(True, nullcontext())
         except ModelError:  # as where the inputs are too small for an auxiliary classifier, or it wants targets

@@ -21,6 +21,7 @@ class Units:
         self._components = components
         self._owner = [components.prunable(torch.arange(s.start, s.start + s.size)) for s in state.slots]
         self._unit_of = torch.full((int(components.of.max()) + 1,), NOT_PRUNABLE)
+        self.streams: set[str] = set()  # groups whose units several layers put out, which are added up
         self.groups = self._groups()
 
     def of(self, atoms: Tensor) -> Tensor:
@@ -64,7 +65,22 @@ class Units:
         for number, first_unit, size in chosen:
             members = tuple(self._member(i, units[i] - first_unit, size) for i in slots[number])
             groups.append(Group(_name(members, names), size, members))
+            if self._is_sum(slots[number], members, first_unit):
+                self.streams.add(groups[-1].name)
         return tuple(groups)
+
+    def _is_sum(self, slots: Sequence[int], members: Sequence[Member], first: int) -> bool:
+        """Tell whether additions alone tie what makes the same unit: layers, or a layer and a padding with zeros."""
+        padding = torch.cat([torch.zeros(0, dtype=torch.long), *self._state.padding])
+        pairs = torch.stack([self.of(padding) - first, self._components.apart[padding]], 1)
+        made = [pairs[(pairs[:, 0] >= 0) & (pairs[:, 0] <= max(int(member.unit.max()) for member in members))]]
+        for index, member in zip(slots, members, strict=True):
+            if member.role == "makes" and member.tensor in self._state.parameters:
+                start = self._state.slots[index].start
+                apart = self._components.apart[start : start + len(member.unit)]
+                made.append(torch.stack([member.unit, apart], 1)[member.unit >= 0])
+        units = torch.unique(torch.cat(made), dim=0)[:, 0]
+        return bool((torch.bincount(units) > 1).any())
 
     def _signatures(self) -> tuple[Tensor, list[tuple[int, ...]]]:
         """Number the sets of slots that components touch, by refining one slot after the other."""
@@ -114,6 +130,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         uncounted=together(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,
+        streams=frozenset(units.streams),
     )
 
 

@@ -15,8 +15,10 @@ from secateur.core.graph import Graph
 from secateur.core.layers import CHANNEL_NORMS
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.statistics import KIND, is_statistic
-from secateur.core.surgery import Inputs, run, tensors_in
+from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
+from secateur.core.surgery.forward import forward, in_evaluation
+from secateur.core.surgery.untouched import untouched
 from secateur.core.trace import again, reach, recurrent, sites
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.decisions import Decisions
@@ -57,7 +59,9 @@ def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = N
     """
     refuse_foreign(model)
     clock = Clock(type(model).__name__, seconds)
-    return settle(model, _watch(model, example_inputs, clock, tell), example_inputs, clock)
+    with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
+        state = _watch(model, example_inputs, clock, tell)
+    return settle(model, state, example_inputs, clock)
 
 
 def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -> State:
@@ -68,7 +72,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
 
     def watched(training: bool, beside: AbstractContextManager[object] = nullcontext()) -> bool:  # noqa: B008
         with state.stack, _Operators(state, clock, tell), _Calls(state, decisions), beside:
-            outputs = run(model, example_inputs, training=_in_training) if training else run(model, example_inputs)
+            outputs = forward(model, example_inputs, training=_in_training if training else in_evaluation)
         for tensor in tensors_in(outputs):
             for layer in state.labels(tensor):
                 state.pin(layer.reshape(-1), "an output of the network", "")

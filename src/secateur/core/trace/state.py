@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -85,6 +86,9 @@ class State:
     """Everything collected during one forward, and while it is run again.
 
     Attributes:
+        edges: labels that live and die together.
+        sums: the same, where tensors are added up.
+        padding: labels of channels that a padding has put beside others.
         unreached: layers that it did not run, with their widths.
         aside: parameters and buffers that are used in training alone.
     """
@@ -103,6 +107,8 @@ class State:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     roles: dict[str, list[Role]] = field(default_factory=dict[str, list[Role]])
     edges: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
+    sums: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
+    padding: list[Tensor] = field(default_factory=list[Tensor])
     pins: list[Pinning] = field(default_factory=list[Pinning])
     grids: list[Tensor] = field(default_factory=list[Tensor])
     merged: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
@@ -116,6 +122,7 @@ class State:
     atoms: int = 1
     reshaping: bool = False
     paused: bool = False
+    summing: bool = False
     unreached: dict[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = frozenset()
 
@@ -186,7 +193,16 @@ class State:
             if len(a) > MANY:  # a label that fills a map meets another at every place of it
                 pairs = torch.unique(a * self.atoms + b)
                 a, b = pairs // self.atoms, pairs % self.atoms
-            self.edges.append((a, b))
+            (self.sums if self.summing else self.edges).append((a, b))
+
+    @contextmanager
+    def adding(self) -> Generator[None]:
+        """Labels that meet inside the block are those of tensors that are added up."""
+        self.summing = True
+        try:
+            yield
+        finally:
+            self.summing = False
 
     def merge(self, layer: Tensor, dims: Sequence[int]) -> Tensor:
         """Unite the labels along ``dims`` and return the layer without them (size 1 there)."""
