@@ -27,14 +27,48 @@ class Event:
     values: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-_OURS = ("secateur", "contextlib")  # whose frames stand between the caller and us where a context decorates
-_SAID: set[str] = set()
+_SAID: set[str] = set()  # warnings that have become Python's
 
 Tell = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
     """Drop the event; the default listener."""
+
+
+def to_caller(event: Event) -> None:
+    """Make a warning one of Python's, of the line that has called Secateur, and drop all other news."""
+    if event.stage != "warning":
+        return
+    _SAID.add(event.text)
+    modules, frame = list[str](), inspect.currentframe()
+    while frame is not None:
+        modules.append(str(frame.f_globals.get("__name__")))
+        frame = frame.f_back
+    # others stand between our frames, too: torch where it decorates them, and methods that somebody has written
+    level = 1 + max(number for number, module in enumerate(modules) if module.partition(".")[0] == "secateur")
+    while modules[level : level + 1] == ["contextlib"]:  # which runs what we decorate with a context
+        level += 1
+    warnings.warn(event.text, UserWarning, stacklevel=level + 1)
+
+
+@dataclass(frozen=True)
+class Display:
+    """A listener that nobody has asked for: it shows the progress; warnings are Python's."""
+
+    show: Tell
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        (to_caller if event.stage == "warning" else self.show)(event)
+
+
+def heard(tell: Tell) -> Tell:
+    """Return the listener, or where nobody listens one that makes warnings of Python's of those that are told.
+
+    For whatever a user calls and can give a listener to; all that is called from there passes on what this returns.
+    """
+    return to_caller if tell is ignore else tell
 
 
 def once(tell: Tell) -> Tell:
@@ -51,22 +85,6 @@ def once(tell: Tell) -> Tell:
     return tell if tell is ignore else listen
 
 
-@dataclass(frozen=True)
-class Display:
-    """A listener that nobody has asked for: it shows the progress; warnings stay warnings of Python's."""
-
-    show: Tell
-
-    def __call__(self, event: Event) -> None:
-        """Show one event."""
-        self.show(event)
-
-
-def listens(tell: Tell) -> bool:
-    """Tell whether a caller has given a listener of its own."""
-    return tell is not ignore and not isinstance(tell, Display)
-
-
 def warn(text: str, tell: Tell) -> None:
     """Tell a warning; where nobody listens it is a warning of Python's to whoever called Secateur.
 
@@ -74,28 +92,16 @@ def warn(text: str, tell: Tell) -> None:
         text: one sentence.
         tell: hears it.
     """
-    if listens(tell):
-        tell(Event("warning", text))
-    else:
-        warn_caller(text)
-
-
-def warn_caller(text: str) -> None:
-    """Give a warning of Python's to whoever called Secateur."""
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, UserWarning, stacklevel=level)
+    heard(tell)(Event("warning", text))
 
 
 def warn_once(text: str, tell: Tell) -> None:
-    """Give a warning to the caller and its listener, the first time in this process alone.
+    """Give a warning to the caller and its listener, which may be only a display, once in this process.
 
     Python's own memory of what was said is lost whenever somebody changes its filters, as many libraries do.
     """
     if text in _SAID:
         return
-    _SAID.add(text)
-    if listens(tell):
-        tell(Event("warning", text))
-    warn_caller(text)
+    warn(text, tell)
+    if text not in _SAID:
+        to_caller(Event("warning", text))

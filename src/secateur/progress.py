@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.text import Text
 
 from secateur import rules
-from secateur.events import Display, Event, ignore
+from secateur.events import Display, Event, heard, ignore
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,7 +124,8 @@ class Listener:
 def shown(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function with the arguments ``progress`` and ``tell`` show its progress where its caller does not listen.
 
-    A display that is there already, of a function that calls this one, serves for both.
+    Warnings are then Python's, be there a display or not. A display that is there already, of a function that calls
+    this one, serves for both.
     """
 
     @functools.wraps(function)
@@ -134,6 +135,7 @@ def shown(function: Callable[P, R]) -> Callable[P, R]:
         inner = _DECIDED.get() is not None
         wanted = _somebody_sees() if progress is None else progress
         if tell is not ignore or inner or not wanted:
+            kwargs["tell"] = heard(tell)
             with _decided():
                 return function(*args, **kwargs)
         with _decided(), Listener() as listener:

@@ -225,5 +225,5 @@ def test_the_name_of_a_library_opens_no_file(source: str, tmp_path: Path, monkey
     Path(f"{source}:net.py").write_text("raise SystemExit('executed')")
     for spec in (f"{source}:net.py:net", Foreign(f"{source}:net.py:net")):
         assert side_of(spec) in (32, 224)
-        with pytest.raises(ModelError, match="no (built-in )?network 'net.py:net'"):
+        with pytest.raises(ModelError, match=r"no (built-in )?network 'net\.py:net'"):
             build(spec)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nets import Plain, images
 from secateur.artifact import document
+from secateur.core.size import Target
 from secateur.data import Data, load_calibration
 from secateur.data.arrays import from_arrays
 from secateur.errors import BranchingError, DataError, SettingError, TargetError, VerificationError
@@ -24,7 +25,9 @@ from secateur.events import Event
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.reconstruction import Reconstruction
 from secateur.recipe import Recipe
-from secateur.run import Result, prune, run_recipe
+from secateur.run import Result, Step, prune, run_recipe
+from secateur.run.clock import Clock
+from secateur.run.job import Job
 from secateur.training import Settings, fit
 
 Heard = list[str]
@@ -46,7 +49,7 @@ class Ways(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.inner = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
-        self.outer, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 4)
+        self.outer, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         pair = (self.inner, self.outer) if len(x) < 60 else (self.outer, self.inner)
@@ -90,12 +93,37 @@ def test_what_was_asked_for_beside_a_default_stays() -> None:
         {"method": "reconstruction"},
         {"method": "reconstruction", "repair": ()},
         {"method": Magnitude(allocate="reconstruction")},
+        {"then": [Step(Reconstruction(), Target(0.4))]},
     ],
     ids=str,
 )
 def test_where_the_fit_was_asked_for_one_sentence_refuses_it(asked: dict[str, Any]) -> None:
+    heard: list[Event] = []
     with pytest.raises(BranchingError, match="takes other ways for other images"):
-        cut(Ways(), images(1), calibrate=images(180), **asked)
+        prune(Ways(), images(1), target=0.5, latency=False, calibrate=images(180), tell=heard.append, **asked)
+    assert [event.text for event in heard if event.stage == "warning"] == []
+
+
+def test_what_stands_in_goes_on_from_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    many, few = ((images(count), torch.arange(count) % 5) for count in (180, 20))
+    jobs: list[Job] = []
+    run = Job.run
+    monkeypatch.setattr(Job, "run", lambda self, rounds: jobs.append(self) or run(self, rounds))
+    result, heard = cut(Ways(), data=from_arrays(many, few, few))
+    first, second = jobs
+    assert (second.clock, second.graph, second.tested) == (first.clock, first.graph, first.tested)
+    assert second.images is first.images
+    assert result.before.accuracy == first.tested
+    assert result.before.accuracy is not None
+    assert result.seconds["plan"] > 0
+    assert len(heard) == len(set(heard))
+
+
+def test_the_time_of_what_fails_counts() -> None:
+    clock = Clock()
+    with pytest.raises(ValueError, match="no"), clock("plan"):
+        raise ValueError("no")
+    assert clock.seconds["plan"] >= 0
 
 
 def test_a_recipe_says_what_was_done_instead(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.events import Event, Tell, ignore, once
 from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
+from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand, data_for, example_of, images_of, model_of, prune_as, recipes
 from secateur.run.headline import timed_together
@@ -39,8 +40,14 @@ from secateur.training import History, fit
 _OVERHEAD = ("packages", "method", "seed")
 
 
+@shown
 def carry_out(
-    comparison: Comparison, folder: str | Path, *, download: bool = False, tell: Tell = ignore
+    comparison: Comparison,
+    folder: str | Path,
+    *,
+    download: bool = False,
+    progress: bool | None = None,
+    tell: Tell = ignore,
 ) -> list[tuple[Request, Run]]:
     """Carry out all runs that are not there yet; one that was killed goes on from its last epoch.
 
@@ -50,7 +57,9 @@ def carry_out(
         comparison: what to compare.
         folder: where the runs are kept, ``runs/NAME.json``, and what a run under way needs, ``work/NAME``.
         download: whether a missing data set may be fetched.
-        tell: hears the progress; the stage ``"run"`` says which run begins.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: hears the progress and the warnings, instead of a display and of Python's warnings; the stage ``"run"``
+            says which run begins.
 
     Returns:
         All runs in the order of ``requests``.

@@ -14,7 +14,7 @@ from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest
-from secateur.events import Event, Tell, ignore
+from secateur.events import Event, Tell, heard, ignore
 from secateur.measure import Accuracy, accuracy
 from secateur.measure.forward import joined, length
 from secateur.recipe import DATA_FREE, REPAIRS
@@ -104,12 +104,13 @@ def repair(
         seed: of what is drawn.
         most: times the squared error of the cut network that ``fold`` may leave on the images; where it leaves more
             it is taken back. None: whatever it leaves.
-        tell: hears the progress.
+        tell: hears the progress; where nobody listens, warnings are Python's.
 
     Raises:
         SettingError: if a step is unknown.
     """
     check(steps)
+    tell = heard(tell)
     tell(Event("repair", "repairing"))
     now, done = _judge(thin, data), list[Repair]()
     for step, layers in taken(steps, dense, thin, graph, plan, images, seed, most, tell):

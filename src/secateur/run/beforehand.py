@@ -82,7 +82,7 @@ def warn_of_uncounted(graph: Graph, tell: Tell) -> None:
 
 
 def warn_of_unreached(graph: Graph, tell: Tell) -> None:
-    """Say which layers the example inputs do not run, to whoever listens, else as a Python warning."""
+    """Say which layers the example inputs do not run."""
     if graph.unreached:
         warn(f"{_not_run(graph)}, so that all channels stay that these could read or give; {REACH_IT}", tell)
 

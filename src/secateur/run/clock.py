@@ -18,5 +18,7 @@ class Clock:
     def __call__(self, stage: str) -> Generator[None]:
         """Add the time of the block to a stage."""
         start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

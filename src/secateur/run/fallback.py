@@ -12,6 +12,7 @@ from secateur.events import Tell, ignore, warn
 from secateur.methods import default, find, name_of
 from secateur.methods.reconstruction import Reconstruction
 from secateur.repair import WITHOUT_IMAGES, affordable
+from secateur.run.step import Step
 
 FEWEST_CHOSEN = 16
 """Images below which weights are the better guide to what goes than what layers can be fitted to."""
@@ -22,6 +23,7 @@ def without_fit(
     method: Method,
     repair: Sequence[str],
     *,
+    then: Sequence[Step] = (),
     method_asked: bool,
     repair_asked: bool,
     tell: Tell = ignore,
@@ -32,14 +34,18 @@ def without_fit(
         error: what the run ended with.
         method: that of the run.
         repair: those of the run.
+        then: further rounds, whose methods somebody has named.
         method_asked: whether somebody has named the method; else the one that is taken without images stands in.
         repair_asked: whether somebody has named the repairs; else it is the one that looks at no image.
-        tell: hears the warning; where nobody listens it is a warning of Python's to whoever called ``prune``.
+        tell: hears the warning.
 
     Raises:
         BranchingError: the same, if a fit was asked for.
     """
-    if (method_asked and repair_asked) or (repair_asked and "reconstruct" in repair):
+    named = [method] if method_asked else []
+    if any(_fits(each) for each in (*named, *(step.method for step in then))):
+        raise error
+    if repair_asked and (method_asked or "reconstruct" in repair):
         raise error
     now: list[str] = []
     if not method_asked:
@@ -51,6 +57,11 @@ def without_fit(
         now.append(f"the repair is {' and '.join(repair)}")
     warn(f"{str(error).partition(': ')[0]}: {' and '.join(now)}", tell)
     return method, tuple(repair)
+
+
+def _fits(method: Method) -> bool:
+    """Tell whether a method decides by what layers can be fitted to, itself or in how it shares out."""
+    return isinstance(method, Reconstruction) or getattr(method, "allocate", "") == "reconstruction"
 
 
 def for_images(
@@ -75,13 +86,11 @@ def for_images(
         method: of the run.
         repair: of the run.
         method_asked: whether somebody has named the method, which is then left as it is.
-        tell: hears the warnings; where nobody listens they are warnings of Python's to whoever called ``prune``.
+        tell: hears the warnings.
     """
     if images is None and data is None:
         return method, tuple(repair)
-    different = min(most, data.size("train")) if images is None and data is not None else 0
-    if images is not None:
-        different = images.different
+    different = images.different if images is not None else min(most, data.size("train")) if data is not None else 0
     enough, now, usual = affordable(repair, different), list[str](), find(default(images=False))
     if different < FEWEST_CHOSEN and not method_asked and not isinstance(method, usual):
         method = usual()

@@ -27,7 +27,7 @@ from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import COUNT, Later
 from secateur.data.loaders import LoaderSource
 from secateur.errors import TargetError
-from secateur.events import Event, Tell, listens, warn_caller
+from secateur.events import Event, Tell
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
 from secateur.measure.forecast import Forecast
 from secateur.methods import name_of
@@ -83,8 +83,9 @@ class Job:
     choices: Choices = field(default_factory=Choices)
 
     # what comes of it on the way
-    sped_up: int = 0
     clock: Clock = field(default_factory=Clock)
+    graph: Graph | None = None
+    sped_up: int = 0
     settled: Settled | None = None
     forecast: Forecast | None = None
     foretold: Foretold | None = None
@@ -99,7 +100,7 @@ class Job:
     def run(self, rounds: int) -> Result:
         """Go through all rounds and measure."""
         with self.clock("trace"):
-            graph = self.read(self.dense)
+            graph = self.graph = self.graph or self.read(self.dense)
         beforehand.warn_of_unreached(graph, self.tell)
         self.settle(graph)
         beforehand.warn_of_uncounted(graph, self.tell)
@@ -108,6 +109,7 @@ class Job:
         before = self.measure(self.dense, "the dense network", self.tested)
         if self.data is not None and self.tested is None:
             beforehand.warn_of_seen(self.dense, self.data, before.accuracy, self.place, self.tell)
+        self.tested = before.accuracy
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = self.dense, list[Plan](), list[History](), [0.0]
         first, cut, middle, spent = graph, None, None, None
@@ -209,10 +211,7 @@ class Job:
         with self.clock("foretell"):
             self.foretold = self._foretold(graph, self.target, self.runtime)
         if self.foretold is not None:
-            if self.foretold.dear and not listens(self.tell):  # or nobody would hear what the number costs
-                warn_caller(self.foretold.sentence())
-            else:
-                self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
+            self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
 
     def _foretold(self, graph: Graph, target: Target, runtime: Runtime) -> Foretold | None:
         if not isinstance(self.method, ScoreMethod | Reconstruction):

@@ -22,7 +22,7 @@ from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
 from secateur.errors import BranchingError, DataError, ModelError, SettingError
-from secateur.events import Tell, ignore, warn_once
+from secateur.events import Tell, ignore, once, warn_once
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
@@ -136,7 +136,7 @@ def prune(
         chosen: what an earlier run has chosen by the clock (``Result.chosen``), which is taken instead of measuring
             again; None for nothing. What does not fit here is chosen anew, with a warning.
         progress: whether to show on standard error what goes on, a bar included; None: in a terminal and in a notebook.
-        tell: hears the progress, instead of a display.
+        tell: hears the progress and the warnings, instead of a display and of Python's warnings.
 
     Returns:
         The pruned network with all measurements.
@@ -157,8 +157,9 @@ def prune(
         ("calibrate_images", calibrate_images, _IMAGES),
         ("minutes", minutes, rules.MINUTES),
     )
+    tell = once(tell)
     seen = data is not None or calibrate is not None
-    named_by_user = {"method_asked": method is not None, "repair_asked": repair is not None}
+    method_asked, repair_asked = method is not None, repair is not None
     method = default(images=seen) if method is None else method
     asked = find(method)() if isinstance(method, str) else method
     if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -242,13 +243,18 @@ def prune(
     if latency or (budget is not None and budget.max_latency is not None):
         check_runtime(named, device_of(model))
     asked, repair = for_images(
-        unlabelled, images, calibrate_images, asked, repair, method_asked=named_by_user["method_asked"], tell=tell
+        unlabelled, images, calibrate_images, asked, repair, method_asked=method_asked, tell=tell
     )
+    job = begun(method=asked, repair=repair)
     try:
-        result = begun(method=asked, repair=repair).run(rounds)
+        result = job.run(rounds)
     except BranchingError as error:
-        asked, repair = without_fit(error, asked, repair, **named_by_user, tell=tell)
-        result = begun(method=asked, repair=repair).run(rounds)
+        asked, repair = without_fit(
+            error, asked, repair, then=then, method_asked=method_asked, repair_asked=repair_asked, tell=tell
+        )
+        other = begun(method=asked, repair=repair, clock=job.clock, graph=job.graph, tested=job.tested)
+        other.images = job.images  # which the fit has looked at
+        result = other.run(rounds)
     return replace(result, dense=model)
 
 

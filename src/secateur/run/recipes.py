@@ -53,7 +53,7 @@ def run_recipe(
         method_asked: whether somebody has chosen the method; if not, another one can stand in where it cannot decide,
             and the recipe of the result says so.
         progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
-        tell: hears the progress, instead of a display.
+        tell: hears the progress and the warnings, as that of ``prune``.
 
     Raises:
         SecateurError: one of its kinds.
@@ -97,6 +97,7 @@ def run_recipe(
     return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
 
 
+@shown
 def prune_as(
     recipe: Recipe,
     model: nn.Module,
@@ -106,6 +107,7 @@ def prune_as(
     method_asked: bool = True,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Prune a network that is there already as a recipe says; its model, weights and pretrain are not looked at.
@@ -118,12 +120,13 @@ def prune_as(
         method_asked: whether somebody has chosen the method; else it is that of ``prune`` where none is named.
         tested: what the dense network achieves on the test images, if that is known.
         work: folder for plans and checkpoints.
-        tell: hears the progress.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: hears the progress and the warnings, as that of ``prune``.
 
     Raises:
         SecateurError: one of its kinds.
     """
-    images = images or images_of(recipe, data, tell)
+    data, images = for_network(recipe, model, data, images or images_of(recipe, data, tell), tell)
     return prune(
         model,
         example_of(recipe, data, images),

@@ -20,11 +20,10 @@ from secateur.core.size import Target, size
 from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
 from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
-from secateur.events import Event, Tell
+from secateur.events import Event
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
-from secateur.run.fallback import warn
 from secateur.run.images import most_left, repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
@@ -209,18 +208,12 @@ class Round:
         job, begun, thin = self.job, self.begun, self.model
         assert begun is not None
 
-        def tell(event: Event) -> None:
-            if event.stage == "warning":
-                warn(event.text, job.tell)
-            else:
-                job.tell(event)
-
         def fitted(dense: nn.Module, thin: nn.Module) -> tuple[Repair, ...]:
-            steps = self.helping(dense, thin, plan, tell)
+            steps = self.helping(dense, thin, plan)
             images = repaired_by(job, steps)
             most = most_left(job)
             return repair(
-                dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, most=most, tell=tell
+                dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, most=most, tell=job.tell
             )
 
         def mended() -> tuple[Repair, ...]:
@@ -234,7 +227,7 @@ class Round:
                 always = job.train is not None or job.minutes is not None
                 job.repairs += job.work.repairs(name, begun, facts, thin, mended, always=always)
 
-    def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan, tell: Tell) -> tuple[str, ...]:
+    def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan) -> tuple[str, ...]:
         """Return the repairs of the run, without those that few images do not carry; ``fold`` stands in for a fit."""
         job, steps = self.job, self.job.repair
         if job.images is None or not job.images.few or DATA_FREE.issuperset(steps):
@@ -244,7 +237,9 @@ class Round:
         instead = WITHOUT_IMAGES if {"reconstruct", *WITHOUT_IMAGES}.intersection(steps) else ()
         after = f"; {' and '.join(instead)} alone, without looking at any, is tried instead" if instead else ""
         what = " and ".join(steps)
-        tell(Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it{after}"))
+        job.tell(
+            Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it{after}")
+        )
         return instead
 
     def recover(self, plan: Plan) -> History:
