@@ -35,7 +35,7 @@ def test_latencies_are_fractions_or_times(text: Any, expected: tuple[float, str]
         ({"max_latency": "1e999ms"}, "a time such as 12ms"),
         (
             {"max_latency": 0.5, "threads": "2"},
-            "'threads' must be a whole number of threads, at least 1, not '2'",
+            "'threads' must be a whole number of threads, at least 1 and at most 4096, not '2'",
         ),
         ({"max_latency": 0.5, "threads": 0}, "'threads' must be a whole number of threads, at least 1"),
     ],

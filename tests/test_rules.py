@@ -70,7 +70,7 @@ def test_the_first_argument_that_breaks_its_rule_is_refused() -> None:
     [
         (rules.FLAG, [True, False], [0, 1, "true", None]),
         (rules.whole(1), [1, 7, rules.LARGEST], [0, -1, True, 1.0, "1", None, rules.LARGEST + 1, HUGE]),
-        (rules.whole(0, most=3), [0, 3], [4, HUGE]),
+        (rules.SEED, [0, 2**32 - 1], [-1, 2**32, True, 1.0]),
         (rules.number(lambda v: v > 0, ""), [1, 0.5], [0, math.nan, math.inf, True, "1", HUGE, None]),
         (rules.text("", least=1), ["a"], ["", 1, None]),
         (rules.one_of(Literal["a", "b"]), ["a", "b"], ["c", "", 1, ["a"], None]),
@@ -131,6 +131,9 @@ def test_a_setting_of_the_wrong_type_is_named_with_what_is_wanted() -> None:
 def test_the_words_of_a_rule() -> None:
     assert rules.whole(2).wanted == "a whole number of at least 2"
     assert rules.whole(1, "images").wanted == "a whole number of images, at least 1"
+    assert rules.whole(1, most=9).wanted == "a whole number of at least 1 and at most 9"
+    assert rules.SEED.refusal(-1) == "must be a whole number of at least 0, not -1"
+    assert rules.SEED.refusal(2**32) == "must be a whole number of at least 0 and at most 4294967295, not 4294967296"
     assert rules.one_of(Literal["a", "b"], mark="'").wanted == "one of 'a', 'b'"
     assert rules.optional(rules.FLAG).wanted == "true or false"
 

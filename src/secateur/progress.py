@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.text import Text
 
 from secateur import rules
-from secateur.events import Display, Event, heard, ignore
+from secateur.events import Display, Event, Tell, heard, ignore
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -130,7 +130,7 @@ def shown(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        progress, tell = cast("bool | None", kwargs.get("progress")), kwargs.get("tell", ignore)
+        progress, tell = cast("bool | None", kwargs.get("progress")), cast("Tell", kwargs.get("tell", ignore))
         rules.refuse(("progress", progress, _PROGRESS))
         inner = _DECIDED.get() is not None
         wanted = _somebody_sees() if progress is None else progress

@@ -303,7 +303,7 @@ _RULES: dict[str, Rule] = {
     "groups": rules.one_of(Groups, '"'),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
-    "min_units": rules.whole(1, most=rules.LARGEST),
+    "min_units": rules.whole(1),
     "multiple": MULTIPLE,
     "seed": rules.SEED,
     "classes": rules.optional(rules.whole(1, most=2**16)),

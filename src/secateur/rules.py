@@ -59,11 +59,12 @@ FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 
 def whole(least: int, of: str = "", most: int = LARGEST) -> Rule:
     """Return the rule for whole numbers from ``least`` to ``most``; ``of`` is what they count."""
+    far = most >= 2**31  # then few need to hear of it
     wanted = f"a whole number of {of}, at least {least}" if of else f"a whole number of at least {least}"
     return Rule(
         lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
-        wanted,
-        most=most,
+        wanted if far else f"{wanted} and at most {most}",
+        most=most if far else math.inf,
     )
 
 
@@ -139,7 +140,7 @@ ROUNDS = whole(1, most=10_000)
 
 
 SEED = whole(0, most=2**32 - 1)
-"""Seed of all randomness; thousands of others are made of it, all within what torch takes."""
+"""Seed that a user gives: the range of numpy's and Lightning's; what is derived from it is below torch's 2**63."""
 
 
 SIDE = whole(1, "pixels", most=2**12)

@@ -129,7 +129,12 @@ def test_without_training_only_the_controls_that_prune_run() -> None:
         ("[0.5, 0.25]", "0.5", r"'keeps' must be a list such as \[1, 2\], not 0.5"),
         ("keeps = [0.5, 0.25]", "keep = 0.5", r"write keeps = \[0.5\] in \[target\]"),
         ("keeps = [0.5, 0.25]", "", "does not say how much to keep"),
-        ("seeds = [0, 3]", "seeds = [0, -1]", "'seeds' must be whole numbers of at least 0, not -1"),
+        ("seeds = [0, 3]", "seeds = [0, -1]", "'seeds' must be whole numbers of 0 to 4294967295, not -1"),
+        (
+            "seeds = [0, 3]",
+            "seeds = [0, 4294967296]",
+            "'seeds' must be whole numbers of 0 to 4294967295, not 4294967296",
+        ),
         ("seeds = [0, 3]", "seed = 0", r"unknown setting 'seed' at the top of the recipe \(did you mean 'seeds'\?\)"),
         ("seeds = [0, 3]", 'controls = ["rando"]', r"unknown control 'rando' \(did you mean 'random'\?\)"),
         ('data = "mnist5k"', "", "a comparison needs data"),

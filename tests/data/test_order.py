@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from secateur.data.order import Order
-from secateur.errors import DataError
+from secateur.errors import DataError, SettingError
 
 CPU = torch.device("cpu")
 
@@ -61,6 +61,12 @@ def test_evaluation_leaves_some_processes_without_a_last_share():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(DataError, match=message):
         order(**settings)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, 0.5])
+def test_seeds_that_torch_cannot_take_are_refused(seed):
+    with pytest.raises(SettingError, match="seed must be a whole number of at least 0"):
+        order(seed=seed)
 
 
 @pytest.mark.parametrize(("size", "world"), [(1, 1), (3, 4)])

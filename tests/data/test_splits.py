@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.data.splits import holdout
-from secateur.errors import DataError
+from secateur.errors import DataError, SettingError
 
 LABELS = st.lists(st.integers(0, 5), min_size=8, max_size=80).map(torch.tensor)
 FRACTIONS = st.floats(0.02, 0.95)
 
 
-@given(LABELS, FRACTIONS, st.integers(0, 2**40))
+@given(LABELS, FRACTIONS, st.integers(0, 2**32 - 1))
 def test_parts_are_disjoint_complete_and_stratified_within_one(labels, fraction, seed):
     kept, held = holdout(labels, fraction, seed)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(labels)))
@@ -54,6 +54,12 @@ def test_every_image_can_be_held_out():
 def test_fractions_out_of_range_are_refused(fraction):
     with pytest.raises(DataError, match="strictly between 0 and 1"):
         holdout(torch.zeros(10, dtype=torch.int64), fraction, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, 0.5])
+def test_seeds_out_of_range_are_refused(seed):
+    with pytest.raises(SettingError, match="seed must be a whole number of at least 0"):
+        holdout(torch.arange(4) % 2, 0.5, seed)
 
 
 def test_one_image_a_class_is_too_few():

@@ -394,8 +394,9 @@ def test_progress_is_told_but_not_too_often(toys: Any, net: Net, plain: Plain) -
 def test_what_cannot_be_trained_is_said(toys: Any, toy: Any, net: Net, plain: Plain) -> None:
     with pytest.raises(TrainingError, match="nothing to train"):
         fit(net(0).requires_grad_(False), toy, plain())
-    with pytest.raises(SettingError, match="seed"):
-        fit(net(0), toy, plain(), seed=-1)
+    for seed in (-1, 2**70, 0.5):
+        with pytest.raises(SettingError, match="seed must be a whole number of at least 0"):
+            fit(net(0), toy, plain(), seed=seed)
     with pytest.raises(TrainingError, match="needs a CUDA device"):
         fit(net(0), toy, plain(precision="fp16"))
     with pytest.raises(ModelError, match="toy has 5 classes but the network scores 3"):

@@ -108,7 +108,7 @@ class Comparison:
         _check_list(
             "keeps", self.keeps, lambda keep: type(keep) in (int, float) and 0 < keep <= 1, "fractions in (0, 1]"
         )
-        _check_list("seeds", self.seeds, rules.SEED.accepts, f"whole numbers of at least 0{_end(self.seeds)}")
+        _check_list("seeds", self.seeds, rules.SEED.accepts, f"whole numbers of 0 to {rules.SEED.most}")
         object.__setattr__(self, "keeps", tuple(float(keep) for keep in self.keeps))
         if not self.repairs:
             object.__setattr__(self, "repairs", (chosen(self.base.repair, images=True),))
@@ -280,12 +280,6 @@ def _tuple(name: str, value: object) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise SettingError(f"'{name}' must be a list such as [1, 2], not {written(value)}; correct it in the recipe")
     return tuple(cast("list[Any]", value))
-
-
-def _end(seeds: Sequence[object]) -> str:
-    """Return where seeds end, if one of them is beyond it."""
-    most = rules.SEED.most or 0
-    return f" and at most {most}" if any(isinstance(seed, int) and seed > most for seed in seeds) else ""
 
 
 def _check_list(name: str, values: Sequence[_T], accepts: Any, wanted: str) -> None:

@@ -29,7 +29,7 @@ PARTS = 2
 """A group that has fewer than so many multiples gets a finer one, so that every group can lose something."""
 
 MULTIPLE = rules.Rule(
-    lambda value: value == "auto" or rules.whole(1, most=rules.LARGEST).accepts(value),
+    lambda value: value == "auto" or rules.whole(1).accepts(value),
     '"auto" (for each group what runs fast) or a whole number of at least 1',
     ("auto",),
 )
@@ -37,12 +37,12 @@ NEAR = 0.05
 """By which share of a group a width that was asked for may be missed for the sake of its multiple."""
 
 _RULES = {
-    "min_units": rules.whole(1, most=rules.LARGEST),
+    "min_units": rules.whole(1),
     "multiple": MULTIPLE,
-    "parts": rules.whole(0, most=rules.LARGEST),
+    "parts": rules.whole(0),
     "by_group": rules.Rule(lambda value: _are_multiples(value), "pairs of a group and a whole number of at least 1"),
     "source": rules.text("a text"),
-    "halvings": rules.whole(0, most=rules.LARGEST),
+    "halvings": rules.whole(0),
 }
 
 
@@ -132,7 +132,7 @@ def _groups(count: int) -> str:
 def _are_multiples(value: object) -> bool:
     if not isinstance(value, list | tuple):
         return False
-    number = rules.whole(1, most=rules.LARGEST)
+    number = rules.whole(1)
     return all(
         isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) and number.accepts(pair[1])
         for pair in cast("Sequence[Sequence[object]]", value)

@@ -26,7 +26,7 @@ COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
 
-_COUNT, _SEED = rules.whole(1, "images"), rules.SEED
+_COUNT = rules.whole(1, "images")
 _NAMED = rules.optional(
     rules.Rule(
         lambda value: isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value),
@@ -213,7 +213,7 @@ def load_calibration(
     """
     rules.refuse(
         ("count", count, _COUNT),
-        ("seed", seed, _SEED),
+        ("seed", seed, rules.SEED),
         ("mean", mean, _NAMED),
         ("std", std, _NAMED),
         ("image_size", image_size, _SIDE),

@@ -96,6 +96,7 @@ class Data:
 
         Raises:
             DataError: if a setting is unknown or out of range.
+            SettingError: if the seed is out of range.
         """
         place = _indexed(torch.device("cpu" if device is None else device))
         return self.source.batches(Order(split, batch_size, augment, shuffle, seed, place, rank, world))

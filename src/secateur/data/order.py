@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from secateur import rules
 from secateur.errors import DataError, nearest
 
 Split = Literal["train", "val", "test"]
@@ -32,6 +33,7 @@ class Order:
 
     Raises:
         DataError: if a setting is unknown or out of range.
+        SettingError: if the seed is out of range.
     """
 
     split: Split
@@ -45,11 +47,10 @@ class Order:
 
     def __post_init__(self) -> None:
         known_split(self.split)
+        rules.refuse(("seed", self.seed, rules.whole(0)))
         if self.augment not in AUGMENTS:
             known = ", ".join(AUGMENTS)
             raise DataError(f"unknown augmentation '{self.augment}'{nearest(self.augment, AUGMENTS)}; known: {known}")
-        if not 0 <= self.seed < 2**63:
-            raise DataError(f"the seed of a pass must be at least 0 and below 2**63, not {self.seed}")
         if self.batch_size < 1:
             raise DataError(f"the batch size must be at least 1, not {self.batch_size}")
         if not 0 <= self.rank < self.world:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur import rules
 from secateur.errors import DataError
 
 
@@ -24,6 +25,7 @@ def holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]
 
     Raises:
         DataError: if the fraction is out of range or there are too few images to hold any out.
+        SettingError: if the seed is out of range.
     """
     if not 0.0 < fraction < 1.0:
         raise DataError(f"the fraction of images to hold out must lie strictly between 0 and 1, not {fraction}")
@@ -34,8 +36,7 @@ def holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]
             f"{len(labels)} images of {int((counts > 0).sum())} classes are too few to hold out any: "
             "every class needs at least two images, or give a validation set of your own"
         )
-    rng = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=rng)
+    order = mixed(len(labels), seed)
     by_label = torch.argsort(labels[order], stable=True)
     first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     rank = torch.empty_like(order)  # how many images of its own label come before each one
@@ -45,7 +46,12 @@ def holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]
 
 
 def mixed(size: int, seed: int) -> Tensor:
-    """Return the positions 0..size-1 in a seeded random order, for images that need no holding out."""
+    """Return the positions 0..size-1 in a seeded random order, for images that need no holding out.
+
+    Raises:
+        SettingError: if the seed is out of range.
+    """
+    rules.refuse(("seed", seed, rules.SEED))
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 

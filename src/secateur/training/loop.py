@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from secateur.data import Data
 
 
-_SEED = rules.whole(0, most=2**63 - 1)  # a run adds the number of a round to its own
 _TURN = threading.RLock()
 
 
@@ -83,7 +82,7 @@ def fit(
         One row per epoch (of earlier, interrupted runs too), and the speed settings used.
 
     Raises:
-        SettingError: if the seed is negative.
+        SettingError: if the seed is out of range.
         DataError: if the data knows no such augmentation, or cannot be divided into such batches.
         ModelError: if the network, or the teacher, does not score the classes of the data.
         TrainingError: if there is nothing to train, the device or the teacher is missing, the checkpoint
@@ -114,7 +113,7 @@ def fit(
 
 
 def _check(model: nn.Module, data: Data, settings: Settings, teacher: nn.Module | None, seed: int) -> None:
-    rules.refuse(("seed", seed, _SEED))
+    rules.refuse(("seed", seed, rules.whole(0)))
     if settings.distill and teacher is None:
         raise TrainingError(f"'distill' is {settings.distill} but there is no teacher; give one, or set 'distill' to 0")
     if not any(parameter.requires_grad for parameter in model.parameters()):

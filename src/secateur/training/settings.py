@@ -137,23 +137,23 @@ _CHOICES: dict[str, Any] = {
     "compile": CompileChoice,
     "device": DeviceChoice,
 }
-_EPOCHS = rules.each(rules.whole(1, most=rules.LARGEST), "a list of rising whole numbers of at least 1")
+_EPOCHS = rules.each(rules.whole(1), "a list of rising whole numbers of at least 1")
 _RULES: dict[str, Rule] = {
-    "epochs": rules.whole(0, most=rules.LARGEST),
-    "batch_size": rules.whole(1, most=rules.LARGEST),
+    "epochs": rules.whole(0),
+    "batch_size": rules.whole(1),
     "lr": rules.number(lambda v: v > 0, "a number above 0"),
     "momentum": rules.number(lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "nesterov": rules.FLAG,
     "weight_decay": rules.number(lambda v: v >= 0, "a number of at least 0"),
     "milestones": Rule(lambda v: _EPOCHS.accepts(v) and all(a < b for a, b in itertools.pairwise(v)), _EPOCHS.wanted),
     "gamma": rules.number(lambda v: 0 < v <= 1, "a number in (0, 1]"),
-    "warmup_epochs": rules.whole(0, most=rules.LARGEST),
+    "warmup_epochs": rules.whole(0),
     "label_smoothing": rules.number(lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "augment": rules.text("the name of an augmentation", least=1),
     "distill": rules.number(lambda v: 0 <= v <= 1, "a number in [0, 1]"),
     "temperature": rules.number(lambda v: v > 0, "a number above 0"),
     "clip_grad": rules.number(lambda v: v >= 0, "a number of at least 0"),
-    "accumulate": rules.whole(1, most=rules.LARGEST),
+    "accumulate": rules.whole(1),
     "recalibrate": rules.FLAG,
     **{name: rules.one_of(choices, mark="'") for name, choices in _CHOICES.items()},
 }

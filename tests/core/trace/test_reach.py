@@ -249,6 +249,32 @@ def test_arguments_that_were_not_given_can_be_given_afterwards(more: dict[str, A
     assert verify(net, graph, plan, apply(net, graph, plan), {"x": DARK, **more}).exact
 
 
+class Joined(Net):
+    """What the other path reads has the ends and the size of what comes after it, but not the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = conv(12, 10), conv(12, 19), conv(12, 19), conv(12, 11)
+        self.more, self.joined = conv(40, 12), conv(40, 12)
+
+    def forward(self, x: Tensor, more: bool = False) -> Tensor:
+        y = self.stem(x).relu()
+        a, d = self.a(y).relu(), self.d(y).relu()
+        first = torch.cat([a, self.b(y).relu(), d], 1)
+        read = first.mean()
+        second = torch.cat([a, self.c(y).relu(), d], 1)
+        y = self.more(first) if more else self.joined(second)
+        return self.head(self.last(self.wide(y).relu()).relu().mean((2, 3))) + read
+
+
+def test_channels_with_the_ends_and_the_size_of_others_are_at_hand_too() -> None:
+    net = Joined().eval()
+    graph = trace(net, DARK)
+    plan = third(graph)
+    assert verify(net, graph, plan, apply(net, graph, plan), {"x": DARK, "more": True}).exact
+    assert [group.name for group in graph.groups] == ["wide"]
+
+
 class Gated(nn.Module):
     """What it may hand to the layer that does not run comes by name alone."""
 

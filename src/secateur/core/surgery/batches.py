@@ -89,13 +89,15 @@ def _one_by_one(thin: nn.Module, inputs: Inputs, other: Inputs, outputs: Any) ->
     if not few or len(few) != len(many):
         return False
     return all(
-        a.dim() > 0 and b.dim() > 0 and b.shape[0] == times * a.shape[0] and _agree(a, b[: a.shape[0]])
+        a.dim() > 0 and b.dim() > 0 and b.shape[0] == times * a.shape[0] and _repeats(a, b, more)
         for a, b in zip(few, many, strict=True)
     )
 
 
-def _agree(a: Tensor, b: Tensor) -> bool:
-    return relative_difference(a, b) <= TOLERANCE
+def _repeats(a: Tensor, b: Tensor, everywhere: bool) -> bool:
+    """Whether a batch begins with the outputs of fewer inputs, or consists of nothing else."""
+    blocks = b.split(len(a)) if everywhere and len(a) else (b[: len(a)],)
+    return all(relative_difference(a, block) <= TOLERANCE for block in blocks)
 
 
 def _count(inputs: Inputs) -> int:

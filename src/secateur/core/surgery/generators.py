@@ -32,11 +32,11 @@ class Source:
     extremes: Callable[[], Sequence[Any]] = tuple
 
 
-def common(model: nn.Module) -> list[Source]:
+def common() -> list[Source]:
     """Return the generators of the whole process that a forward may draw from."""
-    places = {p.device for p in model.parameters() if p.device.type == "cuda" and torch.cuda.is_initialized()}
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
     everywhere = [_python(random), _numpy(np.random), _torch(torch.default_generator)]
-    return everywhere + [_cuda(place) for place in places]
+    return everywhere + [_cuda(torch.device("cuda", index)) for index in cuda]
 
 
 def held(model: nn.Module) -> list[Source]:

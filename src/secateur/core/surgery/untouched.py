@@ -7,18 +7,17 @@ its inputs. All of that is the network's own affair when its owner runs it, and 
 from __future__ import annotations
 
 import copy
-import random
+import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
-from secateur.core.surgery.generators import held
+from secateur.core.surgery.generators import common, held
 from secateur.core.together import Together
 from secateur.errors import ModelError, first_line
 
@@ -45,21 +44,34 @@ def unseen() -> Generator[None]:
 
 
 @contextmanager
-def _randomness() -> Generator[None]:
-    drawn, numbers, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+def _put_back() -> Generator[None]:
+    with unseen():
+        states = [(source, source.get()) for source in common()]
     try:
         yield
     finally:
-        torch.set_rng_state(drawn)
-        np.random.set_state(numbers)
-        random.setstate(python)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        with unseen():
+            for source, state in states:
+                source.put(state)
 
 
-randomness = Together(_randomness)
-"""A context that puts the random states of torch, numpy and Python back afterwards."""
+_together = Together(_put_back)
+_here = threading.local()  # whether this thread is inside
+
+
+@contextmanager
+def randomness() -> Generator[None]:
+    """Put the random states of torch, numpy and Python back afterwards, where a block is inside another one too.
+
+    Of blocks of several threads that overlap, the last one puts back what the first one found.
+    """
+    inside = getattr(_here, "inside", False)
+    with _put_back() if inside else _together():
+        _here.inside = True
+        try:
+            yield
+        finally:
+            _here.inside = inside
 
 
 @contextmanager

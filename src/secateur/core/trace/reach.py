@@ -130,7 +130,7 @@ class _AtHand:
 
     def met_by(self, entry: Unreached) -> list[Tensor]:
         """Return the labels that a layer which was not run could meet."""
-        met: dict[tuple[int, ...], Tensor] = {}
+        met: dict[bytes, Tensor] = {}
         for caller in entry.callers if entry.sizes else ():
             heard = self._heard[caller]
             sizes = {size for shape, _ in heard for size in (*shape[1:], _whole(shape))}
@@ -140,7 +140,7 @@ class _AtHand:
                     widths = {_whole(shape), *(layer.shape[d] for d in L.varying(layer))}
                     if not known or any(_fits(width, entry, sizes) for width in widths):
                         atoms = torch.unique(layer)
-                        met[int(atoms[0]), int(atoms[-1]), len(atoms)] = atoms
+                        met[atoms.numpy().tobytes()] = atoms
         return list(met.values())
 
 

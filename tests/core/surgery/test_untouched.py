@@ -1,0 +1,94 @@
+"""Random states are put back by every block, inside another one and beside those of other threads too."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.core.plan import DropUnits, Plan
+from secateur.core.surgery import apply, run, verify
+from secateur.core.surgery.untouched import randomness, untouched
+from secateur.core.trace import trace
+
+DRAWS: dict[str, Callable[[], float]] = {
+    "torch": lambda: float(torch.rand(())),
+    "numpy": lambda: float(np.random.rand()),
+    "python": random.random,
+}
+
+
+class Noisy(nn.Module):
+    """Adds random numbers to what it computes."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.draw, self.wide, self.head = draw, nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.wide(x).relu()) + self.draw()
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("around", [nullcontext, randomness, lambda: untouched(nn.Linear(1, 1))])
+def test_a_network_that_draws_runs_alike_inside_another_block(
+    around: Callable[[], nullcontext[None]], draw: Callable[[], float]
+) -> None:
+    torch.manual_seed(0)
+    net, inputs = Noisy(draw).eval(), torch.ones(2, 3)
+    graph = trace(net, inputs)
+    plan = Plan((DropUnits("wide", (0, 1)),))
+    with around():
+        draw()
+        assert torch.equal(run(net, inputs), run(net, inputs))
+        assert verify(net, graph, plan, apply(net, graph, plan), inputs).exact
+
+
+def _interrupted(draw: Callable[[], float]) -> None:
+    draw()
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_blocks_of_one_thread_put_back_one_after_the_other(draw: Callable[[], float]) -> None:
+    with randomness():
+        expected = [draw(), draw(), draw()]
+    with randomness():
+        assert draw() == expected[0]
+        with randomness():
+            assert draw() == expected[1]
+            with pytest.raises(KeyboardInterrupt), randomness():
+                _interrupted(draw)
+            assert draw() == expected[2]
+        assert draw() == expected[1]
+    assert draw() == expected[0]
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_of_two_threads_the_last_puts_back_what_the_first_found(draw: Callable[[], float]) -> None:
+    with randomness():
+        expected = draw()
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with randomness():
+            draw()
+            entered.set()
+            left.wait(60)
+
+    thread = threading.Thread(target=other)
+    with randomness():
+        draw()
+        thread.start()
+        assert entered.wait(60)
+        with randomness():
+            draw()
+    left.set()
+    thread.join()
+    assert draw() == expected
