@@ -19,6 +19,7 @@ from secateur.core.surgery import apply, tensors_in
 from secateur.core.trace import trace
 from secateur.errors import ModelError
 from secateur.reconstruction import error_curves, refit
+from secateur.reconstruction.passes import laid_out
 from secateur.reconstruction.sites import sites
 
 
@@ -250,3 +251,41 @@ def test_a_layer_whose_input_changes_too_late_to_know_of_it_is_left_alone() -> N
     assert "outer" not in changed
     assert "side" in changed
     assert after < 0.5 * before
+
+
+def viewed(net: Net, x: Tensor) -> Tensor:
+    y = x + net.branch(x)
+    return net.head(F.relu(y).view(len(y), -1).view(len(y), -1, 64).mean(2))
+
+
+def by_memory(net: Net, x: Tensor) -> Tensor:
+    y = x + net.branch(x)
+    return net.end(y.as_strided((len(y), y.shape[1], 8, 8), (64 * y.shape[1], 64, 8, 1)))
+
+
+def drawn(net: Net, x: Tensor) -> Tensor:
+    return net.end(x + net.branch(x) + 0.01 * torch.randn_like(x))
+
+
+@pytest.mark.parametrize(("how", "beside"), [(plain, True), (drawn, False), (viewed, False), (by_memory, False)])
+def test_channels_lie_side_by_side_where_that_changes_nothing(how: Callable[[Net, Tensor], object], beside: bool):
+    net, batches = Net(how).train(), [images(4), images(2)]
+    before = torch.get_rng_state()
+    found = laid_out(net, batches)
+    assert [it.is_contiguous(memory_format=torch.channels_last) for it in found if isinstance(it, Tensor)] == [
+        beside
+    ] * 2
+    assert all(torch.equal(it, batch) for it, batch in zip(found, batches, strict=True) if isinstance(it, Tensor))
+    assert net.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_networks_that_expect_their_own_order_are_fitted_in_it():
+    dense, example = Net(viewed).eval(), images()
+    graph, plan, thin = cut(dense, example[:2])
+    start = error(thin, dense, example)
+    assert refit(dense, thin, graph, plan, [example[:30], example[30:]])
+    assert error(thin, dense, example) < start / 2
+    curves = error_curves(dense, graph, [example])
+    others = error_curves(Net(plain).eval(), graph, [example])  # the same layers, and their channels side by side
+    assert [curve.order for curve in curves] == [curve.order for curve in others]

@@ -15,12 +15,12 @@ from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Group
 from secateur.core.surgery import Inputs
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import device_of, moved, part
+from secateur.measure.forward import part
 from secateur.reconstruction import rows
 from secateur.reconstruction.contribution import contributions
 from secateur.reconstruction.elimination import FEW, Reader, best_choices, eliminate
 from secateur.reconstruction.least_squares import Moments, inverted, ridged
-from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful
+from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, laid_out
 from secateur.reconstruction.reading import columns, evened, readers, units_read
 from secateur.reconstruction.room import Room, memory, room, warn_of_little
 from secateur.reconstruction.sites import PAIR, Place, Site, norm_scale, sites
@@ -151,8 +151,7 @@ def error_curves(
     Raises:
         ModelError: if the network does not run on the images.
     """
-    device = device_of(model)
-    batches = [moved(batch, device) for batch in batches]
+    batches = laid_out(model, batches)
     reading = readers(graph)
     all_readers = {layer for layers in reading.values() for layer in layers}
     known = [site for site in sites(model, part(batches[0], PAIR)) if site.layer in all_readers]

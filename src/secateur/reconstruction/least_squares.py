@@ -28,6 +28,7 @@ DEAD = 1e-6
 _EXACT = 600  # columns up to which products are summed up in float64
 _SLOW = 1500  # columns beyond which not all pulls are tried
 _SLABS = 4  # of columns, in which wider products are made
+_ROWS = 16384  # that are copied at a time
 
 
 @dataclass
@@ -40,20 +41,28 @@ class Moments:
     rows: int
 
     @staticmethod
-    def of(inputs: Tensor, missing: Tensor) -> Moments:
-        """Sum up rows.
+    def of(inputs: Tensor, missing: Tensor, chosen: Tensor | None = None) -> Moments:
+        """Sum up rows, some thousands at a time, so that copies of them take little memory.
 
         Args:
             inputs: (groups, rows, columns).
             missing: (groups, rows, outputs of a group).
+            chosen: which rows, (rows,) int64; None: all.
         """
-        exact = inputs.shape[2] <= _EXACT and inputs.device.type != "mps"  # which has no float64
+        groups, count, wide = inputs.shape
+        exact = wide <= _EXACT and inputs.device.type != "mps"  # which has no float64
         kind = torch.float64 if exact else torch.float32
-        x, e = inputs.to(kind), missing.to(kind)
-        turned = x.transpose(1, 2)
-        squares = e.square().sum(1).cpu().double()
-        square = turned @ x if inputs.shape[2] <= _EXACT else _symmetric(x)
-        return Moments(square.cpu().double(), (turned @ e).cpu().double(), squares, inputs.shape[1])
+        square = inputs.new_zeros(groups, wide, wide, dtype=kind)
+        product = inputs.new_zeros(groups, wide, missing.shape[2], dtype=kind)
+        squares = product.new_zeros(groups, missing.shape[2])
+        rows = torch.arange(count, device=inputs.device) if chosen is None else chosen
+        for some in rows.split(_ROWS):
+            x, e = inputs[:, some].to(kind), missing[:, some].to(kind)
+            product.baddbmm_(x.transpose(1, 2), e)
+            squares += e.square().sum(1)
+            _add_square(square, x)
+        _mirror(square)
+        return Moments(square.cpu().double(), product.cpu().double(), squares.cpu().double(), len(rows))
 
     def add(self, other: Moments) -> None:
         """Add the sums of other rows."""
@@ -68,15 +77,21 @@ class Moments:
         return float(left.clamp(min=0).sum())
 
 
-def _symmetric(x: Tensor) -> Tensor:
-    """Return ``x'x``, ``(groups, columns, columns)``, of which only the lower half and some blocks are computed."""
-    wide = x.shape[2]
-    square = x.new_empty(len(x), wide, wide)
-    edges = [wide * part // _SLABS for part in range(_SLABS + 1)]
-    for start, end in pairwise(edges):
-        torch.bmm(x[:, :, start:].transpose(1, 2), x[:, :, start:end], out=square[:, start:, start:end])
+def _edges(wide: int) -> list[tuple[int, int]]:
+    slabs = 1 if wide <= _EXACT else _SLABS
+    return list(pairwise(wide * part // slabs for part in range(slabs + 1)))
+
+
+def _add_square(square: Tensor, x: Tensor) -> None:
+    """Add ``x'x`` to the lower half of ``square``, ``(groups, columns, columns)``, and to some blocks above it."""
+    for start, end in _edges(x.shape[2]):
+        square[:, start:, start:end].baddbmm_(x[:, :, start:].transpose(1, 2), x[:, :, start:end])
+
+
+def _mirror(square: Tensor) -> None:
+    """Fill what ``_add_square`` has left out."""
+    for start, end in _edges(square.shape[2]):
         square[:, start:end, end:] = square[:, end:, start:end].transpose(1, 2)
-    return square
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +147,7 @@ class Fit:
             self.missing.append(missing.float().cpu())
             self.apart.append(apart.cpu())
             return
-        known, held = (Moments.of(inputs[:, chosen], missing[:, chosen]) for chosen in (~apart, apart))
+        known, held = (Moments.of(inputs, missing, rows.nonzero().flatten()) for rows in (~apart, apart))
         if self.known is None or self.held is None:
             self.known, self.held = known, held
         else:
@@ -192,10 +207,10 @@ def solved(moments: Moments, strength: float, free: Tensor | None = None) -> Ten
     pulled = ridged(moments.square, strength)
     if free is not None:
         return _masked(pulled, moments.product, free)
-    factor, info = torch.linalg.cholesky_ex(pulled)
+    torch.linalg.cholesky_ex(pulled, out=(pulled, info := torch.empty(0, dtype=torch.int32)))
     if bool((info > 0).any()):
         return None
-    change = torch.cholesky_solve(moments.product, factor)
+    change = torch.cholesky_solve(moments.product, pulled)
     return change if bool(change.isfinite().all()) else None
 
 
@@ -206,7 +221,9 @@ def ridged(square: Tensor, strength: float) -> Tensor:
     """
     own = square.diagonal(dim1=1, dim2=2)
     floor = DEAD * own.mean(1, keepdim=True)
-    return square + torch.diag_embed(strength * torch.where(floor > 0, torch.maximum(own, floor), torch.ones_like(own)))
+    pulled = square.clone()  # one copy and no other matrix: of wide layers they are large
+    pulled.diagonal(dim1=1, dim2=2).add_(torch.where(floor > 0, torch.maximum(own, floor), 1.0), alpha=strength)
+    return pulled
 
 
 def inverted(square: Tensor) -> Tensor:
@@ -216,7 +233,9 @@ def inverted(square: Tensor) -> Tensor:
     """
     by = torch.zeros_like(square.diagonal(dim1=1, dim2=2))
     for power in range(-12, 1):
-        factor, failed = torch.linalg.cholesky_ex(square + torch.diag_embed(by))
+        raised = square.clone()
+        raised.diagonal(dim1=1, dim2=2).add_(by)
+        factor, failed = torch.linalg.cholesky_ex(raised, out=(raised, torch.empty(0, dtype=torch.int32)))
         if not bool((failed > 0).any()):
             break
         own = square.diagonal(dim1=1, dim2=2).abs()

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.literals import call_name
-from secateur.core.surgery import Inputs
+from secateur.core.surgery import Inputs, run
+from secateur.core.surgery.forward import tensors_in
 from secateur.errors import BranchingError, ModelError
-from secateur.measure.forward import in_eval_mode, joined, part
+from secateur.measure.forward import device_of, in_eval_mode, joined, moved, part
 from secateur.reconstruction.lockstep import Lockstep, Runner
-from secateur.reconstruction.sites import ADDITIONS, Place, Site, Trail, hooked
+from secateur.reconstruction.sites import ADDITIONS, PAIR, Place, Site, Trail, hooked
 
 ONE = slice(0, 1)
 
@@ -142,6 +143,31 @@ class Passes:
                 runner.pause(Arrival(place, result, runner.number))
 
 
+def laid_out(model: nn.Module, batches: Sequence[Inputs]) -> list[Inputs]:
+    """Return the batches on the device of the network, on a processor with the channels of each pixel side by side.
+
+    Convolutions of processors are faster so (a third for ResNet-20, 44 % for MobileNetV2), but some forwards expect
+    the other order: then, or if anything else comes out of two images, it is left.
+
+    Args:
+        model: the network, run in evaluation mode.
+        batches: what its forward takes.
+    """
+    device = device_of(model)
+    there = [moved(batch, device) for batch in batches]
+    if device.type != "cpu":
+        return there
+    pair = part(there[0], PAIR)
+    try:
+        made, again = (
+            dict(enumerate(tensors_in(run(model, inputs))))
+            for inputs in (pair, moved(pair, device, torch.channels_last))
+        )
+    except ModelError:  # if it is the images themselves, the passes over them say so
+        return there
+    return [moved(batch, device, torch.channels_last) for batch in there] if _alike(made, again) else there
+
+
 def joined_if_stateful(model: nn.Module, found: Sequence[Site], batches: Sequence[Inputs]) -> Sequence[Inputs]:
     """Return the batches, all in one if the network keeps in itself what another pass would overwrite.
 
@@ -192,7 +218,7 @@ def _outputs(model: nn.Module, found: Sequence[Site], batches: Sequence[Inputs])
     return made
 
 
-def _alike(some: Mapping[str | Place, Tensor], others: Mapping[str | Place, Tensor]) -> bool:
+def _alike(some: Mapping[Any, Tensor], others: Mapping[Any, Tensor]) -> bool:
     return all(
         where in others
         and made.shape == others[where].shape

@@ -13,11 +13,11 @@ from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import device_of, moved, part
+from secateur.measure.forward import part
 from secateur.reconstruction import rows
 from secateur.reconstruction.layer import Fitted, can_fit, masks
 from secateur.reconstruction.least_squares import Fit
-from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, parted
+from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, laid_out, parted
 from secateur.reconstruction.room import Memory, memory, room, warn_of_little
 from secateur.reconstruction.sites import PAIR, Place, Site, sites, together
 
@@ -189,8 +189,7 @@ def refit(
     Raises:
         ModelError: if one of the networks does not run on the images.
     """
-    device = device_of(dense)
-    batches = [moved(batch, device) for batch in batches]
+    batches = laid_out(dense, batches)
     found = [site for site in sites(dense, part(batches[0], PAIR)) if _there(thin, site)]
     batches = joined_if_stateful(dense, found, batches)
     summed = frozenset(site.layer for site in found if site.add is not None)
