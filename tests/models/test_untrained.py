@@ -87,6 +87,25 @@ def test_one_fresh_norm_among_trained_layers_is_no_sign() -> None:
     assert not is_untrained(net)
 
 
+def small(scale: float = 1.0) -> nn.Sequential:
+    net = nn.Sequential(*[nn.Conv2d(3, 3, 2) for _ in range(8)], nn.Flatten(), nn.Linear(3, 4))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(scale)
+    return net
+
+
+def test_small_layers_say_something_together_only() -> None:
+    torch.manual_seed(1)
+    assert is_untrained(small())
+    assert not is_untrained(small(0.7))  # within torch's bounds, as after training with weight decay
+    assert not is_untrained(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 3)))
+    blank = small(0.5)
+    for layer in [blank[-1], *blank[:8]]:
+        nn.init.zeros_(layer.bias)
+    assert not is_untrained(blank)
+
+
 def test_norms_without_statistics_are_no_sign() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, track_running_stats=False))
     assert not is_untrained(net)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from secateur.errors import ArtifactError, ModelError, SettingError
-from secateur.search.bayes import Outcome, Point, Tried, best, minimise, random_points, uniform
+from secateur.search.bayes import Outcome, Point, Tried, best, minimise, random_points, read, uniform
 from secateur.search.journal import Journal
 
 BOX = [(0.0, 1.0), (0.0, 2.0)]
@@ -68,7 +68,7 @@ def test_killed_at_any_trial_it_finds_the_same(tmp_path: Path, batch: int) -> No
                 left[0] -= 1
                 yield outcome
 
-        journal = Journal(path)
+        journal = Journal(path, read)
         with pytest.raises(Killed):
             minimise(dying, BOX, trials=9, starts=4, batch=batch, first=[(0.5, 0.5)], seed=3, journal=journal)
         with path.open("a") as file:
@@ -80,7 +80,7 @@ def test_killed_at_any_trial_it_finds_the_same(tmp_path: Path, batch: int) -> No
             yield from bowl(points)
 
         again = minimise(
-            counting, BOX, trials=9, starts=4, batch=batch, first=[(0.5, 0.5)], seed=3, journal=Journal(path)
+            counting, BOX, trials=9, starts=4, batch=batch, first=[(0.5, 0.5)], seed=3, journal=Journal(path, read)
         )
         assert again == whole
         assert len(seen) == 9 - stop
@@ -94,17 +94,32 @@ def test_random_starts_do_not_depend_on_their_number() -> None:
     assert all(low <= x <= high for t in many for x, (low, high) in zip(t.point, BOX, strict=True))
 
 
+def test_what_no_search_has_noted_is_found_out_again(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+
+    def found() -> list[Tried]:
+        return minimise(lambda points: (Outcome(x, y) for x, y in points), BOX, trials=3, journal=Journal(path, read))
+
+    whole = found()
+    noted = path.read_text()
+    for wrong in ('{"number": 1}', '{"number": 1, "point": [0, "x"], "outcome": {}}', '{"number": 1, "point": 1}'):
+        path.write_text(f"{wrong}\n{noted.splitlines()[2]}\n")
+        assert found() == whole
+    path.write_text(noted.replace('"excess": 0', '"excess": "x'))
+    assert found() == whole
+
+
 def test_nan_never_wins_and_nan_everywhere_is_refused(tmp_path: Path) -> None:
     def patchy(points: Sequence[Point]) -> Iterator[Outcome]:
         for x, y in points:
             yield Outcome(math.nan if x < 0.5 else y)
 
-    journal = Journal(tmp_path / "j.jsonl")
+    journal = Journal(tmp_path / "j.jsonl", read)
     tried = minimise(patchy, BOX, trials=8, starts=8, seed=0, journal=journal)
     winner = best(tried)
     assert winner is not None
     assert winner.point[0] >= 0.5
-    again = minimise(patchy, BOX, trials=8, starts=8, seed=0, journal=Journal(tmp_path / "j.jsonl"))
+    again = minimise(patchy, BOX, trials=8, starts=8, seed=0, journal=Journal(tmp_path / "j.jsonl", read))
     assert [t.feasible for t in again] == [t.feasible for t in tried]
     assert not all(t.feasible for t in tried)
     with pytest.raises(ModelError, match="none of 4 candidates gave a finite objective"):
@@ -147,7 +162,7 @@ def test_optuna_keeps_its_voice() -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="choose another folder"):
-        Journal(tmp_path / "file" / "j.jsonl")
+        Journal(tmp_path / "file" / "j.jsonl", read)
 
 
 def test_uniform_points_differ() -> None:

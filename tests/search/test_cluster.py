@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,6 +85,15 @@ def test_the_work_of_a_lost_worker_is_done_again(ray: Any, tmp_path: Path, monke
 
 
 def test_without_ray_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingError, match=r'pip install "secateur\[ray\]"'):
         best_of(NET, GRAPH, plans(2), held(), ray="local")
+
+
+def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(SettingError, match=r"no Ray cluster answers at 'nowhere:1' \(ConnectionError\); check"):
+        best_of(NET, GRAPH, plans(2), held(), ray="nowhere:1")

@@ -122,6 +122,9 @@ def test_a_measurement_that_goes_on_runs_the_rest_as_before(
         whole = curves(net, graph, scores(graph), held)
         with pytest.raises(KilledError):
             curves(net, graph, scores(graph), held, work=tmp_path, tell=kill)
+    (file,) = tmp_path.iterdir()
+    with file.open("a") as lines:  # what nobody measured is measured anew
+        lines.write('{"number": 2, "points": [[0.1, 0.5]], "ways": {"thin": 3}}\n{"number": 3, "points": 4}\n')
     used: list[object] = []
     use = runners.Bench.use
     monkeypatch.setattr(runners.Bench, "use", lambda self, ways: (used.append(ways), use(self, ways))[1])

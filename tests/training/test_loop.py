@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur.core.shaper import Shaper
-from secateur.errors import ModelError, SettingError, TrainingError
+from secateur.errors import ArtifactError, ModelError, SettingError, TrainingError
 from secateur.events import Event
 from secateur.training import History, Row, Settings, Speed, fit
 
@@ -310,6 +313,40 @@ def test_a_killed_training_goes_on_as_if_nothing_happened(
 
 def without_time(row: Row) -> tuple[object, ...]:
     return row.epoch, row.train_loss, row.train_accuracy, row.val_loss, row.val_accuracy, row.lr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("speed", {"precision": "fp8"}),
+        ("speed", {"speed": "on"}),
+        ("speed", 1),
+        ("rows", [{"epoch": 1}]),
+        ("optimizer", {}),
+        ("steps", None),
+    ],
+)
+def test_what_no_training_has_written_is_refused_and_changes_nothing(
+    name: str, value: object, tmp_path: Path, toy: Any, net: Net, plain: Plain
+) -> None:
+    path, settings = tmp_path / "checkpoint", plain(epochs=1, precision="auto")
+    fit(net(0), toy, settings, checkpoint=path)
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["secateur.training"])
+    save_file(load_file(path), path, metadata={"secateur.training": json.dumps({**facts, name: value})})
+    model = net(0)
+    with pytest.raises(TrainingError, match=r"damaged or no training checkpoint.*; delete it"):
+        fit(model, toy, settings, checkpoint=path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), net(0).parameters(), strict=True))
+
+
+def test_a_damaged_history_is_one_sentence(toy: Any, net: Net, plain: Plain) -> None:
+    values = fit(net(0), toy, plain(epochs=1)).to_dict()
+    for wrong in ({}, {**values, "speed": {"precision": "fp8"}}, {**values, "speed": None}, {**values, "rows": [{}]}):
+        with pytest.raises(ArtifactError, match="the stored history is damaged"):
+            History.from_dict(wrong)
+    with pytest.raises(SettingError, match="'compile' must be one of on, off, not 'maybe'"):
+        Speed(compile="maybe")
 
 
 def test_a_foreign_checkpoint_changes_nothing(tmp_path: Path, toy: Any, net: Net, plain: Plain) -> None:

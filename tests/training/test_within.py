@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur.core.surgery import Hold
@@ -18,6 +21,7 @@ from secateur.training.lesson import Judgement
 from secateur.training.lessons import FEWEST, FINE_TUNING, IMITATING, Imitation, Labelled
 from secateur.training.optimizers import lasting
 from secateur.training.settings import Settings
+from secateur.training.share import number_of
 from secateur.training.within import within
 
 Net = Callable[..., nn.Module]
@@ -154,6 +158,14 @@ def test_no_step_is_taken_where_there_is_no_time_for_one(net: Net) -> None:
 def test_batches_whose_gradients_are_averaged_are_one_step(net: Net) -> None:
     taught = within(net(), Fixed([1.0], Settings(accumulate=4, device="cpu")), 40, now=Ticks())
     assert taught.steps == int(4 * taught.passes) // 4
+    plain = Settings(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant", device="cpu")
+    model, alone = net().eval(), net().eval()  # dropout draws nothing
+    taught = within(model, Fixed([1.0, 0.5], replace(plain, accumulate=4), passes=1), 1000, now=Ticks())
+    assert (taught.steps, taught.selected) == (1, 1)
+    losses = [alone(batch).square().mean() for batch in Fixed([]).batches(number_of(0, 1))]
+    torch.stack(losses).mean().backward()
+    for own, parameter in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(own, parameter - 0.1 * parameter.grad)
 
 
 def test_zeros_stay_zero(net: Net) -> None:
@@ -173,12 +185,18 @@ def test_after_a_kill_it_goes_on_with_the_time_that_is_left(pair: tuple[nn.Modul
     file, first = tmp_path / "minutes.ckpt", copy.deepcopy(thin)
     with pytest.raises(KeyboardInterrupt):
         within(first, Imitation(dense, pictures(), "x"), 100, used=7, checkpoint=file, now=Ticks(kill=60))
+    with safe_open(file, framework="pt") as opened:
+        noted = json.loads(opened.metadata()["secateur.training"])
     heard: list[Event] = []
     again, clock = copy.deepcopy(thin), Ticks()
     taught = within(again, Imitation(dense, pictures(), "x"), 100, checkpoint=file, now=clock, tell=heard.append)
     assert [event.text for event in heard if "going on" in event.text]
     assert taught.begun == 7
     assert taught.seconds <= 100
+    assert noted["steps"] > 0
+    assert taught.steps > noted["steps"]
+    assert f"going on after step {noted['steps']}, " in heard[0].text
+    assert taught.after.loss < noted["best"]["loss"] < taught.before.loss
     assert clock.seconds < 70
     alone = within(copy.deepcopy(thin), Imitation(dense, pictures(), "x"), 100, used=7, now=Ticks())
     assert taught.before == alone.before
@@ -207,7 +225,14 @@ def test_checkpoints_of_other_trainings_and_damaged_ones_are_refused(net: Net, t
     within(net(), Fixed([1.0]), 20, checkpoint=file, now=Ticks())
     with pytest.raises(TrainingError, match="belongs to another training"):
         within(net(), Fixed([1.0]), 20, checkpoint=file, seed=1, now=Ticks())
-    file.write_bytes(file.read_bytes()[:50])
+    whole = file.read_bytes()
+    with safe_open(file, framework="pt") as opened:
+        facts = json.loads(opened.metadata()["secateur.training"])
+    for name, value in (("before", {}), ("used", "x"), ("at", None), ("optimizer", 1)):
+        save_file(load_file(file), file, metadata={"secateur.training": json.dumps({**facts, name: value})})
+        with pytest.raises(TrainingError, match="damaged or no training checkpoint"):
+            within(net(), Fixed([1.0]), 20, checkpoint=file, now=Ticks())
+    file.write_bytes(whole[:50])
     with pytest.raises(TrainingError, match="damaged or no training checkpoint"):
         within(net(), Fixed([1.0]), 20, checkpoint=file, now=Ticks())
 
@@ -282,17 +307,19 @@ def test_inputs_and_outputs_may_have_any_structure() -> None:
 
 def test_labels_teach_as_the_settings_say_and_validation_images_judge(toy, net: Net, plain) -> None:
     model = net()
-    taught = within(model, Labelled(toy, plain(epochs=5), net(1), 0), 1000, now=Ticks())
+    taught = within(model, Labelled(toy, plain(epochs=5), net(1)), 1000, now=Ticks())
     assert (taught.ended, taught.passes) == ("passes", 5.0)
     assert taught.before.accuracy is not None
     assert taught.after.accuracy is not None
-    assert not taught.before.better_than(taught.after)
+    assert taught.after.better_than(taught.before)
+    assert taught.selected > 0
     assert {call["split"] for call in toy.asked} == {"train", "val"}
     assert {call["batch_size"] for call in toy.asked} == {16}
-    assert Labelled(toy, None, net(1), 0).settings == FINE_TUNING
-    assert Labelled(toy, None, net(1), 0).passes is None
-    assert Labelled(toy, plain(distill=0.5), net(1), 0).teacher is not None
-    assert Labelled(toy, plain(), net(1), 0).teacher is None
+    assert sum(call["split"] == "train" for call in toy.asked) == 1 + 5 + 1  # counted, passed through, and begun anew
+    assert Labelled(toy, None, net(1)).settings == FINE_TUNING
+    assert Labelled(toy, None, net(1)).passes is None
+    assert Labelled(toy, plain(distill=0.5), net(1)).teacher is not None
+    assert Labelled(toy, plain(), net(1)).teacher is None
 
 
 def test_the_schedule_is_laid_over_the_share_that_is_over() -> None:

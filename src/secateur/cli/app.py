@@ -15,7 +15,7 @@ import typer.core
 from secateur import reading
 from secateur.cli import bench, command, compare, network, plan, prune, sensitivity, show
 from secateur.cli.ending import Terminated, ending_well
-from secateur.errors import SecateurError, nearest, visible
+from secateur.errors import SecateurError, nearest
 
 DEBUG = "SECATEUR_DEBUG"
 
@@ -56,7 +56,7 @@ class Program(typer.core.TyperGroup):
         except Exception as error:
             if hasattr(error, "exit_code") or (isinstance(error, OSError) and error.errno == errno.EPIPE):
                 raise  # typer's own, and a reader that has gone away
-            what = f"{type(error).__name__}: {' '.join(visible(str(error)).split())}".removesuffix(": ")
+            what = f"{type(error).__name__}: {error}".removesuffix(": ")
             if isinstance(error, OSError) and error.strerror:
                 what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
             _end(f"error: {what} (--debug shows where)", 1, debug)

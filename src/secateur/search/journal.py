@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from secateur.errors import SettingError
 from secateur.search.lines import Lines
 
 
@@ -14,18 +16,21 @@ class Journal:
 
     Args:
         path: the file; its folder is made where missing. None for memory only.
+        read: makes of an entry what is wanted; one for which it fails is found out again.
 
     Raises:
         ArtifactError: if the file cannot be written.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, read: Callable[[Mapping[str, Any]], object]) -> None:
         self._lines = Lines(path)
         self.entries: dict[int, Mapping[str, Any]] = {}
         for line in self._lines.found:
             number = line.pop("number", None)
             if type(number) is int:
-                self.entries[number] = line
+                with contextlib.suppress(LookupError, TypeError, ValueError, SettingError):
+                    read(line)
+                    self.entries[number] = line
 
     def note(self, number: int, entry: Mapping[str, Any]) -> None:
         """Add what a trial has found."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from secateur import rules
 from secateur.core.fusion import fuse, fusible
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.plan import EMPTY, Plan
@@ -33,6 +34,9 @@ class Ways:
         fused: batch norms are folded into convolutions.
         shared: what all have in common is computed once.
         channels_last: in this memory layout.
+
+    Raises:
+        SettingError: if one is neither true nor false.
     """
 
     copied: bool = True
@@ -40,6 +44,9 @@ class Ways:
     fused: bool = True
     shared: bool = True
     channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        rules.check_types(self)
 
 
 SILENCED = Ways(copied=False, thin=False, fused=False, shared=False)

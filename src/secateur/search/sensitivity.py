@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,12 +60,11 @@ def curves(
     """
     groups = [group for group in graph.free if group.name in scores]
     ladder = {group.name: points(group, scores[group.name], limits, levels) for group in groups}
-    journal = Journal(None if work is None else work / f"sensitivity-{_name(model, held, ladder)}.jsonl")
+    journal = Journal(None if work is None else work / f"sensitivity-{_name(model, held, ladder)}.jsonl", _read)
     try:
         start = _dense(model, held, journal)
         # a measurement that goes on runs the rest as it ran what is there: sums are rounded otherwise in other ways
-        noted = next((entry["ways"] for entry in journal.entries.values() if "ways" in entry), None)
-        ways = None if noted is None else Ways(**noted)
+        ways = next((ways for _, ways in map(_read, journal.entries.values()) if ways is not None), None)
         for number, group in enumerate(groups, 1):
             tell(Event("sensitivity", "measuring the sensitivity of each group", number - 1, len(groups)))
             if number not in journal.entries and ladder[group.name]:
@@ -80,8 +80,8 @@ def curves(
                 layers=tuple(group.layers),
                 size=group.size,
                 kept=(group.size, *(kept for kept, _ in ladder[group.name])),
-                loss=(start[0], *(loss for loss, _ in _read(journal, number))),
-                accuracy=(start[1], *(accuracy for _, accuracy in _read(journal, number))),
+                loss=(start[0], *(loss for loss, _ in _read(journal.entries[number])[0])),
+                accuracy=(start[1], *(accuracy for _, accuracy in _read(journal.entries[number])[0])),
             )
             for number, group in enumerate(groups, 1)
             if ladder[group.name]
@@ -100,7 +100,7 @@ def _dense(model: nn.Module, held: HeldOut, journal: Journal) -> _Point:
         if not math.isfinite(loss):
             raise ModelError("the network's class scores are not finite before anything is pruned; load sound weights")
         journal.note(0, {"points": [[loss, accuracy]]})
-    return _read(journal, 0)[0]
+    return _read(journal.entries[0])[0][0]
 
 
 def _measured(bench: Bench, plans: int, held: HeldOut) -> list[_Point]:
@@ -124,9 +124,10 @@ def _counted(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, right.sum().double()]).cpu()
 
 
-def _read(journal: Journal, number: int) -> list[_Point]:
-    points_ = journal.entries[number]["points"]
-    return [(math.inf if loss is None else float(loss), float(accuracy)) for loss, accuracy in points_]
+def _read(entry: Mapping[str, Any]) -> tuple[list[_Point], Ways | None]:
+    """Return the points of an entry, and how they were found but for the dense network's."""
+    found = [(math.inf if loss is None else float(loss), float(accuracy)) for loss, accuracy in entry["points"]]
+    return found, Ways(**entry["ways"]) if "ways" in entry else None
 
 
 def _noted(loss: float) -> float | None:

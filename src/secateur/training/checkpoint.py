@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from secateur import reading
-from secateur.errors import TrainingError
+from secateur.errors import SettingError, TrainingError
 from secateur.training.settings import Settings
 
 _KEY = "secateur.training"
@@ -52,9 +53,9 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Write the tensors of ``snapshot`` back into the model, in place."""
-    for name, tensor in tensors_of(model):
-        tensor.copy_(tensors[name])
+    """Write the tensors of ``snapshot`` back into the model, in place; all of them or, where one is missing, none."""
+    for tensor, kept in [(tensor, tensors[name]) for name, tensor in tensors_of(model)]:
+        tensor.copy_(kept)
 
 
 def write(path: Path, facts: Mapping[str, Any], **tensors: Mapping[str, Tensor]) -> None:
@@ -100,22 +101,35 @@ def read(path: Path, owner: str) -> tuple[dict[str, Any], dict[str, dict[str, Te
     if not path.exists():
         return None
     groups: dict[str, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = reading.values(file.metadata()[_KEY])
-            for key in file.keys():  # noqa: SIM118 (the file is no mapping)
-                group, name = key.split("/", 1)
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(
-            f"{path} is damaged or no training checkpoint ({error}); delete it to start afresh, or give another path"
-        ) from error
-    if facts.get("fingerprint") != owner:
-        raise TrainingError(
-            f"the checkpoint {path} belongs to another training (other settings, seed, data or network); "
-            "delete it to start afresh, or give another path"
-        )
+    with resuming(path), safe_open(path, framework="pt") as file:
+        facts: dict[str, Any] = reading.values(file.metadata()[_KEY])
+        if facts["fingerprint"] != owner:
+            raise TrainingError(
+                f"the checkpoint {path} belongs to another training (other settings, seed, data or network); "
+                "delete it to start afresh, or give another path"
+            )
+        for key in file.keys():  # noqa: SIM118 (the file is no mapping)
+            group, name = key.split("/", 1)
+            groups.setdefault(group, {})[name] = file.get_tensor(key)
     return facts, groups
+
+
+@contextmanager
+def resuming(path: str | Path | None) -> Generator[None]:
+    """Say what is wrong where a checkpoint holds what no training has written.
+
+    Raises:
+        TrainingError: instead of whatever such values lead to.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError, SettingError) as error:
+        raise TrainingError(
+            f"{path} is damaged or no training checkpoint ({reading.wrong(error)}); delete it to start afresh, or give "
+            "another path"
+        ) from error
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -91,7 +91,8 @@ class Training:
     def run(self, checkpoint: Path | None, owner: str, saved: Any) -> History:
         """Train the epochs that are not in ``saved``, which ``checkpoint.read`` returned."""
         if saved is not None:
-            self._resume(*saved)
+            with disk.resuming(checkpoint):
+                self._resume(*saved)
             self.tell(Event("train", f"going on after epoch {len(self.rows)}, from {checkpoint}"))
         elif self.settings.recalibrate:
             recalibrate(self.model, itertools.islice(self.share.plain(), _RECALIBRATION_BATCHES))
@@ -174,17 +175,17 @@ class Training:
         )
 
     def _resume(self, facts: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        disk.restore(self.model, groups["model"])
         disk.restore_optimizer(self.parts.optimizer, facts["optimizer"], groups.get("optimizer", {}))
         self.parts.schedule.load_state_dict(facts["schedule"])
         if self.accelerator.scaler is not None and facts["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         if self.parts.shaper is not None and "shaper" in groups:
             self.parts.shaper.load_state_dict(groups["shaper"])
-        self.parts.steps = facts["steps"]
+        self.parts.steps = int(facts["steps"])
         self.rows = [Row(**row) for row in facts["rows"]]
         if facts["best"]:
             self.best = facts["best"], dict(groups["best"])
+        disk.restore(self.model, groups["model"])
 
 
 def _advice(trouble: NotFiniteError, epoch: int, lr: float, checkpoint: Path | None) -> str:

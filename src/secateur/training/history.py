@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from secateur import reading, rules
+from secateur.errors import ArtifactError, SettingError
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -15,31 +18,17 @@ class Speed:
         precision: ``"float32"``, or mixed precision with ``"bf16"`` or ``"fp16"``.
         memory_format: ``"contiguous"`` or ``"channels_last"``.
         compile: ``"on"`` where the network runs through ``torch.compile``.
+
+    Raises:
+        SettingError: if a field has another word.
     """
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     compile: Literal["on", "off"] = "off"
 
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Speed:
-        """Return the speed of a mapping.
-
-        Raises:
-            ValueError: if it has other fields or words.
-        """
-        speed = Speed(**values)
-        for name, words in _WORDS.items():
-            if getattr(speed, name) not in words:
-                raise ValueError(f"'{name}' is one of {', '.join(words)}, not {getattr(speed, name)!r}")
-        return speed
-
-
-_WORDS = {
-    "precision": ("float32", "bf16", "fp16"),
-    "memory_format": ("contiguous", "channels_last"),
-    "compile": ("on", "off"),
-}
+    def __post_init__(self) -> None:
+        rules.check_types(self)
 
 
 @dataclass(frozen=True)
@@ -86,6 +75,13 @@ class History:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> History:
-        """Return the history that ``to_dict`` wrote."""
-        rows = tuple(Row(**row) for row in values["rows"])
-        return History(rows, Speed(**values["speed"]), values["selected"])
+        """Return the history that ``to_dict`` wrote.
+
+        Raises:
+            ArtifactError: if it is none.
+        """
+        try:
+            rows = tuple(Row(**row) for row in values["rows"])
+            return History(rows, Speed(**values["speed"]), values["selected"])
+        except (LookupError, TypeError, SettingError) as error:
+            raise ArtifactError(f"the stored history is damaged: {reading.wrong(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,10 @@ class Labelled:
         data: the labelled data, with validation images.
         settings: how to train; None for ``FINE_TUNING``, without end.
         teacher: the dense network, for settings that distil as well.
-        seed: of the order of the images.
     """
 
-    def __init__(self, data: Data, settings: Settings | None, teacher: nn.Module, seed: int) -> None:
-        self.data, self.seed = data, seed
+    def __init__(self, data: Data, settings: Settings | None, teacher: nn.Module) -> None:
+        self.data = data
         self.settings = settings or FINE_TUNING
         self.passes = None if settings is None else settings.epochs
         self.teacher = teacher if self.settings.distill else None
@@ -57,7 +57,8 @@ class Labelled:
 
     def open(self, model: nn.Module, accelerator: Accelerator) -> nn.Module:
         """Prepare for a network on its device; return what its gradients are taken through."""
-        self.share = Share(self.data, self.settings, self.seed, accelerator)
+        self.share = Share(self.data, self.settings, 0, accelerator)  # whose order counts for nothing
+        self.length = len(self.share.train(0))
         self.model = model
         if self.teacher is not None:
             self.teacher.eval()
@@ -66,7 +67,7 @@ class Labelled:
 
     def count(self) -> int:
         """Return the number of batches of a pass."""
-        return len(self.share.train(0))
+        return self.length
 
     def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (N, C, H, W), augmented, and labels (N,)."""
@@ -127,7 +128,7 @@ class Imitation:
 
     def count(self) -> int:
         """Return the number of batches of a pass."""
-        return len(self._split(self.kept))
+        return math.ceil(len(self.kept) / self.settings.batch_size)
 
     def batches(self, seed: int) -> Iterator[Inputs]:
         """Yield what the networks take, on the device."""

@@ -8,7 +8,7 @@ process of a multi-process training draws the same noise for the weights they sh
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -100,7 +100,7 @@ def fit(
         stack.enter_context(own_randomness(kind))
         with accelerated(kind, "float32") as accelerator:
             share = Share(data, settings, seed, accelerator)
-            speed = _speed(model, share, None if saved is None else saved[0], memory, tell)
+            speed = _speed(model, share, _saved_speed(checkpoint, saved, accelerator.device.type), memory, tell)
         accelerator = stack.enter_context(accelerated(kind, speed.precision))
         stack.enter_context(placed(model, accelerator.device, speed))
         stack.enter_context(placed(teacher if settings.distill else None, accelerator.device, speed))
@@ -155,7 +155,15 @@ def own_randomness(kind: str) -> Generator[None]:
         yield
 
 
-def _speed(model: nn.Module, share: Share, saved: Mapping[str, Any] | None, memory: Memory, tell: Tell) -> Speed:
+def _saved_speed(checkpoint: str | Path | None, saved: Any, device: str) -> Speed | None:
+    """Return the interrupted run's speed if it ran on such a device."""
+    if saved is None:
+        return None
+    with disk.resuming(checkpoint):
+        return Speed(**saved[0]["speed"]) if saved[0]["device"] == device else None
+
+
+def _speed(model: nn.Module, share: Share, saved: Speed | None, memory: Memory, tell: Tell) -> Speed:
     """Return the speed that the settings fix, else the interrupted run's, else one chosen before, else a measured one.
 
     What the clock decides is written down before the first step, or another run would train in another way.
@@ -165,10 +173,7 @@ def _speed(model: nn.Module, share: Share, saved: Mapping[str, Any] | None, memo
     if known is not None:
         return known
     main = share.accelerator.is_main_process
-    if saved is not None and saved["device"] == device.type:
-        known = Speed(**saved["speed"])
-    elif main:
-        known = memory.recall(device.type)
+    known = memory.recall(device.type) if saved is None and main else saved
     known = _shared(known, share)
     if known is None:
         batches = share.train(0)

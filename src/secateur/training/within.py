@@ -172,7 +172,8 @@ class _Course:
             self.tensors = disk.snapshot(self.model)
             self._write(checkpoint, owner)
         else:
-            self._resume(*saved)
+            with disk.resuming(checkpoint):
+                self._resume(*saved)
             self.tell(Event("train", f"going on after step {self.parts.steps}, from {checkpoint}"))
         ended = self._train(checkpoint, owner)
         if ended != "diverged" and self.parts.steps > self.at:
@@ -277,15 +278,15 @@ class _Course:
         self.saving, self.saved = self._clock(), self.used
 
     def _resume(self, facts: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        disk.restore(self.model, groups["model"])
-        self.tensors = {name: own.detach().clone() for name, own in disk.tensors_of(self.model)}
+        self.tensors = disk.snapshot(self.model)
         for name, tensor in self.tensors.items():
             tensor.copy_(groups["best"][name])
         disk.restore_optimizer(self.parts.optimizer, facts["optimizer"], groups.get("optimizer", {}))
         if self.parts.shaper is not None and "shaper" in groups:
             self.parts.shaper.load_state_dict(groups["shaper"])
-        self.used = self.saved = self.looked = self.told = facts["used"]
-        self.begun, self.longest, self.looking = (facts[name] for name in ("begun", "longest", "looking"))
-        self.turn, self.seen, self.selected, self.at = (facts[name] for name in ("turn", "seen", "selected", "at"))
-        self.parts.steps = facts["steps"]
+        self.used = self.saved = self.looked = self.told = float(facts["used"])
+        self.begun, self.longest, self.looking = (float(facts[name]) for name in ("begun", "longest", "looking"))
+        self.turn, self.seen, self.selected, self.at = (int(facts[name]) for name in ("turn", "seen", "selected", "at"))
+        self.parts.steps = int(facts["steps"])
         self.before, self.best = Judgement(**facts["before"]), Judgement(**facts["best"])
+        disk.restore(self.model, groups["model"])

@@ -11,6 +11,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 
+def widened(inputs: Any) -> Any:
+    """Return example inputs with their floating-point tensors in float64."""
+    return tree_map(
+        lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, inputs
+    )
+
+
 class InDouble(TorchFunctionMode):
     """While active, floating-point tensors are computed with, made and converted to in float64.
 

@@ -11,12 +11,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery.forward import Inputs, run, tensors_in
-from secateur.core.surgery.precision import InDouble
+from secateur.core.surgery.precision import InDouble, widened
 from secateur.core.surgery.silence import masked
 from secateur.errors import ModelError
 
@@ -79,7 +78,7 @@ def _difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inp
 
 def _difference_in_double(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> float:
     """Return the difference in float64; infinite where a network does not run in it."""
-    precise = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
+    precise = widened(inputs)
     try:
         with InDouble():
             return _difference(model, graph, plan, thin, cast(Inputs, precise))[0]
