@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from secateur.compare import carry_out
 from secateur.errors import SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.progress import Listener, shown
-from secateur.run import prune, run_recipe
+from secateur.run import prune, prune_as, run_recipe
 from secateur.training import fit
 
 NEWS = (
@@ -146,7 +147,7 @@ def test_other_threads_and_other_processes_are_silent(monkeypatch: pytest.Monkey
     assert stream.getvalue() == ""
 
 
-@pytest.mark.parametrize("function", [prune, run_recipe, fit])
+@pytest.mark.parametrize("function", [prune, prune_as, run_recipe, fit, carry_out])
 def test_the_long_verbs_have_it(function: Callable[..., object]) -> None:
     assert inspect.signature(function).parameters["progress"].default is None
     with pytest.raises(SettingError, match="progress must be true or false"):

@@ -62,10 +62,10 @@ def refused(ended: Ended, status: int, words: str) -> None:
         (
             ["--model", "lenet5", *HALF, "--seed", "9223372036854775808"],
             1,
-            "--seed must be .* at most 281474976710655",
+            "--seed must be .* at most 4294967295",
         ),
-        (["--model", "lenet5", *HALF, "--rounds", "1" + 30 * "0"], 1, "--rounds must be .* at most 1000"),
-        (["--model", "lenet5", *HALF, "--image-size", "1000000"], 1, "--image-size must be .* at most 8192"),
+        (["--model", "lenet5", *HALF, "--rounds", "1" + 30 * "0"], 1, "--rounds must be .* at most 10000, not 1"),
+        (["--model", "lenet5", *HALF, "--image-size", "1000000"], 1, "--image-size must be .* at most 4096"),
         (
             ["--model", "lenet5", *HALF, "--out="],
             1,

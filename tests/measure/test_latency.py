@@ -72,7 +72,7 @@ def test_tuples_and_dicts_of_inputs() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, "number of threads must be a whole number of threads, at least 1, not 0"),
+        ({"threads": 0}, "number of threads must be a whole number of threads, at least 1 and at most 4096, not 0"),
         ({"seconds": 0.0}, "seconds to measure for must be more than 0"),
         ({"seconds": float("nan")}, "seconds to measure for must be more than 0"),
         ({"runtime": "chanels_last"}, "unknown runtime 'chanels_last'.*did you mean 'channels_last'"),
