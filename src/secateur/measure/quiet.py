@@ -31,12 +31,12 @@ def _quiet() -> Generator[None]:
 
 
 def ready_to_compile() -> None:
-    """Import what ``torch.compile`` builds with, which logs that there is no CUDA where nobody has asked for any."""
+    """Import what ``torch.compile`` and torch's timer build with, which logs that there is no CUDA, unasked."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.suppress(ImportError):  # said by torch.compile, if it matters
+        with contextlib.suppress(ImportError):  # said by those, if it matters
             importlib.import_module("torch.utils.cpp_extension")
     finally:
         logger.setLevel(level)
