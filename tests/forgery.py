@@ -171,8 +171,30 @@ def bombs(folder: Path, rng: random.Random) -> str:
     return f"bomb {kind}"
 
 
+def link(folder: Path, rng: random.Random) -> str:
+    """Put a link to a file outside of the folder, of the same or of other content, in the place of one of its own."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    name, same = rng.choice(names), rng.random() < 0.5
+    outside = folder.with_name(f"{folder.name}.outside")
+    outside.write_bytes((folder / name).read_bytes() if same else b"a secret")
+    if name != "manifest.json":
+        write(folder, name, outside.read_bytes())
+    (folder / name).unlink()
+    (folder / name).symlink_to(outside)
+    return f"{name}: a link to {'its content' if same else 'a secret'}"
+
+
+def normalisation(folder: Path, rng: random.Random) -> str:
+    """Put an odd value in the place of what the images were normalised with, or into it."""
+    good: dict[str, Any] = {"mean": [0.5], "std": [0.25]}
+    new = rng.choice([rng.choice(ODD), {**good, rng.choice(["mean", "std", "data", "model"]): rng.choice(ODD)}])
+    old = json.loads((folder / "measurement.json").read_text("utf-8"))
+    write(folder, "measurement.json", json.dumps({**old, "normalisation": new}).encode())
+    return f"normalisation: {repr(new)[:60]}"
+
+
 FORGERS: tuple[Forge, ...] = (
     document("measurement.json"), document("plans/001.json"), document("environment.json"), recipe, header, manifest,
     cut_short("measurement.json"), cut_short("plans/001.json"), cut_short("recipe.toml"),
-    cut_short("weights.safetensors"), bombs,
+    cut_short("weights.safetensors"), bombs, document("bench.json"), cut_short("bench.json"), link, normalisation,
 )  # fmt: skip

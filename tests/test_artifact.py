@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,24 @@ def test_a_save_at_work_elsewhere_is_not_disturbed(result, tmp_path):
     assert other.exists()
     assert not gone.exists()
     assert cousin.exists()
+
+
+def test_a_folder_that_another_process_works_on_is_not_saved_to(result, tmp_path):
+    pytest.importorskip("fcntl")
+    hold = (
+        "import pathlib, sys\nfrom secateur.artifact.claims import claimed, lock_of\n"
+        "with claimed(lock_of(pathlib.Path(sys.argv[1]))):\n    print('has it', flush=True)\n    sys.stdin.readline()\n"
+    )
+    words = [sys.executable, "-c", hold, str(tmp_path / "art")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == "has it"
+        with pytest.raises(ArtifactError, match=rf"process {other.pid} is working on .*art; wait until it ends"):
+            result.save(tmp_path / "art")
+        assert not (tmp_path / "art").exists()
+        other.communicate("\n")
+    result.save(tmp_path / "art")
+    assert [path.name for path in tmp_path.iterdir()] == ["art"]
 
 
 def test_a_failure_while_saving_leaves_nothing(result, tmp_path):

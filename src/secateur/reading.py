@@ -25,6 +25,8 @@ VALUES = 2_000_000
 WIDE = 8 * MIB
 """Longer texts must be ASCII, as everything long that Secateur writes is: others take four bytes a letter."""
 
+_LENGTH = 8  # bytes of the header's length, with which a safetensors file begins
+_MOST_HEADER = 8 * MIB
 _END_OF_ZIP = 2**16 + 22  # bytes behind the table of contents, with the longest comment
 _MOST_CONTENTS = 4 * MIB
 _SHOWN = 300  # letters of a foreign text in a message
@@ -55,6 +57,23 @@ def regular(path: str | Path) -> int:
     found = os.stat(_possible(path))
     _insist(found, path)
     return found.st_size
+
+
+def inside(path: Path) -> Path:
+    """Return the path of a file that is to be written, unless a link of its name leads out of the folder.
+
+    Whoever made the folder would otherwise choose which of the reader's files is overwritten. Read, such a file may be:
+    what an artifact holds is proved by its hash, and stores of blobs lay folders out as links.
+
+    Args:
+        path: the file; it need not be there.
+
+    Raises:
+        OSError: if it is elsewhere.
+    """
+    if not Path(os.path.realpath(_possible(path))).is_relative_to(os.path.realpath(path.parent)):
+        raise OSError(errno.EINVAL, "a link leads out of its folder (put a copy of the file there)", str(path))
+    return path
 
 
 def data(path: str | Path, most: int) -> bytes:
@@ -119,6 +138,19 @@ def entries(path: str | Path) -> list[zipfile.ZipInfo]:
         raise zipfile.BadZipFile("its table of contents is larger than there is reason for")
     with zipfile.ZipFile(path) as file:
         return file.infolist()
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Say whether a file begins as a safetensors file: with the length of a header within reason, and its brace.
+
+    Raises:
+        OSError: if it cannot be read, or is no regular file.
+    """
+    if regular(path) <= _LENGTH:
+        return False
+    with open(path, "rb") as file:
+        start = file.read(_LENGTH + 1)
+    return start[_LENGTH:] == b"{" and int.from_bytes(start[:_LENGTH], "little") <= _MOST_HEADER
 
 
 def line(text: str, most: int = 2000) -> str:

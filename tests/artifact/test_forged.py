@@ -7,7 +7,9 @@ import os
 import random
 import re
 import resource
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +19,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import forgery
-from secateur import Recipe, Target, artifact, prune
+from secateur import Recipe, Target, artifact, prune, report
 from secateur.artifact import store
+from secateur.cli.command import Given
+from secateur.cli.subject import subject_of
 from secateur.errors import ArtifactError
 from secateur.models import build
+from secateur.search.lines import Lines
 
 SENTENCE = re.compile(r"[^\n\x1b]{10,2400}")
 NAMES = re.compile(r"recipe\.toml|\.json|\.safetensors|/forged")
+TIMES = {"milliseconds": 1.0, "spread": 0.1, "runs": 9, "difference": 1e-7}
+BENCH = {
+    "format": 1, "batch_size": 1, "threads": 1, "device": "cpu", "macs": {"dense": 2_293_000, "pruned": 1_000_000},
+    "uncounted": "", "left_out": {"compile": "it needs a compiler"}, "environment": {"processor": "one", "torch": "2"},
+    "runtimes": [{
+        "runtime": "eager", "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1, "differs": True, "rounds": 9,
+        "clock": "wall", "dense": TIMES, "pruned": TIMES,
+    }],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +46,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(model="lenet5", method="magnitude", keep=0.5, of="params", latency=False, repair=())
     dense, target = build("lenet5", classes=10, channels=1, image=28), Target(0.5, "params")
     found = prune(dense, torch.randn(1, 1, 28, 28), "magnitude", target, latency=False, repair=())
-    return replace(found, recipe=recipe).save(tmp_path_factory.mktemp("honest") / "artifact")
+    folder = replace(found, recipe=recipe).save(tmp_path_factory.mktemp("honest") / "artifact")
+    forgery.write(folder, "bench.json", json.dumps(BENCH).encode())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +56,27 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("forged") / "forged"
 
 
-def refusal(folder: Path) -> ArtifactError | None:
-    """Load an artifact; return why it is refused. Any other error ends the test."""
+def refusal(folder: Path, use: Callable[[Path], object] = artifact.load) -> ArtifactError | None:
+    """Load an artifact, or use it otherwise; return why it is refused. Any other error ends the test."""
     try:
-        artifact.load(folder)
+        use(folder)
     except ArtifactError as error:
         return error
     return None
+
+
+def reported(folder: Path) -> None:
+    """Write the report of an artifact; nothing from outside of its folder may get into it."""
+    page = report.write(folder, out=folder.with_name("page.html"))
+    assert "a secret" not in page.read_text("utf-8")
+
+
+def asked_about(folder: Path) -> None:
+    """Have the network of an artifact as the commands do, and the images that it is to be tested on."""
+    subject_of(Given(), folder, "", trust=False, test=True)
+
+
+USES = (artifact.load, reported, asked_about)
 
 
 def check(error: ArtifactError | None, what: str) -> None:
@@ -58,20 +88,51 @@ def check(error: ArtifactError | None, what: str) -> None:
 
 def test_the_honest_one_loads(saved: Path, forged: Path):
     folder = forgery.copy_of(saved, forged)
-    assert refusal(folder) is None
-    for name in ("measurement.json", "plans/001.json", "recipe.toml", "weights.safetensors"):
+    assert [refusal(folder, use) for use in USES] == [None] * 3
+    for name in ("measurement.json", "plans/001.json", "recipe.toml", "weights.safetensors", "bench.json"):
         forgery.write(folder, name, (folder / name).read_bytes())  # the hashes are made as they were
-    assert refusal(folder) is None
+    assert [refusal(folder, use) for use in USES] == [None] * 3
 
 
+@pytest.mark.parametrize("use", USES)
 @settings(max_examples=70)
 @given(forge=st.sampled_from(forgery.FORGERS), rng=st.randoms(use_true_random=False))
 def test_whatever_is_forged_is_refused_by_one_sentence_that_names_a_file(
-    saved: Path, forged: Path, forge: forgery.Forge, rng: random.Random
+    saved: Path, forged: Path, forge: forgery.Forge, rng: random.Random, use: Callable[[Path], object]
 ):
     folder = forgery.copy_of(saved, forged)
     what = forge(folder, rng)
-    check(refusal(folder), what)
+    check(refusal(folder, use), what)
+
+
+def test_folders_of_links_to_a_store_of_blobs_are_read(saved: Path, forged: Path):
+    folder = forgery.copy_of(saved, forged)
+    store = folder.with_name("blobs")
+    shutil.rmtree(store, ignore_errors=True)
+    store.mkdir()
+    for number, path in enumerate(sorted(it for it in folder.rglob("*") if it.is_file())):
+        path.rename(store / str(number))
+        path.symlink_to(store / str(number))
+    assert [refusal(folder, use) for use in USES] == [None] * 3
+    (folder / "measurement.json").resolve().write_bytes(b"something else")
+    assert refusal(folder) is not None
+
+
+def test_lines_are_not_written_where_a_link_leads(tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "trials.jsonl").symlink_to(tmp_path / "secret")
+    with pytest.raises(ArtifactError, match=r"trials\.jsonl: a link leads out"):
+        Lines(tmp_path / "work" / "trials.jsonl")
+    assert not (tmp_path / "secret").exists()
+
+
+def test_no_file_is_written_where_a_link_leads(saved: Path, forged: Path, tmp_path: Path):
+    folder = forgery.copy_of(saved, forged)
+    for name in ("report.html", f".report.html.partial-{os.getpid()}"):
+        (folder / name).symlink_to(tmp_path / "secret")
+    report.write(folder)
+    assert not (tmp_path / "secret").exists()
+    assert not (folder / "report.html").is_symlink()
 
 
 def measurement(folder: Path, at: tuple[object, ...], new: object) -> None:

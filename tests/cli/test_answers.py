@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import forgery
 from commands import Call
 from secateur import artifact
 from secateur.data import load_data
@@ -59,6 +60,42 @@ def test_evaluate_agrees_with_the_library(secateur: Call, pruned: Path):
     assert (found["mean"], found["std"]) == (list(data.mean), list(data.std))
     mean, std = data.mean[0], data.std[0]
     assert f"Images normalised with --mean {mean:.4g} --std {std:.4g}." in secateur("evaluate", pruned).out
+
+
+def with_normalisation(pruned: Path, folder: Path, normalisation: object) -> Path:
+    """Return a copy of a result whose file says another normalisation, with the right hash."""
+    shutil.copytree(pruned, folder)
+    content = json.loads((folder / "measurement.json").read_text())
+    forgery.write(folder, "measurement.json", json.dumps({**content, "normalisation": normalisation}).encode())
+    return folder
+
+
+def test_nothing_but_mean_and_deviation_is_taken_from_the_normalisation_of_a_result(
+    secateur: Call, pruned: Path, tmp_path: Path
+):
+    forged = {"mean": [0.5], "std": [0.25], "data": "nowhere", "seed": 7, "unknown": 1}
+    folder = with_normalisation(pruned, tmp_path / "forged", forged)
+    found = document(secateur, "evaluate", folder, "--split", "val")
+    assert (found["mean"], found["std"]) == ([0.5], [0.25])
+    assert found["examples"] == load_data("mnist5k").size("val")
+
+
+def test_a_result_that_says_no_normalisation_takes_that_of_the_data(secateur: Call, pruned: Path, tmp_path: Path):
+    found = document(secateur, "evaluate", with_normalisation(pruned, tmp_path / "old", None), "--split", "val")
+    assert found["mean"] == list(load_data("mnist5k").mean)
+
+
+@pytest.mark.parametrize(
+    "normalisation",
+    [[1], "x", 3, {"mean": [0.5]}, {"mean": 0.5, "std": 0.5}, {"mean": ["a"], "std": [1]}, {"mean": [0], "std": [0]},
+     {"mean": [0, 0], "std": [1]}, {"mean": {"a": 1}, "std": [1]}, {"mean": [10**400], "std": [1]}],
+)  # fmt: skip
+def test_a_normalisation_that_is_none_is_refused(secateur: Call, pruned: Path, tmp_path: Path, normalisation: object):
+    folder = with_normalisation(pruned, tmp_path / "forged", normalisation)
+    ended = secateur("evaluate", folder)
+    assert (ended.status, ended.out) == (1, "")
+    assert re.fullmatch(r"error: \S*forged/measurement\.json (is damaged|cannot be used): .*\n", ended.err), ended.err
+    assert secateur("measure", folder, "--no-latency").status == 0  # which needs no images
 
 
 def test_explain_lists_every_layer_and_what_is_pinned(secateur: Call):

@@ -6,11 +6,17 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from torch import nn
 
 from commands import Call
 from secateur.core.sensitivity import Curve
+from secateur.models import build
+from secateur.run import recipes
 
 RECIPE = """
 model = "nets.py:small"
@@ -95,6 +101,26 @@ def test_sensitivity_is_printed_drawn_and_kept(secateur: Call) -> None:
     as_json = secateur(*words, "--out", "curves", "--json")
     assert json.loads(as_json.out)["curves"] == document["curves"]
     assert journal.read_bytes() == before  # nothing was measured again
+
+
+def test_sensitivity_builds_a_network_once_and_gives_it_grey_pictures(
+    secateur: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(16):
+        place = Path("pets", ("train", "test")[number % 2], ("a", "b")[number // 8])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((28, 28, 3), number, np.uint8)).save(place / f"{number}.png")
+    made = list[str]()
+
+    def counted(spec: str, **asked: Any) -> nn.Module:
+        made.append(spec)
+        return build(spec, **asked)
+
+    monkeypatch.setattr(recipes, "build", counted)
+    words = ("sensitivity", "--model", "nets.py:small", "--data", "imagefolder:pets", "--image-size", "28")
+    ended = secateur(*words, "--workers", "0", "--levels", "1", "--multiple", "1")
+    assert ended.status == 0, ended.err
+    assert made == ["nets.py:small"]
 
 
 @pytest.mark.parametrize(

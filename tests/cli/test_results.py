@@ -221,6 +221,79 @@ def test_a_finished_result_of_the_same_recipe_is_a_success(secateur: Call, prune
     assert {path.name for path in tmp_path.iterdir()} == {"done", "nets.py"}
 
 
+LATER = ("minutes", "normalisation", "uncounted", "multiples", "calibration", "foretold", "stages", "searches", "zeros")
+
+
+def test_a_finished_result_of_an_earlier_version_is_printed(secateur: Call, pruned: Path, tmp_path: Path):
+    shutil.copytree(pruned, tmp_path / "done")
+    place = tmp_path / "done" / "measurement.json"
+    document = {name: value for name, value in json.loads(place.read_text()).items() if name not in LATER}
+    for network in ("before", "cut", "after"):
+        document[network]["counts"].pop("uncounted", None)
+    place.write_text(json.dumps(document))
+    artifact.record("done", "measurement.json")
+    ended = secateur("prune", *PRUNED, "--out", "done")
+    assert ended.status == 0, ended.err
+    assert "Not fine-tuned" in ended.out
+
+
+def test_a_result_without_its_report_is_not_finished(secateur: Call, pruned: Path, tmp_path: Path):
+    """As ``Result.save`` leaves it: the exports of the recipe are not written either."""
+    shutil.copytree(pruned, tmp_path / "done")
+    (tmp_path / "done" / "report.html").unlink()
+    place = tmp_path / "done" / "manifest.json"
+    manifest = json.loads(place.read_text())
+    del manifest["files"]["report.html"]
+    place.write_text(json.dumps(manifest))
+    artifact.check("done")
+    ended = secateur("prune", *PRUNED, "--out", "done")
+    assert ended.status == 1
+    assert "done exists already" in ended.err
+
+
+@pytest.mark.parametrize("at", ["done", f".done.partial-{os.getppid()}", ".done.old-1"])
+def test_no_process_of_several_waits_for_a_finished_result(
+    secateur: Call, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+):
+    from secateur import run
+
+    asked: list[object] = []
+    monkeypatch.setattr(run, "run_recipe", lambda *_, **__: asked.append(_))
+    shutil.copytree(pruned, tmp_path / at)
+    monkeypatch.setenv("RANK", "1")
+    ended = secateur("prune", *PRUNED, "--out", "done")
+    assert (ended.status, ended.out, asked) == (0, "", [])
+    assert secateur("prune", *PRUNED, "--out", "other").status == 0
+    assert len(asked) == 1  # what is not there is computed by all of them
+    monkeypatch.setenv("RANK", "0")
+    assert "is the finished result" in secateur("prune", *PRUNED, "--out", "done").out
+
+
+@pytest.mark.parametrize("name", [".", "../done", "../link"])
+def test_every_name_of_a_folder_is_the_same_result(
+    secateur: Call, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    from secateur.artifact.claims import claimed, lock_of
+
+    shutil.copytree(pruned, tmp_path / "done")
+    (tmp_path / "link").symlink_to("done")
+    monkeypatch.chdir(tmp_path / "done")
+    ended = secateur("prune", *PRUNED, "--out", name)
+    assert ended.status == 0, ended.err
+    assert "is the finished result" in ended.out
+    with claimed(lock_of(tmp_path / "done")):
+        assert "is working on" in secateur("prune", *PRUNED, "--out", name).err
+    assert {path.name for path in tmp_path.iterdir()} == {"done", "link", "nets.py"}
+
+
+def test_a_place_that_is_no_folder_is_one_sentence(secateur: Call, tmp_path: Path):
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("/", "loop"):
+        ended = secateur("prune", *PRUNED, "--out", name)
+        assert ended.status == 1
+        assert re.fullmatch(f"error: cannot write {name}.*choose another --out\n", ended.err), ended.err
+
+
 def test_what_the_clock_has_chosen_does_not_make_another_recipe(secateur: Call, tmp_path: Path, pruned: Path):
     shutil.copytree(pruned, tmp_path / "done")
     recipe = Recipe.read(tmp_path / "done" / "recipe.toml")

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from torch import nn
 
 from secateur.artifact.claims import claimed
@@ -19,7 +21,7 @@ from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide
-from secateur.run import headline, images_of, job, prune_as
+from secateur.run import headline, images_of, job, prune_as, recipes
 
 
 class KilledError(Exception):
@@ -131,6 +133,28 @@ def test_what_cannot_work_is_refused_before_the_first_run(colours: Data, small: 
     ):
         carry_out(comparison, tmp_path)
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_pictures_get_the_channels_of_the_network_which_is_built_once_for_it(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(16):
+        place = tmp_path / "pets" / ("train", "test")[number % 2] / ("a", "b")[number // 8]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(place / f"{number}.png")
+    shapes = list[torch.Size]()
+
+    def built(*_: object, **__: object) -> nn.Module:
+        made = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        shapes.append(made[0].weight.shape)
+        return made
+
+    monkeypatch.setattr(recipes, "build", built)
+    comparison = replace(Comparison.from_toml(small), keeps=(1e-6,))
+    base = replace(comparison.base, data=f"imagefolder:{tmp_path / 'pets'}", image_size=8, workers=0)
+    with pytest.raises(TargetError, match="cannot keep only 1e-06"):  # it is traced on grey pictures
+        carry_out(replace(comparison, base=base), tmp_path / "out")
+    assert len(shapes) == 1
 
 
 def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, small: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, T
 
 from secateur.data import Calibration, calibration, from_arrays, from_loaders, load_calibration, load_data, pictures
 from secateur.data.calibration import Later
+from secateur.data.distinct import distinct
+from secateur.data.folder import GREY, IMAGENET
 from secateur.errors import DataError, SettingError
 from secateur.measure.forward import tensors
 
@@ -202,6 +205,21 @@ def test_a_loader_over_a_whole_data_set_is_drawn_from_by_the_seed(shuffle: bool,
     assert numbers(load_calibration(loader, count=20, seed=1)) == numbers(found)
 
 
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_loader_is_read_by_processes_of_the_kind_that_it_names() -> None:
+    started = list[int]()
+
+    class Counted(type(multiprocessing.get_context("fork"))):  # type: ignore[misc]
+        def Process(self, *args: Any, **named: Any) -> Any:
+            started.append(1)
+            return super().Process(*args, **named)
+
+    data = TensorDataset(torch.rand(9, 3, 8, 8))
+    loader = DataLoader(data, batch_size=4, num_workers=1, multiprocessing_context=Counted())
+    assert load_calibration(loader, count=9).count == 9
+    assert started == [1]
+
+
 def test_a_loader_with_a_sampler_of_its_own_is_left_to_it() -> None:
     data = Counting(60)
     found = load_calibration(DataLoader(data, batch_size=4, sampler=SubsetRandomSampler(range(10))), count=50)
@@ -380,6 +398,17 @@ def test_pictures_become_grey_where_the_network_is(tmp_path: Path) -> None:
         assert sorted(greys(found)) == [0, 1, 2]
     with pytest.raises(DataError, match=r"mean has 3 value\(s\) for images of 1 channel"):
         load_calibration(tmp_path, example=torch.zeros(1, 1, 8, 8), **PLAIN)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 8, 8)])
+def test_pictures_are_normalised_with_the_usual_constants_of_the_examples_channels(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    fill(tmp_path, 3)
+    found = load_calibration(tmp_path, example=torch.zeros(shape))
+    assert found.mean == (GREY if shape[1] == 1 else IMAGENET)[0]
+    assert found.std == (GREY if shape[1] == 1 else IMAGENET)[1]
+    assert found.example().shape == shape  # type: ignore[union-attr]
 
 
 def test_pictures_take_the_structure_of_the_example(tmp_path: Path) -> None:
@@ -597,6 +626,20 @@ def test_repeats_and_single_colours_are_left_out_of_few_images() -> None:
     assert load_calibration(torch.cat([torch.rand(90, 3, 8, 8), grey])).count == 99  # enough others
     assert load_calibration((torch.cat([one, one]), torch.rand(10, 4)), example=TWO).count == 10
     assert load_calibration(torch.rand(9, 3, 1, 1)).different == 9
+
+
+def test_images_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def counted(batches: Any) -> list[Tensor]:
+        looked.append(len(batches))
+        return distinct(batches)
+
+    monkeypatch.setattr(calibration, "distinct", counted)
+    one = torch.rand(5, 3, 8, 8)
+    given = Calibration((one, one), 10, "images")
+    assert (given.different, given.few, given.without_repeats().count) == (5, True, 5)
+    assert looked == [2]
 
 
 def test_values_as_of_pixels_are_doubted() -> None:

@@ -14,7 +14,7 @@ from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.surgery import apply, tensors_in
 from secateur.core.trace import trace
 from secateur.events import Event
-from secateur.repair import fold, repair, taken
+from secateur.repair import Judge, fold, repair, taken
 from secateur.training import recalibrate
 
 
@@ -219,7 +219,8 @@ def test_what_makes_the_example_clearly_worse_is_taken_back_with_a_warning() -> 
     heard: list[Event] = []
     thin = apply(net, graph, plan)
     bare = copy.deepcopy(thin.state_dict())
-    assert repair(net, thin, graph, plan, [images(1)], ("fold",), most=0.0, tell=heard.append) == ()
+    strict = Judge("the example input", 0.0)
+    assert repair(net, thin, graph, plan, [images(1)], ("fold",), judge=strict, tell=heard.append) == ()
     assert all(torch.equal(value, bare[name]) for name, value in thin.state_dict().items())
     assert any("without fold: it would bring the example input further" in event.text for event in heard)
     assert repair(net, thin, graph, plan, [images(1)], ("fold",))[0].layers

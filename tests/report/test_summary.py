@@ -94,6 +94,8 @@ def test_dense_cut_repaired_and_tuned_network_are_shown_side_by_side(document):
     assert rows(tuned)[-1].values == ("12 ms", "—", "—", "8 ms")
     assert "from 92.00 % to 10.00 % cut, 80.00 % repaired and 91.50 % fine-tuned (−0.50 points)" in outcome(tuned)
     assert verification(tuned).startswith("Before its repair and fine-tuning, the pruned network")
+    taught = tuned | {"minutes": {"way": "distillation", "gained": True, "training": 1.0}}
+    assert verification(taught).startswith("Before its repair and distillation, the pruned network")
     assert list(networks(plain)) == ["dense", "cut", "repaired"]
     assert "from 92.00 % to 10.00 % cut and 80.00 % repaired (−12.00 points)" in outcome(plain)
     assert verification(plain).startswith("Before its repair, the pruned network")

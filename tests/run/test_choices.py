@@ -18,7 +18,7 @@ from secateur.data import Data
 from secateur.errors import SettingError
 from secateur.events import Event, ignore
 from secateur.recipe import Recipe
-from secateur.run import Result, headline, job, prune, recipes, run_recipe, timing
+from secateur.run import Result, choices, headline, job, prune, recipes, run_recipe, timing, work
 from secateur.training import Settings, Speed, loop
 
 OPEN = Settings(epochs=2, batch_size=16, lr=0.05, augment="none", device="cpu")
@@ -92,6 +92,25 @@ def test_a_saved_recipe_gives_the_same_numbers_without_a_clock(clocks: dict[str,
     assert again.plans == first.plans  # with the notes that say why these widths
     assert same(again.model, first.model)
     assert again.recipe == saved
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_all_weights_are_read_once_for_a_choice(
+    bound: bool, net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[nn.Module] = []
+
+    def digest(model: nn.Module, facts: tuple[object, ...]) -> str:
+        read.append(model)
+        return "abc"
+
+    for module in (choices, work):
+        monkeypatch.setattr(module, "digest", digest)
+    for value in (7, 8):  # another run takes what the first has chosen
+        ours = choices.Choices(work.Work(tmp_path))
+        assert ours.take("number", net, (), lambda value=value: value, int, bound=bound) == 7
+        assert read == [net]
+        read.clear()
 
 
 @pytest.mark.parametrize("at", range(1, 10))

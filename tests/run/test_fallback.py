@@ -26,6 +26,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.methods.reconstruction import Reconstruction
 from secateur.recipe import Recipe
 from secateur.run import Result, Step, prune, run_recipe
+from secateur.run import round as one_round
 from secateur.run.clock import Clock
 from secateur.run.job import Job
 from secateur.training import Settings, fit
@@ -117,6 +118,41 @@ def test_what_stands_in_goes_on_from_what_is_known(monkeypatch: pytest.MonkeyPat
     assert result.before.accuracy is not None
     assert result.seconds["plan"] > 0
     assert len(heard) == len(set(heard))
+
+
+def test_where_only_the_repair_cannot_be_had_nothing_else_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+    run = Job.run
+    monkeypatch.setattr(Job, "run", lambda self, rounds: jobs.append(self) or run(self, rounds))
+    net, asked = Ways(), {"method": "filter_std", "calibrate": images(180), "target": 0.5, "latency": False}
+    result, [text] = cut(net, images(1), **asked)
+    assert len(jobs) == 1
+    assert text.endswith("cannot be fitted: the repair is fold")
+    named, heard = cut(net, images(1), **asked, repair="fold")
+    assert heard == []
+    assert result.repairs == named.repairs
+    assert all(torch.equal(a, b) for a, b in zip(result.model.parameters(), named.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after some layers were fitted"])
+def test_a_fit_that_breaks_off_leaves_nothing_behind(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, asked = Plain(), {"method": "magnitude", "calibrate": images(180)}
+    fitted = one_round.repair
+
+    def breaks(dense: nn.Module, thin: nn.Module, graph: Any, plan: Any, some: Any, steps: Any, **how: Any) -> Any:
+        if "reconstruct" in steps:
+            if late:
+                fitted(dense, thin, graph, plan, some, steps, **how)
+            raise BranchingError("the forward takes other ways, so its layers cannot be fitted: do without")
+        return fitted(dense, thin, graph, plan, some, steps, **how)
+
+    monkeypatch.setattr(one_round, "repair", breaks)
+    result, _ = cut(net, images(1), **asked)
+    named, _ = cut(net, images(1), **asked, repair="fold")
+    assert steps(result) == ["fold"]
+    assert all(torch.equal(a, b) for a, b in zip(result.model.parameters(), named.model.parameters(), strict=True))
+    with pytest.raises(BranchingError):
+        cut(net, images(1), **asked, repair="reconstruct")
 
 
 def test_the_time_of_what_fails_counts() -> None:

@@ -30,9 +30,9 @@ from secateur.events import Event
 from secateur.measure import accuracy
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random_masks import RandomMasks
-from secateur.repair.error import squared_error
+from secateur.repair.error import squared_errors
 from secateur.report import outcome
-from secateur.run import Result, Step, prune
+from secateur.run import Result, Step, budgeting, prune
 from secateur.run import round as one_round
 from secateur.training import Settings, fit
 
@@ -278,12 +278,30 @@ def test_images_judge_a_repair_that_looks_at_none(trained: nn.Module, data: Data
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             mended = prune(trained, method=method, repair="fold", **asked)
-        before, after = (squared_error(trained, it.model, [inputs]) for it in (bare, mended))
+        before, after = squared_errors(trained, [bare.model, mended.model], [inputs])
         assert after <= before
         left = any("without fold: it would bring the images further" in str(it.message) for it in caught)
         assert left == (mended.repairs == ())
         assert ("repaired without images (fold)" in outcome(document(mended))) != left
         assert "repaired from" not in outcome(document(mended))
+
+
+def test_a_repair_that_few_images_do_not_carry_is_left_out_by_the_budget_too(
+    trained: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed: list[tuple[str, ...]] = []
+    taken = budgeting.taken
+    monkeypatch.setattr(budgeting, "taken", lambda steps, *rest: weighed.append(tuple(steps)) or taken(steps, *rest))
+    monkeypatch.setattr(one_round, "helps", lambda *_: False)
+    heard: list[Event] = []
+    asked = {"method": "magnitude", "target": None, "repair": "reconstruct", "calibrate": images(20)}
+    result = pruned(trained, data, **asked, budget=Budget(max_drop=0.3), tell=heard.append)
+    assert set(weighed) == {("fold",)}
+    assert {each.step for each in result.repairs} <= {"fold"}
+    assert [event.text for event in heard if "some that it had not seen" in event.text] == [
+        "without reconstruct: of so few images, some that it had not seen got worse by it; fold alone, without looking "
+        "at any, is tried instead"
+    ]
 
 
 def test_images_of_another_size_than_the_example_are_refused_with_both_sizes() -> None:

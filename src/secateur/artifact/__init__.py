@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from secateur.artifact.claims import check_name
 from secateur.artifact.document import document
-from secateur.artifact.folder import check, check_name, is_full, record, recover, refuse, write_file
+from secateur.artifact.folder import check, is_full, record, recover, refuse, write_file
 from secateur.artifact.store import Loaded, load, save, saving
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import time
@@ -11,7 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from secateur.errors import ArtifactError
+
 _FAR = 1 << 30  # the byte that Windows locks: what it locks nobody else can read, and the number shall be read
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""From a file system that knows no locks: work there is as free as if nobody claimed any."""
+
+
+def lock_of(folder: Path) -> Path:
+    """Return the file that stands for writing an artifact, by the resolved path of its folder."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager
@@ -61,8 +71,8 @@ def _locked(file: Any, wait: bool) -> bool:
         return _locked_by_windows(file, wait)
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in _NO_LOCKS
     return True
 
 
@@ -79,3 +89,13 @@ def _locked_by_windows(file: Any, wait: bool) -> bool:
         else:
             file.seek(0)
             return True
+
+
+def check_name(folder: Path) -> None:
+    """Refuse an empty name and places that are no folder of their own, such as ``.``, ``..`` and ``/``.
+
+    Raises:
+        ArtifactError: if it is one.
+    """
+    if folder.name in ("", ".."):
+        raise ArtifactError(f"'{folder}' is no name for a result; name a folder of its own, such as out/small")

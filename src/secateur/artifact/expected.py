@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from secateur import reading
 from secateur.artifact.document import inputs_like
 from secateur.artifact.foreign import entry, whole_number
 from secateur.artifact.weights import Header
+from secateur.core.calls import Operators
 from secateur.core.surgery import run, tensors_in
 from secateur.errors import SecateurError
 
@@ -78,27 +78,18 @@ def _weightless(build: Callable[[], nn.Module]) -> nn.Module | None:
 
 def _made(model: nn.Module, example: Mapping[str, Any]) -> int | None:
     """Return how many elements all operators of a forward put out; None where that needs the values, or is little."""
-    mode = _Outputs()
+    sizes: list[int] = []
+
+    def hear(func: Any, args: object, kwargs: object, out: Any) -> None:
+        if not func.is_view:  # what is new
+            sizes.extend(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+
     inputs = inputs_like(example, torch.device("meta"))
     if sum(tensor.numel() for tensor in tensors_in(inputs)) <= SMALL:
         return None  # the first forward without memory imports for a second what gives operators their shapes
     try:
-        with mode:
+        with Operators(hear):
             run(model, inputs)
     except (SecateurError, NotImplementedError, RuntimeError):
         return None
-    return mode.elements
-
-
-class _Outputs(TorchDispatchMode):
-    """Adds up what operators put out, as long as it is new."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            self.elements += sum(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
-        return out
+    return sum(sizes)

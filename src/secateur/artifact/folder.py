@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from secateur import reading, recipe_text
+from secateur.artifact.claims import check_name, claimed, lock_of
 from secateur.artifact.foreign import ADVICE, MOST, MOST_PLAN
 from secateur.errors import ArtifactError, ExportError
 
@@ -34,10 +35,10 @@ def write_file(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
     for left in _unfinished(path, "partial", alone=False):  # by a process that was killed
-        if left.is_file():
+        if left.is_file() or left.is_symlink():
             left.unlink(missing_ok=True)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:  # and not where a link of this name leads
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -48,7 +49,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(folder: Path, *, force: bool) -> Generator[Path]:
+def replacing(folder: Path, *, force: bool, claim: bool = True) -> Generator[Path]:
     """Yield a new, empty folder to fill; when the block ends well, it gets a manifest and becomes ``folder``.
 
     Whatever goes wrong in the block, a disk that is full included, ``folder`` is what it was.
@@ -59,20 +60,27 @@ def replacing(folder: Path, *, force: bool) -> Generator[Path]:
     Args:
         folder: where the result shall be; its parents are made.
         force: whether an artifact that is already there may be replaced.
+        claim: keep other processes from saving there meanwhile; False where the caller does.
 
     Raises:
-        ArtifactError: if something is in the way or cannot be written; what was there is untouched.
+        ArtifactError: if something is in the way or cannot be written, or another process saves there; what was there
+            is untouched.
     """
     recover(folder)
     refuse(folder, force=force)
     partial = _hidden(folder, "partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _clean(folder)
-        partial.mkdir()
-        yield partial
-        _seal(partial)
-        _swap(partial, folder)
+        with _alone(folder) if claim else contextlib.nullcontext():
+            refuse(folder, force=force)  # again, for another process may have saved in between
+            _clean(folder)
+            try:
+                partial.mkdir()
+                yield partial
+                _seal(partial)
+                _swap(partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except (OSError, ArtifactError, ExportError) as trouble:
         error = trouble if isinstance(trouble, OSError) else trouble.__cause__
         if not isinstance(error, OSError):
@@ -83,8 +91,16 @@ def replacing(folder: Path, *, force: bool) -> Generator[Path]:
                 f"no space left on the disk to save {folder}: free some and save again{kept}"
             ) from error
         raise ArtifactError(f"cannot save {folder}: {error.strerror or error}; choose another place{kept}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    with claimed(lock_of(folder)) as holder:
+        if holder is not None:
+            raise ArtifactError(
+                f"process {holder} is working on {folder}; wait until it ends, or choose another folder"
+            )
+        yield
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -97,21 +113,24 @@ def recover(folder: Path, *, alone: bool = False) -> None:
 
     Args:
         folder: where the artifact is to be.
-        alone: no other process can be saving there: what saves have left behind is removed, whoever has their number
-            now.
+        alone: the caller holds the claim to ``claims.lock_of(folder)``, without which nobody saves there: what saves
+            have left behind is removed, whoever has their number now.
     """
-    if not folder.exists():
-        for old in _unfinished(folder, "old", alone=alone):
-            new = folder.with_name(old.name.replace(".old-", ".partial-"))
-            os.rename(new if (new / MANIFEST).is_file() else old, folder)
-            break
-        else:  # or of one that had nothing to replace
-            for new in _unfinished(folder, "partial", alone=alone):
-                if (new / MANIFEST).is_file():
-                    os.rename(new, folder)
-                    break
+    if (left := left_by_a_kill(folder, alone=alone)) is not None:
+        os.rename(left, folder)
     if alone:
         _clean(folder, alone=True)
+
+
+def left_by_a_kill(folder: Path, *, alone: bool) -> Path | None:
+    """Return the folder that ``recover`` puts in its place; None if there is nothing to do."""
+    if folder.exists():
+        return None
+    for old in _unfinished(folder, "old", alone=alone):
+        new = folder.with_name(old.name.replace(".old-", ".partial-"))
+        return new if (new / MANIFEST).is_file() else old
+    partial = _unfinished(folder, "partial", alone=alone)  # of a save that had nothing to replace
+    return next((new for new in partial if (new / MANIFEST).is_file()), None)
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -237,16 +256,6 @@ def _swap(new: Path, folder: Path) -> None:
         raise
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def check_name(folder: Path) -> None:
-    """Refuse an empty name and places that are no folder of their own, such as ``.``, ``..`` and ``/``.
-
-    Raises:
-        ArtifactError: if it is one.
-    """
-    if folder.name in ("", ".."):
-        raise ArtifactError(f"'{folder}' is no name for a result; name a folder of its own, such as out/small")
 
 
 def refuse(folder: Path, *, force: bool) -> None:

@@ -17,6 +17,7 @@ from torch.utils import _pytree
 from secateur import reading
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
+from secateur.artifact.claims import check_name
 from secateur.artifact.document import FORMAT, document, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
@@ -92,21 +93,22 @@ def save(result: Result, folder: str | Path, *, force: bool = False) -> Path:
 
 
 @contextmanager
-def saving(result: Result, folder: str | Path, *, force: bool = False) -> Generator[Path]:
+def saving(result: Result, folder: str | Path, *, force: bool = False, claim: bool = True) -> Generator[Path]:
     """Save a result together with what the block adds to it; yields where to, until all of it is there.
 
     Args:
         result: what ``prune`` returned.
         folder: where to, see ``save``.
         force: see ``save``.
+        claim: keep other processes from saving there meanwhile; False where the caller does.
 
     Raises:
         ArtifactError: see ``save``; also where a file of the block cannot be written.
     """
-    folders.check_name(Path(folder))
+    check_name(Path(folder))
     place = Path(folder).resolve()
     recipe = result.recipe
-    with folders.replacing(place, force=force) as new:
+    with folders.replacing(place, force=force, claim=claim) as new:
         if recipe:
             folders.write_file(new / "recipe.toml", recipe.to_toml().encode())
         (new / "plans").mkdir()

@@ -20,9 +20,6 @@ from secateur.errors import ArtifactError
 Header: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type (as safetensors writes it, such as ``"F32"``) and shape of each stored tensor, by name."""
 
-_LENGTH = 8  # bytes of the header's length, with which a safetensors file begins
-_MOST_HEADER = 8 * reading.MIB
-
 
 def to_bytes(model: nn.Module) -> bytes:
     """Return the state of a network as a safetensors file; tied tensors are stored once.
@@ -78,7 +75,7 @@ def header(path: Path) -> Header:
         ArtifactError: if it is no safetensors file.
     """
     with naming(path):
-        if reading.regular(path) < _LENGTH or _header_bytes(path) > _MOST_HEADER:
+        if not reading.is_safetensors(path):
             raise reading.Unfit("it does not begin as a safetensors file")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -110,11 +107,6 @@ def check_fit(model: nn.Module, found: Header, path: Path) -> None:
             raise ArtifactError(
                 f"'{name}' has numbers of another kind ({kind}) in {path} than in the network: {advice}"
             )
-
-
-def _header_bytes(path: Path) -> int:
-    with path.open("rb") as file:
-        return int.from_bytes(file.read(_LENGTH), "little")
 
 
 def _shared(metadata: Mapping[str, str] | None) -> dict[str, str]:

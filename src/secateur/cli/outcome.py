@@ -55,26 +55,29 @@ def carry_out(
         KeyboardInterrupt: with a sentence on how to go on.
     """
     from secateur import artifact, run
-    from secateur.models.sources import refuse_foreign
+    from secateur.models.sources import refuse_own_code
 
     folder = Path("out") / recipe.name() if out is None else out
-    artifact.check_name(folder)
-    refuse_foreign(recipe.model)
+    refuse_own_code(recipe.model)
     run.method_of(recipe)
     run.steps_of(recipe)
     _check(recipe)
-    work = folder.with_name(f"{folder.name}.work")
+    place = place_of(folder)
+    work = _short(place.with_name(f"{place.name}.work"))
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process alone writes and speaks
+        if not force and _will_be_finished(place, recipe):
+            return
         with Listener(quiet=True) as tell:
             run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
         return
     with holding(folder, work):
-        artifact.recover(folder.resolve(), alone=True)
-        if not force and _is_finished(folder, recipe):
-            _sweep(work, folder)
-            already_there(folder, as_json)
+        artifact.recover(place, alone=True)
+        if not force and _is_finished(place, recipe):
+            _sweep(work, place)
+            _already_there(folder, as_json)
             return
-        artifact.refuse(folder.resolve(), force=force)
+        artifact.check_name(folder)
+        artifact.refuse(place, force=force)
         _open_work(work, recipe, force)
         try:
             with Listener(quiet or as_json) as tell:
@@ -106,18 +109,20 @@ def _speak(document: Mapping[str, Any], folder: Path, page: Path, lines: Sequenc
     say(*(f"Repaired: {text}" for text in repairs(document)))
     say(*(f"Images: {text}" for text in calibration(document)))
     say(*(f"Minutes: {text}" for text in minutes.used(document)))
-    if not document["training"]["rounds"] and document["minutes"] is None and document["data"]:
+    if not document["training"]["rounds"] and document.get("minutes") is None and document["data"]:
         say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
     say(*lines)
     say(f"Result: {folder}", f"Report: {page}")
 
 
-def already_there(folder: Path, as_json: bool) -> None:
+def _already_there(folder: Path, as_json: bool) -> None:
     """Print what came out when this recipe was carried out before."""
     from secateur.artifact.foreign import table_of
+    from secateur.artifact.store import MEASUREMENT
     from secateur.export import FILES
+    from secateur.report.page import NAME
 
-    document, page = table_of(folder / "measurement.json"), folder / "report.html"
+    document, page = table_of(folder / MEASUREMENT), folder / NAME
     files = [{"path": str(folder / name), "kind": kind} for kind, name in FILES.items() if (folder / name).is_file()]
     if as_json:
         say_json({**document, "folder": str(folder), "report": str(page), "exports": files, "already_there": True})
@@ -130,18 +135,20 @@ def already_there(folder: Path, as_json: bool) -> None:
 def holding(folder: Path, work: Path) -> Generator[None]:
     """Keep other processes from working on the same result; a claim ends with its process, however that ends.
 
+    Args:
+        folder: the result, by any of its names.
+        work: what is written first, for the message.
+
     Raises:
         ArtifactError: if one does, or the claim cannot be written.
     """
-    from secateur.artifact import check_name
-    from secateur.artifact.claims import claimed
+    from secateur.artifact.claims import claimed, lock_of
 
-    check_name(folder)
-    lock = folder.with_name(f".{folder.name}.lock")
+    place = place_of(folder)
     with contextlib.ExitStack() as stack:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            holder = stack.enter_context(claimed(lock))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            holder = stack.enter_context(claimed(lock_of(place)))
         except OSError as error:
             raise ArtifactError(f"cannot write {work}: {error.strerror or error}; choose another --out") from None
         if holder is not None:
@@ -149,6 +156,27 @@ def holding(folder: Path, work: Path) -> Generator[None]:
                 f"process {holder} is working on {folder}; wait until it ends, stop it, or choose another --out"
             )
         yield
+
+
+def place_of(folder: Path) -> Path:
+    """Return the one path of a folder that ``.``, ``..`` and links may name, and that need not be there.
+
+    Raises:
+        ArtifactError: if it cannot be a folder with something beside it.
+    """
+    try:
+        place = folder.resolve()
+    except (OSError, RuntimeError) as error:  # links that lead to each other
+        raise ArtifactError(f"cannot write {folder}: {error}; choose another --out") from None
+    if not place.name:
+        raise ArtifactError(f"cannot write {folder}: it is the root of the disk; choose another --out")
+    return place
+
+
+def _short(path: Path) -> Path:
+    """Return a path as it is seen from the current folder, where it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _save(
@@ -160,7 +188,7 @@ def _save(
     recipe = result.recipe
     assert recipe is not None
     tell(Event("save", "saving"))
-    with artifact.saving(result, folder, force=force) as new:
+    with artifact.saving(result, folder, force=force, claim=False) as new:  # see ``holding``
         made, written = _export(result, new, recipe.export, recipe.latency, tell)
         tell(Event("report", "writing the report"))
         page = report.write(new)
@@ -224,16 +252,26 @@ def _is_of(folder: Path, recipe: Recipe) -> bool:
 
 
 def _is_finished(folder: Path, recipe: Recipe) -> bool:
-    """Say whether a folder holds the whole result of this recipe."""
+    """Say whether a folder holds the whole result of this recipe, with its report, which is written last."""
     from secateur import artifact
+    from secateur.artifact.folder import manifest
+    from secateur.report.page import NAME
 
     if not folder.is_dir() or not _is_of(folder, recipe):
         return False
     try:
         artifact.check(folder)
+        return NAME in manifest(folder)["files"]
     except ArtifactError:
         return False
-    return True
+
+
+def _will_be_finished(place: Path, recipe: Recipe) -> bool:
+    """Say whether the first process finds the whole result of this recipe, once it has put it in its place."""
+    from secateur.artifact.folder import left_by_a_kill
+
+    left = left_by_a_kill(place, alone=True)
+    return any(_is_finished(it, recipe) for it in ([place] if left is None else [left, place]))
 
 
 def _sweep(work: Path, folder: Path) -> None:

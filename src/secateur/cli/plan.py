@@ -153,6 +153,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
         place=place_for(model, recipe.train or recipe.shape),
     )
     beforehand.check_weights(model)
+    beforehand.warn_of_random_weights(model, tell)
     check_budget(recipe.budget, data, recipe.train)
     check_timing([method], recipe.latency, recipe.budget)
     graph = job.read(model)

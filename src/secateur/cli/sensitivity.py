@@ -108,6 +108,7 @@ def _measured(
     from secateur.data import load_calibration
     from secateur.data.calibration import Later
     from secateur.run import beforehand
+    from secateur.run.images import suited
     from secateur.run.place import place_for, there
     from secateur.search.judge import sample
     from secateur.search.sensitivity import curves
@@ -117,10 +118,11 @@ def _measured(
         raise SettingError(
             f"{recipe.method} gives units no scores, so nothing goes first; take a method that does, such as {METHOD}"
         )
-    data = run.data_for(recipe, download=download)
+    data = run.data_of(recipe, download=download)
     if data is None:
         raise DataError("sensitivity is measured on validation images; name a data set with --data")
     model, limits = run.model_of(recipe, data), Limits(recipe.min_units, recipe.multiple)
+    data = suited(data, model)
     beforehand.check_weights(model)
     beforehand.warn_of_random_weights(model, tell)
     tell(Event("trace", "reading the network"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,8 +78,8 @@ def subject_of(
     from secateur import run
 
     loaded = load(folder, trust)
-    if not {"mean", "std"} & asked.keys():
-        asked |= loaded.measurement.get("normalisation") or {}
+    if (test or "data" in asked) and not {"mean", "std"} & asked.keys():
+        asked |= _normalisation(folder, loaded.measurement)
     data = None
     if loaded.recipe is not None and (test or "data" in asked):
         data = run.data_of(replace(loaded.recipe, **asked), download=download)
@@ -86,6 +87,24 @@ def subject_of(
         data = run.data_of(_recipe({"model": "none", **asked}), download=download)
     example = example_of(loaded) if data is None else data.example()
     return Subject(str(folder), loaded.model, data, example)
+
+
+def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return mean and deviation of the images of a result as settings; nothing where it does not say them.
+
+    Raises:
+        ArtifactError: if they are none.
+    """
+    from secateur.artifact.foreign import entry, naming
+    from secateur.artifact.store import MEASUREMENT
+
+    if measurement.get("normalisation") is None:
+        return {}
+    with naming(folder / MEASUREMENT):
+        found = entry(measurement, "normalisation")
+        named = {name: tuple(found[name]) for name in ("mean", "std")}
+        _recipe({"model": "none", **named})  # which refuses what no mean or deviation can be
+        return named
 
 
 def _named(asked: dict[str, Any], image: str, download: bool) -> Subject:

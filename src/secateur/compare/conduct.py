@@ -31,8 +31,9 @@ from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
 from secateur.progress import shown
 from secateur.recipe import Recipe
-from secateur.run import beforehand, data_for, example_of, images_of, model_of, prune_as, recipes
+from secateur.run import beforehand, data_of, example_of, images_of, model_of, prune_as, recipes
 from secateur.run.headline import timed_together
+from secateur.run.images import suited
 from secateur.run.place import accuracy_at, measure_at, place_for
 from secateur.run.work import Work
 from secateur.training import History, fit
@@ -70,9 +71,9 @@ def carry_out(
     folder, wanted, busy = Path(folder), requests(comparison), dict[str, str]()
     tell = once(tell)
     _make(folder)
-    if any(runs.load(folder, request) is None for request in wanted):
-        _refuse_early(comparison, download, tell)
     conductor = _Conductor(comparison, folder, download, tell)
+    if any(runs.load(folder, request) is None for request in wanted):
+        conductor.refuse_early(wanted[0].recipe)
     for number, request in enumerate(wanted, 1):
         if runs.load(folder, request) is not None:
             continue
@@ -114,34 +115,6 @@ def _make(folder: Path) -> None:
         raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
 
 
-def _refuse_early(comparison: Comparison, download: bool, tell: Tell) -> None:
-    """Refuse what some run could not do.
-
-    Raises:
-        SecateurError: naming the method.
-    """
-    recipe = requests(comparison)[0].recipe
-    recipes.runtime_of(recipe)
-    data = data_for(recipe, download=download)
-    assert data is not None
-    if not data.size("val"):
-        raise DataError(f"{data.name} holds no images out; a comparison needs some to choose settings on")
-    model, base = model_of(recipe, data), comparison.base
-    beforehand.check_weights(model)
-    if base.pretrain is None:
-        beforehand.warn_of_random_weights(model, tell)
-    graph = beforehand.read(model, data.example(), base.leave, groups=base.groups, patience=base.patience, tell=tell)
-    for entry in comparison.all_entries():
-        for keep in comparison.keeps:
-            try:
-                target, method = Target(keep, base.of), entry.made()
-                method.check(target)
-                beforehand.check_target(graph, method, target, Limits(base.min_units, base.multiple))
-            except SecateurError as error:
-                error.args = (f"{entry.label}, keep {keep:g}: {error}",)
-                raise
-
-
 class _Conductor:
     """Carries out runs one after the other; data and dense networks are kept from one to the next."""
 
@@ -150,6 +123,32 @@ class _Conductor:
         self._data: tuple[int, Data] | None = None
         self._images: tuple[int, Calibration | None] | None = None
         self._tested: dict[int, Measurement] = {}
+
+    def refuse_early(self, recipe: Recipe) -> None:
+        """Refuse what some run could not do; the recipe is that of any.
+
+        Raises:
+            SecateurError: naming the method.
+        """
+        recipes.runtime_of(recipe)
+        (data, model), base = self._opened(recipe), self.comparison.base
+        if not data.size("val"):
+            raise DataError(f"{data.name} holds no images out; a comparison needs some to choose settings on")
+        beforehand.check_weights(model)
+        if base.pretrain is None:
+            beforehand.warn_of_random_weights(model, self.tell)
+        graph = beforehand.read(
+            model, data.example(), base.leave, groups=base.groups, patience=base.patience, tell=self.tell
+        )
+        for entry in self.comparison.all_entries():
+            for keep in self.comparison.keeps:
+                try:
+                    target, method = Target(keep, base.of), entry.made()
+                    method.check(target)
+                    beforehand.check_target(graph, method, target, Limits(base.min_units, base.multiple))
+                except SecateurError as error:
+                    error.args = (f"{entry.label}, keep {keep:g}: {error}",)
+                    raise
 
     def run(self, request: Request) -> Run:
         """Carry out one run."""
@@ -167,10 +166,17 @@ class _Conductor:
     def data(self, recipe: Recipe) -> Data:
         """Return the data; the seed says which images are held out."""
         if self._data is None or self._data[0] != recipe.seed:
-            found = data_for(recipe, download=self.download)
-            assert found is not None
-            self._data = (recipe.seed, found)
+            return self._opened(recipe)[0]
         return self._data[1]
+
+    def _opened(self, recipe: Recipe) -> tuple[Data, nn.Module]:
+        """Open the data; return it with the network, whose channels pictures are given."""
+        found = data_of(recipe, download=self.download)
+        assert found is not None
+        model = model_of(recipe, found)
+        data = suited(found, model)
+        self._data = (recipe.seed, data)
+        return data, model
 
     def images(self, recipe: Recipe, data: Data) -> Calibration | None:
         """Return the unlabelled images that the recipe names; the seed says which."""

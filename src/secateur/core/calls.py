@@ -1,4 +1,4 @@
-"""Which module is running, and the how-manieth call of a kind it makes: names for places in a program."""
+"""Which module is running, the how-manieth call of a kind it makes, and which operators it runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class ModuleStack:
@@ -72,3 +73,22 @@ class ModuleStack:
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._path and threading.get_ident() == self._thread:
             self._path.pop()
+
+
+class Operators(TorchDispatchMode):
+    """While active, every operator that runs is heard.
+
+    Args:
+        hear: is called with the operator, its positional and named arguments and what it returned.
+    """
+
+    def __init__(self, hear: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self._hear = hear
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._hear(func, args, kwargs or {}, out)
+        return out

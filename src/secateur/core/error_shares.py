@@ -26,11 +26,13 @@ RUNGS = 64
 """Most widths of a group on the way down, where costs are counted; those of the goal are chosen among all."""
 _LOOKS = 16
 """Most widths where they are measured."""
-WITHOUT_IMAGES = (
+NO_IMAGES_NOTE = (
     "there are no images, so what layers lose is estimated from weights alone; a few hundred, labelled or not (--data, "
     "--calibrate), tell better"
 )
 """What is said of error curves that no images were looked at for."""
+_COMPARABLE = 64
+"""Images from which on a predicted error can be compared with others."""
 _UNKNOWN = 1e6
 """Beyond what is known of a curve an error rises by so much, more than any that is known, over the whole group."""
 
@@ -91,10 +93,6 @@ def toward(
     return partial(by_error, graph, curves, costs=costs, goal=goal, start=start)
 
 
-_SURE = 64
-"""Images from which on a predicted error can be compared with others."""
-
-
 def predicted(curves: Sequence[ErrorCurve], plan: Plan) -> dict[str, float]:
     """Return the error that a plan leaves in each group with a curve, where the units are those that the curve drops.
 
@@ -136,7 +134,8 @@ def note(curves: Sequence[ErrorCurve], plan: Plan, images: int | None = None) ->
     text = f"layers are predicted to lose {sum(known.values()):.3g} of the variance of what they put out"
     text += " once they are fitted anew, and more without a fit"
     if images is not None:
-        short = f", too few to go by: it looks the better the fewer they are below {_SURE}" if images < _SURE else ""
+        few = images < _COMPARABLE
+        short = f", too few to go by: it looks the better the fewer they are below {_COMPARABLE}" if few else ""
         text += f" (from {images:,} image{'' if images == 1 else 's'}{short})"
     text += f", added up over {len(known)} groups{': ' + most if most else ''}"
     beyond = len(errors) - len(known)

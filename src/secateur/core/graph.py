@@ -282,20 +282,27 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
         raise PlanError(f"the model has no tensor '{name}'; was it traced from another network?") from None
 
 
+def positions(member: Member, size: int) -> Tensor:
+    """Return the positions of units along the dimension of a member, ``(size, slots)``, -1 where there are fewer."""
+    counts = torch.bincount(member.unit[member.unit >= 0], minlength=size)
+    order = torch.argsort(member.unit, stable=True)
+    order = order[member.unit[order] >= 0]
+    unit = member.unit[order]
+    slot = torch.arange(len(order)) - (counts.cumsum(0) - counts)[unit]
+    out = torch.full((size, int(counts.max()) if len(counts) else 0), -1)
+    out[unit, slot] = order
+    return out
+
+
 def unit_rows(tensor: Tensor, member: Member, size: int) -> Tensor:
     """Return the elements of ``tensor`` unit by unit, ``(size, k)``; shorter units are padded with zeros."""
     rows = tensor.detach().movedim(member.dim, 0).reshape(tensor.shape[member.dim], -1)
-    place = member.unit.to(rows.device)
-    if len(place) == size and bool((place == torch.arange(size, device=rows.device)).all()):
+    if torch.equal(member.unit, torch.arange(size)):
         return rows
-    chosen = place >= 0
-    rows, place = rows[chosen], place[chosen]
-    counts = torch.bincount(place, minlength=size)
-    order = torch.argsort(place, stable=True)
-    slot = torch.arange(len(order), device=rows.device) - (counts.cumsum(0) - counts)[place[order]]
-    out = rows.new_zeros(size, int(counts.max()), rows.shape[1])
-    out[place[order], slot] = rows[order]
-    return out.reshape(size, -1)
+    table = positions(member, size).to(rows.device)
+    out = rows[table]
+    out[table < 0] = 0
+    return out.flatten(1)
 
 
 def count(axis: Axis, keep: Tensor) -> int:

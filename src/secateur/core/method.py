@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.core.error_shares import WITHOUT_IMAGES, note, toward
+from secateur.core.error_shares import NO_IMAGES_NOTE, note, toward
 from secateur.core.graph import Group
 from secateur.core.knapsack import by_latency
 from secateur.core.limits import Limits
@@ -165,7 +165,7 @@ class ScoreMethod(Method):
             order = partial(by_latency, problem.graph, open_scores, self.scope, times=problem.times())
         elif self.allocate == "reconstruction":
             curves = problem.error_curves(open_scores)
-            blind = (WITHOUT_IMAGES,) if problem.blind else ()
+            blind = (NO_IMAGES_NOTE,) if problem.blind else ()
             order = toward(problem.graph, curves, problem.target, start)
             plan = meet(problem.graph, order, problem.target, problem.limits, start)
             return replace(plan, notes=(*plan.notes, *blind, note(curves, plan, problem.image_count())))

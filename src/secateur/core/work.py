@@ -79,7 +79,7 @@ def uncounted(func: Any, layer: str, out: Any) -> Uncounted:
     return Uncounted(operator_name(getattr(func, "overloadpacket", func)), layer, max(found, default=0))
 
 
-def together(found: Sequence[Uncounted]) -> tuple[Uncounted, ...]:
+def by_operator(found: Sequence[Uncounted]) -> tuple[Uncounted, ...]:
     """Return one record for each operator of each layer."""
     sums: dict[tuple[str, str], int] = {}
     for each in found:

@@ -22,7 +22,6 @@ PER_BYTE = 16
 MOST_IMAGE = 2**26
 """Numbers in one image; the rows that are wanted are copied, however large the file is."""
 
-_MOST_HEADER = 8 * reading.MIB
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -63,12 +62,10 @@ def safetensors_in(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if its header is larger than there is reason for.
+        ValueError: if it is none, or its header is larger than there is reason for.
     """
-    reading.regular(path)
-    with path.open("rb") as file:
-        if int.from_bytes(file.read(8), "little") > _MOST_HEADER:
-            raise reading.Unfit("its header is larger than there is reason for")
+    if not reading.is_safetensors(path):
+        raise reading.Unfit("it does not begin as a safetensors file")
     return dict(sorted(safetensors.torch.load_file(str(path)).items()))  # pyright: ignore[reportUnknownMemberType]
 
 

@@ -59,9 +59,13 @@ class Calibration:
     lost: tuple[str, ...] = field(default=(), repr=False)
 
     @cached_property
+    def _distinct(self) -> list[Tensor]:
+        return distinct(self.batches)
+
+    @cached_property
     def different(self) -> int:
         """How many images there are without repeats and images of a single colour."""
-        return sum(int(kept.sum()) for kept in distinct(self.batches))
+        return sum(int(kept.sum()) for kept in self._distinct)
 
     @property
     def few(self) -> bool:
@@ -108,7 +112,7 @@ class Calibration:
         less = self.count - self.different
         if not less or not self.different:
             return self
-        kept = [part(batch, rows) for batch, rows in zip(self.batches, distinct(self.batches), strict=True)]
+        kept = [part(batch, rows) for batch, rows in zip(self.batches, self._distinct, strict=True)]
         source = f"{self.source}, without {less:,} repeats and images of a single colour"
         return replace(self, batches=tuple(it for it in kept if length(it)), count=self.different, source=source)
 

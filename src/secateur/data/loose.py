@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from secateur.data.folder import GREY
 from secateur.data.inputs import Wanted
 from secateur.data.listing import pictures_below
-from secateur.data.pictures import Files, FolderSource, Item, reading
+from secateur.data.pictures import Files, FolderSource, Item, readers
 from secateur.data.splits import mixed
 from secateur.data.vision import picture_size, torchvision
 from secateur.errors import DataError
@@ -35,7 +35,7 @@ def of_folder(
     size: tuple[int | None, int],
     workers: int | None,
     lost: list[str],
-) -> tuple[Iterator[Tensor], str]:
+) -> tuple[Iterator[Tensor], str, Wanted]:
     """Return pictures drawn by the seed; no others are read, but for those that cannot be: others take their places.
 
     Args:
@@ -48,7 +48,7 @@ def of_folder(
         lost: takes the names of the pictures that cannot be read, while the others are.
 
     Returns:
-        The batches, and what they are in words.
+        The batches, what they are in words, and what was wanted with the constants that they are normalised with.
 
     Raises:
         DataError: if there are no pictures, none can be read, or the network takes something else.
@@ -71,7 +71,7 @@ def of_folder(
     source = FolderSource({"test": files}, mean, std, final if resized else None, workers)
     done = f"{'resized to ' if resized else ''}{final[0]}x{final[1]} pixels"
     name = f"pictures in '{root}', {done}, normalised with {wanted.scaling()}"
-    return _read(source, count, None if resized else final, lost), name
+    return _read(source, count, None if resized else final, lost), name, wanted
 
 
 def _read(source: FolderSource, count: int, only: tuple[int, int] | None, lost: list[str]) -> Iterator[Tensor]:
@@ -92,7 +92,7 @@ def _read(source: FolderSource, count: int, only: tuple[int, int] | None, lost: 
             source.pictures("test", "none"),
             batch_size=_CHUNK,
             sampler=keys,  # pyright: ignore[reportArgumentType]
-            num_workers=min(reading(source.workers), -(-len(keys) // _CHUNK)),
+            num_workers=min(readers(source.workers), -(-len(keys) // _CHUNK)),
             collate_fn=_sorted,
             generator=torch.Generator(),  # or the loader would draw from the caller's random numbers
         )

@@ -120,7 +120,7 @@ class FolderBatches(Batches):
         loader: Iterable[Batch] = DataLoader(
             self.source.pictures(self.order.split, self.order.augment),
             batch_sampler=Keys(rows, seeds, self.shares),  # pyright: ignore[reportArgumentType]
-            num_workers=min(reading(self.source.workers, self.order.world), len(self.shares)),
+            num_workers=min(readers(self.source.workers, self.order.world), len(self.shares)),
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or the loader would draw from the caller's random numbers
@@ -155,7 +155,7 @@ class Keys(Sampler[list[Key]]):
             yield list(zip(self.rows[share].numpy().tolist(), self.seeds[share].numpy().tolist(), strict=True))
 
 
-def reading(asked: int | None, world: int = 1) -> int:
+def readers(asked: int | None, world: int = 1) -> int:
     """Return how many processes read pictures: as many as asked for, else what the machine has room for."""
     if asked is not None:
         return asked

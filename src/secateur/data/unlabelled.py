@@ -63,8 +63,8 @@ def opened(
         path = Path(source).expanduser()
         if path.is_dir():
             lost = list[str]()
-            images, name = of_folder(path, wanted, count, seed, size, workers, lost)
-            return Read(images, name, replace(wanted, any_size=True), scaled=True, lost=lost)
+            images, name, used = of_folder(path, wanted, count, seed, size, workers, lost)
+            return Read(images, name, replace(used, any_size=True), scaled=True, lost=lost)
         return _of_arrays(_file(path, wanted.example), f"'{path}'", wanted, count, seed)
     if isinstance(source, Data):
         own = not isinstance(source.source, LoaderSource)  # which has normalised by itself, nobody knows how
@@ -116,6 +116,7 @@ def _of_loader(loader: DataLoader[Any], count: int, seed: int) -> Iterator[Any]:
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=cast("Any", loader).multiprocessing_context,
         generator=torch.Generator().manual_seed(seed),
     )
     return iter(again)

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.blocks import executing
-from ..core.calls import ModuleStack
+from ..core.calls import ModuleStack, Operators
 from ..core.together import Together
-from ..core.work import Uncounted, macs, mapping, remark, uncounted
-from ..core.work import together as by_operator
+from ..core.work import Uncounted, by_operator, macs, mapping, remark, uncounted
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .record import Record
 
@@ -77,7 +75,15 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     stack = ModuleStack(model)
     watcher = _Watcher(stack)
     flops = FlopCounterMode(display=False, custom_mapping=mapping())
-    with evaluating(model), executing(model, "blocks"), torch.no_grad(), _in_the_open(), stack, watcher, flops:
+    with (
+        evaluating(model),
+        executing(model, "blocks"),
+        torch.no_grad(),
+        _in_the_open(),
+        stack,
+        Operators(watcher.hear),
+        flops,
+    ):
         call(model, inputs)
     params = list(model.parameters())
     missed = by_operator(watcher.uncounted)
@@ -106,25 +112,17 @@ def _unfused() -> Generator[None]:
 _in_the_open = Together(_unfused)
 
 
-class _Watcher(TorchDispatchMode):
+class _Watcher:
     """Adds up the elements that convolutions and linear layers put out, and notes what no formula counts."""
 
     def __init__(self, stack: ModuleStack) -> None:
-        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self._stack = stack
         self.elements = 0
         self.uncounted: list[Uncounted] = []
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
+    def hear(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Take in an operator that has run."""
         if func.overloadpacket in _MAKERS and isinstance(out, Tensor):
             self.elements += out.numel()
-        if macs(func, args, kwargs or {}, out) is None:
+        if macs(func, args, kwargs, out) is None:
             self.uncounted.append(uncounted(func, self._stack.current, out))
-        return out

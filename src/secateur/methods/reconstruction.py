@@ -31,7 +31,7 @@ from typing import ClassVar, Literal
 import torch
 
 from secateur.core.error_curves import ErrorCurve
-from secateur.core.error_shares import WITHOUT_IMAGES, by_error, chosen, note, ranks, toward
+from secateur.core.error_shares import NO_IMAGES_NOTE, by_error, chosen, note, ranks, toward
 from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, Plan
@@ -78,7 +78,7 @@ class Reconstruction(Method):
         meet(problem.graph, even, problem.target, problem.limits)  # out of reach: said before anything is fitted
         curves = problem.error_curves()
         plan = meet(problem.graph, self._order(problem, problem.target, curves), problem.target, problem.limits)
-        blind = (f"{WITHOUT_IMAGES}; of each layer the smallest filters go first",) if problem.blind else ()
+        blind = (f"{NO_IMAGES_NOTE}; of each layer the smallest filters go first",) if problem.blind else ()
         return replace(chosen(curves, plan), notes=(*blind, note(curves, plan, problem.image_count())))
 
     def _order(

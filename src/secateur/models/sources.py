@@ -54,7 +54,7 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     for name, number in (("classes", classes), ("channels", channels), ("image", image)):
         if number is not None and number < 1:
             raise SettingError(f"the number given as {name} must be 1 or more, not {number}")
-    refuse_foreign(spec)
+    refuse_own_code(spec)
     source, colon, name = _parts(spec)
     if not colon and (spec.endswith(".py") or "/" in spec):
         raise ModelError(f"'{spec}' lacks the function that builds the network: write {spec}:FUNCTION")
@@ -79,7 +79,7 @@ def _parts(spec: str) -> tuple[str, str, str]:
     return parts if parts[0] in _SOURCES else spec.rpartition(":")
 
 
-def refuse_foreign(spec: str) -> None:
+def refuse_own_code(spec: str) -> None:
     """Refuse code that a file names: whoever wrote the one may have written the other.
 
     Raises:
@@ -100,9 +100,9 @@ def side_of(spec: str) -> int:
     there is no network for, which ``build`` refuses.
 
     Raises:
-        ModelError: if that would run code that a file names, see ``refuse_foreign``.
+        ModelError: if that would run code that a file names, see ``refuse_own_code``.
     """
-    refuse_foreign(spec)
+    refuse_own_code(spec)
     source, _, name = _parts(spec)
     own = source in ("", "secateur")
     try:

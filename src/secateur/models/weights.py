@@ -16,7 +16,6 @@ from .. import reading
 from ..errors import ModelError, nearest
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_MOST_HEADER = 8 * reading.MIB  # bytes of a safetensors file before its numbers
 _PREFIXES = ("module.", "_orig_mod.")
 _PICKLED = (b"PK", b"\x80")  # how torch.save starts a file, now and before version 1.6
 _COUNTER = "num_batches_tracked"
@@ -82,9 +81,8 @@ def _read(path: Path) -> object:
     start = b""
     try:
         with path.open("rb") as file:
-            start = file.read(9)
-        # A safetensors file is 8 bytes of length and then a JSON object.
-        if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _MOST_HEADER:
+            start = file.read(max(map(len, _PICKLED)))
+        if reading.is_safetensors(path):
             return safetensors.torch.load_file(str(path))  # pyright: ignore[reportUnknownMemberType]
         if start.startswith(b"PK"):
             _refuse_compressed(path)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.graph import Graph, Group, Member, layer_of, tensor_of
+from secateur.core.graph import Graph, Group, Member, layer_of, positions, tensor_of
 from secateur.core.surgery import Inputs, relative_difference, run, tensors_in
 from secateur.errors import ModelError
 from secateur.reconstruction.likeness import Behaviour, Course
@@ -28,38 +28,6 @@ NEAR = 1e-4
 """Relative difference of outputs up to which they are the same."""
 _NEARLY = 2e-2  # for multiples, which need not be exact
 _READ = 0.1  # relative error of what is read up to which a hypothesis is worth trying on the outputs
-
-
-def positions(member: Member, size: int) -> Tensor:
-    """Return the positions of units along the dimension of a member, ``(size, slots)``, -1 where there are fewer."""
-    counts = torch.bincount(member.unit[member.unit >= 0], minlength=size)
-    out = torch.full((size, int(counts.max()) if len(counts) else 0), -1)
-    order = torch.argsort(member.unit, stable=True)
-    order = order[member.unit[order] >= 0]
-    unit = member.unit[order]
-    slot = torch.arange(len(order)) - (torch.cumsum(counts, 0) - counts)[unit]
-    out[unit, slot] = order
-    return out
-
-
-def handed_over(weight: Tensor, member: Member, share: Tensor) -> Tensor:
-    """Return what the columns of a reader give to those of other units, ``weight``'s shape.
-
-    Args:
-        weight: of the reader.
-        member: which of its columns reads which unit.
-        share: ``(size, size)``, how much of a unit (row) each other unit (column) stands in for; what is on the
-            diagonal does not count.
-    """
-    places = positions(member, len(share))
-    there = places[:, 0] >= 0
-    share = share * ~torch.eye(len(share), dtype=torch.bool) * there * there[:, None]
-    gone, kept = share.any(1).nonzero().flatten(), share.any(0).nonzero().flatten()
-    columns = weight.detach().double().cpu().movedim(member.dim, 0)
-    out = torch.zeros_like(columns)
-    given = share[gone][:, kept].T @ columns[places[gone]].flatten(1)
-    out[places[kept]] = given.view(len(kept), places.shape[1], *columns.shape[1:])
-    return out.movedim(0, member.dim)
 
 
 def even(group: Group) -> bool:
@@ -97,8 +65,8 @@ class Trial:
         """Yield the members that read the units."""
         return (member for member in self.group.members if member.role == "reads")
 
-    def places(self, member: Member, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the positions of both units of each pair that has any, in a member or in another map of units."""
+    def places(self, member: Member) -> tuple[Tensor, Tensor]:
+        """Return the positions of both units of each pair that has any in a member."""
         table = positions(member, self.group.size)
         gone, kept = table[self.gone], table[self.kept]
         both = ((gone >= 0) & (kept >= 0)).all(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,9 @@ from secateur.core.graph import Graph, Group, layer_of, tensor_of, unit_rows
 from secateur.core.surgery import Inputs
 from secateur.reconstruction.behaviour import Trial, Trials
 from secateur.reconstruction.curves import STREAM
-from secateur.reconstruction.elimination import Reader, eliminate
+from secateur.reconstruction.elimination import Reader, eliminate, order_of
 from secateur.reconstruction.likeness import Behaviour, course, given, moments
+from secateur.reconstruction.sites import norm_scale
 
 PULL = 0.2
 """Ridge, as a share of the mean square of what a unit sends: strong, for the moments are only estimated."""
@@ -83,8 +83,7 @@ def blind_curves(
         if behaviour is None:
             alike = torch.eye(group.size, dtype=torch.float64)
         values = _norms_of_filters(model, group) if scores is None or group.name not in scores else scores[group.name]
-        order = [unit for unit in torch.argsort(values.double(), stable=True).tolist() if values[unit] < float("inf")]
-        gone, errors = eliminate(_readers(model, group, norms, alike, norm), group.size, order=order)
+        gone, errors = eliminate(_readers(model, group, norms, alike, norm), group.size, order=order_of(values))
         weight = STREAM if group.name in graph.streams else 1.0
         curves.append(ErrorCurve(group.name, tuple(gone), tuple(accumulate(errors, max)), (), weight))
     return curves
@@ -113,9 +112,7 @@ def _readers(model: nn.Module, group: Group, norms: Mapping[str, str], alike: Te
         weight = tensor_of(model, member.tensor).detach().double().cpu()
         layer = layer_of(member.tensor)
         if layer in norms and member.dim == 1:
-            behind: Any = model.get_submodule(norms[layer])
-            scale = torch.rsqrt(behind.running_var.detach().double().cpu() + behind.eps)
-            scale = scale if behind.weight is None else scale * behind.weight.detach().double().cpu()
+            scale = norm_scale(model, norms[layer], len(weight))
             weight = weight * scale.reshape([-1] + [1] * (weight.dim() - 1))
         rows = unit_rows(weight, member, group.size) * norm[:, None]
         if bool(rows.isfinite().all()):

@@ -18,7 +18,7 @@ from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import part
 from secateur.reconstruction import rows
 from secateur.reconstruction.contribution import contributions
-from secateur.reconstruction.elimination import FEW, Reader, best_choices, eliminate
+from secateur.reconstruction.elimination import FEW, Reader, best_choices, eliminate, order_of
 from secateur.reconstruction.least_squares import Moments, inverted, ridged
 from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, laid_out
 from secateur.reconstruction.reading import columns, evened, readers, units_read
@@ -106,8 +106,7 @@ class _Survey:
             found.append(view.reader)
         order = None
         if self.scores is not None and group.name in self.scores:
-            scores = self.scores[group.name].double()
-            order = [unit for unit in torch.argsort(scores, stable=True).tolist() if scores[unit] < float("inf")]
+            order = order_of(self.scores[group.name])
         if not found:
             found = [_by_weight(self.model, group)]
         choices = list[tuple[int, ...]]()
@@ -204,7 +203,7 @@ def _look(survey: _Survey, site: Site, arrived: Sequence[Arrival], seed: int) ->
     if finite:
         inverse = inverted(ridged(inverse, PULL))
     groups = rows.groups(layer)
-    scale = norm_scale(survey.model, site, len(layer.weight))
+    scale = norm_scale(survey.model, site.norm, len(layer.weight))
     weight = (layer.weight.detach().double().cpu().flatten(1) * scale[:, None]).view(groups, -1, inverse.shape[1])
     each = len(units) // groups
     met: set[str] = set()

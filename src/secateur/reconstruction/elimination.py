@@ -39,6 +39,11 @@ class Reader:
     scale: float
 
 
+def order_of(scores: Tensor) -> list[int]:
+    """Return units in the order of their scores, the lowest first, without those of ``inf``, which never go."""
+    return [unit for unit in torch.argsort(scores.double(), stable=True).tolist() if scores[unit] < torch.inf]
+
+
 def eliminate(
     readers: Sequence[Reader], units: int, *, order: Sequence[int] | None = None
 ) -> tuple[list[int], list[float]]:

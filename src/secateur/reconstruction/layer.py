@@ -32,7 +32,7 @@ class Fitted:
         self.layer: Any = thin.get_submodule(site.layer)
         self.plain: Any = plain(self.layer)
         self.groups = rows.groups(self.plain)
-        self.scale = norm_scale(thin, site, len(self.plain.weight))
+        self.scale = norm_scale(thin, site.norm, len(self.plain.weight))
         self.offset = bool(site.norm) or self.plain.bias is not None
         self.free: Tensor | None = None
         if isinstance(self.layer, BlockLayer):
@@ -80,9 +80,9 @@ class Fitted:
 
     def moved_map(self, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the same for whole inputs of the layer."""
-        made = rows.changed(self.plain, given, weight.to(given), None if bias is None else bias.to(given))
-        scale = self.scale.to(made)
-        return made * (scale[:, None, None] if isinstance(self.plain, nn.Conv2d) else scale)
+        scale = self.scale.to(weight)  # of the weights, which are smaller than the map
+        weight = (weight * scale.view(-1, *[1] * (weight.dim() - 1))).to(given)
+        return rows.changed(self.plain, given, weight, None if bias is None else (bias * scale).to(given))
 
 
 def _product(inputs: Tensor, weight: Tensor) -> Tensor:

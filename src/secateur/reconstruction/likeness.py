@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from secateur.core.graph import Graph, Group, Member, layer_of, tensor_of, unit_rows
 from secateur.core.layers import CONVOLUTIONS
+from secateur.reconstruction.sites import norm_scale
 
 Behaviour = Literal["linear", "rectified", "other"]
 
@@ -117,10 +118,8 @@ def folded(model: nn.Module, stage: Stage, size: int) -> tuple[Tensor, Tensor]:
     bias = torch.zeros(rows, dtype=torch.float64) if layer.bias is None else layer.bias.detach().double().cpu()
     if stage.norm:
         norm: Any = model.get_submodule(stage.norm)
-        one = torch.ones(rows, dtype=torch.float64)
-        scale = one if norm.weight is None else norm.weight.detach().double().cpu()
-        scale = scale / torch.sqrt(norm.running_var.detach().double().cpu() + norm.eps)
-        shift = 0 * one if norm.bias is None else norm.bias.detach().double().cpu()
+        scale = norm_scale(model, stage.norm, rows)
+        shift = torch.zeros_like(scale) if norm.bias is None else norm.bias.detach().double().cpu()
         bias = shift + (bias - norm.running_mean.detach().double().cpu()) * scale
         scale = torch.where(_still(norm), 0.0, scale)  # what does not vary would seem to vary much
         weight = weight * scale.reshape([-1 if d == stage.weight.dim else 1 for d in range(weight.dim())])

@@ -244,10 +244,10 @@ def together(found: Sequence[Site]) -> dict[Place, list[Site]]:
     return met
 
 
-def norm_scale(model: nn.Module, site: Site, outputs: int) -> Tensor:
-    """Return by how much the batch norm behind a layer scales each output, ``(outputs,)`` float64 on the CPU."""
-    if not site.norm:
+def norm_scale(model: nn.Module, name: str, outputs: int) -> Tensor:
+    """Return by how much a batch norm scales each output, ``(outputs,)`` float64 on the CPU; ones without a name."""
+    if not name:
         return torch.ones(outputs, dtype=torch.float64)
-    norm: Any = model.get_submodule(site.norm)
-    spread = torch.sqrt(norm.running_var.detach().double() + norm.eps)
-    return ((1.0 if norm.weight is None else norm.weight.detach().double()) / spread).cpu()
+    norm: Any = model.get_submodule(name)
+    spread = torch.sqrt(norm.running_var.detach().cpu().double() + norm.eps)
+    return (1.0 if norm.weight is None else norm.weight.detach().cpu().double()) / spread

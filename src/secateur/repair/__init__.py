@@ -6,12 +6,10 @@ from secateur.repair.compensation import compensate
 from secateur.repair.constants import fold_constants
 from secateur.repair.folding import fold
 from secateur.repair.kit import (
-    BY_EXAMPLE,
-    BY_IMAGES,
     DEFAULT,
-    FEWEST_FITTED,
     STEPS,
     WITHOUT_IMAGES,
+    Judge,
     Repair,
     affordable,
     check,
@@ -24,13 +22,11 @@ from secateur.repair.kit import (
 from secateur.repair.trial import helps
 
 __all__ = [
-    "BY_EXAMPLE",
-    "BY_IMAGES",
     "DATA_FREE",
     "DEFAULT",
-    "FEWEST_FITTED",
     "STEPS",
     "WITHOUT_IMAGES",
+    "Judge",
     "Repair",
     "affordable",
     "check",

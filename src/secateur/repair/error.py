@@ -1,31 +1,40 @@
-"""How far a network is from another one, on images."""
+"""How far networks are from another one, on images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.core.surgery import Inputs, run, tensors_in
 from secateur.measure.forward import device_of, moved
 
 
-def squared_error(dense: nn.Module, thin: nn.Module, images: Sequence[Inputs]) -> float:
-    """Return the squared error of all outputs; NaN where the outputs of the two are of other shapes.
+def squared_errors(dense: nn.Module, thins: Sequence[nn.Module], images: Sequence[Inputs]) -> list[float]:
+    """Return the squared error of all outputs of each network; NaN where they are of other shapes than what is right.
 
     Args:
-        dense: what is right.
-        thin: the other one.
-        images: batches of what both take.
+        dense: what is right; it runs once on each batch.
+        thins: the others.
+        images: batches of what all of them take.
 
     Raises:
         ModelError: if they do not run on them.
     """
-    total = 0.0
+    totals = [0.0] * len(thins)
     for batch in images:
-        one, other = (tensors_in(run(network, moved(batch, device_of(network)))) for network in (dense, thin))
-        if [it.shape for it in one] != [it.shape for it in other]:
-            return float("nan")
-        pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.is_floating_point()]
-        total += sum(float((a.double().cpu() - b.double().cpu()).square().sum()) for a, b in pairs)
-    return total
+        right = _outputs(dense, batch)
+        for number, thin in enumerate(thins):
+            totals[number] += _difference(right, _outputs(thin, batch))
+    return totals
+
+
+def _outputs(network: nn.Module, batch: Inputs) -> list[Tensor]:
+    return [it.detach().cpu() for it in tensors_in(run(network, moved(batch, device_of(network))))]
+
+
+def _difference(right: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    if [it.shape for it in right] != [it.shape for it in others]:
+        return float("nan")
+    pairs = [(a, b) for a, b in zip(right, others, strict=True) if a.is_floating_point()]
+    return sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)

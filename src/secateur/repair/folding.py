@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from secateur.core.graph import Graph, Group, layer_of, tensor_of
+from secateur.core.graph import Graph, Group, Member, layer_of, positions, tensor_of
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts
 from secateur.core.size import sliced, zero_masks
 from secateur.core.surgery import Inputs
 from secateur.errors import PlanError
-from secateur.reconstruction import handed_over, shares
+from secateur.reconstruction import shares
 
 
 def fold(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, inputs: Sequence[Inputs]) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def fold(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, inputs: Se
         for member in graph.group(name).members:
             if member.role == "reads":
                 weight = tensor_of(dense, member.tensor).detach().double().cpu()
-                more = handed_over(weight, member, share)
+                more = _handed_over(weight, member, share)
                 changes[member.tensor] = changes[member.tensor] + more if member.tensor in changes else more
     changed = list[str]()
     for tensor, change in changes.items():
@@ -67,6 +67,26 @@ def fold(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, inputs: Se
                 own += more.to(own)
             changed.append(layer_of(tensor))
     return tuple(dict.fromkeys(changed))
+
+
+def _handed_over(weight: Tensor, member: Member, share: Tensor) -> Tensor:
+    """Return what the columns of a reader give to those of other units, ``weight``'s shape.
+
+    Args:
+        weight: of the reader.
+        member: which of its columns reads which unit.
+        share: ``(size, size)``, how much of a unit (row) each other unit (column) stands in for; what is on the
+            diagonal does not count.
+    """
+    places = positions(member, len(share))
+    there = places[:, 0] >= 0
+    share = share * ~torch.eye(len(share), dtype=torch.bool) * there * there[:, None]
+    gone, kept = share.any(1).nonzero().flatten(), share.any(0).nonzero().flatten()
+    columns = weight.detach().double().cpu().movedim(member.dim, 0)
+    out = torch.zeros_like(columns)
+    given = share[gone][:, kept].T @ columns[places[gone]].flatten(1)
+    out[places[kept]] = given.view(len(kept), places.shape[1], *columns.shape[1:])
+    return out.movedim(0, member.dim)
 
 
 def _alike(group: Group, graph: Graph, thin: nn.Module, keep: Tensor) -> bool:

@@ -20,7 +20,7 @@ from secateur.measure.forward import joined, length
 from secateur.recipe import DATA_FREE, REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
-from secateur.repair.error import squared_error
+from secateur.repair.error import squared_errors
 from secateur.repair.folding import fold
 from secateur.training import recalibrate
 
@@ -40,15 +40,33 @@ DEFAULT = ("reconstruct",)
 WITHOUT_IMAGES = ("fold",)
 """What is done where nobody has asked for anything, and there are none."""
 
-
-FEWEST_FITTED = 8
+MIN_IMAGES_TO_FIT = 8
 """Images below which layers are not fitted: fresh images would gain less than by ``fold``, or lose."""
 
-FEWEST_MEANT = 2
+MIN_IMAGES_FOR_MEANS = 2
 """Images below which there are no means either."""
 
-BY_IMAGES, BY_EXAMPLE = 1.0, 1.5
-"""Times the squared error of the cut network that ``fold`` may leave, on images and on an example, which says less."""
+
+@dataclass(frozen=True)
+class Judge:
+    """What tells whether a repair that looks at no image brings a network closer to the dense one.
+
+    Attributes:
+        name: what that is, in words.
+        times: the squared error of the cut network that may be left on it.
+    """
+
+    name: str
+    times: float
+
+    @staticmethod
+    def of(images: int | None) -> Judge:
+        """Return what so many different images are as a judge; None: there is an example input alone.
+
+        A single input says little about others, so what it finds a little worse is let pass.
+        """
+        name = "the example input" if images is None else "the images"
+        return Judge(name, 1.5 if images is None or images < MIN_IMAGES_FOR_MEANS else 1.0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,7 @@ def repair(
     *,
     data: Data | None = None,
     seed: int = 0,
-    most: float | None = None,
+    judge: Judge | None = None,
     tell: Tell = ignore,
 ) -> tuple[Repair, ...]:
     """Repair a pruned network without training or labels, and measure each step where there are labels.
@@ -102,8 +120,8 @@ def repair(
         steps: of ``STEPS``, in any order; see there for what is carried out of them.
         data: validation images to measure on; None for none.
         seed: of what is drawn.
-        most: times the squared error of the cut network that ``fold`` may leave on the images; where it leaves more
-            it is taken back. None: whatever it leaves.
+        judge: what the images are as a judge of ``fold``, which is taken back where it leaves more than the judge
+            allows. None: it stays whatever it leaves.
         tell: hears the progress; where nobody listens, warnings are Python's.
 
     Raises:
@@ -113,7 +131,7 @@ def repair(
     tell = heard(tell)
     tell(Event("repair", "repairing"))
     now, done = _judge(thin, data), list[Repair]()
-    for step, layers in taken(steps, dense, thin, graph, plan, images, seed, most, tell):
+    for step, layers in taken(steps, dense, thin, graph, plan, images, seed, judge, tell):
         after = _judge(thin, data)
         done.append(Repair(step, layers, now, after))
         now = after
@@ -132,7 +150,7 @@ def taken(
     plan: Plan,
     images: Sequence[Inputs],
     seed: int,
-    most: float | None = None,
+    judge: Judge | None = None,
     tell: Tell = ignore,
 ) -> Iterator[tuple[str, int]]:
     """Take repairs in their order, without those that others have made needless; ``thin`` is changed in place.
@@ -146,14 +164,13 @@ def taken(
     for step in ordered(steps):
         if step in needless:
             continue
-        bare = copy.deepcopy(thin) if step in DATA_FREE and most is not None else None
+        bare = copy.deepcopy(thin) if step in DATA_FREE and judge is not None else None
         layers = take(step, dense, thin, graph, plan, images, seed, tell)
-        if layers and bare is not None and most is not None:
-            before, after = (squared_error(dense, network, images) for network in (bare, thin))
-            if not after <= most * before:
+        if layers and bare is not None and judge is not None:
+            before, after = squared_errors(dense, (bare, thin), images)
+            if not after <= judge.times * before:
                 thin.load_state_dict(bare.state_dict())
-                what = "the images" if most == BY_IMAGES else "the example input"
-                tell(Event("warning", f"without {step}: it would bring {what} further from the dense network"))
+                tell(Event("warning", f"without {step}: it would bring {judge.name} further from the dense network"))
                 continue
         yield step, layers
         if layers:
@@ -240,9 +257,9 @@ def affordable(steps: Sequence[str], images: int) -> tuple[str, ...]:
         steps: what was asked for, known repairs.
         images: how many there are.
     """
-    if images < FEWEST_FITTED and "reconstruct" in steps:
+    if images < MIN_IMAGES_TO_FIT and "reconstruct" in steps:
         steps = [*WITHOUT_IMAGES, *(step for step in steps if step != "reconstruct")]
-    return tuple(step for step in ordered(steps) if images >= FEWEST_MEANT or step in DATA_FREE)
+    return tuple(step for step in ordered(steps) if images >= MIN_IMAGES_FOR_MEANS or step in DATA_FREE)
 
 
 def ordered(steps: Sequence[str]) -> tuple[str, ...]:

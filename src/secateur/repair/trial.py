@@ -12,7 +12,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.measure.forward import joined, length, part
-from secateur.repair.error import squared_error
+from secateur.repair.error import squared_errors
 from secateur.repair.kit import taken
 
 ALONE = 8
@@ -46,8 +46,8 @@ def helps(
         tried = copy.deepcopy(thin)
         for _ in taken(steps, dense, tried, graph, plan, [known], seed):
             pass
-        before += squared_error(dense, thin, [held])
-        after += squared_error(dense, tried, [held])
+        bare, mended = squared_errors(dense, (thin, tried), [held])
+        before, after = before + bare, after + mended
     return after < before
 
 

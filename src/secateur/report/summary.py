@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from secateur.artifact.stages import measured, way_of
+from secateur.artifact.stages import DISTILLED, measured, way_of
 from secateur.recipe import DATA_FREE
 
 Document = Mapping[str, Any]
@@ -135,7 +135,8 @@ def verification(document: Document) -> str:
     if document["verification"]["exact"]:
         repaired, minutes = bool(document.get("repairs")), document.get("minutes")
         trained = document["training"]["rounds"] or (minutes and minutes["gained"])
-        later = [*(["its repair"] if repaired else []), *(["fine-tuning"] if trained else [])]
+        training = "distillation" if way_of(minutes) == DISTILLED else "fine-tuning"
+        later = [*(["its repair"] if repaired else []), *([training] if trained else [])]
         start = f"Before {' and '.join(later)}, the" if later else "The"
         return (
             f"{start} pruned network computed what the original computes with the removed channels silenced: "

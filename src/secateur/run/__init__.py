@@ -2,7 +2,7 @@
 
 from secateur.run.images import images_of
 from secateur.run.pruning import prune
-from secateur.run.recipes import data_for, data_of, example_of, method_of, model_of, prune_as, run_recipe, steps_of
+from secateur.run.recipes import data_of, example_of, method_of, model_of, prune_as, run_recipe, steps_of
 from secateur.run.result import Result, Width
 from secateur.run.step import Step
 
@@ -10,7 +10,6 @@ __all__ = [
     "Result",
     "Step",
     "Width",
-    "data_for",
     "data_of",
     "example_of",
     "images_of",

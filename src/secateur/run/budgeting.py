@@ -22,12 +22,12 @@ from secateur.core.size import Target
 from secateur.core.surgery import apply, hold
 from secateur.data import Data
 from secateur.errors import DataError, SettingError
-from secateur.events import Event
+from secateur.events import Event, ignore
 from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
 from secateur.repair import taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
-from secateur.run.images import most_left, repaired_by
+from secateur.run.images import repaired_by
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
@@ -133,8 +133,10 @@ def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Mo
     """Return the network under a plan after repairs without training, as the run itself makes it."""
     thin = apply(job.dense, graph, plan)
     if steps and plan.edits:
-        some = repaired_by(job, steps, _REPAIR_IMAGES)
-        for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed, most_left(job)):
+        # silently: only what the cut that is settled on loses is worth a warning, and its round gives it
+        steps = Round(job, 1, job.method, None, job.dense, graph).helping(job.dense, thin, plan, steps, ignore)
+        some, judge = repaired_by(job, steps, _REPAIR_IMAGES)
+        for _ in taken(steps, job.dense, thin, graph, plan, some, job.seed, judge):
             pass
     return thin
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
@@ -65,19 +66,20 @@ class Choices:
         Raises:
             ArtifactError: if it cannot be written.
         """
-        name = f"{name}-{digest(model, facts)}" if bound else name
-        known = self.recall(name, model, facts, read)
+        key = digest(model, facts) if bound or self.work is not None else ""  # of all weights: once
+        name = f"{name}-{key}" if bound else name
+        path = None if self.work is None else self.work.file(f"{name}-{key}.json")
+        known = self._recall(name, path, read)
         if known is not None:
             return known
         value = choose()
-        self.note(name, model, facts, value)
+        self._note(name, path, value)
         return read(value)
 
-    def recall(self, name: str, model: nn.Module, facts: tuple[object, ...], read: Callable[[Any], T]) -> T | None:
+    def _recall(self, name: str, path: Path | None, read: Callable[[Any], T]) -> T | None:
         """Return what was chosen before in this run, in the recipe, or in the work folder; None if nothing was."""
         places: list[Mapping[str, Any]] = [self.made, self.given]
-        if self.work is not None:
-            path = self.work.place(f"{name}.json", model, *facts)
+        if path is not None:
             with contextlib.suppress(OSError, ValueError, RecursionError):
                 stored = reading.values(reading.text(path, MOST))
                 places += [stored] if isinstance(stored, dict) else []
@@ -96,19 +98,15 @@ class Choices:
             return found
         return None
 
-    def note(self, name: str, model: nn.Module, facts: tuple[object, ...], value: Any) -> None:
-        """Write down a choice.
-
-        Raises:
-            ArtifactError: if it cannot be written.
-        """
-        if self.work is not None:
-            keep(self.work.place(f"{name}.json", model, *facts), json.dumps({name: value}))
+    def _note(self, name: str, path: Path | None, value: Any) -> None:
+        if path is not None:
+            keep(path, json.dumps({name: value}))
         self.made[name] = value
 
     def speed(self, name: str, model: nn.Module, settings: Settings) -> Memory:
         """Return where a training finds and leaves the way in which it runs, one for all trainings of this name."""
         facts = (settings.precision, settings.memory_format, settings.compile)
+        path = None if self.work is None else self.work.place(f"{name}.json", model, *facts)
 
         def recall(device: str) -> Speed | None:
             def read(value: Any) -> Speed:
@@ -116,9 +114,9 @@ class Choices:
                     raise ValueError(f"it is for {value['device']}, and this is {device}")
                 return Speed(**{key: entry for key, entry in value.items() if key != "device"})
 
-            return self.recall(name, model, facts, read)
+            return self._recall(name, path, read)
 
         def note(speed: Speed, device: str) -> None:
-            self.note(name, model, facts, {**asdict(speed), "device": device})
+            self._note(name, path, {**asdict(speed), "device": device})
 
         return Memory(recall, note)

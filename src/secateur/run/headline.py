@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from secateur.measure.forward import ExampleInputs, device_of
 from secateur.measure.runtimes import known
 from secateur.measure.speed_up import DENSE, PRUNED
 from secateur.recipe import EXPORTS
+from secateur.run.place import several_processes
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -67,7 +67,7 @@ def chosen(job: Job) -> Runtime:
     """
 
     def choose() -> Runtime:
-        among = _without_timing(job) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else job.among
+        among = _without_timing(job) if several_processes() else job.among
         job.tell(Event("runtime", "choosing the runtime"))
         with job.clock("runtime"):
             return fastest_of(job.dense, job.inputs, among, job.threads, job.tell)

@@ -23,7 +23,7 @@ from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import device_of, dtype_of, moved, tensors
 from secateur.models.sources import side_of
 from secateur.recipe import Recipe
-from secateur.repair import BY_EXAMPLE, BY_IMAGES, DATA_FREE
+from secateur.repair import DATA_FREE, Judge
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -202,10 +202,10 @@ def shape_of(example: Any) -> tuple[int, int, int] | None:
     return channels, height, width
 
 
-def repaired_by(job: Job, steps: Sequence[str], most: int | None = None) -> Sequence[Inputs]:
-    """Return the batches that repairs of a run look at; those that look at none are judged by some of the images.
+def repaired_by(job: Job, steps: Sequence[str], most: int | None = None) -> tuple[Sequence[Inputs], Judge]:
+    """Return the batches that repairs of a run look at, and what they are as a judge of those that look at none.
 
-    Where there are no images it is the example of the run.
+    Where there are no images it is the example of the run; those that look at none are judged by some of the images.
 
     Args:
         job: the run.
@@ -213,12 +213,7 @@ def repaired_by(job: Job, steps: Sequence[str], most: int | None = None) -> Sequ
         most: images to look at; None for all there are.
     """
     if job.images is None:
-        return [job.inputs]
+        return [job.inputs], Judge.of(None)
     if DATA_FREE.issuperset(steps):
         most = JUDGES if most is None else min(most, JUDGES)
-    return (job.images if most is None else job.images.at_most(most)).batches
-
-
-def most_left(job: Job) -> float:
-    """Return how many times the squared error of a cut network ``fold`` may leave on what it is judged by."""
-    return BY_EXAMPLE if job.images is None or job.images.different < 2 else BY_IMAGES
+    return (job.images if most is None else job.images.at_most(most)).batches, Judge.of(job.images.different)

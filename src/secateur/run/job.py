@@ -72,6 +72,7 @@ class Job:
     budget: Budget | None = None
     tested: Accuracy | None = None
     repair: tuple[str, ...] = ()
+    repair_asked: bool = True  # by somebody: never replaced by what needs no fit
     calibrate: Calibration | None = None
     calibrate_images: int = COUNT
     runtime: Runtime | None = None

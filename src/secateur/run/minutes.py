@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +10,7 @@ from secateur.core.plan import Plan
 from secateur.core.surgery import hold
 from secateur.errors import DataError, SettingError
 from secateur.measure import Measurement
+from secateur.run.place import several_processes
 from secateur.training.lessons import FEWEST, Imitation, Labelled
 from secateur.training.within import Now, within
 
@@ -71,7 +71,7 @@ def check_minutes(minutes: float | None, *, images: bool) -> None:
         raise DataError(
             "minutes need images, labels or not; give calibrate (--calibrate) or data (--data), or leave minutes out"
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if several_processes():
         raise SettingError("minutes are for one process; start it alone, or give epochs instead of minutes")
 
 

@@ -21,6 +21,11 @@ from secateur.training.placement import device_type
 T = TypeVar("T")
 
 
+def several_processes() -> bool:
+    """Tell whether several processes train together, all of which have to decide alike."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def place_for(model: nn.Module, settings: Settings | None = None) -> torch.device:
     """Return the device on which a network of this run meets images outside of its trainings.
 
@@ -33,7 +38,7 @@ def place_for(model: nn.Module, settings: Settings | None = None) -> torch.devic
         TrainingError: if CUDA is asked for and there is none.
     """
     home = device_of(model)
-    if home.type != "cpu" or int(os.environ.get("WORLD_SIZE", "1")) > 1 or device_type(settings or Settings()) == "cpu":
+    if home.type != "cpu" or several_processes() or device_type(settings or Settings()) == "cpu":
         return home
     return torch.device("cuda", torch.cuda.current_device())
 

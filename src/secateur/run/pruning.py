@@ -17,7 +17,7 @@ from secateur.core.graph import Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
-from secateur.core.surgery.foreign import refuse_empty, refuse_foreign
+from secateur.core.surgery.foreign import refuse_foreign, refuse_without_values
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
@@ -200,7 +200,7 @@ def prune(
     refuse_foreign(model)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
-    refuse_empty(model)
+    refuse_without_values(model)
     example_inputs = owned(moved(example_inputs, device_of(model)))
     dense = private(model)
     check_weights(dense)
@@ -239,6 +239,7 @@ def prune(
         among=among,
         minutes=minutes,
         groups=groups,
+        repair_asked=repair_asked,
     )
     if latency or (budget is not None and budget.max_latency is not None):
         check_runtime(named, device_of(model))

@@ -13,20 +13,19 @@ from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.core.size import Target
 from secateur.data import Calibration, Data, load_data
-from secateur.data.pictures import FolderSource
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import refuse_foreign, side_of
+from secateur.models.sources import refuse_own_code, side_of
 from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.choices import Choices
 from secateur.run.clock import Clock
 from secateur.run.headline import asked_for, check_runtime, meant_for
-from secateur.run.images import for_network, images_of, shape_of, suited
+from secateur.run.images import for_network, images_of, shape_of
 from secateur.run.pruning import prune
 from secateur.run.result import Result
 from secateur.run.step import Step
@@ -58,7 +57,7 @@ def run_recipe(
     Raises:
         SecateurError: one of its kinds.
     """
-    refuse_foreign(recipe.model)
+    refuse_own_code(recipe.model)
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
     target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
@@ -205,14 +204,6 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
         image_size=recipe.image_size or 224,
         workers=recipe.workers,
     )
-
-
-def data_for(recipe: Recipe, *, download: bool = False) -> Data | None:
-    """Return the recipe's data set, a folder of pictures with the channels that its network takes; None without."""
-    data = data_of(recipe, download=download)
-    if data is None or not isinstance(data.source, FolderSource):
-        return data
-    return suited(data, model_of(recipe, data))
 
 
 def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,13 @@ from secateur.core.problem import Problem
 from secateur.core.size import Target, size
 from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
 from secateur.core.trials import Search
-from secateur.errors import TargetError, VerificationError
-from secateur.events import Event
+from secateur.errors import BranchingError, TargetError, VerificationError
+from secateur.events import Event, Tell
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
-from secateur.run.images import most_left, repaired_by
+from secateur.run.fallback import without_fit
+from secateur.run.images import repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import decides_by_the_clock, place_of_use, timing
@@ -204,42 +205,58 @@ class Round:
         return plan, thin, check.difference
 
     def mend(self, plan: Plan) -> None:
-        """Repair without training what the cut has damaged."""
+        """Repair without training what the cut has damaged; without a fit where none can be had and nobody named one.
+
+        Raises:
+            BranchingError: if none can be had and somebody has named it, or a budget was settled by it.
+        """
+        job, thin = self.job, self.model
+        with job.clock("repair"):
+            if job.repair_asked or job.budget is not None:
+                job.repairs += self._mended(plan)
+                return
+            bare = copy.deepcopy(thin.state_dict())
+            try:
+                done = self._mended(plan)
+            except BranchingError as error:  # what was decided, and perhaps trained, before the cut stays
+                _, job.repair = without_fit(
+                    error, job.method, job.repair, then=job.then, method_asked=True, repair_asked=False, tell=job.tell
+                )
+                thin.load_state_dict(bare)
+                done = self._mended(plan)
+            job.repairs += done
+
+    def _mended(self, plan: Plan) -> Sequence[Repair]:
         job, begun, thin = self.job, self.begun, self.model
         assert begun is not None
 
         def fitted(dense: nn.Module, thin: nn.Module) -> tuple[Repair, ...]:
-            steps = self.helping(dense, thin, plan)
-            images = repaired_by(job, steps)
-            most = most_left(job)
+            steps = self.helping(dense, thin, plan, job.repair, job.tell)
+            images, judge = repaired_by(job, steps)
             return repair(
-                dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, most=most, tell=job.tell
+                dense, thin, self.graph, plan, images, steps, data=job.data, seed=job.seed, judge=judge, tell=job.tell
             )
 
         def mended() -> tuple[Repair, ...]:
             return mended_there(begun, thin, job.place, fitted, job.tell)
 
-        with job.clock("repair"):
-            if job.work is None:
-                job.repairs += mended()
-            else:
-                facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
-                always = job.train is not None or job.minutes is not None
-                job.repairs += job.work.repairs(name, begun, facts, thin, mended, always=always)
+        if job.work is None:
+            return mended()
+        facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
+        always = job.train is not None or job.minutes is not None
+        return job.work.repairs(name, begun, facts, thin, mended, always=always)
 
-    def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan) -> tuple[str, ...]:
-        """Return the repairs of the run, without those that few images do not carry; ``fold`` stands in for a fit."""
-        job, steps = self.job, self.job.repair
+    def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan, steps: Sequence[str], tell: Tell) -> Sequence[str]:
+        """Return repairs without those that the few images of a run do not carry; ``fold`` stands in for a fit."""
+        job = self.job
         if job.images is None or not job.images.few or DATA_FREE.issuperset(steps):
             return steps
-        if helps(steps, dense, thin, self.graph, plan, repaired_by(job, steps), job.seed):
+        if helps(steps, dense, thin, self.graph, plan, repaired_by(job, steps)[0], job.seed):
             return steps
         instead = WITHOUT_IMAGES if {"reconstruct", *WITHOUT_IMAGES}.intersection(steps) else ()
         after = f"; {' and '.join(instead)} alone, without looking at any, is tried instead" if instead else ""
         what = " and ".join(steps)
-        job.tell(
-            Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it{after}")
-        )
+        tell(Event("warning", f"without {what}: of so few images, some that it had not seen got worse by it{after}"))
         return instead
 
     def recover(self, plan: Plan) -> History:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import threads_set
 from secateur.methods.reconstruction import Reconstruction
+from secateur.run.place import several_processes
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -94,8 +94,7 @@ def aligned(job: Job, graph: Graph) -> Limits:
         ArtifactError: if the choice cannot be written into the work folder.
     """
     limits, device = job.limits, device_of(job.dense)
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if not (limits.auto and not limits.by_group and job.timed and alone and worth_timing(graph)):
+    if not (limits.auto and not limits.by_group and job.timed and not several_processes() and worth_timing(graph)):
         return limits
 
     def choose() -> dict[str, Any]:

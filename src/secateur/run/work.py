@@ -58,12 +58,20 @@ class Work:
         Raises:
             ArtifactError: if the folder cannot be made.
         """
+        stem, _, ending = name.rpartition(".")
+        return self.file(f"{stem}-{digest(model, facts)}.{ending}")
+
+    def file(self, name: str) -> Path:
+        """Return the file of a name, in the folder.
+
+        Raises:
+            ArtifactError: if the folder cannot be made.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArtifactError(f"cannot write {self.folder}: {error.strerror}; choose another work folder") from None
-        stem, _, ending = name.rpartition(".")
-        return self.folder / f"{stem}-{digest(model, facts)}.{ending}"
+        return self.folder / name
 
     def plan(self, name: str, model: nn.Module, facts: tuple[object, ...], decide: Callable[[], Plan]) -> Plan:
         """Return the plan that an earlier run decided on the same network, else decide now.

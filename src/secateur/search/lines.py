@@ -32,6 +32,7 @@ class Lines:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            reading.inside(path)
             text = reading.data(path, MOST).decode("utf-8", "replace") if path.exists() else ""
             self.found = tuple(_entries(text))
             self._file = path.open("a", encoding="utf-8")

@@ -70,7 +70,7 @@ def _refuse_tensors(model: nn.Module) -> None:
             raise ModelError(f"'{name}' is spread over several processes: give the network before it was sharded")
 
 
-def refuse_empty(model: nn.Module) -> None:
+def refuse_without_values(model: nn.Module) -> None:
     """Refuse a network whose tensors have shapes only.
 
     Raises:

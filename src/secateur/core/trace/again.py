@@ -7,14 +7,13 @@ again: with the smallest and the largest numbers that its generators can draw, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.core.calls import ModuleStack
+from secateur.core.calls import ModuleStack, Operators
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.forward import forward
 from secateur.core.surgery.untouched import untouched
@@ -77,7 +76,11 @@ def _runs(drawn: Any) -> Iterator[str]:
 def _path(model: nn.Module, inputs: Inputs) -> Path:
     stack = ModuleStack(model)
     operators: list[tuple[str, str]] = []
-    with stack, _Operators(lambda name: operators.append((stack.current, name))), _Function():
+
+    def hear(func: Any, *_: Any) -> None:
+        operators.append((stack.current, func.overloadpacket.__name__))
+
+    with stack, Operators(hear), _Function():
         forward(model, inputs)  # which leaves what it draws and counts for the next run
     return dict(stack.entered), operators
 
@@ -90,16 +93,6 @@ def _differs(entered: Mapping[str, int], first: Path, now: Path) -> str | None:
     if not names:
         return None
     return f", first at '{names[0]}'" if names[0] else ""
-
-
-class _Operators(TorchDispatchMode):
-    def __init__(self, hear: Callable[[str], object]) -> None:
-        super().__init__()
-        self._hear = hear
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        self._hear(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
 
 
 class _Function(TorchFunctionMode):

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core import labels as L
+from secateur.core.calls import Operators
 from secateur.core.explain import REACH_IT
 from secateur.core.surgery import tensors_in
 from secateur.core.surgery.untouched import untouched
@@ -119,7 +119,7 @@ class _AtHand:
 
         hook = register_module_forward_hook(leave, with_kwargs=True)
         try:
-            with _Operators(lambda touched: self._hear(self._state.module, touched)):
+            with Operators(lambda _, *touched: self._hear(self._state.module, touched)):  # after labels were set
                 yield
         finally:
             hook.remove()
@@ -157,16 +157,3 @@ def _fits(width: int, entry: Unreached, others: set[int]) -> bool:
         width == 2 * size or 2 * width == size or size - width in others or width - size in others
         for size in entry.sizes
     )
-
-
-class _Operators(TorchDispatchMode):
-    """Hears what each operator makes, after the labels were set."""
-
-    def __init__(self, hear: Callable[[Any], None]) -> None:
-        super().__init__()
-        self._hear = hear
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._hear((args, kwargs, out))
-        return out

@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.core.graph import Axis, Cost, Graph, Group, Member, Pin, Rewrite, Statistic, layer_of
 from secateur.core.trace.components import NOT_PRUNABLE, Components
 from secateur.core.trace.state import Call, State
-from secateur.core.work import together
+from secateur.core.work import by_operator
 
 
 class Units:
@@ -127,7 +127,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         rewrites=tuple(rewrites),
         statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms)) for d in state.dependences),
         roles={name: tuple(roles) for name, roles in state.roles.items()},
-        uncounted=together(state.uncounted),
+        uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,
         streams=frozenset(units.streams),

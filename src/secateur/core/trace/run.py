@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.core.calls import Operators
 from secateur.core.graph import Graph
 from secateur.core.layers import CHANNEL_NORMS
 from secateur.core.literals import call_name, is_reshaping
@@ -71,7 +71,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
     )
 
     def watched(training: bool, beside: AbstractContextManager[object] = nullcontext()) -> bool:  # noqa: B008
-        with state.stack, _Operators(state, clock, tell), _Calls(state, decisions), beside:
+        with state.stack, _carrying(state, clock, tell), _Calls(state, decisions), beside:
             outputs = forward(model, example_inputs, training=_in_training if training else in_evaluation)
         for tensor in tensors_in(outputs):
             for layer in state.labels(tensor):
@@ -93,25 +93,17 @@ def _in_training(module: nn.Module) -> bool:
     return not isinstance(module, (*CHANNEL_NORMS, _DropoutNd))
 
 
-class _Operators(TorchDispatchMode):
-    """Carries labels through every ATen operator."""
+def _carrying(state: State, clock: Clock, tell: Tell) -> Operators:
+    """Return what carries labels through every ATen operator."""
+    modules = len(state.stack)
 
-    def __init__(self, state: State, clock: Clock, tell: Tell) -> None:
-        super().__init__()
-        self._state = state
-        self._clock = clock
-        self._tell = tell
-        self._modules = len(state.stack)
+    def hear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        clock.check(state.module)
+        tell(Event("trace", state.module, len(state.stack.entered), modules))
+        if not state.paused:
+            learn(state, func, args, kwargs, out)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._clock.check(self._state.module)
-        self._tell(Event("trace", self._state.module, len(self._state.stack.entered), self._modules))
-        if not self._state.paused:
-            learn(self._state, func, args, kwargs or {}, out)
-        return out
+    return Operators(hear)
 
 
 class _Calls(TorchFunctionMode):

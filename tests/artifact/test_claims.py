@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -82,4 +83,16 @@ def test_the_work_is_free_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), claimed(place):
         _ = 1 / 0
     with claimed(place) as holder:
+        assert holder is None
+
+
+@pytest.mark.parametrize("trouble", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_work_is_done_where_the_file_system_knows_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: int
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(trouble, os.strerror(trouble))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with claimed(tmp_path / "work.lock") as holder:
         assert holder is None
