@@ -2,20 +2,17 @@
 
 A module whose forward says ``x.view(-1, 32, 4, 4)`` cannot run with 20 channels. Its own forward (child modules
 stay calls) is recorded with ``torch.fx``; the recorded program names each number as a constant or as something
-computed from a shape, and a constant can be replaced. The module object, its class, parameters and hooks stay.
+computed from a shape, and a constant can be replaced.
 """
 
 from __future__ import annotations
 
 import threading
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
-
-from secateur.errors import ModelError
 
 # calls whose arguments may hold the size of a channel dimension, by the name that both torch.fx and a
 # torch-function mode give them
@@ -27,6 +24,8 @@ RESHAPING = frozenset(
 )  # fmt: skip
 
 Path = tuple[int | str, ...]
+
+CONSTANT = "secateur.constant"  # in a node's meta: a tensor that the forward itself makes
 
 _RECORDING = threading.RLock()  # torch.fx patches nn.Module for the process: two at once would leave it patched
 
@@ -68,14 +67,31 @@ def is_reshaping(name: str, args: Sequence[Any]) -> bool:
 
 
 def record(module: nn.Module) -> fx.Graph | None:
-    """Record the module's own forward in its present mode; None if it cannot be recorded."""
+    """Record the module's own forward in its present mode; None if it cannot be recorded.
+
+    Tensors that the forward makes of numbers are in the meta of the nodes that read them, under ``CONSTANT``.
+    """
     tracer = _OwnForward()
+    own = vars(module).get("forward")
+    if own is not None:  # a forward of this one object, as networks have that put another method in its place
+        if getattr(own, "__self__", None) is not module:
+            return None
+        tracer.traced_func_name = own.__name__
+    before = set(vars(module))
     try:
         with _RECORDING:
-            return tracer.trace(module)
+            graph = tracer.trace(module)
+            made = {name: vars(module)[name] for name in set(vars(module)) - before}
+            for node in graph.nodes:
+                if node.op == "get_attr" and node.target in made:
+                    node.meta[CONSTANT] = made[node.target]
+            return graph
     except Exception:  # torch.fx runs foreign code on stand-ins: whatever that raises means "not recordable"
         return None
-    finally:  # it is part of a cycle, which would keep the parameters of a discarded network alive
+    finally:
+        for name in set(vars(module)) - before:
+            del vars(module)[name]
+        # it is part of a cycle, which would keep the parameters of a discarded network alive
         tracer.root, tracer.submodule_paths = nn.Module(), {}
 
 
@@ -121,71 +137,75 @@ def is_written(graph: fx.Graph | None, call: int, function: str, path: Path) -> 
     return isinstance(value, int)
 
 
-def rewrite(module: nn.Module, changes: Sequence[tuple[int, str, Path, int]]) -> None:
-    """Replace constants in the module's own forward, in training and in evaluation mode.
-
-    Args:
-        module: changed in place: it gets a forward of its own.
-        changes: (number of the reshaping call, its name, path of the constant, new value).
-
-    Raises:
-        ModelError: if the forward cannot be recorded or has other calls than expected.
-    """
-    was_training = module.training
-    forwards: list[Callable[..., Any]] = []
-    for training in (False, True):
-        module.training = training
-        graph = record(module)
-        nodes = reshaping_nodes(graph) if graph is not None else []
-        if graph is None or any(c >= len(nodes) or call_name(nodes[c].target) != f for c, f, _, _ in changes):
-            module.training = was_training
-            raise ModelError(
-                f"the sizes written in {type(module).__name__}.forward cannot be adapted in "
-                f"{'training' if training else 'evaluation'} mode; compute them from the input's shape instead"
-            )
-        for call, _, path, value in changes:
-            _write(nodes[call], path, value)
-        forwards.append(_compile(module, graph))
-    module.training = was_training
-    module.forward = types.MethodType(_by_mode(*forwards), module)
-
-
-def _write(node: fx.Node, path: Path, value: int) -> None:
-    arguments = _replaced({"args": tuple(node.args), "kwargs": dict(node.kwargs)}, path, value)
+def write(node: fx.Node, path: Path, value: int) -> None:
+    """Put a number into the arguments of a recorded call."""
+    arguments = replaced({"args": tuple(node.args), "kwargs": dict(node.kwargs)}, path, value)
     node.args, node.kwargs = arguments["args"], arguments["kwargs"]
 
 
-def _replaced(value: Any, path: Path, new: int) -> Any:
+def replaced(value: Any, path: Path, new: Any) -> Any:
+    """Return nested containers with another entry where ``path`` leads; the given ones stay as they are."""
     if not path:
         return new
     step, rest = path[0], path[1:]
     if isinstance(value, slice):
         parts = {name: getattr(value, name) for name in ("start", "stop", "step")}
-        parts[str(step)] = _replaced(parts[str(step)], rest, new)
+        parts[str(step)] = replaced(parts[str(step)], rest, new)
         return slice(parts["start"], parts["stop"], parts["step"])
     if isinstance(value, Mapping):
-        return {key: _replaced(item, rest, new) if key == step else item for key, item in value.items()}
-    items = [_replaced(item, rest, new) if i == step else item for i, item in enumerate(value)]
+        return {key: replaced(item, rest, new) if key == step else item for key, item in value.items()}
+    items = [replaced(item, rest, new) if i == step else item for i, item in enumerate(value)]
     return tuple(items) if isinstance(value, tuple) else items
 
 
-def _compile(module: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
-    """Turn the recorded program into a function of (self, inputs); constants it needs become attributes."""
-    compiled = fx.GraphModule(module, graph)
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            root = str(node.target).partition(".")[0]
-            if not hasattr(module, root):
-                value = getattr(compiled, root)
-                module.register_buffer(root, value, persistent=False) if isinstance(value, torch.Tensor) else setattr(
-                    module, root, value
-                )
-    graph.owning_module = None  # a cycle, which would keep the parameters of a discarded network alive
-    return type(compiled).forward
+def differences(one: fx.Graph, other: fx.Graph) -> dict[tuple[int, Path], tuple[int, int]] | None:
+    """Return the numbers in which two recordings differ, each as (number of the node, path) -> both numbers.
+
+    None if they differ in anything else.
+    """
+    if len(one.nodes) != len(other.nodes):
+        return None
+    mine = {node: number for number, node in enumerate(one.nodes)}
+    theirs = {node: number for number, node in enumerate(other.nodes)}
+    found: dict[tuple[int, Path], tuple[int, int]] = {}
+    for number, (a, b) in enumerate(zip(one.nodes, other.nodes, strict=True)):
+        if a.op != b.op or not _same_target(a, b):
+            return None
+        parts: list[tuple[Path, Any, Any]] = [(("args",), a.args, b.args), (("kwargs",), a.kwargs, b.kwargs)]
+        while parts:
+            path, left, right = parts.pop()
+            inner, others = _entries(left), _entries(right)
+            if type(left) is not type(right) or inner.keys() != others.keys():
+                return None
+            parts += [((*path, step), inner[step], others[step]) for step in inner]
+            if isinstance(left, fx.Node):
+                unlike = mine[left] != theirs[right]
+            elif type(left) is int:
+                unlike = False
+                if left != right:
+                    found[number, path] = (left, right)
+            else:
+                unlike = not inner and left is not right and left != right
+            if unlike:
+                return None
+    return found
 
 
-def _by_mode(evaluating: Callable[..., Any], training: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return (training if self.training else evaluating)(self, *args, **kwargs)
+def _entries(value: Any) -> dict[int | str, Any]:
+    """Return what containers in the arguments of a recorded call hold; nothing of anything else."""
+    if isinstance(value, slice):
+        return {name: getattr(value, name) for name in ("start", "stop", "step")}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return dict(enumerate(value)) if isinstance(value, (tuple, list)) else {}
 
-    return forward
+
+def _same_target(a: fx.Node, b: fx.Node) -> bool:
+    if (CONSTANT in a.meta) != (CONSTANT in b.meta):
+        return False
+    if CONSTANT not in a.meta:
+        return bool(a.target == b.target)
+    one, other = a.meta[CONSTANT], b.meta[CONSTANT]
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return one is other
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)

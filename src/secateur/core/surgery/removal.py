@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, count, layer_of, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
-from secateur.core.literals import rewrite
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
+from secateur.core.surgery.rewriting import rewrite
+from secateur.core.surgery.widths import follow_widths
 from secateur.errors import ModelError, PlanError, first_line
 
 
@@ -44,6 +45,7 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)
         _rewrite_code(thin, graph, keep)
+        follow_widths(thin, graph, keep)
     found = layouts(graph, plan, keep)
     regroup(thin, found)
     fold_orders(thin, graph, found, masks)

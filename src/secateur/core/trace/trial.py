@@ -127,9 +127,6 @@ def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | 
         return next((place for other in other_batches(example_inputs) if (place := _place_of_failure(thin, other))), "")
     except REFUSALS:
         return _place_of_failure(thin, example_inputs)
-    finally:
-        for module in thin.modules():  # a forward of its own refers back to its module: free both now
-            vars(module).pop("forward", None)
     return None if result.exact else result.layer
 
 

@@ -1,0 +1,205 @@
+"""A class of its own for a module whose forward is another than that of its class.
+
+A forward that is bound to one object gets lost wherever only the class is looked at: ``pickle`` and ``torch.save``,
+``torch.fx``, ``torch.jit.script``, the replicas of ``nn.DataParallel``. So the module gets a subclass of its class
+that is made here of the source of the new forward. The source can be looked up, as tracebacks and TorchScript do, and
+it is what a pickle contains, beside the class that it goes on from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import itertools
+import linecache
+import pickle
+import re
+import types
+import typing
+import weakref
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from secateur.core.literals import CONSTANT
+from secateur.errors import ModelError, first_line
+
+_NUMBERS = itertools.count()
+_EVALUATING, _TRAINING = "forward_in_evaluation", "forward_in_training"
+_ORIGIN = "secateur_origin"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a generated class is made of.
+
+    Attributes:
+        base: the class that it goes on from.
+        source: of its functions.
+        modules: names in the source that stand for Python modules, and what to import for them.
+        names: names in the source that stand for anything else.
+    """
+
+    base: type[nn.Module]
+    source: str
+    modules: Mapping[str, str]
+    names: Mapping[str, Any]
+
+
+def origin_of(kind: type) -> Origin | None:
+    """Return what a class was made of here; None of any other class."""
+    return vars(kind).get(_ORIGIN)
+
+
+def _reduce_ex(self: nn.Module, protocol: Any) -> Any:
+    """Pickle and copy as the base does, but for the class, which is made again."""
+    kind = next(each for each in type(self).__mro__ if origin_of(each))
+    made = super(kind, self).__reduce_ex__(max(int(protocol), 2))
+    origin = origin_of(type(self))
+    if origin is None or isinstance(made, str):  # somebody derived a class from it, and has to say how it is pickled
+        return made
+    function, arguments, *rest = made
+    function = origin.base if function is kind else function
+    arguments = tuple(origin.base if argument is kind else argument for argument in arguments)
+    parts = (origin.base, origin.source, dict(origin.modules), dict(origin.names))
+    return (restored, (*parts, function, arguments), *rest)
+
+
+# pickles of pruned modules name this function: keep its place and what it takes
+def restored(
+    base: type[nn.Module],
+    source: str,
+    modules: Mapping[str, str],
+    names: Mapping[str, Any],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> Any:
+    """Make an object anew, as ``function(*arguments)`` does, and give it its generated class."""
+    made = function(*arguments)
+    made.__class__ = generated(Origin(base, source, modules, names))
+    return made
+
+
+_CLASSES: weakref.WeakValueDictionary[Any, type[nn.Module]] = weakref.WeakValueDictionary()
+
+
+def generated(origin: Origin) -> type[nn.Module]:
+    """Return the class that is made of these parts, the same for the same parts."""
+    names = tuple((name, value if isinstance(value, Hashable) else id(value)) for name, value in origin.names.items())
+    key = (origin.base, origin.source, tuple(sorted(origin.modules.items())), names)
+    known = _CLASSES.get(key)
+    if known is None:
+        known = _CLASSES[key] = _made(origin)
+    return known
+
+
+def _made(origin: Origin) -> type[nn.Module]:
+    base = origin.base
+    file = f"<secateur {base.__qualname__} {next(_NUMBERS)}>"
+    space: dict[str, Any] = {"__name__": base.__module__, **origin.names}
+    space |= {name: importlib.import_module(path) for name, path in origin.modules.items()}
+    before = set(space)
+    # torch.fx wrote it in this process, or it comes with a pickle, which runs code anyway
+    exec(compile(origin.source, file, "exec"), space)
+    functions = {
+        name: value
+        for name, value in space.items()
+        if name not in before and isinstance(value, types.FunctionType) and value.__code__.co_filename == file
+    }
+    for name, function in functions.items():
+        function.__qualname__ = f"{base.__qualname__}.{name}"
+    about = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    members = {**about, **functions, "__reduce_ex__": _reduce_ex, _ORIGIN: origin}
+    try:
+        kind = _derived(base.__name__, base, members)
+    except Exception as error:
+        raise ModelError(f"no class can be derived from {base.__name__}: {first_line(error)}") from error
+    linecache.cache[file] = (len(origin.source), None, origin.source.splitlines(keepends=True), file)
+    weakref.finalize(kind, linecache.cache.pop, file, None)
+    return kind
+
+
+def _derived(name: str, base: type[nn.Module], members: Mapping[str, Any]) -> type[nn.Module]:
+    kind: Any = type(base)
+    return kind(name, (base,), dict(members))
+
+
+def replace_forward(module: nn.Module, evaluating: fx.Graph, training: fx.Graph) -> None:
+    """Give a module the recorded programs for its forward; constants that they need become buffers.
+
+    Args:
+        module: changed in place; its object, parameters, hooks and the keys of its state stay.
+        evaluating: what it does in evaluation mode.
+        training: what it does in training mode.
+    """
+    for graph in (evaluating, training):
+        _own_constants(module, graph)
+        _by_name(graph)
+    vars(module).pop("forward", None)
+    if isinstance(module, fx.GraphModule):  # its class is made of its graph, and knows no modes
+        module.graph = evaluating
+        return
+    kind, above = type(module), None
+    if parametrize.is_parametrized(module):
+        kind, above = kind.__bases__[0], kind  # the last parametrisation that goes puts back the class below
+    known = origin_of(kind)
+    base = known.base if known else kind
+    made = generated(_origin(base, evaluating, training))
+    if above is not None:
+        own = {name: value for name, value in vars(above).items() if name not in ("__dict__", "__weakref__")}
+        made = _derived(above.__name__, made, own)
+    module.__class__ = made
+
+
+def _own_constants(module: nn.Module, graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if CONSTANT in node.meta:
+            name = next(name for n in itertools.count() if not hasattr(module, name := f"_constant{n}"))
+            module.register_buffer(name, node.meta.pop(CONSTANT), persistent=False)
+            node.target = name
+
+
+def _spell_types(base: type[nn.Module], graph: fx.Graph) -> None:
+    """Put types in the place of annotations that are text; leave out those that could not be pickled."""
+    hints: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # whatever the text of somebody's annotations raises: they are no program
+        hints = typing.get_type_hints(base.forward)
+    for node in graph.nodes:
+        if isinstance(node.type, str):
+            node.type = hints.get("return" if node.op == "output" else str(node.target).strip("*"))
+        try:
+            pickle.dumps(node.type)
+        except Exception:
+            node.type = None
+
+
+def _by_name(graph: fx.Graph) -> None:
+    """Read parametrised tensors by their names again, which stay when the parametrisation goes."""
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target.startswith("parametrizations."):
+            node.op, node.target = "get_attr", node.target.removeprefix("parametrizations.")
+
+
+def _origin(base: type[nn.Module], evaluating: fx.Graph, training: fx.Graph) -> Origin:
+    """Write both programs down; where they are not the same, as one that asks for the mode."""
+    for graph in (evaluating, training):
+        _spell_types(base, graph)
+    codes = [graph.python_code("self") for graph in (evaluating, training)]
+    source, other = (code.src.strip() + "\n" for code in codes)
+    if source != other:
+        header = next(line for line in source.splitlines() if line.startswith("def forward("))
+        given = ", ".join(str(node.target) for node in evaluating.nodes if node.op == "placeholder")
+        source = source.replace("def forward(", f"def {_EVALUATING}(", 1)
+        other = other.replace("def forward(", f"def {_TRAINING}(", 1)
+        source = (
+            f"{source}\n\n{other}\n\n{header}\n"
+            f"    if self.training:\n        return self.{_TRAINING}({given})\n"
+            f"    return self.{_EVALUATING}({given})\n"
+        )
+    names = {**codes[0].globals, **codes[1].globals}
+    used = {name: value for name, value in names.items() if re.search(rf"\b{name}\b", source)}
+    modules = {name: value.__name__ for name, value in used.items() if isinstance(value, types.ModuleType)}
+    return Origin(base, source, modules, {name: value for name, value in used.items() if name not in modules})
