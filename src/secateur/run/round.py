@@ -17,7 +17,7 @@ from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
+from secateur.core.surgery import Hold, apply, check_batches, check_training, hold, run, tensors_in, verified
 from secateur.core.trials import Search
 from secateur.errors import TargetError, VerificationError
 from secateur.events import Event, Tell
@@ -200,6 +200,7 @@ class Round:
             )
         with job.clock("verify"):
             check_batches(model, graph, plan, thin, job.inputs, outputs)
+            check_training(model, thin, job.inputs)
         if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
             plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
         return plan, thin, check.difference

@@ -137,7 +137,7 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
         found = is_written(recorded[site.module], site.call, site.function, site.path)
         if found and not follows:
             continue
-        again = state.stack.entered.get(site.module, 0) > 1
+        again = state.stack.entered.get(site.module, 0) > 1 or site.place in state.one_sided
         kinds[None if found and again else found].append(site)
     standard = frozenset(name for name in recorded if isinstance(model.get_submodule(name), SIZED))
     return Following(tuple(kinds[True]), tuple(kinds[False]), tuple(kinds[None]), standard)
