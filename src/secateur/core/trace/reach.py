@@ -84,7 +84,7 @@ def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Aga
             training_beside(model, state, "used otherwise in training than in evaluation"),
         ):
             again(True, nullcontext(), batch)
-            state.training = batch if state.steps != steps else None
+            state.training, state.otherwise = batch, state.steps != steps
             return frozenset(state.shapes) - before
     return frozenset()
 

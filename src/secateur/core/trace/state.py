@@ -104,7 +104,8 @@ class State:
         unreached: layers that it did not run, with their widths.
         aside: parameters and buffers that are used in training alone.
         steps: of the last run, see ``Course``.
-        training: what the network runs on in training, where that is another run than in evaluation.
+        training: what the network ran on in training, if it was read there.
+        otherwise: whether it did something else there than in evaluation.
         one_sided: sizes that may be at another place, or nowhere, in training.
     """
 
@@ -142,6 +143,7 @@ class State:
     aside: frozenset[str] = frozenset()
     steps: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
     training: Inputs | None = None
+    otherwise: bool = False
     one_sided: set[Place] = field(default_factory=set[Place])
 
     @staticmethod

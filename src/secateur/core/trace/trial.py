@@ -154,13 +154,16 @@ def _place_of_failure(thin: nn.Module, inputs: Inputs, run: Callable[[nn.Module,
 
 
 def _breaks_in_training(model: nn.Module, graph: Graph, state: State) -> str | None:
-    """Do what ``_breaks_at`` does with a run in training mode, where that is another run."""
+    """Do what ``_breaks_at`` does with a run in training mode; compare where the dense network's is another run."""
     if state.training is None:
         return None
     plan = _uneven(graph)
     thin = apply(model, graph, plan)
     try:
-        return breaks_in_training(model, graph, plan, thin, state.training)
+        if state.otherwise:
+            return breaks_in_training(model, graph, plan, thin, state.training)
+        run_in_training(thin, state.training)
+        return None
     except REFUSALS:
         return _place_of_failure(thin, state.training, run_in_training)
     finally:
