@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from secateur.core.literals import is_written, record
+from secateur.core.literals import is_written
+from secateur.core.trace.sites import recorded_in
 from secateur.core.trace.state import Dependence, Place, Site, State
 
 
@@ -122,9 +123,4 @@ def _alike(a: Site, b: Site) -> bool:
 def _is_computed(model: nn.Module, place: Place) -> bool:
     """Tell whether the code of a module computes a size in training mode, rather than having it written."""
     module, call, function, path = place
-    owner = model.get_submodule(module)
-    before, owner.training = owner.training, True
-    try:
-        return is_written(record(owner), call, function, path) is False
-    finally:
-        owner.training = before
+    return is_written(recorded_in(model, module, training=True), call, function, path) is False

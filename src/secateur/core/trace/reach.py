@@ -6,8 +6,8 @@ Of these, everything stays whose number of channels fits a size of the layer, as
 beside another; and everything at all where nothing fits what the layer reads.
 
 Where the code decides by the value of a tensor, the network also runs with each decision turned: layers that all ran
-may be joined otherwise there. And where it looks at whether it trains, a run in training mode is read as well: what runs
-there alone, such as an auxiliary classifier, is then known to surgery, and what it reads can go.
+may be joined otherwise there. And where it looks at whether it trains, a run in training mode is read as well: what
+runs there alone, such as an auxiliary classifier, is then known to surgery, and what it reads can go.
 """
 
 from __future__ import annotations

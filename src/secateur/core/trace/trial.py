@@ -69,10 +69,11 @@ def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock)
             if culprit is None:
                 return graph
             if not _pin_more(model, state, trained, culprit):
+                where = f", at '{culprit}'" if culprit else ""
                 raise TraceError(
-                    f"{type(model).__name__} cannot be made thinner: a thinner network runs in evaluation mode but breaks "
-                    f"in training mode{f', at {culprit!r}' if culprit else ''}; compute sizes in the code that only "
-                    "training runs from the inputs' shapes"
+                    f"{type(model).__name__} cannot be made thinner: a thinner network runs in evaluation mode but "
+                    f"breaks in training mode{where}; compute sizes in the code that only training runs from the "
+                    "inputs' shapes"
                 )
             continue
         if not _force_more(found, classes, force, culprit):
