@@ -15,6 +15,9 @@ from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, masked, relative_difference, verify
 from secateur.core.surgery.training import run_in_training
 from secateur.core.trace import trace
+from secateur.core.trace.beside import training_beside
+from secateur.core.trace.sites import recorded_in
+from secateur.core.trace.state import State
 from secateur.errors import TraceError
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -127,6 +130,16 @@ class Swapped(Net):
         return self.head(self.last(b).relu().view(-1, 16, 64).mean(2))
 
 
+class Elsewhere(Net):
+    """The only size that is written for evaluation has another call in its place in training."""
+
+    def forward(self, x: Tensor) -> Any:
+        c = self.last(self.wide(self.stem(x).relu()).relu()).relu()
+        if self.training:
+            return self.head(c.flatten(2).mean(2)) + x.view(-1, 3, 64).mean((1, 2))[:, None]
+        return self.head(c.view(-1, 16, 64).mean(2))
+
+
 class Features(Net):
     def more(self, result: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Any:
         return {"result": result, "features": [b, c.mean((2, 3))]}
@@ -157,6 +170,18 @@ class Skips(Net):
 
     def between(self, y: Tensor) -> Tensor:
         return y + self.block(y) if not self.training or random.random() < 0.5 else y
+
+
+class Depth(Net):
+    """Drops whole samples, and says so in its own code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = conv(24, 24)
+
+    def between(self, y: Tensor) -> Tensor:
+        added = self.block(y)
+        return y + (added * added.new_empty(len(y), 1, 1, 1).bernoulli_(0.5) if self.training else added)
 
 
 class Queue(Net):
@@ -231,10 +256,12 @@ CASES: dict[type[Net], dict[str, int]] = {
     Both: FREE,
     Shifted: {"stem": 12},
     Swapped: {"stem": 12},
+    Elsewhere: {"stem": 12, "wide": 24},
     Features: {"stem": 12},
     Noise: {"stem": 12, "last": 16},
     Normal: {"stem": 12, "last": 16},
     Skips: FREE,
+    Depth: FREE,
     Queue: FREE,
     ByHand: FREE,
     Alone: FREE,
@@ -343,3 +370,27 @@ def test_where_the_dense_network_does_not_train_evaluation_alone_counts() -> Non
             raise ValueError("targets are missing")
 
     assert {group.name: group.size for group in trace(Wants().eval(), IMAGES).groups} == FREE
+
+
+def test_statistics_over_channels_that_training_alone_takes_pin() -> None:
+    row = next(row for row in trace(Normal().eval(), IMAGES).explain().rows if row.layer == "wide")
+    assert row.reason == "used otherwise in training than in evaluation"
+
+
+def test_code_is_recorded_in_the_mode_that_is_asked_for() -> None:
+    net = Written().train()
+    net.stem.eval()
+    lengths = [len(recorded_in(net, "", training=mode).nodes) for mode in (False, True)]
+    assert lengths[0] < lengths[1]
+    assert net.training
+
+
+def test_labels_of_buffers_are_those_of_the_first_run_again() -> None:
+    net = Queue()
+    state = State.of(net)
+    layers = state.labels(net.queue)
+    with training_beside(net, state, "a reason"):
+        state.set(net.queue, [])
+        state.labels(net.place)
+    assert state.shadows[net.queue] is layers
+    assert not state.pins
