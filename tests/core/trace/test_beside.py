@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
+from secateur.core.literals import record
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, masked, relative_difference, verify
 from secateur.core.surgery.training import run_in_training
-from secateur.core.trace import trace
+from secateur.core.trace import sites, trace
 from secateur.core.trace.beside import training_beside
 from secateur.core.trace.sites import recorded_in
 from secateur.core.trace.state import State
@@ -394,3 +395,16 @@ def test_labels_of_buffers_are_those_of_the_first_run_again() -> None:
         state.labels(net.place)
     assert state.shadows[net.queue] is layers
     assert not state.pins
+
+
+def test_sizes_of_evaluation_are_looked_for_in_the_code_of_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[bool] = []
+
+    def noted(module: nn.Module) -> Any:
+        modes.append(module.training)
+        return record(module)
+
+    monkeypatch.setattr(sites, "record", noted)
+    trace(Both().train(), IMAGES)
+    assert modes
+    assert not any(modes)
