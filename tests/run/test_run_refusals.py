@@ -22,6 +22,7 @@ from nets import Plain, images, make
 from secateur import artifact, events, rules
 from secateur.artifact import folder as folders
 from secateur.core.graph import Group
+from secateur.core.limits import Limits
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.problem import Problem
@@ -35,6 +36,7 @@ from secateur.errors import (
     SettingError,
     TargetError,
     TrainingError,
+    VerificationError,
 )
 from secateur.events import Event
 from secateur.methods.magnitude import Magnitude
@@ -357,3 +359,25 @@ def test_what_is_there_is_replaced_by_the_argument_or_the_flag_that_the_message_
     with pytest.raises(ArtifactError, match=r"or give force=True \(--force\) to replace it"):
         result.save(tmp_path / "out")
     result.save(tmp_path / "out", force=True)
+
+
+def test_a_network_that_would_not_train_any_more_is_not_returned() -> None:
+    class Narrow(nn.Module):
+        """Trains with as many channels as a trial leaves, but not with few."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x).relu().mean((2, 3))
+            if self.training and y.shape[1] < 6:
+                raise ValueError("too narrow")
+            return self.head(y)
+
+    torch.manual_seed(0)
+    assert prune(
+        Narrow(), images(), method="magnitude", target=0.5, latency=False, limits=Limits(multiple=1)
+    ).model.training
+    with pytest.raises(VerificationError, match=r"does not run in training mode, as the dense one does: .* too narrow"):
+        prune(Narrow(), images(), method="magnitude", target=0.2, latency=False, limits=Limits(multiple=1))

@@ -17,7 +17,7 @@ from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
+from secateur.core.surgery import Hold, apply, check_batches, check_training, hold, run, tensors_in, verified
 from secateur.core.trials import Search
 from secateur.errors import BranchingError, TargetError, VerificationError
 from secateur.events import Event, Tell
@@ -202,6 +202,8 @@ class Round:
             check_batches(model, graph, plan, thin, job.inputs, outputs)
         if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
             plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
+        with job.clock("verify"):
+            check_training(model, thin, job.inputs)
         return plan, thin, check.difference
 
     def mend(self, plan: Plan) -> None:

@@ -8,20 +8,23 @@ step, up to giving up on the channels that its sizes speak of.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 import torch
 from torch import nn
 
+from secateur.core import labels as L
 from secateur.core.calls import ModuleStack
-from secateur.core.graph import Graph
+from secateur.core.graph import Graph, layer_of
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import Inputs, apply, check_batches, other_batches, run, verified
+from secateur.core.surgery.training import breaks_in_training, run_in_training
 from secateur.core.trace import sites
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
-from secateur.core.trace.state import Site, State
+from secateur.core.trace.state import Pinning, Site, State
 from secateur.errors import SecateurError, TraceError, VerificationError
 
 ATTEMPTS = 12
@@ -49,18 +52,30 @@ def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock)
     found = sites.following(model, state, components)
     classes = {name: type(model.get_submodule(name)) for name in {site.module for site in found.all}}
     force = dict.fromkeys(classes.values(), Force.WRITTEN)
+    trained = dict[str, Sequence[Pinning]]()
     for _ in range(ATTEMPTS):
         clock.check("a trial of a thinner network")
         pinned = [s for s in found.all if _is_pinned(found, s, force[classes[s.module]])]
         closed = [name for name, owner in classes.items() if force[owner] == Force.ARRIVING]
-        if pinned:
-            components = Components(state.with_pins(sites.pinnings(pinned, state, closed)))
+        if pinned or trained:
+            more = [pinning for pinnings in trained.values() for pinning in pinnings]
+            components = Components(state.with_pins([*sites.pinnings(pinned, state, closed), *more]))
         rewritten = [s for s in found.all if s not in pinned and _is_rewritten(found, s, force[classes[s.module]])]
         units = Units(state, components)
         graph = build(state, components, units, sites.rewrites(rewritten, units))
         culprit = _breaks_at(model, graph, example_inputs) if found.all else None
         if culprit is None:
-            return graph
+            culprit = _breaks_in_training(model, graph, state)
+            if culprit is None:
+                return graph
+            if not _pin_more(model, state, trained, culprit):
+                where = f", at '{culprit}'" if culprit else ""
+                raise TraceError(
+                    f"{type(model).__name__} cannot be made thinner: a thinner network runs in evaluation mode but "
+                    f"breaks in training mode{where}; compute sizes in the code that only training runs from the "
+                    "inputs' shapes"
+                )
+            continue
         if not _force_more(found, classes, force, culprit):
             break
     raise TraceError(
@@ -130,11 +145,41 @@ def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | 
     return None if result.exact else result.layer
 
 
-def _place_of_failure(thin: nn.Module, inputs: Inputs) -> str:
+def _place_of_failure(thin: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], object] = run) -> str:
     stack = ModuleStack(thin)
     with contextlib.suppress(*REFUSALS), stack:
         run(thin, inputs)
     return stack.current
+
+
+def _breaks_in_training(model: nn.Module, graph: Graph, state: State) -> str | None:
+    """Do what ``_breaks_at`` does with a run in training mode; compare where the dense network's is another run."""
+    if state.training is None:
+        return None
+    plan = _uneven(graph)
+    thin = apply(model, graph, plan)
+    try:
+        if state.otherwise:
+            return breaks_in_training(model, graph, plan, thin, state.training)
+        run_in_training(thin, state.training)
+        return None
+    except REFUSALS:
+        return _place_of_failure(thin, state.training, run_in_training)
+
+
+def _pin_more(model: nn.Module, state: State, trained: dict[str, Sequence[Pinning]], culprit: str) -> bool:
+    """Give up on what enters the module that breaks in training, or on all that it has; False if that was done."""
+    place = culprit if culprit in dict(model.named_modules()) else ""
+    reason = f"training uses it in '{place}' in a way that was not understood"
+    remedy = "take sizes from the shapes of the tensors there"
+    entering = [Pinning(layer[layer != L.FIXED], reason, remedy) for layer in state.arrivals.get(place, [])]
+    inside = [s for s in state.slots if place and _contains(place, layer_of(s.tensor))]
+    own = [Pinning(torch.arange(s.start, s.start + s.size), reason, remedy) for s in inside]
+    pinnings = entering if place not in trained and entering else [*entering, *own]
+    if len(pinnings) == len(trained.get(place, ())):
+        return False
+    trained[place] = pinnings
+    return True
 
 
 def _uneven(graph: Graph) -> Plan:
