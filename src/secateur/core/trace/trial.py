@@ -45,7 +45,7 @@ def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock)
     Raises:
         TraceError: if even a network with all doubtful channels pinned does not, or time is up.
     """
-    components = Components(state)
+    components = Components(state, clock)
     found = sites.following(model, state, components)
     classes = {name: type(model.get_submodule(name)) for name in {site.module for site in found.all}}
     force = dict.fromkeys(classes.values(), Force.WRITTEN)
@@ -54,7 +54,7 @@ def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock)
         pinned = [s for s in found.all if _is_pinned(found, s, force[classes[s.module]])]
         closed = [name for name, owner in classes.items() if force[owner] == Force.ARRIVING]
         if pinned:
-            components = Components(state.with_pins(sites.pinnings(pinned, state, closed)))
+            components = Components(state.with_pins(sites.pinnings(pinned, state, closed)), clock)
         rewritten = [s for s in found.all if s not in pinned and _is_rewritten(found, s, force[classes[s.module]])]
         units = Units(state, components)
         graph = build(state, components, units, sites.rewrites(rewritten, units))
