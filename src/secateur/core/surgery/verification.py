@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
-from secateur.core.surgery.forward import Inputs, run, tensors_in
+from secateur.core.surgery.forward import Inputs, first_line, run, tensors_in
 from secateur.core.surgery.precision import InDouble
 from secateur.core.surgery.silence import masked
-from secateur.errors import ModelError
+from secateur.errors import CutError, ModelError
 
 TOLERANCE = 1e-4  # relative, in float32; see Verification
 ROUNDING = 1e-9  # relative, in float64
@@ -54,7 +55,8 @@ def verify(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: 
         inputs: any inputs that the network accepts.
 
     Raises:
-        ModelError: if one of the networks does not run.
+        CutError: if the thin network does not run where the dense one does.
+        ModelError: if the dense network does not run.
     """
     return verified(model, graph, plan, thin, inputs)[0]
 
@@ -73,8 +75,29 @@ def verified(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs
 def _difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> tuple[float, Any]:
     with masked(model, graph, plan):
         expected = run(model, inputs)
-    found = run(thin, inputs)
+    found = run_cut(thin, inputs)
     return relative_difference(expected, found), found
+
+
+def run_cut(thin: nn.Module, inputs: Inputs) -> Any:
+    """Run a thin network; if it does not, that is no fault of the inputs.
+
+    Raises:
+        CutError: naming where it fails, and why.
+    """
+    stack = ModuleStack(thin)
+    try:
+        with stack:
+            return run(thin, inputs)
+    except ModelError as error:
+        place = f" in '{stack.current}'" if stack.current else ""
+        why = first_line(error.__cause__ or error)
+        raise CutError(
+            "the cut failed: the dense network runs on the example inputs, but without the channels that were to go "
+            f"it does not{place} ({why}); leave these layers alone (--leave), or take sizes in the code from "
+            "the shape of the tensor that is reshaped",
+            stack.current,
+        ) from error
 
 
 def _difference_in_double(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> float:
@@ -83,7 +106,7 @@ def _difference_in_double(model: nn.Module, graph: Graph, plan: Plan, thin: nn.M
     try:
         with InDouble():
             return _difference(model, graph, plan, thin, cast(Inputs, precise))[0]
-    except ModelError:
+    except (CutError, ModelError):
         return float("inf")
 
 
