@@ -72,19 +72,22 @@ class Round:
             VerificationError: if the new network computes something else.
         """
         self.shape()
-        for left in reversed(range(_DECISIONS)):
-            searches = len(self.job.searches)
-            plan = self.decide()
-            try:
-                plan, thin, difference = self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
-                break
-            except CutError as error:
-                if not left or not plan.edits:
-                    raise
-                self.read_again(plan, error)
-                del self.job.searches[searches:]
+        plan, thin, difference = self.carried_out(_DECISIONS - 1)
         self.begun, self.model = self.model, thin
         return plan, difference
+
+    def carried_out(self, again: int) -> tuple[Plan, nn.Module, float]:
+        """Decide and act; where the cut fails, read the network anew and decide up to so many times again."""
+        searches = len(self.job.searches)
+        plan = self.decide()
+        try:
+            return self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
+        except CutError as error:
+            if not again or not plan.edits:
+                raise
+            self.read_again(plan, error)
+            del self.job.searches[searches:]
+        return self.carried_out(again - 1)
 
     def read_again(self, plan: Plan, error: CutError) -> None:
         """Read the network anew so that the plan could be carried out.
