@@ -14,7 +14,7 @@ from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.select import Scope, family, fit, meet
 from secateur.core.size import Measure, Target, size
-from secateur.core.taking import CLOSE, finest
+from secateur.core.taking import CLOSE, FAR, finest
 from secateur.core.trace import trace
 
 
@@ -68,7 +68,7 @@ def test_nearer_than_the_order_alone_and_never_above(net: nn.Module, of: Measure
             found = share(graph, meet(graph, order, target, limits), of)
             assert plain <= found <= keep
             better += found > plain
-            if plain >= CLOSE * keep:
+            if plain >= FAR * keep:
                 assert found == plain
     assert better
 

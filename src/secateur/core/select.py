@@ -16,7 +16,7 @@ from secateur.core.graph import Graph, Group
 from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.size import Target, ruler, size
-from secateur.core.taking import CLOSE, Step, Taking, finest
+from secateur.core.taking import CLOSE, FAR, Step, Taking, finest
 from secateur.errors import SettingError, TargetError
 
 __all__ = ["CLOSE", "Scope", "Step", "by_share", "family", "fit", "meet", "plan_of", "steps"]
@@ -164,7 +164,7 @@ def meet(
             if finer is None:
                 raise
             limits = finer
-    if swap and own is not None and _left(graph, target, found) < CLOSE:
+    if swap and own is not None and _left(graph, target, found) < FAR:
         fine = replace(limits, halvings=0, by_group=tuple((g.name, finest(limits.multiple_of(g))) for g in graph.free))
         other = fit(graph, order(fine), target, start, swap=True)
         return max(found, other, key=partial(_left, graph, target))

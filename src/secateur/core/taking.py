@@ -1,7 +1,7 @@
 """How many steps of an order a goal needs, and which of them are given back where units are coarse.
 
 The steps of an order go one after the other until the goal is met. Where the last one takes more than is needed, those
-come back that still fit, the last first. A step that alone takes far more than is missing cannot come back: then it
+come back that still fit, the last first. A unit that alone takes far more than is missing cannot come back: then it
 is swapped for others. Its group loses a step less than is its turn, and the order goes on with the others; of all
 groups, the one that was cut last is tried first.
 """
@@ -18,7 +18,9 @@ from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 
 CLOSE = 0.98
-"""A plan that leaves this share of what it may needs no widths between its multiples, and no swaps."""
+"""A plan that leaves this share of what it may needs no widths between its multiples."""
+FAR = 0.95
+"""One that leaves less has missed its target: single units come back too, and steps are swapped."""
 _HALVINGS = 4  # of multiples, where it leaves less
 _FINEST = 4  # multiple below which depthwise convolutions fall off a cliff; narrower groups do not matter
 _SWAPS = 4  # groups that lose less than is their turn
@@ -71,7 +73,7 @@ class Taking:
             return keep
         for _ in range(_SWAPS):
             size = self._measure(keep)
-            better = None if size >= CLOSE * self._goal else self._swapped(leaves, keep, size, limits)
+            better = None if size >= FAR * self._goal else self._swapped(leaves, keep, size, limits)
             if better is None:
                 break
             leaves, keep = better
@@ -87,6 +89,9 @@ class Taking:
         for turn in range(len(self._ordered) - 1, -1, -1):
             step = self._ordered[turn]
             if step.group in seen or len(seen) == _LOOKS or bool(keep[self._places(step)].any()):
+                continue
+            if len(step.units) > 1:  # wide for the sake of speed, which nothing but a finer width can make up for
+                seen.add(step.group)
                 continue
             seen.add(step.group)
             without = self._ending(leaves, step.group, turn)
@@ -126,7 +131,7 @@ class Taking:
             low, high = (low, middle) if fits(middle) else (middle + 1, high)
         keep = self._base & (leaves >= low)
         wide = any(len(step.units) > 1 for step in self._ordered)
-        if wide or (single and self._measure(keep) < CLOSE * self._goal):
+        if wide or (single and self._measure(keep) < FAR * self._goal):
             gone = (leaves[self._firsts[:low]] < low).tolist()
             self._give_back([step for step, is_gone in zip(self._ordered, gone, strict=False) if is_gone], keep, limits)
         return keep

@@ -115,7 +115,7 @@ class _Settling:
         plans = uneven(graph, self._together(graph)) if self._found.all else []
         for number, plan in enumerate([*plans, *(plan_for(graph, gone) for gone in self.gone)]):
             with self._clock.running():
-                place = _breaks_at(self._model, graph, plan, self._inputs, batches=number == 0)
+                place = _breaks_at(self._model, graph, plan, self._inputs, batches=number == 0 or number >= len(plans))
             if place is not None:
                 return place
         return None
