@@ -70,6 +70,18 @@ class VerificationError(SecateurError):
     """The pruned network does not compute what the silenced original computes."""
 
 
+class CutError(VerificationError):
+    """The pruned network does not run, or computes something else, because the network was not read rightly.
+
+    Attributes:
+        place: the module in which it first does so; empty for the network itself.
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
+
+
 class TrainingError(SecateurError):
     """Training cannot start or go on, for instance because the loss is not finite."""
 

@@ -245,7 +245,7 @@ def _replay(
         with naming(path or place / MEASUREMENT):
             plan = Plan() if path is None else Plan.from_json(reading.text(path, MOST_PLAN))
             try:
-                model = apply(model, trace(model, inputs), plan)
+                model = apply(model, trace(model, inputs, tried=plan.tried), plan)
             except (PlanError, TraceError, ModelError) as error:
                 raise ArtifactError(
                     f"the network given for {path or place} is not the one that was pruned: {reading.line(str(error))}"

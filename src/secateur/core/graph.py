@@ -155,6 +155,7 @@ class Graph:
         patterns: the names of layers, or of modules around them (``fnmatch``), that were to be left alone.
         inside: whether streams are left alone as such.
         uncounted: operators that multiply and are not in the costs.
+        tried: plans that the network was read again for, see ``Plan.tried``.
     """
 
     groups: tuple[Group, ...]
@@ -173,6 +174,7 @@ class Graph:
     inside: bool = False
     patterns: tuple[str, ...] = ()
     uncounted: tuple[Uncounted, ...] = ()
+    tried: tuple[Plan, ...] = ()
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from secateur.core.explain import REACH_IT
 from secateur.core.graph import Graph, Groups, layer_of, within
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
+from secateur.core.plan import Plan
 from secateur.core.select import family, meet
 from secateur.core.size import Target, size
 from secateur.core.trace import trace
@@ -39,8 +40,9 @@ def read(
     groups: Groups = "all",
     patience: float | None = None,
     tell: Tell = ignore,
+    tried: Sequence[Plan] = (),
 ) -> Graph:
-    """Trace a network and leave some layers alone, and all streams if so asked.
+    """Trace a network, perhaps again after plans that failed, and leave some layers alone, and all streams if so asked.
 
     Raises:
         ModelError: if the network does not run on the inputs.
@@ -48,7 +50,7 @@ def read(
         TargetError: if nothing can be pruned.
         TraceError: if it was not read within ``patience`` seconds.
     """
-    graph = trace(model, inputs, seconds=patience, tell=tell)
+    graph = trace(model, inputs, seconds=patience, tell=tell, tried=tried)
     layers = [layer_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
     names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
     for pattern in leave:

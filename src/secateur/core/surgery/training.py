@@ -14,12 +14,12 @@ from secateur.core.graph import Graph
 from secateur.core.layers import CHANNEL_NORMS, RECURRENT
 from secateur.core.plan import Plan
 from secateur.core.surgery.batches import other_batches
-from secateur.core.surgery.forward import Inputs, first_line, forward, run
+from secateur.core.surgery.forward import Inputs, forward, run
 from secateur.core.surgery.generators import common, held
 from secateur.core.surgery.silence import masked
 from secateur.core.surgery.untouched import untouched
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verified
-from secateur.errors import ModelError, VerificationError
+from secateur.errors import ModelError, VerificationError, first_line
 
 # these do in training what they do in evaluation, but for what they draw and note
 _STEADY = (

@@ -12,12 +12,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
 from secateur.core.surgery.precision import InDouble, widened
 from secateur.core.surgery.silence import masked
-from secateur.errors import ModelError
+from secateur.errors import CutError, ModelError, first_line
 
 TOLERANCE = 1e-4  # relative, in float32; see Verification
 ROUNDING = 1e-9  # relative, in float64
@@ -55,7 +56,8 @@ def verify(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: 
         inputs: any inputs that the network accepts.
 
     Raises:
-        ModelError: if one of the networks does not run.
+        CutError: if the thin network does not run where the dense one does.
+        ModelError: if the dense network does not run.
     """
     return verified(model, graph, plan, thin, inputs)[0]
 
@@ -78,8 +80,29 @@ def _difference(
 ) -> tuple[float, Any]:
     with masked(model, graph, plan):
         expected = run(model, inputs, training=training)
-    found = run(thin, inputs, training=training)
+    found = run_cut(thin, inputs, training=training)
     return relative_difference(expected, found), found
+
+
+def run_cut(thin: nn.Module, inputs: Inputs, *, training: Training = in_evaluation) -> Any:
+    """Run a thin network; if it does not, that is no fault of the inputs.
+
+    Raises:
+        CutError: naming where it fails, and why.
+    """
+    stack = ModuleStack(thin)
+    try:
+        with stack:
+            return run(thin, inputs, training=training)
+    except ModelError as error:
+        place = f" in '{stack.current}'" if stack.current else ""
+        why = first_line(error.__cause__ or error)
+        raise CutError(
+            "the cut failed: the dense network runs on the example inputs, but without the channels that were to go "
+            f"it does not{place} ({why}); leave these layers alone (--leave), or take sizes in the code from "
+            "the shape of the tensor that is reshaped",
+            stack.current,
+        ) from error
 
 
 def _difference_in_double(
@@ -90,7 +113,7 @@ def _difference_in_double(
     try:
         with InDouble():
             return _difference(model, graph, plan, thin, cast(Inputs, precise), training)[0]
-    except ModelError:
+    except (CutError, ModelError):
         return float("inf")
 
 

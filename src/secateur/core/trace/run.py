@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from secateur.core.calls import Operators
 from secateur.core.graph import Graph
 from secateur.core.literals import call_name, is_reshaping
+from secateur.core.plan import Plan
 from secateur.core.statistics import KIND, is_statistic
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
@@ -36,7 +37,14 @@ LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 
-def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = None, tell: Tell = ignore) -> Graph:
+def trace(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    seconds: float | None = None,
+    tell: Tell = ignore,
+    tried: Sequence[Plan] = (),
+) -> Graph:
     """Read a network into groups of units that can be removed.
 
     The model runs once on the inputs, in evaluation mode and without gradients, and is left as it was, also when
@@ -49,12 +57,15 @@ def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = N
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; a batch of one is enough.
         seconds: give up after this time; None: take as long as it takes.
         tell: hears of each module as it runs.
+        tried: plans of what was read before whose cut failed, each with those before it for ``tried``: what is in their
+            way is rewritten or pinned, so that a plan with these units can be carried out.
 
     Returns:
         The groups, what is pinned and why, and everything that sizes and surgery need.
 
     Raises:
         ModelError: if the model does not run on the inputs, or is a wrapper or program that cannot be read.
+        PlanError: if one of the plans that were tried is of another network.
         SettingError: if ``seconds`` is not above 0.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when
             it runs again, or time is up.
@@ -63,7 +74,7 @@ def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = N
     clock = Clock(type(model).__name__, seconds)
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
         state = _watch(model, example_inputs, clock, tell)
-    return settle(model, state, example_inputs, clock)
+    return settle(model, state, example_inputs, clock, tried)
 
 
 def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -> State:

@@ -129,6 +129,7 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
     recorded: dict[str, fx.Graph | None] = {}
     lending = {name for name in {site.module for site in state.sites} if _may_lend(name, model, state, components)}
     for site in state.sites:
+        components.clock.check(site.module)
         follows = _follows_units(site, components)
         if not follows and site.module not in lending:
             continue

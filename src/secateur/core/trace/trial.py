@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import IntEnum
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.core import labels as L
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, layer_of
-from secateur.core.plan import DropUnits, Plan
+from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply, check_batches, other_batches, run, verified
 from secateur.core.surgery.training import breaks_in_training, run_in_training
 from secateur.core.trace import sites
@@ -25,7 +27,8 @@ from secateur.core.trace.clock import Clock
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
 from secateur.core.trace.state import Pinning, Site, State
-from secateur.errors import SecateurError, TraceError, VerificationError
+from secateur.core.trace.uneven import Gone, gone_in, plan_for, uneven
+from secateur.errors import CutError, SecateurError, TraceError, VerificationError
 
 ATTEMPTS = 12
 REFUSALS = (SecateurError, RuntimeError, ValueError, IndexError, TypeError, AssertionError)
@@ -42,46 +45,177 @@ class Force(IntEnum):
     ARRIVING = 5  # and so is what enters these modules, from where the code may take a width
 
 
-def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock) -> Graph:
-    """Return the graph of the first thinner network that runs and agrees with the silenced one.
+def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock, tried: Sequence[Plan] = ()) -> Graph:
+    """Return the graph of the first thinner networks that run and agree with the silenced one.
+
+    Args:
+        model: the network.
+        state: what its run has told.
+        example_inputs: that it ran on.
+        clock: how long this may take.
+        tried: further plans to try, each for the graph that those before it lead to.
 
     Raises:
-        TraceError: if even a network with all doubtful channels pinned does not, or time is up.
+        PlanError: if one of these plans is of another network.
+        TraceError: if even a network with all doubtful channels pinned does not run or agree, or time is up.
     """
-    components = Components(state)
-    found = sites.following(model, state, components)
-    classes = {name: type(model.get_submodule(name)) for name in {site.module for site in found.all}}
-    force = dict.fromkeys(classes.values(), Force.WRITTEN)
-    trained = dict[str, Sequence[Pinning]]()
-    for _ in range(ATTEMPTS):
-        clock.check("a trial of a thinner network")
-        pinned = [s for s in found.all if _is_pinned(found, s, force[classes[s.module]])]
-        closed = [name for name, owner in classes.items() if force[owner] == Force.ARRIVING]
-        if pinned or trained:
-            more = [pinning for pinnings in trained.values() for pinning in pinnings]
-            components = Components(state.with_pins([*sites.pinnings(pinned, state, closed), *more]))
-        rewritten = [s for s in found.all if s not in pinned and _is_rewritten(found, s, force[classes[s.module]])]
-        units = Units(state, components)
-        graph = build(state, components, units, sites.rewrites(rewritten, units))
-        culprit = _breaks_at(model, graph, example_inputs) if found.all else None
-        if culprit is None:
-            culprit = _breaks_in_training(model, graph, state)
+    settling = _Settling(model, state, example_inputs, clock)
+    graph = settling.settled()
+    for number, plan in enumerate(tried, 1):
+        settling.gone.append(gone_in(graph, plan))
+        graph = replace(settling.settled(), tried=tuple(tried[:number]))
+    return graph
+
+
+class _Settling:
+    """Finds out with how little force the network can be made thinner.
+
+    Attributes:
+        gone: what goes in trials beside the usual ones.
+    """
+
+    def __init__(self, model: nn.Module, state: State, example_inputs: Inputs, clock: Clock) -> None:
+        self._model, self._state, self._inputs, self._clock = model, state, example_inputs, clock
+        self.gone: list[Gone] = []
+        self._components = Components(state, clock)
+        self._found = sites.following(model, state, self._components)
+        self._classes = {name: type(model.get_submodule(name)) for name in {site.module for site in self._found.all}}
+        self._force = dict.fromkeys(self._classes.values(), Force.WRITTEN)
+        self._closed: list[str] = []  # modules where more than a size in the code is in the way
+        self._trained: dict[str, Sequence[Pinning]] = {}  # what is given up on for what training does there
+
+    def settled(self) -> Graph:
+        """Try, and use more force where a trial breaks."""
+        for _ in range(ATTEMPTS):
+            self._clock.check("a trial of a thinner network")
+            graph = self._read()
+            culprit = self._breaks_at(graph)
             if culprit is None:
-                return graph
-            if not _pin_more(model, state, trained, culprit):
-                where = f", at '{culprit}'" if culprit else ""
-                raise TraceError(
-                    f"{type(model).__name__} cannot be made thinner: a thinner network runs in evaluation mode but "
-                    f"breaks in training mode{where}; compute sizes in the code that only training runs from the "
-                    "inputs' shapes"
-                )
-            continue
-        if not _force_more(found, classes, force, culprit):
-            break
-    raise TraceError(
-        f"{type(model).__name__} cannot be made thinner: sizes are written into its code in a way that was not "
-        "understood; compute them from the inputs' shapes"
-    )
+                culprit = self._breaks_in_training(graph)
+                if culprit is None:
+                    return graph
+                self._pin_more(culprit)
+            elif not self._force_more(culprit):
+                break
+        self._clock.check("a trial of a thinner network")
+        raise TraceError(
+            f"{type(self._model).__name__} cannot be made thinner: sizes are written into its code in a way that was "
+            "not understood; compute them from the inputs' shapes"
+        )
+
+    def _read(self) -> Graph:
+        found, state, force = self._found, self._state, self._force
+        pinned = [s for s in found.all if _is_pinned(found, s, force[self._classes[s.module]])]
+        closed = [name for name, owner in self._classes.items() if force[owner] == Force.ARRIVING]
+        if pinned or closed or self._closed or self._trained:
+            pins = sites.pinnings(pinned, state, [*closed, *self._closed])
+            trained = [pinning for pinnings in self._trained.values() for pinning in pinnings]
+            self._components = Components(state.with_pins([*pins, *trained]), self._clock)
+        rewritten = [
+            s for s in found.all if s not in pinned and _is_rewritten(found, s, force[self._classes[s.module]])
+        ]
+        self._units = units = Units(state, self._components)
+        return build(state, self._components, units, sites.rewrites(rewritten, units))
+
+    def _breaks_at(self, graph: Graph) -> str | None:
+        """Return where the first trial breaks; None if none does."""
+        plans = uneven(graph, self._together(graph)) if self._found.all else []
+        for number, plan in enumerate([*plans, *(plan_for(graph, gone) for gone in self.gone)]):
+            with self._clock.running():
+                place = _breaks_at(self._model, graph, plan, self._inputs, batches=number == 0 or number >= len(plans))
+            if place is not None:
+                return place
+        return None
+
+    def _breaks_in_training(self, graph: Graph) -> str | None:
+        """Return where a trial breaks in training mode; None if it does not, or training is not another run."""
+        if self._state.training is None:
+            return None
+        with self._clock.running():
+            return _breaks_in_training(self._model, graph, uneven(graph, self._together(graph))[0], self._state)
+
+    def _pin_more(self, culprit: str) -> None:
+        """Give up on what enters the module that breaks in training, or on all that it has.
+
+        Raises:
+            TraceError: if that was done already.
+        """
+        state = self._state
+        place = culprit if culprit in dict(self._model.named_modules()) else ""
+        reason = f"training uses it in '{place}' in a way that was not understood"
+        remedy = "take sizes from the shapes of the tensors there"
+        entering = [Pinning(layer[layer != L.FIXED], reason, remedy) for layer in state.arrivals.get(place, [])]
+        inside = [s for s in state.slots if place and _contains(place, layer_of(s.tensor))]
+        own = [Pinning(torch.arange(s.start, s.start + s.size), reason, remedy) for s in inside]
+        pinnings = entering if place not in self._trained and entering else [*entering, *own]
+        if len(pinnings) == len(self._trained.get(place, ())):
+            where = f", at '{culprit}'" if culprit else ""
+            raise TraceError(
+                f"{type(self._model).__name__} cannot be made thinner: a thinner network runs in evaluation mode but "
+                f"breaks in training mode{where}; compute sizes in the code that only training runs from the "
+                "inputs' shapes"
+            )
+        self._trained[place] = pinnings
+
+    def _together(self, graph: Graph) -> list[set[str]]:
+        """Return for each module with sizes in its code the groups whose channels it has at hand."""
+        names = [group.name for group in graph.groups]
+        starts = torch.tensor([graph.offsets[name] for name in names], dtype=torch.long)
+        group_of: dict[int, set[str]] = {}
+        units = self._units
+
+        def groups(layer: Tensor) -> set[str]:
+            if id(layer) not in group_of:
+                own = torch.unique(units.of(layer.reshape(-1)))
+                place = torch.unique(torch.searchsorted(starts, own[own >= 0], right=True) - 1)
+                group_of[id(layer)] = {names[i] for i in place.tolist()}
+            return group_of[id(layer)]
+
+        at_hand: dict[str, set[str]] = {name: set() for name in self._classes}
+        for site in self._found.all:
+            at_hand[site.module] |= groups(site.layer)
+        for name, layers in self._state.arrivals.items():  # what it gives to its children, it has
+            for module in {name, name.rpartition(".")[0]} & at_hand.keys():
+                for layer in layers:
+                    at_hand[module] |= groups(layer)
+        return [found for found in at_hand.values() if len(found) > 1]
+
+    def _force_more(self, culprit: str) -> bool:
+        """Take the next step with the class whose code is nearest to the break; False if nothing is left to do."""
+        near = sorted((name for name in self._classes if _contains(name, culprit)), key=len, reverse=True)
+        for name in near:
+            if self._step(self._classes[name]):
+                return True
+        if self.gone and self._close(culprit):  # the usual trials hold: what a plan shows is a matter of one place
+            return True
+        steps = [self._step(owner) for owner in self._force]
+        return any(steps) or self._close(culprit)
+
+    def _step(self, owner: type) -> bool:
+        """Use the next force that changes anything for this class."""
+        found, force = self._found, self._force
+        own = [site for site in found.all if self._classes[site.module] is owner]
+
+        def outcome(force: Force) -> object:
+            decided = [(_is_rewritten(found, site, force), _is_pinned(found, site, force)) for site in own]
+            return decided, force == Force.ARRIVING
+
+        now = outcome(force[owner])
+        for more in [f for f in Force if f > force[owner]]:
+            force[owner] = more
+            if outcome(more) != now:
+                return True
+        return False
+
+    def _close(self, culprit: str) -> bool:
+        """Pin what enters the module where it breaks, then what enters those around it; False if nothing is left."""
+        while culprit:
+            entering = self._state.arrivals.get(culprit, [])
+            if culprit not in self._closed and any(bool((self._components.prunable(x) >= 0).any()) for x in entering):
+                self._closed.append(culprit)
+                return True
+            culprit = culprit.rpartition(".")[0]
+        return False
 
 
 def _is_pinned(found: sites.Following, site: Site, force: Force) -> bool:
@@ -94,55 +228,39 @@ def _is_rewritten(found: sites.Following, site: Site, force: Force) -> bool:
     return force >= Force.COMPUTED and site in found.computed
 
 
-def _force_more(found: sites.Following, classes: dict[str, type], force: dict[type, Force], culprit: str) -> bool:
-    """Take the next step with the class whose code is nearest to the break; False if nothing is left to do."""
-    near = sorted((name for name in classes if _contains(name, culprit)), key=len, reverse=True)
-    for name in near:
-        if _step(found, classes, force, classes[name]):
-            return True
-    steps = [_step(found, classes, force, owner) for owner in force]
-    return any(steps)
-
-
-def _step(found: sites.Following, classes: dict[str, type], force: dict[type, Force], owner: type) -> bool:
-    """Use the next force that changes anything for this class."""
-    own = [site for site in found.all if classes[site.module] is owner]
-
-    def outcome(force: Force) -> object:
-        decided = [(_is_rewritten(found, site, force), _is_pinned(found, site, force)) for site in own]
-        return decided, force == Force.ARRIVING
-
-    now = outcome(force[owner])
-    for more in [f for f in Force if f > force[owner]]:
-        force[owner] = more
-        if outcome(more) != now:
-            return True
-    return False
-
-
 def _contains(module: str, place: str) -> bool:
     return module == "" or place == module or place.startswith(f"{module}.")
 
 
-def _breaks_at(model: nn.Module, graph: Graph, example_inputs: Inputs) -> str | None:
-    """Thin the network on trial; None if all is well, else the module where it breaks or first differs.
-
-    Equal groups lose different numbers, or a width that is taken for another would go unnoticed.
-    """
-    plan = _uneven(graph)
+def _breaks_at(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, batches: bool) -> str | None:
+    """Thin the network on trial; None if all is well, else the module where it breaks or first differs."""
+    if not plan.edits:
+        return None
     try:
         thin = apply(model, graph, plan)
     except REFUSALS:
         return ""
     try:
-        result, outputs = verified(model, graph, plan, thin, example_inputs)
-        if result.exact:
-            check_batches(model, graph, plan, thin, example_inputs, outputs)
-    except VerificationError:
-        return next((place for other in other_batches(example_inputs) if (place := _place_of_failure(thin, other))), "")
+        result, outputs = verified(model, graph, plan, thin, inputs)
+    except CutError as error:
+        return error.place
     except REFUSALS:
-        return _place_of_failure(thin, example_inputs)
+        return _place_of_failure(thin, inputs)
+    if result.exact and batches:
+        return _breaks_on_others(model, graph, plan, thin, inputs, outputs)
     return None if result.exact else result.layer
+
+
+def _breaks_on_others(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, outputs: Any
+) -> str | None:
+    try:
+        check_batches(model, graph, plan, thin, inputs, outputs)
+    except VerificationError:
+        return next((place for other in other_batches(inputs) if (place := _place_of_failure(thin, other))), "")
+    except REFUSALS:
+        return _place_of_failure(thin, inputs)
+    return None
 
 
 def _place_of_failure(thin: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], object] = run) -> str:
@@ -152,45 +270,16 @@ def _place_of_failure(thin: nn.Module, inputs: Inputs, run: Callable[[nn.Module,
     return stack.current
 
 
-def _breaks_in_training(model: nn.Module, graph: Graph, state: State) -> str | None:
+def _breaks_in_training(model: nn.Module, graph: Graph, plan: Plan, state: State) -> str | None:
     """Do what ``_breaks_at`` does with a run in training mode; compare where the dense network's is another run."""
-    if state.training is None:
-        return None
-    plan = _uneven(graph)
+    assert state.training is not None
     thin = apply(model, graph, plan)
     try:
         if state.otherwise:
             return breaks_in_training(model, graph, plan, thin, state.training)
         run_in_training(thin, state.training)
         return None
+    except CutError as error:
+        return error.place
     except REFUSALS:
         return _place_of_failure(thin, state.training, run_in_training)
-
-
-def _pin_more(model: nn.Module, state: State, trained: dict[str, Sequence[Pinning]], culprit: str) -> bool:
-    """Give up on what enters the module that breaks in training, or on all that it has; False if that was done."""
-    place = culprit if culprit in dict(model.named_modules()) else ""
-    reason = f"training uses it in '{place}' in a way that was not understood"
-    remedy = "take sizes from the shapes of the tensors there"
-    entering = [Pinning(layer[layer != L.FIXED], reason, remedy) for layer in state.arrivals.get(place, [])]
-    inside = [s for s in state.slots if place and _contains(place, layer_of(s.tensor))]
-    own = [Pinning(torch.arange(s.start, s.start + s.size), reason, remedy) for s in inside]
-    pinnings = entering if place not in trained and entering else [*entering, *own]
-    if len(pinnings) == len(trained.get(place, ())):
-        return False
-    trained[place] = pinnings
-    return True
-
-
-def _uneven(graph: Graph) -> Plan:
-    """Drop about a third, one unit more from each group to the next: groups of one size end with different ones.
-
-    The first unit always goes: it is what a size taken from the first of several parts would speak of.
-    """
-    rng = torch.Generator().manual_seed(0)
-    edits: list[DropUnits] = []
-    for number, group in enumerate(graph.groups):
-        others = 1 + torch.randperm(group.size - 1, generator=rng)
-        units = others[: (group.size // 3 + number) % (group.size - 1)]
-        edits.append(DropUnits(group.name, (0, *sorted(units.tolist()))))
-    return Plan(tuple(edits))
