@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nets import Plain, images
+from secateur import events
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.problem import Problem
 from secateur.core.surgery import apply
@@ -22,7 +24,7 @@ from secateur.core.trace import trace
 from secateur.data import Data
 from secateur.data.arrays import from_arrays
 from secateur.errors import SettingError
-from secateur.events import Event, Tell, heard, ignore, to_caller
+from secateur.events import Display, Event, Tell, heard, ignore, once, to_caller, warn, warn_once
 from secateur.methods.magnitude import Magnitude
 from secateur.recipe import Recipe
 from secateur.repair import repair
@@ -30,6 +32,11 @@ from secateur.run import headline, prune, prune_as, run_recipe, timing
 from secateur.run.job import Job
 
 Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_said(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(events, "_SAID", set())
 
 
 def loud(count: int = 80) -> Tensor:
@@ -97,20 +104,23 @@ ACTS: dict[str, tuple[Callable[[Patch, Tell], None], str]] = {
 }
 
 
+@pytest.mark.parametrize("displayed", [False, True])
 @pytest.mark.parametrize("act", ACTS)
 def test_what_a_listener_hears_is_a_warning_of_pythons_where_there_is_none(
-    act: str, tmp_path: Path, monkeypatch: Patch
+    act: str, displayed: bool, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     call, words = ACTS[act]
-    told: list[Event] = []
+    told, shown = list[Event](), list[Event]()
     torch.manual_seed(0)
     call(monkeypatch, told.append)
     texts = [event.text for event in told if event.stage == "warning"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         torch.manual_seed(0)
-        call(monkeypatch, ignore)
+        call(monkeypatch, Display(shown.append) if displayed else ignore)
+    assert bool(shown) == displayed
+    assert "warning" not in {event.stage for event in shown}
     ours = [each for each in caught if each.category is UserWarning]
     assert [str(each.message) for each in ours] == texts
     assert {each.filename for each in ours} == {__file__}
@@ -144,3 +154,36 @@ def test_news_that_are_no_warnings_are_dropped() -> None:
     listen = told.append
     assert heard(listen) is listen
     assert heard(heard(ignore)) is to_caller
+
+
+def test_in_a_loop_it_is_said_once_whatever_happens_to_the_filters() -> None:
+    heard: list[Event] = []
+    with warnings.catch_warnings(record=True) as caught:
+        for _ in range(3):
+            with warnings.catch_warnings():  # makes Python forget what it has said
+                warnings.simplefilter("default")
+            warnings.simplefilter("always")
+            warn_once("an optimizer", heard.append)
+            warn_once("another thing", ignore)
+    assert [str(each.message) for each in caught] == ["an optimizer", "another thing"]
+    assert [event.text for event in heard] == ["an optimizer"]
+
+
+def test_one_warning_is_enough_for_a_caller_whom_the_listener_tells() -> None:
+    for number, tell in enumerate((ignore, to_caller, Display(ignore), once(to_caller), once(Display(ignore)))):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn_once(f"optimizer {number}", tell)
+        assert [str(each.message) for each in caught] == [f"optimizer {number}"]
+
+
+def test_a_context_that_decorates_is_not_whom_to_warn() -> None:
+    @contextlib.contextmanager
+    def around() -> Generator[None]:
+        yield
+
+    library = {"__name__": "secateur.some", "warn": warn, "ignore": ignore, "around": around}
+    exec("@around()\ndef verb():\n    warn('look out', ignore)", library)
+    with pytest.warns(UserWarning, match="look out") as caught:
+        library["verb"]()  # pyright: ignore
+    assert [Path(each.filename) for each in caught] == [Path(__file__)]

@@ -69,7 +69,7 @@ def test_the_first_argument_that_breaks_its_rule_is_refused() -> None:
     ("rule", "good", "bad"),
     [
         (rules.FLAG, [True, False], [0, 1, "true", None]),
-        (rules.whole(1), [1, 7, 2**53], [0, -1, True, 1.0, "1", None, 2**53 + 1, HUGE]),
+        (rules.whole(1), [1, 7, rules.LARGEST], [0, -1, True, 1.0, "1", None, rules.LARGEST + 1, HUGE]),
         (rules.SEED, [0, 2**32 - 1], [-1, 2**32, True, 1.0]),
         (rules.number(lambda v: v > 0, ""), [1, 0.5], [0, math.nan, math.inf, True, "1", HUGE, None]),
         (rules.text("", least=1), ["a"], ["", 1, None]),
@@ -88,7 +88,7 @@ def test_rules_accept_and_refuse(rule: Rule, good: list[object], bad: list[objec
 @pytest.mark.parametrize(
     ("hint", "good", "bad"),
     [
-        (int, [0, -3, HUGE], [0.5, True, "1", math.nan, [], None]),
+        (int, [0, -3, rules.LARGEST], [0.5, True, "1", math.nan, [], None, rules.LARGEST + 1, HUGE]),
         (float, [0, 0.5], [math.nan, math.inf, True, "1", None]),
         (str, ["", "a"], [1, ["a"], None]),
         (bool, [True, False], [1, "false", None]),
@@ -136,3 +136,52 @@ def test_the_words_of_a_rule() -> None:
     assert rules.SEED.refusal(2**32) == "must be a whole number of at least 0 and at most 4294967295, not 4294967296"
     assert rules.one_of(Literal["a", "b"], mark="'").wanted == "one of 'a', 'b'"
     assert rules.optional(rules.FLAG).wanted == "true or false"
+
+
+def test_a_wrong_entry_is_named_alone_and_others_stand_as_a_recipe_writes_them() -> None:
+    with pytest.raises(SettingError, match=r"'export' .* of pt2, onnx, source, not 'onx' \(did you mean 'onnx'"):
+        Recipe(model="lenet5", method="magnitude", export=("pt2", "onx"))
+    with pytest.raises(SettingError, match=r"'repair' must be .*, not 'fald' \(did you mean 'fold'"):
+        Recipe(model="lenet5", method="magnitude", repair=("fald",))
+    with pytest.raises(SettingError, match=r"'std' must be .*, not \[0.0\]; correct"):
+        Recipe(model="lenet5", method="magnitude", mean=(0.5,), std=(0.0,))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "most"),
+    [
+        ("rounds", 10**30, 10_000),
+        ("rounds", 10_001, 10_000),
+        ("image_size", 10**6, 4096),
+        ("seed", 2**63, 2**32 - 1),
+        ("seed", 2**32, 2**32 - 1),
+        ("workers", 5000, 1024),
+        ("classes", 10**30, 2**16),
+        ("calibrate_images", 2**31, 2**24),
+        ("train_images", 10**30, rules.LARGEST),
+        pytest.param("min_units", 10**5000, rules.LARGEST, id="more digits than can be written"),
+    ],
+)
+def test_numbers_that_nothing_could_follow_are_refused_with_the_largest(name: str, value: int, most: int) -> None:
+    values: dict[str, Any] = {"model": "lenet5", "method": "magnitude", name: value}
+    with pytest.raises(SettingError, match=f"'{name}' must be .* at most {most}, not "):
+        Recipe(**values)
+    values[name] = most
+    assert getattr(Recipe(**values), name) == most
+
+
+def test_settings_of_methods_and_trainings_end_too() -> None:
+    with pytest.raises(SettingError, match=f"at most {rules.LARGEST}"):
+        make("random_masks", {"candidates": 10**30})
+    with pytest.raises(SettingError, match=f"at most {rules.LARGEST}"):
+        Settings(epochs=10**30)
+
+
+@pytest.mark.parametrize(
+    ("keep", "hint"),
+    [(403000, "set 'max_macs' or 'max_params' of a budget"), (50, "set 0.5 for 50 %"), (0, "not 0;")],
+)
+def test_a_fraction_that_means_something_else_says_what_to_write(keep: float, hint: str) -> None:
+    with pytest.raises(SettingError, match=f"'keep' must be a fraction above 0 and up to 1, not {keep}; .*") as error:
+        Recipe(model="lenet5", method="magnitude", keep=keep)
+    assert hint in str(error.value)

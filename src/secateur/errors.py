@@ -7,7 +7,11 @@ it after ``error:`` and exits with status 1; nothing that already existed is los
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f]")
+_LONGEST = 300
 
 
 class SecateurError(Exception):
@@ -66,6 +70,18 @@ class VerificationError(SecateurError):
     """The pruned network does not compute what the silenced original computes."""
 
 
+class CutError(VerificationError):
+    """The pruned network does not run, or computes something else, because the network was not read rightly.
+
+    Attributes:
+        place: the module in which it first does so; empty for the network itself.
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
+
+
 class TrainingError(SecateurError):
     """Training cannot start or go on, for instance because the loss is not finite."""
 
@@ -78,10 +94,20 @@ class ExportError(SecateurError):
     """An export that failed, or whose output differs from the network's."""
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, its class if it says nothing; cut where it is long."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+def visible(text: str) -> str:
+    """Return a text of others without what steers a terminal: colours, movements of the cursor, bells."""
+    return _UNSEEN.sub("", text)
+
+
+def first_line(error: BaseException, last: bool = False) -> str:
+    """Return the first line of an error of others, or its last one, fit for a sentence of ours.
+
+    Its class if it says nothing; colours are taken out, and no more than 300 letters are quoted.
+    """
+    lines = [line.strip() for line in visible(str(error)).splitlines()]
+    lines = [line for line in lines if line] or [type(error).__name__]
+    line = lines[-1 if last else 0]
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

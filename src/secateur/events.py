@@ -27,6 +27,8 @@ class Event:
     values: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
+_SAID: set[str] = set()  # warnings that have become Python's
+
 Tell = Callable[[Event], None]
 
 
@@ -38,6 +40,7 @@ def to_caller(event: Event) -> None:
     """Make a warning one of Python's, of the line that has called Secateur, and drop all other news."""
     if event.stage != "warning":
         return
+    _SAID.add(event.text)
     modules, frame = list[str](), inspect.currentframe()
     while frame is not None:
         modules.append(str(frame.f_globals.get("__name__")))
@@ -47,6 +50,17 @@ def to_caller(event: Event) -> None:
     while modules[level : level + 1] == ["contextlib"]:  # which runs what we decorate with a context
         level += 1
     warnings.warn(event.text, UserWarning, stacklevel=level + 1)
+
+
+@dataclass(frozen=True)
+class Display:
+    """A listener that nobody has asked for: it shows the progress; warnings are Python's."""
+
+    show: Tell
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        (to_caller if event.stage == "warning" else self.show)(event)
 
 
 def heard(tell: Tell) -> Tell:
@@ -79,3 +93,15 @@ def warn(text: str, tell: Tell) -> None:
         tell: hears it.
     """
     heard(tell)(Event("warning", text))
+
+
+def warn_once(text: str, tell: Tell) -> None:
+    """Give a warning to the caller and its listener, which may be only a display, once in this process.
+
+    Python's own memory of what was said is lost whenever somebody changes its filters, as many libraries do.
+    """
+    if text in _SAID:
+        return
+    warn(text, tell)
+    if text not in _SAID:
+        to_caller(Event("warning", text))

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, visible
 
 MIB = 2**20
 VALUES = 2_000_000
@@ -155,7 +155,7 @@ def is_safetensors(path: str | Path) -> bool:
 
 def line(text: str, most: int = 2000) -> str:
     """Return a text as one line of printable letters, cut where it is long: nothing that a terminal would obey."""
-    words = " ".join(text[: 2 * most].split())
+    words = " ".join(visible(text[: 2 * most]).split())
     words = "".join(letter if letter.isprintable() else "?" for letter in words)
     return words if len(words) <= most else f"{words[:most]}..."
 
@@ -167,7 +167,7 @@ def shown(value: object) -> str:
     if isinstance(value, OSError) and value.strerror:
         value = value.strerror
     if isinstance(value, BaseException):
-        value = str(value)
+        value = str(value) or type(value).__name__
     return line(value if isinstance(value, str) else written(value), _SHOWN)
 
 

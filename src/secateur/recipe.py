@@ -54,7 +54,7 @@ class Recipe:
         of: what ``keep`` is a fraction of.
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
-        leave: layers (names or patterns) that keep all their units.
+        leave: layers, or modules with all the layers in them (names or patterns), that keep all their units.
         groups: which may lose units: all, or only those inside blocks, so that residual streams, which several layers
             put out whose outputs are added up, stay as they are.
         repair: what to do after the cut without training, of ``"reconstruct"``, ``"fold"``, ``"compensate"``
@@ -171,6 +171,7 @@ class Recipe:
             SettingError: if the text is not TOML, or an entry is unknown, missing or impossible.
         """
         document = parsed(text)
+        _refuse_comparison(document)
         tables = {name: _table(document, name) for name in ("target", "method", *_TRAINING)}
         top = [f.name for f in fields(Recipe) if f.name not in (*_TARGET, "options")]
         _refuse_unknown(document, [*top, "target"], "at the top of the recipe")
@@ -254,6 +255,14 @@ class Recipe:
         return changed
 
 
+def _refuse_comparison(document: Mapping[str, Any]) -> None:
+    """Refuse a file for ``secateur compare``, which has several methods and fractions instead of one."""
+    target = document.get("target")
+    keeps = isinstance(target, Mapping) and ("keeps" in target or "repairs" in target)
+    if keeps or isinstance(document.get("method"), list) or {"seeds", "controls", "scratch"} & document.keys():
+        raise SettingError("this is the recipe of a comparison; carry it out with `secateur compare`")
+
+
 def _table(document: dict[str, Any], name: str) -> dict[str, Any] | None:
     """Take a table out of the document; None where there is none."""
     value = document.pop(name, None)
@@ -273,7 +282,7 @@ _TRAINING_RULE = rules.optional(rules.instance(Settings, "training settings"))
 
 
 def _choice_of(names: tuple[str, ...], what: str) -> Rule:
-    known = Rule(lambda value: value in names, "")
+    known = Rule(lambda value: value in names, "", names)
     return rules.different(rules.each(known, f"a list of different {what} of {', '.join(names)}"))
 
 
@@ -289,7 +298,7 @@ _RULES: dict[str, Rule] = {
     "keep": rules.optional(FRACTION),
     "of": MEASURE,
     "budget": rules.optional(rules.instance(Budget, "a table of limits")),
-    "rounds": rules.whole(1, most=10_000),
+    "rounds": rules.ROUNDS,
     "leave": rules.each(rules.text(""), "a list of layer names"),
     "groups": rules.one_of(Groups, '"'),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
@@ -302,8 +311,8 @@ _RULES: dict[str, Rule] = {
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),
     "train_images": rules.optional(rules.whole(1, "images")),
-    "image_size": rules.optional(rules.whole(1, "pixels", most=2**12)),
-    "workers": rules.optional(rules.whole(0, most=1024)),
+    "image_size": rules.optional(rules.SIDE),
+    "workers": rules.WORKERS,
     "minutes": rules.MINUTES,
     "then": rules.each(rules.instance(Stage, ""), "a list of stages"),
     "train": _TRAINING_RULE,

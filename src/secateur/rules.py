@@ -7,7 +7,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from secateur.errors import SettingError, nearest
@@ -30,20 +30,28 @@ class Rule:
     Attributes:
         accepts: whether a value is it; never raises.
         wanted: what it must be, to follow the words "must be".
-        names: the words that it may be, where there are few.
+        names: the words that it, or each of its entries, may be, where there are few.
         most: the largest number that it may be, said only of one that is larger.
+        remark: says what to write instead of a value that means something else; empty for others.
     """
 
     accepts: Callable[[Any], bool]
     wanted: str
     names: tuple[str, ...] = ()
     most: float = math.inf
+    remark: Callable[[Any], str] = lambda value: ""
 
     def refusal(self, value: object) -> str:
         """Return what is wrong with a value that is not accepted, to follow its name."""
+        entries = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
+        strange = next((entry for entry in entries if isinstance(entry, str) and entry not in self.names), None)
+        if self.names and strange is not None:
+            value = strange
+        elif isinstance(value, tuple):
+            value = list(entries)  # as recipes write it
         near = nearest(value, self.names) if isinstance(value, str) else ""
         bound = f" and at most {self.most}" if isinstance(value, int) and value > self.most else ""
-        return f"must be {self.wanted}{bound}, not {written(value)}{near}"
+        return f"must be {self.wanted}{bound}, not {written(value)}{near}{self.remark(value)}"
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
@@ -63,6 +71,27 @@ def whole(least: int, of: str = "", most: int = LARGEST) -> Rule:
 def number(accepts: Callable[[float], bool], wanted: str) -> Rule:
     """Return the rule for finite numbers that a function accepts."""
     return Rule(lambda value: _finite(value) and accepts(float(value)), wanted)
+
+
+def fraction(wanted: str) -> Rule:
+    """Return the rule for fractions above 0 and up to 1 of a network."""
+
+    def remark(value: object) -> str:
+        if is_count(value):
+            return "; set 'max_macs' or 'max_params' of a budget to limit a number of MACs or parameters"
+        return f"; set {cast('float', value) / 100:g} for {value} %" if is_percentage(value) else ""
+
+    return replace(number(lambda value: 0 < value <= 1, wanted), remark=remark)
+
+
+def is_percentage(value: object) -> bool:
+    """Tell whether a number that should be a fraction may be meant as percent."""
+    return _finite(value) and 1 < cast("float", value) <= 100
+
+
+def is_count(value: object) -> bool:
+    """Tell whether a number that should be a fraction may be meant as a number of MACs or parameters."""
+    return _finite(value) and cast("float", value) > 100
 
 
 def text(wanted: str, least: int = 0) -> Rule:
@@ -90,22 +119,36 @@ def instance(kind: type, wanted: str) -> Rule:
 def each(rule: Rule, wanted: str) -> Rule:
     """Return the rule for tuples whose every entry obeys a rule."""
     return Rule(
-        lambda value: isinstance(value, tuple) and all(map(rule.accepts, cast("tuple[Any, ...]", value))), wanted
+        lambda value: isinstance(value, tuple) and all(map(rule.accepts, cast("tuple[Any, ...]", value))),
+        wanted,
+        rule.names,
     )
 
 
 def different(rule: Rule) -> Rule:
     """Return a rule for tuples of values that can be hashed, with the further demand that none comes twice."""
-    return Rule(lambda value: rule.accepts(value) and len(set(value)) == len(value), rule.wanted)
+    return Rule(lambda value: rule.accepts(value) and len(set(value)) == len(value), rule.wanted, rule.names)
 
 
 def optional(rule: Rule) -> Rule:
     """Return a rule that also accepts None, which a file cannot hold and so no message offers."""
-    return Rule(lambda value: value is None or rule.accepts(value), rule.wanted, rule.names, rule.most)
+    return replace(rule, accepts=lambda value: value is None or rule.accepts(value))
+
+
+ROUNDS = whole(1, most=10_000)
+"""Steps of pruning and fine-tuning; each reads the network anew."""
 
 
 SEED = whole(0, most=2**32 - 1)
 """Seed that a user gives: the range of numpy's and Lightning's; what is derived from it is below torch's 2**63."""
+
+
+SIDE = whole(1, "pixels", most=2**12)
+"""Height and width of an image; one of this size already takes 200 MB in float32."""
+
+
+WORKERS = optional(whole(0, most=1024))
+"""Processes that read pictures; None for as many as the machine has cores, at most 8."""
 
 
 THREADS = optional(whole(1, "threads", most=4096))
@@ -212,7 +255,11 @@ def _are_pairs(value: object, rule: Rule) -> bool:
 
 _PLAIN: dict[Any, Rule] = {
     bool: FLAG,
-    int: Rule(lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    int: Rule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST,
+        "a whole number",
+        most=LARGEST,
+    ),
     float: number(lambda value: True, "a finite number"),
     str: text("a text"),
 }

@@ -12,7 +12,7 @@ from secateur.errors import SettingError, nearest
 from secateur.reading import written
 
 Option: TypeAlias = bool | int | float | str | list["Option"]
-FRACTION = rules.number(lambda value: 0 < value <= 1, "a fraction above 0 and up to 1")
+FRACTION = rules.fraction("a fraction above 0 and up to 1")
 MEASURE = rules.one_of(Measure)
 OPTIONS = rules.instance(Mapping, "a table of the method's settings")
 _MOST_BITS = 4096

@@ -236,7 +236,7 @@ def test_another_network_than_was_measured_is_refused_before_it_is_built(
 def test_what_is_not_the_files_fault_is_not_hidden(
     saved: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ):
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(store, "trace", fails)
@@ -247,7 +247,7 @@ def test_what_is_not_the_files_fault_is_not_hidden(
 def test_an_unforeseen_error_names_the_file_and_is_kept_as_the_cause(saved: Path, monkeypatch: pytest.MonkeyPatch):
     cause = ZeroDivisionError("division by zero")
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise cause
 
     monkeypatch.setattr(store, "trace", fails)

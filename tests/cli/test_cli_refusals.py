@@ -57,6 +57,20 @@ def refused(ended: Ended, status: int, words: str) -> None:
         ),
         (["--model", "lenet5", "--data", "mnist5k", "--keep", "0"], 1, "--keep must be a fraction above 0"),
         (["--model", "lenet5", "--data", "mnist5k", "--keep", "1.01"], 1, "--keep must be .* up to 1, not 1.01"),
+        (["--model", "lenet5", "--data", "mnist5k", "--keep", "403000"], 1, "set --max-macs or --max-params to limit"),
+        (["--model", "lenet5", "--data", "mnist5k"], 1, "^error: say how much to keep: a target"),
+        (
+            ["--model", "lenet5", *HALF, "--seed", "9223372036854775808"],
+            1,
+            "--seed must be .* at most 4294967295",
+        ),
+        (["--model", "lenet5", *HALF, "--rounds", "1" + 30 * "0"], 1, "--rounds must be .* at most 10000, not 1"),
+        (["--model", "lenet5", *HALF, "--image-size", "1000000"], 1, "--image-size must be .* at most 4096"),
+        (
+            ["--model", "lenet5", *HALF, "--out="],
+            1,
+            "is no name for a (result; name a folder of its own|file; name one)",
+        ),
         (["--model", "lenet5", "--data", "mnist5k", "--keep", "half"], 2, "'half' is not a number"),
         (["--model", "lenet5", "--data", "mnist5k", "--keep", "0.5", "--of", "flops"], 2, "'flops' is not one of macs"),
         (["--model", "lenet5", "--data", "mnist5k"], 1, "say how much to keep"),
@@ -97,6 +111,8 @@ def test_plan_and_prune_refuse_alike(secateur: Call, tmp_path: Path, words: list
         (["--out", "nets.py"], "nets.py is a file"),
         (["--out", "nets.py/new"], "cannot write nets.py/new.work"),
         (["--out", "full"], "full exists already; .* force"),
+        (["--export", "onx"], "--export must .* source, not 'onx' .*mean 'onnx'"),
+        (["--export", "keep"], "--export must .*, not 'keep'$"),
         (["--out", "full", "--force"], "full is not replaced, even with force"),
     ],
     ids=" ".join,
@@ -243,3 +259,15 @@ def test_debug_shows_where_an_error_comes_from(
 def test_json_is_not_mixed_with_errors(secateur: Call):
     refused(secateur("prune", "--model", "lenet5", *HALF, "--method", "x", "--json"), 1, "unknown method")
     assert json.loads(secateur("methods", "--json").out)["methods"]
+
+
+def test_a_comparisons_recipe_is_for_compare(secateur: Call, tmp_path: Path) -> None:
+    recipe = tmp_path / "several.toml"
+    for text in (
+        'model = "lenet5"\ndata = "mnist5k"\n[target]\nkeeps = [0.5]\n[method]\nname = "magnitude"\n',
+        'model = "lenet5"\n[[method]]\nname = "magnitude"\n[[method]]\nname = "random_units"\n',
+        'model = "lenet5"\nseeds = [0, 1]\n[method]\nname = "magnitude"\n',
+    ):
+        recipe.write_text(text)
+        refused(secateur("run", recipe, "--out", tmp_path / "out"), 1, "recipe of a comparison.*`secateur compare`")
+    assert not (tmp_path / "out").exists()

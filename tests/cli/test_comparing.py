@@ -57,6 +57,17 @@ def test_a_comparison_is_listed_carried_out_and_shown(secateur: Call, tmp_path: 
     assert json.loads(again.out)["done"] == 2
 
 
+@pytest.mark.parametrize("place", ["", ".", ".."])
+def test_a_comparison_needs_a_folder_of_its_own(secateur: Call, place: str) -> None:
+    Path("few.toml").write_text(RECIPE)
+    before = sorted(Path().iterdir())
+    for more in ([], ["--list"], ["--show"]):
+        ended = secateur("compare", "few.toml", f"--out={place}", "--trust", *more)
+        assert ended.status == 1
+        assert re.match(r"error: '[./]+' is no name for a result; name a folder of its own", ended.err)
+    assert sorted(Path().iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

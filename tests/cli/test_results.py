@@ -31,7 +31,7 @@ TRAINED += ("--no-latency", "--export", "pt2")
 # The same program, but for a process that dies without warning when the listener hears these words.
 KILLED = """
 import os, signal, sys
-from secateur.cli import progress
+from secateur import progress
 from secateur.artifact import folder
 word = sys.argv.pop(1)
 

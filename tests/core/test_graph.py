@@ -120,7 +120,7 @@ def test_positions_of_no_unit_stay() -> None:
         (("stem.0",), {"part.0"}),  # the layer, whichever of its groups
         (("stem*",), {"part.0"}),
         (("*",), set()),
-        (("stem",), {"stem.0", "stem.0#2", "part.0"}),  # no layer of this name makes anything
+        (("stem",), {"part.0"}),  # the module that holds the layer
         (("head.fc",), {"stem.0", "stem.0#2", "part.0"}),  # reads, but makes nothing that could go
     ],
 )
@@ -229,3 +229,33 @@ def test_groups_know_the_layers_that_make_them() -> None:
         "a", 2, (member, Member("a.bias", 0, "scales", torch.arange(2)), Member("b.w", 0, "makes", torch.arange(2)))
     )
     assert group.layers == ("a", "b")
+
+
+# -- what is left alone
+
+
+def test_a_name_means_the_module_and_all_that_is_in_it() -> None:
+    net = nn.ModuleDict(
+        {"c": nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)), "cc": nn.Conv2d(8, 8, 1)}
+    )
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts, self.fc = net, nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.parts["cc"](self.parts["c"](x).relu()).relu().mean((2, 3)))
+
+    graph = trace(Net(), images(1))
+    assert {group.name for group in graph.free} == {"parts.c.0", "parts.c.2", "parts.cc"}
+    for patterns, left in (
+        (("parts.c",), {"parts.cc"}),
+        (("parts",), set()),
+        (("*.c",), {"parts.cc"}),
+        (("parts.c.2",), {"parts.c.0", "parts.cc"}),
+        (("part",), {"parts.c.0", "parts.c.2", "parts.cc"}),
+    ):
+        assert {group.name for group in graph.without(*patterns).free} == left, patterns
+    assert graph.without("parts.c").leaves("parts.c.0")
+    assert not graph.without("parts.c").leaves("parts.cc")

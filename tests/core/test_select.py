@@ -300,3 +300,12 @@ def test_patterns_match_any_layer_that_makes_the_units() -> None:
     plan, settled = by_share(graph, scores, [("1", 0.5)], Limits(multiple=1))
     assert plan == Plan((DropUnits("1", (0, 1, 2)),))
     assert settled == {"1"}
+
+
+def test_a_rate_may_name_a_module_with_all_that_is_in_it() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3)), nn.Conv2d(16, 8, 1))
+    graph = trace(nn.Sequential(*net, nn.Conv2d(8, 4, 1)).eval(), images(1))
+    scores = {group.name: torch.arange(float(group.size)) for group in graph.free}
+    plan, settled = by_share(graph, scores, [("0", 0.5)], Limits(multiple=1))
+    assert set(settled) == {"0.0", "0.2"}
+    assert {name: len(units) for name, units in plan.dropped().items()} == {"0.0": 4, "0.2": 8}

@@ -148,7 +148,8 @@ def test_a_target_out_of_reach_is_met_with_finer_widths() -> None:
     for left, halvings in ((32, 0), (31, 1), (16, 1), (15, 2), (8, 2), (7, 3), (4, 3), (3, 4), (2, 4)):
         asked.clear()
         plan = meet(graph, order, Target(left / 128, "units"), Limits())
-        assert asked == list(range(halvings + 1))  # no finer than it must be
+        assert asked[: halvings + 1] == list(range(halvings + 1))  # no finer than it must be
+        assert len(asked) <= halvings + 2  # but where that misses by far, the finest of each group are looked at too
         rest = left - sum(widths(graph, plan))
         finest = 4 if 16 >> halvings > 4 else 1
         assert 0 <= rest < finest or rest <= (1 - CLOSE) * left

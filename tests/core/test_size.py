@@ -11,7 +11,7 @@ from torch import nn
 from nets import images, make
 from secateur.core.graph import Axis, Cost, Graph
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
-from secateur.core.size import Size, Target, ruler, size, sliced, zero_masks
+from secateur.core.size import Measure, Size, Target, ruler, size, sliced, zero_masks
 from secateur.core.trace import trace
 from secateur.errors import PlanError, SettingError
 from strategies import networks, plans
@@ -186,3 +186,19 @@ def test_masks_count_what_is_zero(net: nn.Module, data: st.DataObject) -> None:
     for name, mask in masks.items():
         assert tuple(mask.shape) == ruler(graph).shape(name, keep)
         assert mask.numel() == math.prod(ruler(graph).shape(name, keep))
+
+
+@pytest.mark.parametrize(
+    ("keep", "of", "hint"),
+    [
+        (403000, "macs", r"; for a number of MACs give budget=Budget\(max_macs=403000\) instead$"),
+        (403000, "params", r"; for a number of parameters give budget=Budget\(max_params=403000\) instead$"),
+        (50, "macs", "; 50 % is 0.5$"),
+        (403000, "units", "it is the fraction that stays$"),
+        (float("nan"), "macs", "it is the fraction that stays$"),
+        (10**400, "macs", "it is the fraction that stays$"),
+    ],
+)
+def test_a_target_that_is_no_fraction_says_what_to_give(keep: float, of: Measure, hint: str) -> None:
+    with pytest.raises(SettingError, match=hint):
+        Target(keep, of)

@@ -19,7 +19,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import TOLERANCE, Verification, apply, relative_difference, tensors_in, verify
 from secateur.core.trace import trace
-from secateur.errors import ModelError, TraceError
+from secateur.errors import CutError, TraceError
 from strategies import networks, plans
 
 
@@ -135,7 +135,7 @@ def test_a_thin_network_with_other_layers_is_wrong_at_the_first_that_is_missing(
 
 
 def test_a_thin_network_that_does_not_run_is_a_sentence() -> None:
-    with pytest.raises(ModelError, match="Plain does not run on the example inputs"):
+    with pytest.raises(CutError, match=r"the cut failed: the dense network runs .* does not in '2.0' \(Given groups=1"):
         checked(make("plain"), lambda thin: thin[2].__setitem__(0, nn.Conv2d(9, 8, 3)))
 
 

@@ -5,13 +5,14 @@ import importlib.util
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import ExportError
-from secateur.export import export_onnx, export_pt2
+from secateur.export import export_onnx, export_pt2, export_source
 from secateur.measure import deploy
 from secateur.measure.deployment import laid_out
 
@@ -174,3 +175,50 @@ def test_a_program_keeps_kernels_channels_last(tmp_path):
     assert loaded.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert not loaded.conv.weight.is_contiguous()
     assert torch.allclose(loaded(images), model.eval()(images), atol=1e-5)
+
+
+class Scaled(Net):
+    def forward(
+        self, x: Tensor, scale: float = 1.0, twice: bool = False, name: str = "", more: Tensor | None = None
+    ) -> Tensor:
+        y = super().forward(x) * scale
+        return 2 * y if twice else y
+
+
+@pytest.mark.parametrize("export", [*EXPORTERS, pytest.param(export_source, id="source")])
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"x": torch.randn(2, 3, 8, 8), "scale": 0.25},
+        {"scale": 3, "twice": True, "name": "b", "more": None, "x": torch.randn(2, 3, 8, 8)},
+        (torch.randn(2, 3, 8, 8), 0.25, True),
+    ],
+)
+def test_inputs_that_are_no_tensors_become_part_of_the_program(export: Any, inputs: Any, tmp_path: Path) -> None:
+    made = export(trained(Scaled()), inputs, tmp_path / "model.py")
+    assert made.difference < 1e-5
+    assert made.dynamic_batch
+
+
+def test_inputs_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    for inputs in ({"x": [1, 2]}, ({"x": torch.ones(1)},), {"x": 1.0}, ()):
+        with pytest.raises(ExportError, match="tensors and of plain numbers, texts or None"):
+            export_pt2(Net(), inputs, tmp_path / "model.pt2")
+
+
+def test_an_error_of_an_exporter_is_quoted_without_its_colours(tmp_path: Path) -> None:
+    class Colourful(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.compiler.is_exporting():
+                raise RuntimeError("\x1b[31mno\x1b[0m luck")
+            return super().forward(x)
+
+    with pytest.raises(ExportError) as error:
+        export_pt2(Colourful(), torch.randn(2, 3, 8, 8), tmp_path / "model.pt2")
+    assert "no luck" in str(error.value)
+    assert "\x1b" not in str(error.value)
+
+
+def test_a_file_needs_a_name() -> None:
+    with pytest.raises(ExportError, match=r"is no name for a file; give one such as model\.pt2"):
+        export_pt2(Net(), torch.randn(2, 3, 8, 8), "")

@@ -99,6 +99,12 @@ def test_the_3x3_convolutions_are_chosen_unless_others_are_named() -> None:
     assert list(BatchBridgeout(layers="3").chosen(model)) == ["3"]
     assert list(BatchBridgeout(layers=["3", "8"]).chosen(model)) == ["3", "8"]
     assert list(BatchBridgeout(layers=("*",)).chosen(model)) == ["0", "3", "5", "8"]
+    assert list(BatchBridgeout(layers="1").chosen(nn.Sequential(nn.Conv2d(3, 4, 3), model))) == [
+        "1.0",
+        "1.3",
+        "1.5",
+        "1.8",
+    ]
 
 
 def test_a_pattern_without_layers_and_a_network_without_any_are_refused() -> None:

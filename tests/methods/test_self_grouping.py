@@ -177,6 +177,7 @@ def test_the_stem_and_projections_stay_dense_unless_asked():
     everything = SelfGrouping(stem=True, projections=True).layers(net, graph)
     assert set(everything) - set(usual) == {"conv1", *projections}
     some = SelfGrouping(dense=("layer1.*", "fc")).layers(net, graph)
+    assert SelfGrouping(dense=("layer1", "fc")).layers(net, graph) == some
     assert set(usual) - set(some) == {"fc", *(name for name in usual if name.startswith("layer1."))}
     alone = SelfGrouping().layers(net, graph.without("layer2.1.conv1"))
     assert set(usual) - set(alone) == {"layer2.1.conv1"}

@@ -13,6 +13,8 @@ from secateur import Recipe, run_recipe
 from secateur.errors import ModelError, SettingError
 from secateur.models import build
 from secateur.models.resnet import ResNet
+from secateur.models.sources import side_of
+from secateur.reading import Foreign
 
 FACTORY = """
 import torch
@@ -180,6 +182,25 @@ def test_bad_files_and_modules(own: Path, tmp_path: Path) -> None:
         build(f"{tmp_path}/net.txt:plain")
 
 
+def test_a_network_says_itself_which_images_it_is_for(own: Path) -> None:
+    assert [side_of(name) for name in ("lenet5", "secateur:lenet5", "resnet20", "torchvision:resnet18")] == [
+        28,
+        28,
+        32,
+        224,
+    ]
+    assert [side_of(f"{own}:{name}") for name in ("sized", "net", "missing")] == [8, 224, 224]
+    assert [side_of(name) for name in ("nothing", "torchvision:nothing", "timm:nothing", "none.py:net")] == [
+        32,
+        224,
+        224,
+        224,
+    ]
+    pytest.importorskip("timm")
+    assert side_of("timm:efficientnet_b1") == 240
+    assert side_of("timm:vit_base_patch16_384") == 384
+
+
 def test_code_that_a_file_names_is_not_run_before_somebody_vouches_for_it(tmp_path: Path):
     (tmp_path / "net.py").write_text("raise SystemExit('executed')")
     (tmp_path / "recipe.toml").write_text(f'model = "{tmp_path}/net.py:net"\n[method]\nname = "magnitude"\n')
@@ -188,9 +209,21 @@ def test_code_that_a_file_names_is_not_run_before_somebody_vouches_for_it(tmp_pa
         with pytest.raises(ModelError, match="not run unasked"):
             build(named.model)
         with pytest.raises(ModelError, match="not run unasked"):
+            side_of(named.model)
+        with pytest.raises(ModelError, match="not run unasked"):
             run_recipe(named)
     with pytest.raises(SystemExit, match="executed"):
         build(recipe.vouched().model)
     assert recipe == recipe.vouched() == Recipe.from_toml(recipe.to_toml())
     (tmp_path / "recipe.toml").write_text('model = "lenet5"\n[method]\nname = "magnitude"\n')
     assert build(Recipe.read(tmp_path / "recipe.toml").model)
+
+
+@pytest.mark.parametrize("source", ["secateur", "torchvision", "timm"])
+def test_the_name_of_a_library_opens_no_file(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path(f"{source}:net.py").write_text("raise SystemExit('executed')")
+    for spec in (f"{source}:net.py:net", Foreign(f"{source}:net.py:net")):
+        assert side_of(spec) in (32, 224)
+        with pytest.raises(ModelError, match=r"no (built-in )?network 'net\.py:net'"):
+            build(spec)

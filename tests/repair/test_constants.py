@@ -63,6 +63,23 @@ def test_filters_without_inputs_are_folded_into_the_next_layer(bias: bool, norm:
         assert float((simply_dropped - expected).abs().max()) > 1e-2
 
 
+def test_constants_that_training_alone_reads_too_stay() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.aux = network(), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            y = self.net[:3](x)
+            result = self.net[3:](y)
+            return (result, self.aux(y.mean((2, 3)))) if self.training else result
+
+    net = Auxiliary().eval()
+    plan = Plan((Regroup("net.0", EMPTY_ROWS.blocks),))
+    assert fold_constants(net, trace(net, IMAGES), plan, IMAGES) is None
+    assert fold_constants(net.net, trace(net.net, IMAGES), Plan((EMPTY_ROWS,)), IMAGES) is not None
+
+
 def test_behind_zero_padding_only_zeros_are_folded() -> None:
     net = network(padded=True)
     graph, plan = trace(net, IMAGES), Plan((EMPTY_ROWS,))

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur import Recipe, prune, run_recipe
+from secateur.budget import Budget
 from secateur.data import from_arrays
-from secateur.errors import TargetError, VerificationError
+from secateur.errors import SettingError, TargetError
 from secateur.events import Event, ignore, once
+from secateur.run import beforehand
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -78,8 +80,11 @@ def test_a_network_for_one_batch_size_is_not_returned() -> None:
             y = self.wide(self.more(self.stem(x).relu()).relu()).relu().mean((2, 3))
             return self.head(y if y.numel() % 70 == 0 else y.reshape(1, -1)[:, :70])
 
-    with pytest.raises(VerificationError, match="not on 2 of them"):
-        prune(OneRow().eval(), IMAGE, "magnitude", 0.7, latency=False)
+    twice = torch.cat([IMAGE, IMAGE])
+    result = prune(OneRow().eval(), IMAGE, "magnitude", 0.7, latency=False)
+    assert result.model(twice).shape == (2, 5)  # the first plan failed there, so the code's own width stays
+    assert "wide" in result.plans[0].tried[0].dropped()
+    assert "wide" not in result.plans[0].dropped()
 
 
 def test_a_listener_can_hear_a_warning_once() -> None:
@@ -95,6 +100,49 @@ def test_trained_networks_that_run_throughout_are_not_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prune(Net().eval(), IMAGE + 1, "magnitude", 0.7, latency=False)
+
+
+def test_a_module_can_be_left_alone_and_is_suggested() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+            self.more, self.fc = nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.more(self.body(x)).mean((2, 3)))
+
+    net = Parts().eval()
+    assert [group.name for group in beforehand.read(net, IMAGE, ("body",)).free] == ["more"]
+    with pytest.raises(SettingError, match=r"matches 'bodi', .* \(did you mean 'body'\?\)"):
+        beforehand.read(net, IMAGE, ("bodi",))
+
+
+@pytest.mark.parametrize("method", ["magnitude", "filter_std", "reconstruction", "random_units"])
+def test_a_missing_target_is_said_before_anything_is_read_or_built(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touched(*_: object, **__: object) -> object:
+        raise AssertionError("work was begun")
+
+    for place in ("secateur.run.pruning.load_data", "secateur.run.pruning.named_images", "secateur.run.pruning.build"):
+        monkeypatch.setattr(place, touched)
+    for place in ("secateur.run.recipes.load_data", "secateur.run.recipes.build"):
+        monkeypatch.setattr(place, touched)
+    with pytest.raises(TargetError, match="say how much to keep"):
+        prune("lenet5", None, method, data="mnist5k")
+    with pytest.raises(TargetError, match="say how much to keep"):
+        prune(Net(), None, method, calibrate=tmp_path)
+    with pytest.raises(TargetError, match="say how much to keep"):
+        run_recipe(Recipe(model="lenet5", data="mnist5k", method=method))
+    with pytest.raises(AssertionError, match="work was begun"):  # a budget tells later
+        prune("lenet5", None, method, data="mnist5k", budget=Budget(max_macs=0.5))
+
+
+def test_without_data_a_network_is_run_on_images_of_its_own_size() -> None:
+    result = run_recipe(Recipe(model="lenet5", method="magnitude", keep=0.5, latency=False), tell=[].append)
+    assert result.example_inputs.shape == (1, 3, 28, 28)
+    assert result.after.counts.macs < 0.51 * result.before.counts.macs
 
 
 COLOURS = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [-1, -1, 0], [0, -1, -1]])

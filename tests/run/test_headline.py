@@ -142,7 +142,7 @@ def test_what_cannot_run_a_network_is_passed_over(net: nn.Module, monkeypatch: p
         ({"runtime": "openvno"}, "unknown runtime 'openvno' .*did you mean 'openvino'"),
         ({"runtime": ("eager", "fast")}, "unknown runtime 'fast'"),
         ({"runtime": "openvino"}, "openvino needs the package openvino; run: pip install"),
-        ({"threads": 0}, "threads must be a whole number of threads, at least 1 and at most 4096"),
+        ({"threads": 0}, "threads must be a whole number of threads, at least 1"),
         (
             {"runtime": "eager", "budget": Budget(max_latency=0.5, runtime="compile")},
             "'runtime' is eager for the run, bu",

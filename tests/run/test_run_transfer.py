@@ -89,7 +89,8 @@ def test_a_transfer_without_weights_or_data_is_refused(recipe: Recipe) -> None:
 
 def test_weights_of_other_classes_hint_at_the_transfer(tmp_path: Path) -> None:
     save_file(build("lenet5", classes=7, channels=1).state_dict(), tmp_path / "w.safetensors")
-    recipe = Recipe(model="lenet5", weights=str(tmp_path / "w.safetensors"), data="mnist5k", method="magnitude")
+    weights = str(tmp_path / "w.safetensors")
+    recipe = Recipe(model="lenet5", weights=weights, data="mnist5k", method="magnitude", keep=0.5)
     with pytest.raises(ModelError, match=r"\(7,\) .* but \(10,\) in the model; weights of other classes need"):
         run_recipe(recipe)
 

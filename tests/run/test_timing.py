@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from secateur.budget import Budget
 from secateur.core.knapsack import kept_importance
 from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.size import size
+from secateur.core.size import Target, size
 from secateur.core.trace import trace
 from secateur.data import Data
 from secateur.errors import SettingError
@@ -121,9 +120,9 @@ def test_rounds_time_the_network_that_each_begins_with(monkeypatch: pytest.Monke
 def test_nothing_is_timed_where_nothing_may_be(clocks: list[int]) -> None:
     with pytest.raises(SettingError, match="nothing may be timed"):
         pruned(Magnitude(allocate="latency"), target=0.5)
-    step = Step(Magnitude(allocate="latency"), None)
+    step = Step(Magnitude(allocate="latency"), Target(0.5))
     with pytest.raises(SettingError, match="nothing may be timed"):
-        pruned(FilterStd(), target=0.5, then=[replace(step, target=None)])
+        pruned(FilterStd(), target=0.5, then=[step])
     pruned(Magnitude(), target=0.5)
     pruned(Magnitude(), budget=Budget(max_macs=0.5))
     assert clocks == []

@@ -98,3 +98,34 @@ def test_a_process_closes_the_group_that_it_has_opened_and_no_other(tmp_path: Pa
         assert process["after"] == 0
         if Path("/proc/self/task").exists():
             assert bool(process["before"]) == theirs
+
+
+LOST = """
+import os
+from secateur.errors import TrainingError
+
+def leave(*_):
+    if rank == "1":
+        save_file({"gone": torch.tensor(1)}, out / "1.safetensors")
+        os._exit(0)
+
+from secateur.training import Settings, fit
+
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+model.register_full_backward_hook(leave)
+settings = Settings(
+    epochs=3, batch_size=16, device="cpu", memory_format="contiguous", compile="off", precision="float32"
+)
+try:
+    fit(model, data, settings)
+except TrainingError as error:
+    save_file({"said": torch.tensor(list(str(error).encode()))}, out / f"{rank}.safetensors")
+"""
+
+
+def test_a_process_that_was_killed_is_said_in_words(tmp_path: Path) -> None:
+    first, _ = launch(tmp_path / "two", 2, BEGIN + LOST)
+    said = bytes(first["said"].tolist()).decode()
+    assert said.startswith("another process of this training has ended or cannot be reached")
+    assert "gloo" not in said
+    assert ".cc" not in said

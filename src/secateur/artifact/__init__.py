@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secateur.artifact.claims import check_name
 from secateur.artifact.document import document
 from secateur.artifact.folder import check, is_full, record, recover, refuse, write_file
 from secateur.artifact.store import Loaded, load, save, saving
@@ -9,6 +10,7 @@ from secateur.artifact.store import Loaded, load, save, saving
 __all__ = [
     "Loaded",
     "check",
+    "check_name",
     "document",
     "is_full",
     "load",

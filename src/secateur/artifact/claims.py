@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from secateur.errors import ArtifactError
+
 _FAR = 1 << 30  # the byte that Windows locks: what it locks nobody else can read, and the number shall be read
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """From a file system that knows no locks: work there is as free as if nobody claimed any."""
@@ -87,3 +89,13 @@ def _locked_by_windows(file: Any, wait: bool) -> bool:
         else:
             file.seek(0)
             return True
+
+
+def check_name(folder: Path) -> None:
+    """Refuse an empty name and places that are no folder of their own, such as ``.``, ``..`` and ``/``.
+
+    Raises:
+        ArtifactError: if it is one.
+    """
+    if folder.name in ("", ".."):
+        raise ArtifactError(f"'{folder}' is no name for a result; name a folder of its own, such as out/small")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from secateur import reading, recipe_text
-from secateur.artifact.claims import claimed, lock_of
+from secateur.artifact.claims import check_name, claimed, lock_of
 from secateur.artifact.foreign import ADVICE, MOST, MOST_PLAN
 from secateur.errors import ArtifactError, ExportError
 
@@ -264,12 +264,15 @@ def refuse(folder: Path, *, force: bool) -> None:
     Raises:
         ArtifactError: if ``save`` would not write there.
     """
+    check_name(folder)
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is a file; choose another name for the artifact")
     if not force:
-        raise ArtifactError(f"{folder} exists already; choose another folder, or replace it with force")
+        raise ArtifactError(
+            f"{folder} exists already; choose another folder, or give force=True (--force) to replace it"
+        )
     if not any(folder.iterdir()):
         return
     try:

@@ -17,6 +17,7 @@ from torch.utils import _pytree
 from secateur import reading
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
+from secateur.artifact.claims import check_name
 from secateur.artifact.document import FORMAT, document, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
@@ -104,6 +105,7 @@ def saving(result: Result, folder: str | Path, *, force: bool = False, claim: bo
     Raises:
         ArtifactError: see ``save``; also where a file of the block cannot be written.
     """
+    check_name(Path(folder))
     place = Path(folder).resolve()
     recipe = result.recipe
     with folders.replacing(place, force=force, claim=claim) as new:
@@ -243,7 +245,7 @@ def _replay(
         with naming(path or place / MEASUREMENT):
             plan = Plan() if path is None else Plan.from_json(reading.text(path, MOST_PLAN))
             try:
-                model = apply(model, trace(model, inputs), plan)
+                model = apply(model, trace(model, inputs, tried=plan.tried), plan)
             except (PlanError, TraceError, ModelError) as error:
                 raise ArtifactError(
                     f"the network given for {path or place} is not the one that was pruned: {reading.line(str(error))}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
-import logging
 import os
 import sys
 import warnings
@@ -49,7 +48,6 @@ class Program(typer.core.TyperGroup):
             with ending_well(), warnings.catch_warnings():
                 if not debug:
                     warnings.simplefilter("ignore")
-                    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA, without need
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
             _end(str(error) or "interrupted", 143 if isinstance(error, Terminated) else 130, debug)
@@ -58,7 +56,7 @@ class Program(typer.core.TyperGroup):
         except Exception as error:
             if hasattr(error, "exit_code") or (isinstance(error, OSError) and error.errno == errno.EPIPE):
                 raise  # typer's own, and a reader that has gone away
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+            what = f"{type(error).__name__}: {error}".removesuffix(": ")
             if isinstance(error, OSError) and error.strerror:
                 what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
             _end(f"error: {what} (--debug shows where)", 1, debug)

@@ -13,12 +13,12 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.network import on_device, repeated
-from secateur.cli.progress import Listener
 from secateur.cli.selection import AsJson, Quiet, Trust
 from secateur.cli.subject import example_of, load
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, SecateurError, SettingError
 from secateur.events import Event
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from secateur.artifact import Loaded

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.progress import Listener
 from secateur.cli.selection import OUTPUT, AsJson, Download, Quiet, Trust
 from secateur.cli.tables import say, say_json, table
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from secateur.compare import Comparison, Findings, Line
@@ -47,11 +47,13 @@ def compare(
     import dataclasses
 
     from secateur import compare as comparing
+    from secateur.artifact import check_name
 
     comparison = comparing.Comparison.read(recipe)
     if trust:
         comparison = dataclasses.replace(comparison, base=comparison.base.vouched())
     folder = Path("out") / recipe.stem if out is None else out
+    check_name(folder)
     if listed:
         _list(comparison, folder, as_json)
         return

@@ -12,7 +12,6 @@ import typer
 from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.progress import Listener
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
 from secateur.cli.subject import Folder, Image, example_of, load, network_flags, subject_of
 from secateur.cli.tables import (
@@ -27,6 +26,7 @@ from secateur.cli.tables import (
 )
 from secateur.errors import ArtifactError, DataError, SettingError, TargetError, first_line
 from secateur.events import Event
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.cli import exports
-from secateur.cli.progress import Listener
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
 from secateur.errors import ArtifactError, ExportError, SettingError, nearest
 from secateur.events import Event
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from secateur.measure import Deployed
@@ -76,6 +76,7 @@ def carry_out(
             _sweep(work, place)
             _already_there(folder, as_json)
             return
+        artifact.check_name(folder)
         artifact.refuse(place, force=force)
         _open_work(work, recipe, force)
         try:

@@ -11,10 +11,10 @@ import typer
 
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag
-from secateur.cli.progress import Listener
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, method_asked, recipe_of, selection_flags
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, BranchingError
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from secateur.core.graph import Graph
@@ -61,6 +61,8 @@ def plan(
     from secateur.run.fallback import without_fit
 
     recipe = recipe_of(given)
+    if out is not None and out.name in ("", ".."):
+        raise ArtifactError(f"'{out}' is no name for a file; name one such as plan.json")
     if out is not None and out.exists() and not force:
         raise ArtifactError(f"{out} exists already; choose another file, or replace it with --force")
     asked = method_asked(given)
@@ -116,6 +118,8 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     from secateur.run.timing import check_timing
 
     method = run.method_of(recipe)
+    target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
+    beforehand.check_goals([(method, target)], told_later=recipe.budget is not None)
     recipe = replace(recipe, latency=forecast)
     named, among, threads = runtime_of(recipe)
     data = run.data_of(recipe, download=download)
@@ -128,7 +132,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
         dense=model,
         inputs=run.example_of(recipe, data, images),
         method=method,
-        target=None if recipe.keep is None else Target(recipe.keep, recipe.of),
+        target=target,
         data=data,
         train=None,
         leave=recipe.leave,

@@ -81,8 +81,23 @@ def recipe_of(given: Given, **more: Any) -> Recipe:
             values["budget"] = Budget(**limits)
         return Recipe(**values)
     except SettingError as error:  # which speaks of a file
-        text = str(error).partition("; correct")[0]
-        raise SettingError(re.sub(r"'(\w+)'", lambda name: f"--{name[1].replace('_', '-')}", text)) from None
+        raise SettingError(_in_flags(str(error).partition("; correct")[0])) from None
+
+
+def _in_flags(text: str) -> str:
+    """Return a message about the settings of a recipe with the flags for their names; what was given stays as it is."""
+    from secateur.budget import Budget
+    from secateur.recipe import Recipe
+
+    names = {field.name for kind in (Recipe, Budget) for field in dataclasses.fields(kind)}
+    about, sign, given = text.partition(", not ")
+    given, other, remedy = given.partition("; set ")
+
+    def flag(quoted: re.Match[str]) -> str:
+        return f"--{quoted[1].replace('_', '-')}" if quoted[1] in names else quoted[0]
+
+    own = re.compile(r"'(\w+)'")
+    return own.sub(flag, about) + sign + given + other + own.sub(flag, remedy).replace(" of a budget", "")
 
 
 def method_asked(given: Given) -> bool:

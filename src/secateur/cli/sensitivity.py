@@ -13,11 +13,11 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.outcome import holding
-from secateur.cli.progress import Listener
 from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
+from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from torch import nn

@@ -26,9 +26,10 @@ from secateur.core.size import Target
 from secateur.core.surgery import apply
 from secateur.data import Calibration, Data
 from secateur.errors import ArtifactError, DataError, SecateurError
-from secateur.events import Event, Tell, heard, ignore, once
+from secateur.events import Event, Tell, ignore, once
 from secateur.measure import Measurement, SpeedUp
 from secateur.methods.random_units import RandomUnits
+from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand, data_of, example_of, images_of, model_of, prune_as, recipes
 from secateur.run.headline import timed_together
@@ -40,8 +41,14 @@ from secateur.training import History, fit
 _OVERHEAD = ("packages", "method", "seed")
 
 
+@shown
 def carry_out(
-    comparison: Comparison, folder: str | Path, *, download: bool = False, tell: Tell = ignore
+    comparison: Comparison,
+    folder: str | Path,
+    *,
+    download: bool = False,
+    progress: bool | None = None,
+    tell: Tell = ignore,
 ) -> list[tuple[Request, Run]]:
     """Carry out all runs that are not there yet; one that was killed goes on from its last epoch.
 
@@ -51,7 +58,9 @@ def carry_out(
         comparison: what to compare.
         folder: where the runs are kept, ``runs/NAME.json``, and what a run under way needs, ``work/NAME``.
         download: whether a missing data set may be fetched.
-        tell: hears the progress; the stage ``"run"`` says which run begins.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: hears the progress and the warnings, instead of a display and of Python's warnings; the stage ``"run"``
+            says which run begins.
 
     Returns:
         All runs in the order of ``requests``.
@@ -60,7 +69,7 @@ def carry_out(
         SecateurError: one of its kinds; what no run could do is refused before the first one.
     """
     folder, wanted, busy = Path(folder), requests(comparison), dict[str, str]()
-    tell = once(heard(tell))
+    tell = once(tell)
     _make(folder)
     conductor = _Conductor(comparison, folder, download, tell)
     if any(runs.load(folder, request) is None for request in wanted):

@@ -42,6 +42,11 @@ class ModuleStack:
         """Name of the module whose forward is running; empty for the network itself."""
         return self._path[-1] if self._path else ""
 
+    @property
+    def running(self) -> bool:
+        """Whether any module's forward is running."""
+        return bool(self._path)
+
     def number(self, kind: str) -> int:
         """Return how many calls of this kind the current module has made before in this forward, and count one."""
         place = (self.current, kind)

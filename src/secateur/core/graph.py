@@ -177,11 +177,12 @@ class Graph:
         aside: parameters and buffers that are used in training alone.
         streams: groups whose units several layers, or a layer and a padding, put out that are added up.
         left: groups that are left alone.
-        patterns: the names of layers (``fnmatch``) that were to be left alone.
+        patterns: the names of layers, or of modules around them (``fnmatch``), that were to be left alone.
         inside: whether streams are left alone as such.
         uncounted: operators that multiply and are not in the costs.
         assignments: numbers in attributes that surgery must set.
         free_outputs: outputs that need not keep their width.
+        tried: plans that the network was read again for, see ``Plan.tried``.
     """
 
     groups: tuple[Group, ...]
@@ -202,6 +203,7 @@ class Graph:
     uncounted: tuple[Uncounted, ...] = ()
     assignments: tuple[Assignment, ...] = ()
     free_outputs: tuple[FreeOutput, ...] = ()
+    tried: tuple[Plan, ...] = ()
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:
@@ -235,11 +237,11 @@ class Graph:
         raise PlanError(f"the plan names group '{name}', which this network does not have; is it of another network?")
 
     def without(self, *patterns: str) -> Graph:
-        """Leave alone every group that a layer matching one of the patterns (``fnmatch``) makes."""
+        """Leave alone every group that a layer within what one of the patterns names makes, see ``within``."""
         names = {
             group.name
             for group in self.groups
-            if any(fnmatch.fnmatch(layer, p) for p in patterns for layer in (group.name, *group.layers))
+            if any(within(layer, p) for p in patterns for layer in (group.name, *group.layers))
         }
         return replace(self, left=self.left | names, patterns=(*self.patterns, *patterns))
 
@@ -263,7 +265,7 @@ class Graph:
 
     def leaves(self, layer: str) -> bool:
         """Say whether a layer was to be left alone by its own name, be it pinned or not."""
-        return any(fnmatch.fnmatch(layer, pattern) for pattern in self.patterns)
+        return any(within(layer, pattern) for pattern in self.patterns)
 
     def kept(self, plan: Plan) -> Tensor:
         """Return a boolean vector over all units: True = stays.
@@ -285,6 +287,12 @@ class Graph:
     def explain(self) -> Explanation:
         """List every layer as prunable (with whom) or pinned (why, and what could be done)."""
         return explain(self)
+
+
+def within(layer: str, pattern: str) -> bool:
+    """Say whether a layer, or a module that it is part of, matches a pattern (``fnmatch``)."""
+    parts = layer.split(".")
+    return any(fnmatch.fnmatch(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
 def layer_of(tensor: str) -> str:

@@ -48,9 +48,7 @@ def renewed(value: Any, path: Path, new: Any) -> Any:
         return type(value)(parts[_FUNCTION], *parts[_ARGS], **parts[_KEYWORDS])
     if isinstance(value, types.FunctionType):
         cells = [types.CellType(inner) if n == step else cell for n, cell in enumerate(value.__closure__ or ())]
-        made = types.FunctionType(
-            value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells)
-        )
+        made = types.FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells))
         made.__kwdefaults__, made.__qualname__, made.__doc__ = value.__kwdefaults__, value.__qualname__, value.__doc__
         made.__dict__.update(value.__dict__)
         return made

@@ -167,7 +167,7 @@ class ScoreMethod(Method):
             curves = problem.error_curves(open_scores)
             blind = (NO_IMAGES_NOTE,) if problem.blind else ()
             order = toward(problem.graph, curves, problem.target, start)
-            plan = meet(problem.graph, order, problem.target, problem.limits, start)
+            plan = meet(problem.graph, order, problem.target, problem.limits, start, swap=False)
             return replace(plan, notes=(*plan.notes, *blind, note(curves, plan, problem.image_count())))
         return meet(problem.graph, order, problem.target, problem.limits, start)
 

@@ -117,10 +117,13 @@ class Plan:
     Attributes:
         edits: all of them, in any order.
         notes: how it was decided, one sentence each; no part of what it is.
+        tried: plans before it for the same network whose cut failed: its groups are those that the network is read
+            into with these for further trials.
     """
 
     edits: tuple[Edit, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
+    tried: tuple[Plan, ...] = ()
 
     def dropped(self) -> dict[str, tuple[int, ...]]:
         """Return the dropped units of every group that loses some, ascending."""
@@ -142,7 +145,9 @@ class Plan:
     def to_json(self) -> str:
         """Return the plan as JSON text; unit numbers are written as ranges, masks in base 64."""
         notes = {"notes": list(self.notes)} if self.notes else {}
-        return json.dumps({"format": FORMAT, **notes, "edits": [_to_dict(edit) for edit in self.edits]}, indent=1)
+        edits = {"edits": [_to_dict(edit) for edit in self.edits]}
+        tried = {"tried": [[_to_dict(edit) for edit in plan.edits] for plan in self.tried]} if self.tried else {}
+        return json.dumps({"format": FORMAT, **notes, **edits, **tried}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -162,14 +167,17 @@ class Plan:
             if not isinstance(notes, list) or not all(isinstance(note, str) for note in cast("list[object]", notes)):
                 raise PlanError("the notes of the plan are no list of texts; take them out, or restore the file")
             notes = tuple("".join(filter(str.isprintable, note)) for note in cast("list[str]", notes))
-            if len(document["edits"]) > MOST_EDITS:
-                raise PlanError(f"the plan has {len(document['edits']):,} edits, and at most {MOST_EDITS:,} are read")
+            tried = document.get("tried", [])
+            count = sum(map(len, (document["edits"], *tried)))
+            if count > MOST_EDITS:
+                raise PlanError(f"the plan has {count:,} edits, and at most {MOST_EDITS:,} are read")
             numbers = _Numbers()
             edits = tuple(_from_dict(edit, numbers) for edit in document["edits"])
             cuts = Counter(edit.layer for edit in edits if isinstance(edit, Regroup))
             if cuts and max(cuts.values()) > MOST_CUTS:
                 raise PlanError(f"the plan regroups one layer more than {MOST_CUTS} times")
-            return Plan(edits, notes)
+            before = tuple(Plan(tuple(_from_dict(edit, numbers) for edit in each)) for each in tried)
+            return Plan(edits, notes, before)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise PlanError(f"the text is not a plan ({reading.wrong(error)}); was the file cut short?") from None
 

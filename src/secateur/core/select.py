@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Graph, Group
+from secateur.core.graph import Graph, Group, within
 from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.size import Target, ruler, size
+from secateur.core.taking import CLOSE, FAR, Step, Taking, finest
 from secateur.errors import SettingError, TargetError
 
+__all__ = ["CLOSE", "Scope", "Step", "by_share", "family", "fit", "meet", "plan_of", "steps"]
+
 Scope = Literal["uniform", "global"]
-
-CLOSE = 0.98
-"""A plan that leaves this share of what it may needs no widths between its multiples."""
-_HALVINGS = 4  # of multiples, where it leaves less
-_FINEST = 4  # multiple below which depthwise convolutions fall off a cliff; narrower groups do not matter
-
-
-@dataclass(frozen=True)
-class Step:
-    """Units of one group that go together, in the order in which a family removes them."""
-
-    group: str
-    units: tuple[int, ...]
 
 
 def steps(group: Group, scores: Tensor, limits: Limits) -> list[Step]:
@@ -102,11 +92,12 @@ def fit(
     start: Plan | None = None,
     *,
     limits: Limits | None = None,
+    swap: bool = False,
 ) -> Plan:
     """Return the plan that takes just as many steps as the target needs, and no more.
 
-    Where steps are of several units, the last one takes more than is needed: then those steps that still fit under the
-    target are given back, the last first, and on finer widths parts of steps, until the target is met closely.
+    Where the last one takes more than is needed, those steps are given back that still fit under the target, see
+    ``Taking``.
 
     Args:
         graph: the network.
@@ -114,85 +105,42 @@ def fit(
         target: what may be kept.
         start: units that go in any case.
         limits: those that the steps were made for, where finer widths than theirs may be taken; None: they may not.
+        swap: whether a group may lose less than its turn, and others more, where the target is missed by far otherwise.
 
     Raises:
         TargetError: if even all steps leave too much; says the smallest fraction that can be reached.
     """
     rule = ruler(graph)
-    base = graph.kept(start or Plan())
     whole = rule.measure(target.of, torch.ones(graph.units, dtype=torch.bool))
-    goal = target.most(whole)
-
-    places = [graph.offsets[step.group] + unit for step in ordered for unit in step.units]
-    turns = [turn for turn, step in enumerate(ordered) for _ in step.units]
-    leaves = torch.full((graph.units,), len(ordered))  # at which step each unit goes
-    leaves[torch.tensor(places, dtype=torch.long)] = torch.tensor(turns, dtype=torch.long)
-
-    def kept(count: int) -> Tensor:
-        return base & (leaves >= count)
-
-    low, high = 0, len(ordered)
-    if rule.measure(target.of, kept(high)) > goal:
-        reachable = rule.measure(target.of, kept(high)) / whole
+    taking = Taking(graph, ordered, graph.kept(start or Plan()), partial(rule.measure, target.of), target.most(whole))
+    found = taking.nearest(limits, swap=swap)
+    if found is None:
+        reachable = taking.least / whole
         raise TargetError(
             f"cannot keep only {target.keep:.3g} of the {target.of}: with everything prunable removed "
             f"{_rounded_up(reachable)} remain; ask for at least that, or allow more layers"
             f"{_not_counted(graph, target)}",
             reachable,
         )
-    while low < high:
-        middle = (low + high) // 2
-        if rule.measure(target.of, kept(middle)) <= goal:
-            high = middle
-        else:
-            low = middle + 1
-    keep = kept(low)
-    if any(len(step.units) > 1 for step in ordered):
-        _give_back(graph, ordered[:low], keep, lambda: rule.measure(target.of, keep), goal, limits)
-    return plan_of(graph, keep)
+    return plan_of(graph, found)
 
 
 def _not_counted(graph: Graph, target: Target) -> str:
     return f" ({size(graph).missing})" if target.of == "macs" and graph.uncounted else ""
 
 
-def _give_back(
-    graph: Graph, taken: Sequence[Step], keep: Tensor, measure: Callable[[], int], goal: int, limits: Limits | None
-) -> None:
-    """Take back, in place, what still fits under a goal: first whole steps, then as much as leads to finer widths.
-
-    In each group the last that went comes back first; the last step of all begins.
-    """
-
-    def back(name: str, units: Sequence[int]) -> bool:
-        places = graph.offsets[name] + torch.tensor(units)
-        keep[places] = True
-        if measure() <= goal:
-            return True
-        keep[places] = False
-        return False
-
-    gone: dict[str, list[int]] = {}  # the group that was cut last comes first
-    for step in reversed(taken):
-        if step.group in gone or not back(step.group, step.units):
-            gone[step.group] = [*step.units, *gone.get(step.group, ())]
-    for halvings in range(1, _HALVINGS + 1 if limits else 1):
-        assert limits is not None
-        for name, left in gone.items():
-            group = graph.group(name)
-            multiple = limits.multiple_of(group)
-            fine = max(multiple >> halvings, min(multiple, _FINEST if multiple > _FINEST else 1))
-            while left and fine < multiple and measure() < CLOSE * goal:
-                more = fine - (group.size - len(left)) % fine
-                if not back(name, left[-more:]):
-                    break
-                del left[-more:]
-
-
 def meet(
-    graph: Graph, order: Callable[[Limits], Sequence[Step]], target: Target, limits: Limits, start: Plan | None = None
+    graph: Graph,
+    order: Callable[[Limits], Sequence[Step]],
+    target: Target,
+    limits: Limits,
+    start: Plan | None = None,
+    *,
+    swap: bool = True,
 ) -> Plan:
-    """Return ``fit`` of an order on the widths that the limits ask for, or on finer ones where these cannot reach.
+    """Return ``fit`` of an order on the widths that the limits ask for.
+
+    Where these cannot reach the target, or miss it by far although steps were swapped, finer widths are taken.
 
     Args:
         graph: the network.
@@ -200,18 +148,33 @@ def meet(
         target: what may be kept.
         limits: floors and multiples; only ``multiple="auto"`` is refined.
         start: units that go in any case.
+        swap: as for ``fit``; not for an order that leads to the best widths.
 
     Raises:
         TargetError: if no widths reach the target.
     """
     while True:
+        own = limits if limits.auto else None
         try:
-            return fit(graph, order(limits), target, start, limits=limits if limits.auto else None)
+            found = fit(graph, order(limits), target, start, limits=own, swap=swap)
+            break
         except TargetError:
             finer = limits.finer(graph.free)
             if finer is None:
                 raise
             limits = finer
+    if swap and own is not None and _left(graph, target, found) < FAR:
+        fine = replace(limits, halvings=0, by_group=tuple((g.name, finest(limits.multiple_of(g))) for g in graph.free))
+        other = fit(graph, order(fine), target, start, swap=True)
+        return max(found, other, key=partial(_left, graph, target))
+    return found
+
+
+def _left(graph: Graph, target: Target, plan: Plan) -> float:
+    """Return what a plan leaves, as a share of what it may leave."""
+    rule = ruler(graph)
+    whole = rule.measure(target.of, torch.ones(graph.units, dtype=torch.bool))
+    return rule.measure(target.of, graph.kept(plan)) / max(1, target.most(whole))
 
 
 def _rounded_up(fraction: float) -> str:
@@ -242,7 +205,7 @@ def by_share(
     Args:
         graph: the network.
         scores: ``(size,)`` for each group.
-        keeps: (``fnmatch`` pattern of layer names, fraction that stays).
+        keeps: (pattern of the names of layers or of modules around them, see ``within``; fraction that stays).
         limits: floors and multiples.
 
     Returns:
@@ -253,7 +216,7 @@ def by_share(
     """
     shares: dict[str, float] = {}
     for pattern, share in keeps:
-        names = [g.name for g in graph.free if any(fnmatch.fnmatch(n, pattern) for n in (g.name, *g.layers))]
+        names = [g.name for g in graph.free if any(within(n, pattern) for n in (g.name, *g.layers))]
         if not names:
             raise SettingError(f"no prunable layer matches '{pattern}'; see `secateur explain` for their names")
         shares.update(dict.fromkeys(names, share))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from secateur import rules
-from secateur.core.graph import Graph, staying
+from secateur.core.graph import Axis, Graph, staying
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.regroup import layouts, saved_macs, saved_params
 from secateur.core.work import Uncounted, remark
 from secateur.errors import PlanError, SettingError
+from secateur.reading import written
 
 Measure = Literal["macs", "params", "nonzero", "units"]
+_NAMES = {"macs": "MACs", "params": "parameters"}
 _SHARE = rules.number(lambda keep: 0.0 < keep <= 1.0, "in (0, 1]")
 
 
@@ -74,9 +76,17 @@ class Target:
 
     def __post_init__(self) -> None:
         if not _SHARE.accepts(self.keep):
-            raise SettingError(f"keep must be in (0, 1], not {self.keep!r}: it is the fraction that stays")
+            raise SettingError(
+                f"keep must be in (0, 1], not {written(self.keep)}: it is the fraction that stays{self._instead()}"
+            )
         if self.of not in get_args(Measure):
             raise SettingError(f"unknown measure '{self.of}'; choose one of {', '.join(get_args(Measure))}")
+
+    def _instead(self) -> str:
+        """Return what to write for a number of MACs or parameters, or for percent; empty for what is neither."""
+        if self.of in _NAMES and rules.is_count(self.keep):
+            return f"; for a number of {_NAMES[self.of]} give budget=Budget(max_{self.of}={self.keep!r}) instead"
+        return f"; {self.keep!r} % is {self.keep / 100:g}" if rules.is_percentage(self.keep) else ""
 
     def most(self, whole: int) -> int:
         """Return the most that may be left of a dense network of this size."""
@@ -84,31 +94,54 @@ class Target:
         return int(self.keep * whole * (1 + 1e-12) + 1e-9)
 
 
+class _Products:
+    """A sum of products of axes, each of them as long as what is left of it."""
+
+    def __init__(self, terms: Sequence[tuple[int, Sequence[Axis]]], units: int) -> None:
+        axes = [axis for _, factors in terms for axis in factors]
+        self._scales = np.array([scale for scale, _ in terms], dtype=np.float64)
+        self._spans = np.cumsum([0] + [len(factors) for _, factors in terms])[:-1]
+        self._fixed = np.array([axis.fixed for axis in axes], dtype=np.float64)
+        rows = np.repeat(np.arange(len(axes)), [len(axis.units) for axis in axes])
+        columns = torch.cat([axis.units for axis in axes]).numpy() if axes else np.zeros(0, np.int64)
+        self._positions = sp.csr_matrix((np.ones(len(columns)), (rows, columns)), shape=(len(axes), units))
+
+    def left(self, keep: Tensor) -> int:
+        """Return the sum when the units with ``keep`` False are gone."""
+        if not len(self._scales):
+            return 0
+        left = self._fixed + self._positions @ keep.numpy().astype(np.float64)
+        # float64 holds integers exactly up to 2**53, beyond any network; the products stay below that
+        return int((np.multiply.reduceat(left, self._spans) * self._scales).sum())
+
+
 class Ruler:
     """Sizes of one graph under any choice of units; built once, then fast enough for a search."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        axes = [axis for cost in graph.costs for axis in cost.axes]
-        self._scales = np.array([cost.scale for cost in graph.costs], dtype=np.float64)
-        self._spans = np.cumsum([0] + [len(cost.axes) for cost in graph.costs])[:-1]
-        self._fixed = np.array([axis.fixed for axis in axes], dtype=np.float64)
-        rows = np.repeat(np.arange(len(axes)), [len(axis.units) for axis in axes])
-        columns = torch.cat([axis.units for axis in axes]).numpy() if axes else np.zeros(0, np.int64)
-        ones = np.ones(len(columns))
-        self._positions = sp.csr_matrix((ones, (rows, columns)), shape=(len(axes), graph.units))
+        self._macs = _Products([(cost.scale, cost.axes) for cost in graph.costs], graph.units)
+
+    @cached_property
+    def _params(self) -> _Products:
+        return _Products([(1, self._axes(name)) for name in self.graph.parameters], self.graph.units)
+
+    def _axes(self, name: str) -> list[Axis]:
+        shape, dims = self.graph.tensors[name]
+        none = torch.zeros(0, dtype=torch.long)
+        axes = [
+            Axis(size, none) if units is None else Axis(int((units < 0).sum()), units[units >= 0])
+            for size, units in zip(shape, dims, strict=True)
+        ]
+        return axes or [Axis(1, none)]  # a single number
 
     def macs(self, keep: Tensor) -> int:
         """Return the MACs left when the units with ``keep`` False are gone."""
-        if not len(self._scales):
-            return 0
-        left = self._fixed + self._positions @ keep.numpy().astype(np.float64)
-        # float64 holds integers exactly up to 2**53, beyond any forward pass; the products stay below that
-        return int((np.multiply.reduceat(left, self._spans) * self._scales).sum())
+        return self._macs.left(keep)
 
     def params(self, keep: Tensor) -> int:
         """Return the parameters left."""
-        return sum(math.prod(self.shape(name, keep)) for name in self.graph.parameters)
+        return self._params.left(keep)
 
     def shape(self, name: str, keep: Tensor) -> tuple[int, ...]:
         """Return the shape of a tensor after removal."""

@@ -13,7 +13,7 @@ from secateur.data.dataset import Data, check_labels, constants
 from secateur.data.memory import MemorySource, Part, Store
 from secateur.data.order import Split
 from secateur.data.splits import holdout, mixed
-from secateur.errors import DataError
+from secateur.errors import DataError, first_line
 
 Array = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 Layout = Literal["auto", "NCHW", "NHWC"]
@@ -134,7 +134,7 @@ def tensor_of(array: Array) -> Tensor:
         shared = values.flags.writeable and all(step >= 0 for step in values.strides)
         return torch.as_tensor(values if shared else values.copy())
     except (TypeError, ValueError) as error:
-        raise DataError(f"an array cannot be read as numbers of one type and shape: {error}") from error
+        raise DataError(f"an array cannot be read as numbers of one type and shape: {first_line(error)}") from error
 
 
 def images_of(images: Tensor, which: str, layout: Layout) -> Tensor:

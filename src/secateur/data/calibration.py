@@ -33,7 +33,7 @@ _NAMED = rules.optional(
         "a list with one number for each channel",
     )
 )
-_SIDE = rules.optional(rules.whole(1, "pixels"))
+_SIDE = rules.optional(rules.SIDE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur import rules
 from secateur.data.dataset import Data, check_labels, constants
 from secateur.data.folder import image_folder
 from secateur.data.memory import MemorySource, Part, Store
@@ -110,6 +111,7 @@ def load_data(
     Raises:
         DataError: if there is no such data set, its folder is missing or damaged, or a setting is out of
             range.
+        SettingError: if the seed, the size of images or the number of processes is.
         SecateurError: if it needs torchvision, which is not installed.
 
     Example:
@@ -117,6 +119,9 @@ def load_data(
         >>> data.size("train"), data.size("val"), data.size("test")
         (3500, 500, 1000)
     """
+    rules.refuse(
+        ("seed", seed, rules.SEED), ("image_size", image_size, rules.SIDE), ("workers", workers, rules.WORKERS)
+    )
     name, _, folder = spec.partition(":")
     if name not in DATASETS:
         raise DataError(f"unknown data set '{name}'{nearest(name, DATASETS)}; known: {', '.join(DATASETS)}")

@@ -63,6 +63,8 @@ def export(
     Raises:
         ExportError: if none does, or the file cannot be written; nothing is left then.
     """
+    if path.name in ("", ".."):
+        raise ExportError(f"'{path}' is no name for a file; give one such as model.{kind}")
     network = copy.deepcopy(model).cpu().eval()  # the caller's mode and device stay untouched
     expected = network if reference is None else copy.deepcopy(reference).cpu().eval()
     example = call_of(example_inputs)

@@ -13,7 +13,8 @@ from torch.utils import _pytree
 
 from secateur.errors import ExportError
 
-Inputs: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+Value: TypeAlias = Tensor | bool | int | float | str | None
+Inputs: TypeAlias = Tensor | tuple[Value, ...] | Mapping[str, Value]
 Runner: TypeAlias = Callable[["Call"], list[Tensor]]
 Kind: TypeAlias = Literal["pt2", "onnx", "source"]
 
@@ -46,18 +47,22 @@ class Exported:
 
 @dataclass(frozen=True)
 class Call:
-    """Positional and named inputs of one forward pass, on the CPU."""
+    """Positional and named inputs of one forward pass, on the CPU; those that are no tensors are part of a program."""
 
-    args: tuple[Tensor, ...]
-    kwargs: dict[str, Tensor]
+    args: tuple[Value, ...]
+    kwargs: dict[str, Value]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Call:
         """Return the call with every tensor replaced."""
-        return Call(tuple(map(function, self.args)), {name: function(x) for name, x in self.kwargs.items()})
+
+        def replaced(value: Value) -> Value:
+            return function(value) if isinstance(value, Tensor) else value
+
+        return Call(tuple(map(replaced, self.args)), {name: replaced(x) for name, x in self.kwargs.items()})
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors in order."""
-        return [*self.args, *self.kwargs.values()]
+        return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor)]
 
 
 def difference(network: nn.Module, run: Runner, call: Call) -> float:
@@ -90,8 +95,11 @@ def call_of(inputs: Inputs) -> Call:
         call = Call((), dict(inputs))
     else:
         call = Call(tuple(inputs), {})
-    if not all(isinstance(x, cast(Any, Tensor)) for x in call.tensors()):
-        raise ExportError("example inputs must be a tensor, a tuple of tensors or a dictionary of tensors")
+    values = cast("list[object]", [*call.args, *call.kwargs.values()])
+    if not call.tensors() or not all(x is None or isinstance(x, Tensor | bool | int | float | str) for x in values):
+        raise ExportError(
+            "example inputs must be a tensor, or a tuple or dictionary of tensors and of plain numbers, texts or None"
+        )
     return call.map(lambda x: x.detach().cpu())
 
 

@@ -66,7 +66,11 @@ def export_onnx(
 def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:
     """Return the ``ExportedProgram`` of a network."""
     batch = torch.export.Dim("batch", min=1)
-    shapes: Any = {name: {0: batch} for name in traced.kwargs} or tuple({0: batch} for _ in traced.args)
+
+    def shape(value: object) -> Any:
+        return {0: batch} if isinstance(value, Tensor) else None
+
+    shapes: Any = {name: shape(value) for name, value in traced.kwargs.items()} or tuple(map(shape, traced.args))
     program = torch.export.export(
         network, traced.args, traced.kwargs, dynamic_shapes=shapes if dynamic else None, strict=False
     )
@@ -115,8 +119,8 @@ def _load_onnx(file: Path) -> Runner:
     names = [entry.name for entry in session.get_inputs()]
 
     def run(call: Call) -> list[Tensor]:
-        values = [call.kwargs[name] for name in names] if call.kwargs else call.args
-        feed = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        values = [call.kwargs[name] for name in names] if call.kwargs else call.tensors()
+        feed = {name: value.numpy() for name, value in zip(names, values, strict=True) if isinstance(value, Tensor)}
         return [torch.as_tensor(output) for output in session.run(None, feed)]
 
     return run

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..core.blocks import BlockLayer, Execution
 from ..core.strided import StridedConv2d, StridedExecution
 from .forward import ExampleInputs, call, device_of, evaluating, moved
+from .quiet import ready_to_compile
 
 
 def fastest(
@@ -64,6 +65,7 @@ def _faster(layer: BlockLayer | StridedConv2d, x: Tensor, seconds: float) -> Exe
 
 
 def _timed(layer: Any, execution: str, x: Tensor, seconds: float) -> float:
+    ready_to_compile()
     from torch.utils.benchmark import Timer
 
     with evaluating(layer), torch.inference_mode():

@@ -10,6 +10,7 @@ from torch import nn
 from .. import rules
 from ..errors import SettingError
 from .forward import ExampleInputs, device_of, evaluating, tensors
+from .quiet import ready_to_compile
 from .record import Record
 from .runtimes import Runtime, known, ready, threads_set, verified
 
@@ -71,6 +72,7 @@ def latency(
     """
     check_conditions(threads, seconds)
     runtime = known(runtime)
+    ready_to_compile()
     from torch.utils.benchmark import Timer
 
     with evaluating(model), torch.inference_mode(), threads_set(threads) as used:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import warnings
@@ -27,6 +28,18 @@ def _quiet() -> Generator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def ready_to_compile() -> None:
+    """Import what ``torch.compile`` and torch's timer build with, which logs that there is no CUDA, unasked."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.suppress(ImportError):  # said by those, if it matters
+            importlib.import_module("torch.utils.cpp_extension")
+    finally:
+        logger.setLevel(level)
 
 
 quiet = Together(_quiet)

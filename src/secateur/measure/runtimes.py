@@ -21,6 +21,7 @@ from ..core.surgery.untouched import owned
 from ..errors import ModelError, SettingError, first_line, nearest
 from .conversion import input_names, onnx_program
 from .forward import ExampleInputs, call, call_on, device_of, evaluating, moved, tensors
+from .quiet import ready_to_compile
 
 Runtime = Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"]
 """How a network is run: by PyTorch as it is, with images and kernels laid out channels last, or compiled by
@@ -117,6 +118,7 @@ def ready(model: nn.Module, example_inputs: ExampleInputs, runtime: Runtime, thr
         inputs = moved(example_inputs, device, torch.channels_last)
         model = copy.deepcopy(model).to(memory_format=torch.channels_last)
     elif runtime == "compile":
+        ready_to_compile()
         mode = "reduce-overhead" if device.type == "cuda" else "default"  # the former by CUDA graphs
         model = cast("nn.Module", torch.compile(copy.deepcopy(model), dynamic=False, mode=mode))
     return _torch(model, inputs, device, compiled=runtime == "compile")

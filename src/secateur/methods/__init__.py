@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from secateur.core.method import Method
-from secateur.errors import SettingError, nearest
+from secateur.errors import SettingError, first_line, nearest
 
 ENTRY_POINTS = "secateur.methods"
 
@@ -37,7 +37,7 @@ def methods() -> Mapping[str, type[Method]]:
         try:
             kind: object = None if problem else entry.load()
         except Exception as error:  # whatever is wrong with one package, the others must work
-            kind, problem = None, f"{type(error).__name__}: {error}"
+            kind, problem = None, f"{type(error).__name__}: {first_line(error)}"
         if isinstance(kind, type) and issubclass(kind, Method):
             found[entry.name] = kind
         else:

@@ -26,7 +26,6 @@ Differences.  The papers' texts were not open to us; the rule is that of the rel
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -34,7 +33,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.core.graph import Group
+from secateur.core.graph import Group, within
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.perturbation import OfInputs, OfWeights, OfWeightsPerExample, Perturbation, refuse_parametrized
 from secateur.core.problem import Problem
@@ -118,7 +117,7 @@ class BatchBridgeout(ScoreMethod):
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
         }
         for pattern in self.layers:
-            if not any(fnmatch.fnmatch(name, pattern) for name in known):
+            if not any(within(name, pattern) for name in known):
                 raise SettingError(
                     f"no convolution or linear layer matches '{pattern}' of 'layers'{nearest(pattern, known)}"
                 )
@@ -126,7 +125,7 @@ class BatchBridgeout(ScoreMethod):
             name: module
             for name, module in known.items()
             if (
-                any(fnmatch.fnmatch(name, pattern) for pattern in self.layers)
+                any(within(name, pattern) for pattern in self.layers)
                 if self.layers
                 else isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
             )

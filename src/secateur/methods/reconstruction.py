@@ -77,7 +77,8 @@ class Reconstruction(Method):
         even = partial(family, problem.graph, everything, "uniform")
         meet(problem.graph, even, problem.target, problem.limits)  # out of reach: said before anything is fitted
         curves = problem.error_curves()
-        plan = meet(problem.graph, self._order(problem, problem.target, curves), problem.target, problem.limits)
+        order, swap = self._order(problem, problem.target, curves), self.shares == "uniform"
+        plan = meet(problem.graph, order, problem.target, problem.limits, swap=swap)
         blind = (f"{NO_IMAGES_NOTE}; of each layer the smallest filters go first",) if problem.blind else ()
         return replace(chosen(curves, plan), notes=(*blind, note(curves, plan, problem.image_count())))
 

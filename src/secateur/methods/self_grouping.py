@@ -28,7 +28,6 @@ Differences.  The paper's text was not open to us; this is the released code. Th
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from secateur.core.blocks import BlockLayer
-from secateur.core.graph import Graph
+from secateur.core.graph import Graph, within
 from secateur.core.limits import BLOCK, Multiple, small
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Plan, Regroup
@@ -141,7 +140,7 @@ class SelfGrouping(Method):
         """Return the layers to regroup, in the order of execution."""
         names = layers_of(model, graph)
         convolutions = [name for name in names if is_convolution(model.get_submodule(name))]
-        stay = {name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in self.dense)}
+        stay = {name for name in names if any(within(name, pattern) for pattern in self.dense)}
         if not self.stem:
             stay |= set(convolutions[:1])
         if not self.projections:

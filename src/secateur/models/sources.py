@@ -55,9 +55,7 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
         if number is not None and number < 1:
             raise SettingError(f"the number given as {name} must be 1 or more, not {number}")
     refuse_own_code(spec)
-    source, colon, name = spec.partition(":")
-    if source not in _SOURCES:
-        source, colon, name = spec.rpartition(":")
+    source, colon, name = _parts(spec)
     if not colon and (spec.endswith(".py") or "/" in spec):
         raise ModelError(f"'{spec}' lacks the function that builds the network: write {spec}:FUNCTION")
     if not colon or source == "secateur":
@@ -71,8 +69,14 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
 
 def own_code(spec: str) -> bool:
     """Tell whether building a network runs Python code that its name names, and not that of a library."""
-    source, colon, _ = spec.partition(":")
+    source, colon, _ = _parts(spec)
     return bool(colon) and source not in _SOURCES
+
+
+def _parts(spec: str) -> tuple[str, str, str]:
+    """Return where a network comes from, the colon if there is one, and its name there."""
+    parts = spec.partition(":")
+    return parts if parts[0] in _SOURCES else spec.rpartition(":")
 
 
 def refuse_own_code(spec: str) -> None:
@@ -89,8 +93,34 @@ def refuse_own_code(spec: str) -> None:
 
 
 def side_of(spec: str) -> int:
-    """Return the height and width of images that a network is usually for: our own take small ones, others 224."""
-    return 32 if spec.removeprefix("secateur:").isidentifier() else 224
+    """Return the height and width of the images that a network is for where nothing says it.
+
+    That is what the network takes by default: a number after ``image`` in the signature of what builds it, or the size
+    that timm's configuration names. Without either, our own networks take 32 pixels and others 224; so does a name that
+    there is no network for, which ``build`` refuses.
+
+    Raises:
+        ModelError: if that would run code that a file names, see ``refuse_own_code``.
+    """
+    refuse_own_code(spec)
+    source, _, name = _parts(spec)
+    own = source in ("", "secateur")
+    try:
+        if source == "timm":
+            return int(_optional("timm").get_pretrained_cfg(name).input_size[-1])
+        found = None if source == "torchvision" else _image_of(BUILDERS[name] if own else _factory(source, name))
+    except (ModelError, KeyError, AttributeError, RuntimeError):
+        found = None
+    return (32 if own else 224) if found is None else found
+
+
+def _image_of(factory: Callable[..., object]) -> int | None:
+    """Return the size of images that a function builds networks for by default, None if it says nothing."""
+    try:
+        default: object = getattr(inspect.signature(factory).parameters.get("image"), "default", None)
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return None
+    return default if isinstance(default, int) and default > 0 else None
 
 
 def _builtin(name: str, classes: int | None, channels: int, image: int | None) -> nn.Module:
@@ -143,13 +173,18 @@ def _optional(module: str) -> Any:
 
 def _own(spec: str, source: str, name: str, offered: Mapping[str, int]) -> nn.Module:
     """Build a network with the user's own function ``name`` from the file or module ``source``."""
+    return _call(_factory(source, name), spec, offered)
+
+
+def _factory(source: str, name: str) -> Callable[..., object]:
+    """Return the user's own function ``name`` from the file or module ``source``, which is run."""
     is_file = source.endswith(".py") or "/" in source or "\\" in source
     module = _from_file(Path(source).expanduser()) if is_file else _from_module(source)
     factory = getattr(module, name, None)
     if not callable(factory):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ModelError(f"'{source}' has no function '{name}'{nearest(name, public)} to build the network with")
-    return _call(factory, spec, offered)
+    return factory
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -231,4 +266,5 @@ def _building(spec: str) -> Generator[None]:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+    name, text = type(error).__name__, first_line(error)
+    return name if text == name else f"{name}: {text}"

@@ -26,7 +26,8 @@ def fold_constants(
     """Drop the units that a plan leaves without any input, where the layers behind can stand in for them exactly.
 
     Such a unit sends the same number everywhere, so a bias or a batch norm behind can add what it sent. Behind zero
-    padding it is no constant any more, unless a rectifier has made it zero; what cannot be folded exactly stays. See
+    padding it is no constant any more, unless a rectifier has made it zero; what cannot be folded exactly stays, and so
+    does what layers read that run in training alone. See
     Guo et al., *Self-grouping Convolutional Neural Networks*, 2020, where such filters go on being computed.
 
     Args:
@@ -68,6 +69,8 @@ def _constant(graph: Graph, plan: Plan, limits: Limits) -> list[DropUnits]:
         reads[layer] = left.any(1)
     drops: list[DropUnits] = []
     for group in graph.free:
+        if any(member.tensor in graph.aside for member in group.members):
+            continue  # what training alone runs would miss the constants, and nothing here could tell
         start = graph.offsets[group.name]
         needed = torch.zeros(graph.units, dtype=torch.bool)
         for member in group.members:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import math
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ from torch import nn
 
 from secateur.core.blocks import BlockLayer
 from secateur.core.explain import REACH_IT
-from secateur.core.graph import Graph, Groups, layer_of
+from secateur.core.graph import Graph, Groups, layer_of, within
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
+from secateur.core.plan import Plan
 from secateur.core.select import family, meet
 from secateur.core.size import Target, size
 from secateur.core.trace import trace
@@ -40,8 +40,9 @@ def read(
     groups: Groups = "all",
     patience: float | None = None,
     tell: Tell = ignore,
+    tried: Sequence[Plan] = (),
 ) -> Graph:
-    """Trace a network and leave some layers alone, and all streams if so asked.
+    """Trace a network, perhaps again after plans that failed, and leave some layers alone, and all streams if so asked.
 
     Raises:
         ModelError: if the network does not run on the inputs.
@@ -49,14 +50,14 @@ def read(
         TargetError: if nothing can be pruned.
         TraceError: if it was not read within ``patience`` seconds.
     """
-    graph = trace(model, inputs, seconds=patience, tell=tell)
+    graph = trace(model, inputs, seconds=patience, tell=tell, tried=tried)
     layers = [layer_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
     names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
     for pattern in leave:
-        if not any(fnmatch.fnmatch(name, pattern) for name in names):
+        if not any(within(name, pattern) for name in names):
             raise SettingError(
-                f"no convolution or linear layer matches '{pattern}', which was to be left alone"
-                f"{nearest(pattern, names)}; `secateur explain` lists them"
+                f"no convolution or linear layer matches '{pattern}', by its own name or that of a module around it, "
+                f"which was to be left alone{nearest(pattern, _around(names))}; `secateur explain` lists them"
             )
     graph = graph.without(*leave).choose(groups)
     # block layers can be regrouped further although what they read is pinned
@@ -68,6 +69,12 @@ def read(
             "`secateur explain` says why for each layer"
         )
     return graph
+
+
+def _around(layers: Sequence[str]) -> list[str]:
+    """Return layers and the modules that they are part of."""
+    parts = [layer.split(".") for layer in layers]
+    return list(dict.fromkeys(".".join(each[:end]) for each in parts for end in range(1, len(each) + 1)))
 
 
 def warn_of_uncounted(graph: Graph, tell: Tell) -> None:
@@ -124,6 +131,20 @@ def _not_run(graph: Graph) -> str:
     names = [f"'{name}'" for name in graph.unreached]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"the example inputs do not run {', '.join(names[:3])}{more}"
+
+
+def check_goals(steps: Sequence[tuple[Method, Target | None]], *, told_later: bool) -> None:
+    """Refuse methods that are not told how much is to go, or in a way that they cannot follow, before all work.
+
+    Args:
+        steps: the method and target of each stage.
+        told_later: a budget decides what the first of them aims at.
+
+    Raises:
+        SecateurError: one of its kinds.
+    """
+    for method, target in steps[told_later:]:
+        method.check(target)
 
 
 def check_target(graph: Graph, method: Method, target: Target | None, limits: Limits) -> None:

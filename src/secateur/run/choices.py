@@ -17,7 +17,7 @@ from torch import nn
 
 from secateur import reading
 from secateur.artifact.foreign import MOST
-from secateur.errors import SecateurError, first_line
+from secateur.errors import SecateurError
 from secateur.events import Event, Tell, ignore
 from secateur.run.work import Work, digest, keep
 from secateur.training import Settings, Speed
@@ -90,7 +90,7 @@ class Choices:
                 found = read(place[name])
             except _UNUSABLE as error:
                 if place is self.given:
-                    why = first_line(error)
+                    why = reading.shown(error)
                     text = f"the choice '{name}' of the recipe cannot be used here ({why}) and is made anew"
                     self.tell(Event("warning", text))
                 continue

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget, agreed
-from secateur.errors import SettingError
+from secateur.errors import SettingError, first_line
 from secateur.events import Event, Tell
 from secateur.measure import Runtime, SpeedUp, fastest_runtime, missing, side_by_side
 from secateur.measure.forward import ExampleInputs, device_of
@@ -105,7 +105,9 @@ def timed_together(
     except Exception as error:  # runtimes raise anything
         if runtime == "eager":
             raise
-        tell(Event("warning", f"the networks cannot be timed in {runtime} and are timed in eager ({error})"))
+        tell(
+            Event("warning", f"the networks cannot be timed in {runtime} and are timed in eager ({first_line(error)})")
+        )
         return SpeedUp.of(side_by_side(networks, inputs, "eager", threads=threads, tell=tell))
 
 

@@ -120,6 +120,7 @@ class Job:
             target = self.share(graph, dense_size, step.target)
             now = Round(self, number, step.method, target, model, graph, tuple(plans), zeros)
             plan, difference = now.cut()
+            first, graph = (now.graph if number == 1 else first), now.graph
             plans.append(plan)
             differences.append(difference)
             if self.repair and plan.edits:
@@ -242,11 +243,11 @@ class Job:
         keeps = [self.target.keep ** (number / rounds) for number in range(1, rounds + 1)]
         return [Step(self.method, replace(self.target, keep=keep)) for keep in keeps]
 
-    def read(self, model: nn.Module) -> Graph:
-        """Trace a network; refuse one without anything to prune."""
+    def read(self, model: nn.Module, tried: Sequence[Plan] = ()) -> Graph:
+        """Trace a network, perhaps again after plans that failed; refuse one without anything to prune."""
         self.tell(Event("trace", "reading the network"))
         return beforehand.read(
-            model, self.inputs, self.leave, groups=self.groups, patience=self.patience, tell=self.tell
+            model, self.inputs, self.leave, groups=self.groups, patience=self.patience, tell=self.tell, tried=tried
         )
 
     def share(self, graph: Graph, dense_size: Size, target: Target | None) -> Target | None:

@@ -22,14 +22,15 @@ from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
 from secateur.errors import BranchingError, DataError, ModelError, SettingError
-from secateur.events import Event, Tell, heard, ignore, once, to_caller
+from secateur.events import Tell, ignore, once, warn_once
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
+from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
-from secateur.run.beforehand import check_weights, warn_of_random_weights
+from secateur.run.beforehand import check_goals, check_weights, warn_of_random_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.choices import Choices
 from secateur.run.fallback import for_images, without_fit
@@ -50,11 +51,11 @@ _LIMITS = rules.instance(Limits, "a Limits such as Limits(multiple=8)")
 _RUNTIME = rules.optional(
     rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
 )
-_ROUNDS = rules.whole(1)
 _GROUPS = rules.one_of(Groups, '"')
 _IMAGES = rules.whole(1, "images")
 
 
+@shown
 @randomness()
 @ordinary()
 def prune(
@@ -84,6 +85,7 @@ def prune(
     tested: Accuracy | None = None,
     work: str | Path | None = None,
     chosen: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Make a network smaller by a published method, and prove that nothing else changed.
@@ -107,7 +109,7 @@ def prune(
             ``train``. With neither it decides on the network as it is.
         rounds: in how many equal steps (on a logarithmic scale) the target is approached.
         then: further rounds, each with a method and target of its own; what one has zeroed stays zero in the next.
-        leave: patterns of layer names that keep all their channels.
+        leave: layers, or modules with all the layers in them (names or patterns), that keep all their channels.
         groups: which groups may lose units: all, or only those inside blocks; then residual streams, and whatever else
             several layers put out whose outputs are added up, stay as they are.
         limits: floors and multiples of widths; by default each group has the multiple that runs fast.
@@ -133,7 +135,8 @@ def prune(
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
         chosen: what an earlier run has chosen by the clock (``Result.chosen``), which is taken instead of measuring
             again; None for nothing. What does not fit here is chosen anew, with a warning.
-        tell: hears the progress; where nobody listens, warnings are Python's, and all else is dropped.
+        progress: whether to show on standard error what goes on, a bar included; None: in a terminal and in a notebook.
+        tell: hears the progress and the warnings, instead of a display and of Python's warnings.
 
     Returns:
         The pruned network with all measurements.
@@ -147,14 +150,14 @@ def prune(
         ("budget", budget, _BUDGET),
         ("limits", limits, _LIMITS),
         ("runtime", runtime, _RUNTIME),
-        ("rounds", rounds, _ROUNDS),
+        ("rounds", rounds, rules.ROUNDS),
         ("groups", groups, _GROUPS),
         ("seed", seed, rules.SEED),
         ("threads", threads, rules.THREADS),
         ("calibrate_images", calibrate_images, _IMAGES),
         ("minutes", minutes, rules.MINUTES),
     )
-    listener, tell = tell, once(heard(tell))
+    tell = once(tell)
     seen = data is not None or calibrate is not None
     method_asked, repair_asked = method is not None, repair is not None
     method = default(images=seen) if method is None else method
@@ -170,6 +173,7 @@ def prune(
         raise SettingError(f"{name_of(asked)} does not train before it decides; leave shape out")
     if shape is not None and data is None:
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
+    check_goals([(asked, goal), *((step.method, step.target) for step in then)], told_later=budget is not None)
     repair = steps_of_repair(repair, images=seen)
     check_minutes(minutes, images=seen)
     if example_inputs is None and not seen:
@@ -206,8 +210,8 @@ def prune(
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
-    _warn_of_optimizers(model, listener)
-    folder = None if work is None else Work(Path(work))
+    _warn_of_optimizers(model, tell)
+    folder = Work.at(work)
     begun = partial(
         Job,
         dense=dense,
@@ -264,7 +268,7 @@ def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn
         return build(spec, classes=images.classes if images else None, channels=channels, image=image)
 
 
-def _warn_of_optimizers(model: nn.Module, listener: Tell) -> None:
+def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
     """An optimizer goes on training the network that it was made for, which is not the one that comes out.
 
     Nobody can be asked whether there is one: gradients are the sign that somebody trains the network here.
@@ -275,5 +279,4 @@ def _warn_of_optimizers(model: nn.Module, listener: Tell) -> None:
         "the network has gradients, so it seems to be in training: an optimizer that was made for it goes on with the "
         "dense network; make a new one for the pruned network, or move it with secateur.core.surgery.migrate_optimizer"
     )
-    for listen in dict.fromkeys((heard(listener), to_caller)):  # to the caller too: the listener may be only a display
-        listen(Event("warning", text))
+    warn_once(text, tell)

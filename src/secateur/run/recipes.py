@@ -14,11 +14,12 @@ from secateur.core.method import Method
 from secateur.core.size import Target
 from secateur.data import Calibration, Data, load_data
 from secateur.errors import DataError
-from secateur.events import Tell, heard, ignore
+from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
 from secateur.models.sources import refuse_own_code, side_of
+from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.choices import Choices
@@ -32,12 +33,14 @@ from secateur.run.work import Work
 from secateur.training import fit
 
 
+@shown
 def run_recipe(
     recipe: Recipe,
     *,
     work: str | Path | None = None,
     download: bool = False,
     method_asked: bool = True,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Do what a recipe says: build, load, train the dense network if asked, prune, fine-tune, measure.
@@ -48,23 +51,25 @@ def run_recipe(
         download: whether a missing data set may be fetched.
         method_asked: whether somebody has chosen the method; if not, another one can stand in where it cannot decide,
             and the recipe of the result says so.
-        tell: hears the progress, as that of ``prune``.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: hears the progress and the warnings, as that of ``prune``.
 
     Raises:
         SecateurError: one of its kinds.
     """
-    tell = heard(tell)
     refuse_own_code(recipe.model)
     method, then = method_of(recipe), steps_of(recipe)
     runtime_of(recipe)  # refused before the long work
+    target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
+    told_later = recipe.budget is not None
+    beforehand.check_goals([(method, target), *((step.method, step.target) for step in then)], told_later=told_later)
     data = data_of(recipe, download=download)
     images = images_of(recipe, data, tell)
     model = model_of(recipe, data, images)
     data, images = for_network(recipe, model, data, images, tell)
     clock, trained = Clock(), None
-    folder = None if work is None else Work(Path(work))
+    folder = Work.at(work)
     choices = Choices(folder, recipe.chosen, tell)
-    target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
     limits = Limits(recipe.min_units, recipe.multiple)
     if recipe.pretrain is not None:
         if data is None:
@@ -79,7 +84,6 @@ def run_recipe(
         )
         first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
         for step in (*first, *then):
-            step.method.check(step.target)
             beforehand.check_target(graph, step.method, step.target, limits)
         place = None if folder is None else folder.place("dense.ckpt", model)
         memory = choices.speed("pretrain", model, recipe.pretrain)
@@ -92,6 +96,7 @@ def run_recipe(
     return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
 
 
+@shown
 def prune_as(
     recipe: Recipe,
     model: nn.Module,
@@ -101,6 +106,7 @@ def prune_as(
     method_asked: bool = True,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Result:
     """Prune a network that is there already as a recipe says; its model, weights and pretrain are not looked at.
@@ -113,12 +119,12 @@ def prune_as(
         method_asked: whether somebody has chosen the method; else it is that of ``prune`` where none is named.
         tested: what the dense network achieves on the test images, if that is known.
         work: folder for plans and checkpoints.
-        tell: hears the progress, as that of ``prune``.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: hears the progress and the warnings, as that of ``prune``.
 
     Raises:
         SecateurError: one of its kinds.
     """
-    tell = heard(tell)
     data, images = for_network(recipe, model, data, images or images_of(recipe, data, tell), tell)
     return prune(
         model,

@@ -14,12 +14,12 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
-from secateur.core.plan import EMPTY, Plan, ZeroWeights
+from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, check_batches, hold, run, tensors_in, verified
+from secateur.core.surgery import Hold, apply, check_batches, check_training, hold, run, tensors_in, verified
 from secateur.core.trials import Search
-from secateur.errors import BranchingError, TargetError, VerificationError
+from secateur.errors import BranchingError, CutError, TargetError, TraceError, VerificationError
 from secateur.events import Event, Tell
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
@@ -33,6 +33,9 @@ from secateur.training import History, fit
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
+
+_DECISIONS = 4
+"""How often a round decides at most, where what was decided first cannot be carried out."""
 
 
 @dataclass
@@ -69,10 +72,34 @@ class Round:
             VerificationError: if the new network computes something else.
         """
         self.shape()
-        plan = self.decide()
-        plan, thin, difference = self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
+        plan, thin, difference = self.carried_out(_DECISIONS - 1)
         self.begun, self.model = self.model, thin
         return plan, difference
+
+    def carried_out(self, again: int) -> tuple[Plan, nn.Module, float]:
+        """Decide and act; where the cut fails, read the network anew and decide up to so many times again."""
+        searches = len(self.job.searches)
+        plan = self.decide()
+        try:
+            return self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
+        except CutError as error:
+            if not again or not plan.edits:
+                raise
+            self.read_again(plan, error)
+            del self.job.searches[searches:]
+        return self.carried_out(again - 1)
+
+    def read_again(self, plan: Plan, error: CutError) -> None:
+        """Read the network anew so that the plan could be carried out.
+
+        Raises:
+            CutError: the same, if the plan cannot be.
+        """
+        drops = Plan(tuple(edit for edit in plan.edits if isinstance(edit, DropUnits)))
+        try:
+            self.graph = self.job.read(self.model, (*self.graph.tried, drops))
+        except (TargetError, TraceError):
+            raise error from None
 
     def shape(self) -> None:
         """Train with the method's own regulariser before it decides, if it has one."""
@@ -102,6 +129,7 @@ class Round:
         with job.clock("plan"):
             left_alone = (tuple(job.leave), job.groups)
             facts = (method, self.target, job.limits, left_alone, job.seed, self.plans, job.about_data())
+            facts = (*facts, self.graph.tried) if self.graph.tried else facts
             if decides_by_the_clock(method):  # and no two measurements are alike
                 facts, name = (*facts, *place_of_use(job)), f"plan-{self.number}"
                 plan = job.choices.take(
@@ -117,7 +145,7 @@ class Round:
         job.searches.extend(found)
         self.check_size(plan)
         said = (*plan.notes, job.limits.note(self.graph, plan), self.graph.spared)
-        return replace(plan, notes=tuple(filter(None, said)))
+        return replace(plan, notes=tuple(filter(None, said)), tried=self.graph.tried)
 
     def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
         """Return the method's plan under the run's limits or others, made on the accelerator if there is one."""
@@ -194,14 +222,17 @@ class Round:
                 "nothing can be compared; nothing was written; give inputs such as it was trained on, or sound weights"
             )
         if not check.exact:
-            raise VerificationError(
+            raise CutError(
                 f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
-                f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network"
+                f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network",
+                check.layer,
             )
         with job.clock("verify"):
             check_batches(model, graph, plan, thin, job.inputs, outputs)
         if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
             plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
+        with job.clock("verify"):
+            check_training(model, thin, job.inputs)
         return plan, thin, check.difference
 
     def mend(self, plan: Plan) -> None:

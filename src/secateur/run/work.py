@@ -39,6 +39,19 @@ class Work:
 
     folder: Path
 
+    @staticmethod
+    def at(folder: str | Path | None) -> Work | None:
+        """Return the work folder that a run names; None if it names none.
+
+        Raises:
+            ArtifactError: if the name is empty.
+        """
+        if folder is None:
+            return None
+        if folder == "":
+            raise ArtifactError("'work' is an empty text; name a folder for plans and checkpoints, or leave it out")
+        return Work(Path(folder))
+
     def place(self, name: str, model: nn.Module, *facts: object) -> Path:
         """Return the file for something that follows from a network and some facts (by their ``repr``).
 

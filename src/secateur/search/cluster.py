@@ -79,9 +79,7 @@ class Cluster:
                     raise (
                         cause
                         if isinstance(cause, SecateurError)
-                        else SettingError(
-                            f"the Ray cluster failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}"
-                        )
+                        else SettingError(f"the Ray cluster failed: {first_line(error, last=True)}")
                     ) from None
 
     def close(self) -> None:

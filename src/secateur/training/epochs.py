@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur.errors import TrainingError
 from secateur.events import Event, Tell, ignore
+from secateur.measure.quiet import ready_to_compile
 from secateur.training import checkpoint as disk
 from secateur.training.batchnorm import recalibrate
 from secateur.training.history import History, Row, Speed
@@ -69,6 +70,7 @@ class Training:
         # accelerate's wrapper looks for optional packages on every step; only gradient scaling needs it
         stepper = rule if self.accelerator.scaler is None else self.accelerator.prepare(rule)
         if speed.compile == "on":
+            ready_to_compile()
             network = torch.compile(network)
         taught = teacher.eval() if teacher is not None and self.settings.distill else None
         self.parts = Parts(

@@ -22,10 +22,11 @@ from secateur.core.surgery.untouched import ordinary
 from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
+from secateur.progress import shown
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
-from secateur.training.placement import accelerated, device_type, placed
+from secateur.training.placement import accelerated, device_type, placed, speaking
 from secateur.training.settings import Settings
 from secateur.training.share import Share
 from secateur.training.speed import Memory, choose, fixed
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _TURN = threading.RLock()
 
 
+@shown
 def fit(
     model: nn.Module,
     data: Data,
@@ -48,6 +50,7 @@ def fit(
     checkpoint: Path | None = None,
     seed: int = 0,
     memory: Memory = Memory(),  # noqa: B008  (frozen)
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> History:
     """Train the network in place.
@@ -72,7 +75,8 @@ def fit(
         seed: of order, augmentation and dropout; at least 0.
         memory: where the way to run it is found, if it was chosen before, and left, if it is chosen now; several
             processes share that of the first one.
-        tell: hears the progress about twenty times an epoch, and one sentence per epoch.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: instead of a display, hears the progress about twenty times an epoch, and one sentence per epoch.
 
     Returns:
         One row per epoch (of earlier, interrupted runs too), and the speed settings used.
@@ -92,6 +96,7 @@ def fit(
     saved = None if checkpoint is None else disk.read(Path(checkpoint), owner)
     with ExitStack() as stack:
         stack.enter_context(alone())
+        stack.enter_context(speaking(None if checkpoint is None else Path(checkpoint)))
         stack.enter_context(own_randomness(kind))
         with accelerated(kind, "float32") as accelerator:
             share = Share(data, settings, seed, accelerator)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +25,11 @@ if dist.is_available():
     # Its functions take the process group that is open at their first import as a default, and keep it alive
     # after it was closed. DistributedDataParallel imports them; they have to come before any group does.
     import_module("torch.distributed.nn.functional")
+
+_LOST = (dist.DistError, dist.DistBackendError, dist.DistNetworkError) if dist.is_available() else ()
+_SOCKET = re.compile(
+    r"gloo|ncclSystemError|ncclRemoteError|connection (closed|reset|refused) by peer|TCPStore", re.IGNORECASE
+)
 
 _MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -84,6 +91,28 @@ def accelerated(device: str, precision: str) -> Generator[Accelerator]:
         for state, old in zip(shared, kept, strict=True):
             state.clear()
             state.update(old)
+
+
+@contextmanager
+def speaking(checkpoint: Path | None) -> Generator[None]:
+    """Say in one sentence that the other processes of a training cannot be reached.
+
+    Args:
+        checkpoint: from which the training goes on; None for nothing.
+
+    Raises:
+        TrainingError: instead of what gloo, NCCL or torch's store say of sockets.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, _LOST) and not _SOCKET.search(str(error)):
+            raise
+        remedy = f"; it goes on from {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
+        raise TrainingError(
+            "another process of this training has ended or cannot be reached: read what it said last, mend that, and "
+            f"start all of them again{remedy}"
+        ) from error
 
 
 def _group_is_open() -> bool:

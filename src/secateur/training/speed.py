@@ -14,8 +14,10 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.errors import first_line
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import logits_of
+from secateur.measure.quiet import ready_to_compile
 from secateur.training.history import Speed
 from secateur.training.objective import loss_of
 from secateur.training.optimizers import optimizer
@@ -99,7 +101,7 @@ def choose(
             return _compiled(trial, best, expected, tell)
         return replace(best, compile=default.compile)
     except (RuntimeError, TypeError) as error:  # a network that cannot be copied, say
-        tell(Event("speed", f"speed was not measured ({error}); taking the defaults"))
+        tell(Event("speed", f"speed was not measured ({first_line(error)}); taking the defaults"))
         return default
 
 
@@ -176,6 +178,8 @@ def _compiled(trial: _Trial, speed: Speed, expected: float, tell: Tell) -> Speed
 def _stepper(trial: _Trial, speed: Speed) -> Step:
     """Return a function that does one training step on a copy of the network."""
     network = move(copy.deepcopy(trial.model), trial.device, speed).train()
+    if speed.compile == "on":
+        ready_to_compile()
     forward: Callable[[Tensor], Any] = torch.compile(network) if speed.compile == "on" else network
     rule = optimizer([p for p in network.parameters() if p.requires_grad], trial.settings)
     images = trial.images.contiguous(memory_format=memory_format(speed)) if trial.images.dim() == 4 else trial.images

@@ -5,6 +5,7 @@ from secateur.core.surgery.forward import Inputs, run, tensors_in
 from secateur.core.surgery.optimizer import migrate_optimizer
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
+from secateur.core.surgery.training import check_training
 from secateur.core.surgery.verification import TOLERANCE, Verification, relative_difference, verified, verify
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Verification",
     "apply",
     "check_batches",
+    "check_training",
     "hold",
     "masked",
     "migrate_optimizer",

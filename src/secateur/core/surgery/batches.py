@@ -14,7 +14,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery.forward import Inputs, run, tensors_in
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verify
-from secateur.errors import ModelError, VerificationError
+from secateur.errors import CutError, ModelError
 
 
 def other_batches(inputs: Inputs) -> list[Inputs]:
@@ -51,7 +51,7 @@ def check_batches(
         outputs: of the thin network for them, if they are known.
 
     Raises:
-        VerificationError: if the thin network does not run, or computes something else than the silenced one.
+        CutError: if the thin network does not run, or computes something else than the silenced one.
     """
     for other in other_batches(inputs):
         if _one_by_one(thin, inputs, other, outputs):
@@ -66,10 +66,10 @@ def _compare(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, other:
     try:
         found = verify(model, graph, plan, thin, other)
         trouble = "" if found.exact else f"it differs by {found.difference:.2g} (relative), first at '{found.layer}'"
-    except ModelError as error:
+    except (CutError, ModelError) as error:
         trouble = str(error)
     if trouble:
-        raise VerificationError(
+        raise CutError(
             f"the pruned network computes what it should on the example inputs but not on {_count(other)} of them, as "
             f"the dense one does: {trouble}; nothing was written. Take sizes in its code from the input's shape, the "
             "batch's too"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.errors import ModelError
 
@@ -45,6 +46,15 @@ def _refuse_layers(model: nn.Module) -> None:
                 f"'{name}' is quantised ({type(module).__name__}), so its weights cannot be cut: prune the network "
                 "before it is quantised"
             )
+        for hook in module._forward_pre_hooks.values():  # pyright: ignore[reportPrivateUsage]
+            if isinstance(hook, BasePruningMethod):
+                tensor = hook._tensor_name  # pyright: ignore[reportPrivateUsage]
+                where = f"model.get_submodule({name!r})" if name else "model"
+                raise ModelError(
+                    f"'{name or type(model).__name__}' carries a mask of torch.nn.utils.prune over its '{tensor}', "
+                    "which would stay outside of what is cut: make it part of the weights first with "
+                    f"torch.nn.utils.prune.remove({where}, {tensor!r})"
+                )
 
 
 def _refuse_tensors(model: nn.Module) -> None:

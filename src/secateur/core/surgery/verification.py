@@ -12,15 +12,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
-from secateur.core.surgery.forward import Inputs, run, tensors_in
+from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
 from secateur.core.surgery.precision import InDouble, widened
 from secateur.core.surgery.silence import masked
-from secateur.errors import ModelError
+from secateur.errors import CutError, ModelError, first_line
 
 TOLERANCE = 1e-4  # relative, in float32; see Verification
 ROUNDING = 1e-9  # relative, in float64
+
+Training = Callable[[nn.Module], bool]  # which modules run in training mode
 
 
 @dataclass(frozen=True)
@@ -53,36 +56,64 @@ def verify(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: 
         inputs: any inputs that the network accepts.
 
     Raises:
-        ModelError: if one of the networks does not run.
+        CutError: if the thin network does not run where the dense one does.
+        ModelError: if the dense network does not run.
     """
     return verified(model, graph, plan, thin, inputs)[0]
 
 
-def verified(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> tuple[Verification, Any]:
-    """Return what ``verify`` does, and what the thin network puts out."""
-    difference, outputs = _difference(model, graph, plan, thin, inputs)
+def verified(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, *, training: Training = in_evaluation
+) -> tuple[Verification, Any]:
+    """Return what ``verify`` does, and what the thin network puts out; with some modules in training mode if told."""
+    difference, outputs = _difference(model, graph, plan, thin, inputs, training)
     if difference <= TOLERANCE:
         return Verification(difference, True), outputs
-    precise = _difference_in_double(model, graph, plan, thin, inputs)
+    precise = _difference_in_double(model, graph, plan, thin, inputs, training)
     if precise <= ROUNDING:
         return Verification(precise, True), outputs
-    return Verification(difference, False, _first_difference(model, graph, plan, thin, inputs)), outputs
+    return Verification(difference, False, _first_difference(model, graph, plan, thin, inputs, training)), outputs
 
 
-def _difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> tuple[float, Any]:
+def _difference(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, training: Training
+) -> tuple[float, Any]:
     with masked(model, graph, plan):
-        expected = run(model, inputs)
-    found = run(thin, inputs)
+        expected = run(model, inputs, training=training)
+    found = run_cut(thin, inputs, training=training)
     return relative_difference(expected, found), found
 
 
-def _difference_in_double(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> float:
+def run_cut(thin: nn.Module, inputs: Inputs, *, training: Training = in_evaluation) -> Any:
+    """Run a thin network; if it does not, that is no fault of the inputs.
+
+    Raises:
+        CutError: naming where it fails, and why.
+    """
+    stack = ModuleStack(thin)
+    try:
+        with stack:
+            return run(thin, inputs, training=training)
+    except ModelError as error:
+        place = f" in '{stack.current}'" if stack.current else ""
+        why = first_line(error.__cause__ or error)
+        raise CutError(
+            "the cut failed: the dense network runs on the example inputs, but without the channels that were to go "
+            f"it does not{place} ({why}); leave these layers alone (--leave), or take sizes in the code from "
+            "the shape of the tensor that is reshaped",
+            stack.current,
+        ) from error
+
+
+def _difference_in_double(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, training: Training
+) -> float:
     """Return the difference in float64; infinite where a network does not run in it."""
     precise = widened(inputs)
     try:
         with InDouble():
-            return _difference(model, graph, plan, thin, cast(Inputs, precise))[0]
-    except ModelError:
+            return _difference(model, graph, plan, thin, cast(Inputs, precise), training)[0]
+    except (CutError, ModelError):
         return float("inf")
 
 
@@ -106,7 +137,9 @@ def relative_difference(expected: Any, found: Any) -> float:
     return worst
 
 
-def _first_difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> str:
+def _first_difference(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, training: Training
+) -> str:
     """Return the first layer that makes channels whose kept channels differ between the two networks."""
     keep = graph.kept(plan)
     expected: dict[str, Tensor] = {}
@@ -124,13 +157,15 @@ def _first_difference(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Modul
         same[name] = relative_difference(wanted, got) <= TOLERANCE
 
     with contextlib.suppress(ModelError), masked(model, graph, plan):  # what ran before a failure is what we came for
-        _at_layers(model, graph, inputs, lambda name, output: expected.setdefault(name, output))
+        _at_layers(model, graph, inputs, training, lambda name, output: expected.setdefault(name, output))
     with contextlib.suppress(ModelError):
-        _at_layers(thin, graph, inputs, compare)
+        _at_layers(thin, graph, inputs, training, compare)
     return next((name for name in expected if not same.get(name)), "the output")
 
 
-def _at_layers(model: nn.Module, graph: Graph, inputs: Inputs, act: Callable[[str, Tensor], object]) -> None:
+def _at_layers(
+    model: nn.Module, graph: Graph, inputs: Inputs, training: Training, act: Callable[[str, Tensor], object]
+) -> None:
     """Run the network and act on the output of each layer that makes channels."""
 
     def made(name: str, module: nn.Module, given: object, output: Tensor) -> None:
@@ -142,7 +177,7 @@ def _at_layers(model: nn.Module, graph: Graph, inputs: Inputs, act: Callable[[st
         if "makes" in graph.roles.get(f"{name}.weight", ())
     ]
     try:
-        run(model, inputs)
+        run(model, inputs, training=training)
     finally:
         for hook in hooks:
             hook.remove()

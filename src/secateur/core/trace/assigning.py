@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from secateur.core.surgery import Inputs
 from secateur.core.surgery.attributes import INDIRECT, Number, assign, mentioned, numbers
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.resolve import Units
-from secateur.core.trace.state import State
+from secateur.core.trace.state import Layers, State
 from secateur.core.trace.steps import Progress, above, progress
 from secateur.errors import SecateurError
 
@@ -37,7 +38,12 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Width:
-    """The labels of a width that the code of a module has at hand, and where: number of the step, layer, dimension."""
+    """The labels of a width that the code of a module has at hand.
+
+    Attributes:
+        where: number of the step (below 0: what enters the module), layer, dimension.
+        atoms: its labels.
+    """
 
     where: tuple[int, int, int]
     atoms: Tensor
@@ -130,9 +136,20 @@ class Search:
                     seen.add(key)
                     yield place, width
 
+    @cached_property
+    def _arriving(self) -> dict[str, list[Layers]]:
+        """What enters each module, call by call."""
+        found: dict[str, list[Layers]] = {}
+        for step in itertools.chain.from_iterable(self.state.did.values()):
+            if step.called:
+                found.setdefault(step.called, []).append(step.given)
+        return found
+
     def _widths(self, name: str, size: int) -> Iterator[Width]:
-        for number, step in enumerate(self.state.steps.get(name, ())):
-            for index, layer in enumerate((*step.given, *step.made)):
+        own = [(*step.given, *step.made) for step in self.state.did.get(name, ())]
+        before = self._arriving.get(name, [])
+        for number, layers in [*enumerate(own), *((-1 - call, layers) for call, layers in enumerate(before))]:
+            for index, layer in enumerate(layers):
                 for dim in range(layer.dim()):
                     if layer.shape[dim] == size:
                         rows = layer.movedim(dim, 0).reshape(size, -1)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from secateur.errors import SettingError, TraceError
 
@@ -28,3 +34,19 @@ class Clock:
                 f"reading {self._name} took more than {self._seconds:g} s and stopped in '{place}'; give it "
                 "more patience, or smaller example inputs"
             )
+
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """Check before each module that runs inside the block."""
+        if self._end is None:
+            yield
+            return
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self.check(type(module).__name__)
+
+        hook = register_module_forward_pre_hook(enter)
+        try:
+            yield
+        finally:
+            hook.remove()

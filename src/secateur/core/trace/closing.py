@@ -15,18 +15,10 @@ from torch import Tensor, nn
 from secateur.core.labels import FIXED
 from secateur.core.trace.components import Components
 from secateur.core.trace.state import Pinning, State, Step
-from secateur.core.trace.steps import Progress, above, calls
+from secateur.core.trace.steps import above, calls
 
 _STEP, _ARRIVING, _INSIDE = range(3)
 _REMEDY = "take widths from the shapes of tensors, not from numbers"
-
-
-@dataclass(frozen=True)
-class Break:
-    """Where a thinner network broke, or computed something else: the module, and the step where that is known."""
-
-    module: str
-    step: int | None = None
 
 
 @dataclass
@@ -43,19 +35,21 @@ class Closing:
     state: State
     pinnings: list[Pinning] = field(default_factory=list[Pinning])
 
-    def near(self, place: Break, components: Components) -> bool:
-        """Let stay what the code has at hand at the break; False if that stays already."""
-        if self._is_foreign(place.module) and place.step is not None:
-            return self._close([*self._alike(place.module)], place.step, _STEP, components)
-        called = [place.module, *(n for n in self._alike(place.module) if n != place.module)]
-        return bool(place.module) and self._close(called, 0, _ARRIVING, components)
+    def near(self, module: str, step: int | None, components: Components) -> bool:
+        """Let stay what the code of a module has at hand at a step, else what enters it; False if that stays."""
+        if self._is_foreign(module) and step is not None:
+            return self._close(self._alike(module), step, _STEP, components)
+        return bool(module) and self._close(self._alike(module), 0, _ARRIVING, components)
 
-    def around(self, place: Break, components: Components) -> bool:
-        """Let more stay, outwards from the break; False if nothing is left."""
-        for name in above(place.module):
-            if self._close([name], 0, _ARRIVING, components) or self._close([name], 0, _INSIDE, components):
-                return True
-        return False
+    def around(self, module: str, components: Components) -> bool:
+        """Let more stay, outwards from a module but short of the network; False if nothing is left."""
+        return any(
+            self._close([name], 0, what, components) for name in above(module)[:-1] for what in (_ARRIVING, _INSIDE)
+        )
+
+    def everything(self, components: Components) -> bool:
+        """Let everything stay that the network has at hand; False if it does already."""
+        return self._close([""], 0, _INSIDE, components)
 
     def _close(self, names: list[str], step: int, what: int, components: Components) -> bool:
         found = False
@@ -72,18 +66,18 @@ class Closing:
     def _layers(self, name: str, step: int, what: int) -> Iterator[Tensor]:
         steps: list[Step] = []
         if what == _STEP:
-            done = self.state.steps.get(name, [])
+            done = self.state.did.get(name, [])
             if 0 < step <= len(done):
                 yield from done[step - 1].made
             if step < len(done):
                 yield from done[step].given
             return
         if what == _ARRIVING:
-            for _, _, call in calls(self.state.steps, name):
+            for _, _, call in calls(self.state.did, name):
                 yield from call.given
             return
         begin = f"{name}." if name else ""
-        for other, done in self.state.steps.items():
+        for other, done in self.state.did.items():
             if other == name or other.startswith(begin):
                 steps += done
         for each in steps:
@@ -99,9 +93,3 @@ class Closing:
             return [name]
         kind = type(self.model.get_submodule(name))
         return [other for other, module in self.model.named_modules() if type(module) is kind]
-
-
-def place_of(reached: Progress) -> Break:
-    """Return where a network broke that did not run through."""
-    module = reached.module or ""
-    return Break(module, reached.done.get(module, 0))

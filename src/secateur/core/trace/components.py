@@ -11,56 +11,67 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from secateur.core import labels as L
+from secateur.core.trace.clock import Clock
 from secateur.core.trace.state import State
 
 NOT_PRUNABLE = -1
 
+Edges = tuple[Tensor, Tensor]
+
 
 class Components:
-    """Which atoms live and die together."""
+    """Which atoms live and die together.
 
-    def __init__(self, state: State) -> None:
+    Attributes:
+        clock: stops what takes too long.
+    """
+
+    def __init__(self, state: State, clock: Clock) -> None:
         self._state = state
-        self._bind_grids()
-        self.of = self._solve()  # (atoms,) component of each atom
-        self.apart = self._tied(self._state.edges)  # the same, were nothing added up
-        self.reasons = {int(self.of[L.FIXED]): ("joined with channels that cannot be removed", "")}
+        self.clock = clock
+        for edges in (state.edges, state.sums):  # joined once, not at every call
+            edges[:] = [(torch.cat([a for a, _ in edges]), torch.cat([b for _, b in edges]))] if edges else []
+        bound = self._bind_grids()
+        self.of = self._tied([*state.edges, *state.sums, *bound])  # (atoms,) component of each atom
+        self.apart = self._tied([*state.edges, *bound])  # the same, were nothing added up
+        self.reasons: dict[int, tuple[str, str]] = {}
         for pinning in state.pins:
             for component in torch.unique(self.of[pinning.atoms]).tolist():
                 self.reasons.setdefault(component, (pinning.reason, pinning.remedy))
+        self.reasons.setdefault(int(self.of[L.FIXED]), ("joined with channels that cannot be removed", ""))
         self._pinned = torch.zeros(int(self.of.max()) + 1, dtype=torch.bool)
         self._pinned[torch.tensor(list(self.reasons))] = True
 
-    def _solve(self) -> Tensor:
-        for edges in (self._state.edges, self._state.sums):  # joined once, not at every call
-            edges[:] = [(torch.cat([a for a, _ in edges]), torch.cat([b for _, b in edges]))] if edges else []
-        return self._tied([*self._state.edges, *self._state.sums])
-
-    def _tied(self, edges: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _tied(self, edges: Sequence[Edges]) -> Tensor:
         if not edges:
             return torch.arange(self._state.atoms)
         a, b = (torch.cat([edge[i] for edge in edges]) for i in (0, 1))
-        graph = sp.coo_matrix((np.ones(len(a), np.int8), (a.numpy(), b.numpy())), shape=(self._state.atoms,) * 2)
-        return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
+        return _connected(a, b, self._state.atoms)
 
-    def _bind_grids(self) -> None:
-        """What is left of a tensor must stay a rectangle: a channel may vary along one dimension only."""
-        pending = list(self._state.grids)
-        while pending:
-            component = self._solve()
-            touched: set[int] = set()
-            waiting: list[Tensor] = []
-            for grid in pending:
-                units = component[grid]
-                if _is_rectangular(units):
-                    continue
-                waiting.append(grid)
-                present = set(torch.unique(units).tolist())
-                if present & touched:
-                    continue  # an earlier decision of this pass may settle it
-                touched |= present
-                self._state.merge(grid, [d for d in L.varying(grid) if d != _channel_dim(grid)])
-            pending = waiting
+    def _bind_grids(self) -> list[Edges]:
+        """Tie what must go together so that what is left of a tensor stays a rectangle.
+
+        A channel may vary along one dimension only. Grids are settled one after the other, in the order of execution:
+        ties only ever make others simpler. What stays counts as one channel, which is never tied to itself.
+        """
+        state, bound = self._state, list[Edges]()
+        pins = torch.cat([torch.tensor([L.FIXED]), *(pinning.atoms for pinning in state.pins)])
+        fixed = (pins, torch.full_like(pins, L.FIXED))
+        ties = Ties(self._tied([*state.edges, *state.sums, fixed]))
+        for grid in state.grids:
+            self.clock.check("binding channels that meet in a grid")
+            if _is_rectangular(ties.of[grid]):
+                continue
+            channel = _channel_dim(grid)
+            first = grid
+            for d in L.varying(grid):
+                if d != channel:
+                    first = first.narrow(d, 0, 1)
+            differ = grid != first
+            edge = (grid[differ], first.expand_as(grid)[differ])
+            bound.append(edge)
+            ties.tie(*edge)
+        return bound
 
     def why_pinned(self, atoms: Tensor) -> list[tuple[str, str]]:
         """Return reason and remedy for each of the atoms that is pinned."""
@@ -71,6 +82,46 @@ class Components:
         """Return the component of each atom, -1 where it is pinned."""
         component = self.of[atoms]
         return torch.where(self._pinned[component] | (atoms == L.FIXED), NOT_PRUNABLE, component)
+
+
+class Ties:
+    """Components to which ties are added: each costs as much as the atoms that it renames, the fewer of those tied.
+
+    Attributes:
+        of: ``(atoms,)`` component of each atom.
+    """
+
+    def __init__(self, of: Tensor) -> None:
+        self.of = of
+        self._members: dict[int, list[Tensor]] | None = None
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """Put the components of atoms at the same places together."""
+        if self._members is None:  # most networks tie nothing
+            counts = torch.bincount(self.of).tolist()
+            self._members = {c: [part] for c, part in enumerate(torch.argsort(self.of).split(counts))}
+        pairs = torch.unique(torch.stack([self.of[a], self.of[b]]), dim=1)
+        names, places = torch.unique(pairs, return_inverse=True)
+        classes = _connected(places[0], places[1], len(names))
+        order = torch.argsort(classes, stable=True)
+        for alike in names[order].split(torch.bincount(classes).tolist()):
+            self._rename(alike.tolist())
+
+    def _rename(self, components: Sequence[int]) -> None:
+        assert self._members is not None
+        members = self._members
+        largest = max(components, key=lambda c: sum(map(len, members[c])))
+        for component in components:
+            if component != largest:
+                parts = members.pop(component)
+                self.of[torch.cat(parts)] = largest
+                members[largest] += parts
+
+
+def _connected(a: Tensor, b: Tensor, count: int) -> Tensor:
+    """Return the component of each of so many nodes under edges, numbered from 0."""
+    graph = sp.coo_matrix((np.ones(len(a), np.int8), (a.numpy(), b.numpy())), shape=(count, count))
+    return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
 
 
 def _is_rectangular(units: Tensor) -> bool:

@@ -6,8 +6,8 @@ Of these, everything stays whose number of channels fits a size of the layer, as
 beside another; and everything at all where nothing fits what the layer reads.
 
 Where the code decides by the value of a tensor, the network also runs with each decision turned: layers that all ran
-may be joined otherwise there. What runs in training alone, such as an auxiliary classifier, is read in a run in
-training mode instead: then surgery knows what reads its inputs, and they can go.
+may be joined otherwise there. And where it looks at whether it trains, a run in training mode is read as well: what
+runs there alone, such as an auxiliary classifier, is then known to surgery, and what it reads can go.
 """
 
 from __future__ import annotations
@@ -24,43 +24,49 @@ from torch.nn.modules.module import register_module_forward_hook
 from secateur.core import labels as L
 from secateur.core.calls import Operators
 from secateur.core.explain import REACH_IT
-from secateur.core.surgery import tensors_in
+from secateur.core.surgery import Inputs, tensors_in
+from secateur.core.surgery.training import training_batches
 from secateur.core.surgery.untouched import untouched
+from secateur.core.trace.beside import beside, training_beside
 from secateur.core.trace.decisions import Decisions
 from secateur.core.trace.state import Layers, Pinning, State
 from secateur.core.trace.unreached import Unreached, unreached
 from secateur.errors import ModelError
 
-Again = Callable[[bool, AbstractContextManager[object]], object]
+Again = Callable[[bool, AbstractContextManager[object], Inputs], object]
 
 _MOST = 16  # runs in which decisions are turned
 _PIXELS = (4, 9, 16)  # channels that become one when they are shuffled to pixels
 
 
-def complete(model: nn.Module, state: State, decisions: Decisions, again: Again) -> None:
+def complete(
+    model: nn.Module, state: State, decisions: Decisions, inputs: Inputs, again: Again, *, trains: bool
+) -> None:
     """Learn from other paths, and pin what the layers that the example did not run could meet.
 
     Args:
         model: the network, whose only run so far was in evaluation mode.
         state: what was learned there.
         decisions: that its code took there on values of tensors.
-        again: runs the network once more, in training mode if told so, and learns from it; inside a context.
+        inputs: the example.
+        again: runs the network once more, in training mode if told so, and learns from it; inside a context, on inputs.
+        trains: whether its code may do something else in training.
     """
     read = frozenset(state.shapes)
     for turned in decisions.turns(_MOST):
         # many such paths end in an error that the code raises
-        with untouched(model), _beside(state, "used otherwise where the code decides otherwise"), suppress(ModelError):
-            again(False, turned)
-    if not unreached(model, state, read):
+        with untouched(model), beside(state, "used otherwise where the code decides otherwise"), suppress(ModelError):
+            again(False, turned, inputs)
+    if not trains and not unreached(model, state, read):
         return
-    also = _read_in_training(model, state, again)
+    also = _read_in_training(model, state, inputs, again)
     found = unreached(model, state, read | also)
     state.aside = frozenset(state.shapes) - read
     state.unreached = {layer: width for entry in found for layer, width in entry.layers.items()}
     if found:
         at_hand = _AtHand(state, frozenset(caller for entry in found for caller in entry.callers))
-        with untouched(model), _beside(state, "used otherwise when the network runs again"):
-            again(False, at_hand.listening())
+        with untouched(model), beside(state, "used otherwise when the network runs again"):
+            again(False, at_hand.listening(), inputs)
         for entry in found:
             reason = f"'{entry.name}' is not run by the example inputs, and could read or give them"
             tied = [torch.arange(s.start, s.start + s.size) for s in state.slots if s.tensor in entry.tied]
@@ -68,37 +74,19 @@ def complete(model: nn.Module, state: State, decisions: Decisions, again: Again)
                 state.pins.append(Pinning(atoms[atoms != L.FIXED], reason, REACH_IT))
 
 
-def _read_in_training(model: nn.Module, state: State, again: Again) -> frozenset[str]:
+def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Again) -> frozenset[str]:
     """Run in training mode; return what is read for the first time there, nothing if the network does not run so."""
-    before = frozenset(state.shapes)
-    with untouched(model), _beside(state, "used otherwise in training than in evaluation"):
-        try:
-            again(True, nullcontext())
-        except ModelError:  # as where the inputs are too small for an auxiliary classifier, or it wants targets
-            return frozenset()
-    return frozenset(state.shapes) - before
-
-
-@contextmanager
-def _beside(state: State, reason: str) -> Generator[None]:
-    """Learn which channels go together, but neither costs nor places of calls, which are those of the first run."""
-    calls, sites, dependences = len(state.calls), list(state.sites), list(state.dependences)
-    entered = dict(state.stack.entered)
-    try:
-        yield
-    finally:
-        del state.calls[calls:]
-        places = {(site.module, site.call, site.function, site.path) for site in sites}
-        for site in state.sites[len(sites) :]:
-            if (site.module, site.call, site.function, site.path) not in places:
-                state.pin(site.layer.reshape(-1), reason)
-        known = {(each.module, each.call, each.dim) for each in dependences}
-        for each in state.dependences[len(dependences) :]:
-            if (each.module, each.call, each.dim) not in known:
-                state.pin(each.atoms, reason)
-        state.sites, state.dependences = sites, dependences
-        state.stack.entered.clear()
-        state.stack.entered.update(entered)
+    before, steps = frozenset(state.shapes), state.steps
+    for batch in training_batches(inputs):
+        with (
+            suppress(ModelError),  # as where the inputs are too small for an auxiliary classifier, or it wants targets
+            untouched(model),
+            training_beside(model, state, "used otherwise in training than in evaluation"),
+        ):
+            again(True, nullcontext(), batch)
+            state.training, state.otherwise = batch, state.steps != steps
+            return frozenset(state.shapes) - before
+    return frozenset()
 
 
 class _AtHand:

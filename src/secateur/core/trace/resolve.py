@@ -51,8 +51,8 @@ class Units:
         order = met[torch.argsort(first)]
         chosen: list[tuple[int, int, int]] = []  # signature, first unit, size
         total = 0
-        for number in dict.fromkeys(signature[order].tolist()):
-            components = order[signature[order] == number]
+        for number, places in _alike(signature[order]):
+            components = order[places]
             weighs = any(state.slots[i].tensor in state.parameters - state.aside for i in slots[number])
             if len(components) < 2 or not weighs:
                 continue
@@ -62,18 +62,20 @@ class Units:
         units = [self._numbers(owner) for owner in self._owner]
         names: dict[str, int] = {}
         groups: list[Group] = []
+        padding = torch.cat([torch.zeros(0, dtype=torch.long), *state.padding])
+        padded = torch.stack([self.of(padding), self._components.apart[padding]], 1)
         for number, first_unit, size in chosen:
+            self._components.clock.check("putting units in groups")
             members = tuple(self._member(i, units[i] - first_unit, size) for i in slots[number])
             groups.append(Group(_name(members, names), size, members))
-            if self._is_sum(slots[number], members, first_unit):
+            inside = (padded[:, 0] >= first_unit) & (padded[:, 0] < first_unit + size)
+            if self._is_sum(slots[number], members, padded[inside] - torch.tensor([first_unit, 0])):
                 self.streams.add(groups[-1].name)
         return tuple(groups)
 
-    def _is_sum(self, slots: Sequence[int], members: Sequence[Member], first: int) -> bool:
+    def _is_sum(self, slots: Sequence[int], members: Sequence[Member], padded: Tensor) -> bool:
         """Tell whether additions alone tie what makes the same unit: layers, or a layer and a padding with zeros."""
-        padding = torch.cat([torch.zeros(0, dtype=torch.long), *self._state.padding])
-        pairs = torch.stack([self.of(padding) - first, self._components.apart[padding]], 1)
-        made = [pairs[(pairs[:, 0] >= 0) & (pairs[:, 0] <= max(int(member.unit.max()) for member in members))]]
+        made = [padded]
         for index, member in zip(slots, members, strict=True):
             if member.role == "makes" and member.tensor in self._state.parameters:
                 start = self._state.slots[index].start
@@ -87,6 +89,7 @@ class Units:
         signature = torch.zeros(len(self._unit_of), dtype=torch.long)
         slots: list[tuple[int, ...]] = [()]
         for index, owner in enumerate(self._owner):
+            self._components.clock.check("finding units that touch the same tensors")
             touched = torch.unique(owner[owner >= 0])
             old, place = torch.unique(signature[touched], return_inverse=True)
             signature[touched] = len(slots) + place
@@ -98,6 +101,14 @@ class Units:
         inside = (unit >= 0) & (unit < size)
         role = self._state.roles[slot.tensor][slot.dim]
         return Member(slot.tensor, slot.dim, role, torch.where(inside, unit, NOT_PRUNABLE))
+
+
+def _alike(values: Tensor) -> list[tuple[int, Tensor]]:
+    """Return the distinct values in the order in which they are met, each with all its places."""
+    order = torch.argsort(values, stable=True)
+    distinct, counts = torch.unique_consecutive(values[order], return_counts=True)
+    places = dict(zip(distinct.tolist(), order.split(counts.tolist()), strict=True))
+    return [(value, places[value]) for value in dict.fromkeys(values.tolist())]
 
 
 def _first_places(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,8 @@ ELEMENTWISE = frozenset(
     }
 )
 LIKE = frozenset(
-    {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
+    {f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")}
+    | {f"new_{kind}" for kind in ("zeros", "ones", "empty", "full")}
 )
 
 

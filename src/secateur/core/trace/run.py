@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.calls import Operators
 from secateur.core.graph import Graph
-from secateur.core.layers import CHANNEL_NORMS
 from secateur.core.literals import call_name, is_reshaping
+from secateur.core.plan import Plan
 from secateur.core.statistics import KIND, is_statistic
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
+from secateur.core.surgery.training import WithoutDropout, in_training
 from secateur.core.surgery.untouched import untouched
 from secateur.core.trace import again, reach, recurrent, sites
+from secateur.core.trace.asked import asking, may_differ
 from secateur.core.trace.clock import Clock
+from secateur.core.trace.course import Course
 from secateur.core.trace.decisions import Decisions
 from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
@@ -36,24 +38,35 @@ LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 
-def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = None, tell: Tell = ignore) -> Graph:
+def trace(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    seconds: float | None = None,
+    tell: Tell = ignore,
+    tried: Sequence[Plan] = (),
+) -> Graph:
     """Read a network into groups of units that can be removed.
 
     The model runs once on the inputs, in evaluation mode and without gradients, and is left as it was, also when
-    this is interrupted. Where sizes are written into the code, thinner networks run on trial. Where layers were not
-    run, it runs again, once in training mode; what those could meet that are never run stays.
+    this is interrupted. Where its code looks at whether it trains, it also runs in training mode, without dropout and
+    batch statistics, if it runs so on the inputs. Where sizes are written into the code, thinner networks run on trial.
+    What layers could meet that are never run stays.
 
     Args:
         model: any network whose forward runs.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; a batch of one is enough.
         seconds: give up after this time; None: take as long as it takes.
         tell: hears of each module as it runs.
+        tried: plans of what was read before whose cut failed, each with those before it for ``tried``: what is in their
+            way is rewritten or pinned, so that a plan with these units can be carried out.
 
     Returns:
         The groups, what is pinned and why, and everything that sizes and surgery need.
 
     Raises:
         ModelError: if the model does not run on the inputs, or is a wrapper or program that cannot be read.
+        PlanError: if one of the plans that were tried is of another network.
         SettingError: if ``seconds`` is not above 0.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when
             it runs again, or time is up.
@@ -62,7 +75,7 @@ def trace(model: nn.Module, example_inputs: Inputs, *, seconds: float | None = N
     clock = Clock(type(model).__name__, seconds)
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
         state = _watch(model, example_inputs, clock, tell)
-    return settle(model, state, example_inputs, clock)
+    return settle(model, state, example_inputs, clock, tried)
 
 
 def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -> State:
@@ -71,36 +84,37 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
         layer for tensor in tensors_in(inputs) for layer in state.labels(tensor)
     )
 
-    def watched(training: bool, beside: AbstractContextManager[object] = nullcontext()) -> bool:  # noqa: B008
-        with state.stack, _carrying(state, clock, tell), _Calls(state, decisions), beside:
-            outputs = forward(model, example_inputs, training=_in_training if training else in_evaluation)
+    def watched(training: bool, beside: AbstractContextManager[object], inputs: Inputs) -> bool:
+        without = WithoutDropout() if training else nullcontext()
+        with state.stack, _carrying(state, clock, tell), _Calls(state, decisions), without, beside:
+            outputs = forward(model, inputs, training=in_training if training else in_evaluation)
         for tensor in tensors_in(outputs):
             for layer in state.labels(tensor):
                 state.pin(layer.reshape(-1), "an output of the network", "")
         return bool(tensors_in(outputs))
 
-    if not watched(False, listening(state.stack, noting(state))):
+    with asking(state.stack) as asked:
+        returns = watched(False, listening(state.stack, noting(state)), example_inputs)
+    if not returns:
         raise TraceError(
             f"{type(model).__name__} returns no tensors, so that nothing could be verified; "
             "make its forward return tensors"
         )
     again.check(model, example_inputs, around, state.stack.entered, clock)
-    reach.complete(model, state, decisions, watched)
+    trains = may_differ(model, asked, state.arrivals)
+    reach.complete(model, state, decisions, example_inputs, watched, trains=trains)
     return state
-
-
-def _in_training(module: nn.Module) -> bool:
-    """Norms and dropouts stay in evaluation mode: the one would note statistics, the other draw."""
-    return not isinstance(module, (*CHANNEL_NORMS, _DropoutNd))
 
 
 def _carrying(state: State, clock: Clock, tell: Tell) -> Operators:
     """Return what carries labels through every ATen operator."""
-    modules = len(state.stack)
+    modules, course = len(state.stack), Course(state.names)
+    state.steps = course.steps
 
     def hear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         clock.check(state.module)
         tell(Event("trace", state.module, len(state.stack.entered), modules))
+        course.note(state.module, func, args, kwargs, out)
         if not state.paused:
             learn(state, func, args, kwargs, out)
 

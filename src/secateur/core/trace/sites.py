@@ -129,18 +129,29 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
     recorded: dict[str, fx.Graph | None] = {}
     lending = {name for name in {site.module for site in state.sites} if _may_lend(name, model, state, components)}
     for site in state.sites:
+        components.clock.check(site.module)
         follows = _follows_units(site, components)
         if not follows and site.module not in lending:
             continue
         if site.module not in recorded:
-            recorded[site.module] = record(model.get_submodule(site.module))
+            recorded[site.module] = recorded_in(model, site.module, training=False)
         found = is_written(recorded[site.module], site.call, site.function, site.path)
         if found and not follows:
             continue
-        again = state.stack.entered.get(site.module, 0) > 1
+        again = state.stack.entered.get(site.module, 0) > 1 or site.place in state.one_sided
         kinds[None if found and again else found].append(site)
     standard = frozenset(name for name in recorded if isinstance(model.get_submodule(name), SIZED))
     return Following(tuple(kinds[True]), tuple(kinds[False]), tuple(kinds[None]), standard)
+
+
+def recorded_in(model: nn.Module, name: str, *, training: bool) -> fx.Graph | None:
+    """Record the own forward of one of a network's modules in one mode, whatever its mode is."""
+    module = model.get_submodule(name)
+    before, module.training = module.training, training
+    try:
+        return record(module)
+    finally:
+        module.training = before
 
 
 def _follows_units(site: Site, components: Components) -> bool:

@@ -17,9 +17,11 @@ from secateur.core.calls import ModuleStack
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.literals import Path
+from secateur.core.surgery import Inputs
 from secateur.core.work import Uncounted
 
 Layers = tuple[Tensor, ...]
+Place = tuple[str, int, str, Path]  # of a size: module, number of the call there, its name, path in its arguments
 
 MANY = 4096  # labels from which looking for repeats pays
 
@@ -70,6 +72,11 @@ class Site:
     window: slice
     sign: int
 
+    @property
+    def place(self) -> Place:
+        """Where in the code it is."""
+        return self.module, self.call, self.function, self.path
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -89,6 +96,11 @@ class Dependence:
     dim: int
     atoms: Tensor
 
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Where in the code it is, and along which dimension."""
+        return self.module, self.call, self.dim
+
 
 @dataclass
 class State:
@@ -100,8 +112,12 @@ class State:
         padding: labels of channels that a padding has put beside others.
         unreached: layers that it did not run, with their widths.
         aside: parameters and buffers that are used in training alone.
-        steps: what the own code of each module did in the first run.
+        did: what the own code of each module did in the first run.
         free_outputs: what may shrink of the outputs: number of the tensor, dimension, label of each position.
+        steps: of the last run, see ``Course``.
+        training: what the network ran on in training, if it was read there.
+        otherwise: whether it did something else there than in evaluation.
+        one_sided: sizes that may be at another place, or nowhere, in training.
     """
 
     names: dict[int, tuple[str, Tensor]]
@@ -128,7 +144,7 @@ class State:
     convolutions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     arrivals: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
     sites: list[Site] = field(default_factory=list[Site])
-    steps: dict[str, list[Step]] = field(default_factory=dict[str, list[Step]])
+    did: dict[str, list[Step]] = field(default_factory=dict[str, list[Step]])
     free_outputs: list[tuple[int, int, Tensor]] = field(default_factory=list[tuple[int, int, Tensor]])
     dependences: list[Dependence] = field(default_factory=list[Dependence])
     statistic: tuple[str, int, str] | None = None
@@ -138,6 +154,10 @@ class State:
     summing: bool = False
     unreached: dict[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = frozenset()
+    steps: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
+    training: Inputs | None = None
+    otherwise: bool = False
+    one_sided: set[Place] = field(default_factory=set[Place])
 
     @staticmethod
     def of(model: nn.Module) -> State:

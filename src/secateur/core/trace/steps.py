@@ -19,7 +19,7 @@ from secateur.core.surgery import Inputs, run, tensors_in
 from secateur.core.trace.state import State, Step
 from secateur.errors import ModelError
 
-Hear = Callable[[str, str, Any, Any], object]  # module, which module it called (empty: an operator), given, made
+Hear = Callable[[str, str, Any, Any], None]  # module, which module it called (empty: an operator), given, made
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def noting(state: State) -> Hear:
         return tuple(layer for tensor in tensors_in(value) for layer in state.labels(tensor))
 
     def note(module: str, called: str, given: Any, made: Any) -> None:
-        state.steps.setdefault(module, []).append(Step(called, labels(given), labels(made)))
+        state.did.setdefault(module, []).append(Step(called, labels(given), labels(made)))
 
     return note
 

@@ -7,24 +7,28 @@ step, up to giving up on the channels that its sizes speak of.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from enum import IntEnum
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from secateur.core.graph import Graph
-from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import Inputs, apply, check_batches, other_batches, verified
+from secateur.core import labels as L
+from secateur.core.graph import Graph, layer_of
+from secateur.core.plan import Plan
+from secateur.core.surgery import Inputs
 from secateur.core.trace import sites
-from secateur.core.trace.assigning import REFUSALS, Assigned, Search, assignments
+from secateur.core.trace.assigning import Assigned, Search, assignments
+from secateur.core.trace.breaks import Break, breaks_at, place_in_training
 from secateur.core.trace.clock import Clock
-from secateur.core.trace.closing import Break, Closing, place_of
+from secateur.core.trace.closing import Closing
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
-from secateur.core.trace.state import Site, State
-from secateur.core.trace.steps import Progress, progress
-from secateur.errors import TraceError, VerificationError
+from secateur.core.trace.state import Pinning, Site, State
+from secateur.core.trace.steps import above, calls
+from secateur.core.trace.uneven import Gone, gone_in, plan_for, uneven
+from secateur.errors import TraceError
 
 ATTEMPTS = 64
 
@@ -40,104 +44,200 @@ class Force(IntEnum):
     ARRIVING = 5  # and so is what enters these modules, from where the code may take a width
 
 
-def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock) -> Graph:
-    """Return the graph of the first thinner network that runs and agrees with the silenced one.
+def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock, tried: Sequence[Plan] = ()) -> Graph:
+    """Return the graph of the first thinner networks that run and agree with the silenced one.
+
+    Args:
+        model: the network.
+        state: what its run has told.
+        example_inputs: that it ran on.
+        clock: how long this may take.
+        tried: further plans to try, each for the graph that those before it lead to.
 
     Raises:
-        TraceError: if even a network with all doubtful channels pinned does not, or time is up.
+        PlanError: if one of these plans is of another network.
+        TraceError: if even a network with all doubtful channels pinned does not run or agree, or time is up.
     """
-    components = Components(state)
-    found = sites.following(model, state, components)
-    trial = _Trial(model, state, example_inputs, clock, found)
-    first: Graph | None = None
-    for _ in range(ATTEMPTS):
-        clock.check("a trial of a thinner network")
-        graph, units, components = trial.graph()
-        first = first or graph
-        plan = _uneven(graph)
-        broken, reached, thin = trial.breaks_at(graph, plan)
-        if broken is None:
-            return graph
-        if thin is not None and reached is not None and reached.module is not None:
-            more = trial.search.further(thin, reached, graph, plan, units, trial.assigned)
-            if more:
-                trial.assigned |= more
-                continue
-        if not trial.give_way(broken, components):
-            break
-    if not found.all and first is not None:
-        return first  # what is wrong with it is no matter of sizes, and is said when it is pruned
-    raise TraceError(
-        f"{type(model).__name__} cannot be made thinner: sizes are written into its code in a way that was not "
-        "understood; compute them from the inputs' shapes"
-    )
+    settling = _Settling(model, state, example_inputs, clock)
+    graph = settling.settled()
+    for number, plan in enumerate(tried, 1):
+        settling.gone.append(gone_in(graph, plan))
+        graph = replace(settling.settled(), tried=tuple(tried[:number]))
+    return graph
 
 
-class _Trial:
-    """What is done about the sizes in the code so far."""
+class _Settling:
+    """Finds out with how little force the network can be made thinner.
 
-    def __init__(
-        self, model: nn.Module, state: State, inputs: Inputs, clock: Clock, found: sites.Following
-    ) -> None:
-        self._model, self._state, self._inputs, self._found = model, state, inputs, found
-        self._classes = {name: type(model.get_submodule(name)) for name in {site.module for site in found.all}}
+    Attributes:
+        gone: what goes in trials beside the usual ones.
+    """
+
+    def __init__(self, model: nn.Module, state: State, example_inputs: Inputs, clock: Clock) -> None:
+        self._model, self._state, self._inputs, self._clock = model, state, example_inputs, clock
+        self.gone: list[Gone] = []
+        self._components = Components(state, clock)
+        self._found = sites.following(model, state, self._components)
+        self._classes = {name: type(model.get_submodule(name)) for name in {site.module for site in self._found.all}}
         self._force = dict.fromkeys(self._classes.values(), Force.WRITTEN)
-        self._closing = Closing(model, state)
-        self.assigned: Assigned = {}
-        self.search = Search(model, state, inputs, clock)
+        self._closing = Closing(model, state)  # where more than a size in the code is in the way
+        self._search, self._assigned = Search(model, state, example_inputs, clock), Assigned()
+        self._trained: dict[str, Sequence[Pinning]] = {}  # what is given up on for what training does there
 
-    def graph(self) -> tuple[Graph, Units, Components]:
-        """Return the graph in which all that was decided is done."""
-        found, classes, force = self._found, self._classes, self._force
-        pinned = [s for s in found.all if _is_pinned(found, s, force[classes[s.module]])]
-        closed = [name for name, owner in classes.items() if force[owner] == Force.ARRIVING]
-        pinnings = [*sites.pinnings(pinned, self._state, closed), *self._closing.pinnings]
-        components = Components(self._state.with_pins(pinnings) if pinnings else self._state)
-        rewritten = [s for s in found.all if s not in pinned and _is_rewritten(found, s, force[classes[s.module]])]
-        units = Units(self._state, components)
-        graph = build(self._state, components, units, sites.rewrites(rewritten, units))
-        return replace(graph, assignments=assignments(self.assigned, units)), units, components
+    def settled(self) -> Graph:
+        """Try, and use more force where a trial breaks."""
+        first: Graph | None = None
+        for _ in range(ATTEMPTS):
+            self._clock.check("a trial of a thinner network")
+            graph = self._read()
+            first = first or graph
+            broken = self._breaks_at(graph)
+            if broken is None:
+                culprit = self._breaks_in_training(graph)
+                if culprit is None:
+                    return graph
+                self._pin_more(culprit)
+            elif not self._assign_more(broken, graph) and not self._force_more(broken):
+                break
+        self._clock.check("a trial of a thinner network")
+        if first is not None and not self._found.all and not self.gone:
+            return first  # what is wrong with it is no matter of sizes, and is said when it is pruned
+        raise TraceError(
+            f"{type(self._model).__name__} cannot be made thinner: sizes are written into its code in a way that was "
+            "not understood; compute them from the inputs' shapes"
+        )
 
-    def breaks_at(self, graph: Graph, plan: Plan) -> tuple[Break | None, Progress | None, nn.Module | None]:
-        """Thin the network on trial; say where it breaks or first differs (None: nowhere), and how far it came."""
-        try:
-            thin = apply(self._model, graph, plan)
-        except REFUSALS:
-            return Break(""), None, None
-        inputs = self._inputs
-        try:
-            result, outputs = verified(self._model, graph, plan, thin, inputs)
-            if result.exact:
-                check_batches(self._model, graph, plan, thin, inputs, outputs)
-        except VerificationError:
-            for other in other_batches(inputs):
-                reached = progress(thin, other)
-                if reached.module is not None:
-                    return Break(reached.module), None, None
-            return Break(""), None, None
-        except REFUSALS:
-            reached = progress(thin, inputs)
-            return place_of(reached), reached, thin
-        known = result.layer in self._state.stack.named().values()
-        return (None if result.exact else Break(result.layer if known else "")), None, None
+    def _read(self) -> Graph:
+        found, state, force = self._found, self._state, self._force
+        pinned = [s for s in found.all if _is_pinned(found, s, force[self._classes[s.module]])]
+        closed = [name for name, owner in self._classes.items() if force[owner] == Force.ARRIVING]
+        if pinned or closed or self._closing.pinnings or self._trained:
+            pins = [*sites.pinnings(pinned, state, closed), *self._closing.pinnings]
+            trained = [pinning for pinnings in self._trained.values() for pinning in pinnings]
+            self._components = Components(state.with_pins([*pins, *trained]), self._clock)
+        rewritten = [
+            s for s in found.all if s not in pinned and _is_rewritten(found, s, force[self._classes[s.module]])
+        ]
+        self._units = units = Units(state, self._components)
+        graph = build(state, self._components, units, sites.rewrites(rewritten, units))
+        return replace(graph, assignments=assignments(self._assigned, units))
 
-    def give_way(self, place: Break, components: Components) -> bool:
+    def _breaks_at(self, graph: Graph) -> Break | None:
+        """Return where the first trial breaks; None if none does."""
+        plans = uneven(graph, self._together(graph))
+        for number, plan in enumerate([*plans, *(plan_for(graph, gone) for gone in self.gone)]):
+            with self._clock.running():
+                found = breaks_at(self._model, graph, plan, self._inputs, batches=number == 0 or number >= len(plans))
+            if found is not None:
+                self._broken_plan = plan
+                return found
+        return None
+
+    def _breaks_in_training(self, graph: Graph) -> str | None:
+        """Return where a trial breaks in training mode; None if it does not, or training is not another run."""
+        if self._state.training is None:
+            return None
+        with self._clock.running():
+            return place_in_training(self._model, graph, uneven(graph, self._together(graph))[0], self._state)
+
+    def _pin_more(self, culprit: str) -> None:
+        """Give up on what enters the module that breaks in training, or on all that it has.
+
+        Raises:
+            TraceError: if that was done already.
+        """
+        state = self._state
+        place = culprit if culprit in dict(self._model.named_modules()) else ""
+        reason = f"training uses it in '{place}' in a way that was not understood"
+        remedy = "take sizes from the shapes of the tensors there"
+        entering = [Pinning(layer[layer != L.FIXED], reason, remedy) for layer in state.arrivals.get(place, [])]
+        inside = [s for s in state.slots if place and _contains(place, layer_of(s.tensor))]
+        own = [Pinning(torch.arange(s.start, s.start + s.size), reason, remedy) for s in inside]
+        pinnings = entering if place not in self._trained and entering else [*entering, *own]
+        if len(pinnings) == len(self._trained.get(place, ())):
+            where = f", at '{culprit}'" if culprit else ""
+            raise TraceError(
+                f"{type(self._model).__name__} cannot be made thinner: a thinner network runs in evaluation mode but "
+                f"breaks in training mode{where}; compute sizes in the code that only training runs from the "
+                "inputs' shapes"
+            )
+        self._trained[place] = pinnings
+
+    def _together(self, graph: Graph) -> list[set[str]]:
+        """Return for each module with sizes in its code the groups whose channels it has at hand."""
+        names = [group.name for group in graph.groups]
+        starts = torch.tensor([graph.offsets[name] for name in names], dtype=torch.long)
+        group_of: dict[int, set[str]] = {}
+        units = self._units
+
+        def groups(layer: Tensor) -> set[str]:
+            if id(layer) not in group_of:
+                own = torch.unique(units.of(layer.reshape(-1)))
+                place = torch.unique(torch.searchsorted(starts, own[own >= 0], right=True) - 1)
+                group_of[id(layer)] = {names[i] for i in place.tolist()}
+            return group_of[id(layer)]
+
+        at_hand: dict[str, set[str]] = {name: set() for name in self._classes}
+        for site in self._found.all:
+            at_hand[site.module] |= groups(site.layer)
+        for name, layers in self._state.arrivals.items():  # what it gives to its children, it has
+            for module in {name, name.rpartition(".")[0]} & at_hand.keys():
+                for layer in layers:
+                    at_hand[module] |= groups(layer)
+        return [found for found in at_hand.values() if len(found) > 1]
+
+    def _assign_more(self, broken: Break, graph: Graph) -> bool:
+        """Look for numbers in attributes with which the network comes further; False if there are none."""
+        if broken.thin is None or broken.reached is None or broken.reached.module is None:
+            return False
+        plan = self._broken_plan
+        with self._clock.running():
+            more = self._search.further(broken.thin, broken.reached, graph, plan, self._units, self._assigned)
+        self._assigned |= more
+        return bool(more)
+
+    def _force_more(self, broken: Break) -> bool:
         """Take the next step with the code that is nearest to the break; False if nothing is left to do."""
-        near = sorted((n for n in self._classes if _contains(n, place.module)), key=len, reverse=True)
-        own = place.module in self._classes
+        near = sorted((n for n in self._classes if _contains(n, broken.module)), key=len, reverse=True)
+        if broken.step is None:
+            near = [*self._before(broken.module), *near]
         if any(self._step(self._classes[name], Force.COMPUTED) for name in near):
             return True
-        if not own and self._closing.near(place, components):
+        closing, components, own = self._closing, self._components, broken.module in self._classes
+        if not own and broken.step is not None and closing.near(broken.module, broken.step, components):
             return True
         if any(self._step(self._classes[name]) for name in near):
             return True
-        if self._closing.near(place, components) or self._closing.around(place, components):
+        if closing.near(broken.module, broken.step, components) or closing.around(broken.module, components):
             return True
         steps = [self._step(owner) for owner in self._force]
-        return any(steps)
+        return any(steps) or closing.everything(components)
 
-    def _step(self, owner: type[nn.Module], most: Force = Force.ARRIVING) -> bool:
-        return _step(self._found, self._classes, self._force, owner, most)
+    def _before(self, layer: str) -> Iterator[str]:
+        """Yield the modules with sizes in their code in what ran just before a layer that differs."""
+        for name in above(layer):
+            for caller, number, _ in calls(self._state.did, name):
+                called = self._state.did[caller][number - 1].called if number else ""
+                if called:
+                    yield from (module for module in self._classes if _contains(called, module))
+                    return
+
+    def _step(self, owner: type, most: Force = Force.ARRIVING) -> bool:
+        """Use the next force that changes anything for this class."""
+        found, force = self._found, self._force
+        own = [site for site in found.all if self._classes[site.module] is owner]
+
+        def outcome(force: Force) -> object:
+            decided = [(_is_rewritten(found, site, force), _is_pinned(found, site, force)) for site in own]
+            return decided, force == Force.ARRIVING
+
+        before, now = force[owner], outcome(force[owner])
+        for more in [f for f in Force if before < f <= most]:
+            force[owner] = more
+            if outcome(more) != now:
+                return True
+        force[owner] = before
+        return False
 
 
 def _is_pinned(found: sites.Following, site: Site, force: Force) -> bool:
@@ -150,38 +250,5 @@ def _is_rewritten(found: sites.Following, site: Site, force: Force) -> bool:
     return force >= Force.COMPUTED and site in found.computed
 
 
-def _step(
-    found: sites.Following, classes: dict[str, type], force: dict[type, Force], owner: type, most: Force
-) -> bool:
-    """Use the next force that changes anything for this class."""
-    own = [site for site in found.all if classes[site.module] is owner]
-
-    def outcome(force: Force) -> object:
-        decided = [(_is_rewritten(found, site, force), _is_pinned(found, site, force)) for site in own]
-        return decided, force == Force.ARRIVING
-
-    before, now = force[owner], outcome(force[owner])
-    for more in [f for f in Force if force[owner] < f <= most]:
-        force[owner] = more
-        if outcome(more) != now:
-            return True
-    force[owner] = before
-    return False
-
-
 def _contains(module: str, place: str) -> bool:
     return module == "" or place == module or place.startswith(f"{module}.")
-
-
-def _uneven(graph: Graph) -> Plan:
-    """Drop about a third, one unit more from each group to the next: groups of one size end with different ones.
-
-    The first unit always goes: it is what a size taken from the first of several parts would speak of.
-    """
-    rng = torch.Generator().manual_seed(0)
-    edits: list[DropUnits] = []
-    for number, group in enumerate(graph.groups):
-        others = 1 + torch.randperm(group.size - 1, generator=rng)
-        units = others[: (group.size // 3 + number) % (group.size - 1)]
-        edits.append(DropUnits(group.name, (0, *sorted(units.tolist()))))
-    return Plan(tuple(edits))

@@ -1,9 +1,21 @@
-"""Progress on standard error: a bar on a terminal, one line for each finished stage elsewhere."""
+"""Progress on standard error: a bar on a terminal, one line for each finished stage elsewhere.
+
+The library shows it where nobody listens and somebody can see it: in a terminal and in a notebook.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
+import sys
+import threading
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
+from typing import ParamSpec, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +29,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from secateur.events import Event
+from secateur import rules
+from secateur.events import Display, Event, Tell, heard, ignore
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_PROGRESS = rules.optional(rules.FLAG)
+_DECIDED: ContextVar[bool | None] = ContextVar("decided", default=None)
 
 FORECAST = "forecast"  # the stage whose text is a promise to keep in sight
 RUN = "run"  # the stage that names one of several runs
@@ -34,7 +52,7 @@ class Listener:
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.quiet = quiet
-        self.live = self.console.is_terminal and not quiet
+        self.live = _can_draw(self.console) and not quiet
         self.bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -101,6 +119,56 @@ class Listener:
     def line(self, text: str) -> None:
         """Write one line above the bar."""
         self.console.print(Text(text), soft_wrap=True)
+
+
+def shown(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function with the arguments ``progress`` and ``tell`` show its progress where its caller does not listen.
+
+    Warnings are then Python's, be there a display or not. A display that is there already, of a function that calls
+    this one, serves for both.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        progress, tell = cast("bool | None", kwargs.get("progress")), cast("Tell", kwargs.get("tell", ignore))
+        rules.refuse(("progress", progress, _PROGRESS))
+        inner = _DECIDED.get() is not None
+        wanted = _somebody_sees() if progress is None else progress
+        if tell is not ignore or inner or not wanted:
+            kwargs["tell"] = heard(tell)
+            with _decided():
+                return function(*args, **kwargs)
+        with _decided(), Listener() as listener:
+            kwargs["tell"] = Display(listener)
+            return function(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _decided() -> Generator[None]:
+    """Let what is called in between show nothing of its own."""
+    token = _DECIDED.set(True)
+    try:
+        yield
+    finally:
+        _DECIDED.reset(token)
+
+
+def _somebody_sees() -> bool:
+    """Tell whether standard error is a terminal, or the program a notebook; of several processes for the first one."""
+    if threading.current_thread() is not threading.main_thread() or os.environ.get("RANK", "0") != "0":
+        return False
+    try:
+        terminal = sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+    return terminal or Console(stderr=True).is_jupyter
+
+
+def _can_draw(console: Console) -> bool:
+    """Tell whether a bar can be drawn and taken away again, which in notebooks ipywidgets do."""
+    return console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,101 @@
+"""Does the code of a network look at whether it trains? Where it does not, a run in training mode is the same run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.calls import ModuleStack
+from secateur.core.surgery.training import in_training
+from secateur.core.surgery.untouched import unseen, untouched
+from secateur.core.together import Together
+
+_HEAR: list[tuple[int, Callable[[nn.Module], object]]] = []  # by thread
+_SAMPLES, _PIXELS = 8, 2
+
+
+class _Mode:
+    """Stands in for the attribute ``training`` of all modules of the process, and tells whose is read."""
+
+    def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
+        value = vars(module).get("training") if module is not None else None
+        if module is None or value is None:
+            raise AttributeError("training")
+        for thread, hear in tuple(_HEAR):
+            if thread == threading.get_ident():
+                hear(module)
+        return value
+
+    def __set__(self, module: nn.Module, value: bool) -> None:
+        vars(module)["training"] = value
+
+
+@contextmanager
+def _installed() -> Generator[None]:
+    setattr(nn.Module, "training", _Mode())  # noqa: B010 - it is no attribute of the class otherwise
+    try:
+        yield
+    finally:
+        delattr(nn.Module, "training")
+
+
+_listening = Together(_installed)
+
+
+@contextmanager
+def asking(stack: ModuleStack) -> Generator[set[str]]:
+    """Collect the names of the modules whose mode some forward looks at, but for norms, dropouts and the like.
+
+    The network takes the same way until it looks, so that nobody who would look in training mode is missed.
+    """
+    asked: set[str] = set()
+
+    def hear(module: nn.Module) -> None:
+        if stack.running and in_training(module):
+            asked.add(stack.named().get(id(module), ""))
+
+    here = (threading.get_ident(), hear)
+    with _listening():
+        _HEAR.append(here)
+        try:
+            yield asked
+        finally:
+            _HEAR.remove(here)
+
+
+def may_differ(model: nn.Module, asked: set[str], arrivals: Mapping[str, Sequence[Tensor]]) -> bool:
+    """Tell whether one of the modules that were asked for does more in training than to scale samples as a whole.
+
+    Args:
+        model: the network.
+        asked: names of modules.
+        arrivals: labels of what enters each module, which have the sizes of its channels.
+    """
+    return not all(_scales_samples(model.get_submodule(name), arrivals.get(name, ())) for name in asked)
+
+
+def _scales_samples(module: nn.Module, arrivals: Sequence[Tensor]) -> bool:
+    """Try a module without any tensors of its own, as for stochastic depth, on its own."""
+    if any(True for _ in (*module.children(), *module.parameters(), *module.buffers())) or not arrivals:
+        return False
+    shapes = {(_SAMPLES, *(size if size > 1 else _PIXELS for size in layer.shape[1:])) for layer in arrivals}
+    with untouched(module), unseen(), torch.no_grad():
+        module.training = True
+        return all(_scales(module, shape) for shape in sorted(shapes))
+
+
+def _scales(module: nn.Module, shape: Sequence[int]) -> bool:
+    given = 1 + torch.rand(shape)
+    try:
+        made: Any = module(given.clone())
+    except Exception:  # it wants more than a tensor
+        return False
+    if not isinstance(made, Tensor) or made.shape != given.shape:
+        return False
+    factors = (made / given).flatten(1)
+    return bool((factors != 0).any()) and torch.allclose(factors, factors[:, :1].expand_as(factors))

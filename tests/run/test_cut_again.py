@@ -1,0 +1,149 @@
+"""A plan whose cut fails: what is in its way stays, and it is decided again, in prune as in what is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur
+from secateur import Limits, Target, prune
+from secateur.core.plan import DropUnits, Plan
+from secateur.core.surgery import apply, verify
+from secateur.core.trace import trace
+from secateur.errors import CutError, SecateurError
+from secateur.run.round import Round
+
+
+class Lent(nn.Module):
+    """Takes the shape of one tensor for another of heads, which fits where half of both are kept."""
+
+    def __init__(self, heads: int = 2, dim: int = 8) -> None:
+        super().__init__()
+        wide = heads * dim
+        self.heads, self.dim = heads, dim
+        self.first, self.value = nn.Conv2d(3, wide, 1), nn.Conv2d(wide, wide, 1)
+        self.mix, self.last = nn.Conv2d(wide, wide, 1), nn.Conv2d(wide, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        n, c, h, w = x.shape
+        v = self.value(x).view(n, self.heads, self.dim, h * w)
+        return self.last(x + self.mix((v @ torch.softmax(v.transpose(-2, -1) @ v, -1)).view(n, c, h, w)))
+
+
+class Inner(nn.Module):
+    """The same inside of another network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inside, self.head = nn.Conv2d(3, 3, 3, padding=1), Lent(2, 6), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.inside(torch.relu(self.stem(x)))))
+
+
+class Sliced(nn.Module):
+    """Takes as many channels of one tensor as another has, in code that cannot be recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 12, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x), self.other(x)
+        if float(a.sum()) > 1e9:
+            a = a * 2
+        return self.last(a + b[:, : a.shape[1]])
+
+
+NETS = [Lent(2, 8), Lent(3, 4), Inner(), Sliced()]
+X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def blind(*_: Any) -> list[Plan]:
+    """In place of the trials of a network: none, as if all of them had fitted by chance."""
+    return []
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
+@pytest.mark.parametrize("target", [0.8, 0.6, 0.4])
+def test_what_no_trial_has_shown_is_shown_by_the_plan(
+    net: nn.Module, target: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("secateur.core.trace.trial.uneven", blind)
+    result = prune(net.eval(), X, "magnitude", Target(target), latency=False, limits=Limits(multiple=1), repair=())
+    assert result.after.counts.macs <= target * result.before.counts.macs
+    assert result.verification < 1e-4
+    (plan,) = result.plans
+    assert Plan.from_json(plan.to_json()) == plan
+    result.save(tmp_path / "out")
+    again = secateur.load(tmp_path / "out", dense=net).model
+    assert torch.allclose(again(X), result.model(X), atol=1e-5)
+
+
+def test_some_of_them_need_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.core.trace.trial.uneven", blind)
+    torch.manual_seed(0)
+    result = prune(Lent(), X, "magnitude", 0.8, latency=False, limits=Limits(multiple=1), repair=())
+    (plan,) = result.plans
+    assert plan.tried
+    for count in range(len(plan.tried)):  # each was tried on what those before it had led to, and failed
+        graph = trace(Lent(), X, tried=plan.tried[:count])
+        assert graph.tried == plan.tried[:count]
+        with pytest.raises(SecateurError):
+            verify(net := Lent(), graph, plan.tried[count], apply(net, graph, plan.tried[count]), X)
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+@pytest.mark.parametrize("dim", [4, 6, 8, 12])
+def test_no_chance_makes_a_trial_fit(heads: int, dim: int) -> None:
+    """However many units all groups lose, the graph of one reading can be cut."""
+    net = Lent(heads, dim).eval()
+    graph = trace(net, X)
+    for gone in range(1, heads * dim):
+        plan = Plan(tuple(DropUnits(g.name, tuple(range(min(g.size - 1, gone)))) for g in graph.groups))
+        assert verify(net, graph, plan, apply(net, graph, plan), X).exact
+
+
+def test_a_cut_that_fails_is_not_blamed_on_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.core.trace.trial.uneven", blind)
+    torch.manual_seed(0)
+    net = Inner().eval()
+    graph = trace(net, X)
+    group = next(group for group in graph.groups if group.size == 12)
+    plan = Plan((DropUnits(group.name, (0, 1, 2)),))
+    with pytest.raises(CutError, match=r"the cut failed.*in 'inside'.*shape") as caught:
+        verify(net, graph, plan, apply(net, graph, plan), X)
+    assert caught.value.place == "inside"
+    assert "Inner does not run" not in str(caught.value)
+
+
+def test_a_round_gives_up_with_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.core.trace.trial.uneven", blind)
+    asked: list[int] = []
+
+    def fails(self: Round, plan: Plan) -> Any:
+        asked.append(len(plan.tried))
+        raise CutError("the cut failed here")
+
+    monkeypatch.setattr(Round, "act", fails)
+    with pytest.raises(CutError, match="failed here"):
+        prune(Lent(), X, "magnitude", 0.8, latency=False)
+    assert asked == list(range(len(asked)))
+    assert len(asked) > 1
+
+
+def test_rounds_read_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.core.trace.trial.uneven", blind)
+    torch.manual_seed(0)
+    made: list[Sequence[Plan]] = []
+    result = prune(Lent(3, 8), X, "magnitude", 0.5, rounds=3, latency=False, limits=Limits(multiple=1), repair=())
+    made += [plan.tried for plan in result.plans]
+    assert any(made)
+    assert result.after.counts.macs <= 0.5 * result.before.counts.macs
