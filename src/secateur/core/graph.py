@@ -122,8 +122,10 @@ class Rewrite:
 class Statistic:
     """A call that averages, compares or normalises over channels: the ``call``-th of its kind in ``module``.
 
+    Or one that multiplies with a weight that is computed, so that no parameter can be set to zero instead.
+
     Attributes:
-        dim: dimension of its first argument that the statistic runs over.
+        dim: dimension of its first argument that the statistic runs over; of the weight that the product sums over.
         units: graph-wide unit of each position along it, -1 = fixed.
     """
 
@@ -131,6 +133,7 @@ class Statistic:
     call: int
     dim: int
     units: Tensor
+    kind: str = "statistic"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +151,7 @@ class Graph:
         rewrites: sizes written into code that surgery must adapt.
         statistics: calls over channels, which silencing must restrict to the kept ones.
         roles: for each tensor, the role of each of its dimensions.
+        tied: parameters one of whose dimensions both makes and reads channels, as in a decoder with transposed weights.
         unreached: layers that the example inputs do not run, with their widths; what they could meet stays.
         aside: parameters and buffers that are used in training alone.
         streams: groups whose units several layers, or a layer and a padding, put out that are added up.
@@ -170,6 +174,7 @@ class Graph:
     unreached: Mapping[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = field(default=frozenset())
     streams: frozenset[str] = field(default=frozenset())
+    tied: frozenset[str] = field(default=frozenset())
     left: frozenset[str] = field(default=frozenset())
     inside: bool = False
     patterns: tuple[str, ...] = ()

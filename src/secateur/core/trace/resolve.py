@@ -136,11 +136,12 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         costs=tuple(_cost(call, units) for call in state.calls),
         convolutions={name: units.of(atoms) for name, atoms in state.convolutions.items()},
         rewrites=tuple(rewrites),
-        statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms)) for d in state.dependences),
+        statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms), d.kind) for d in state.dependences),
         roles={name: tuple(roles) for name, roles in state.roles.items()},
         uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,
+        tied=frozenset(state.tied),
         streams=frozenset(units.streams),
     )
 

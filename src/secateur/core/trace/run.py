@@ -13,7 +13,7 @@ from secateur.core.calls import Operators
 from secateur.core.graph import Graph
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.plan import Plan
-from secateur.core.statistics import KIND, is_statistic
+from secateur.core.statistics import KIND, READING, READS, is_statistic
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
@@ -152,6 +152,8 @@ class _Calls(TorchFunctionMode):
             self._one_width(args, named)
         if is_reshaping(name, args):
             return self._reshaping(func, name, args, named)
+        if name in READS:
+            return self._reading(func, name, args, named)
         if is_statistic(name):
             return self._statistic(func, name, args, named)
         return func(*args, **named)
@@ -182,6 +184,14 @@ class _Calls(TorchFunctionMode):
             self._state.reshaping = False
         sites.note(self._state, call, name, args, named, out)
         return out
+
+    def _reading(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        state = self._state
+        state.reading = (state.module, state.stack.number(READING), READS[name])
+        try:
+            return func(*args, **named)
+        finally:
+            state.reading = None
 
     def _statistic(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         state = self._state

@@ -17,12 +17,14 @@ from secateur.core.calls import ModuleStack
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.literals import Path
+from secateur.core.statistics import KIND, READING
 from secateur.core.surgery import Inputs
 from secateur.core.work import Uncounted
 
 Layers = tuple[Tensor, ...]
 Place = tuple[str, int, str, Path]  # of a size: module, number of the call there, its name, path in its arguments
 
+LINEAR = 1  # dimension that a linear map sums over
 MANY = 4096  # labels from which looking for repeats pays
 
 
@@ -86,11 +88,12 @@ class Dependence:
     call: int
     dim: int
     atoms: Tensor
+    kind: str = KIND
 
     @property
-    def place(self) -> tuple[str, int, int]:
+    def place(self) -> tuple[str, str, int, int]:
         """Where in the code it is, and along which dimension."""
-        return self.module, self.call, self.dim
+        return self.kind, self.module, self.call, self.dim
 
 
 @dataclass
@@ -106,6 +109,9 @@ class State:
         steps: of the last run, see ``Course``.
         training: what the network ran on in training, if it was read there.
         otherwise: whether it did something else there than in evaluation.
+        statistic: the running call if it takes a statistic: module, number and name.
+        reading: the running call if it multiplies with a weight: module, number, and the dimension that it sums over.
+        tied: parameters one of whose dimensions both makes and reads channels.
         one_sided: sizes that may be at another place, or nowhere, in training.
     """
 
@@ -135,6 +141,7 @@ class State:
     sites: list[Site] = field(default_factory=list[Site])
     dependences: list[Dependence] = field(default_factory=list[Dependence])
     statistic: tuple[str, int, str] | None = None
+    reading: tuple[str, int, int] | None = None
     atoms: int = 1
     reshaping: bool = False
     paused: bool = False
@@ -144,6 +151,7 @@ class State:
     steps: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
     training: Inputs | None = None
     otherwise: bool = False
+    tied: set[str] = field(default_factory=set[str])
     one_sided: set[Place] = field(default_factory=set[Place])
 
     @staticmethod
@@ -165,6 +173,11 @@ class State:
     def module(self) -> str:
         """Name of the module whose forward is running."""
         return self.stack.current
+
+    @property
+    def linear(self) -> bool:
+        """Whether a linear map runs, whatever operators the processor carries it out with."""
+        return self.reading is not None and self.reading[2] == LINEAR
 
     def labels(self, tensor: Tensor) -> Layers:
         """Return the layers of a tensor; an unused parameter or buffer gets fresh atoms for each dimension."""
@@ -256,6 +269,20 @@ class State:
         else:
             self.dependences.append(Dependence(*self.statistic[:2], dim, atoms))
 
+    def silence_at_call(self, atoms: Tensor, reason: str) -> None:
+        """The running call reads these labels with a weight that is computed: they go if the call can be found again.
+
+        Silenced, what it reads them with is set to zero there.
+        """
+        if self.reading is None or self.stack.entered.get(self.reading[0], 0) > 1:
+            self.pin(atoms, reason)
+        else:
+            self.dependences.append(Dependence(*self.reading, atoms, READING))
+
+    def makes(self, atoms: Tensor) -> bool:
+        """Tell whether a dimension of a parameter that these atoms come from makes channels."""
+        return any(self.roles[slot.tensor][slot.dim] == "makes" for slot in self._slots_of(atoms))
+
     def vector(self, tensor: Tensor, dim: int) -> Tensor | None:
         """Return the labels along one dimension, ``(size,)``, uniting whatever varies beside it."""
         found: Tensor | None = None
@@ -273,17 +300,23 @@ class State:
         """Give the parameter dimensions that these atoms come from a role."""
         if atoms is None:
             return
+        for slot in self._slots_of(atoms):
+            if {self.roles[slot.tensor][slot.dim], role} == {"makes", "reads"}:
+                # a weight that is used from both sides, see ``mix.contract``: zeros that silence what it reads are in
+                # what it makes of a removed unit, and the other way round they are set where it is used
+                self.tied.add(slot.tensor)
+                continue
+            self.roles[slot.tensor][slot.dim] = role
+
+    def _slots_of(self, atoms: Tensor) -> list[Slot]:
+        """Return the parameter dimensions that atoms come from."""
         atoms = atoms[atoms != L.FIXED]
         if not len(atoms):
-            return
+            return []
         first = bisect(self.starts, int(atoms.min())) - 1
-        for slot in self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]:
-            # between the atoms of two slots lie those of paddings and of other tensors
-            if bool(((atoms >= slot.start) & (atoms < slot.start + slot.size)).any()):
-                if {self.roles[slot.tensor][slot.dim], role} == {"makes", "reads"}:
-                    inside = torch.arange(slot.start, slot.start + slot.size)
-                    self.pin(inside, "one dimension of a weight both makes and reads them", "use two weights")
-                self.roles[slot.tensor][slot.dim] = role
+        near = self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]
+        # between the atoms of two slots lie those of paddings and of other tensors
+        return [s for s in near if bool(((atoms >= s.start) & (atoms < s.start + s.size)).any())]
 
     def _adopt(self, tensor: Tensor) -> Layers:
         name, original = self.names[id(tensor)]
