@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.explain import Explanation, explain
+from secateur.core.explain import layer_of as layer_of
 from secateur.core.plan import Plan
 from secateur.core.work import Uncounted
 from secateur.errors import PlanError
@@ -19,6 +20,36 @@ from secateur.errors import PlanError
 Role = Literal["makes", "scales", "reads"]
 Groups = Literal["all", "inside blocks"]
 INSIDE: Groups = "inside blocks"  # all but those that several layers put out whose outputs are added up
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Weight norm: a weight that is a direction over its length, times a gain (Salimans and Kingma, 2016).
+
+    Attributes:
+        direction: name of the parameter ``v``.
+        gain: name of the parameter ``g``.
+        dim: dimension along which each position has a length and gain of its own, -1 = there is only one.
+    """
+
+    direction: str
+    gain: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """A layer whose weight is computed anew in each run, in a way in which channels cannot go.
+
+    Attributes:
+        width: how many channels it puts out, 0 = it is no layer of its own.
+        reason: why its channels stay.
+        remedy: the call that makes it an ordinary layer.
+    """
+
+    width: int
+    reason: str
+    remedy: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +61,14 @@ class Member:
         dim: dimension.
         role: ``makes`` (rows of a convolution), ``reads`` (columns of the next) or ``scales`` (batch norm, bias).
         unit: ``(size of the dimension,)`` int64; number of the unit in its group, -1 = not of this group.
+        gain: says how the weight is computed from this tensor, if weight norm does so.
     """
 
     tensor: str
     dim: int
     role: Role
     unit: Tensor
+    gain: Gain | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +82,11 @@ class Group:
     def rows(self, model: nn.Module, role: Role) -> Iterator[Tensor]:
         """Yield for every member with this role a ``(size, k)`` tensor: the weights of each unit, zero-padded.
 
-        Rows are read from ``model`` without gradient; ``k`` is the number of weights of the largest unit there.
+        Rows are read from ``model`` without gradient, under weight norm from the weight itself; ``k`` is the number of weights of the largest unit there.
         """
         for member in self.members:
             if member.role == role:
-                yield unit_rows(tensor_of(model, member.tensor), member, self.size)
+                yield unit_rows(_weight_of(model, member), member, self.size)
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
@@ -151,6 +184,8 @@ class Graph:
         rewrites: sizes written into code that surgery must adapt.
         statistics: calls over channels, which silencing must restrict to the kept ones.
         roles: for each tensor, the role of each of its dimensions.
+        gains: weights under weight norm, whose gains surgery adapts.
+        transformed: layers and observers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels, as in a decoder with transposed weights.
         unreached: layers that the example inputs do not run, with their widths; what they could meet stays.
         aside: parameters and buffers that are used in training alone.
@@ -174,6 +209,8 @@ class Graph:
     unreached: Mapping[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = field(default=frozenset())
     streams: frozenset[str] = field(default=frozenset())
+    gains: tuple[Gain, ...] = ()
+    transformed: Mapping[str, Transformed] = field(default_factory=dict[str, Transformed])
     tied: frozenset[str] = field(default=frozenset())
     left: frozenset[str] = field(default=frozenset())
     inside: bool = False
@@ -265,15 +302,18 @@ class Graph:
         return explain(self)
 
 
+def _weight_of(model: nn.Module, member: Member) -> Tensor:
+    tensor, gain = tensor_of(model, member.tensor), member.gain
+    if gain is None:
+        return tensor
+    with torch.no_grad():
+        return torch._weight_norm(tensor, tensor_of(model, gain.gain), gain.dim)  # pyright: ignore
+
+
 def within(layer: str, pattern: str) -> bool:
     """Say whether a layer, or a module that it is part of, matches a pattern (``fnmatch``)."""
     parts = layer.split(".")
     return any(fnmatch.fnmatch(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
-
-
-def layer_of(tensor: str) -> str:
-    """Return the name of the module that owns a tensor; the empty string is the network itself."""
-    return tensor.rpartition(".")[0]
 
 
 def tensor_of(model: nn.Module, name: str) -> Tensor:

@@ -285,7 +285,9 @@ def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequ
         for layers, shape in zip(aligned, shapes, strict=True):
             full = [1] * (dims - len(shape)) + list(shape)
             bare = [d for d in L.varying(layer) if full[d] > 1 and not any(x.shape[d] > 1 for x in layers)]
-            if bare:
+            if bare and any(set(L.varying(x)) & set(L.varying(layer)) for x in layers):
+                state.merge(layer, bare)  # with what it was united with, it does not vary there
+            elif bare:
                 state.pin(layer.reshape(-1), "combined with a tensor whose size is fixed")
     return met
 

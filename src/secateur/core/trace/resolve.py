@@ -100,7 +100,8 @@ class Units:
         slot = self._state.slots[index]
         inside = (unit >= 0) & (unit < size)
         role = self._state.roles[slot.tensor][slot.dim]
-        return Member(slot.tensor, slot.dim, role, torch.where(inside, unit, NOT_PRUNABLE))
+        gain = self._state.gains.get(slot.tensor)
+        return Member(slot.tensor, slot.dim, role, torch.where(inside, unit, NOT_PRUNABLE), gain)
 
 
 def _alike(values: Tensor) -> list[tuple[int, Tensor]]:
@@ -141,6 +142,8 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,
+        gains=tuple(state.gains.values()),
+        transformed=state.transformed,
         tied=frozenset(state.tied),
         streams=frozenset(units.streams),
     )

@@ -14,11 +14,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from secateur.core import labels as L
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
-from secateur.core.graph import Role
+from secateur.core.explain import unparametrized
+from secateur.core.graph import Gain, Role, Transformed
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.literals import Path
 from secateur.core.statistics import KIND, READING
 from secateur.core.surgery import Inputs
+from secateur.core.trace.transformed import transformed
 from secateur.core.work import Uncounted
 
 Layers = tuple[Tensor, ...]
@@ -111,6 +113,8 @@ class State:
         otherwise: whether it did something else there than in evaluation.
         statistic: the running call if it takes a statistic: module, number and name.
         reading: the running call if it multiplies with a weight: module, number, and the dimension that it sums over.
+        gains: weight norms by their directions.
+        transformed: layers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels.
         one_sided: sizes that may be at another place, or nowhere, in training.
     """
@@ -151,6 +155,8 @@ class State:
     steps: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
     training: Inputs | None = None
     otherwise: bool = False
+    gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
+    transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
     tied: set[str] = field(default_factory=set[str])
     one_sided: set[Place] = field(default_factory=set[Place])
 
@@ -163,6 +169,7 @@ class State:
             names={id(tensor): (name, tensor) for name, tensor in reversed(tensors.items())},
             parameters=frozenset(parameters),
             stack=ModuleStack(model),
+            transformed=transformed(model),
             convolution_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)),
             group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
             block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
@@ -255,8 +262,18 @@ class State:
         if atoms.numel() > MANY:
             atoms = torch.unique(atoms)
         if atoms.numel():
-            where = f" in '{self.module}'" if self.module else ""
-            self.pins.append(Pinning(atoms, reason + where, remedy))
+            place = unparametrized(self.module)
+            where = f" in '{place}'" if place else ""
+            reason, remedy = self._transformed_at(place) or (reason + where, remedy)
+            self.pins.append(Pinning(atoms, reason, remedy))
+
+    def _transformed_at(self, place: str) -> tuple[str, str] | None:
+        """Return why channels stay in a layer, or a part of one, whose weight is computed."""
+        while place:
+            if place in self.transformed:
+                return self.transformed[place].reason, self.transformed[place].remedy
+            place = place.rpartition(".")[0]
+        return None
 
     def with_pins(self, pins: Sequence[Pinning]) -> State:
         """Return the same state with further pins, whose reasons come first."""
