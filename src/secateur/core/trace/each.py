@@ -28,8 +28,15 @@ def elementwise(state: State, args: Args, out: Tensor, *, name: str = "") -> Non
     tensors = [arg for arg in flat(args) if isinstance(arg, Tensor)]
     with state.adding() if name in ADDS else nullcontext():
         layers = meet(state, [state.labels(t) for t in tensors], [t.shape for t in tensors], out.dim())
-    weight = name in KEEPS_ZERO and bool(tensors) and state.is_weight(tensors[0])
+    factors = tensors if name.startswith("mul") else tensors[:1]  # a zero in any of them is one in the product
+    weight = name in KEEPS_ZERO and any(state.is_weight(t) and _covers(state, t, layers, out.dim()) for t in factors)
     state.set(out, layers, weight)
+
+
+def _covers(state: State, tensor: Tensor, layers: Sequence[Tensor], dims: int) -> bool:
+    """Whether a tensor has channels of its own along every dimension in which a result of this one has some."""
+    own = {d for layer in state.labels(tensor) for d in L.varying(L.align(layer, dims))}
+    return own >= {d for layer in layers for d in L.varying(layer)}
 
 
 def like(state: State, args: Args, out: Tensor) -> None:

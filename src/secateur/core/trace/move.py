@@ -288,7 +288,8 @@ def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequ
             if bare and any(set(L.varying(x)) & set(L.varying(layer)) for x in layers):
                 state.merge(layer, bare)  # with what it was united with, it does not vary there
             elif bare:
-                state.pin(layer.reshape(-1), "combined with a tensor whose size is fixed")
+                remedy = "make that tensor like the other one (torch.zeros_like, torch.randn_like)"
+                state.pin(layer.reshape(-1), "combined with a tensor whose size is fixed", remedy)
     return met
 
 

@@ -291,7 +291,7 @@ class State:
 
         Silenced, what it reads them with is set to zero there.
         """
-        if self.reading is None or self.stack.entered.get(self.reading[0], 0) > 1:
+        if self.reading is None:
             self.pin(atoms, reason)
         else:
             self.dependences.append(Dependence(*self.reading, atoms, READING))
