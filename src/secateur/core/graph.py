@@ -82,7 +82,8 @@ class Group:
     def rows(self, model: nn.Module, role: Role) -> Iterator[Tensor]:
         """Yield for every member with this role a ``(size, k)`` tensor: the weights of each unit, zero-padded.
 
-        Rows are read from ``model`` without gradient, under weight norm from the weight itself; ``k`` is the number of weights of the largest unit there.
+        Rows are read from ``model`` without gradient, under weight norm from the weight itself; ``k``
+        is the number of weights of the largest unit there.
         """
         for member in self.members:
             if member.role == role:

@@ -28,8 +28,27 @@ READS = {
 }  # fmt: skip
 # calls that shrink the dimension, and calls that keep it
 REDUCING = frozenset(
-    {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "vector_norm", "var_mean", "std_mean", "linalg_norm", "linalg_vector_norm", "prod", "logsumexp",
-     "all", "any", "_is_all_true"}
+    {
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "var",
+        "std",
+        "norm",
+        "vector_norm",
+        "var_mean",
+        "std_mean",
+        "linalg_norm",
+        "linalg_vector_norm",
+        "prod",
+        "logsumexp",
+        "all",
+        "any",
+        "_is_all_true",
+    }
 )
 NORMALISING = frozenset({"layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax", "normalize"})
 _AFFINE = {"layer_norm": (2, 3), "group_norm": (2, 3), "rms_norm": (2,)}  # places of per-channel parameters

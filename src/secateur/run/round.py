@@ -32,8 +32,8 @@ from secateur.run.timing import decides_by_the_clock, place_of_use, timing
 from secateur.training import History, fit
 
 DRAWN = (
-    "the network draws random numbers in evaluation, as many as its layers are wide, so that the pruned one draws others; "
-    "both were compared with constants in their place"
+    "the network draws random numbers in evaluation, as many as its layers are wide, so that the pruned one draws "
+    "others; both were compared with constants in their place"
 )
 
 if TYPE_CHECKING:

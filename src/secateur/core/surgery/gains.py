@@ -32,7 +32,9 @@ def follow_gains(model: nn.Module, graph: Graph, plan: Plan, keep: Tensor, thin:
             if each.direction in masks:
                 whole = whole * masks[each.direction].to(whole.device)
             direction, gain = thin[each.direction], thin[each.gain]
-            before = sliced(_lengths(whole, each.dim).view(graph.tensors[each.gain][0]), graph.tensors[each.gain][1], keep)
+            before = sliced(
+                _lengths(whole, each.dim).view(graph.tensors[each.gain][0]), graph.tensors[each.gain][1], keep
+            )
             after = _lengths(direction, each.dim).view(gain.shape)
             gain.mul_(torch.where(after > 0, after / before, 0.0))
             empty = after == 0

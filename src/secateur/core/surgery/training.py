@@ -30,6 +30,7 @@ _STEADY = (
     nn.TransformerEncoderLayer,
 )
 
+
 def in_training(module: nn.Module) -> bool:
     """Tell of a module that it trains; norms, dropouts and the like stay in evaluation mode."""
     return not isinstance(module, _STEADY)

@@ -18,8 +18,20 @@ Args = Sequence[Any]
 ADDS = frozenset({"add", "add_", "sub", "sub_", "rsub", "lerp", "lerp_", "addcmul", "addcmul_", "addcdiv", "addcdiv_"})
 # operators under which a zero stays a zero, so that silencing a parameter silences what is computed from it
 KEEPS_ZERO = frozenset(
-    {"mul", "mul_", "div", "div_", "neg", "neg_", "clone", "_to_copy", "abs", "sign", "fake_quantize_per_tensor_affine_cachemask",
-     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams"}
+    {
+        "mul",
+        "mul_",
+        "div",
+        "div_",
+        "neg",
+        "neg_",
+        "clone",
+        "_to_copy",
+        "abs",
+        "sign",
+        "fake_quantize_per_tensor_affine_cachemask",
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    }
 )
 
 

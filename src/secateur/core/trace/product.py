@@ -48,7 +48,9 @@ def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
     """``(..., n, k) @ (..., k, m)`` where one of the two is a weight."""
     inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
     weight_is_b = not state.is_weight(a)
-    contract(state, inner_a, inner_b, weight_is_b and state.is_weight(b)) if weight_is_b else contract(state, inner_b, inner_a, True)
+    contract(state, inner_a, inner_b, weight_is_b and state.is_weight(b)) if weight_is_b else contract(
+        state, inner_b, inner_a, True
+    )
     left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
     state.mark(inner_b if weight_is_b else inner_a, "reads")
     state.mark(right if weight_is_b else left, "makes")
