@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.core.computed import Gain, Transformed
 from secateur.core.explain import Explanation, explain
 from secateur.core.explain import layer_of as layer_of
 from secateur.core.plan import Plan
@@ -20,36 +21,6 @@ from secateur.errors import PlanError
 Role = Literal["makes", "scales", "reads"]
 Groups = Literal["all", "inside blocks"]
 INSIDE: Groups = "inside blocks"  # all but those that several layers put out whose outputs are added up
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Weight norm: a weight that is a direction over its length, times a gain (Salimans and Kingma, 2016).
-
-    Attributes:
-        direction: name of the parameter ``v``.
-        gain: name of the parameter ``g``.
-        dim: dimension along which each position has a length and gain of its own, -1 = there is only one.
-    """
-
-    direction: str
-    gain: str
-    dim: int
-
-
-@dataclass(frozen=True)
-class Transformed:
-    """A layer whose weight is computed anew in each run, in a way in which channels cannot go.
-
-    Attributes:
-        width: how many channels it puts out, 0 = it is no layer of its own.
-        reason: why its channels stay.
-        remedy: the call that makes it an ordinary layer.
-    """
-
-    width: int
-    reason: str
-    remedy: str
 
 
 @dataclass(frozen=True, eq=False)

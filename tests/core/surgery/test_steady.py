@@ -49,7 +49,7 @@ def test_networks_that_draw_as_many_numbers_as_they_are_wide_are_compared(kind: 
     found = verify(net, graph, plan, thin, X)
     assert (found.exact, found.draws) == (True, True)
     with torch.no_grad():
-        thin.b.weight[0] += 0.1
+        thin.h.bias[0] += 0.1
     assert not verify(net, graph, plan, thin, X).exact  # constants hide no error
 
 

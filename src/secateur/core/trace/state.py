@@ -14,13 +14,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from secateur.core import labels as L
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
+from secateur.core.computed import Gain, Transformed
 from secateur.core.explain import unparametrized
-from secateur.core.graph import Gain, Role, Transformed
+from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.literals import Path
 from secateur.core.statistics import KIND, READING
 from secateur.core.surgery import Inputs
-from secateur.core.trace.transformed import transformed
+from secateur.core.trace.transformed import reason_at, transformed
 from secateur.core.work import Uncounted
 
 Layers = tuple[Tensor, ...]
@@ -264,16 +265,8 @@ class State:
         if atoms.numel():
             place = unparametrized(self.module)
             where = f" in '{place}'" if place else ""
-            reason, remedy = self._transformed_at(place) or (reason + where, remedy)
+            reason, remedy = reason_at(self.transformed, place) or (reason + where, remedy)
             self.pins.append(Pinning(atoms, reason, remedy))
-
-    def _transformed_at(self, place: str) -> tuple[str, str] | None:
-        """Return why channels stay in a layer, or a part of one, whose weight is computed."""
-        while place:
-            if place in self.transformed:
-                return self.transformed[place].reason, self.transformed[place].remedy
-            place = place.rpartition(".")[0]
-        return None
 
     def with_pins(self, pins: Sequence[Pinning]) -> State:
         """Return the same state with further pins, whose reasons come first."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from secateur.core.graph import Transformed
+from secateur.core.computed import Transformed
 
 _QUANTISING = ("torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat")
 _OBSERVING = ("torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize")
@@ -29,6 +29,15 @@ def transformed(model: nn.Module) -> dict[str, Transformed]:
         for reason, remedy in _of(name, module):
             found.setdefault(name, Transformed(_width(module), reason, remedy))
     return found
+
+
+def reason_at(found: Mapping[str, Transformed], place: str) -> tuple[str, str] | None:
+    """Return why channels stay, and the remedy, in such a layer or a part of one."""
+    while place:
+        if place in found:
+            return found[place].reason, found[place].remedy
+        place = place.rpartition(".")[0]
+    return None
 
 
 def _of(name: str, module: nn.Module) -> Iterator[tuple[str, str]]:
