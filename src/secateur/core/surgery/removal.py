@@ -17,9 +17,11 @@ from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.attributes import Number, assign
+from secateur.core.surgery.gains import follow_gains, refresh
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
+from secateur.core.surgery.untouched import computed
 from secateur.core.surgery.widths import follow_widths
 from secateur.errors import ModelError, PlanError, first_line
 
@@ -41,7 +43,10 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     keep = graph.kept(plan)
     check(model, graph, keep, plan)
     masks = zero_masks(graph, plan, keep)
-    thin = _copy_with(model, {name: _thin(tensor_of(model, name), name, graph, keep, masks) for name in graph.tensors})
+    tensors = {name: _thin(tensor_of(model, name), name, graph, keep, masks) for name in graph.tensors}
+    follow_gains(model, graph, plan, keep, tensors)
+    thin = _copy_with(model, tensors)
+    refresh(thin)
     if bool((~keep).any()):
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)
@@ -90,7 +95,8 @@ def _thin(tensor: Tensor, name: str, graph: Graph, keep: Tensor, masks: Mapping[
 
 def _copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Deep-copy a model, but put the given tensors in the place of the old ones, ties included."""
-    memo: dict[int, Any] = {id(tensor_of(model, name)): new for name, new in tensors.items()}
+    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed(model)}
+    memo |= {id(tensor_of(model, name)): new for name, new in tensors.items()}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:

@@ -103,8 +103,8 @@ def contract(state: State, read: Tensor | None, weight: Tensor | None, silenceab
         _pin_all(state, (read, weight), FIXED_INPUT)
         return
     state.unite(read, weight)
-    if not silenceable:
-        state.pin(read, NO_WEIGHT)
+    if not silenceable or state.makes(weight):
+        state.silence_at_call(weight, NO_WEIGHT)
 
 
 def linear(state: State, args: Args, out: Tensor) -> None:

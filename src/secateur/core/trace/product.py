@@ -36,7 +36,9 @@ def addmm(state: State, args: Args, out: Tensor) -> None:
 
 
 def _matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
-    if state.is_weight(a) or state.is_weight(b):
+    if state.is_weight(a) and state.is_weight(b):
+        _of_weights(state, a, b, out)
+    elif state.is_weight(a) or state.is_weight(b) or (state.linear and b.dim() == 2 and state.labels(b)):
         _with_weight(state, a, b, out)
     else:
         _of_activations(state, a, b, out)
@@ -45,13 +47,30 @@ def _matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
 def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
     """``(..., n, k) @ (..., k, m)`` where one of the two is a weight."""
     inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
-    contract(state, inner_a, inner_b, True)
+    weight_is_b = not state.is_weight(a)
+    contract(state, inner_a, inner_b, weight_is_b and state.is_weight(b)) if weight_is_b else contract(
+        state, inner_b, inner_a, True
+    )
     left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
-    weight_is_b = state.is_weight(b)
     state.mark(inner_b if weight_is_b else inner_a, "reads")
     state.mark(right if weight_is_b else left, "makes")
     inner = inner_a if inner_a is not None else inner_b
     _cost(state, math.prod(out.shape[:-2]), (a.shape[-2], left), (a.shape[-1], inner), (b.shape[-1], right))
+    for tensor in (a, b):
+        for d in range(tensor.dim() - 2):
+            vector = state.vector(tensor, d)
+            if vector is not None:
+                state.pin(vector, PRODUCT)
+    state.set(out, [place(left, out, -2), place(right, out, -1)])
+
+
+def _of_weights(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """A weight that is the product of two: its rank stays, and its rows and columns are those of a weight."""
+    for vector in (state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)):
+        if vector is not None:
+            state.pin(vector, "the rank of a weight that is a product")
+    left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
+    _cost(state, math.prod(out.shape[:-2]), (a.shape[-2], left), (a.shape[-1], None), (b.shape[-1], right))
     for tensor in (a, b):
         for d in range(tensor.dim() - 2):
             vector = state.vector(tensor, d)

@@ -91,6 +91,8 @@ REDUCTIONS = frozenset(
         "min",
         "var",
         "std",
+        "var_mean",
+        "std_mean",
         "linalg_vector_norm",
         "norm",
         "logsumexp",
@@ -99,6 +101,8 @@ REDUCTIONS = frozenset(
         "argmin",
         "any",
         "all",
+        "_is_all_true",
+        "_is_any_true",
     }
 )
 # elementwise although torch does not tag them so
@@ -107,6 +111,17 @@ ELEMENTWISE = frozenset(
         "hardswish",
         "hardswish_",
         "native_dropout",
+        "uniform_",
+        "exponential_",
+        "log_normal_",
+        "cauchy_",
+        "bernoulli",
+        "normal",
+        "normal_functional",
+        "poisson",
+        "binomial",
+        "rrelu_with_noise",
+        "rrelu_with_noise_functional",
         "fake_quantize_per_tensor_affine_cachemask",
         "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
         "_prelu_kernel",
@@ -118,6 +133,8 @@ ELEMENTWISE = frozenset(
         "bernoulli_",
     }
 )
+# takes a scale and a zero point for each channel
+QUANTISES = frozenset({"fake_quantize_per_channel_affine_cachemask"})
 LIKE = frozenset(
     {f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")}
     | {f"new_{kind}" for kind in ("zeros", "ones", "empty", "full")}
@@ -144,12 +161,14 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     elif name in WINDOWS:
         each.window(state, args, first, spatial=WINDOWS[name])
     elif name in REDUCTIONS:
-        dims, keep = _reduction(func, args)
-        each.reduce(state, args, first, dims=dims, keep=keep)
+        # whether sizes of one stay is an argument that some operators take by its name alone
+        each.reduce(state, args, first, dims=_reduced(func, args))
         for indices in each.flat(out)[1:]:  # where the largest or smallest were found
             state.set(indices, state.labels(first))
     elif name in ("_softmax", "_log_softmax"):
         each.softmax(state, args, first)
+    elif name in QUANTISES:
+        each.quantised(state, args, first)
     elif name == "glu":
         each.halves(state, args, first)
     elif name in LIKE:
@@ -182,9 +201,8 @@ def _positional(func: Any, args: Args, kwargs: dict[str, Any]) -> Args:
     return tuple(full)
 
 
-def _reduction(func: Any, args: Args) -> tuple[Sequence[int] | None, bool]:
-    """Return the dimensions of a reduction (None = all) and whether they stay with size one."""
+def _reduced(func: Any, args: Args) -> Sequence[int] | None:
+    """Return the dimensions of a reduction, None for all."""
     names = [argument.name for argument in func._schema.arguments]
     dims = args[names.index("dim")] if "dim" in names and names.index("dim") < len(args) else None
-    keep = args[names.index("keepdim")] if "keepdim" in names and names.index("keepdim") < len(args) else False
-    return ([dims] if isinstance(dims, int) else dims), bool(keep)
+    return [dims] if isinstance(dims, int) else dims

@@ -13,13 +13,14 @@ from secateur.core.calls import Operators
 from secateur.core.graph import Graph
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.plan import Plan
-from secateur.core.statistics import KIND, is_statistic
+from secateur.core.statistics import KIND, READING, READS, is_statistic
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
-from secateur.core.surgery.training import WithoutDropout, in_training
+from secateur.core.surgery.steady import WithoutDropout
+from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import untouched
-from secateur.core.trace import again, reach, recurrent, sites
+from secateur.core.trace import again, gains, reach, recurrent, sites
 from secateur.core.trace.asked import asking, may_differ
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.course import Course
@@ -153,6 +154,10 @@ class _Calls(TorchFunctionMode):
             self._one_width(args, named)
         if is_reshaping(name, args):
             return self._reshaping(func, name, args, named)
+        if name == "_weight_norm" and not named:
+            return self._weight_norm(func, args)
+        if name in READS:
+            return self._reading(func, name, args, named)
         if is_statistic(name):
             return self._statistic(func, name, args, named)
         return func(*args, **named)
@@ -165,6 +170,16 @@ class _Calls(TorchFunctionMode):
         finally:
             self._state.paused = False
         recurrent.RULES[name](self._state, args, out)
+        return out
+
+    def _weight_norm(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """One rule for what some processors run as one operator and others step by step."""
+        self._state.paused = True
+        try:
+            out = func(*args)
+        finally:
+            self._state.paused = False
+        gains.weight_norm(self._state, args, out)
         return out
 
     def _one_width(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -183,6 +198,14 @@ class _Calls(TorchFunctionMode):
             self._state.reshaping = False
         sites.note(self._state, call, name, args, named, out)
         return out
+
+    def _reading(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        state = self._state
+        state.reading = (state.module, state.stack.number(READING), READS[name])
+        try:
+            return func(*args, **named)
+        finally:
+            state.reading = None
 
     def _statistic(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         state = self._state

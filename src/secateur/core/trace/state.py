@@ -14,15 +14,20 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from secateur.core import labels as L
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
+from secateur.core.computed import Gain, Transformed
+from secateur.core.explain import unparametrized
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.literals import Path
+from secateur.core.statistics import KIND, READING
 from secateur.core.surgery import Inputs
+from secateur.core.trace.transformed import reason_at, transformed
 from secateur.core.work import Uncounted
 
 Layers = tuple[Tensor, ...]
 Place = tuple[str, int, str, Path]  # of a size: module, number of the call there, its name, path in its arguments
 
+LINEAR = 1  # dimension that a linear map sums over
 MANY = 4096  # labels from which looking for repeats pays
 
 
@@ -95,11 +100,12 @@ class Dependence:
     call: int
     dim: int
     atoms: Tensor
+    kind: str = KIND
 
     @property
-    def place(self) -> tuple[str, int, int]:
+    def place(self) -> tuple[str, str, int, int]:
         """Where in the code it is, and along which dimension."""
-        return self.module, self.call, self.dim
+        return self.kind, self.module, self.call, self.dim
 
 
 @dataclass
@@ -117,6 +123,11 @@ class State:
         steps: of the last run, see ``Course``.
         training: what the network ran on in training, if it was read there.
         otherwise: whether it did something else there than in evaluation.
+        statistic: the running call if it takes a statistic: module, number and name.
+        reading: the running call if it multiplies with a weight: module, number, and the dimension that it sums over.
+        gains: weight norms by their directions.
+        transformed: layers whose weights are computed in a way in which no channel can go.
+        tied: parameters one of whose dimensions both makes and reads channels.
         one_sided: sizes that may be at another place, or nowhere, in training.
     """
 
@@ -148,6 +159,7 @@ class State:
     free_outputs: list[tuple[int, int, Tensor]] = field(default_factory=list[tuple[int, int, Tensor]])
     dependences: list[Dependence] = field(default_factory=list[Dependence])
     statistic: tuple[str, int, str] | None = None
+    reading: tuple[str, int, int] | None = None
     atoms: int = 1
     reshaping: bool = False
     paused: bool = False
@@ -157,6 +169,9 @@ class State:
     steps: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
     training: Inputs | None = None
     otherwise: bool = False
+    gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
+    transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
+    tied: set[str] = field(default_factory=set[str])
     one_sided: set[Place] = field(default_factory=set[Place])
 
     @staticmethod
@@ -168,6 +183,7 @@ class State:
             names={id(tensor): (name, tensor) for name, tensor in reversed(tensors.items())},
             parameters=frozenset(parameters),
             stack=ModuleStack(model),
+            transformed=transformed(model),
             convolution_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)),
             group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
             block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
@@ -178,6 +194,11 @@ class State:
     def module(self) -> str:
         """Name of the module whose forward is running."""
         return self.stack.current
+
+    @property
+    def linear(self) -> bool:
+        """Whether a linear map runs, whatever operators the processor carries it out with."""
+        return self.reading is not None and self.reading[2] == LINEAR
 
     def labels(self, tensor: Tensor) -> Layers:
         """Return the layers of a tensor; an unused parameter or buffer gets fresh atoms for each dimension."""
@@ -255,8 +276,10 @@ class State:
         if atoms.numel() > MANY:
             atoms = torch.unique(atoms)
         if atoms.numel():
-            where = f" in '{self.module}'" if self.module else ""
-            self.pins.append(Pinning(atoms, reason + where, remedy))
+            place = unparametrized(self.module)
+            where = f" in '{place}'" if place else ""
+            reason, remedy = reason_at(self.transformed, place) or (reason + where, remedy)
+            self.pins.append(Pinning(atoms, reason, remedy))
 
     def with_pins(self, pins: Sequence[Pinning]) -> State:
         """Return the same state with further pins, whose reasons come first."""
@@ -268,6 +291,20 @@ class State:
             self.pin(atoms, reason)
         else:
             self.dependences.append(Dependence(*self.statistic[:2], dim, atoms))
+
+    def silence_at_call(self, atoms: Tensor, reason: str) -> None:
+        """The running call reads these labels with a weight that is computed: they go if the call can be found again.
+
+        Silenced, what it reads them with is set to zero there.
+        """
+        if self.reading is None:
+            self.pin(atoms, reason)
+        else:
+            self.dependences.append(Dependence(*self.reading, atoms, READING))
+
+    def makes(self, atoms: Tensor) -> bool:
+        """Tell whether a dimension of a parameter that these atoms come from makes channels."""
+        return any(self.roles[slot.tensor][slot.dim] == "makes" for slot in self._slots_of(atoms))
 
     def vector(self, tensor: Tensor, dim: int) -> Tensor | None:
         """Return the labels along one dimension, ``(size,)``, uniting whatever varies beside it."""
@@ -286,17 +323,23 @@ class State:
         """Give the parameter dimensions that these atoms come from a role."""
         if atoms is None:
             return
+        for slot in self._slots_of(atoms):
+            if {self.roles[slot.tensor][slot.dim], role} == {"makes", "reads"}:
+                # a weight that is used from both sides, see ``mix.contract``: zeros that silence what it reads are in
+                # what it makes of a removed unit, and the other way round they are set where it is used
+                self.tied.add(slot.tensor)
+                continue
+            self.roles[slot.tensor][slot.dim] = role
+
+    def _slots_of(self, atoms: Tensor) -> list[Slot]:
+        """Return the parameter dimensions that atoms come from."""
         atoms = atoms[atoms != L.FIXED]
         if not len(atoms):
-            return
+            return []
         first = bisect(self.starts, int(atoms.min())) - 1
-        for slot in self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]:
-            # between the atoms of two slots lie those of paddings and of other tensors
-            if bool(((atoms >= slot.start) & (atoms < slot.start + slot.size)).any()):
-                if {self.roles[slot.tensor][slot.dim], role} == {"makes", "reads"}:
-                    inside = torch.arange(slot.start, slot.start + slot.size)
-                    self.pin(inside, "one dimension of a weight both makes and reads them", "use two weights")
-                self.roles[slot.tensor][slot.dim] = role
+        near = self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]
+        # between the atoms of two slots lie those of paddings and of other tensors
+        return [s for s in near if bool(((atoms >= s.start) & (atoms < s.start + s.size)).any())]
 
     def _adopt(self, tensor: Tensor) -> Layers:
         name, original = self.names[id(tensor)]
