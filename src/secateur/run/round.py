@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, check_batches, check_training, hold, run, tensors_in, verified
+from secateur.core.surgery import Hold, apply, check_batches, check_training, finite, hold, run, verified
 from secateur.core.trials import Search
 from secateur.errors import BranchingError, CutError, TargetError, TraceError, VerificationError
 from secateur.events import Event, Tell, warn
@@ -221,7 +221,7 @@ class Round:
             thin = apply(model, graph, plan)
         with job.clock("verify"):
             check, outputs = verified(model, graph, plan, thin, job.inputs)
-        if not math.isfinite(check.difference) and not _finite(run(model, job.inputs)):
+        if not math.isfinite(check.difference) and not finite(run(model, job.inputs)):
             raise VerificationError(
                 f"the network puts out NaN or infinite values for its example inputs, first at '{check.layer}', so "
                 "nothing can be compared; nothing was written; give inputs such as it was trained on, or sound weights"
@@ -318,8 +318,3 @@ class Round:
                 memory=job.choices.speed("train", job.dense, train),
                 tell=job.tell,
             )
-
-
-def _finite(output: Any) -> bool:
-    """Tell whether a network has put out nothing but finite numbers."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(output))
