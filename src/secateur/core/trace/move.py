@@ -41,11 +41,21 @@ def transpose(state: State, args: Args, out: Tensor) -> None:
 def expand(state: State, args: Args, out: Tensor) -> None:
     """Repeat along dimensions of size one: the copies are positions of their own, which go with what they meet."""
     layers = [L.align(layer, out.dim()) for layer in state.labels(args[0])]
-    old = [1] * (out.dim() - args[0].dim()) + list(args[0].shape)
-    for d in range(out.dim()):
-        if old[d] == 1 and out.shape[d] > 1:
-            layers.append(state.fresh(out.shape[d]).reshape([-1 if i == d else 1 for i in range(out.dim())]))
-    state.set(out, layers, state.is_weight(args[0]))
+    state.set(out, [*layers, *_copies(state, args[0], out)], state.is_weight(args[0]))
+
+
+def _copies(state: State, x: Tensor, out: Tensor) -> list[Tensor]:
+    old = [1] * (out.dim() - x.dim()) + list(x.shape)
+    return [
+        state.fresh(size).reshape([-1 if i == d else 1 for i in range(out.dim())])
+        for d, size in enumerate(out.shape)
+        if old[d] == 1 and size > 1
+    ]
+
+
+def reshape_in_place(state: State, args: Args, out: Tensor, *, func: Any) -> None:
+    """Swap, add or drop a dimension of the tensor itself (``args``: tensor, dimension, ...)."""
+    state.set(out, [func(layer.clone(), *args[1:]) for layer in state.labels(args[0])], state.is_weight(args[0]))
 
 
 def cut(state: State, args: Args, out: Tensor, *, func: Any) -> None:
@@ -111,48 +121,6 @@ def select(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
         state.set(tensor, [layer for layer in layers if L.varying(layer)], state.is_weight(args[0]))
 
 
-def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
-    """Pick by a tensor of positions (``args``: tensor, positions for each dimension): other dimensions stay."""
-    indices = list(args[1]) if isinstance(args[1], (tuple, list)) else [args[1]]
-    layers: list[Tensor] = []
-    for layer in state.labels(args[0]):
-        picked = _picked(indices)
-        if any(layer.shape[d] > 1 for d in picked):
-            state.pin(layer.reshape(-1), "channels are picked by their number")
-            continue
-        spread = list(layer.shape)
-        for d in picked:
-            spread[d] = args[0].shape[d]
-        layers.append(L.compact(func(layer.expand(spread), args[1])))
-    state.set(out, layers)
-
-
-def gather(state: State, args: Args, out: Tensor) -> None:
-    """Pick along one dimension by a tensor of positions; block layers alone have their positions renumbered."""
-    dim = _dim(args, 1)
-    layers: list[Tensor] = []
-    for layer in state.labels(args[0]):
-        if layer.shape[dim] > 1 and state.module not in state.block_modules:
-            state.pin(layer.reshape(-1), "channels are picked by their number")
-            continue
-        layers.append(layer if layer.shape[dim] == 1 else layer.index_select(dim, args[2].cpu()))
-    state.set(out, layers, state.is_weight(args[0]))
-
-
-def _picked(indices: Sequence[Tensor | None]) -> list[int]:
-    """Return which dimensions are picked from; a boolean mask covers several."""
-    found: list[int] = []
-    dim = 0
-    for positions in indices:
-        if positions is None:
-            dim += 1
-            continue
-        covers = positions.dim() if positions.dtype in (torch.bool, torch.uint8) else 1
-        found += range(dim, dim + covers)
-        dim += covers
-    return found
-
-
 def cat(state: State, args: Args, out: Tensor) -> None:
     """Join along a dimension; labels along the others meet."""
     tensors = [t for t in args[0] if t.dim() == out.dim()]
@@ -194,20 +162,59 @@ def pad(state: State, args: Args, out: Tensor) -> None:
 
 
 def repeat(state: State, args: Args, out: Tensor) -> None:
-    """Tile: labels repeat along the dimensions where they vary."""
+    """Tile: labels repeat along the dimensions where they vary; single positions are copied as in ``expand``."""
     times = list(args[1])
     layers = [L.align(layer, out.dim()) for layer in state.labels(args[0])]
     repeats = [[n if layer.shape[d] > 1 else 1 for d, n in enumerate(times)] for layer in layers]
-    state.set(out, [layer.repeat(r) for layer, r in zip(layers, repeats, strict=True)])
+    layers = [layer.repeat(r) for layer, r in zip(layers, repeats, strict=True)]
+    state.set(out, [*layers, *_copies(state, args[0], out)], state.is_weight(args[0]))
 
 
 def reorder(state: State, args: Args, out: Tensor, *, func: Any) -> None:
-    """Flip, roll: fine along maps, not understood along channels."""
-    dims = args[1] if func is torch.ops.aten.flip.default else (args[2] if len(args) > 2 else [])
+    """Flip, roll: a list of channels can be reversed whatever is left of it, but not rolled."""
+    if func is torch.ops.aten.flip.default:
+        state.set(out, [layer.flip(args[1]) for layer in state.labels(args[0])], state.is_weight(args[0]))
+        return
+    dims = args[2] if len(args) > 2 else []
     for layer in state.labels(args[0]):
         if not dims or any(layer.shape[d] > 1 for d in dims):
             state.pin(layer.reshape(-1), "channels change their order in a way that no rule covers")
     state.set(out, state.labels(args[0]))
+
+
+def rotate(state: State, args: Args, out: Tensor) -> None:
+    """Quarter turns of the plane of two dimensions: fine for maps, and along channels their positions move alike."""
+    turns, dims = (int(args[1]) if len(args) > 1 else 1), (args[2] if len(args) > 2 else [0, 1])
+    state.set(out, [torch.rot90(layer, turns, list(dims)) for layer in state.labels(args[0])])
+
+
+def along(state: State, args: Args, out: Tensor) -> None:
+    """Fourier transforms over maps (``args``: tensor, dimensions, ...): a channel stays a channel."""
+    state.set(out, [_unless_along(state, layer, *args[1]) for layer in state.labels(args[0])])
+
+
+def to_pairs(state: State, args: Args, out: Tensor) -> None:
+    """Real and imaginary parts become a last dimension."""
+    state.set(out, [layer.unsqueeze(-1) for layer in state.labels(args[0])], state.is_weight(args[0]))
+
+
+def from_pairs(state: State, args: Args, out: Tensor) -> None:
+    """Real and imaginary parts, a last dimension of two, become one number."""
+    layers = [_unless_along(state, layer, layer.dim() - 1) for layer in state.labels(args[0])]
+    state.set(out, [layer.squeeze(-1) for layer in layers], state.is_weight(args[0]))
+
+
+def diagonal(state: State, args: Args, out: Tensor) -> None:
+    """The diagonal of two dimensions becomes a last one."""
+    dims = [int(d) % args[0].dim() for d in (args[2:4] if len(args) > 3 else (0, 1))]
+    layers = [_unless_along(state, layer, *dims) for layer in state.labels(args[0])]
+    state.set(out, [layer.diagonal(0, *dims) for layer in layers])
+
+
+def triangle(state: State, args: Args, out: Tensor) -> None:
+    """Zeros above or below the diagonal of the last two dimensions."""
+    last = (out.dim() - 2, out.dim() - 1)
+    state.set(out, [_unless_along(state, layer, *last) for layer in state.labels(args[0])])
 
 
 def blocks(state: State, args: Args, out: Tensor, *, func: Any) -> None:
@@ -259,9 +266,9 @@ def order(state: State, args: Args, out: Tensor | Sequence[Tensor], *, func: Any
         state.set(tensor, [_unless_along(state, layer, dim) for layer in state.labels(args[0])])
 
 
-def _unless_along(state: State, layer: Tensor, dim: int) -> Tensor:
+def _unless_along(state: State, layer: Tensor, *dims: int) -> Tensor:
     """Pin a layer that varies along a dimension whose order or neighbourhood matters."""
-    if layer.shape[dim] == 1:
+    if all(layer.shape[d] == 1 for d in dims):
         return layer
     state.pin(layer.reshape(-1), "the order of channels or their neighbours matter")
     return layer.new_zeros((1,) * layer.dim())
@@ -290,10 +297,12 @@ def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequ
     return met
 
 
-def regions(state: State, args: Args, out: Tensor) -> None:
+def regions(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
     """Maps cut out of a batch of maps (region of interest): a channel stays a channel."""
     channels = state.vector(args[0], 1)
-    state.set(out, [] if channels is None else [channels.reshape(1, -1, 1, 1)])
+    for tensor in [out] if isinstance(out, Tensor) else out:  # beside the largest, where they were
+        shape = [-1 if d == 1 else 1 for d in range(tensor.dim())]
+        state.set(tensor, [] if channels is None else [channels.reshape(shape)])
 
 
 def packed(state: State, args: Args, out: Sequence[Tensor]) -> None:
