@@ -20,6 +20,7 @@ RESHAPING = frozenset(
     {
         "view", "reshape", "expand", "unflatten", "pad", "split", "split_with_sizes",
         "narrow", "__getitem__", "repeat", "chunk", "broadcast_to",
+        "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
     }
 )  # fmt: skip
 

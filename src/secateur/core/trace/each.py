@@ -25,8 +25,17 @@ def elementwise(state: State, args: Args, out: Tensor, *, name: str = "") -> Non
     tensors = [arg for arg in flat(args) if isinstance(arg, Tensor)]
     with state.adding() if name in ADDS else nullcontext():
         layers = meet(state, [state.labels(t) for t in tensors], [t.shape for t in tensors], out.dim())
-    weight = name in KEEPS_ZERO and bool(tensors) and state.is_weight(tensors[0])
-    state.set(out, layers, weight)
+    state.set(out, layers, name in KEEPS_ZERO and bool(tensors) and _keeps_zero(state, name, tensors))
+
+
+def _keeps_zero(state: State, name: str, tensors: Sequence[Tensor]) -> bool:
+    """Tell whether the result is zero where a weight is: the first tensor, or the second that scales all of it."""
+    if state.is_weight(tensors[0]) or len(tensors) < 2 or name not in ("mul", "mul_"):
+        return state.is_weight(tensors[0])
+    dims = max(tensor.dim() for tensor in tensors)
+    own = {d for layer in state.labels(tensors[1]) for d in L.varying(L.align(layer, dims))}
+    others = [L.varying(L.align(layer, dims)) for layer in state.labels(tensors[0])]
+    return state.is_weight(tensors[1]) and all(own.intersection(dims) for dims in others)
 
 
 def like(state: State, args: Args, out: Tensor) -> None:
@@ -41,8 +50,13 @@ def window(state: State, args: Args, out: Tensor, *, spatial: int) -> None:
     state.set(out, [state.merge(layer, over) for layer in state.labels(x)])
 
 
-def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None, keep: bool) -> None:
-    """Sum, mean, maximum over dimensions: over maps a channel stays, over channels nothing may shrink."""
+def reduce(
+    state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None, keep: bool, adds: bool = False
+) -> None:
+    """Sum, mean, maximum over dimensions: over maps a channel stays, over channels nothing may shrink.
+
+    What ``adds`` weights up is zero where all of them are.
+    """
     x = args[0]
     over = sorted({d % x.dim() for d in dims}) if dims else list(range(x.dim()))
     layers: list[Tensor] = []
@@ -56,7 +70,7 @@ def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None,
             for d in reversed(over):
                 layer = layer.squeeze(d)
         layers.append(layer)
-    state.set(out, layers)
+    state.set(out, layers, adds and state.is_weight(x))
 
 
 def softmax(state: State, args: Args, out: Tensor) -> None:

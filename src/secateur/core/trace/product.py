@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from secateur.core.trace.mix import axis, contract, join, place
@@ -44,6 +45,9 @@ def _matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
 
 def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
     """``(..., n, k) @ (..., k, m)`` where one of the two is a weight."""
+    if a.dim() == 2 and sum(layer.shape[1] > 1 for layer in state.labels(b)) > 1:
+        _of_kernels(state, a, b, out)
+        return
     inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
     contract(state, inner_a, inner_b, True)
     left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
@@ -58,6 +62,23 @@ def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
             if vector is not None:
                 state.pin(vector, PRODUCT)
     state.set(out, [place(left, out, -2), place(right, out, -1)])
+
+
+def _of_kernels(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """``(n, k) @ (k, m)`` that mixes kernels, each of them a row: channels that it makes and reads lie in one row."""
+    contract(state, state.vector(a, 1), state.vector(b, 0), True)
+    rows = state.vector(a, 0)
+    kernels = [layer for layer in state.labels(b) if layer.shape[1] > 1]
+    channels = [torch.unique(layer) for layer in kernels]
+    met = torch.stack([layer[0].expand(b.shape[1]) for layer in kernels])
+    often = torch.unique(met, dim=1, return_counts=True)[1]
+    if any(layer.shape[0] > 1 for layer in kernels) or len(often) != math.prod(map(len, channels)) or often.unique().numel() > 1:
+        for layer in kernels:
+            state.pin(layer.reshape(-1), PRODUCT)
+    axes = [(len(each), each) for each in channels]
+    scale = b.shape[1] // math.prod(map(len, channels))
+    _cost(state, scale, (a.shape[0], rows), (a.shape[1], state.vector(a, 1)), *axes)
+    state.set(out, [place(rows, out, 0), *kernels], state.is_weight(b))
 
 
 def _of_activations(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -179,7 +179,7 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
             each.window(state, args, tensor, spatial=WINDOWS[name])
     elif name in REDUCTIONS:
         dims, keep = _reduction(func, args, kwargs)
-        each.reduce(state, args, first, dims=dims, keep=keep)
+        each.reduce(state, args, first, dims=dims, keep=keep, adds=name in ("sum", "mean"))
         for indices in each.flat(out)[1:]:  # where the largest or smallest were found
             state.set(indices, state.labels(first))
     elif name in ("_softmax", "_log_softmax", "_safe_softmax"):

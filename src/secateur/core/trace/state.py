@@ -58,6 +58,9 @@ class Call:
 class Site:
     """A size in the arguments of a reshaping call, and the dimension that it speaks of.
 
+    With an empty path it is not known whether the code holds a size at all, as where a convolution is called with a
+    number of groups: trials tell.
+
     Attributes:
         window: which positions along ``dim`` the number counts.
         sign: -1 where the number counts from the end.
@@ -269,6 +272,10 @@ class State:
                 self.unite(found, row)
         return found
 
+    def doubt(self, function: str, atoms: Tensor) -> None:
+        """The running call works with fewer of these channels if no number in the code says otherwise: try it."""
+        self.sites.append(Site(self.module, -1, function, (), atoms.reshape(-1), 0, slice(None), 1))
+
     def mark(self, atoms: Tensor | None, role: Role) -> None:
         """Give the parameter dimensions that these atoms come from a role."""
         if atoms is None:
@@ -293,8 +300,9 @@ class State:
         self.shapes[name] = shape
         self.roles[name] = ["scales"] * len(shape)
         layers: list[Tensor] = []
-        # beyond three dimensions the trailing ones are kernel positions or a map, never channels
-        for d in range(len(shape) if len(shape) <= 3 else 2):
+        # of the weight of a layer the trailing ones are kernel positions, of a lone parameter they may be channels
+        alone = name.rpartition(".")[0] not in self.convolution_modules
+        for d in range(len(shape) if alone or len(shape) <= 3 else 2):
             if shape[d] > 1:
                 start = self.atoms
                 atoms = self.fresh(shape[d])
