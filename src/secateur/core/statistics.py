@@ -42,11 +42,11 @@ def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -
         statistics: the calls, from its graph.
         keep: boolean over all units.
     """
-    left: dict[tuple[str, int], tuple[int, Tensor]] = {}
+    left: dict[tuple[str, int], dict[int, Tensor]] = {}
     for entry in statistics:
         kept = staying(entry.units, keep)
         if not bool(kept.all()):
-            left[entry.module, entry.call] = (entry.dim, torch.nonzero(kept).flatten())
+            left.setdefault((entry.module, entry.call), {})[entry.dim] = torch.nonzero(kept).flatten()
     if not left:
         yield
         return
@@ -56,7 +56,7 @@ def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -
 
 
 class _OverKept(TorchFunctionMode):
-    def __init__(self, stack: ModuleStack, left: Mapping[tuple[str, int], tuple[int, Tensor]]) -> None:
+    def __init__(self, stack: ModuleStack, left: Mapping[tuple[str, int], Mapping[int, Tensor]]) -> None:
         super().__init__()
         self._stack = stack
         self._left = left
@@ -74,15 +74,19 @@ class _OverKept(TorchFunctionMode):
         place = (self._stack.current, self._stack.number(KIND))
         if place not in self._left:
             return func(*args, **named)
-        dim, kept = self._left[place]
-        kept = kept.to(args[0].device)
-        few = args[0].index_select(dim, kept)
+        few, rest = args[0], list(args[1:])
+        kept = {dim: positions.to(few.device) for dim, positions in self._left[place].items()}
+        for dim, positions in kept.items():
+            few = few.index_select(dim, positions)
         if name in REDUCING:
-            return func(few, *args[1:], **named)
-        rest, named = _fewer(name, list(args[1:]), named, kept)
+            return func(few, *rest, **named)
+        for positions in kept.values():
+            rest, named = _fewer(name, rest, named, positions)
         result = func(few, *rest, **named)
-        whole = result.new_zeros([n if d == dim else result.shape[d] for d, n in enumerate(args[0].shape)])
-        return whole.index_copy(dim, kept, result)
+        for dim, positions in kept.items():
+            whole = result.new_zeros([args[0].shape[d] if d == dim else n for d, n in enumerate(result.shape)])
+            result = whole.index_copy(dim, positions, result)
+        return result
 
 
 def _fewer(name: str, rest: list[Any], named: dict[str, Any], kept: Tensor) -> tuple[list[Any], dict[str, Any]]:

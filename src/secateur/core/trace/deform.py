@@ -24,6 +24,9 @@ def deformable(state: State, args: Args, out: Tensor) -> None:
     for places in (offset, mask) if modulated else (offset,):
         for layer in state.labels(places):
             state.pin(layer.reshape(-1), "places that a deformable convolution reads from")
+    for layer in state.labels(weight):
+        if layer.shape[0] == layer.shape[1] == 1:
+            state.pin(layer.reshape(-1), "a kernel position, not a channel")
     read, rows, columns = state.vector(x, 1), state.vector(weight, 0), state.vector(weight, 1)
     scale = out.shape[0] * math.prod(out.shape[2:]) * math.prod(weight.shape[2:])
     state.calls.append(Call(state.module, scale, (axis(weight.shape[0], rows), axis(weight.shape[1], columns))))

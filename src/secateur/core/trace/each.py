@@ -25,6 +25,9 @@ def elementwise(state: State, args: Args, out: Tensor, *, name: str = "") -> Non
     tensors = [arg for arg in flat(args) if isinstance(arg, Tensor)]
     with state.adding() if name in ADDS else nullcontext():
         layers = meet(state, [state.labels(t) for t in tensors], [t.shape for t in tensors], out.dim())
+    if name in ("mul", "mul_", "div", "div_") and len(tensors) == 1 and state.is_weight(tensors[0]):
+        for layer in layers:  # such a factor may come from the number of inputs
+            state.doubt("a factor of a weight", layer)
     state.set(out, layers, name in KEEPS_ZERO and bool(tensors) and _keeps_zero(state, name, tensors))
 
 

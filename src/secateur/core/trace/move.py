@@ -60,7 +60,7 @@ def reshape_in_place(state: State, args: Args, out: Tensor, *, func: Any) -> Non
 
 def cut(state: State, args: Args, out: Tensor, *, func: Any) -> None:
     """Slice, narrow: a window along one dimension (``args``: tensor, dim, ...)."""
-    dim = _dim(args, 1)
+    dim = dim_at(args, 1)
     layers: list[Tensor] = []
     for layer in state.labels(args[0]):
         if layer.shape[dim] > 1 and out.shape[dim] != layer.shape[dim]:
@@ -85,7 +85,7 @@ def _bind_equal_parts(state: State, layer: Tensor, piece: Tensor, dim: int, star
 
 def split(state: State, args: Args, out: Sequence[Tensor]) -> None:
     """Split into parts of one size or of given sizes; equal parts stay equal."""
-    dim = _dim(args, 2)
+    dim = dim_at(args, 2)
     parts: list[list[Tensor]] = [[] for _ in out]
     for layer in state.labels(args[0]):
         if layer.shape[dim] == 1:
@@ -109,7 +109,7 @@ def select(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
     Labels that vary along other dimensions too are those of equal parts (queries, keys and values of one linear
     layer): the parts shrink alike.
     """
-    dim = _dim(args, 1)
+    dim = dim_at(args, 1)
     layers: list[Tensor] = []
     for layer in state.labels(args[0]):
         if len(L.varying(layer)) > 1:
@@ -124,7 +124,7 @@ def select(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
 def cat(state: State, args: Args, out: Tensor) -> None:
     """Join along a dimension; labels along the others meet."""
     tensors = [t for t in args[0] if t.dim() == out.dim()]
-    dim = _dim((out, *args[1:]), 1)
+    dim = dim_at((out, *args[1:]), 1)
     joined = [next((x for x in state.labels(t) if x.shape[dim] > 1), None) for t in tensors]
     layers = [L.concatenate(joined, [t.shape[dim] for t in tensors], dim, out.dim())]
     others = [[x for x in state.labels(t) if x.shape[dim] == 1] for t in tensors]
@@ -188,11 +188,6 @@ def rotate(state: State, args: Args, out: Tensor) -> None:
     state.set(out, [torch.rot90(layer, turns, list(dims)) for layer in state.labels(args[0])])
 
 
-def along(state: State, args: Args, out: Tensor) -> None:
-    """Fourier transforms over maps (``args``: tensor, dimensions, ...): a channel stays a channel."""
-    state.set(out, [_unless_along(state, layer, *args[1]) for layer in state.labels(args[0])])
-
-
 def to_pairs(state: State, args: Args, out: Tensor) -> None:
     """Real and imaginary parts become a last dimension."""
     state.set(out, [layer.unsqueeze(-1) for layer in state.labels(args[0])], state.is_weight(args[0]))
@@ -200,21 +195,21 @@ def to_pairs(state: State, args: Args, out: Tensor) -> None:
 
 def from_pairs(state: State, args: Args, out: Tensor) -> None:
     """Real and imaginary parts, a last dimension of two, become one number."""
-    layers = [_unless_along(state, layer, layer.dim() - 1) for layer in state.labels(args[0])]
+    layers = [unless_along(state, layer, layer.dim() - 1) for layer in state.labels(args[0])]
     state.set(out, [layer.squeeze(-1) for layer in layers], state.is_weight(args[0]))
 
 
 def diagonal(state: State, args: Args, out: Tensor) -> None:
     """The diagonal of two dimensions becomes a last one."""
     dims = [int(d) % args[0].dim() for d in (args[2:4] if len(args) > 3 else (0, 1))]
-    layers = [_unless_along(state, layer, *dims) for layer in state.labels(args[0])]
+    layers = [unless_along(state, layer, *dims) for layer in state.labels(args[0])]
     state.set(out, [layer.diagonal(0, *dims) for layer in layers])
 
 
 def triangle(state: State, args: Args, out: Tensor) -> None:
     """Zeros above or below the diagonal of the last two dimensions."""
     last = (out.dim() - 2, out.dim() - 1)
-    state.set(out, [_unless_along(state, layer, *last) for layer in state.labels(args[0])])
+    state.set(out, [unless_along(state, layer, *last) for layer in state.labels(args[0])])
 
 
 def blocks(state: State, args: Args, out: Tensor, *, func: Any) -> None:
@@ -254,19 +249,19 @@ def overlay(state: State, args: Args, out: Tensor) -> None:
 
 def windows(state: State, args: Args, out: Tensor) -> None:
     """Sliding windows along a dimension (``unfold``), which become a last dimension."""
-    dim = _dim(args, 1)
-    state.set(out, [_unless_along(state, layer, dim).unsqueeze(-1) for layer in state.labels(args[0])])
+    dim = dim_at(args, 1)
+    state.set(out, [unless_along(state, layer, dim).unsqueeze(-1) for layer in state.labels(args[0])])
 
 
 def order(state: State, args: Args, out: Tensor | Sequence[Tensor], *, func: Any) -> None:
     """Sums up to a place, sorting, the largest few along a dimension: the others stay as they are."""
     names = [argument.name for argument in func._schema.arguments]
-    dim = _dim(args, names.index("dim")) if len(args) > names.index("dim") else args[0].dim() - 1
+    dim = dim_at(args, names.index("dim")) if len(args) > names.index("dim") else args[0].dim() - 1
     for tensor in [out] if isinstance(out, Tensor) else out:
-        state.set(tensor, [_unless_along(state, layer, dim) for layer in state.labels(args[0])])
+        state.set(tensor, [unless_along(state, layer, dim) for layer in state.labels(args[0])])
 
 
-def _unless_along(state: State, layer: Tensor, *dims: int) -> Tensor:
+def unless_along(state: State, layer: Tensor, *dims: int) -> Tensor:
     """Pin a layer that varies along a dimension whose order or neighbourhood matters."""
     if all(layer.shape[d] == 1 for d in dims):
         return layer
@@ -316,5 +311,6 @@ def packed(state: State, args: Args, out: Sequence[Tensor]) -> None:
     state.set(out[0], layers)
 
 
-def _dim(args: Args, place: int) -> int:
+def dim_at(args: Args, place: int) -> int:
+    """Return the dimension that an argument names, the first one where it is left out."""
     return (int(args[place]) if len(args) > place else 0) % max(1, args[0].dim())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from secateur.core import labels as L
 from secateur.core.trace.mix import place
-from secateur.core.trace.move import meet
+from secateur.core.trace.move import dim_at, meet
 from secateur.core.trace.state import State
 
 Args = Sequence[Any]
@@ -37,7 +37,7 @@ def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
 
 def index_select(state: State, args: Args, out: Tensor) -> None:
     """Pick along one dimension by a tensor of positions; block layers alone have their positions renumbered."""
-    dim = _dim(args, 1)
+    dim = dim_at(args, 1)
     layers: list[Tensor] = []
     for layer in state.labels(args[0]):
         if layer.shape[dim] > 1 and state.module not in state.block_modules:
@@ -62,12 +62,12 @@ def _picked(indices: Sequence[Tensor | None]) -> list[int]:
 
 
 def at_indices(state: State, args: Args, out: Tensor) -> None:
-    """Gather and scatter (``args``: tensor, dimension, positions, what is written): along all other dimensions alike."""
+    """Gather and scatter (``args``: tensor, dimension, positions, what is written): along the others alike."""
     _along_others(state, args, out, [args[0], *(arg for arg in args[2:] if isinstance(arg, Tensor))])
 
 
 def along_one(state: State, args: Args, out: Tensor) -> None:
-    """Add, copy or fill at some positions of one dimension (``args``: tensor, dimension, positions, what is written)."""
+    """Add, copy or fill at some positions of one dimension (``args``: tensor, dimension, positions, values)."""
     _along_others(state, args, out, [args[0], *(arg for arg in args[3:] if isinstance(arg, Tensor) and arg.dim())])
 
 
@@ -91,10 +91,10 @@ def put(state: State, args: Args, out: Tensor) -> None:
     """Write at positions (``args``: tensor, positions for each dimension, values): one value, or channels stay."""
     x, positions, values = args[0], list(args[1]), args[2]
     masks = [mask for mask in positions if mask is not None]
-    if len(positions) == len(masks) == 1 and masks[0].dtype == torch.bool and values.numel() == 1:
-        if masks[0].shape == x.shape:  # the same as to fill where a mask says so
-            state.set(out, meet(state, [state.labels(x), state.labels(masks[0])], [x.shape, x.shape], x.dim()))
-            return
+    if masks and masks[0].dtype == torch.bool and masks[0].shape == x.shape and values.numel() == 1:
+        # the same as to fill where a mask says so
+        state.set(out, meet(state, [state.labels(x), state.labels(masks[0])], [x.shape, x.shape], x.dim()))
+        return
     picked = _picked(positions)
     layers: list[Tensor] = []
     for layer in state.labels(x):

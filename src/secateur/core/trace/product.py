@@ -45,7 +45,7 @@ def _matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
 
 def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
     """``(..., n, k) @ (..., k, m)`` where one of the two is a weight."""
-    if a.dim() == 2 and sum(layer.shape[1] > 1 for layer in state.labels(b)) > 1:
+    if a.dim() == 2 and state.is_weight(b) and sum(layer.shape[1] > 1 for layer in state.labels(b)) > 1:
         _of_kernels(state, a, b, out)
         return
     inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
@@ -67,16 +67,19 @@ def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
 def _of_kernels(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
     """``(n, k) @ (k, m)`` that mixes kernels, each of them a row: channels that it makes and reads lie in one row."""
     contract(state, state.vector(a, 1), state.vector(b, 0), True)
+    state.mark(state.vector(b, 0), "reads")
     rows = state.vector(a, 0)
     kernels = [layer for layer in state.labels(b) if layer.shape[1] > 1]
     channels = [torch.unique(layer) for layer in kernels]
     met = torch.stack([layer[0].expand(b.shape[1]) for layer in kernels])
     often = torch.unique(met, dim=1, return_counts=True)[1]
-    if any(layer.shape[0] > 1 for layer in kernels) or len(often) != math.prod(map(len, channels)) or often.unique().numel() > 1:
+    axes: list[tuple[int, Tensor | None]] = [(len(each), each) for each in channels]
+    combinations = math.prod(map(len, channels))
+    scale = b.shape[1] // combinations
+    if len(often) != combinations or len(often.unique()) > 1 or any(layer.shape[0] > 1 for layer in kernels):
         for layer in kernels:
             state.pin(layer.reshape(-1), PRODUCT)
-    axes = [(len(each), each) for each in channels]
-    scale = b.shape[1] // math.prod(map(len, channels))
+        axes, scale = [], b.shape[1]
     _cost(state, scale, (a.shape[0], rows), (a.shape[1], state.vector(a, 1)), *axes)
     state.set(out, [place(rows, out, 0), *kernels], state.is_weight(b))
 

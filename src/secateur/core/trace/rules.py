@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.core.trace import deform, each, mix, move, pick, product
+from secateur.core.trace import deform, each, fourier, mix, move, pick, product
 from secateur.core.trace.state import Call, State
 from secateur.core.work import macs, uncounted
 
@@ -49,7 +49,6 @@ MOVES: dict[str, Rule] = {
     "index_put": pick.put,
     **dict.fromkeys(["embedding", "_embedding_bag"], pick.table),
     **dict.fromkeys(["max_unpool2d", "max_unpool3d"], pick.unpool),
-    **dict.fromkeys(["_fft_c2c", "_fft_r2c", "_fft_c2r"], move.along),
     "rot90": move.rotate,
     "view_as_real": move.to_pairs,
     "view_as_complex": move.from_pairs,
@@ -72,6 +71,7 @@ MIXES: dict[str, Rule] = {
     **dict.fromkeys(["addmm", "baddbmm"], product.addmm),
     "linear": mix.linear,
     "deform_conv2d": deform.deformable,
+    **dict.fromkeys(["_fft_c2c", "_fft_r2c", "_fft_c2r"], fourier.transform),
     **dict.fromkeys(
         [
             "_scaled_dot_product_flash_attention_for_cpu",
@@ -165,7 +165,7 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     if name in MOVES:
         MOVES[name](state, args, out)
     elif name == "squeeze_" and len(args) > 1:  # without a dimension nothing says which of them went
-        move.reshape_in_place(state, args, out, func=func)
+        move.reshape_in_place(state, args, first, func=func)
     elif name == "set_" and len(args) == 1:
         state.set(first, [])  # emptied, to save memory
     elif name in MOVES_WITH_OPERATOR:
