@@ -17,6 +17,19 @@ REACH_IT = "give example inputs that run it, or delete it from the network if no
 _IN_TRAINING = "runs in training alone"
 
 
+def layer_of(tensor: str) -> str:
+    """Return the name of the module that owns a tensor; the empty string is the network itself.
+
+    What a weight is computed from (``torch.nn.utils.parametrize``) belongs to the layer of that weight.
+    """
+    return unparametrized(tensor.rpartition(".")[0])
+
+
+def unparametrized(module: str) -> str:
+    """Return the layer that a parametrization is of, another module's name as it is."""
+    return f".{module}".partition(".parametrizations.")[0].removeprefix(".")
+
+
 @dataclass(frozen=True)
 class LayerRow:
     """One layer in the explanation: how many of its output channels can go, with whom, or why not.
@@ -62,6 +75,12 @@ def explain(graph: Graph) -> Explanation:
     for tensor, roles in graph.roles.items():
         if "makes" in roles and tensor in graph.parameters:
             rows.append(_row(graph, tensor, roles.index("makes")))
+    listed = {row.layer for row in rows}
+    rows += [
+        LayerRow(layer, each.width, 0, "", (), each.reason, each.remedy)
+        for layer, each in graph.transformed.items()
+        if each.width and layer not in listed
+    ]
     rows += [LayerRow(layer, width, 0, "", (), UNREACHED, REACH_IT) for layer, width in graph.unreached.items()]
     keep = torch.ones(graph.units, dtype=torch.bool)
     for group in graph.free:
@@ -73,7 +92,7 @@ def explain(graph: Graph) -> Explanation:
 
 
 def _row(graph: Graph, tensor: str, dim: int) -> LayerRow:
-    layer = tensor.rpartition(".")[0]
+    layer = layer_of(tensor)
     shape, _ = graph.tensors[tensor]
     holders = {
         group.name: (int((member.unit >= 0).sum()), group)

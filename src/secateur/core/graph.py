@@ -11,9 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.core.computed import Gain, Transformed
 from secateur.core.explain import Explanation, explain
+from secateur.core.explain import layer_of as layer_of
 from secateur.core.plan import Plan
 from secateur.core.work import Uncounted
+from secateur.core.written_sizes import Assignment, Axis, Rewrite
 from secateur.errors import PlanError
 
 Role = Literal["makes", "scales", "reads"]
@@ -30,12 +33,14 @@ class Member:
         dim: dimension.
         role: ``makes`` (rows of a convolution), ``reads`` (columns of the next) or ``scales`` (batch norm, bias).
         unit: ``(size of the dimension,)`` int64; number of the unit in its group, -1 = not of this group.
+        gain: says how the weight is computed from this tensor, if weight norm does so.
     """
 
     tensor: str
     dim: int
     role: Role
     unit: Tensor
+    gain: Gain | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +54,12 @@ class Group:
     def rows(self, model: nn.Module, role: Role) -> Iterator[Tensor]:
         """Yield for every member with this role a ``(size, k)`` tensor: the weights of each unit, zero-padded.
 
-        Rows are read from ``model`` without gradient; ``k`` is the number of weights of the largest unit there.
+        Rows are read from ``model`` without gradient, under weight norm from the weight itself; ``k``
+        is the number of weights of the largest unit there.
         """
         for member in self.members:
             if member.role == role:
-                yield unit_rows(tensor_of(model, member.tensor), member, self.size)
+                yield unit_rows(_weight_of(model, member), member, self.size)
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
@@ -83,14 +89,6 @@ class Pin:
 
 
 @dataclass(frozen=True, eq=False)
-class Axis:
-    """One factor of a cost: positions that can vanish (``units``, numbered over the whole graph) and fixed ones."""
-
-    fixed: int
-    units: Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class Cost:
     """Multiply-accumulates of one call of a layer: ``scale`` times the product of what is left of the axes."""
 
@@ -100,30 +98,13 @@ class Cost:
 
 
 @dataclass(frozen=True, eq=False)
-class WrittenSize:
-    """A number in the arguments of a call that must follow the widths: ``sign`` times what is left of ``axis``."""
-
-    path: tuple[int | str, ...]
-    sign: int
-    axis: Axis
-
-
-@dataclass(frozen=True, eq=False)
-class Rewrite:
-    """A size written into Python code: the ``call``-th reshaping call in the own forward of ``module``."""
-
-    module: str
-    call: int
-    function: str
-    literals: tuple[WrittenSize, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Statistic:
     """A call that averages, compares or normalises over channels: the ``call``-th of its kind in ``module``.
 
+    Or one that multiplies with a weight that is computed, so that no parameter can be set to zero instead.
+
     Attributes:
-        dim: dimension of its first argument that the statistic runs over.
+        dim: dimension of its first argument that the statistic runs over; of the weight that the product sums over.
         units: graph-wide unit of each position along it, -1 = fixed.
     """
 
@@ -131,6 +112,7 @@ class Statistic:
     call: int
     dim: int
     units: Tensor
+    kind: str = "statistic"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +130,9 @@ class Graph:
         rewrites: sizes written into code that surgery must adapt.
         statistics: calls over channels, which silencing must restrict to the kept ones.
         roles: for each tensor, the role of each of its dimensions.
+        gains: weights under weight norm, whose gains surgery adapts.
+        transformed: layers and observers whose weights are computed in a way in which no channel can go.
+        tied: parameters one of whose dimensions both makes and reads channels, as in a decoder with transposed weights.
         unreached: layers that the example inputs do not run, with their widths; what they could meet stays.
         aside: parameters and buffers that are used in training alone.
         streams: groups whose units several layers, or a layer and a padding, put out that are added up.
@@ -155,6 +140,7 @@ class Graph:
         patterns: the names of layers, or of modules around them (``fnmatch``), that were to be left alone.
         inside: whether streams are left alone as such.
         uncounted: operators that multiply and are not in the costs.
+        assignments: numbers in attributes that surgery must set.
         tried: plans that the network was read again for, see ``Plan.tried``.
     """
 
@@ -170,10 +156,14 @@ class Graph:
     unreached: Mapping[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = field(default=frozenset())
     streams: frozenset[str] = field(default=frozenset())
+    gains: tuple[Gain, ...] = ()
+    transformed: Mapping[str, Transformed] = field(default_factory=dict[str, Transformed])
+    tied: frozenset[str] = field(default=frozenset())
     left: frozenset[str] = field(default=frozenset())
     inside: bool = False
     patterns: tuple[str, ...] = ()
     uncounted: tuple[Uncounted, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
     tried: tuple[Plan, ...] = ()
 
     @cached_property
@@ -260,15 +250,18 @@ class Graph:
         return explain(self)
 
 
+def _weight_of(model: nn.Module, member: Member) -> Tensor:
+    tensor, gain = tensor_of(model, member.tensor), member.gain
+    if gain is None:
+        return tensor
+    with torch.no_grad():
+        return torch._weight_norm(tensor, tensor_of(model, gain.gain), gain.dim)  # pyright: ignore
+
+
 def within(layer: str, pattern: str) -> bool:
     """Say whether a layer, or a module that it is part of, matches a pattern (``fnmatch``)."""
     parts = layer.split(".")
     return any(fnmatch.fnmatch(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
-
-
-def layer_of(tensor: str) -> str:
-    """Return the name of the module that owns a tensor; the empty string is the network itself."""
-    return tensor.rpartition(".")[0]
 
 
 def tensor_of(model: nn.Module, name: str) -> Tensor:
@@ -305,11 +298,6 @@ def unit_rows(tensor: Tensor, member: Member, size: int) -> Tensor:
     out = rows[table]
     out[table < 0] = 0
     return out.flatten(1)
-
-
-def count(axis: Axis, keep: Tensor) -> int:
-    """Return how many positions of the axis are left under ``keep``."""
-    return axis.fixed + int(keep[axis.units].sum())
 
 
 def staying(units: Tensor, keep: Tensor) -> Tensor:

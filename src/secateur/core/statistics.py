@@ -19,9 +19,36 @@ from secateur.core.graph import Statistic, staying
 from secateur.core.literals import call_name
 
 KIND = "statistic"
+READING = "reading"
+# calls that multiply with a weight, and the dimension of their second argument that they sum over
+READS = {
+    "linear": 1, "conv1d": 1, "conv2d": 1, "conv3d": 1,
+    "conv_transpose1d": 0, "conv_transpose2d": 0, "conv_transpose3d": 0,
+    "matmul": -2, "__matmul__": -2, "mm": -2, "bmm": -2,
+}  # fmt: skip
 # calls that shrink the dimension, and calls that keep it
 REDUCING = frozenset(
-    {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "vector_norm", "var_mean", "prod", "logsumexp"}
+    {
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "var",
+        "std",
+        "norm",
+        "vector_norm",
+        "var_mean",
+        "std_mean",
+        "linalg_norm",
+        "linalg_vector_norm",
+        "prod",
+        "logsumexp",
+        "all",
+        "any",
+        "_is_all_true",
+    }
 )
 NORMALISING = frozenset({"layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax", "normalize"})
 _AFFINE = {"layer_norm": (2, 3), "group_norm": (2, 3), "rms_norm": (2,)}  # places of per-channel parameters
@@ -33,6 +60,9 @@ def is_statistic(name: str) -> bool:
     return name in REDUCING or name in NORMALISING
 
 
+Place = tuple[str, str, int]  # kind of a call, module, number of the call there
+
+
 @contextmanager
 def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -> Generator[None]:
     """While active, these calls see the kept channels only; what they return for the others is zero.
@@ -42,11 +72,11 @@ def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -
         statistics: the calls, from its graph.
         keep: boolean over all units.
     """
-    left: dict[tuple[str, int], dict[int, Tensor]] = {}
+    left: dict[Place, list[tuple[int, Tensor]]] = {}
     for entry in statistics:
         kept = staying(entry.units, keep)
         if not bool(kept.all()):
-            left.setdefault((entry.module, entry.call), {})[entry.dim] = torch.nonzero(kept).flatten()
+            left.setdefault((entry.kind, entry.module, entry.call), []).append((entry.dim, kept))
     if not left:
         yield
         return
@@ -56,7 +86,7 @@ def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -
 
 
 class _OverKept(TorchFunctionMode):
-    def __init__(self, stack: ModuleStack, left: Mapping[tuple[str, int], Mapping[int, Tensor]]) -> None:
+    def __init__(self, stack: ModuleStack, left: Mapping[Place, list[tuple[int, Tensor]]]) -> None:
         super().__init__()
         self._stack = stack
         self._left = left
@@ -69,13 +99,17 @@ class _OverKept(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name, named = call_name(func), dict(kwargs or {})
-        if not args or not isinstance(args[0], Tensor) or not is_statistic(name):
+        if not args or not isinstance(args[0], Tensor):
             return func(*args, **named)
-        place = (self._stack.current, self._stack.number(KIND))
+        if name in READS:
+            return self._reading(func, args, named)
+        if not is_statistic(name):
+            return func(*args, **named)
+        place = (KIND, self._stack.current, self._stack.number(KIND))
         if place not in self._left:
             return func(*args, **named)
+        kept = {dim: _places(units, args[0], dim) for dim, units in self._left[place]}
         few, rest = args[0], list(args[1:])
-        kept = {dim: positions.to(few.device) for dim, positions in self._left[place].items()}
         for dim, positions in kept.items():
             few = few.index_select(dim, positions)
         if name in REDUCING:
@@ -87,6 +121,26 @@ class _OverKept(TorchFunctionMode):
             whole = result.new_zeros([args[0].shape[d] if d == dim else n for d, n in enumerate(result.shape)])
             result = whole.index_copy(dim, positions, result)
         return result
+
+    def _reading(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Multiply with a weight that is zero where it reads what is silenced."""
+        place = (READING, self._stack.current, self._stack.number(READING))
+        if place not in self._left:
+            return func(*args, **named)
+        key = next((key for key in ("weight", "other", "mat2") if key in named), "")
+        weight = named[key] if key else args[1]
+        for dim, kept in self._left[place]:
+            dim = dim if weight.dim() > 1 else 0
+            weight = weight.index_fill(dim, _places(~kept, weight, dim), 0.0)
+        if key:
+            return func(*args, **{**named, key: weight})
+        return func(args[0], weight, *args[2:], **named)
+
+
+def _places(positions: Tensor, tensor: Tensor, dim: int) -> Tensor:
+    """Return which positions along a dimension are meant; of a batch laid out along it there may be more or fewer."""
+    size = tensor.shape[dim]
+    return torch.nonzero(positions.repeat(-(-size // len(positions)))[:size]).flatten().to(tensor.device)
 
 
 def _fewer(name: str, rest: list[Any], named: dict[str, Any], kept: Tensor) -> tuple[list[Any], dict[str, Any]]:

@@ -50,9 +50,16 @@ def _scales_nothing(norm: nn.Module) -> bool:
     return plain and (bias is None or bool((bias == 0).all()))
 
 
+def _weight(layer: nn.Module) -> Tensor:
+    """Return the weight, be it a parameter or computed from others."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
 def _bound(layer: nn.Module) -> float:
     """Return the largest weight and bias that torch draws by itself, which is uniform."""
-    weight = layer.get_parameter("weight")
+    weight = _weight(layer)
     return 1 / math.sqrt(max(1, weight[0].numel()))
 
 
@@ -69,7 +76,7 @@ def _has_zero_biases(layers: Sequence[nn.Module]) -> bool:
 
 def _are_uniform(layers: Sequence[nn.Module]) -> bool:
     """Whether every layer fills its bound evenly; small ones are looked at together, for alone they say nothing."""
-    shares = [layer.get_parameter("weight").flatten().float() / _bound(layer) for layer in layers]
+    shares = [_weight(layer).flatten().float() / _bound(layer) for layer in layers]
     if not all(map(_has_drawn_bias, layers)) or any(float(share.abs().max()) > 1.001 for share in shares):
         return False
     small = [share for share in shares if share.numel() < _ENOUGH]
@@ -81,12 +88,12 @@ def _are_uniform(layers: Sequence[nn.Module]) -> bool:
 
 def _have_usual_spreads(layers: Sequence[nn.Module]) -> bool:
     """Whether every layer has the spread of a draw; a small one fits some draw by chance."""
-    large = [layer for layer in layers if layer.get_parameter("weight").numel() >= _ENOUGH]
+    large = [layer for layer in layers if _weight(layer).numel() >= _ENOUGH]
     return bool(large) and all(map(_has_usual_spread, large))
 
 
 def _has_usual_spread(layer: nn.Module) -> bool:
-    weight = layer.get_parameter("weight")
+    weight = _weight(layer)
     reads, makes = weight[0].numel(), weight[:, 0].numel()
     usual = [math.sqrt(2 / reads), math.sqrt(2 / makes), math.sqrt(2 / (reads + makes)), 1 / math.sqrt(reads)]
     return any(_near(weight, spread) for spread in (*usual, *_FIXED_SPREADS))

@@ -43,7 +43,7 @@ def readers(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan) -> Iter
     held = {layer_of(tensor) for tensor in zero_masks(graph, plan, keep)}
     for tensor, roles in graph.roles.items():
         name = layer_of(tensor)
-        if not tensor.endswith(".weight") or "reads" not in roles or name in held:
+        if not tensor.endswith(".weight") or "reads" not in roles or name in held or tensor in graph.tied:
             continue
         old, new = dense.get_submodule(name), thin.get_submodule(name)
         if not _is_plain(old) or type(new) is not type(old):

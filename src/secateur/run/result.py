@@ -12,7 +12,7 @@ from torch import nn
 from secateur import artifact
 from secateur.artifact.stages import stages, way_of
 from secateur.core.explain import Explanation
-from secateur.core.graph import Graph, tensor_of
+from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.method import Method
 from secateur.core.plan import Plan
 from secateur.core.sensitivity import Curve
@@ -137,7 +137,7 @@ class Result:
 def widths(graph: Graph, dense: nn.Module, thin: nn.Module) -> tuple[Width, ...]:
     """Compare the output channels of every layer of the dense and the pruned network."""
     found = (
-        Width(name.rpartition(".")[0], tensor_of(dense, name).shape[dim], tensor_of(thin, name).shape[dim])
+        Width(layer_of(name), tensor_of(dense, name).shape[dim], tensor_of(thin, name).shape[dim])
         for name, roles in graph.roles.items()
         if "makes" in roles and name in graph.parameters
         for dim in [roles.index("makes")]

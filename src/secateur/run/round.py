@@ -20,7 +20,7 @@ from secateur.core.size import Target, size
 from secateur.core.surgery import Hold, apply, check_batches, check_training, hold, run, tensors_in, verified
 from secateur.core.trials import Search
 from secateur.errors import BranchingError, CutError, TargetError, TraceError, VerificationError
-from secateur.events import Event, Tell
+from secateur.events import Event, Tell, warn
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.error_curves import measuring as fitting
@@ -30,6 +30,11 @@ from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import decides_by_the_clock, place_of_use, timing
 from secateur.training import History, fit
+
+DRAWN = (
+    "the network draws random numbers in evaluation, as many as its layers are wide, so that the pruned one draws "
+    "others; both were compared with constants in their place"
+)
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -229,6 +234,9 @@ class Round:
             )
         with job.clock("verify"):
             check_batches(model, graph, plan, thin, job.inputs, outputs)
+        if check.draws:
+            warn(DRAWN, job.tell)
+            plan = replace(plan, notes=(*plan.notes, DRAWN))
         if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
             plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
         with job.clock("verify"):

@@ -104,15 +104,6 @@ def test_kernels_that_are_computed_go_with_their_channels(
     assert getattr(thin.inner, "channels", 4) == 4
 
 
-def test_a_factor_that_comes_from_the_number_of_inputs_is_found_by_trial() -> None:
-    class Signs(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            return F.conv2d(x, self.weight.sign() * (2 / self.weight[0].numel()) ** 0.5, self.bias)
-
-    graph = trace(lived_in(Around(Signs(8, 6, 1), 6)), images(1))
-    assert {group.name for group in graph.groups} <= {"inner"}
-
-
 @pytest.mark.parametrize(("groups", "spread", "units"), [(1, 1, 8), (1, 2, 4), (2, 1, 4), (2, 2, 4)])
 def test_deformable_convolutions_read_like_convolutions(groups: int, spread: int, units: int) -> None:
     from torchvision.ops import DeformConv2d

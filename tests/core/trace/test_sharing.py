@@ -121,12 +121,11 @@ class TiedTransposed(nn.Module):
         return self.out(x.permute(0, 3, 1, 2))
 
 
-def test_a_weight_that_is_used_in_both_directions_stays() -> None:
-    graph = trace(lived_in(TiedTransposed()), images(1))
-    # its columns read the stem and make what the output layer reads: a dimension has one role only
-    assert sizes(graph) == {}
-    reasons = {(pin.tensor, pin.dim): pin.reason for pin in graph.pins}
-    assert reasons["weight", 0] == reasons["weight", 1] == "one dimension of a weight both makes and reads them"
+def test_a_weight_that_is_used_in_both_directions_shrinks_in_both() -> None:
+    graph, thin = thinned(TiedTransposed())
+    assert sizes(graph) == {"stem.0": 6, "weight": 8}
+    assert thin.weight.shape == (4, 3)
+    assert graph.tied == {"weight"}
 
 
 def test_tied_layers_shrink_once_and_stay_tied() -> None:

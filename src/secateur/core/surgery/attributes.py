@@ -16,16 +16,18 @@ from typing import Any
 
 from torch import fx, nn
 
-from secateur.core.literals import Path, differences, record, replaced
+from secateur.core.holders import held_by, renewed
+from secateur.core.literals import Path, differences, record
 
 _PLAIN = frozenset(vars(nn.Module()))
+_DEEPEST = 6  # values in values; what holds itself has no end
 _MOST = 64  # attempts at a combination of numbers for one module
 INDIRECT = frozenset({"getattr", "vars", "__dict__", "__getattribute__", "attrgetter", "eval", "exec"})
 
 
 @dataclass(frozen=True)
 class Number:
-    """A whole number in an attribute: the attribute itself, or an entry of the lists, tuples and dicts in it."""
+    """A whole number in an attribute: the attribute itself, or what the values in it hold, see ``held_by``."""
 
     name: str
     path: Path
@@ -47,19 +49,14 @@ def numbers(module: nn.Module) -> list[Number]:
 def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, int]]:
     if type(value) is int:
         yield path, value
-    elif type(value) in (list, tuple):
-        for step, item in enumerate(value):
-            yield from _leaves(item, (*path, step))
-    elif type(value) is dict:
-        for key, item in value.items():
-            if type(key) in (int, str):
-                yield from _leaves(item, (*path, key))
+    for step, item in held_by(value) if len(path) < _DEEPEST else ():
+        yield from _leaves(item, (*path, step))
 
 
 def assign(module: nn.Module, changes: Mapping[Number, int]) -> None:
     """Set numbers; containers are made anew, because others may hold the same, and class attributes shadowed."""
     for number, value in changes.items():
-        setattr(module, number.name, replaced(getattr(module, number.name), number.path, value))
+        setattr(module, number.name, renewed(getattr(module, number.name), number.path, value))
 
 
 @contextlib.contextmanager

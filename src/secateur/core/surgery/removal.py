@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.blocks import BlockLayer
-from secateur.core.graph import Graph, count, layer_of, staying, tensor_of
+from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
+from secateur.core.surgery.attributes import Number, assign
+from secateur.core.surgery.gains import follow_gains, refresh
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
+from secateur.core.surgery.untouched import computed
 from secateur.core.surgery.widths import follow_widths
+from secateur.core.written_sizes import count
 from secateur.errors import ModelError, PlanError, first_line
 
 
@@ -40,10 +44,14 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     keep = graph.kept(plan)
     check(model, graph, keep, plan)
     masks = zero_masks(graph, plan, keep)
-    thin = _copy_with(model, {name: _thin(tensor_of(model, name), name, graph, keep, masks) for name in graph.tensors})
+    tensors = {name: _thin(tensor_of(model, name), name, graph, keep, masks) for name in graph.tensors}
+    follow_gains(model, graph, plan, keep, tensors)
+    thin = _copy_with(model, tensors)
+    refresh(thin)
     if bool((~keep).any()):
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)
+        _assign(thin, graph, keep)
         _rewrite_code(thin, graph, keep)
         follow_widths(thin, graph, keep)
     found = layouts(graph, plan, keep)
@@ -88,7 +96,8 @@ def _thin(tensor: Tensor, name: str, graph: Graph, keep: Tensor, masks: Mapping[
 
 def _copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Deep-copy a model, but put the given tensors in the place of the old ones, ties included."""
-    memo: dict[int, Any] = {id(tensor_of(model, name)): new for name, new in tensors.items()}
+    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed(model)}
+    memo |= {id(tensor_of(model, name)): new for name, new in tensors.items()}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
@@ -143,6 +152,12 @@ def _set_recurrent_sizes(module: Any) -> None:
     if isinstance(module, nn.RNNBase):
         module.proj_size = hidden.shape[1] if module.proj_size else 0
         module.flatten_parameters()
+
+
+def _assign(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
+    for entry in graph.assignments:
+        number = Number(entry.name, entry.path, 0)
+        assign(thin.get_submodule(entry.module), {number: count(entry.axis, keep)})
 
 
 def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:

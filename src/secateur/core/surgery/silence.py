@@ -61,7 +61,10 @@ def _zero(tensor: Tensor, positions: Tensor) -> Callable[[], object]:
 def _silenced(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:
     """Return for each weight to change the positions to zero (boolean, broadcastable to its shape)."""
     positions: dict[str, Tensor] = {}
+    directions = {each.direction for each in graph.gains}  # whose lengths must stay: what they make is silenced
     for name, roles in graph.roles.items():
+        if name in directions:
+            continue
         shape, dims = graph.tensors[name]
         for d, (role, units) in enumerate(zip(roles, dims, strict=True)):
             if role != "reads" or units is None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
-from torch.overrides import TorchFunctionMode
 
 from secateur.core.graph import Graph
 from secateur.core.layers import CHANNEL_NORMS, RECURRENT
@@ -17,6 +15,7 @@ from secateur.core.surgery.batches import other_batches
 from secateur.core.surgery.forward import Inputs, forward, run
 from secateur.core.surgery.generators import common, held
 from secateur.core.surgery.silence import masked
+from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.untouched import untouched
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verified
 from secateur.errors import ModelError, VerificationError, first_line
@@ -30,34 +29,11 @@ _STEADY = (
     nn.TransformerEncoder,
     nn.TransformerEncoderLayer,
 )
-_DROPOUTS = frozenset(
-    {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d"}
-    | {f"{kind}{end}" for kind in ("alpha_dropout", "feature_dropout", "feature_alpha_dropout") for end in ("", "_")}
-)
 
 
 def in_training(module: nn.Module) -> bool:
     """Tell of a module that it trains; norms, dropouts and the like stay in evaluation mode."""
     return not isinstance(module, _STEADY)
-
-
-class WithoutDropout(TorchFunctionMode):
-    """While active, functions that drop at random return what they were given."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name, named = getattr(func, "__name__", ""), kwargs or {}
-        if name in _DROPOUTS:
-            return args[0] if args else named["input"]
-        if name == "scaled_dot_product_attention":
-            args = (*args[:4], *(0.0 for _ in args[4:5]), *args[5:])
-            named = {key: value for key, value in named.items() if key != "dropout_p"}
-        return func(*args, **named)
 
 
 def run_in_training(model: nn.Module, inputs: Inputs) -> Any:

@@ -135,7 +135,7 @@ def private(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers(), *_computed(model)):
+        for tensor in (*model.parameters(), *model.buffers(), *computed(model)):
             if type(tensor) in (Tensor, nn.Parameter):  # others know best how they are copied
                 new = tensor.detach().clone()
                 is_parameter = isinstance(tensor, nn.Parameter)
@@ -146,7 +146,7 @@ def private(model: nn.Module) -> nn.Module:
             raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
 
 
-def _computed(model: nn.Module) -> list[Tensor]:
+def computed(model: nn.Module) -> list[Tensor]:
     """Return tensors that modules have kept from a forward; torch copies none that autograd knows where from."""
     attributes = [value for module in model.modules() for value in vars(module).values()]
     return [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from secateur.core.literals import is_written
+from secateur.core.trace.calls_made import Dependence, Place, Site
 from secateur.core.trace.sites import recorded_in
-from secateur.core.trace.state import Dependence, Place, Site, State
+from secateur.core.trace.state import State
 
 
 @contextmanager
@@ -75,16 +76,14 @@ def _apart(state: State) -> Generator[_New]:
         yield new
     finally:
         del state.calls[calls:], state.uncounted[uncounted:]
-        new.sites = [site for site in state.sites if site.path]
-        doubts = [site for site in state.sites if not site.path]  # which trials settle
-        new.dependences, new.entered = state.dependences, dict(state.stack.entered)
-        state.sites, state.dependences = [*sites, *doubts], dependences
+        new.sites, new.dependences, new.entered = state.sites, state.dependences, dict(state.stack.entered)
+        state.sites, state.dependences = sites, dependences
         state.stack.entered.clear()
         state.stack.entered.update(entered)
 
 
 def _join_sites(model: nn.Module, state: State, new: _New, reason: str) -> None:
-    before, now = _by_place([site for site in state.sites if site.path]), _by_place(new.sites)
+    before, now = _by_place(state.sites), _by_place(new.sites)
     for place in before.keys() & now.keys():
         pairs = list(zip(before[place], now[place], strict=False))
         if len(before[place]) == len(now[place]) and all(_alike(a, b) for a, b in pairs):

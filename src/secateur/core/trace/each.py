@@ -17,7 +17,22 @@ Args = Sequence[Any]
 # operators that add tensors up: what only these tie to other layers is a stream
 ADDS = frozenset({"add", "add_", "sub", "sub_", "rsub", "lerp", "lerp_", "addcmul", "addcmul_", "addcdiv", "addcdiv_"})
 # operators under which a zero stays a zero, so that silencing a parameter silences what is computed from it
-KEEPS_ZERO = frozenset({"mul", "mul_", "div", "div_", "neg", "neg_", "clone", "_to_copy", "abs", "sign"})
+KEEPS_ZERO = frozenset(
+    {
+        "mul",
+        "mul_",
+        "div",
+        "div_",
+        "neg",
+        "neg_",
+        "clone",
+        "_to_copy",
+        "abs",
+        "sign",
+        "fake_quantize_per_tensor_affine_cachemask",
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    }
+)
 
 
 def elementwise(state: State, args: Args, out: Tensor, *, name: str = "") -> None:
@@ -25,20 +40,15 @@ def elementwise(state: State, args: Args, out: Tensor, *, name: str = "") -> Non
     tensors = [arg for arg in flat(args) if isinstance(arg, Tensor)]
     with state.adding() if name in ADDS else nullcontext():
         layers = meet(state, [state.labels(t) for t in tensors], [t.shape for t in tensors], out.dim())
-    if name in ("mul", "mul_", "div", "div_") and len(tensors) == 1 and state.is_weight(tensors[0]):
-        for layer in layers:  # such a factor may come from the number of inputs
-            state.doubt("a factor of a weight", layer)
-    state.set(out, layers, name in KEEPS_ZERO and bool(tensors) and _keeps_zero(state, name, tensors))
+    factors = tensors if name.startswith("mul") else tensors[:1]  # a zero in any of them is one in the product
+    weight = name in KEEPS_ZERO and any(state.is_weight(t) and _covers(state, t, layers, out.dim()) for t in factors)
+    state.set(out, layers, weight)
 
 
-def _keeps_zero(state: State, name: str, tensors: Sequence[Tensor]) -> bool:
-    """Tell whether the result is zero where a weight is: the first tensor, or the second that scales all of it."""
-    if state.is_weight(tensors[0]) or len(tensors) < 2 or name not in ("mul", "mul_"):
-        return state.is_weight(tensors[0])
-    dims = max(tensor.dim() for tensor in tensors)
-    own = {d for layer in state.labels(tensors[1]) for d in L.varying(L.align(layer, dims))}
-    others = [L.varying(L.align(layer, dims)) for layer in state.labels(tensors[0])]
-    return state.is_weight(tensors[1]) and all(own.intersection(dims) for dims in others)
+def _covers(state: State, tensor: Tensor, layers: Sequence[Tensor], dims: int) -> bool:
+    """Whether a tensor has channels of its own along every dimension in which a result of this one has some."""
+    own = {d for layer in state.labels(tensor) for d in L.varying(L.align(layer, dims))}
+    return own >= {d for layer in layers for d in L.varying(layer)}
 
 
 def like(state: State, args: Args, out: Tensor) -> None:
@@ -53,9 +63,7 @@ def window(state: State, args: Args, out: Tensor, *, spatial: int) -> None:
     state.set(out, [state.merge(layer, over) for layer in state.labels(x)])
 
 
-def reduce(
-    state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None, keep: bool, adds: bool = False
-) -> None:
+def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None, adds: bool = False) -> None:
     """Sum, mean, maximum over dimensions: over maps a channel stays, over channels nothing may shrink.
 
     What ``adds`` weights up is zero where all of them are.
@@ -69,7 +77,7 @@ def reduce(
             _over_channels(state, layer, "averaged or compared over channels")
             continue
         layer = state.merge(layer, over)
-        if not keep:
+        if out.dim() < x.dim():
             for d in reversed(over):
                 layer = layer.squeeze(d)
         layers.append(layer)
@@ -91,6 +99,16 @@ def _over_channels(state: State, layer: Tensor, reason: str) -> None:
         state.depend(layer.reshape(-1), dims[0], reason)
     else:
         state.pin(layer.reshape(-1), reason)
+
+
+def quantised(state: State, args: Args, out: Tensor) -> None:
+    """Fake quantisation by channel: scale and zero point go with their channel, and zero stays zero."""
+    x, axis = args[0], int(args[3])
+    shape = [-1 if d == axis else 1 for d in range(x.dim())]
+    per_channel = [[layer.reshape(shape) for layer in state.labels(t)] for t in args[1:3]]
+    sizes = [[x.shape[axis] if d == axis else 1 for d in range(x.dim())]] * 2
+    layers = meet(state, [state.labels(x), *per_channel], [x.shape, *sizes], out.dim())
+    state.set(out, layers, state.is_weight(x))
 
 
 def halves(state: State, args: Args, out: Tensor) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from secateur.core.labels import varying
+from secateur.core.trace.calls_made import Call
 from secateur.core.trace.mix import axis
 from secateur.core.trace.move import unless_along
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.state import State
 from secateur.core.work import fourier
 
 

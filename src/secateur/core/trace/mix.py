@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from secateur.core import labels as L
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.calls_made import Call
+from secateur.core.trace.state import State
 
 Args = Sequence[Any]
 FIXED_INPUT = "reads channels that cannot be removed"
@@ -70,7 +71,6 @@ def _grouped(
         whole = groups > inner
     else:  # called as a function, with one group for each image or each channel as a rule
         whole = inner == 1
-        state.doubt("grouped convolution", read)
     if whole:
         return _whole_groups(state, by_group, rows, columns, weight.shape[1], transposed)
     state.unite(by_group, by_group[:1])
@@ -108,8 +108,8 @@ def contract(state: State, read: Tensor | None, weight: Tensor | None, silenceab
         _pin_all(state, (read, weight), FIXED_INPUT)
         return
     state.unite(read, weight)
-    if not silenceable:
-        state.pin(read, NO_WEIGHT)
+    if not silenceable or state.makes(weight):
+        state.silence_at_call(weight, NO_WEIGHT)
 
 
 def linear(state: State, args: Args, out: Tensor) -> None:

@@ -287,8 +287,11 @@ def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequ
         for layers, shape in zip(aligned, shapes, strict=True):
             full = [1] * (dims - len(shape)) + list(shape)
             bare = [d for d in L.varying(layer) if full[d] > 1 and not any(x.shape[d] > 1 for x in layers)]
-            if bare:
-                state.pin(layer.reshape(-1), "combined with a tensor whose size is fixed")
+            if bare and any(set(L.varying(x)) & set(L.varying(layer)) for x in layers):
+                state.merge(layer, bare)  # with what it was united with, it does not vary there
+            elif bare:
+                remedy = "make that tensor like the other one (torch.zeros_like, torch.randn_like)"
+                state.pin(layer.reshape(-1), "combined with a tensor whose size is fixed", remedy)
     return met
 
 

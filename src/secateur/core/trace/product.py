@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.core.trace.calls_made import Call
 from secateur.core.trace.mix import axis, contract, join, place
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.state import State
 
 Args = Sequence[Any]
 PRODUCT = "multiplied with another activation"
@@ -37,21 +38,28 @@ def addmm(state: State, args: Args, out: Tensor) -> None:
 
 
 def _matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
-    if state.is_weight(a) or state.is_weight(b):
-        _with_weight(state, a, b, out)
+    first, second = state.is_weight(a), state.is_weight(b)
+    if first and second and state.is_own(a) and state.is_own(b):
+        _of_weights(state, a, b, out)
+    elif state.linear and b.dim() == 2 and state.labels(b):
+        _with_weight(state, a, b, out, weight_is_b=True)
+    elif first or second:  # what a gain was multiplied with is zero where the gain is, but is what a weight reads
+        _with_weight(state, a, b, out, weight_is_b=second and not (first and state.is_own(a)))
     else:
         _of_activations(state, a, b, out)
 
 
-def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor, *, weight_is_b: bool) -> None:
     """``(..., n, k) @ (..., k, m)`` where one of the two is a weight."""
     if a.dim() == 2 and state.is_weight(b) and sum(layer.shape[1] > 1 for layer in state.labels(b)) > 1:
         _of_kernels(state, a, b, out)
         return
     inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
-    contract(state, inner_a, inner_b, True)
+    if weight_is_b:
+        contract(state, inner_a, inner_b, state.is_weight(b))
+    else:
+        contract(state, inner_b, inner_a, True)
     left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
-    weight_is_b = state.is_weight(b)
     state.mark(inner_b if weight_is_b else inner_a, "reads")
     state.mark(right if weight_is_b else left, "makes")
     inner = inner_a if inner_a is not None else inner_b
@@ -82,6 +90,21 @@ def _of_kernels(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
         axes, scale = [], b.shape[1]
     _cost(state, scale, (a.shape[0], rows), (a.shape[1], state.vector(a, 1)), *axes)
     state.set(out, [place(rows, out, 0), *kernels], state.is_weight(b))
+
+
+def _of_weights(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """A weight that is the product of two: its rank stays, and its rows and columns are those of a weight."""
+    for vector in (state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)):
+        if vector is not None:
+            state.pin(vector, "the rank of a weight that is a product")
+    left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
+    _cost(state, math.prod(out.shape[:-2]), (a.shape[-2], left), (a.shape[-1], None), (b.shape[-1], right))
+    for tensor in (a, b):
+        for d in range(tensor.dim() - 2):
+            vector = state.vector(tensor, d)
+            if vector is not None:
+                state.pin(vector, PRODUCT)
+    state.set(out, [place(left, out, -2), place(right, out, -1)])
 
 
 def _of_activations(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:

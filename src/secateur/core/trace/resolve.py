@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Axis, Cost, Graph, Group, Member, Pin, Rewrite, Statistic, layer_of
+from secateur.core.graph import Cost, Graph, Group, Member, Pin, Statistic, layer_of
+from secateur.core.trace.calls_made import Call
 from secateur.core.trace.components import NOT_PRUNABLE, Components
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.state import State
 from secateur.core.work import by_operator
+from secateur.core.written_sizes import Axis, Rewrite
 
 
 class Units:
@@ -100,7 +102,8 @@ class Units:
         slot = self._state.slots[index]
         inside = (unit >= 0) & (unit < size)
         role = self._state.roles[slot.tensor][slot.dim]
-        return Member(slot.tensor, slot.dim, role, torch.where(inside, unit, NOT_PRUNABLE))
+        gain = self._state.gains.get(slot.tensor)
+        return Member(slot.tensor, slot.dim, role, torch.where(inside, unit, NOT_PRUNABLE), gain)
 
 
 def _alike(values: Tensor) -> list[tuple[int, Tensor]]:
@@ -136,11 +139,14 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         costs=tuple(_cost(call, units) for call in state.calls),
         convolutions={name: units.of(atoms) for name, atoms in state.convolutions.items()},
         rewrites=tuple(rewrites),
-        statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms)) for d in state.dependences),
+        statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms), d.kind) for d in state.dependences),
         roles={name: tuple(roles) for name, roles in state.roles.items()},
         uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,
+        gains=tuple(state.gains.values()),
+        transformed=state.transformed,
+        tied=frozenset(state.tied),
         streams=frozenset(units.streams),
     )
 

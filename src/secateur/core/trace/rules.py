@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from secateur.core.trace import deform, each, fourier, mix, move, pick, product
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.calls_made import Call
+from secateur.core.trace.state import State
 from secateur.core.work import macs, uncounted
 
 Args = Sequence[Any]
@@ -108,6 +109,8 @@ REDUCTIONS = frozenset(
         "min",
         "var",
         "std",
+        "var_mean",
+        "std_mean",
         "linalg_vector_norm",
         "norm",
         "logsumexp",
@@ -115,8 +118,6 @@ REDUCTIONS = frozenset(
         "argmax",
         "argmin",
         "aminmax",
-        "var_mean",
-        "std_mean",
         "median",
         "nanmedian",
         "mode",
@@ -124,6 +125,8 @@ REDUCTIONS = frozenset(
         "count_nonzero",
         "any",
         "all",
+        "_is_all_true",
+        "_is_any_true",
     }
 )
 # elementwise although torch does not tag them so
@@ -132,6 +135,17 @@ ELEMENTWISE = frozenset(
         "hardswish",
         "hardswish_",
         "native_dropout",
+        "uniform_",
+        "exponential_",
+        "log_normal_",
+        "cauchy_",
+        "bernoulli",
+        "normal",
+        "normal_functional",
+        "poisson",
+        "binomial",
+        "rrelu_with_noise",
+        "rrelu_with_noise_functional",
         "fake_quantize_per_tensor_affine_cachemask",
         "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
         "_prelu_kernel",
@@ -145,6 +159,8 @@ ELEMENTWISE = frozenset(
         "bernoulli_",
     }
 )
+# takes a scale and a zero point for each channel
+QUANTISES = frozenset({"fake_quantize_per_channel_affine_cachemask"})
 LIKE = frozenset(
     {f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")}
     | {f"new_{kind}" for kind in ("zeros", "ones", "empty", "full")}
@@ -160,7 +176,14 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
         _note_work(state, func, args, kwargs, out)
     args = _positional(func, args, kwargs)
     first = next((o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)), None)
-    if first is None or not any(isinstance(arg, Tensor) for arg in each.flat(args)):
+    if first is None:
+        return
+    tensors = [arg for arg in each.flat(args) if isinstance(arg, Tensor)]
+    own = all(state.is_own(arg) for arg in tensors)
+    for tensor in each.flat(out):
+        if isinstance(tensor, Tensor):
+            state.own[tensor] = own
+    if not tensors:
         return
     if name in MOVES:
         MOVES[name](state, args, out)
@@ -178,12 +201,14 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
         for tensor in each.flat(out):  # beside the largest, where they were
             each.window(state, args, tensor, spatial=WINDOWS[name])
     elif name in REDUCTIONS:
-        dims, keep = _reduction(func, args, kwargs)
-        each.reduce(state, args, first, dims=dims, keep=keep, adds=name in ("sum", "mean"))
+        # whether sizes of one stay is an argument that some operators take by its name alone
+        each.reduce(state, args, first, dims=_reduced(func, args, kwargs), adds=name in ("sum", "mean"))
         for indices in each.flat(out)[1:]:  # where the largest or smallest were found
             state.set(indices, state.labels(first))
     elif name in ("_softmax", "_log_softmax", "_safe_softmax"):
         each.softmax(state, args, first)
+    elif name in QUANTISES:
+        each.quantised(state, args, first)
     elif name == "glu":
         each.halves(state, args, first)
     elif name in LIKE:
@@ -216,11 +241,10 @@ def _positional(func: Any, args: Args, kwargs: dict[str, Any]) -> Args:
     return tuple(full)
 
 
-def _reduction(func: Any, args: Args, kwargs: dict[str, Any]) -> tuple[Sequence[int] | None, bool]:
-    """Return the dimensions of a reduction (None = all) and whether they stay with size one."""
+def _reduced(func: Any, args: Args, kwargs: dict[str, Any]) -> Sequence[int] | None:
+    """Return the dimensions of a reduction, None for all."""
     names = [argument.name for argument in func._schema.arguments]
-    given = dict(zip(names, args, strict=False)) | kwargs
-    dims = given.get("dim")
+    dims = (dict(zip(names, args, strict=False)) | kwargs).get("dim")
     if dims is None and func.overloadpacket.__name__ in ("mode", "kthvalue"):
         dims = -1
-    return ([dims] if isinstance(dims, int) else dims), bool(given.get("keepdim", False))
+    return [dims] if isinstance(dims, int) else dims

@@ -13,13 +13,14 @@ from secateur.core.calls import Operators
 from secateur.core.graph import Graph
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.plan import Plan
-from secateur.core.statistics import KIND, is_statistic
+from secateur.core.statistics import KIND, READING, READS, is_statistic
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
-from secateur.core.surgery.training import WithoutDropout, in_training
+from secateur.core.surgery.steady import WithoutDropout
+from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import untouched
-from secateur.core.trace import again, reach, recurrent, sites
+from secateur.core.trace import again, gains, reach, recurrent, sites
 from secateur.core.trace.asked import asking, may_differ
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.course import Course
@@ -27,6 +28,7 @@ from secateur.core.trace.decisions import Decisions
 from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
+from secateur.core.trace.steps import listening, noting
 from secateur.core.trace.trial import settle
 from secateur.errors import TraceError
 from secateur.events import Event, Tell, ignore
@@ -93,7 +95,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
         return bool(tensors_in(outputs))
 
     with asking(state.stack) as asked:
-        returns = watched(False, nullcontext(), example_inputs)
+        returns = watched(False, listening(state.stack, noting(state)), example_inputs)
     if not returns:
         raise TraceError(
             f"{type(model).__name__} returns no tensors, so that nothing could be verified; "
@@ -150,8 +152,12 @@ class _Calls(TorchFunctionMode):
                 self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")
         if name == "multi_head_attention_forward":
             self._one_width(args, named)
+        if name in READS:
+            return self._reading(func, name, args, named)
         if is_reshaping(name, args):
             return self._reshaping(func, name, args, named)
+        if name == "_weight_norm" and not named:
+            return self._weight_norm(func, args)
         if is_statistic(name):
             return self._statistic(func, name, args, named)
         return func(*args, **named)
@@ -164,6 +170,16 @@ class _Calls(TorchFunctionMode):
         finally:
             self._state.paused = False
         recurrent.RULES[name](self._state, args, out)
+        return out
+
+    def _weight_norm(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """One rule for what some processors run as one operator and others step by step."""
+        self._state.paused = True
+        try:
+            out = func(*args)
+        finally:
+            self._state.paused = False
+        gains.weight_norm(self._state, args, out)
         return out
 
     def _one_width(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -182,6 +198,14 @@ class _Calls(TorchFunctionMode):
             self._state.reshaping = False
         sites.note(self._state, call, name, args, named, out)
         return out
+
+    def _reading(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        state = self._state
+        state.reading = (state.module, state.stack.number(READING), READS[name])
+        try:  # a convolution may hold a number of groups too
+            return self._reshaping(func, name, args, named) if is_reshaping(name, args) else func(*args, **named)
+        finally:
+            state.reading = None
 
     def _statistic(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         state = self._state

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from secateur.core.graph import Rewrite, WrittenSize
 from secateur.core.labels import FIXED
 from secateur.core.layers import SIZED
 from secateur.core.literals import Path, is_written, record
+from secateur.core.trace.calls_made import Site
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units
-from secateur.core.trace.state import Pinning, Site, State
+from secateur.core.trace.state import Pinning, State
+from secateur.core.written_sizes import Rewrite, WrittenSize
 
 Found = tuple[Path, Tensor, int, slice, int]  # path, tensor, dim, window, sign
 
@@ -160,7 +161,7 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
             continue
         if site.module not in recorded:
             recorded[site.module] = recorded_in(model, site.module, training=False)
-        found = is_written(recorded[site.module], site.call, site.function, site.path) if site.path else None
+        found = is_written(recorded[site.module], site.call, site.function, site.path)
         if found and not follows:
             continue
         again = state.stack.entered.get(site.module, 0) > 1 or site.place in state.one_sided

@@ -14,15 +14,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from secateur.core import labels as L
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
+from secateur.core.computed import Gain, Transformed
+from secateur.core.explain import unparametrized
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
-from secateur.core.literals import Path
+from secateur.core.statistics import READING
 from secateur.core.surgery import Inputs
+from secateur.core.trace.calls_made import Call, Dependence, Layers, Place, Site, Step
+from secateur.core.trace.transformed import reason_at, transformed
 from secateur.core.work import Uncounted
 
-Layers = tuple[Tensor, ...]
-Place = tuple[str, int, str, Path]  # of a size: module, number of the call there, its name, path in its arguments
-
+LINEAR = 1  # dimension that a linear map sums over
 MANY = 4096  # labels from which looking for repeats pays
 
 
@@ -45,57 +47,6 @@ class Pinning:
     remedy: str
 
 
-@dataclass(frozen=True)
-class Call:
-    """A call of a layer that multiplies: ``scale`` MACs for each combination of positions of its axes."""
-
-    layer: str
-    scale: int
-    axes: tuple[int | Tensor, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A size in the arguments of a reshaping call, and the dimension that it speaks of.
-
-    With an empty path it is not known whether the code holds a size at all, as where a convolution is called with a
-    number of groups: trials tell.
-
-    Attributes:
-        window: which positions along ``dim`` the number counts.
-        sign: -1 where the number counts from the end.
-    """
-
-    module: str
-    call: int
-    function: str
-    path: Path
-    layer: Tensor
-    dim: int
-    window: slice
-    sign: int
-
-    @property
-    def place(self) -> Place:
-        """Where in the code it is."""
-        return self.module, self.call, self.function, self.path
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """A call whose result depends on all channels along a dimension at once."""
-
-    module: str
-    call: int
-    dim: int
-    atoms: Tensor
-
-    @property
-    def place(self) -> tuple[str, int, int]:
-        """Where in the code it is, and along which dimension."""
-        return self.module, self.call, self.dim
-
-
 @dataclass
 class State:
     """Everything collected during one forward, and while it is run again.
@@ -106,9 +57,15 @@ class State:
         padding: labels of channels that a padding has put beside others.
         unreached: layers that it did not run, with their widths.
         aside: parameters and buffers that are used in training alone.
+        did: what the own code of each module did in the first run.
         steps: of the last run, see ``Course``.
         training: what the network ran on in training, if it was read there.
         otherwise: whether it did something else there than in evaluation.
+        statistic: the running call if it takes a statistic: module, number and name.
+        reading: the running call if it multiplies with a weight: module, number, and the dimension that it sums over.
+        gains: weight norms by their directions.
+        transformed: layers whose weights are computed in a way in which no channel can go.
+        tied: parameters one of whose dimensions both makes and reads channels.
         one_sided: sizes that may be at another place, or nowhere, in training.
     """
 
@@ -121,6 +78,7 @@ class State:
     recurrent_modules: frozenset[str]
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+    own: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     slots: list[Slot] = field(default_factory=list[Slot])
     starts: list[int] = field(default_factory=list[int])
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
@@ -136,8 +94,10 @@ class State:
     convolutions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     arrivals: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
     sites: list[Site] = field(default_factory=list[Site])
+    did: dict[str, list[Step]] = field(default_factory=dict[str, list[Step]])
     dependences: list[Dependence] = field(default_factory=list[Dependence])
     statistic: tuple[str, int, str] | None = None
+    reading: tuple[str, int, int] | None = None
     atoms: int = 1
     reshaping: bool = False
     paused: bool = False
@@ -147,6 +107,9 @@ class State:
     steps: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
     training: Inputs | None = None
     otherwise: bool = False
+    gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
+    transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
+    tied: set[str] = field(default_factory=set[str])
     one_sided: set[Place] = field(default_factory=set[Place])
 
     @staticmethod
@@ -158,6 +121,7 @@ class State:
             names={id(tensor): (name, tensor) for name, tensor in reversed(tensors.items())},
             parameters=frozenset(parameters),
             stack=ModuleStack(model),
+            transformed=transformed(model),
             convolution_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)),
             group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
             block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
@@ -168,6 +132,11 @@ class State:
     def module(self) -> str:
         """Name of the module whose forward is running."""
         return self.stack.current
+
+    @property
+    def linear(self) -> bool:
+        """Whether a linear map runs, whatever operators the processor carries it out with."""
+        return self.reading is not None and self.reading[2] == LINEAR
 
     def labels(self, tensor: Tensor) -> Layers:
         """Return the layers of a tensor; an unused parameter or buffer gets fresh atoms for each dimension."""
@@ -198,6 +167,10 @@ class State:
         return bool(self.weights.get(tensor, False)) or (
             id(tensor) in self.names and self.names[id(tensor)][1] is tensor
         )
+
+    def is_own(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is the network's own, computed of nothing that runs through it."""
+        return self.own.get(tensor, id(tensor) in self.names)
 
     def fresh(self, count: int) -> Tensor:
         """Return ``count`` new atoms that belong to no parameter."""
@@ -245,8 +218,10 @@ class State:
         if atoms.numel() > MANY:
             atoms = torch.unique(atoms)
         if atoms.numel():
-            where = f" in '{self.module}'" if self.module else ""
-            self.pins.append(Pinning(atoms, reason + where, remedy))
+            place = unparametrized(self.module)
+            where = f" in '{place}'" if place else ""
+            reason, remedy = reason_at(self.transformed, place) or (reason + where, remedy)
+            self.pins.append(Pinning(atoms, reason, remedy))
 
     def with_pins(self, pins: Sequence[Pinning]) -> State:
         """Return the same state with further pins, whose reasons come first."""
@@ -258,6 +233,20 @@ class State:
             self.pin(atoms, reason)
         else:
             self.dependences.append(Dependence(*self.statistic[:2], dim, atoms))
+
+    def silence_at_call(self, atoms: Tensor, reason: str) -> None:
+        """The running call reads these labels with a weight that is computed: they go if the call can be found again.
+
+        Silenced, what it reads them with is set to zero there.
+        """
+        if self.reading is None:
+            self.pin(atoms, reason)
+        else:
+            self.dependences.append(Dependence(*self.reading, atoms, READING))
+
+    def makes(self, atoms: Tensor) -> bool:
+        """Tell whether a dimension of a parameter that these atoms come from makes channels."""
+        return any(self.roles[slot.tensor][slot.dim] == "makes" for slot in self._slots_of(atoms))
 
     def vector(self, tensor: Tensor, dim: int) -> Tensor | None:
         """Return the labels along one dimension, ``(size,)``, uniting whatever varies beside it."""
@@ -272,25 +261,27 @@ class State:
                 self.unite(found, row)
         return found
 
-    def doubt(self, function: str, atoms: Tensor) -> None:
-        """The running call works with fewer of these channels if no number in the code says otherwise: try it."""
-        self.sites.append(Site(self.module, -1, function, (), atoms.reshape(-1), 0, slice(None), 1))
-
     def mark(self, atoms: Tensor | None, role: Role) -> None:
         """Give the parameter dimensions that these atoms come from a role."""
         if atoms is None:
             return
+        for slot in self._slots_of(atoms):
+            if {self.roles[slot.tensor][slot.dim], role} == {"makes", "reads"}:
+                # a weight that is used from both sides, see ``mix.contract``: zeros that silence what it reads are in
+                # what it makes of a removed unit, and the other way round they are set where it is used
+                self.tied.add(slot.tensor)
+                continue
+            self.roles[slot.tensor][slot.dim] = role
+
+    def _slots_of(self, atoms: Tensor) -> list[Slot]:
+        """Return the parameter dimensions that atoms come from."""
         atoms = atoms[atoms != L.FIXED]
         if not len(atoms):
-            return
+            return []
         first = bisect(self.starts, int(atoms.min())) - 1
-        for slot in self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]:
-            # between the atoms of two slots lie those of paddings and of other tensors
-            if bool(((atoms >= slot.start) & (atoms < slot.start + slot.size)).any()):
-                if {self.roles[slot.tensor][slot.dim], role} == {"makes", "reads"}:
-                    inside = torch.arange(slot.start, slot.start + slot.size)
-                    self.pin(inside, "one dimension of a weight both makes and reads them", "use two weights")
-                self.roles[slot.tensor][slot.dim] = role
+        near = self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]
+        # between the atoms of two slots lie those of paddings and of other tensors
+        return [s for s in near if bool(((atoms >= s.start) & (atoms < s.start + s.size)).any())]
 
     def _adopt(self, tensor: Tensor) -> Layers:
         name, original = self.names[id(tensor)]
@@ -301,7 +292,7 @@ class State:
         self.roles[name] = ["scales"] * len(shape)
         layers: list[Tensor] = []
         # of the weight of a layer the trailing ones are kernel positions, of a lone parameter they may be channels
-        alone = name.rpartition(".")[0] not in self.convolution_modules
+        alone = unparametrized(name.rpartition(".")[0]) not in self.convolution_modules
         for d in range(len(shape) if alone or len(shape) <= 3 else 2):
             if shape[d] > 1:
                 start = self.atoms

@@ -7,31 +7,31 @@ step, up to giving up on the channels that its sizes speak of.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from enum import IntEnum
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.core import labels as L
-from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, layer_of
 from secateur.core.plan import Plan
-from secateur.core.surgery import Inputs, apply, check_batches, other_batches, run, verified
-from secateur.core.surgery.training import breaks_in_training, run_in_training
+from secateur.core.surgery import Inputs
 from secateur.core.trace import sites
+from secateur.core.trace.assigning import Assigned, Search, assignments
+from secateur.core.trace.breaks import Break, breaks_at, place_in_training
+from secateur.core.trace.calls_made import Site
 from secateur.core.trace.clock import Clock
+from secateur.core.trace.closing import Closing
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
-from secateur.core.trace.state import Pinning, Site, State
+from secateur.core.trace.state import Pinning, State
+from secateur.core.trace.steps import above, calls
 from secateur.core.trace.uneven import Gone, gone_in, plan_for, uneven
-from secateur.errors import CutError, SecateurError, TraceError, VerificationError
+from secateur.errors import TraceError
 
-ATTEMPTS = 12
-REFUSALS = (SecateurError, RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+ATTEMPTS = 64
 
 
 class Force(IntEnum):
@@ -81,23 +81,28 @@ class _Settling:
         self._found = sites.following(model, state, self._components)
         self._classes = {name: type(model.get_submodule(name)) for name in {site.module for site in self._found.all}}
         self._force = dict.fromkeys(self._classes.values(), Force.WRITTEN)
-        self._closed: list[str] = []  # modules where more than a size in the code is in the way
+        self._closing = Closing(model, state)  # where more than a size in the code is in the way
+        self._search, self._assigned = Search(model, state, example_inputs, clock), Assigned()
         self._trained: dict[str, Sequence[Pinning]] = {}  # what is given up on for what training does there
 
     def settled(self) -> Graph:
         """Try, and use more force where a trial breaks."""
+        first: Graph | None = None
         for _ in range(ATTEMPTS):
             self._clock.check("a trial of a thinner network")
             graph = self._read()
-            culprit = self._breaks_at(graph)
-            if culprit is None:
+            first = first or graph
+            broken = self._breaks_at(graph)
+            if broken is None:
                 culprit = self._breaks_in_training(graph)
                 if culprit is None:
                     return graph
                 self._pin_more(culprit)
-            elif not self._force_more(culprit):
+            elif not self._assign_more(broken, graph) and not self._force_more(broken):
                 break
         self._clock.check("a trial of a thinner network")
+        if first is not None and not self._found.all and not self.gone:
+            return first  # what is wrong with it is no matter of sizes, and is said when it is pruned
         raise TraceError(
             f"{type(self._model).__name__} cannot be made thinner: sizes are written into its code in a way that was "
             "not understood; compute them from the inputs' shapes"
@@ -107,24 +112,26 @@ class _Settling:
         found, state, force = self._found, self._state, self._force
         pinned = [s for s in found.all if _is_pinned(found, s, force[self._classes[s.module]])]
         closed = [name for name, owner in self._classes.items() if force[owner] == Force.ARRIVING]
-        if pinned or closed or self._closed or self._trained:
-            pins = sites.pinnings(pinned, state, [*closed, *self._closed])
+        if pinned or closed or self._closing.pinnings or self._trained:
+            pins = [*sites.pinnings(pinned, state, closed), *self._closing.pinnings]
             trained = [pinning for pinnings in self._trained.values() for pinning in pinnings]
             self._components = Components(state.with_pins([*pins, *trained]), self._clock)
         rewritten = [
             s for s in found.all if s not in pinned and _is_rewritten(found, s, force[self._classes[s.module]])
         ]
         self._units = units = Units(state, self._components)
-        return build(state, self._components, units, sites.rewrites(rewritten, units))
+        graph = build(state, self._components, units, sites.rewrites(rewritten, units))
+        return replace(graph, assignments=assignments(self._assigned, units))
 
-    def _breaks_at(self, graph: Graph) -> str | None:
+    def _breaks_at(self, graph: Graph) -> Break | None:
         """Return where the first trial breaks; None if none does."""
-        plans = uneven(graph, self._together(graph)) if self._found.all else []
+        plans = uneven(graph, self._together(graph))
         for number, plan in enumerate([*plans, *(plan_for(graph, gone) for gone in self.gone)]):
             with self._clock.running():
-                place = _breaks_at(self._model, graph, plan, self._inputs, batches=number == 0 or number >= len(plans))
-            if place is not None:
-                return place
+                found = breaks_at(self._model, graph, plan, self._inputs, batches=number == 0 or number >= len(plans))
+            if found is not None:
+                self._broken_plan = plan
+                return found
         return None
 
     def _breaks_in_training(self, graph: Graph) -> str | None:
@@ -132,7 +139,7 @@ class _Settling:
         if self._state.training is None:
             return None
         with self._clock.running():
-            return _breaks_in_training(self._model, graph, uneven(graph, self._together(graph))[0], self._state)
+            return place_in_training(self._model, graph, uneven(graph, self._together(graph))[0], self._state)
 
     def _pin_more(self, culprit: str) -> None:
         """Give up on what enters the module that breaks in training, or on all that it has.
@@ -180,18 +187,43 @@ class _Settling:
                     at_hand[module] |= groups(layer)
         return [found for found in at_hand.values() if len(found) > 1]
 
-    def _force_more(self, culprit: str) -> bool:
-        """Take the next step with the class whose code is nearest to the break; False if nothing is left to do."""
-        near = sorted((name for name in self._classes if _contains(name, culprit)), key=len, reverse=True)
-        for name in near:
-            if self._step(self._classes[name]):
-                return True
-        if self.gone and self._close(culprit):  # the usual trials hold: what a plan shows is a matter of one place
+    def _assign_more(self, broken: Break, graph: Graph) -> bool:
+        """Look for numbers in attributes with which the network comes further; False if there are none."""
+        if broken.thin is None or broken.reached is None or broken.reached.module is None:
+            return False
+        plan = self._broken_plan
+        with self._clock.running():
+            more = self._search.further(broken.thin, broken.reached, graph, plan, self._units, self._assigned)
+        self._assigned |= more
+        return bool(more)
+
+    def _force_more(self, broken: Break) -> bool:
+        """Take the next step with the code that is nearest to the break; False if nothing is left to do."""
+        near = sorted((n for n in self._classes if _contains(n, broken.module)), key=len, reverse=True)
+        if broken.step is None:
+            near = [*self._before(broken.module), *near]
+        if any(self._step(self._classes[name], Force.COMPUTED) for name in near):
+            return True
+        closing, components, own = self._closing, self._components, broken.module in self._classes
+        if not own and broken.step is not None and closing.near(broken.module, broken.step, components):
+            return True
+        if any(self._step(self._classes[name]) for name in near):
+            return True
+        if closing.near(broken.module, broken.step, components) or closing.around(broken.module, components):
             return True
         steps = [self._step(owner) for owner in self._force]
-        return any(steps) or self._close(culprit)
+        return any(steps) or closing.everything(components)
 
-    def _step(self, owner: type) -> bool:
+    def _before(self, layer: str) -> Iterator[str]:
+        """Yield the modules with sizes in their code in what ran just before a layer that differs."""
+        for name in above(layer):
+            for caller, number, _ in calls(self._state.did, name):
+                called = self._state.did[caller][number - 1].called if number else ""
+                if called:
+                    yield from (module for module in self._classes if _contains(called, module))
+                    return
+
+    def _step(self, owner: type, most: Force = Force.ARRIVING) -> bool:
         """Use the next force that changes anything for this class."""
         found, force = self._found, self._force
         own = [site for site in found.all if self._classes[site.module] is owner]
@@ -200,21 +232,12 @@ class _Settling:
             decided = [(_is_rewritten(found, site, force), _is_pinned(found, site, force)) for site in own]
             return decided, force == Force.ARRIVING
 
-        now = outcome(force[owner])
-        for more in [f for f in Force if f > force[owner]]:
+        before, now = force[owner], outcome(force[owner])
+        for more in [f for f in Force if before < f <= most]:
             force[owner] = more
             if outcome(more) != now:
                 return True
-        return False
-
-    def _close(self, culprit: str) -> bool:
-        """Pin what enters the module where it breaks, then what enters those around it; False if nothing is left."""
-        while culprit:
-            entering = self._state.arrivals.get(culprit, [])
-            if culprit not in self._closed and any(bool((self._components.prunable(x) >= 0).any()) for x in entering):
-                self._closed.append(culprit)
-                return True
-            culprit = culprit.rpartition(".")[0]
+        force[owner] = before
         return False
 
 
@@ -230,56 +253,3 @@ def _is_rewritten(found: sites.Following, site: Site, force: Force) -> bool:
 
 def _contains(module: str, place: str) -> bool:
     return module == "" or place == module or place.startswith(f"{module}.")
-
-
-def _breaks_at(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, batches: bool) -> str | None:
-    """Thin the network on trial; None if all is well, else the module where it breaks or first differs."""
-    if not plan.edits:
-        return None
-    try:
-        thin = apply(model, graph, plan)
-    except REFUSALS:
-        return ""
-    try:
-        result, outputs = verified(model, graph, plan, thin, inputs)
-    except CutError as error:
-        return error.place
-    except REFUSALS:
-        return _place_of_failure(thin, inputs)
-    if result.exact and batches:
-        return _breaks_on_others(model, graph, plan, thin, inputs, outputs)
-    return None if result.exact else result.layer
-
-
-def _breaks_on_others(
-    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, outputs: Any
-) -> str | None:
-    try:
-        check_batches(model, graph, plan, thin, inputs, outputs)
-    except VerificationError:
-        return next((place for other in other_batches(inputs) if (place := _place_of_failure(thin, other))), "")
-    except REFUSALS:
-        return _place_of_failure(thin, inputs)
-    return None
-
-
-def _place_of_failure(thin: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], object] = run) -> str:
-    stack = ModuleStack(thin)
-    with contextlib.suppress(*REFUSALS), stack:
-        run(thin, inputs)
-    return stack.current
-
-
-def _breaks_in_training(model: nn.Module, graph: Graph, plan: Plan, state: State) -> str | None:
-    """Do what ``_breaks_at`` does with a run in training mode; compare where the dense network's is another run."""
-    assert state.training is not None
-    thin = apply(model, graph, plan)
-    try:
-        if state.otherwise:
-            return breaks_in_training(model, graph, plan, thin, state.training)
-        run_in_training(thin, state.training)
-        return None
-    except CutError as error:
-        return error.place
-    except REFUSALS:
-        return _place_of_failure(thin, state.training, run_in_training)

@@ -1,0 +1,95 @@
+"""Where does a thinner network break that is cut on trial, or compute something else than the silenced one?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from secateur.core.calls import ModuleStack
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.surgery import Inputs, apply, check_batches, other_batches, run, verified
+from secateur.core.surgery.training import breaks_in_training, run_in_training
+from secateur.core.trace.state import State
+from secateur.core.trace.steps import Progress, progress
+from secateur.errors import CutError, SecateurError, VerificationError
+
+REFUSALS = (SecateurError, RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+
+
+@dataclass(frozen=True)
+class Break:
+    """The module where a thinner network broke, or the first layer that differs.
+
+    Attributes:
+        module: its name; that of the whole network where nothing better is known.
+        reached: how far the network came, where it is known.
+        thin: the network that broke, where trying other numbers in it can help.
+    """
+
+    module: str
+    reached: Progress | None = None
+    thin: nn.Module | None = None
+
+    @property
+    def step(self) -> int | None:
+        """Number of the step of the module's own code; None where it is not known."""
+        return None if self.reached is None else self.reached.done.get(self.module, 0)
+
+
+def breaks_at(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, batches: bool) -> Break | None:
+    """Thin the network on trial; None if all is well."""
+    if not plan.edits:
+        return None
+    try:
+        thin = apply(model, graph, plan)
+    except REFUSALS:
+        return Break("")
+    try:
+        result, outputs = verified(model, graph, plan, thin, inputs)
+    except REFUSALS:
+        reached = progress(thin, inputs)
+        return Break(reached.module or "", reached, thin)
+    if result.exact and batches:
+        return _breaks_on_others(model, graph, plan, thin, inputs, outputs)
+    known = result.layer in dict(model.named_modules())
+    return None if result.exact else Break(result.layer if known else "")
+
+
+def _breaks_on_others(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, outputs: Any
+) -> Break | None:
+    try:
+        check_batches(model, graph, plan, thin, inputs, outputs)
+    except VerificationError:
+        places = (_place_of_failure(thin, other) for other in other_batches(inputs))
+        return Break(next((place for place in places if place), ""))
+    except REFUSALS:
+        return Break(_place_of_failure(thin, inputs))
+    return None
+
+
+def _place_of_failure(thin: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], object] = run) -> str:
+    stack = ModuleStack(thin)
+    with contextlib.suppress(*REFUSALS), stack:
+        run(thin, inputs)
+    return stack.current
+
+
+def place_in_training(model: nn.Module, graph: Graph, plan: Plan, state: State) -> str | None:
+    """Do what ``breaks_at`` does with a run in training mode; compare where the dense network's is another run."""
+    assert state.training is not None
+    thin = apply(model, graph, plan)
+    try:
+        if state.otherwise:
+            return breaks_in_training(model, graph, plan, thin, state.training)
+        run_in_training(thin, state.training)
+        return None
+    except CutError as error:
+        return error.place
+    except REFUSALS:
+        return _place_of_failure(thin, state.training, run_in_training)
