@@ -108,19 +108,17 @@ class _OverKept(TorchFunctionMode):
         place = (KIND, self._stack.current, self._stack.number(KIND))
         if place not in self._left:
             return func(*args, **named)
-        kept = {dim: _places(units, args[0], dim) for dim, units in self._left[place]}
-        few, rest = args[0], list(args[1:])
-        for dim, positions in kept.items():
-            few = few.index_select(dim, positions)
+        few = args[0]
+        for dim, kept in self._left[place]:
+            few = few.index_select(dim, _places(kept, few, dim))
         if name in REDUCING:
-            return func(few, *rest, **named)
-        for positions in kept.values():
-            rest, named = _fewer(name, rest, named, positions)
+            return func(few, *args[1:], **named)
+        dim, kept = self._left[place][0]
+        kept = _places(kept, args[0], dim)
+        rest, named = _fewer(name, list(args[1:]), named, kept)
         result = func(few, *rest, **named)
-        for dim, positions in kept.items():
-            whole = result.new_zeros([args[0].shape[d] if d == dim else n for d, n in enumerate(result.shape)])
-            result = whole.index_copy(dim, positions, result)
-        return result
+        whole = result.new_zeros([n if d == dim else result.shape[d] for d, n in enumerate(args[0].shape)])
+        return whole.index_copy(dim, kept, result)
 
     def _reading(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Multiply with a weight that is zero where it reads what is silenced."""

@@ -100,7 +100,7 @@ PINNED: dict[str, tuple[str, Step]] = {
     "rolled channels": ("change their order", lambda x: x.roll(2, 1)),
     "channels picked": ("picked by their number", lambda x: x[:, torch.tensor([0, 2, 1, 3, 4, 5, 7, 6])]),
     "place of the largest": ("averaged or compared", lambda x: x + x.argmax(1, keepdim=True)),
-    "neighbouring channels": ("padded in a way", lambda x: F.local_response_norm(x, 3)),
+    "neighbouring channels": ("what its neighbours are", lambda x: F.local_response_norm(x, 3)),
     "spectrum over channels": ("the order of channels", lambda x: torch.fft.fft(x, dim=1).real),
     "scattered over channels": ("picked by their number", lambda x: x.scatter(1, torch.zeros(1, 1, 8, 8).long(), 0.0)),
     "gathered over channels": ("picked by their number", lambda x: x.gather(1, x.argsort(2) % 8)),

@@ -38,6 +38,6 @@ def deformable(state: State, args: Args, out: Tensor) -> None:
     contract(state, None if read is None else read[: weight.shape[1]], columns, state.is_weight(weight))
     state.mark(rows, "makes")
     state.mark(columns, "reads")
-    if bias is not None:
+    if state.labels(bias) or bool(bias.any()):  # without one it is given zeros
         join(state, rows, state.vector(bias, 0))
     state.set(out, [place(rows, out, 1)])

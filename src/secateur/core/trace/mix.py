@@ -96,7 +96,8 @@ def _whole_groups(
     state.unite(rows.reshape(groups, -1), by_group[:, :1])
     if columns is not None:
         state.pin(columns, "positions inside a group stay; whole groups can go")
-    state.mark(rows, "scales" if inner == 1 else "makes")
+    if inner > 1:  # one of a single channel scales it, whatever makes its kernel
+        state.mark(rows, "makes")
     return by_group[:, :1].expand(groups, width).reshape(-1) if transposed else rows
 
 

@@ -194,9 +194,13 @@ def to_pairs(state: State, args: Args, out: Tensor) -> None:
 
 
 def from_pairs(state: State, args: Args, out: Tensor) -> None:
-    """Real and imaginary parts, a last dimension of two, become one number."""
-    layers = [unless_along(state, layer, layer.dim() - 1) for layer in state.labels(args[0])]
-    state.set(out, [layer.squeeze(-1) for layer in layers], state.is_weight(args[0]))
+    """Real and imaginary parts, a last dimension of two, become one number: of a channel both go."""
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        whole = len(L.varying(layer)) > 1
+        layer = state.merge(layer, [layer.dim() - 1]) if whole else unless_along(state, layer, layer.dim() - 1)
+        layers.append(layer.squeeze(-1))
+    state.set(out, layers, state.is_weight(args[0]))
 
 
 def diagonal(state: State, args: Args, out: Tensor) -> None:

@@ -18,6 +18,7 @@ Rule = Callable[[State, Args, Any], None]
 
 MOVES: dict[str, Rule] = {
     **dict.fromkeys(["clone", "detach", "alias", "_to_copy", "lift_fresh", "contiguous", "lift_fresh_copy"], move.same),
+    **dict.fromkeys(["_conj", "_neg_view"], move.same),
     **dict.fromkeys(
         [
             "view",

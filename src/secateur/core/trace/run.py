@@ -152,6 +152,9 @@ class _Calls(TorchFunctionMode):
                 self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")
         if name == "multi_head_attention_forward":
             self._one_width(args, named)
+        if name == "local_response_norm":
+            for layer in self._state.labels(args[0]):
+                self._state.pin(layer.reshape(-1), "each channel is divided by what its neighbours are")
         if name in READS:
             return self._reading(func, name, args, named)
         if is_reshaping(name, args):

@@ -52,7 +52,7 @@ def _sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) 
         return [(("args", 2, i), out, dim + i, everything, 1) for i, size in enumerate(sizes) if size >= 0]
     if name == "pad":
         return _pad(args, kwargs, out)
-    if name in ("split", "split_with_sizes"):
+    if name.removeprefix("unsafe_") in ("split", "split_with_sizes"):
         return _split(args, kwargs, out)
     if name == "narrow":
         dim, start, length = int(args[1]), int(args[2]), int(args[3])
