@@ -79,8 +79,8 @@ def randomness() -> Generator[None]:
 def untouched(model: nn.Module) -> Generator[None]:
     """Put back afterwards what forwards of the model change in it: modes, attributes, buffers and generators.
 
-    What is kept in a list or a dictionary that an attribute holds is put back too, not what lies deeper. What is written
-    into a parameter stays; a private copy (``private``) is safe from that too.
+    So is what a list or dictionary holds that is an attribute. What lies deeper, or is written into a parameter, stays;
+    a private copy (``private``) is safe from that too.
     """
     modules = list(model.modules())
     with torch.inference_mode(False), torch.no_grad(), unseen():
