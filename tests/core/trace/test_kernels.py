@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,6 +107,49 @@ def test_kernels_that_are_computed_go_with_their_channels(
     assert getattr(thin.inner, "channels", 4) == 4
 
 
+class Correlated(nn.Module):
+    """Each map is convolved with a piece of itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        kernel = x[:, :, 2:5, 2:5].reshape(n * c, 1, 3, 3)
+        return F.conv2d(x.reshape(1, n * c, h, w), kernel, padding=1, groups=n * c).view(n, c, h, w)
+
+
+class Dynamic(nn.Module):
+    """A kernel for each channel of each image, made of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Linear(8, 8 * 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        kernel = self.make(x.mean((2, 3))).view(n * c, 1, 3, 3)
+        return F.conv2d(x.reshape(1, n * c, h, w), kernel, padding=1, groups=n * c).view(n, c, h, w)
+
+
+class Transposed(Blur):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.kernel, stride=2, groups=x.shape[1])
+
+
+class Written(Blur):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, None, 1, 1, 1, 8)
+
+
+@pytest.mark.parametrize("make", [Correlated, Dynamic, lambda: Transposed(8), lambda: Written(8)])
+def test_channels_with_kernels_of_their_own_go_with_them(make: Callable[[], nn.Module]) -> None:
+    net = lived_in(Around(make(), 8))
+    thin = cut(net, images(2), {"one": 8})
+    assert "one" in trace(net, images(2)).group("one").layers  # what makes them still does
+    silenced = copy.deepcopy(net)
+    with torch.no_grad():
+        silenced.two.weight[:, [0, 2, 4, 6]] = 0.0
+        torch.testing.assert_close(thin(images(2)), silenced(images(2)), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("groups", "spread", "units"), [(1, 1, 8), (1, 2, 4), (2, 1, 4), (2, 2, 4)])
 def test_deformable_convolutions_read_like_convolutions(groups: int, spread: int, units: int) -> None:
     from torchvision.ops import DeformConv2d
@@ -119,6 +165,20 @@ def test_deformable_convolutions_read_like_convolutions(groups: int, spread: int
 
     thin = cut(lived_in(Around(Deformed(), 6)), images(2), {"one": units, "inner.own": 6 // groups})
     assert thin.inner.own.weight.shape[1] == 4 // groups
+
+
+def test_a_deformable_convolution_needs_no_bias() -> None:
+    from torchvision.ops import deform_conv2d
+
+    class Deformed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.shift = nn.Parameter(torch.randn(6, 8, 3, 3)), nn.Conv2d(8, 18, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return deform_conv2d(x, self.shift(x), self.weight, padding=1)
+
+    cut(lived_in(Around(Deformed(), 6)), images(2), {"one": 8, "inner": 6})
 
 
 def test_embeddings_go_with_the_features_that_they_are_added_to() -> None:

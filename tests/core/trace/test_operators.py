@@ -84,6 +84,8 @@ PRUNED: dict[str, tuple[int, Step]] = {
     "diagonal": (8, lambda x: x + x.diagonal(dim1=2, dim2=3).unsqueeze(-1)),
     "dropped in place": (8, lambda x: x.mean(2, keepdim=True).squeeze_(2).unsqueeze_(3)),
     "thin parts": (8, lambda x: torch.cat([part * 2 for part in torch.unsafe_split(x, 8, 1)], 1)),
+    "parts of a written width": (4, lambda x: torch.cat(torch.unsafe_split(x, 4, 1)[::-1], 1)),
+    "parts of written widths": (8, lambda x: torch.cat(torch.unsafe_split_with_sizes(x, [6, 2], 1)[::-1], 1)),
     "padded by reflection in depth": (8, lambda x: F.pad(x[:, :, None], (1, 1, 1, 1, 0, 0), "reflect")[:, :, 0]),
     "resampled without aliases": (8, lambda x: F.interpolate(x, (4, 4), mode="bilinear", antialias=True)),
     "pooled and put back": (8, lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
