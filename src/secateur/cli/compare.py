@@ -10,6 +10,7 @@ import typer
 from secateur.cli.selection import OUTPUT, AsJson, Download, Quiet, Trust
 from secateur.cli.tables import say, say_json, table
 from secateur.progress import Listener
+from secateur.spelling import spelt_for
 
 if TYPE_CHECKING:
     from secateur.compare import Comparison, Findings, Line
@@ -58,7 +59,7 @@ def compare(
         _list(comparison, folder, as_json)
         return
     try:
-        with Listener(quiet or as_json) as tell:
+        with spelt_for("recipe"), Listener(quiet or as_json) as tell:
             if show:
                 done = comparing.gather(comparison, folder)
             else:
