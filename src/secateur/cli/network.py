@@ -133,7 +133,6 @@ def explain(
     asked = given.of("recipe")
     leave, groups, patience = asked.get("leave", ()), asked.get("groups", "all"), asked.get("patience")
     with Listener(quiet or as_json) as tell:
-        tell(Event("trace", "reading the network"))
         try:
             graph = beforehand.read(subject.model, subject.example, leave, groups=groups, patience=patience, tell=tell)
         except TargetError:  # nothing can be pruned: that is what is to be explained

@@ -16,7 +16,6 @@ from secateur.cli.outcome import holding
 from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, DataError, SettingError
-from secateur.events import Event
 from secateur.progress import Listener
 
 if TYPE_CHECKING:
@@ -125,7 +124,6 @@ def _measured(
     data = suited(data, model)
     beforehand.check_weights(model)
     beforehand.warn_of_random_weights(model, tell)
-    tell(Event("trace", "reading the network"))
     graph = beforehand.read(
         model, data.example(), recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=tell
     )

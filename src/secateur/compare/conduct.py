@@ -229,7 +229,6 @@ class _Conductor:
         """Train the network of uniform width from new weights, drawn as its author draws them."""
         recipe = request.recipe
         fresh = model_of(replace(recipe, weights="", transfer=False), data)
-        self.tell(Event("trace", "reading the network"))
         example, rng = example_of(recipe, data), torch.Generator().manual_seed(recipe.seed)
         graph = beforehand.read(
             fresh, example, recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=self.tell

@@ -150,7 +150,7 @@ class Round:
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
         self.check_size(plan)
-        said = (*plan.notes, job.limits.note(self.graph, plan), self.graph.spared)
+        said = (*plan.notes, job.limits.note_of(self.graph, plan), self.graph.spared)
         return replace(plan, notes=tuple(filter(None, said)), tried=self.graph.tried)
 
     def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
