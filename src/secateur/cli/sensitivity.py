@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.command import Given
+from secateur.cli.ending import going_on
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.outcome import holding
 from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
@@ -81,12 +82,8 @@ def sensitivity(
     folder = out or Path("out") / f"sensitivity-{recipe.name()}"
     name, work = subject({"model": recipe.model, "data": recipe.data}), folder / "work"
     with holding(folder, work):
-        try:
-            with Listener(quiet or as_json) as tell:
-                found, images = _measured(recipe, looking, folder, download, tell)
-        except KeyboardInterrupt as error:
-            words = str(error) or "interrupted"
-            raise type(error)(f"{words}; the same command goes on from {work}") from None
+        with going_on(work), Listener(quiet or as_json) as tell:
+            found, images = _measured(recipe, looking, folder, download, tell)
         files = _written(found, name, recipe.method, images, folder)
     if as_json:
         say_json({"curves": [curve.to_dict() for curve in found], "images": images, "files": files})
