@@ -73,6 +73,7 @@ def trace(
             it runs again, or time is up.
     """
     refuse_foreign(model)
+    tell(Event("trace", "reading the network"))  # before the names of its modules
     clock = Clock(type(model).__name__, seconds)
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
         state = _watch(model, example_inputs, clock, tell)
