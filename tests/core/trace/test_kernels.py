@@ -90,7 +90,7 @@ def cut(net: nn.Module, example: Tensor, expected: dict[str, int]) -> nn.Module:
     return thin
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 9])
 @pytest.mark.parametrize(
     ("inner", "width", "expected"),
     [
@@ -139,7 +139,16 @@ class Written(Blur):
         return F.conv2d(x, self.kernel, None, 1, 1, 1, 8)
 
 
-@pytest.mark.parametrize("make", [Correlated, Dynamic, lambda: Transposed(8), lambda: Written(8)])
+class Repeated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(1, 1, 3, 3) / 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel.repeat(8, 1, 1, 1), groups=8)
+
+
+@pytest.mark.parametrize("make", [Correlated, Dynamic, lambda: Transposed(8), lambda: Written(8), Repeated])
 def test_channels_with_kernels_of_their_own_go_with_them(make: Callable[[], nn.Module]) -> None:
     net = lived_in(Around(make(), 8))
     thin = cut(net, images(2), {"one": 8})

@@ -170,7 +170,7 @@ class State:
 
     def is_own(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is the network's own, computed of nothing that runs through it."""
-        return self.own.get(tensor, id(tensor) in self.names)
+        return bool(self.own.get(tensor, id(tensor) in self.names))
 
     def fresh(self, count: int) -> Tensor:
         """Return ``count`` new atoms that belong to no parameter."""
