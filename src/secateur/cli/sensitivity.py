@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 METHOD = "magnitude"
-_ASKED = ("method", "leave", "groups", "patience", "min_units", "multiple", "seed")
+_ASKED = ("method", "leave", "free_outputs", "groups", "patience", "min_units", "multiple", "seed")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,13 @@ def _measured(
     beforehand.warn_of_random_weights(model, tell)
     tell(Event("trace", "reading the network"))
     graph = beforehand.read(
-        model, data.example(), recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=tell
+        model,
+        data.example(),
+        recipe.leave,
+        free_outputs=recipe.free_outputs,
+        groups=recipe.groups,
+        patience=recipe.patience,
+        tell=tell,
     )
     batches = data.batches("train", 128, seed=recipe.seed)
 
