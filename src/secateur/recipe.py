@@ -55,8 +55,8 @@ class Recipe:
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers, or modules with all the layers in them (names or patterns), that keep all their units.
-        free_outputs: outputs, or what holds several (paths such as "1.feats", or patterns), that may lose channels; what
-            is predicted, and all that is not named, keeps its width.
+        free_outputs: outputs, or what holds several (paths such as "1.feats", or patterns), that may lose channels;
+            what is predicted, and all that is not named, keeps its width.
         groups: which may lose units: all, or only those inside blocks, so that residual streams, which several layers
             put out whose outputs are added up, stay as they are.
         repair: what to do after the cut without training, of ``"reconstruct"``, ``"fold"``, ``"compensate"``

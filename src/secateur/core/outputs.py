@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateur.core.graph import staying, within
 from secateur.errors import SettingError, nearest
 
-FREE_IT = "if nothing needs its width, name it in free_outputs (--free-outputs)"
+FREE_IT = "if nothing needs that width, free_outputs (--free-outputs) frees what it names"
 SCORES = "logits"
 _MOST = 12  # outputs that a message lists
 
@@ -130,7 +130,7 @@ def check_named(
     for pattern in patterns:
         if not any(is_named(path, [pattern]) for path in (*returned, *also)):
             raise SettingError(
-                f"no output of the network matches '{pattern}' in free_outputs{nearest(pattern, list(returned))}; it "
+                f"no output of the network matches '{pattern}' in free_outputs (--free-outputs){nearest(pattern, list(returned))}; it "
                 f"returns {_listed({**returned, **also})}"
             )
     if patterns and all(is_named(path, patterns) for path in returned):
@@ -158,7 +158,8 @@ def named(paths: Sequence[str]) -> str:
     if not known:
         return "an output of the network"
     more = f" and {len(known) - 3} more" if len(known) > 3 else ""
-    return f"an output of the network ({', '.join(known[:3])}{more})"
+    what = "an output" if len(known) == 1 else "outputs"
+    return f"{what} of the network ({', '.join(known[:3])}{more})"
 
 
 def _listed(returned: Mapping[str, Sequence[int]]) -> str:

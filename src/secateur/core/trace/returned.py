@@ -59,7 +59,9 @@ class Outputs:
         """
         first, tensors = not self.evaluated, named_tensors(value)
         before = {each.path: each for each in self.evaluated}
-        alike = [(path, tensor.shape[1:]) for path, tensor in tensors] == [(r.path, r.shape[1:]) for r in before.values()]
+        alike = [(path, tensor.shape[1:]) for path, tensor in tensors] == [
+            (r.path, r.shape[1:]) for r in before.values()
+        ]
         freed = torch.cat([torch.zeros(0, dtype=torch.long), *(each.atoms for each in self.evaluated if each.free)])
         found: list[Returned] = []
         for path, tensor in tensors:
