@@ -60,7 +60,7 @@ def test_plan_and_sensitivity_look_at_groups_that_are_freed(secateur: Call) -> N
 
 
 def test_prune_notes_it_in_the_recipe_and_the_result_loads(secateur: Call) -> None:
-    words = ("--keep", "0.5", "--no-latency", "--export", "", "--out", "out")
+    words = ("--keep", "0.2", "--no-latency", "--export", "", "--out", "out")
     found = secateur("prune", *NETWORK, *METHOD, *words, "--free-outputs", "1.*")
     assert found.status == 0, found.err
     assert 'free_outputs = [\n  "1.*",\n]' in Path("out/recipe.toml").read_text()

@@ -83,7 +83,7 @@ def test_something_must_be_left_to_predict_with(patterns: list[str]) -> None:
 
 @pytest.mark.parametrize("pattern", ["0", "*", ""])
 def test_a_single_tensor_is_the_prediction(pattern: str) -> None:
-    with pytest.raises(SettingError, match="single tensor .1x5., which is its prediction"):
+    with pytest.raises(SettingError, match=r"single tensor \(1x5\), which is its prediction"):
         check_named([pattern], {"": (1, 5)}, {})
 
 

@@ -130,8 +130,8 @@ def check_named(
     for pattern in patterns:
         if not any(is_named(path, [pattern]) for path in (*returned, *also)):
             raise SettingError(
-                f"no output of the network matches '{pattern}' in free_outputs (--free-outputs){nearest(pattern, list(returned))}; it "
-                f"returns {_listed({**returned, **also})}"
+                f"no output of the network matches '{pattern}' in free_outputs (--free-outputs)"
+                f"{nearest(pattern, list(returned))}; it returns {_listed({**returned, **also})}"
             )
     if patterns and all(is_named(path, patterns) for path in returned):
         raise SettingError(

@@ -124,8 +124,7 @@ class Job:
             plan, difference = now.cut()
             first, graph = (now.graph if number == 1 else first), now.graph
             plans.append(plan)
-            if self.free_outputs:
-                self.cuts.append((graph, plan))
+            self.cuts += [(graph, plan)] if self.free_outputs else []
             differences.append(difference)
             if self.repair and plan.edits:
                 if number == len(steps) and self.data is not None:
@@ -250,16 +249,8 @@ class Job:
     def read(self, model: nn.Module, tried: Sequence[Plan] = ()) -> Graph:
         """Trace a network, perhaps again after plans that failed; refuse one without anything to prune."""
         self.tell(Event("trace", "reading the network"))
-        return beforehand.read(
-            model,
-            self.inputs,
-            self.leave,
-            free_outputs=self.free_outputs,
-            groups=self.groups,
-            patience=self.patience,
-            tell=self.tell,
-            tried=tried,
-        )
+        how: dict[str, Any] = {"free_outputs": self.free_outputs, "groups": self.groups, "patience": self.patience}
+        return beforehand.read(model, self.inputs, self.leave, **how, tell=self.tell, tried=tried)
 
     def share(self, graph: Graph, dense_size: Size, target: Target | None) -> Target | None:
         """Return a target relative to the network that the round begins with."""
