@@ -30,10 +30,10 @@ FORMATS = (*EXPORTS, "source")
 REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
 DATA_FREE = frozenset({"fold"})  # those that look at no image
 
-_TARGET = ("keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple")
+_TARGET = ("keep", "of", "rounds", "leave", "free_outputs", "groups", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
-_WORDS = ("leave", "repair", "export")  # which may be a text, as on the command line
-_TUPLES = ("leave", "repair", "mean", "std", "export", "then")
+_WORDS = ("leave", "free_outputs", "repair", "export")  # which may be a text, as on the command line
+_TUPLES = ("leave", "free_outputs", "repair", "mean", "std", "export", "then")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class Recipe:
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers, or modules with all the layers in them (names or patterns), that keep all their units.
+        free_outputs: outputs, or what holds several (paths such as "1.feats", or patterns), that may lose channels;
+            what is predicted, and all that is not named, keeps its width.
         groups: which may lose units: all, or only those inside blocks, so that residual streams, which several layers
             put out whose outputs are added up, stay as they are.
         repair: what to do after the cut without training, of ``"reconstruct"``, ``"fold"``, ``"compensate"``
@@ -105,6 +107,7 @@ class Recipe:
     budget: Budget | None = None
     rounds: int = 1
     leave: tuple[str, ...] = ()
+    free_outputs: tuple[str, ...] = ()
     groups: Groups = "all"
     repair: tuple[str, ...] | None = None
     patience: float | None = None
@@ -303,6 +306,7 @@ _RULES: dict[str, Rule] = {
     "budget": rules.optional(rules.instance(Budget, "a table of limits")),
     "rounds": rules.ROUNDS,
     "leave": rules.each(rules.text(""), "a list of layer names"),
+    "free_outputs": rules.each(rules.text(""), "a list of paths of outputs"),
     "groups": rules.one_of(Groups, '"'),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),

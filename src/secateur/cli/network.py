@@ -96,7 +96,7 @@ class Files:
 
 def flags_of_explain(args: Sequence[str]) -> list[Flag]:
     """Return the flags of ``explain``."""
-    return network_flags("leave", "groups", "patience")
+    return network_flags("leave", "free_outputs", "groups", "patience")
 
 
 def flags_of_evaluate(args: Sequence[str]) -> list[Flag]:
@@ -132,11 +132,15 @@ def explain(
     subject = subject_of(given, folder, image, trust)
     asked = given.of("recipe")
     leave, groups, patience = asked.get("leave", ()), asked.get("groups", "all"), asked.get("patience")
+    free = asked.get("free_outputs", ())
     with Listener(quiet or as_json) as tell:
         try:
-            graph = beforehand.read(subject.model, subject.example, leave, groups=groups, patience=patience, tell=tell)
+            graph = beforehand.read(
+                subject.model, subject.example, leave, free_outputs=free, groups=groups, patience=patience, tell=tell
+            )
         except TargetError:  # nothing can be pruned: that is what is to be explained
-            graph = trace(subject.model, subject.example, seconds=patience).without(*leave).choose(groups)
+            graph = trace(subject.model, subject.example, free_outputs=free, seconds=patience)
+            graph = graph.without(*leave).choose(groups)
     explanation, limits = graph.explain(), Limits()
     multiples = {group.name: limits.multiple_of(group) for group in graph.free}
     if as_json:

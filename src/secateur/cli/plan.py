@@ -136,6 +136,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
         data=data,
         train=None,
         leave=recipe.leave,
+        free_outputs=recipe.free_outputs,
         groups=recipe.groups,
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,

@@ -21,7 +21,8 @@ NETWORK = (
 )  # fmt: skip
 IMAGES = ("calibrate", "calibrate_images")
 TARGET = (
-    "method", "keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple", "seed",
+    "method", "keep", "of", "rounds", "leave", "free_outputs", "groups", "repair", "patience", "min_units", "multiple",
+    "seed",
 )  # fmt: skip
 PLACE = ("runtime", "threads")
 OUTPUT = "Output"

@@ -66,7 +66,7 @@ def subject_of(
         download: fetch a missing data set.
     """
     asked = given.of("recipe")
-    for name in ("leave", "groups", "patience"):
+    for name in ("leave", "free_outputs", "groups", "patience"):
         asked.pop(name, None)
     if folder is None:
         if "model" not in asked:

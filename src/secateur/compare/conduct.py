@@ -140,7 +140,13 @@ class _Conductor:
         if base.pretrain is None:
             beforehand.warn_of_random_weights(model, self.tell)
         graph = beforehand.read(
-            model, data.example(), base.leave, groups=base.groups, patience=base.patience, tell=self.tell
+            model,
+            data.example(),
+            base.leave,
+            free_outputs=base.free_outputs,
+            groups=base.groups,
+            patience=base.patience,
+            tell=self.tell,
         )
         for entry in self.comparison.all_entries():
             for keep in self.comparison.keeps:
@@ -231,7 +237,13 @@ class _Conductor:
         fresh = model_of(replace(recipe, weights="", transfer=False), data)
         example, rng = example_of(recipe, data), torch.Generator().manual_seed(recipe.seed)
         graph = beforehand.read(
-            fresh, example, recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=self.tell
+            fresh,
+            example,
+            recipe.leave,
+            free_outputs=recipe.free_outputs,
+            groups=recipe.groups,
+            patience=recipe.patience,
+            tell=self.tell,
         )
         target, limits = Target(request.keep, recipe.of), Limits(recipe.min_units, recipe.multiple)
         # of uniform scope: the same widths, and no choice among new weights

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from secateur.core.plan import Plan
 from secateur.core.work import Uncounted
 from secateur.core.written_sizes import Assignment, Axis, Rewrite
 from secateur.errors import PlanError
+
+if TYPE_CHECKING:
+    from secateur.core.outputs import Output
 
 Role = Literal["makes", "scales", "reads"]
 Groups = Literal["all", "inside blocks"]
@@ -142,6 +145,9 @@ class Graph:
         uncounted: operators that multiply and are not in the costs.
         assignments: numbers in attributes that surgery must set.
         tried: plans that the network was read again for, see ``Plan.tried``.
+        free_outputs: patterns of outputs that may lose channels.
+        outputs: what the network returns, tensor by tensor.
+        trained_outputs: the same in training mode, if it was read there.
     """
 
     groups: tuple[Group, ...]
@@ -165,6 +171,9 @@ class Graph:
     uncounted: tuple[Uncounted, ...] = ()
     assignments: tuple[Assignment, ...] = ()
     tried: tuple[Plan, ...] = ()
+    free_outputs: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    trained_outputs: tuple[Output, ...] = ()
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from secateur.core.explain import REACH_IT
 from secateur.core.graph import Graph, Groups, layer_of, within
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
+from secateur.core.outputs import FREE_IT
 from secateur.core.plan import Plan
 from secateur.core.select import family, meet
 from secateur.core.size import Target, size
@@ -38,6 +39,7 @@ def read(
     inputs: Any,
     leave: Sequence[str],
     *,
+    free_outputs: Sequence[str] = (),
     groups: Groups = "all",
     patience: float | None = None,
     tell: Tell = ignore,
@@ -45,13 +47,15 @@ def read(
 ) -> Graph:
     """Trace a network, perhaps again after plans that failed, and leave some layers alone, and all streams if so asked.
 
+    Outputs that are free may lose channels.
+
     Raises:
         ModelError: if the network does not run on the inputs.
-        SettingError: if a pattern in ``leave`` names no layer.
+        SettingError: if a pattern in ``leave`` names no layer, or ``free_outputs`` name no output or the prediction.
         TargetError: if nothing can be pruned.
         TraceError: if it was not read within ``patience`` seconds.
     """
-    graph = trace(model, inputs, seconds=patience, tell=tell, tried=tried)
+    graph = trace(model, inputs, free_outputs=free_outputs, seconds=patience, tell=tell, tried=tried)
     layers = [layer_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
     names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
     for pattern in leave:
@@ -64,6 +68,8 @@ def read(
     # block layers can be regrouped further although what they read is pinned
     if not graph.free and not any(isinstance(module, BlockLayer) for module in model.modules()):
         reasons = [*([graph.spared] if graph.inside else []), *([_not_run(graph)] if graph.unreached else [])]
+        if any(pin.remedy == FREE_IT for pin in graph.pins):
+            reasons.append("outputs beside the prediction pin some: free_outputs (--free-outputs) frees those it names")
         why = f" ({'; '.join(reasons)})" if reasons else ""
         raise TargetError(
             f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone{why}; "

@@ -68,6 +68,7 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     job.tell(Event("budget", "looking for the largest network within the budget"))
     budget = replace(budget, runtime=job.runtime, threads=job.threads)
     facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.groups, job.seed, job.train)
+    facts = (*facts, ("free outputs", *job.free_outputs)) if job.free_outputs else facts
     facts += (job.repair, job.about_data())
 
     def decide(target: Target, limits: Limits) -> Plan:

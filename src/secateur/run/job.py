@@ -80,6 +80,7 @@ class Job:
     among: tuple[Runtime, ...] = ("eager", "channels_last")
     minutes: float | None = None
     groups: Groups = "all"
+    free_outputs: tuple[str, ...] = ()
 
     choices: Choices = field(default_factory=Choices)
 
@@ -93,6 +94,7 @@ class Job:
     searches: list[Search] = field(default_factory=list[Search])
     shaped: list[History] = field(default_factory=list[History])
     repairs: list[Repair] = field(default_factory=list[Repair])
+    cuts: list[tuple[Graph, Plan]] = field(default_factory=list[tuple[Graph, Plan]])  # where outputs lose channels
     curves: list[tuple[Curve, ...]] = field(default_factory=list[tuple[Curve, ...]])
     error_curves: dict[tuple[object, ...], Sequence[ErrorCurve]] = field(
         default_factory=dict[tuple[object, ...], Sequence[ErrorCurve]]
@@ -122,6 +124,7 @@ class Job:
             plan, difference = now.cut()
             first, graph = (now.graph if number == 1 else first), now.graph
             plans.append(plan)
+            self.cuts += [(graph, plan)] if self.free_outputs else []
             differences.append(difference)
             if self.repair and plan.edits:
                 if number == len(steps) and self.data is not None:
@@ -245,9 +248,8 @@ class Job:
 
     def read(self, model: nn.Module, tried: Sequence[Plan] = ()) -> Graph:
         """Trace a network, perhaps again after plans that failed; refuse one without anything to prune."""
-        return beforehand.read(
-            model, self.inputs, self.leave, groups=self.groups, patience=self.patience, tell=self.tell, tried=tried
-        )
+        how: dict[str, Any] = {"free_outputs": self.free_outputs, "groups": self.groups, "patience": self.patience}
+        return beforehand.read(model, self.inputs, self.leave, **how, tell=self.tell, tried=tried)
 
     def share(self, graph: Graph, dense_size: Size, target: Target | None) -> Target | None:
         """Return a target relative to the network that the round begins with."""

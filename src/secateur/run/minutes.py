@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor
+
+from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import hold
+from secateur.core.surgery import hold, left, tensors_in
 from secateur.errors import DataError, SettingError
 from secateur.measure import Measurement
 from secateur.run.place import several_processes
@@ -152,5 +157,13 @@ def _lesson(job: Job, last: Round, plan: Plan, left: float) -> tuple[Labelled | 
     assert images is not None
     if images.different < 2 * FEWEST:
         return f"{images.different} images are too few: {FEWEST} to learn from and {FEWEST} to judge by are the least"
-    lesson = Imitation(job.dense, images.batches, f"{images.count}/{images.digest()}")
+    lesson = Imitation(job.dense, images.batches, f"{images.count}/{images.digest()}", partial(_left, tuple(job.cuts)))
     return lesson, len(lesson.held)
+
+
+def _left(cuts: Sequence[tuple[Graph, Plan]], outputs: Any) -> list[Tensor]:
+    """Return what cuts that follow each other have left of the outputs of the dense network."""
+    tensors = tensors_in(outputs)
+    for graph, plan in cuts:
+        tensors = left(graph, plan, tensors)
+    return tensors

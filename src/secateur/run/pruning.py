@@ -70,6 +70,7 @@ def prune(
     rounds: int = 1,
     then: Sequence[Step] = (),
     leave: Sequence[str] = (),
+    free_outputs: Sequence[str] = (),
     groups: Groups = "all",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     seed: int = 0,
@@ -110,6 +111,8 @@ def prune(
         rounds: in how many equal steps (on a logarithmic scale) the target is approached.
         then: further rounds, each with a method and target of its own; what one has zeroed stays zero in the next.
         leave: layers, or modules with all the layers in them (names or patterns), that keep all their channels.
+        free_outputs: outputs, or what holds several (paths such as ``"1.feats"``, or patterns), that may lose channels,
+            as features beside the prediction; what is predicted, and all that is not named, keeps its width.
         groups: which groups may lose units: all, or only those inside blocks; then residual streams, and whatever else
             several layers put out whose outputs are added up, stay as they are.
         limits: floors and multiples of widths; by default each group has the multiple that runs fast.
@@ -221,6 +224,7 @@ def prune(
         train=train,
         shaping=shape or train,
         leave=(leave,) if isinstance(leave, str) else tuple(leave),
+        free_outputs=(free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs),
         limits=limits,
         seed=seed,
         latency=latency,

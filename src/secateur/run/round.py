@@ -136,6 +136,7 @@ class Round:
             left_alone = (tuple(job.leave), job.groups)
             facts = (method, self.target, job.limits, left_alone, job.seed, self.plans, job.about_data())
             facts = (*facts, self.graph.tried) if self.graph.tried else facts
+            facts = (*facts, ("free outputs", *self.graph.free_outputs)) if self.graph.free_outputs else facts
             if decides_by_the_clock(method):  # and no two measurements are alike
                 facts, name = (*facts, *place_of_use(job)), f"plan-{self.number}"
                 plan = job.choices.take(
@@ -151,7 +152,8 @@ class Round:
         job.searches.extend(found)
         self.check_size(plan)
         said = (*plan.notes, job.limits.note_of(self.graph, plan), self.graph.spared)
-        return replace(plan, notes=tuple(filter(None, said)), tried=self.graph.tried)
+        notes, free = tuple(filter(None, said)), self.graph.free_outputs
+        return replace(plan, notes=notes, tried=self.graph.tried, free_outputs=free)
 
     def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
         """Return the method's plan under the run's limits or others, made on the accelerator if there is one."""

@@ -43,6 +43,7 @@ def trace(
     model: nn.Module,
     example_inputs: Inputs,
     *,
+    free_outputs: Sequence[str] = (),
     seconds: float | None = None,
     tell: Tell = ignore,
     tried: Sequence[Plan] = (),
@@ -57,6 +58,8 @@ def trace(
     Args:
         model: any network whose forward runs.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; a batch of one is enough.
+        free_outputs: paths (or patterns) of outputs whose width is nobody's concern, such as ``"1"``, ``"1.feats"`` or
+            ``"hidden_states.*"``: their channels can go. By default all that is returned keeps its width.
         seconds: give up after this time; None: take as long as it takes.
         tell: hears of each module as it runs.
         tried: plans of what was read before whose cut failed, each with those before it for ``tried``: what is in their
@@ -68,7 +71,7 @@ def trace(
     Raises:
         ModelError: if the model does not run on the inputs, or is a wrapper or program that cannot be read.
         PlanError: if one of the plans that were tried is of another network.
-        SettingError: if ``seconds`` is not above 0.
+        SettingError: if ``seconds`` is not above 0, or ``free_outputs`` name no output, class scores or everything.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when
             it runs again, or time is up.
     """
@@ -76,12 +79,14 @@ def trace(
     tell(Event("trace", "reading the network"))  # before the names of its modules
     clock = Clock(type(model).__name__, seconds)
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
-        state = _watch(model, example_inputs, clock, tell)
+        names = (free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs)
+        state = _watch(model, example_inputs, names, clock, tell)
     return settle(model, state, example_inputs, clock, tried)
 
 
-def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -> State:
+def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ...], clock: Clock, tell: Tell) -> State:
     state, around, decisions = State.of(model), Around(model), Decisions()
+    state.outputs.patterns = free_outputs
     state.stack.arrive = lambda name, inputs: state.arrivals.setdefault(name, []).extend(
         layer for tensor in tensors_in(inputs) for layer in state.labels(tensor)
     )
@@ -90,9 +95,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
         without = WithoutDropout() if training else nullcontext()
         with state.stack, _carrying(state, clock, tell), _Calls(state, decisions), without, beside:
             outputs = forward(model, inputs, training=in_training if training else in_evaluation)
-        for tensor in tensors_in(outputs):
-            for layer in state.labels(tensor):
-                state.pin(layer.reshape(-1), "an output of the network", "")
+        state.outputs.note(state, outputs, training=training)
         return bool(tensors_in(outputs))
 
     with asking(state.stack) as asked:
@@ -105,6 +108,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
     again.check(model, example_inputs, around, state.stack.entered, clock)
     trains = may_differ(model, asked, state.arrivals)
     reach.complete(model, state, decisions, example_inputs, watched, trains=trains)
+    state.outputs.check()
     return state
 
 

@@ -21,6 +21,7 @@ from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.statistics import READING
 from secateur.core.surgery import Inputs
 from secateur.core.trace.calls_made import Call, Dependence, Layers, Place, Site, Step
+from secateur.core.trace.returned import Outputs
 from secateur.core.trace.transformed import reason_at, transformed
 from secateur.core.work import Uncounted
 
@@ -40,11 +41,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Pinning:
-    """Labels that may not go."""
+    """Labels that may not go; ``output`` is the path of what the network returns of them, if that is why."""
 
     atoms: Tensor
     reason: str
     remedy: str
+    output: str | None = None
 
 
 @dataclass
@@ -67,6 +69,7 @@ class State:
         transformed: layers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels.
         one_sided: sizes that may be at another place, or nowhere, in training.
+        outputs: what it returned.
     """
 
     names: dict[int, tuple[str, Tensor]]
@@ -111,6 +114,7 @@ class State:
     transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
     tied: set[str] = field(default_factory=set[str])
     one_sided: set[Place] = field(default_factory=set[Place])
+    outputs: Outputs = field(default_factory=Outputs)
 
     @staticmethod
     def of(model: nn.Module) -> State:
@@ -212,7 +216,7 @@ class State:
                 layer = first
         return layer
 
-    def pin(self, atoms: Tensor, reason: str, remedy: str = "") -> None:
+    def pin(self, atoms: Tensor, reason: str, remedy: str = "", output: str | None = None) -> None:
         """Forbid the removal of these labels."""
         atoms = atoms[atoms != L.FIXED]
         if atoms.numel() > MANY:
@@ -221,7 +225,7 @@ class State:
             place = unparametrized(self.module)
             where = f" in '{place}'" if place else ""
             reason, remedy = reason_at(self.transformed, place) or (reason + where, remedy)
-            self.pins.append(Pinning(atoms, reason, remedy))
+            self.pins.append(Pinning(atoms, reason, remedy, output))
 
     def with_pins(self, pins: Sequence[Pinning]) -> State:
         """Return the same state with further pins, whose reasons come first."""
