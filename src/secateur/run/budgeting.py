@@ -27,6 +27,7 @@ from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
 from secateur.repair import taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
+from secateur.run.byproducts import Byproducts
 from secateur.run.images import repaired_by
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
@@ -81,7 +82,7 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
     def come_to() -> str:
         return json.dumps(asdict(settle(bargain, budget, job.target)))  # as text, for TOML has no word for None
 
-    return job.choices.take("budget", job.dense, facts, come_to, _read, bound=True)
+    return job.choices.take("budget", job.dense, facts, come_to, _read, beside=Byproducts(job), bound=True)
 
 
 def _decided(job: Job, graph: Graph, method: Method, target: Target, limits: Limits) -> Plan:

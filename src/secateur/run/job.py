@@ -90,6 +90,7 @@ class Job:
     settled: Settled | None = None
     forecast: Forecast | None = None
     foretold: Foretold | None = None
+    looked_at: str = ""  # images of an earlier run, whose work this one goes on from
     searches: list[Search] = field(default_factory=list[Search])
     shaped: list[History] = field(default_factory=list[History])
     repairs: list[Repair] = field(default_factory=list[Repair])
@@ -287,7 +288,7 @@ class Job:
     def calibration(self) -> str:
         """Return which unlabelled images were used, in words; empty if nobody has looked at any."""
         used = vars(self).get("images")
-        return used.note if isinstance(used, Calibration) else ""
+        return used.note if isinstance(used, Calibration) else self.looked_at
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return mean and deviation with which the images of the run were normalised, None where nobody knows."""

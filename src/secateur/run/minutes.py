@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from secateur.core.plan import Plan
@@ -99,18 +100,19 @@ def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]
     lesson, held_out = found
     job.speed_up(last.model, job.inputs)
     middle = job.measure(last.model, "the network before training")
-    with job.clock("fine-tune"):
-        taught = within(
-            last.model,
-            lesson,
-            60 * job.minutes,
-            used=repair,
-            shaper=hold(last.model, last.graph, plan),
-            checkpoint=job.checkpoint(f"minutes-{last.number}.ckpt", last.model, last.method),
-            seed=job.seed + last.number,
-            now=clock,
-            tell=job.tell,
-        )
+    train = partial(
+        within,
+        last.model,
+        lesson,
+        60 * job.minutes,
+        used=repair,
+        shaper=hold(last.model, last.graph, plan),
+        checkpoint=job.checkpoint(f"minutes-{last.number}.ckpt", last.model, last.method),
+        seed=job.seed + last.number,
+        now=clock,
+        tell=job.tell,
+    )
+    taught = job.clock.training("fine-tune", train, lambda taught: taught.seconds - taught.begun)
     spent = Spent(
         job.minutes,
         taught.begun,

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,8 @@ from secateur.errors import BranchingError, CutError, TargetError, TraceError, V
 from secateur.events import Event, Tell, warn
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
+from secateur.run.byproducts import Byproducts
+from secateur.run.clock import of_epochs
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.fallback import without_fit
 from secateur.run.images import repaired_by
@@ -113,44 +116,50 @@ class Round:
             return
         before, self.model = self.model, copy.deepcopy(self.model)
         masks = {edit.tensor: edit.mask() for edit in self.zeros.edits if isinstance(edit, ZeroWeights)}
-        with job.clock("shape"), self.method.shaping(self.problem(job.searches, self.model)) as shaper:
-            history = fit(
-                self.model,
-                job.data,
-                job.shaping,
-                shaper=Hold(self.model, masks, shaper) if masks else shaper,
-                teacher=job.dense if job.shaping.distill else None,
-                checkpoint=job.checkpoint(f"shape-{self.number}.ckpt", before, self.method),
-                seed=job.seed + self.number,
-                memory=job.choices.speed("shape", job.dense, job.shaping),
-                tell=job.tell,
-            )
-        job.shaped.append(history)
+        settings, data = job.shaping, job.data
+
+        def trained() -> History:
+            with self.method.shaping(self.problem(job.searches, self.model)) as shaper:
+                return fit(
+                    self.model,
+                    data,
+                    settings,
+                    shaper=Hold(self.model, masks, shaper) if masks else shaper,
+                    teacher=job.dense if settings.distill else None,
+                    checkpoint=job.checkpoint(f"shape-{self.number}.ckpt", before, self.method),
+                    seed=job.seed + self.number,
+                    memory=job.choices.speed("shape", job.dense, settings),
+                    tell=job.tell,
+                )
+
+        job.shaped.append(job.clock.training("shape", trained, of_epochs))
 
     def decide(self) -> Plan:
         """Ask the method for a plan, and see to it that the plan meets the target."""
-        job, method, found = self.job, self.method, list[Search]()
+        job, method = self.job, self.method
         job.tell(Event("plan", "deciding what to remove"))
         with job.clock("plan"):
             left_alone = (tuple(job.leave), job.groups)
             facts = (method, self.target, job.limits, left_alone, job.seed, self.plans, job.about_data())
             facts = (*facts, self.graph.tried) if self.graph.tried else facts
+            name, beside = f"plan-{self.number}", Byproducts(job)
             if decides_by_the_clock(method):  # and no two measurements are alike
-                facts, name = (*facts, *place_of_use(job)), f"plan-{self.number}"
-                plan = job.choices.take(
-                    name, self.model, facts, lambda: self.ask(found).to_json(), Plan.from_json, bound=True
-                )
-                if job.work is not None:
-                    found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
+                facts, asked = (*facts, *place_of_use(job)), lambda: self.found().to_json()
+                plan = job.choices.take(name, self.model, facts, asked, Plan.from_json, beside=beside, bound=True)
             elif job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
-                plan = self.ask(found)
+                plan = self.found()
             else:
-                plan = job.work.plan(f"plan-{self.number}.json", self.model, facts, lambda: self.ask(found))
-                found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
-        job.searches.extend(found)
+                plan = job.work.plan(f"{name}.json", self.model, facts, self.found, beside)
         self.check_size(plan)
         said = (*plan.notes, job.limits.note(self.graph, plan), self.graph.spared)
         return replace(plan, notes=tuple(filter(None, said)), tried=self.graph.tried)
+
+    def found(self) -> Plan:
+        """Return the method's plan; the run keeps what a search for it has tried."""
+        searches = list[Search]()
+        plan = self.ask(searches)
+        self.job.searches += searches
+        return plan
 
     def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
         """Return the method's plan under the run's limits or others, made on the accelerator if there is one."""
@@ -283,7 +292,7 @@ class Round:
             return mended()
         facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
         always = job.train is not None or job.minutes is not None
-        return job.work.repairs(name, begun, facts, thin, mended, always=always)
+        return job.work.repairs(name, begun, facts, thin, mended, Byproducts(job), always=always)
 
     def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan, steps: Sequence[str], tell: Tell) -> Sequence[str]:
         """Return repairs without those that the few images of a run do not carry; ``fold`` stands in for a fit."""
@@ -306,18 +315,19 @@ class Round:
         if train.recalibrate and any(each.step == "reconstruct" and each.layers for each in job.repairs):
             job.tell(Event("warning", "without recalibrate before fine-tuning: it would undo part of the repair"))
             train = replace(train, recalibrate=False)
-        with job.clock("fine-tune"):
-            return fit(
-                self.model,
-                job.data,
-                train,
-                shaper=hold(self.model, self.graph, plan),
-                teacher=job.dense if train.distill else None,
-                checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
-                seed=job.seed + self.number,
-                memory=job.choices.speed("train", job.dense, train),
-                tell=job.tell,
-            )
+        training = partial(
+            fit,
+            self.model,
+            job.data,
+            train,
+            shaper=hold(self.model, self.graph, plan),
+            teacher=job.dense if train.distill else None,
+            checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
+            seed=job.seed + self.number,
+            memory=job.choices.speed("train", job.dense, train),
+            tell=job.tell,
+        )
+        return job.clock.training("fine-tune", training, of_epochs)
 
 
 def _finite(output: Any) -> bool:
