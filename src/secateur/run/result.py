@@ -28,7 +28,7 @@ from secateur.training import History
 
 @dataclass(frozen=True)
 class Width:
-    """Number of output channels of a layer in the dense and in the pruned network."""
+    """Output channels of a layer, or hidden units of one direction, in the dense and in the pruned network."""
 
     layer: str
     before: int
@@ -52,7 +52,7 @@ class Result:
         histories: the fine-tuning of each round; empty without.
         pretrain: the training of the dense network, if the recipe asked for one.
         explanation: what could be pruned and what not, and why.
-        widths: output channels of every layer, before and after.
+        widths: output channels of every layer, before and after; of a recurrent one the hidden units of one direction.
         verification: largest relative difference between the pruned and the silenced network, over all rounds.
         method: the method with its settings.
         target: what was asked; None if the method's settings said it all.
@@ -137,7 +137,7 @@ class Result:
 def widths(graph: Graph, dense: nn.Module, thin: nn.Module) -> tuple[Width, ...]:
     """Compare the output channels of every layer of the dense and the pruned network."""
     found = (
-        Width(layer_of(name), tensor_of(dense, name).shape[dim], tensor_of(thin, name).shape[dim])
+        Width(layer_of(name), *(graph.width(name, tensor_of(model, name).shape[dim]) for model in (dense, thin)))
         for name, roles in graph.roles.items()
         if "makes" in roles and name in graph.parameters
         for dim in [roles.index("makes")]
