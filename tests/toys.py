@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Axis, Cost, Graph, Group
+from secateur.core.graph import Cost, Graph, Group
+from secateur.core.written_sizes import Axis
 
 
 def toy(*sizes: int, prices: tuple[int, ...] = (), fixed: int = 0) -> Graph:

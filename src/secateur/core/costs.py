@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Axis, Graph, count
+from secateur.core.graph import Graph
 from secateur.core.select import Step
 from secateur.core.size import Measure
+from secateur.core.written_sizes import Axis, count
 
 
 @dataclass(frozen=True, eq=False)

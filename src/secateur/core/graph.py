@@ -16,6 +16,7 @@ from secateur.core.explain import Explanation, explain
 from secateur.core.explain import layer_of as layer_of
 from secateur.core.plan import Plan
 from secateur.core.work import Uncounted
+from secateur.core.written_sizes import Assignment, Axis, Rewrite
 from secateur.errors import PlanError
 
 Role = Literal["makes", "scales", "reads"]
@@ -88,64 +89,12 @@ class Pin:
 
 
 @dataclass(frozen=True, eq=False)
-class Axis:
-    """One factor of a cost: positions that can vanish (``units``, numbered over the whole graph) and fixed ones."""
-
-    fixed: int
-    units: Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class Cost:
     """Multiply-accumulates of one call of a layer: ``scale`` times the product of what is left of the axes."""
 
     layer: str
     scale: int
     axes: tuple[Axis, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class WrittenSize:
-    """A number in the arguments of a call that must follow the widths: ``sign`` times what is left of ``axis``."""
-
-    path: tuple[int | str, ...]
-    sign: int
-    axis: Axis
-
-
-@dataclass(frozen=True, eq=False)
-class Rewrite:
-    """A size written into Python code: the ``call``-th reshaping call in the own forward of ``module``."""
-
-    module: str
-    call: int
-    function: str
-    literals: tuple[WrittenSize, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Assignment:
-    """A number in an attribute of ``module``, or in what the attribute holds, that is what is left of ``axis``."""
-
-    module: str
-    name: str
-    path: tuple[int | str, ...]
-    axis: Axis
-
-
-@dataclass(frozen=True, eq=False)
-class FreeOutput:
-    """A dimension of an output that may shrink.
-
-    Attributes:
-        number: of the tensor among all that the network puts out.
-        dim: dimension.
-        units: graph-wide unit of each position along it, -1 = fixed.
-    """
-
-    number: int
-    dim: int
-    units: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +142,6 @@ class Graph:
         inside: whether streams are left alone as such.
         uncounted: operators that multiply and are not in the costs.
         assignments: numbers in attributes that surgery must set.
-        free_outputs: outputs that need not keep their width.
         tried: plans that the network was read again for, see ``Plan.tried``.
     """
 
@@ -218,7 +166,6 @@ class Graph:
     patterns: tuple[str, ...] = ()
     uncounted: tuple[Uncounted, ...] = ()
     assignments: tuple[Assignment, ...] = ()
-    free_outputs: tuple[FreeOutput, ...] = ()
     tried: tuple[Plan, ...] = ()
 
     @cached_property
@@ -357,11 +304,6 @@ def unit_rows(tensor: Tensor, member: Member, size: int) -> Tensor:
     out = rows[table]
     out[table < 0] = 0
     return out.flatten(1)
-
-
-def count(axis: Axis, keep: Tensor) -> int:
-    """Return how many positions of the axis are left under ``keep``."""
-    return axis.fixed + int(keep[axis.units].sum())
 
 
 def staying(units: Tensor, keep: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.blocks import BlockLayer
-from secateur.core.graph import Graph, count, layer_of, staying, tensor_of
+from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
@@ -23,6 +23,7 @@ from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
 from secateur.core.surgery.untouched import computed
 from secateur.core.surgery.widths import follow_widths
+from secateur.core.written_sizes import count
 from secateur.errors import ModelError, PlanError, first_line
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from secateur.core.literals import is_written
+from secateur.core.trace.calls_made import Dependence, Place, Site
 from secateur.core.trace.sites import recorded_in
-from secateur.core.trace.state import Dependence, Place, Site, State
+from secateur.core.trace.state import State
 
 
 @contextmanager

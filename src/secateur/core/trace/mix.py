@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from secateur.core import labels as L
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.calls_made import Call
+from secateur.core.trace.state import State
 
 Args = Sequence[Any]
 FIXED_INPUT = "reads channels that cannot be removed"

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.core.trace.calls_made import Call
 from secateur.core.trace.mix import axis, contract, join, place
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.state import State
 
 Args = Sequence[Any]
 PRODUCT = "multiplied with another activation"

@@ -28,8 +28,9 @@ from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.training import training_batches
 from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.beside import beside, training_beside
+from secateur.core.trace.calls_made import Layers
 from secateur.core.trace.decisions import Decisions
-from secateur.core.trace.state import Layers, Pinning, State
+from secateur.core.trace.state import Pinning, State
 from secateur.core.trace.unreached import Unreached, unreached
 from secateur.errors import ModelError
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.core.trace.calls_made import Call
 from secateur.core.trace.mix import axis, contract, place
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.state import State
 
 GIVEN = "the hidden state of a recurrent layer starts from a tensor whose size is fixed"
 LEAVE_OUT = "leave the initial state out, or compute it from the layers before"

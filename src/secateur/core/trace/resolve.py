@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Axis, Cost, FreeOutput, Graph, Group, Member, Pin, Rewrite, Statistic, layer_of
+from secateur.core.graph import Cost, Graph, Group, Member, Pin, Statistic, layer_of
+from secateur.core.trace.calls_made import Call
 from secateur.core.trace.components import NOT_PRUNABLE, Components
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.state import State
 from secateur.core.work import by_operator
+from secateur.core.written_sizes import Axis, Rewrite
 
 
 class Units:
@@ -143,7 +145,6 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,
-        free_outputs=tuple(FreeOutput(n, dim, units.of(atoms)) for n, dim, atoms in state.free_outputs),
         gains=tuple(state.gains.values()),
         transformed=state.transformed,
         tied=frozenset(state.tied),

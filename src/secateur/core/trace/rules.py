@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from secateur.core.trace import each, mix, move, product
-from secateur.core.trace.state import Call, State
+from secateur.core.trace.calls_made import Call
+from secateur.core.trace.state import State
 from secateur.core.work import macs, uncounted
 
 Args = Sequence[Any]

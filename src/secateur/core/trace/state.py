@@ -18,14 +18,11 @@ from secateur.core.computed import Gain, Transformed
 from secateur.core.explain import unparametrized
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
-from secateur.core.literals import Path
-from secateur.core.statistics import KIND, READING
+from secateur.core.statistics import READING
 from secateur.core.surgery import Inputs
+from secateur.core.trace.calls_made import Call, Dependence, Layers, Place, Site, Step
 from secateur.core.trace.transformed import reason_at, transformed
 from secateur.core.work import Uncounted
-
-Layers = tuple[Tensor, ...]
-Place = tuple[str, int, str, Path]  # of a size: module, number of the call there, its name, path in its arguments
 
 LINEAR = 1  # dimension that a linear map sums over
 MANY = 4096  # labels from which looking for repeats pays
@@ -50,64 +47,6 @@ class Pinning:
     remedy: str
 
 
-@dataclass(frozen=True)
-class Call:
-    """A call of a layer that multiplies: ``scale`` MACs for each combination of positions of its axes."""
-
-    layer: str
-    scale: int
-    axes: tuple[int | Tensor, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A size in the arguments of a reshaping call, and the dimension that it speaks of.
-
-    Attributes:
-        window: which positions along ``dim`` the number counts.
-        sign: -1 where the number counts from the end.
-    """
-
-    module: str
-    call: int
-    function: str
-    path: Path
-    layer: Tensor
-    dim: int
-    window: slice
-    sign: int
-
-    @property
-    def place(self) -> Place:
-        """Where in the code it is."""
-        return self.module, self.call, self.function, self.path
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What the own code of a module did: the module that it called, or nothing for an operator; labels in and out."""
-
-    called: str
-    given: Layers
-    made: Layers
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """A call whose result depends on all channels along a dimension at once."""
-
-    module: str
-    call: int
-    dim: int
-    atoms: Tensor
-    kind: str = KIND
-
-    @property
-    def place(self) -> tuple[str, str, int, int]:
-        """Where in the code it is, and along which dimension."""
-        return self.kind, self.module, self.call, self.dim
-
-
 @dataclass
 class State:
     """Everything collected during one forward, and while it is run again.
@@ -119,7 +58,6 @@ class State:
         unreached: layers that it did not run, with their widths.
         aside: parameters and buffers that are used in training alone.
         did: what the own code of each module did in the first run.
-        free_outputs: what may shrink of the outputs: number of the tensor, dimension, label of each position.
         steps: of the last run, see ``Course``.
         training: what the network ran on in training, if it was read there.
         otherwise: whether it did something else there than in evaluation.
@@ -157,7 +95,6 @@ class State:
     arrivals: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
     sites: list[Site] = field(default_factory=list[Site])
     did: dict[str, list[Step]] = field(default_factory=dict[str, list[Step]])
-    free_outputs: list[tuple[int, int, Tensor]] = field(default_factory=list[tuple[int, int, Tensor]])
     dependences: list[Dependence] = field(default_factory=list[Dependence])
     statistic: tuple[str, int, str] | None = None
     reading: tuple[str, int, int] | None = None

@@ -16,7 +16,8 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from secateur.core.calls import ModuleStack, Operators
 from secateur.core.surgery import Inputs, run, tensors_in
-from secateur.core.trace.state import State, Step
+from secateur.core.trace.calls_made import Step
+from secateur.core.trace.state import State
 from secateur.errors import ModelError
 
 Hear = Callable[[str, str, Any, Any], None]  # module, which module it called (empty: an operator), given, made

@@ -21,11 +21,12 @@ from secateur.core.surgery import Inputs
 from secateur.core.trace import sites
 from secateur.core.trace.assigning import Assigned, Search, assignments
 from secateur.core.trace.breaks import Break, breaks_at, place_in_training
+from secateur.core.trace.calls_made import Site
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.closing import Closing
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
-from secateur.core.trace.state import Pinning, Site, State
+from secateur.core.trace.state import Pinning, State
 from secateur.core.trace.steps import above, calls
 from secateur.core.trace.uneven import Gone, gone_in, plan_for, uneven
 from secateur.errors import TraceError

@@ -1,0 +1,71 @@
+"""What is noted of the calls that a run makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from secateur.core.literals import Path
+from secateur.core.statistics import KIND
+
+Layers = tuple[Tensor, ...]
+Place = tuple[str, int, str, Path]  # of a size: module, number of the call there, its name, path in its arguments
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a layer that multiplies: ``scale`` MACs for each combination of positions of its axes."""
+
+    layer: str
+    scale: int
+    axes: tuple[int | Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A size in the arguments of a reshaping call, and the dimension that it speaks of.
+
+    Attributes:
+        window: which positions along ``dim`` the number counts.
+        sign: -1 where the number counts from the end.
+    """
+
+    module: str
+    call: int
+    function: str
+    path: Path
+    layer: Tensor
+    dim: int
+    window: slice
+    sign: int
+
+    @property
+    def place(self) -> Place:
+        """Where in the code it is."""
+        return self.module, self.call, self.function, self.path
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What the own code of a module did: the module that it called, or nothing for an operator; labels in and out."""
+
+    called: str
+    given: Layers
+    made: Layers
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """A call whose result depends on all channels along a dimension at once."""
+
+    module: str
+    call: int
+    dim: int
+    atoms: Tensor
+    kind: str = KIND
+
+    @property
+    def place(self) -> tuple[str, str, int, int]:
+        """Where in the code it is, and along which dimension."""
+        return self.kind, self.module, self.call, self.dim
