@@ -191,7 +191,7 @@ def test_few_images_are_warned_of(count: int, warned: bool) -> None:
     heard: list[Event] = []
     cut(Plain(), calibrate=images(count), repair="reconstruct", tell=heard.append)
     texts = [event.text for event in heard if event.stage == "warning"]
-    assert texts == (["63 unlabelled images (arrays): at least 64 are advised, and up to 1,000 make the result more "
+    assert texts == (["63 unlabelled images (arrays, not normalised here): at least 64 are advised, and up to 1,000 make the result more "
                       "accurate"] if warned else [])  # fmt: skip
 
 
