@@ -200,7 +200,7 @@ def distance(result: Result, fresh: Tensor) -> float:
             1,
             "Magnitude",
             ["fold"],
-            "1 unlabelled image (arrays, not normalised here): too few, so magnitude chooses what goes and the repair is fold, not",
+            "(arrays, not normalised here): too few, so magnitude chooses what goes and the repair is fold, not",
         ),
         (3, "Magnitude", ["fold"], "magnitude chooses what goes and the repair is fold, not reconstruct"),
         (7, "Magnitude", ["fold"], "the repair is fold, not reconstruct; give 64 to 1,000"),
@@ -253,7 +253,7 @@ def test_who_names_the_method_is_warned_and_gets_it() -> None:
     [
         (
             images(1).repeat(70, 1, 1, 1),
-            "1 unlabelled image (arrays, not normalised here, without 69 repeats and images of a single colour): too few",
+            "1 unlabelled image (arrays, not normalised here, without 69 repeats and images of a single colour): too",
         ),
         (
             torch.rand(70, 3, 1, 1).expand(70, 3, 8, 8),

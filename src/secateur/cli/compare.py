@@ -72,7 +72,7 @@ def compare(
         files = {name: str(getattr(written, name)) for name in ("page", "table", "runs", "document")}
         say_json({**document(comparison, found, done), "files": files})
         return
-    _speak(found)
+    speak(found)
     say(f"Table: {written.table}", f"Runs: {written.runs}", f"Page: {written.page}")
 
 
@@ -100,15 +100,25 @@ def _epochs(recipe: Any) -> int:
     return recipe.rounds * per_round if recipe.method != "none" else recipe.train.epochs
 
 
-def _speak(found: Findings) -> None:
+def speak(found: Findings) -> None:
+    """Print the table of a comparison, in 80 columns, and what to keep in mind when reading it."""
     from secateur.compare.notes import notes
-    from secateur.compare.tables import change, spread, verdict
+    from secateur.compare.tables import change, spread
 
-    def cells(line: Line) -> tuple[str, ...]:
+    repairs = dict.fromkeys(line.repair for line in found.lines if line.repair)
+    several = len(repairs) > 1
+
+    def cells(line: Line) -> list[str]:
         keep = "" if line.keep is None else f"{line.keep:g}"
-        random = verdict(line.against_random)
-        return line.label, line.repair, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random
+        random = "" if line.against_random is None else line.against_random.short
+        label, repair = f"{line.label} *" if line.same_as else line.label, [line.repair] if several else []
+        return [label, *repair, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random]
 
-    headings = ("Method", "Repair", "Keep", "MACs %", "Test %", "Change", "Against random")
-    say(table(headings, [cells(line) for line in found.lines], numbers=(2, 3, 4, 5)), "")
-    say(*notes(found), "")
+    headings = ("Method", *(["Repair"] if several else []), "Keep", "MACs %", "Test %", "Change", "Against random")
+    last = len(headings) - 1
+    dense = ["dense network", *([""] if several else []), "", "100.0", spread(found.dense), "", ""]
+    rows = [dense, *map(cells, found.lines)]
+    say(table(headings, rows, numbers=range(last - 4, last), whole=(last,)), "")
+    same = "* The same networks as another line, see below." if any(line.same_as for line in found.lines) else ""
+    after = "" if several or not repairs else f"Repaired after the cut by: {next(iter(repairs))}."
+    say(*filter(None, (same, after)), *notes(found), "")
