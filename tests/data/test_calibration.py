@@ -562,7 +562,7 @@ def test_folders_and_files_that_cannot_be_used_are_one_sentence(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [
-        ({"count": 0}, SettingError, "count must be a whole number of images, at least 1, not 0"),
+        ({"count": 0}, SettingError, "count must be a whole number of images, at least 1 and at most 16777216, not 0"),
         ({"count": 1.5}, SettingError, "count must be a whole number"),
         ({"seed": -1}, SettingError, "seed must be"),
         ({"seed": 2**70}, SettingError, "seed must be"),

@@ -131,6 +131,22 @@ def test_fine_tuning_begins_with_the_repaired_network(trained: nn.Module, data: 
     assert same(alone.model, tuned.model)
 
 
+def test_a_result_says_in_one_line_what_each_step_did_to_the_accuracy(
+    trained: nn.Module, data: Data, train: Settings
+) -> None:
+    result = pruned(trained, data, train=train)
+    assert list(result.stages) == ["dense", "cut", "repaired", "fine-tuned"]
+    known = [found.accuracy.top1 for found in result.stages.values() if found.accuracy is not None]
+    numbers = "dense {:.2f} %, cut {:.2f} %, repaired {:.2f} %, fine-tuned {:.2f} %".format(*(100 * it for it in known))
+    assert repr(result).endswith(f"; repaired by reconstruct; test accuracy {numbers}>")
+    assert "\n" not in repr(result)
+    bare = repr(pruned(trained, data, repair=()))
+    assert "repaired" not in bare
+    assert "; test accuracy dense " in bare
+    unlabelled = repr(prune(trained, data.example(), "magnitude", 0.5, repair="fold", latency=False))
+    assert "accuracy" not in unlabelled
+
+
 def test_statistics_are_not_estimated_anew_after_a_fit(trained: nn.Module, data: Data, train: Settings) -> None:
     heard: list[Event] = []
     fresh = replace(train, epochs=0, recalibrate=True)

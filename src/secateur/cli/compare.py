@@ -106,19 +106,16 @@ def speak(found: Findings) -> None:
     from secateur.compare.tables import change, spread
 
     repairs = dict.fromkeys(line.repair for line in found.lines if line.repair)
-    several = len(repairs) > 1
+    one = next(iter(repairs)) if len(repairs) == 1 else ""
 
-    def cells(line: Line) -> list[str]:
+    def cells(line: Line) -> tuple[str, ...]:
         keep = "" if line.keep is None else f"{line.keep:g}"
         random = "" if line.against_random is None else line.against_random.short
-        label, repair = f"{line.label} *" if line.same_as else line.label, [line.repair] if several else []
-        return [label, *repair, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random]
+        name = f"{line.label if one else line.name}{' *' if line.same_as else ''}"
+        return name, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random
 
-    headings = ("Method", *(["Repair"] if several else []), "Keep", "MACs %", "Test %", "Change", "Against random")
-    last = len(headings) - 1
-    dense = ["dense network", *([""] if several else []), "", "100.0", spread(found.dense), "", ""]
-    rows = [dense, *map(cells, found.lines)]
-    say(table(headings, rows, numbers=range(last - 4, last), whole=(last,)), "")
+    dense = ("dense network", "", "100.0", spread(found.dense), "", "")
+    headings = ("Method", "Keep", "MACs %", "Test %", "Change", "Against random")
+    say(table(headings, [dense, *map(cells, found.lines)], numbers=range(1, 5), whole=(5,)), "")
     same = "* The same networks as another line, see below." if any(line.same_as for line in found.lines) else ""
-    after = "" if several or not repairs else f"Repaired after the cut by: {next(iter(repairs))}."
-    say(*filter(None, (same, after)), *notes(found), "")
+    say(*filter(None, (same, f"Repaired after the cut by: {one}." if one else "")), *notes(found), "")

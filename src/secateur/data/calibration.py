@@ -26,7 +26,6 @@ COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
 
-_COUNT = rules.whole(1, "images")
 _NAMED = rules.optional(
     rules.Rule(
         lambda value: isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value),
@@ -216,7 +215,7 @@ def load_calibration(
         (100, 1)
     """
     rules.refuse(
-        ("count", count, _COUNT),
+        ("count", count, rules.IMAGES),
         ("seed", seed, rules.SEED),
         ("mean", mean, _NAMED),
         ("std", std, _NAMED),

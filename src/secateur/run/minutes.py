@@ -112,12 +112,13 @@ def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]
         now=clock,
         tell=job.tell,
     )
-    taught = job.clock.training("fine-tune", train, lambda taught: taught.seconds - taught.begun)
+    way: Literal["fine-tuning", "distillation"] = "fine-tuning" if isinstance(lesson, Labelled) else "distillation"
+    taught = job.clock.training(_STAGES[way], train, lambda taught: taught.seconds - taught.begun)
     spent = Spent(
         job.minutes,
         taught.begun,
         taught.seconds - taught.begun,
-        way="fine-tuning" if isinstance(lesson, Labelled) else "distillation",
+        way=way,
         steps=taught.steps,
         passes=taught.passes,
         held_out=held_out,
@@ -130,6 +131,8 @@ def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]
     )
     return middle if spent.gained else None, spent
 
+
+_STAGES = {"fine-tuning": "fine-tune", "distillation": "distil"}
 
 _ENDS = {
     "time": "the time was up",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from secateur import artifact
-from secateur.artifact.stages import stages, way_of
+from secateur.artifact.stages import DISTILLED, stages, way_of
 from secateur.core.explain import Explanation
 from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.method import Method
@@ -112,7 +112,21 @@ class Result:
         macs, kept = self.before.counts.macs, self.after.counts.macs
         speed = f", {self.speed.ratio:.2f} times as fast in {self.speed.runtime}" if self.speed else ""
         what = "counted MACs" if self.after.counts.uncounted else "MACs"
-        return f"<Result of {type(self.method).__name__}: {kept:,} of {macs:,} {what}{speed}>"
+        size = f"{kept:,} of {macs:,} {what}{speed}"
+        return f"<Result of {type(self.method).__name__}: {'; '.join(filter(None, (size, *self._came_about())))}>"
+
+    def _came_about(self) -> Iterator[str]:
+        """Yield what was done after the cut, and the accuracy of each network that the run had where it is known."""
+        steps = dict.fromkeys(each.step for each in self.repairs if each.layers)
+        if steps:
+            yield f"repaired by {' and '.join(steps)}"
+        if self.repairs and not steps:
+            yield "nothing to repair"
+        known = [(name, found.accuracy) for name, found in self.stages.items() if found.accuracy is not None]
+        if known:
+            yield f"test accuracy {', '.join(f'{name} {100 * found.top1:.2f} %' for name, found in known)}"
+        elif DISTILLED in self.stages:
+            yield DISTILLED
 
     @property
     def stages(self) -> dict[str, Measurement]:
