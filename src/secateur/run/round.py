@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,17 +14,18 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
-from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
+from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, check_batches, check_training, hold, run, tensors_in, verified
+from secateur.core.surgery import Hold, apply, carrying_out, check_batches, check_training, hold, prove
 from secateur.core.trials import Search
-from secateur.errors import BranchingError, CutError, TargetError, TraceError, VerificationError
+from secateur.errors import BranchingError, TargetError
 from secateur.events import Event, Tell, warn
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.byproducts import Byproducts
 from secateur.run.clock import of_epochs
+from secateur.run.deciding import carried_out
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.fallback import without_fit
 from secateur.run.images import repaired_by
@@ -41,9 +41,6 @@ DRAWN = (
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
-
-_DECISIONS = 4
-"""How often a round decides at most, where what was decided first cannot be carried out."""
 
 
 @dataclass
@@ -80,34 +77,18 @@ class Round:
             VerificationError: if the new network computes something else.
         """
         self.shape()
-        plan, thin, difference = self.carried_out(_DECISIONS - 1)
+        searches = len(self.job.searches)
+
+        def work(graph: Graph) -> tuple[Plan, nn.Module, float]:
+            self.graph = graph
+            del self.job.searches[searches:]
+            plan = self.decide()
+            with carrying_out(plan):
+                return self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
+
+        self.graph, (plan, thin, difference) = carried_out(self.graph, work, partial(self.job.read, self.model))
         self.begun, self.model = self.model, thin
         return plan, difference
-
-    def carried_out(self, again: int) -> tuple[Plan, nn.Module, float]:
-        """Decide and act; where the cut fails, read the network anew and decide up to so many times again."""
-        searches = len(self.job.searches)
-        plan = self.decide()
-        try:
-            return self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
-        except CutError as error:
-            if not again or not plan.edits:
-                raise
-            self.read_again(plan, error)
-            del self.job.searches[searches:]
-        return self.carried_out(again - 1)
-
-    def read_again(self, plan: Plan, error: CutError) -> None:
-        """Read the network anew so that the plan could be carried out.
-
-        Raises:
-            CutError: the same, if the plan cannot be.
-        """
-        drops = Plan(tuple(edit for edit in plan.edits if isinstance(edit, DropUnits)))
-        try:
-            self.graph = self.job.read(self.model, (*self.graph.tried, drops))
-        except (TargetError, TraceError):
-            raise error from None
 
     def shape(self) -> None:
         """Train with the method's own regulariser before it decides, if it has one."""
@@ -229,18 +210,7 @@ class Round:
         with job.clock("apply"):
             thin = apply(model, graph, plan)
         with job.clock("verify"):
-            check, outputs = verified(model, graph, plan, thin, job.inputs)
-        if not math.isfinite(check.difference) and not _finite(run(model, job.inputs)):
-            raise VerificationError(
-                f"the network puts out NaN or infinite values for its example inputs, first at '{check.layer}', so "
-                "nothing can be compared; nothing was written; give inputs such as it was trained on, or sound weights"
-            )
-        if not check.exact:
-            raise CutError(
-                f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
-                f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network",
-                check.layer,
-            )
+            check, outputs = prove(model, graph, plan, thin, job.inputs)
         with job.clock("verify"):
             check_batches(model, graph, plan, thin, job.inputs, outputs)
         if check.draws:
@@ -328,8 +298,3 @@ class Round:
             tell=job.tell,
         )
         return job.clock.training("fine-tune", training, of_epochs)
-
-
-def _finite(output: Any) -> bool:
-    """Tell whether a network has put out nothing but finite numbers."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(output))
