@@ -75,8 +75,8 @@ def test_the_widths_of_the_papers_network_at_half_of_the_weights() -> None:
     with torch.device("meta"):
         shapes = build("anwar_cifar10_small")
     net = shapes.to_empty(device="cpu").eval()
-    for parameter in net.parameters():
-        nn.init.zeros_(parameter)
+    for tensor in (*net.parameters(), *net.buffers()):
+        nn.init.zeros_(tensor)
     graph = trace(net, torch.randn(1, 3, 32, 32))
     (plan,) = drawn(
         RandomMasks(ratio=0.49, ratio_of="weights", candidates=1), Problem(net, graph, limits=Limits(multiple=1))

@@ -108,8 +108,8 @@ def test_the_proof_is_of_the_cut_and_comes_before_the_repair(
     trained: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    verify, repair = one_round.verified, one_round.repair
-    monkeypatch.setattr(one_round, "verified", lambda *a, **k: (seen.append("verify"), verify(*a, **k))[1])
+    verify, repair = one_round.prove, one_round.repair
+    monkeypatch.setattr(one_round, "prove", lambda *a, **k: (seen.append("verify"), verify(*a, **k))[1])
     monkeypatch.setattr(one_round, "repair", lambda *a, **k: (seen.append("repair"), repair(*a, **k))[1])
     result = pruned(trained, data, rounds=2)
     assert seen == ["verify", "repair", "verify", "repair"]

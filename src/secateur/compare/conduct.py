@@ -32,6 +32,7 @@ from secateur.run.headline import timed_together
 from secateur.run.images import suited
 from secateur.run.place import accuracy_at, measure_at, place_for
 from secateur.run.work import Work
+from secateur.spelling import elsewhere, said
 from secateur.training import History, fit
 
 _OVERHEAD = ("packages", "method", "seed")
@@ -88,7 +89,8 @@ def carry_out(
     if missing:
         raise ArtifactError(
             f"{len(missing)} of {len(wanted)} runs in {folder} are still going in other processes, {missing[0]} in "
-            f"process {busy[missing[0]]}; wait until they end, or look at the runs that are there with --show"
+            f"process {busy[missing[0]]}; wait until they end, or look at the runs that are there "
+            f"with {said('secateur.compare.gather', '--show')}"
         )
     return gather(comparison, folder)
 
@@ -108,7 +110,7 @@ def _make(folder: Path) -> None:
         for name in ("runs", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
+        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; {elsewhere()}") from None
 
 
 class _Conductor:

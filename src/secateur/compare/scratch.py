@@ -16,7 +16,7 @@ from secateur.core.problem import Problem
 from secateur.core.size import Target
 from secateur.core.surgery import cut
 from secateur.data import Data
-from secateur.events import Event, Tell
+from secateur.events import Tell
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
 from secateur.run import beforehand, example_of, model_of
@@ -37,7 +37,6 @@ def uniform(recipe: Recipe, keep: float, data: Data, tell: Tell) -> nn.Module:
         TargetError: if it cannot be made so small.
     """
     fresh = model_of(replace(recipe, weights="", transfer=False), data)
-    tell(Event("trace", "reading the network"))
     example, target = example_of(recipe, data), Target(keep, recipe.of)
     limits = Limits(recipe.min_units, recipe.multiple)
 

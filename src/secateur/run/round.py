@@ -132,7 +132,7 @@ class Round:
             else:
                 plan = job.work.plan(f"{name}.json", self.model, facts, self.found, beside)
         self.check_size(plan)
-        said = (*plan.notes, job.limits.note(self.graph, plan), self.graph.spared)
+        said = (*plan.notes, job.limits.note_of(self.graph, plan), self.graph.spared)
         return replace(plan, notes=tuple(filter(None, said)), tried=self.graph.tried)
 
     def found(self) -> Plan:

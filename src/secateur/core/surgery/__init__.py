@@ -1,7 +1,7 @@
 """The only code that edits a model: remove for real, silence reversibly, and check that both agree."""
 
 from secateur.core.surgery.batches import check_batches, other_batches
-from secateur.core.surgery.forward import Inputs, run, tensors_in
+from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.optimizer import migrate_optimizer
 from secateur.core.surgery.proof import carrying_out, cut, prove
 from secateur.core.surgery.removal import apply
@@ -19,6 +19,7 @@ __all__ = [
     "check_batches",
     "check_training",
     "cut",
+    "finite",
     "hold",
     "masked",
     "migrate_optimizer",

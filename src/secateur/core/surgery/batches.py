@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery.forward import Inputs, run, tensors_in
+from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verify
 from secateur.errors import CutError, ModelError
 
@@ -57,14 +57,10 @@ def check_batches(
         if _one_by_one(thin, inputs, other, outputs):
             return
         with contextlib.suppress(ModelError):  # where the dense one does not run either, that is no fault of the cut
-            if not _finite(run(model, other)):  # such as a spread over a batch of one
+            if not finite(run(model, other)):  # such as a spread over a batch of one
                 continue
             _compare(model, graph, plan, thin, other)
             return
-
-
-def _finite(outputs: Any) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(outputs))
 
 
 def _compare(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, other: Inputs) -> None:

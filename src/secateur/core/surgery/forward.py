@@ -72,6 +72,11 @@ def tensors_in(value: Any) -> list[Tensor]:
     return list(_tensors_in(value, set()))
 
 
+def finite(outputs: Any) -> bool:
+    """Tell whether all tensors of an output hold nothing but finite numbers."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(outputs))
+
+
 def _tensors_in(value: Any, above: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value

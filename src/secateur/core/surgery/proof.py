@@ -11,10 +11,11 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery.forward import Inputs, run, tensors_in
+from secateur.core.surgery.forward import Inputs, finite, run
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.verification import Verification, verified
 from secateur.errors import CutError, VerificationError
+from secateur.spelling import setting
 
 
 def cut(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> nn.Module:
@@ -39,7 +40,7 @@ def prove(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: I
         CutError: if the thin one computes something else, or does not run.
     """
     check, outputs = verified(model, graph, plan, thin, inputs)
-    if not math.isfinite(check.difference) and not _finite(run(model, inputs)):
+    if not math.isfinite(check.difference) and not finite(run(model, inputs)):
         raise VerificationError(
             f"the network puts out NaN or infinite values for its example inputs, first at '{check.layer}', so "
             "nothing can be compared; nothing was written; give inputs such as it was trained on, or sound weights"
@@ -47,7 +48,8 @@ def prove(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: I
     if not check.exact:
         raise CutError(
             f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
-            f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network",
+            f"'{check.layer}'; nothing was written. Leave that layer alone ({setting('leave')}) and report this "
+            "network",
             check.layer,
         )
     return check, outputs
@@ -61,8 +63,3 @@ def carrying_out(plan: Plan) -> Generator[None]:
     except CutError as error:
         error.plan = error.plan or plan
         raise
-
-
-def _finite(output: Any) -> bool:
-    """Tell whether a network has put out nothing but finite numbers."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(output))

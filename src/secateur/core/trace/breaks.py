@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import Inputs, apply, check_batches, other_batches, run, verified
+from secateur.core.surgery import Inputs, apply, check_batches, finite, other_batches, run, verified
 from secateur.core.surgery.training import breaks_in_training, run_in_training
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import Progress, progress
@@ -56,8 +57,10 @@ def breaks_at(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, bat
         return Break(reached.module or "", reached, thin)
     if result.exact and batches:
         return _breaks_on_others(model, graph, plan, thin, inputs, outputs)
+    if result.exact or (not math.isfinite(result.difference) and not finite(run(model, inputs))):
+        return None  # of NaN nothing can be learned: whoever cuts the network says so
     known = result.layer in dict(model.named_modules())
-    return None if result.exact else Break(result.layer if known else "")
+    return Break(result.layer if known else "")
 
 
 def _breaks_on_others(
