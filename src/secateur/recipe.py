@@ -298,7 +298,7 @@ _RULES: dict[str, Rule] = {
     "transfer": rules.FLAG,
     "data": rules.text('the name of a data set such as "mnist5k", or empty'),
     "calibrate": rules.text("the path of a folder of pictures or of a file of arrays, or empty"),
-    "calibrate_images": rules.whole(1, "images", most=2**24),
+    "calibrate_images": rules.IMAGES,
     "method": rules.text("the name of a pruning method", least=1),
     "options": OPTIONS,
     "keep": rules.optional(FRACTION),

@@ -143,6 +143,10 @@ SEED = whole(0, most=2**32 - 1)
 """Seed that a user gives: the range of numpy's and Lightning's; what is derived from it is below torch's 2**63."""
 
 
+IMAGES = whole(1, "images", most=2**24)
+"""Unlabelled images to look at: all are held in memory."""
+
+
 SIDE = whole(1, "pixels", most=2**12)
 """Height and width of an image; one of this size already takes 200 MB in float32."""
 

@@ -17,6 +17,7 @@ from torch import nn
 from secateur.artifact.claims import claimed
 from secateur.compare import Comparison, carry_out, conduct, gather, requests, write
 from secateur.compare.runs import path_of
+from secateur.compare.scratch import rescale
 from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
 from secateur.events import Event
@@ -196,7 +197,7 @@ def test_new_weights_have_the_scale_of_thin_layers() -> None:
     with torch.no_grad():
         thin.weight.copy_(dense.weight[:, :16])
     before = thin.weight.clone()
-    conduct._rescale(thin, dense)
+    rescale(thin, dense)
     torch.testing.assert_close(thin.weight, 2 * before)
 
 

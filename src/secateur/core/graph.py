@@ -133,6 +133,7 @@ class Graph:
         rewrites: sizes written into code that surgery must adapt.
         statistics: calls over channels, which silencing must restrict to the kept ones.
         roles: for each tensor, the role of each of its dimensions.
+        gates: rows for each unit of the weights of recurrent layers, which ``width`` counts once.
         gains: weights under weight norm, whose gains surgery adapts.
         transformed: layers and observers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels, as in a decoder with transposed weights.
@@ -160,6 +161,7 @@ class Graph:
     statistics: tuple[Statistic, ...]
     roles: Mapping[str, tuple[Role, ...]]
     unreached: Mapping[str, int] = field(default_factory=dict[str, int])
+    gates: Mapping[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = field(default=frozenset())
     streams: frozenset[str] = field(default=frozenset())
     gains: tuple[Gain, ...] = ()
@@ -184,6 +186,10 @@ class Graph:
             offsets[group.name] = total
             total += group.size
         return offsets
+
+    def width(self, tensor: str, rows: int) -> int:
+        """Return how many units so many rows of a weight make: of a recurrent layer hidden units, not gates."""
+        return rows // self.gates.get(tensor, 1)
 
     @cached_property
     def units(self) -> int:

@@ -26,7 +26,6 @@ COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
 
-_COUNT = rules.whole(1, "images")
 _NAMED = rules.optional(
     rules.Rule(
         lambda value: isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value),
@@ -216,7 +215,7 @@ def load_calibration(
         (100, 1)
     """
     rules.refuse(
-        ("count", count, _COUNT),
+        ("count", count, rules.IMAGES),
         ("seed", seed, rules.SEED),
         ("mean", mean, _NAMED),
         ("std", std, _NAMED),
@@ -239,10 +238,15 @@ def load_calibration(
     if not batches:
         raise DataError(f"there are no images in {read.name}: give some, {FEWEST} to {MOST:,} if you can")
     used: tuple[tuple[float, ...] | None, tuple[float, ...] | None] = (None, None)
-    images = next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None)
+    images, source = (
+        next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None),
+        read.name,
+    )
     if images is not None and (read.scaled or any(raw)):
         used = read.wanted.scale(images.shape[1])
-    found = Calibration(batches, sum(map(length, batches)), read.name, *used, tuple(read.lost))
+    if images is not None and not read.scaled:
+        source += f", normalised with {read.wanted.scaling()}" if any(raw) else ", not normalised here"
+    found = Calibration(batches, sum(map(length, batches)), source, *used, tuple(read.lost))
     return found.without_repeats() if found.few else found
 
 

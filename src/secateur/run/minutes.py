@@ -106,23 +106,25 @@ def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]
     lesson, held_out = found
     job.speed_up(last.model, job.inputs)
     middle = job.measure(last.model, "the network before training")
-    with job.clock("fine-tune"):
-        taught = within(
-            last.model,
-            lesson,
-            60 * job.minutes,
-            used=repair,
-            shaper=hold(last.model, last.graph, plan),
-            checkpoint=job.checkpoint(f"minutes-{last.number}.ckpt", last.model, last.method),
-            seed=job.seed + last.number,
-            now=clock,
-            tell=job.tell,
-        )
+    train = partial(
+        within,
+        last.model,
+        lesson,
+        60 * job.minutes,
+        used=repair,
+        shaper=hold(last.model, last.graph, plan),
+        checkpoint=job.checkpoint(f"minutes-{last.number}.ckpt", last.model, last.method),
+        seed=job.seed + last.number,
+        now=clock,
+        tell=job.tell,
+    )
+    way: Literal["fine-tuning", "distillation"] = "fine-tuning" if isinstance(lesson, Labelled) else "distillation"
+    taught = job.clock.training(_STAGES[way], train, lambda taught: taught.seconds - taught.begun)
     spent = Spent(
         job.minutes,
         taught.begun,
         taught.seconds - taught.begun,
-        way="fine-tuning" if isinstance(lesson, Labelled) else "distillation",
+        way=way,
         steps=taught.steps,
         passes=taught.passes,
         held_out=held_out,
@@ -135,6 +137,8 @@ def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]
     )
     return middle if spent.gained else None, spent
 
+
+_STAGES = {"fine-tuning": "fine-tune", "distillation": "distil"}
 
 _ENDS = {
     "time": "the time was up",

@@ -52,7 +52,6 @@ _RUNTIME = rules.optional(
     rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
 )
 _GROUPS = rules.one_of(Groups, '"')
-_IMAGES = rules.whole(1, "images")
 
 
 @shown
@@ -157,7 +156,7 @@ def prune(
         ("groups", groups, _GROUPS),
         ("seed", seed, rules.SEED),
         ("threads", threads, rules.THREADS),
-        ("calibrate_images", calibrate_images, _IMAGES),
+        ("calibrate_images", calibrate_images, rules.IMAGES),
         ("minutes", minutes, rules.MINUTES),
     )
     tell = once(tell)

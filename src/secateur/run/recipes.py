@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.choices import Choices
-from secateur.run.clock import Clock
+from secateur.run.clock import Clock, of_epochs
 from secateur.run.headline import asked_for, check_runtime, meant_for
 from secateur.run.images import for_network, images_of, shape_of
 from secateur.run.pruning import prune
@@ -88,8 +89,8 @@ def run_recipe(
             beforehand.check_target(graph, step.method, step.target, limits)
         place = None if folder is None else folder.place("dense.ckpt", model)
         memory = choices.speed("pretrain", model, recipe.pretrain)
-        with clock("train"):
-            trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, memory=memory, tell=tell)
+        whole = partial(fit, model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, memory=memory, tell=tell)
+        trained = clock.training("train", whole, of_epochs)
     result = prune_as(recipe, model, data, images=images, method_asked=method_asked, work=work, tell=tell)
     if not method_asked and name_of(result.method) != recipe.method:
         recipe = replace(recipe, method=name_of(result.method))

@@ -3,6 +3,7 @@
 from secateur.core.surgery.batches import check_batches, other_batches
 from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.optimizer import migrate_optimizer
+from secateur.core.surgery.proof import carrying_out, cut, prove
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
 from secateur.core.surgery.training import check_training
@@ -14,14 +15,17 @@ __all__ = [
     "Inputs",
     "Verification",
     "apply",
+    "carrying_out",
     "check_batches",
     "check_training",
+    "cut",
     "finite",
     "hold",
     "left",
     "masked",
     "migrate_optimizer",
     "other_batches",
+    "prove",
     "relative_difference",
     "run",
     "tensors_in",

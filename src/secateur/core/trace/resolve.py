@@ -154,6 +154,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         rewrites=tuple(rewrites),
         statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms), d.kind) for d in state.dependences),
         roles={name: tuple(roles) for name, roles in state.roles.items()},
+        gates=state.gates,
         uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,

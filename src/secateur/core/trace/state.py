@@ -68,6 +68,7 @@ class State:
         gains: weight norms by their directions.
         transformed: layers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels.
+        gates: rows for each hidden unit of the weights of recurrent layers.
         one_sided: sizes that may be at another place, or nowhere, in training.
         outputs: what it returned.
     """
@@ -113,6 +114,7 @@ class State:
     gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
     transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
     tied: set[str] = field(default_factory=set[str])
+    gates: dict[str, int] = field(default_factory=dict[str, int])
     one_sided: set[Place] = field(default_factory=set[Place])
     outputs: Outputs = field(default_factory=Outputs)
 
@@ -265,8 +267,8 @@ class State:
                 self.unite(found, row)
         return found
 
-    def mark(self, atoms: Tensor | None, role: Role) -> None:
-        """Give the parameter dimensions that these atoms come from a role."""
+    def mark(self, atoms: Tensor | None, role: Role, gates: int = 1) -> None:
+        """Give the parameter dimensions that these atoms come from a role, with so many rows for each unit."""
         if atoms is None:
             return
         for slot in self._slots_of(atoms):
@@ -276,6 +278,8 @@ class State:
                 self.tied.add(slot.tensor)
                 continue
             self.roles[slot.tensor][slot.dim] = role
+            if gates > 1:
+                self.gates[slot.tensor] = gates
 
     def _slots_of(self, atoms: Tensor) -> list[Slot]:
         """Return the parameter dimensions that atoms come from."""
