@@ -172,7 +172,7 @@ def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, smal
         assert other.stdout is not None
         assert other.stdin is not None
         assert other.stdout.readline() == "None\n"
-        message = rf"1 of 5 runs in .* are still going .* seed 0 in process {other.pid}; wait .* or .* --show"
+        message = rf"1 of 5 runs in .* are still going .* seed 0 in process {other.pid}; wait .* or .* with secateur.compare.gather"
         with pytest.raises(ArtifactError, match=message):
             carry_out(comparison, tmp_path)
         assert [request.name for request, _ in gather(comparison, tmp_path)] == [r.name for r in wanted[:-1]]
