@@ -41,12 +41,12 @@ def document(secateur: Call, *words: str) -> dict[str, Any]:
 def test_explain_says_which_output_pins_a_layer_and_what_would_free_it(secateur: Call) -> None:
     rows = {row["layer"]: row for row in document(secateur, "explain", *NETWORK)["rows"]}
     assert (rows["stem"]["prunable"], rows["stem"]["reason"]) == (0, "an output of the network ('1.0')")
-    assert "--free-outputs" in rows["stem"]["remedy"]
+    assert "free_outputs" in rows["stem"]["remedy"]
     rows = {row["layer"]: row for row in document(secateur, "explain", *NETWORK, "--free-outputs", "1.0")["rows"]}
     assert [rows[name]["prunable"] for name in ("stem", "neck", "head")] == [8, 0, 0]
     refused = secateur("explain", *NETWORK, "--free-outputs", "2")
     assert refused.status == 1
-    assert "no output of the network matches '2' in free_outputs (--free-outputs)" in " ".join(refused.err.split())
+    assert "no output of the network matches '2' in --free-outputs" in " ".join(refused.err.split())
 
 
 def test_plan_and_sensitivity_look_at_groups_that_are_freed(secateur: Call) -> None:

@@ -372,6 +372,29 @@ def test_pictures_get_the_size_that_is_wanted(
     assert "ImageNet" in found.source
 
 
+@pytest.mark.parametrize(
+    ("sizes", "more", "doubt"),
+    [
+        (((12, 8), (8, 12)), {}, "are smaller, and of different sizes, than the 224x224 pixels"),
+        (((120, 120), (120, 120)), {}, "are smaller than the 224x224 pixels"),
+        (((12, 8), (8, 12)), {"image_size": 32}, ""),
+        (((12, 8), (8, 12)), {"example": torch.zeros(1, 3, 16, 16)}, ""),
+        (((12, 8), (8, 12)), {"default_size": 8}, ""),
+        (((12, 8), (12, 8)), {}, ""),
+        (((300, 240), (240, 300)), {}, ""),
+    ],
+    ids=str,
+)
+def test_pictures_that_are_enlarged_unasked_are_told(
+    sizes: tuple[tuple[int, int], tuple[int, int]], more: dict[str, Any], doubt: str, tmp_path: Path
+) -> None:
+    for number, size in enumerate(sizes):
+        fill(tmp_path, 2, size, start=2 * number)
+    doubts = [each for each in load_calibration(tmp_path, workers=0, **more).doubts if "pixels to which" in each]
+    assert len(doubts) == bool(doubt)
+    assert all(doubt in each and "load_calibration(..., image_size=)" in each for each in doubts)
+
+
 def test_pictures_of_several_sizes_are_resized_as_for_evaluation(tmp_path: Path) -> None:
     fill(tmp_path, 2, (12, 8))
     fill(tmp_path, 2, (8, 12), start=2)

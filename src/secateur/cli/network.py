@@ -13,7 +13,7 @@ from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
-from secateur.cli.subject import Folder, Image, example_of, load, network_flags, subject_of
+from secateur.cli.subject import Folder, example_of, load, network_flags, subject_of
 from secateur.cli.tables import (
     accuracy_rows,
     counts_rows,
@@ -118,7 +118,6 @@ def explain(
     given: Given,
     folder: Folder = None,
     *,
-    image: Image = "",
     trust: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -129,7 +128,7 @@ def explain(
     from secateur.report.limits import sentence
     from secateur.run import beforehand
 
-    subject = subject_of(given, folder, image, trust)
+    subject = subject_of(given, folder, trust)
     asked = given.of("recipe")
     leave, groups, patience = asked.get("leave", ()), asked.get("groups", "all"), asked.get("patience")
     free = asked.get("free_outputs", ())
@@ -169,7 +168,7 @@ def evaluate(
     from secateur.run.place import accuracy_at, place_for
 
     testing = Testing(**given.of("own"))
-    subject = subject_of(given, folder, "", trust, test=True, download=download)
+    subject = subject_of(given, folder, trust, test=True, download=download)
     if subject.data is None:
         raise DataError("there is no data to evaluate on; name a data set with --data")
     with Listener(quiet or as_json) as tell:
@@ -190,7 +189,6 @@ def measure(
     given: Given,
     folder: Folder = None,
     *,
-    image: Image = "",
     trust: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -203,7 +201,7 @@ def measure(
     from secateur.measure import latency as time
 
     timing = Timing(**given.of("own"))
-    subject = subject_of(given, folder, image, trust)
+    subject = subject_of(given, folder, trust)
     with Listener(quiet or as_json) as tell:
         tell(Event("measure", f"measuring {subject.name}"))
         counts = count(subject.model, subject.example)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from secateur.core.graph import staying, within
 from secateur.errors import SettingError, nearest
+from secateur.spelling import setting
 
-FREE_IT = "if nothing needs that width, free_outputs (--free-outputs) frees what it names"
+FREE_IT = "if nothing needs that width, name the output in free_outputs"
 SCORES = "logits"
 _MOST = 12  # outputs that a message lists
 
@@ -130,7 +131,7 @@ def check_named(
     for pattern in patterns:
         if not any(is_named(path, [pattern]) for path in (*returned, *also)):
             raise SettingError(
-                f"no output of the network matches '{pattern}' in free_outputs (--free-outputs)"
+                f"no output of the network matches '{pattern}' in {setting('free_outputs')}"
                 f"{nearest(pattern, list(returned))}; it returns {_listed({**returned, **also})}"
             )
     if patterns and all(is_named(path, patterns) for path in returned):

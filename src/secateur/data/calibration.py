@@ -48,6 +48,7 @@ class Calibration:
         mean: per channel, with which raw pixels were normalised; None where they came as the forward takes them.
         std: the same.
         lost: what could not be read, a sentence for each.
+        doubt: what is doubtful about how they were read, a sentence; empty for nothing.
     """
 
     batches: tuple[Inputs, ...] = field(repr=False)
@@ -56,6 +57,7 @@ class Calibration:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     lost: tuple[str, ...] = field(default=(), repr=False)
+    doubt: str = field(default="", repr=False)
 
     @cached_property
     def _distinct(self) -> list[Tensor]:
@@ -77,6 +79,8 @@ class Calibration:
         found: list[str] = []
         if self.few:
             found.append(self.note)
+        if self.doubt:
+            found.append(self.doubt)
         if self.lost:
             first, *more = self.lost
             others = f", and {len(more)} more" if more else ""
@@ -246,7 +250,7 @@ def load_calibration(
         used = read.wanted.scale(images.shape[1])
     if images is not None and not read.scaled:
         source += f", normalised with {read.wanted.scaling()}" if any(raw) else ", not normalised here"
-    found = Calibration(batches, sum(map(length, batches)), source, *used, tuple(read.lost))
+    found = Calibration(batches, sum(map(length, batches)), source, *used, tuple(read.lost), read.doubt)
     return found.without_repeats() if found.few else found
 
 

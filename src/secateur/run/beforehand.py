@@ -67,15 +67,29 @@ def read(
     graph = graph.without(*leave).choose(groups)
     # block layers can be regrouped further although what they read is pinned
     if not graph.free and not any(isinstance(module, BlockLayer) for module in model.modules()):
-        reasons = [*([graph.spared] if graph.inside else []), *([_not_run(graph)] if graph.unreached else [])]
-        if any(pin.remedy == FREE_IT for pin in graph.pins):
-            reasons.append("outputs beside the prediction pin some: free_outputs (--free-outputs) frees those it names")
-        why = f" ({'; '.join(reasons)})" if reasons else ""
+        why = f" ({reasons})" if (reasons := _reasons(model, graph)) else ""
         raise TargetError(
             f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone{why}; "
             "`secateur explain` says why for each layer"
         )
     return graph
+
+
+def _reasons(model: nn.Module, graph: Graph) -> str:
+    """Say why nothing can be pruned where something could be done about it, and what."""
+    found = [graph.spared] if graph.inside else []
+    if graph.unreached:
+        found.append(f"{_not_run(graph)}; {REACH_IT}")
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        found.append(f"'{scripted[0]}' is a scripted network, whose layers stay; give the module that it was made from")
+    if any(pin.remedy == FREE_IT for pin in graph.pins):
+        how = said("free_outputs", "--free-outputs", "'free_outputs' in the recipe")
+        found.append(f"outputs beside the prediction pin some: {how} frees those it names")
+    rows = [row for row in graph.explain().rows if row.prunable < row.width and row.remedy]
+    if rows and not found:
+        found.append(f"'{rows[0].layer}': {rows[0].reason}; {rows[0].remedy}")
+    return "; ".join(found)
 
 
 def _around(layers: Sequence[str]) -> list[str]:
