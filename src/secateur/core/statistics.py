@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from secateur.core.attention import ATTENTION
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Statistic, staying
 from secateur.core.literals import call_name
@@ -57,7 +58,7 @@ _NAMES = {2: "weight", 3: "bias"}
 
 def is_statistic(name: str) -> bool:
     """Tell whether a call may take statistics over channels."""
-    return name in REDUCING or name in NORMALISING
+    return name in REDUCING or name in NORMALISING or name == ATTENTION
 
 
 Place = tuple[str, str, int]  # kind of a call, module, number of the call there
@@ -108,6 +109,8 @@ class _OverKept(TorchFunctionMode):
         place = (KIND, self._stack.current, self._stack.number(KIND))
         if place not in self._left:
             return func(*args, **named)
+        if name == ATTENTION:
+            return self._attention(func, args, named, self._left[place][0][1])
         few = args[0]
         for dim, kept in self._left[place]:
             few = few.index_select(dim, _places(kept, few, dim))
@@ -119,6 +122,11 @@ class _OverKept(TorchFunctionMode):
         result = func(few, *rest, **named)
         whole = result.new_zeros([n if d == dim else result.shape[d] for d, n in enumerate(args[0].shape)])
         return whole.index_copy(dim, kept, result)
+
+    def _attention(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any], kept: Tensor) -> Any:
+        """Average the attention weights over the heads that are kept."""
+        out, weights = func(*args, **{**named, "average_attn_weights": False})
+        return out, weights.index_select(-3, _places(kept, weights, -3)).mean(-3)
 
     def _reading(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Multiply with a weight that is zero where it reads what is silenced."""

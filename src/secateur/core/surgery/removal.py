@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.core.attention import is_attention, set_attention_sizes
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
@@ -121,6 +122,9 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             continue
         if type(module) in RECURRENT:
             _set_recurrent_sizes(module)
+            continue
+        if is_attention(module):
+            set_attention_sizes(cast("nn.MultiheadAttention", module))
             continue
         owned: Any = next(
             (t for t in (getattr(module, n, None) for n in ("weight", "running_mean")) if t is not None), None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.core import labels as L
+from secateur.core.attention import is_attention
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
 from secateur.core.computed import Gain, Transformed
@@ -76,6 +77,7 @@ class State:
     group_norm_modules: frozenset[str]
     block_modules: frozenset[str]
     recurrent_modules: frozenset[str]
+    attention_modules: frozenset[str]
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     own: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
@@ -126,6 +128,7 @@ class State:
             group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
             block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
             recurrent_modules=frozenset(name for name, m in model.named_modules() if type(m) in RECURRENT),
+            attention_modules=frozenset(name for name, m in model.named_modules() if is_attention(m)),
         )
 
     @property
