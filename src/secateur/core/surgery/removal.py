@@ -19,6 +19,7 @@ from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.attributes import Number, assign
 from secateur.core.surgery.gains import follow_gains, refresh
+from secateur.core.surgery.indices import follow_indices
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
@@ -47,6 +48,7 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     masks = zero_masks(graph, plan, keep)
     tensors = {name: _thin(tensor_of(model, name), name, graph, keep, masks) for name in graph.tensors}
     follow_gains(model, graph, plan, keep, tensors)
+    follow_indices(graph, keep, tensors)
     thin = _copy_with(model, tensors)
     refresh(thin)
     if bool((~keep).any()):

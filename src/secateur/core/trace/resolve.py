@@ -148,6 +148,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         transformed=state.transformed,
         tied=frozenset(state.tied),
         streams=frozenset(units.streams),
+        indices={name: units.of(atoms) for name, atoms in state.indices.items()},
     )
 
 

@@ -67,6 +67,7 @@ class State:
         gains: weight norms by their directions.
         transformed: layers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels.
+        indices: labels that buffers of numbers point to.
         one_sided: sizes that may be at another place, or nowhere, in training.
     """
 
@@ -112,6 +113,7 @@ class State:
     gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
     transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
     tied: set[str] = field(default_factory=set[str])
+    indices: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     one_sided: set[Place] = field(default_factory=set[Place])
 
     @staticmethod
@@ -275,6 +277,14 @@ class State:
                 self.tied.add(slot.tensor)
                 continue
             self.roles[slot.tensor][slot.dim] = role
+
+    def buffer(self, tensor: Tensor) -> str:
+        """Return the name of the buffer of one dimension that a tensor is; empty if it is none."""
+        slots = self._slots_of(layers[0].reshape(-1)) if len(layers := self.labels(tensor)) == 1 else []
+        if len(slots) != 1 or slots[0].tensor in self.parameters:
+            return ""
+        held = next(own for name, own in self.names.values() if name == slots[0].tensor)
+        return slots[0].tensor if held.dtype == tensor.dtype and torch.equal(held, tensor) else ""
 
     def _slots_of(self, atoms: Tensor) -> list[Slot]:
         """Return the parameter dimensions that atoms come from."""
