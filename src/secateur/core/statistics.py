@@ -51,7 +51,11 @@ REDUCING = frozenset(
         "_is_all_true",
     }
 )
-NORMALISING = frozenset({"layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax", "normalize"})
+# divides each channel by those beside it, of what is left: a kind of its own, since the order of channels matters to it
+NEIGHBOURS = "local_response_norm"
+NORMALISING = frozenset(
+    {"layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax", "normalize", NEIGHBOURS}
+)
 _AFFINE = {"layer_norm": (2, 3), "group_norm": (2, 3), "rms_norm": (2,)}  # places of per-channel parameters
 _NAMES = {2: "weight", 3: "bias"}
 
@@ -59,6 +63,11 @@ _NAMES = {2: "weight", 3: "bias"}
 def is_statistic(name: str) -> bool:
     """Tell whether a call may take statistics over channels."""
     return name in REDUCING or name in NORMALISING or name == ATTENTION
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of statistic that a call takes; calls are numbered kind by kind."""
+    return NEIGHBOURS if name == NEIGHBOURS else KIND
 
 
 Place = tuple[str, str, int]  # kind of a call, module, number of the call there
@@ -106,7 +115,8 @@ class _OverKept(TorchFunctionMode):
             return self._reading(func, args, named)
         if not is_statistic(name):
             return func(*args, **named)
-        place = (KIND, self._stack.current, self._stack.number(KIND))
+        kind = kind_of(name)
+        place = (kind, self._stack.current, self._stack.number(kind))
         if place not in self._left:
             return func(*args, **named)
         if name == ATTENTION:

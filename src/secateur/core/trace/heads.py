@@ -6,8 +6,7 @@ output. What is compared inside a head stays, see ``product``.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,13 +21,6 @@ REMEDY = "use nn.MultiheadAttention, or an attention with linear layers of its o
 SINGLE = "the only head of an attention"
 MASKED = "each head has a mask of its own, whose number is fixed"
 AVERAGED = "attention weights averaged over heads"
-
-
-def bound(func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by their names, defaults included."""
-    call = inspect.signature(func).bind(*args, **named)
-    call.apply_defaults()
-    return call.arguments
 
 
 def attention(state: State, given: Mapping[str, Any], out: tuple[Tensor, Tensor | None]) -> None:

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.attention import ATTENTION
-from secateur.core.calls import Operators
+from secateur.core.calls import Operators, bound
 from secateur.core.graph import Graph
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.plan import Plan
-from secateur.core.statistics import KIND, READING, READS, is_statistic
+from secateur.core.statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import untouched
-from secateur.core.trace import again, gains, heads, reach, recurrent, sites
+from secateur.core.trace import again, each, gains, heads, reach, recurrent, sites
 from secateur.core.trace.asked import asking, may_differ
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.course import Course
@@ -154,13 +154,12 @@ class _Calls(TorchFunctionMode):
                 self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")
         if name == ATTENTION:
             if self._state.module in self._state.attention_modules:
-                return self._attention(func, args, named)
+                return self._one_statistic(func, name, args, named, heads.attention)
             for tensor in tensors_in((args, named)):
                 for layer in self._state.labels(tensor):
                     self._state.pin(layer.reshape(-1), heads.ONE_WIDTH, heads.REMEDY)
-        if name == "local_response_norm":
-            for layer in self._state.labels(args[0]):
-                self._state.pin(layer.reshape(-1), "each channel is divided by what its neighbours are")
+        if name == NEIGHBOURS:
+            return self._one_statistic(func, name, args, named, each.neighbours)
         if name in READS:
             return self._reading(func, name, args, named)
         if is_reshaping(name, args):
@@ -183,12 +182,20 @@ class _Calls(TorchFunctionMode):
         gains.weight_norm(self._state, args, out)
         return out
 
-    def _attention(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def _one_statistic(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        rule: Callable[[State, dict[str, Any], Any], None],
+    ) -> Any:
+        """One rule for a whole call over channels; it is told the arguments by their names."""
         state = self._state
-        state.statistic = (state.module, state.stack.number(KIND), ATTENTION)
+        state.statistic = (state.module, state.stack.number(kind_of(name)), name)
         try:
             out = self._as_one(func, args, named)
-            heads.attention(state, heads.bound(func, args, named), out)
+            rule(state, bound(func, args, named), out)
         finally:
             state.statistic = None
         return out

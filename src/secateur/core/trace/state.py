@@ -19,7 +19,7 @@ from secateur.core.computed import Gain, Transformed
 from secateur.core.explain import unparametrized
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
-from secateur.core.statistics import READING
+from secateur.core.statistics import READING, kind_of
 from secateur.core.surgery import Inputs
 from secateur.core.trace.calls_made import Call, Dependence, Layers, Place, Site, Step
 from secateur.core.trace.transformed import reason_at, transformed
@@ -237,7 +237,7 @@ class State:
         if self.statistic is None or self.stack.entered.get(self.statistic[0], 0) > 1:
             self.pin(atoms, reason)
         else:
-            self.dependences.append(Dependence(*self.statistic[:2], dim, atoms))
+            self.dependences.append(Dependence(*self.statistic[:2], dim, atoms, kind_of(self.statistic[2])))
 
     def silence_at_call(self, atoms: Tensor, reason: str) -> None:
         """The running call reads these labels with a weight that is computed: they go if the call can be found again.
