@@ -44,7 +44,7 @@ def fold_orders(thin: nn.Module, graph: Graph, regrouped: Collection[str], held:
 
 
 def _whole(graph: Graph, group: Group) -> bool:
-    """Tell whether every dimension holds each unit once, in order, no size in the code speaks of some, and order matters not."""
+    """Tell whether every dimension holds each unit once, in order, and that no code minds which it is."""
     if any(not torch.equal(member.unit.cpu(), torch.arange(group.size)) for member in group.members):
         return False
     first = graph.offsets[group.name]
