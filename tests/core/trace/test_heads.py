@@ -215,7 +215,8 @@ class Padded(nn.Module):
 
 @pytest.mark.filterwarnings("error:.*nested tensors")
 def test_the_fast_path_of_torch_hides_nothing() -> None:
-    net, graph, _ = read(Padded())
+    net, graph, sizes = read(Padded())
+    assert sizes["inner.layers.layers.0.self_attn"] == 2
     check(net, graph, patches=0)  # so that no norm over channels that are gone is watched, which keeps it off anyway
     assert torch.backends.mha.get_fastpath_enabled()
 
