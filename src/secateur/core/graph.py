@@ -145,6 +145,7 @@ class Graph:
         inside: whether streams are left alone as such.
         uncounted: operators that multiply and are not in the costs.
         assignments: numbers in attributes that surgery must set.
+        indices: for buffers that hold numbers of channels, the unit of each channel that they may point to.
         tried: plans that the network was read again for, see ``Plan.tried``.
         free_outputs: patterns of outputs that may lose channels.
         outputs: what the network returns, tensor by tensor.
@@ -172,6 +173,7 @@ class Graph:
     patterns: tuple[str, ...] = ()
     uncounted: tuple[Uncounted, ...] = ()
     assignments: tuple[Assignment, ...] = ()
+    indices: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     tried: tuple[Plan, ...] = ()
     free_outputs: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..core.attention import module_by_module
 from ..core.blocks import executing
 from ..core.calls import ModuleStack, Operators
 from ..core.together import Together
@@ -100,13 +101,8 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
 @contextmanager
 def _unfused() -> Generator[None]:
     """Keep fused attention from hiding its matrix products from the counters."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with module_by_module(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 _in_the_open = Together(_unfused)

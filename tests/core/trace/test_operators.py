@@ -93,6 +93,11 @@ PRUNED: dict[str, tuple[int, Step]] = {
     "blurred": (8, lambda x: F.conv2d(x, BLUR.repeat(x.shape[1], 1, 1, 1), padding=1, groups=x.shape[1])),
     "blurred by an expanded kernel": (8, lambda x: F.conv2d(x, BLUR.expand(x.shape[1], 1, 3, 3), groups=x.shape[1])),
     "blurred one by one": (8, lambda x: F.conv2d(x.reshape(-1, 1, 8, 8), BLUR).reshape(len(x), -1, 6, 6)),
+    "divided by neighbouring channels": (8, lambda x: F.local_response_norm(x, 3, alpha=1.0)),
+    "divided by them twice": (
+        8,
+        lambda x: F.local_response_norm(x + F.local_response_norm(x, size=2), 5, 2.0),
+    ),
     "halves swapped": (4, lambda x: torch.cat(torch.tensor_split(x, 2, 1)[::-1], 1)),
 }
 PINNED: dict[str, tuple[str, Step]] = {
@@ -102,7 +107,6 @@ PINNED: dict[str, tuple[str, Step]] = {
     "rolled channels": ("change their order", lambda x: x.roll(2, 1)),
     "channels picked": ("picked by their number", lambda x: x[:, torch.tensor([0, 2, 1, 3, 4, 5, 7, 6])]),
     "place of the largest": ("averaged or compared", lambda x: x + x.argmax(1, keepdim=True)),
-    "neighbouring channels": ("what its neighbours are", lambda x: F.local_response_norm(x, 3)),
     "spectrum over channels": ("the order of channels", lambda x: torch.fft.fft(x, dim=1).real),
     "scattered over channels": ("picked by their number", lambda x: x.scatter(1, torch.zeros(1, 1, 8, 8).long(), 0.0)),
     "gathered over channels": ("picked by their number", lambda x: x.gather(1, x.argsort(2) % 8)),

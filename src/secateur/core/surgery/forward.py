@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.attention import module_by_module
 from secateur.core.outputs import named_tensors
 from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError, first_line
@@ -42,7 +43,7 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
     try:
         for module, _ in modes:
             module.training = training(module)
-        with ordinary(), torch.no_grad():
+        with ordinary(), module_by_module(), torch.no_grad():
             return _call(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise

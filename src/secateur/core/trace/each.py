@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -54,6 +54,15 @@ def _covers(state: State, tensor: Tensor, layers: Sequence[Tensor], dims: int) -
 def like(state: State, args: Args, out: Tensor) -> None:
     """``zeros_like`` and relatives: a constant with the same channels."""
     state.set(out, state.labels(args[0]) if out.shape == args[0].shape else [])
+
+
+def neighbours(state: State, given: Mapping[str, Any], out: Tensor) -> None:
+    """``local_response_norm``: each channel is divided by what those beside it are, among those that are left."""
+    layers = state.labels(given["input"])
+    for layer in layers:
+        if layer.shape[1] > 1:
+            state.depend(layer.reshape(-1), 1, "each channel is divided by what its neighbours are")
+    state.set(out, layers)
 
 
 def window(state: State, args: Args, out: Tensor, *, spatial: int) -> None:

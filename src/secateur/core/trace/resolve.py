@@ -165,6 +165,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         free_outputs=state.outputs.patterns,
         outputs=tuple(units.output(each) for each in state.outputs.evaluated),
         trained_outputs=tuple(units.output(each) for each in state.outputs.trained),
+        indices={name: units.of(atoms) for name, atoms in state.indices.items()},
     )
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.core import labels as L
+from secateur.core.attention import is_attention
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
 from secateur.core.computed import Gain, Transformed
 from secateur.core.explain import unparametrized
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
-from secateur.core.statistics import READING
+from secateur.core.statistics import READING, kind_of
 from secateur.core.surgery import Inputs
 from secateur.core.trace.calls_made import Call, Dependence, Layers, Place, Site, Step
 from secateur.core.trace.returned import Outputs
@@ -69,6 +70,7 @@ class State:
         transformed: layers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels.
         gates: rows for each hidden unit of the weights of recurrent layers.
+        indices: labels that buffers of numbers point to.
         one_sided: sizes that may be at another place, or nowhere, in training.
         outputs: what it returned.
     """
@@ -80,6 +82,7 @@ class State:
     group_norm_modules: frozenset[str]
     block_modules: frozenset[str]
     recurrent_modules: frozenset[str]
+    attention_modules: frozenset[str]
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     own: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
@@ -115,6 +118,7 @@ class State:
     transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
     tied: set[str] = field(default_factory=set[str])
     gates: dict[str, int] = field(default_factory=dict[str, int])
+    indices: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     one_sided: set[Place] = field(default_factory=set[Place])
     outputs: Outputs = field(default_factory=Outputs)
 
@@ -132,6 +136,7 @@ class State:
             group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
             block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
             recurrent_modules=frozenset(name for name, m in model.named_modules() if type(m) in RECURRENT),
+            attention_modules=frozenset(name for name, m in model.named_modules() if is_attention(m)),
         )
 
     @property
@@ -238,7 +243,7 @@ class State:
         if self.statistic is None or self.stack.entered.get(self.statistic[0], 0) > 1:
             self.pin(atoms, reason)
         else:
-            self.dependences.append(Dependence(*self.statistic[:2], dim, atoms))
+            self.dependences.append(Dependence(*self.statistic[:2], dim, atoms, kind_of(self.statistic[2])))
 
     def silence_at_call(self, atoms: Tensor, reason: str) -> None:
         """The running call reads these labels with a weight that is computed: they go if the call can be found again.
@@ -280,6 +285,14 @@ class State:
             self.roles[slot.tensor][slot.dim] = role
             if gates > 1:
                 self.gates[slot.tensor] = gates
+
+    def buffer(self, tensor: Tensor) -> str:
+        """Return the name of the buffer of one dimension that a tensor is; empty if it is none."""
+        slots = self._slots_of(layers[0].reshape(-1)) if len(layers := self.labels(tensor)) == 1 else []
+        if len(slots) != 1 or slots[0].tensor in self.parameters:
+            return ""
+        held = next(own for name, own in self.names.values() if name == slots[0].tensor)
+        return slots[0].tensor if held.dtype == tensor.dtype and torch.equal(held, tensor) else ""
 
     def _slots_of(self, atoms: Tensor) -> list[Slot]:
         """Return the parameter dimensions that atoms come from."""
