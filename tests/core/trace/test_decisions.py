@@ -57,3 +57,13 @@ def test_a_loop_that_turned_decisions_keep_going_is_broken_off() -> None:
 
     with turned, pytest.raises(ModelError, match="takes no end"):
         endless()
+
+
+def test_one_line_in_a_loop_is_turned_on_its_own_twice_at_most() -> None:
+    decisions = Decisions()
+    decisions.begin()
+    for _ in range(100):
+        decisions.take(Tensor.__bool__, YES)
+    assert decisions.take(Tensor.__bool__, YES)
+    # all together, two of the loop, and the one after it
+    assert len(list(decisions.turns(1000))) == 1 + 2 + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -11,6 +13,7 @@ from torch import Tensor
 from secateur.errors import ModelError
 
 _FAR = 1e9  # beyond what a program compares a number with
+_ALIKE = 2  # decisions of one line of code that are turned on their own; a loop may take hundreds
 _LONGER = 100  # further decisions that a run may take before it counts as endless
 
 Turn = Callable[[Any], Any]
@@ -26,12 +29,13 @@ class Decisions:
 
     def __init__(self) -> None:
         self._kinds: list[type] = []
+        self._places: list[tuple[str, int]] = []
         self._most: int | None = None
         self._turn: Callable[[int, Any], Any] = lambda number, value: value
 
     def begin(self) -> None:
         """Begin to count anew, as each run does."""
-        self._kinds = []
+        self._kinds, self._places = [], []
 
     def take(self, func: Callable[..., Any], tensor: Tensor, *rest: Any) -> Any:
         """Return the Python value of a tensor that the running code asks for, or another.
@@ -43,6 +47,7 @@ class Decisions:
         if type(value) not in _TURNS:
             return value
         self._kinds.append(type(value))
+        self._places.append(_line_that_asks())
         if self._most is not None and len(self._kinds) > self._most:
             raise ModelError("a run with turned decisions takes no end")
         return self._turn(len(self._kinds) - 1, value)
@@ -55,7 +60,13 @@ class Decisions:
         """
         kinds = list(self._kinds)
         together = range(max(len(_TURNS[kind]) for kind in kinds) if len(kinds) > 1 else 0)
-        by_ways = sorted(enumerate(kinds), key=lambda each: len(_TURNS[each[1]]))  # the plainest come first
+        alike = Counter[tuple[str, int]]()
+        alone: list[tuple[int, type]] = []
+        for number, (kind, place) in enumerate(zip(kinds, self._places, strict=True)):
+            alike[place] += 1
+            if alike[place] <= _ALIKE:
+                alone.append((number, kind))
+        by_ways = sorted(alone, key=lambda each: len(_TURNS[each[1]]))  # the plainest come first
         one_by_one = [(number, way) for number, kind in by_ways for way in range(len(_TURNS[kind]))]
         for number, way in [*((None, way) for way in together), *one_by_one][:most]:
             yield self._turning(number, way, len(kinds))
@@ -72,3 +83,12 @@ class Decisions:
             yield
         finally:
             self._turn, self._most = before, None
+
+
+def _line_that_asks() -> tuple[str, int]:
+    """Return the file and line of the code that wants the value, outside of PyTorch and this library."""
+    frame = inspect.currentframe()
+    assert frame is not None, "other interpreters than CPython do not run PyTorch"
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "secateur"):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
