@@ -97,9 +97,10 @@ def _runs(work: Callable[[], object]) -> str:
 # -- in another process ----------------------------------------------------------------------------------------
 
 
-def save(thin: nn.Module, inputs: Any, file: Path) -> str:
-    """Write the thin network, inputs and outputs; return what failed."""
-    return _runs(lambda: torch.save((thin, inputs, tensors_in(outputs_of(thin, inputs))), file))
+def save(dense: nn.Module, thin: nn.Module, inputs: Any, file: Path) -> str:
+    """Write the thin network, inputs and outputs; return what failed, and nothing if it is there."""
+    why = _runs(lambda: torch.save((thin, inputs, tensors_in(outputs_of(thin, inputs))), file))
+    return "none" if why and _runs(lambda: torch.save(dense, file)) else why
 
 
 def loaded(file: Path) -> str:

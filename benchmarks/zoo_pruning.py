@@ -44,7 +44,7 @@ def secateur(kind: str, name: str, file: Path | None = None, export: bool = Fals
     found["outcome"] = outcome(verdict.exact, pruning.verified, pruning.asked, found["keep"])
     if file is not None:
         found["checks"] = checks(kind, model, thin, inputs, export)
-        found["checks"]["loaded"] = save(thin, inputs, file)
+        found["checks"]["loaded"] = save(model, thin, inputs, file)
     return found
 
 

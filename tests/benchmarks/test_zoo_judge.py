@@ -132,7 +132,7 @@ def test_positions_are_found_by_their_values(shape: tuple[int, ...]):
 
 
 def test_values_that_collide_are_outvoted():
-    dense = torch.randint(1000, (32, 16, 3, 3)).float()
+    dense = torch.randint(20000, (32, 16, 3, 3)).float()
     rows, columns = torch.arange(1, 32, 3), torch.arange(0, 16, 2)
     mask = positions(dense, dense[rows][:, columns])
     assert mask is not None
