@@ -48,6 +48,11 @@ class Ended:
     out: str
     err: str
 
+    @property
+    def said(self) -> str:
+        """Return standard output with its paragraphs in single lines, however wide the terminal is."""
+        return " ".join(self.out.split())
+
 
 Call = Callable[..., Ended]
 

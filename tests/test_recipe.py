@@ -176,12 +176,13 @@ def test_values_are_normalised():
         {"workers": -1},
         {"export": ("tflite",)},
         {"export": ("onnx", "onnx")},
-        {"export": "onnx"},
+        {"export": "tflite"},
+        {"repair": "foldd"},
         {"latency": 1},
         {"runtime": "fast"},
         {"runtime": 1},
         {"threads": 0},
-        {"leave": "fc"},
+        {"leave": 3},
         {"groups": "inside"},
         {"groups": 8},
         {"model": ""},
@@ -250,3 +251,14 @@ def test_names_are_short_distinct_and_safe_as_folders():
     assert "/" not in odd
     assert " " not in odd
     assert len(odd) < 40
+
+
+def test_one_word_is_a_list_of_it():
+    """As ``prune(repair="fold")`` and ``--repair fold`` have it."""
+    text = 'model = "lenet5"\nexport = "onnx"\n[target]\nkeep = 0.5\nrepair = "fold"\nleave = "conv1"\n'
+    recipe = Recipe.from_toml(f'{text}[method]\nname = "magnitude"\n')
+    assert (recipe.repair, recipe.leave, recipe.export) == (("fold",), ("conv1",), ("onnx",))
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert dataclasses.replace(recipe, repair="none", export="pt2, onnx").repair == ()
+    with pytest.raises(SettingError, match=r"'repair' must be .* not 'foldd' \(did you mean 'fold'\?\)"):
+        dataclasses.replace(recipe, repair="foldd")

@@ -32,6 +32,7 @@ DATA_FREE = frozenset({"fold"})  # those that look at no image
 
 _TARGET = ("keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
+_WORDS = ("leave", "repair", "export")  # which may be a text, as on the command line
 _TUPLES = ("leave", "repair", "mean", "std", "export", "then")
 
 
@@ -131,6 +132,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in _TUPLES:
             value = getattr(self, name)
+            if isinstance(value, str) and name in _WORDS:
+                value = [word.strip() for word in value.split(",") if word.strip() not in ("", "none")]
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(cast("list[object]", value)))
         if isinstance(self.budget, Mapping):

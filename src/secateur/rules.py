@@ -49,7 +49,7 @@ class Rule:
             value = strange
         elif isinstance(value, tuple):
             value = list(entries)  # as recipes write it
-        near = nearest(value, self.names) if isinstance(value, str) else ""
+        near = nearest(value, self.names) if isinstance(value, str) and value not in self.names else ""
         bound = f" and at most {self.most}" if isinstance(value, int) and value > self.most else ""
         return f"must be {self.wanted}{bound}, not {written(value)}{near}{self.remark(value)}"
 

@@ -257,6 +257,7 @@ def test_an_unforeseen_error_names_the_file_and_is_kept_as_the_cause(saved: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="measures processes")
 def test_five_hundred_are_refused_within_two_seconds_and_a_gigabyte(saved: Path, forged: Path):
     """Every one in a process of its own, whose time and memory are measured; those that load are not counted."""

@@ -13,6 +13,7 @@ import pytest
 import forgery
 from commands import Call
 from secateur import artifact
+from secateur.cli import tables
 from secateur.data import load_data
 from secateur.measure import accuracy, count
 from secateur.methods import METHODS
@@ -116,9 +117,9 @@ def test_streams_are_left_alone_and_that_is_said(secateur: Call):
     assert "3 groups of 64 units that several layers put out" in found["spared"]
     assert "spared" not in document(secateur, "explain", "--model", "resnet20")
     said = "Left alone: 3 groups of 64 units that several layers put out and add up (groups = inside blocks)."
-    assert said in secateur("explain", *words).out
+    assert said in secateur("explain", *words).said
     decided = secateur("plan", *words, "--method", "magnitude", "--keep", "0.7")
-    assert said in decided.out
+    assert said in decided.said
     assert "conv2" not in decided.out
 
 
@@ -164,11 +165,28 @@ def test_export_is_written_into_the_manifest(secateur: Call, pruned: Path, tmp_p
     assert found["exports"][0]["difference"] <= 1e-4
     artifact.check("small")
     assert "model.pt2" in json.loads((tmp_path / "small" / "manifest.json").read_text())["files"]
-    again = secateur("export", "small", "--format", "pt2")
-    assert again.status == 1
-    assert "exists already; replace it with --force" in again.err
-    assert secateur("export", "small", "--format", "pt2", "--force").status == 0
+    again = secateur("export", "small", "--format", "pt2", "--source")  # the docs export after a run that has
+    assert again.status == 0, again.err
     artifact.check("small")
+
+
+@pytest.mark.parametrize("name", ["model.py", "model.safetensors"])
+def test_a_file_that_is_no_export_of_the_result_is_not_replaced(
+    secateur: Call, pruned: Path, tmp_path: Path, name: str
+):
+    shutil.copytree(pruned, tmp_path / "small")
+    (tmp_path / "small" / name).write_text("mine")
+    for source in (("--source",), ("--format", "source")):
+        refused = secateur("export", "small", *source)
+        assert refused.status == 1
+        assert f"small/{name} exists already and is no export" in refused.err
+        assert "replace it with --force" in refused.err
+    assert (tmp_path / "small" / name).read_text() == "mine"
+    assert secateur("export", "small", "--source", "--force").status == 0
+    artifact.check("small")
+    with (tmp_path / "small" / name).open("ab") as file:
+        file.write(b"\n")
+    assert "is no export" in secateur("export", "small", "--source").err
 
 
 def test_source_is_exported_with_its_weights(secateur: Call, pruned: Path, tmp_path: Path):
@@ -223,3 +241,20 @@ def test_widths_are_chosen_for_each_group_unless_a_number_is_given(secateur: Cal
     assert kept("--multiple", "auto") == [conv1, conv2, fc1]
     assert [width % 5 for width in kept("--multiple", "5")] == [0, 0, 0]
     assert kept("--multiple", "1") not in ([conv1, conv2, fc1], kept("--multiple", "5"))
+
+
+def test_paragraphs_are_wrapped_in_a_pipe_where_columns_say_how(
+    secateur: Call, pruned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    narrow = secateur("explain", pruned)  # in 80 columns
+    text = next(line for line in narrow.out.splitlines() if line.startswith("By default"))
+    assert max(len(line) for line in narrow.out.splitlines()) <= 80
+    assert not text.endswith(" ")
+    monkeypatch.delenv("COLUMNS")
+    whole = secateur("explain", pruned)
+    assert any(line.startswith("By default") and line.endswith("small groups.") for line in whole.out.splitlines())
+    assert whole.said.endswith(narrow.said[-150:])
+    monkeypatch.setenv("COLUMNS", "30")
+    capsys.readouterr()
+    tables.say("Plan: a/very/long/path/that/somebody/will/copy.json")
+    assert capsys.readouterr().out.splitlines() == ["Plan:", "a/very/long/path/that/somebody/will/copy.json"]

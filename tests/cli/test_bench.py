@@ -71,7 +71,7 @@ def test_what_is_not_installed_is_named_or_left_out(
     ended = secateur("bench", folder, *QUICK, "--quiet", "--no-save")
     assert ended.status == 0
     assert "eager" in ended.out
-    assert 'Left out: onnxruntime needs the package onnxruntime; run: pip install "secateur[export]".' in ended.out
+    assert 'Left out: onnxruntime needs the package onnxruntime; run: pip install "secateur[export]".' in ended.said
     assert "Left out: compile needs a C++ compiler" in ended.out
 
 

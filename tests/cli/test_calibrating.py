@@ -88,7 +88,7 @@ def test_plan_takes_them_too(secateur: Call, photographs: str):
         (["--calibrate", "x.npy", "--calibrate-images", "0"], "--calibrate-images must be a whole number of images"),
         (["--calibrate", "x.npy", "--data", "mnist5k"], "the network takes (1, 28, 28): give 1 channel"),
         (["--calibrate", "nan.npy"], "hold NaN or infinite values"),
-        (["--repair", "reconstruct"], "repairs need images, labels or not; give calibrate"),
+        (["--repair", "reconstruct"], "repairs need images, labels or not; give --calibrate"),
     ],
     ids=" ".join,
 )

@@ -107,7 +107,7 @@ def test_all_formats_at_once_are_ready_to_run_and_source_stays_as_trained(
 
 
 def test_export_says_what_it_did(secateur: Call, small: Path) -> None:
-    said = secateur("export", "small", "--trust", "--format", "pt2").out
+    said = secateur("export", "small", "--trust", "--format", "pt2").said
     assert "Ready to run: 2 batch norms folded; " in said
     assert "as given" in said
     assert "channels last" in said
@@ -141,7 +141,7 @@ def test_runs_export_what_is_ready_to_run_and_time_nothing_unasked(
     ended = secateur("prune", *words, "--export", "pt2,source", "--out", "small", "--quiet")
     assert ended.status == 0
     assert "Ready to run: 2 batch norms folded." in ended.out
-    assert "any batch size, 2 batch norms folded" in ended.out
+    assert "any batch size, 2 batch norms folded" in ended.said
     assert "nn.BatchNorm2d" in (tmp_path / "small" / "model.py").read_text()
 
 

@@ -54,7 +54,7 @@ def test_none_is_the_repair_alone(secateur: Call, digits: str):
             "--minutes must be a number of minutes of at least 0, not nan",
         ),
         (["--minutes", "soon", "--calibrate", "x.npy"], 2, "'soon' is not a number"),
-        (["--minutes", "1"], 1, "minutes need images, labels or not; give calibrate (--calibrate) or data (--data)"),
+        (["--minutes", "1"], 1, "minutes need images, labels or not; give --calibrate or --data"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -28,7 +28,7 @@ LENET = ("--model", "lenet5", "--data", "mnist5k", "--method", "random_masks")
         ([*LENET, "--granularity", "n:m", "--n", "4"], "4:4 is not a pattern"),
         (
             ["--model", "nets.py:coloured", "--method", "random_masks", "--ratio", "0.5", "--stem"],
-            r"validation images, and there are none; give data \(--data\)",
+            r"validation images, and there are none; give --data",
         ),
     ],
     ids=lambda value: " ".join(value[6:]) if isinstance(value, list) else "",

@@ -76,7 +76,7 @@ def test_prune_prints_saves_and_reports(secateur: Call, tmp_path: Path):
     assert ended.status == 0
     assert re.search(r"^ +Dense +Cut +Repaired +Change", ended.out, re.MULTILINE)
     assert re.search(r"MACs +2\.293 M( +1\.119 M){2} +2\.05. fewer", ended.out)
-    assert "Verified: Before its repair, the pruned network computed what the original computes" in ended.out
+    assert "Verified: Before its repair, the pruned network computed what the original computes" in ended.said
     assert re.search(r"^Repaired: reconstruct \(\d+ layers\): validation accuracy from ", ended.out, re.MULTILINE)
     assert "Pinned: fc2 (an output of the network)." in ended.out
     assert "Not fine-tuned" in ended.out
@@ -415,16 +415,46 @@ def test_a_kill_while_a_result_is_replaced_leaves_the_old_one(secateur: Call, tm
     assert left == {"small"}
 
 
-def test_an_interruption_tells_how_to_go_on(secateur: Call, monkeypatch: pytest.MonkeyPatch):
+def test_an_interruption_tells_how_to_go_on(secateur: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from secateur import run
+
+    def interrupted(*_: object, work: Path, **__: object) -> None:
+        for name in kept:
+            (work / name).write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_recipe", interrupted)
+    for early in ((), ("runtime-1.json",)):  # what is soon found again is not kept
+        kept = early
+        ended = secateur("prune", *PRUNED, "--out", "small")
+        assert (ended.status, list(tmp_path.glob("small*"))) == (130, [])
+        assert ended.err.strip() == "interrupted before there was anything to go on from"
+    kept = ("plan-1.json",)
+    ended = secateur("prune", *PRUNED, "--out", "small")
+    assert ended.status == 130
+    assert ended.err.strip() == "interrupted; the same command goes on from small.work"
+    assert (tmp_path / "small.work" / "plan-1.json").is_file()
+
+
+@pytest.mark.parametrize("words", [("compare", "both.toml"), ("sensitivity", "--model", "lenet5", "--data", "mnist5k")])
+def test_no_interruption_promises_what_is_not_there(
+    secateur: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
+):
+    from secateur import compare, run
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "run_recipe", interrupted)
-    ended = secateur("prune", *PRUNED, "--out", "small")
-    assert ended.status == 130
-    assert ended.err.strip() == "interrupted; the same command goes on from small.work"
+    (tmp_path / "both.toml").write_text(
+        'model = "lenet5"\ndata = "mnist5k"\n[target]\nkeeps = [0.5]\n[[method]]\nname = "magnitude"\n'
+    )
+    monkeypatch.setattr(compare, "carry_out", interrupted)
+    monkeypatch.setattr(run, "data_of", interrupted)
+    ended = secateur(*words, "--out", "new")
+    assert (ended.status, ended.err.strip()) == (130, "interrupted before there was anything to go on from")
+    (tmp_path / "new" / "work").mkdir(parents=True)
+    (tmp_path / "new" / "work" / "row.json").write_text("{}")
+    assert "interrupted; the same command goes on from new" in secateur(*words, "--out", "new").err
 
 
 def test_an_image_folder_is_read_at_the_size_that_was_asked_for(secateur: Call, tmp_path: Path):

@@ -17,7 +17,7 @@ SMALL = ("--model", "lenet5", "--data", "mnist5k", "--method", "magnitude", "--e
 def test_the_runtime_goes_from_the_flag_to_the_sentence_and_the_recipe(secateur: Call) -> None:
     ended = secateur("prune", *SMALL, "--keep", "0.3", "--runtime", "eager", "--threads", "1", "--out", "small")
     assert ended.status == 0
-    assert "; a forward pass in PyTorch eager " in ended.out
+    assert "; a forward pass in PyTorch eager " in ended.said
     assert "Latency in PyTorch eager: batch of 1, cpu, 1 thread, processor time" in ended.out
     recipe = tomllib.loads(Path("small/recipe.toml").read_text())
     assert (recipe["runtime"], recipe["threads"]) == ("eager", 1)

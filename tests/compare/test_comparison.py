@@ -157,3 +157,10 @@ def test_bad_recipes_are_explained(old: str, new: str, message: str) -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(SettingError, match=r"cannot read the recipe nowhere\.toml"):
         Comparison.read("nowhere.toml")
+
+
+@pytest.mark.parametrize("more", ["", "seed = 3\n", "rounds = 1\nminutes = 1.0\n"])
+def test_the_recipe_of_a_single_run_is_told_what_to_do(more: str) -> None:
+    recipe = f'model = "lenet5"\ndata = "mnist5k"\n{more}[target]\nkeep = 0.5\n[method]\nname = "magnitude"\n'
+    with pytest.raises(SettingError, match=r"recipe of a single run; carry it out with `secateur run`, or .*keeps"):
+        Comparison.from_toml(recipe)

@@ -196,11 +196,19 @@ def test_the_note_says_which_multiples_and_why() -> None:
 def test_the_note_counts_groups_that_a_plan_leaves_finer() -> None:
     graph = network(group(64, name="a"), group(64, name="b"), group(20, name="c"))
     even, odd = DropUnits("a", tuple(range(16))), DropUnits("b", tuple(range(8)))
-    plain = Limits().note(graph)
-    assert Limits().note(graph, Plan((even,))) == plain  # 20 is no multiple of 8, but that group is as it was
-    assert Limits().note(graph, Plan((even, odd))) == f"{plain}; 1 group finer than that, to meet what was asked"
-    third = DropUnits("c", (0, 1))
-    assert Limits().note(graph, Plan((odd, third))) == f"{plain}; 2 groups finer than that, to meet what was asked"
+    rule = "the rule for kernels that compute 16 channels at once, finer in small groups"
+    one = f"widths that are cut are multiples of 16 in 1 group, by {rule}"
+    assert Limits().note_of(graph, Plan((even,))) == f"{one}; 2 groups keep their widths"  # 20 is no multiple of 8
+    finer = "1 group finer than that, to meet what was asked"
+    assert Limits().note_of(graph, Plan((even, odd))) == f"{one}; {finer}; 1 group keeps its width"
+    fine, third = DropUnits("c", (0, 1)), DropUnits("c", tuple(range(4)))
+    said = f"widths that are cut are multiples of 16 in 1 group, 8 in 1 group, by {rule}; {finer}"
+    assert Limits().note_of(graph, Plan((even, odd, third))) == said
+    said = "widths that are cut are finer than multiples that run fast, to meet what was asked"
+    assert Limits().note_of(graph, Plan((odd, fine))) == f"{said}; 1 group keeps its width"
+    asked = "widths that are cut are multiples of 16, as asked; 2 groups keep their widths"
+    assert Limits(multiple=16).note_of(graph, Plan((even,))) == asked
+    assert Limits().note_of(graph, Plan()) == ""  # which speaks of no widths
 
 
 @pytest.mark.parametrize(("width", "multiple"), [(64, 16), (62, 16), (61, 16), (60, 4), (49, 4), (40, 8), (33, 4)])

@@ -195,7 +195,7 @@ class Doubtful(nn.Module):
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        (Fourier, "the operator aten._fft_r2c, for which there is no rule"),
+        (Fourier, "the order of channels or their neighbours matter"),
         (Sorted, "the order of channels or their neighbours matter"),
         (Picked, "picked by their number"),
         (Product, "multiplied with another activation"),

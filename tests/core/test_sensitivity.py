@@ -167,7 +167,7 @@ def test_curves_may_come_from_a_faster_measurement(graph: Graph) -> None:
 
 
 def test_it_needs_data_and_a_target_that_can_be_reached(graph: Graph) -> None:
-    with pytest.raises(DataError, match="give it data"):
+    with pytest.raises(DataError, match="give data="):
         Numbered(allocate="sensitivity").plan(Problem(Plain().eval(), graph, Target(0.5)))
     with pytest.raises(TargetError, match="cannot keep only"):
         Numbered(allocate="sensitivity").plan(problem(graph, 0.01, (1.0, 1.0)))

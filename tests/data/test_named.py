@@ -158,7 +158,7 @@ def test_svhn_files_are_read(tmp_path, monkeypatch):
 
 def test_damaged_files_are_told_from_missing_ones(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(DataError, match=r"cifar10 is incomplete or damaged in .* --download"):
+    with pytest.raises(DataError, match=r"cifar10 is incomplete or damaged in .* download=True"):
         load_data(f"cifar10:{tmp_path}")
 
 
@@ -176,7 +176,7 @@ def test_damaged_files_are_told_from_missing_ones(tmp_path):
         (
             "cifar10:none",
             {},
-            "cifar10 is not in 'none': looked for 'none/cifar-10-batches-py'; give --download",
+            "cifar10 is not in 'none': looked for 'none/cifar-10-batches-py'; give download=True",
         ),
         ("svhn:none", {}, "looked for 'none/train_32x32.mat'"),
         ("mnist:none", {}, "looked for 'none/MNIST/raw'"),

@@ -436,7 +436,7 @@ def test_methods_that_measure_can_be_checked() -> None:
     check_method(OnData(), networks=chain())
     net = networks()["chain"]
     problem = Problem(net, trace(net, IMAGES), Target(0.5))
-    with pytest.raises(DataError, match="--data"):
+    with pytest.raises(DataError, match="give data="):
         OnData().plan(problem)
 
 

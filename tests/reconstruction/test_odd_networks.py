@@ -21,6 +21,7 @@ from secateur.errors import ModelError
 from secateur.reconstruction import error_curves, refit
 from secateur.reconstruction.passes import laid_out
 from secateur.reconstruction.sites import sites
+from secateur.repair.readers import readers
 
 
 class Net(nn.Module):
@@ -289,3 +290,25 @@ def test_networks_that_expect_their_own_order_are_fitted_in_it():
     curves = error_curves(dense, graph, [example])
     others = error_curves(Net(plain).eval(), graph, [example])  # the same layers, and their channels side by side
     assert [curve.order for curve in curves] == [curve.order for curve in others]
+
+
+def test_layers_of_complex_numbers_are_left_alone() -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.one, self.two = (nn.Conv2d(i, o, 3, dtype=torch.cfloat) for i, o in ((3, 8), (8, 6)))
+            self.real, self.head = nn.Linear(6, 6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.one(x.to(torch.cfloat))
+            y = self.two(torch.complex(F.relu(y.real), F.relu(y.imag))).abs().mean((2, 3))
+            return self.head(F.relu(self.real(y)))
+
+    model = Complex().eval()
+    graph, plan, thin = cut(model, images(2))
+    before = copy.deepcopy(thin)
+    assert "two" not in {reader.name for reader in readers(model, thin, graph, plan)}
+    refit(model, thin, graph, plan, [images()], seed=0)
+    assert torch.equal(thin.two.weight, before.two.weight)
+    assert not torch.equal(thin.head.weight, before.head.weight)

@@ -228,7 +228,7 @@ def test_what_is_no_number_of_minutes_is_refused(trained: nn.Module, unlabelled:
 def test_minutes_need_images_and_one_process(
     trained: nn.Module, unlabelled: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataError, match=r"minutes need images, labels or not; give calibrate \(--calibrate\)"):
+    with pytest.raises(DataError, match=r"minutes need images, labels or not; give calibrate= or data="):
         prune(trained, images(1), target=0.5, minutes=1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SettingError, match="minutes are for one process"):

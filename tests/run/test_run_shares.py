@@ -93,7 +93,7 @@ def test_a_run_says_what_error_is_predicted(method: Method, asked: list[set[str]
     blind, predicted, widths = result.plans[0].notes
     assert blind.startswith("there are no images, so ")
     assert predicted.startswith("layers are predicted to lose ")
-    assert widths.startswith("widths are any number")
+    assert widths.startswith("widths that are cut are any number")
     assert asked == [{"0", "2", "6"} if isinstance(method, Magnitude) else None]
 
 

@@ -17,6 +17,7 @@ from secateur import reading, recipe_text
 from secateur.artifact.claims import check_name, claimed, lock_of
 from secateur.artifact.foreign import ADVICE, MOST, MOST_PLAN
 from secateur.errors import ArtifactError, ExportError
+from secateur.spelling import said
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -271,7 +272,8 @@ def refuse(folder: Path, *, force: bool) -> None:
         raise ArtifactError(f"{folder} is a file; choose another name for the artifact")
     if not force:
         raise ArtifactError(
-            f"{folder} exists already; choose another folder, or give force=True (--force) to replace it"
+            f"{folder} exists already; choose another folder, or "
+            f"{said('give force=True to replace it', 'replace it with --force')}"
         )
     if not any(folder.iterdir()):
         return

@@ -33,6 +33,7 @@ from secateur.models import build as build_by_name
 from secateur.models import fit_classes
 from secateur.models.sources import own_code
 from secateur.recipe import Recipe
+from secateur.spelling import said
 
 if TYPE_CHECKING:
     from secateur.run import Result
@@ -196,11 +197,17 @@ def _dense(
 ) -> nn.Module:
     """Build the untrained dense network without disturbing the caller's random numbers."""
     if recipe is None:
-        raise ArtifactError(f"{place} was made from a network in memory; build that network and pass it as dense=")
+        raise ArtifactError(
+            f"{place} was made from a network in memory; "
+            + said("build that network and pass it as dense=", "read it in Python with secateur.load(..., dense=...)")
+        )
     if build is None and (own_code(recipe.model) or "/" in recipe.model):
         raise ArtifactError(
-            f"the network of {place} comes from your own code, {reading.shown(recipe.model)}, which is not run unasked"
-            ": pass the dense network as dense=, or trust that code with --trust, in Python build=secateur.models.build"
+            f"the network of {place} comes from your own code, {reading.shown(recipe.model)}, which is not run "
+            + said(
+                "unasked: pass the dense network as dense=, or trust that code with build=secateur.models.build",
+                "unasked: trust it with --trust",
+            )
         )
     example = measurement["example"]
     with naming(place / MEASUREMENT):

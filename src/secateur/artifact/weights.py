@@ -16,6 +16,7 @@ from secateur import reading
 from secateur.artifact.foreign import ADVICE, naming
 from secateur.core.blocks import BlockLayer
 from secateur.errors import ArtifactError
+from secateur.spelling import said
 
 Header: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type (as safetensors writes it, such as ``"F32"``) and shape of each stored tensor, by name."""
@@ -93,7 +94,9 @@ def check_fit(model: nn.Module, found: Header, path: Path) -> None:
         ArtifactError: if a name, shape or kind of numbers differs.
     """
     own: dict[str, Any] = model.state_dict(keep_vars=True)
-    advice = "the network it was saved from differs from the one that was rebuilt; pass the right one as dense="
+    advice = "the network it was saved from differs from the one that was rebuilt; " + said(
+        "pass the right one as dense=", "bring back the code that it was saved with"
+    )
     for name in (*own, *found):
         if name not in found or name not in own:
             where = "is not in" if name not in found else "is only in"

@@ -16,6 +16,7 @@ from secateur import reading
 from secateur.cli import bench, command, compare, network, plan, prune, sensitivity, show
 from secateur.cli.ending import Terminated, ending_well
 from secateur.errors import SecateurError, nearest
+from secateur.spelling import spelt_for
 
 DEBUG = "SECATEUR_DEBUG"
 
@@ -45,7 +46,7 @@ class Program(typer.core.TyperGroup):
         """Run the command: status 1 for an error, 2 for wrong usage, 130 for an interruption, 143 for SIGTERM."""
         debug = bool(ctx.params.get("debug"))
         try:
-            with ending_well(), warnings.catch_warnings():
+            with ending_well(), spelt_for("flags"), warnings.catch_warnings():
                 if not debug:
                     warnings.simplefilter("ignore")
                 return super().invoke(ctx)

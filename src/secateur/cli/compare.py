@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secateur.cli.ending import going_on
 from secateur.cli.selection import OUTPUT, AsJson, Download, Quiet, Trust
 from secateur.cli.tables import say, say_json, table
 from secateur.progress import Listener
+from secateur.spelling import spelt_for
 
 if TYPE_CHECKING:
     from secateur.compare import Comparison, Findings, Line
@@ -57,15 +59,12 @@ def compare(
     if listed:
         _list(comparison, folder, as_json)
         return
-    try:
-        with Listener(quiet or as_json) as tell:
-            if show:
-                done = comparing.gather(comparison, folder)
-            else:
-                done = comparing.carry_out(comparison, folder, download=download, tell=tell)
-            found, written = comparing.write(comparison, done, folder)
-    except KeyboardInterrupt as error:
-        raise type(error)(f"{str(error) or 'interrupted'}; the same command goes on from {folder}") from None
+    with going_on(folder), spelt_for("recipe"), Listener(quiet or as_json) as tell:
+        if show:
+            done = comparing.gather(comparison, folder)
+        else:
+            done = comparing.carry_out(comparison, folder, download=download, tell=tell)
+        found, written = comparing.write(comparison, done, folder)
     if as_json:
         from secateur.compare.tables import document
 

@@ -7,11 +7,28 @@ import signal
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
     """What SIGTERM raises."""
+
+
+@contextmanager
+def going_on(work: Path) -> Generator[None]:
+    """Say of an interruption whether the same command goes on from a folder: only one with something in it is kept.
+
+    Args:
+        work: the folder, which need not be there.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        words = str(error) or "interrupted"
+        kept = any(path.is_file() and path.suffix != ".lock" for path in work.rglob("*"))
+        how = f"; the same command goes on from {work}" if kept else " before there was anything to go on from"
+        raise type(error)(f"{words}{how}") from None
 
 
 @contextmanager

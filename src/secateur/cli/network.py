@@ -133,7 +133,6 @@ def explain(
     asked = given.of("recipe")
     leave, groups, patience = asked.get("leave", ()), asked.get("groups", "all"), asked.get("patience")
     with Listener(quiet or as_json) as tell:
-        tell(Event("trace", "reading the network"))
         try:
             graph = beforehand.read(subject.model, subject.example, leave, groups=groups, patience=patience, tell=tell)
         except TargetError:  # nothing can be pruned: that is what is to be explained
@@ -226,18 +225,21 @@ def export(
 ) -> None:
     """Write the network of a result as a file that runs without Secateur.
 
-    Each file is reloaded and compared with the network, as it was trained, before it is kept.
+    Each file is reloaded and compared with the network, as it was trained, before it is kept. An export that is
+    there already is made anew, but for one that has changed since.
     """
     from secateur import artifact
     from secateur.export import FILES
+    from secateur.export.source import WEIGHTS
 
     asked = Files(**given.of("own"))
     formats = asked.kinds()
     if not formats:
         raise typer.BadParameter("say what to write: pt2, onnx or source.", param_hint="'--format'")
     for kind in formats:
-        if (folder / FILES[kind]).exists() and not force:
-            raise ArtifactError(f"{folder / FILES[kind]} exists already; replace it with --force")
+        if not force:
+            weights = [Path(FILES[kind]).with_suffix(WEIGHTS).name] if kind == "source" else []
+            _spare(folder, FILES[kind], *weights)
     with Listener(quiet or as_json) as tell:
         tell(Event("load", "loading the network"))
         loaded = load(folder, trust)
@@ -251,6 +253,30 @@ def export(
         say_json({"exports": [each.to_dict() for each in written]})
         return
     say(*exports.said_of(made), *(each.line() for each in written))
+
+
+def _spare(folder: Path, *names: str) -> None:
+    """Refuse to replace what is no export of this result as it was written.
+
+    Raises:
+        ArtifactError: naming the file.
+    """
+    from secateur import artifact
+    from secateur.artifact.folder import manifest
+
+    for name in names:
+        if not (folder / name).exists():
+            continue
+        try:
+            own = name in manifest(folder)["files"]
+            artifact.check(folder, [name] if own else [])
+        except ArtifactError:
+            own = False
+        if not own:
+            raise ArtifactError(
+                f"{folder / name} exists already and is no export as this result has noted it; move it away, or "
+                "replace it with --force"
+            )
 
 
 def repeated(example: Any, batch: int) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.cli import exports
+from secateur.cli.ending import going_on
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
 from secateur.errors import ArtifactError, ExportError, SettingError, nearest
 from secateur.events import Event
@@ -52,7 +53,7 @@ def carry_out(
 
     Raises:
         SecateurError: one of its kinds; a result that was there is untouched then.
-        KeyboardInterrupt: with a sentence on how to go on.
+        KeyboardInterrupt: with a sentence on how to go on, if there is anything to go on from.
     """
     from secateur import artifact, run
     from secateur.models.sources import refuse_own_code
@@ -79,15 +80,13 @@ def carry_out(
         artifact.check_name(folder)
         artifact.refuse(place, force=force)
         _open_work(work, recipe, force)
-        try:
-            with Listener(quiet or as_json) as tell:
-                result = run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
-                made, written, page = _save(result, folder, force, tell)
-        except KeyboardInterrupt as error:
-            words = str(error) or "interrupted"
-            raise type(error)(f"{words}; the same command goes on from {work}") from None
-        finally:
-            _discard_if_empty(work)
+        with going_on(work):
+            try:
+                with Listener(quiet or as_json) as tell:
+                    result = run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
+                    made, written, page = _save(result, folder, force, tell)
+            finally:
+                _discard_if_empty(work)
         shutil.rmtree(work, ignore_errors=True)
     document = artifact.document(result)
     if as_json:

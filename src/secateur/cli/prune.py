@@ -24,6 +24,7 @@ from secateur.cli.selection import (
     selection_flags,
 )
 from secateur.errors import DataError
+from secateur.spelling import spelt_for
 
 if TYPE_CHECKING:
     from secateur.training.settings import Settings
@@ -101,7 +102,9 @@ def run(
 
     file = recipe / "recipe.toml" if recipe.is_dir() else recipe
     asked = Recipe.read(file)
-    carry_out(asked.vouched() if trust else asked, out, force=force, download=download, quiet=quiet, as_json=as_json)
+    asked = asked.vouched() if trust else asked
+    with spelt_for("recipe"):
+        carry_out(asked, out, force=force, download=download, quiet=quiet, as_json=as_json)
 
 
 def demo(

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.command import Given
+from secateur.cli.ending import going_on
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.outcome import holding
 from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, DataError, SettingError
-from secateur.events import Event
 from secateur.progress import Listener
 
 if TYPE_CHECKING:
@@ -82,12 +82,8 @@ def sensitivity(
     folder = out or Path("out") / f"sensitivity-{recipe.name()}"
     name, work = subject({"model": recipe.model, "data": recipe.data}), folder / "work"
     with holding(folder, work):
-        try:
-            with Listener(quiet or as_json) as tell:
-                found, images = _measured(recipe, looking, folder, download, tell)
-        except KeyboardInterrupt as error:
-            words = str(error) or "interrupted"
-            raise type(error)(f"{words}; the same command goes on from {work}") from None
+        with going_on(work), Listener(quiet or as_json) as tell:
+            found, images = _measured(recipe, looking, folder, download, tell)
         files = _written(found, name, recipe.method, images, folder)
     if as_json:
         say_json({"curves": [curve.to_dict() for curve in found], "images": images, "files": files})
@@ -125,7 +121,6 @@ def _measured(
     data = suited(data, model)
     beforehand.check_weights(model)
     beforehand.warn_of_random_weights(model, tell)
-    tell(Event("trace", "reading the network"))
     graph = beforehand.read(
         model, data.example(), recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=tell
     )

@@ -45,7 +45,8 @@ def show(
     rows = [(f"{s['name']} = {s['default']}", s["text"] + _choices(s["choices"])) for s in settings]
     if rows:
         say(table(("Setting", "Meaning"), rows), "")
-    say(kind.paper.cite(), "", kind.paper.bibtex())
+    say(kind.paper.cite(), "")
+    print(kind.paper.bibtex())  # to be copied, so its lines stay whole
 
 
 def _settings(kind: Any) -> list[dict[str, Any]]:

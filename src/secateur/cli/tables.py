@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,16 @@ def table(
 
 
 def say(*things: Table | str) -> None:
-    """Print results on standard output."""
+    """Print results on standard output; paragraphs are wrapped on a terminal, or where COLUMNS says how."""
     console = Console(highlight=False)
+    wraps = console.is_terminal or bool(os.environ.get("COLUMNS"))
     for thing in things:
-        if isinstance(thing, str):
-            console.print(Text(thing), soft_wrap=not console.is_terminal)
+        if isinstance(thing, str) and wraps:
+            for line in Text(thing, overflow="ignore").wrap(console, console.width):
+                line.rstrip()
+                console.print(line, soft_wrap=True)
+        elif isinstance(thing, str):
+            console.print(Text(thing), soft_wrap=True)
         else:
             console.print(thing)
 

@@ -186,6 +186,7 @@ class Comparison:
             SettingError: if the text is not TOML, or an entry is unknown, missing or impossible.
         """
         document = parsed(text)
+        _refuse_run(document)
         own = {name: document.pop(name, None) for name in _OWN}
         top = [f.name for f in fields(Recipe) if f.name not in ("options", "keep", "then", "export", "seed")]
         for name in document:
@@ -224,6 +225,17 @@ class Comparison:
         """
         found = read(path, Comparison.from_toml)
         return replace(found, base=replace(found.base, model=Foreign(found.base.model)))
+
+
+def _refuse_run(document: Mapping[str, Any]) -> None:
+    """Refuse a file for ``secateur run``, with one method and one fraction and nothing of a comparison."""
+    target = document.get("target")
+    several = isinstance(target, Mapping) and ("keeps" in target or "repairs" in target)
+    if isinstance(document.get("method"), Mapping) and not several and not set(_OWN) & document.keys():
+        raise SettingError(
+            "this is the recipe of a single run; carry it out with `secateur run`, or make a comparison of it: "
+            "keeps = [0.5] in [target] instead of keep, and a table [[method]] for each method instead of [method]"
+        )
 
 
 def _entries(tables: object) -> tuple[Entry, ...]:

@@ -36,6 +36,7 @@ from secateur.run.headline import timed_together
 from secateur.run.images import suited
 from secateur.run.place import accuracy_at, measure_at, place_for
 from secateur.run.work import Work
+from secateur.spelling import elsewhere, said
 from secateur.training import History, fit
 
 _OVERHEAD = ("packages", "method", "seed")
@@ -92,7 +93,8 @@ def carry_out(
     if missing:
         raise ArtifactError(
             f"{len(missing)} of {len(wanted)} runs in {folder} are still going in other processes, {missing[0]} in "
-            f"process {busy[missing[0]]}; wait until they end, or look at the runs that are there with --show"
+            f"process {busy[missing[0]]}; wait until they end, or look at the runs that are there "
+            f"with {said('secateur.compare.gather', '--show')}"
         )
     return gather(comparison, folder)
 
@@ -112,7 +114,7 @@ def _make(folder: Path) -> None:
         for name in ("runs", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
+        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; {elsewhere()}") from None
 
 
 class _Conductor:
@@ -227,7 +229,6 @@ class _Conductor:
         """Train the network of uniform width from new weights, drawn as its author draws them."""
         recipe = request.recipe
         fresh = model_of(replace(recipe, weights="", transfer=False), data)
-        self.tell(Event("trace", "reading the network"))
         example, rng = example_of(recipe, data), torch.Generator().manual_seed(recipe.seed)
         graph = beforehand.read(
             fresh, example, recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=self.tell

@@ -20,6 +20,7 @@ from secateur.compare.runs import Run
 from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
 from secateur.report.summary import RUNTIME_NAMES, percent
+from secateur.spelling import elsewhere, said
 
 PAGE, TABLE, RUNS, DOCUMENT = "comparison.html", "table.csv", "runs.csv", "comparison.json"
 
@@ -49,7 +50,10 @@ def write(comparison: Comparison, done: Sequence[tuple[Request, Run]], folder: s
     """
     folder = Path(folder)
     if not done:
-        raise ArtifactError(f"there is no run of this comparison in {folder} yet; leave --show out to begin")
+        raise ArtifactError(
+            f"there is no run of this comparison in {folder} yet; "
+            f"{said('begin with secateur.compare.carry_out', 'leave --show out to begin')}"
+        )
     written = Written(folder / PAGE, folder / TABLE, folder / RUNS, folder / DOCUMENT)
     try:
         found = findings(comparison, done)
@@ -71,7 +75,7 @@ def write(comparison: Comparison, done: Sequence[tuple[Request, Run]], folder: s
         for path, data in content.items():
             artifact.write_file(path, data)
     except OSError as error:
-        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from None
+        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; {elsewhere()}") from None
     return found, written
 
 

@@ -12,6 +12,7 @@ from secateur import artifact, reading
 from secateur.artifact.foreign import MOST
 from secateur.compare.requests import Request
 from secateur.errors import ArtifactError
+from secateur.spelling import elsewhere
 
 FORMAT = 1
 
@@ -98,7 +99,7 @@ def save(folder: Path, request: Request, run: Run) -> None:
     try:
         artifact.write_file(path, f"{text}\n".encode())
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; choose another --out") from None
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; {elsewhere()}") from None
 
 
 def load(folder: Path, request: Request) -> Run | None:

@@ -27,8 +27,8 @@ RUNGS = 64
 _LOOKS = 16
 """Most widths where they are measured."""
 NO_IMAGES_NOTE = (
-    "there are no images, so what layers lose is estimated from weights alone; a few hundred, labelled or not (--data, "
-    "--calibrate), tell better"
+    "there are no images, so what layers lose is estimated from weights alone; a few hundred, labelled or not, tell "
+    "better"
 )
 """What is said of error curves that no images were looked at for."""
 _COMPARABLE = 64

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, cast
 
 from secateur import rules
 from secateur.core.graph import Graph, Group
-from secateur.core.plan import EMPTY, Plan
+from secateur.core.plan import Plan
 from secateur.errors import SettingError
 
 Multiple: TypeAlias = int | Literal["auto"]
@@ -108,21 +108,42 @@ class Limits:
             multiple //= 2
         return multiple
 
-    def note(self, graph: Graph, plan: Plan = EMPTY) -> str:
-        """Return in words which multiples the widths have under a plan, and why."""
+    def note(self, graph: Graph) -> str:
+        """Return in words which multiples widths are to have, and why."""
         if self.multiple != "auto":
-            what = "any number" if self.multiple == 1 else f"multiples of {self.multiple}"
-            return f"widths are {what}, {self.source or 'as asked'}"
-        gone, finer = plan.dropped(), 0
-        found: Counter[int] = Counter()
-        for group in graph.free:
-            multiple = self.multiple_of(group)
-            found[multiple] += 1
-            finer += (group.size - len(gone.get(group.name, ()))) % multiple != 0 and group.name in gone
-        parts = [f"{multiple} in {_groups(count)}" for multiple, count in sorted(found.items(), reverse=True)]
-        why = self.source or f"the rule for kernels that compute {BLOCK} channels at once, finer in small groups"
-        rest = f"; {_groups(finer)} finer than that, to meet what was asked" if finer else ""
-        return f"widths are multiples of {', '.join(parts) or BLOCK}, by {why}{rest}"
+            return f"widths are {self._number()}"
+        found = Counter(self.multiple_of(group) for group in graph.free)
+        return f"widths are multiples of {_listed(found) or BLOCK}, by {self._why()}"
+
+    def note_of(self, graph: Graph, plan: Plan) -> str:
+        """Return in words which multiples the widths have that a plan cuts; empty if it cuts none."""
+        gone = plan.dropped()
+        cut = [group for group in graph.free if gone.get(group.name)]
+        if not cut:
+            return ""
+        kept = len(graph.free) - len(cut)
+        rest = f"; {_groups(kept)} {'keeps its width' if kept == 1 else 'keep their widths'}" if kept else ""
+        if self.multiple != "auto":
+            return f"widths that are cut are {self._number()}{rest}"
+        whole = [group for group in cut if (group.size - len(gone[group.name])) % self.multiple_of(group) == 0]
+        found = Counter(self.multiple_of(group) for group in whole)
+        finer = len(cut) - len(whole)
+        if not found:
+            return f"widths that are cut are finer than multiples that run fast, to meet what was asked{rest}"
+        more = f"; {_groups(finer)} finer than that, to meet what was asked" if finer else ""
+        return f"widths that are cut are multiples of {_listed(found)}, by {self._why()}{more}{rest}"
+
+    def _number(self) -> str:
+        what = "any number" if self.multiple == 1 else f"multiples of {self.multiple}"
+        return f"{what}, {self.source or 'as asked'}"
+
+    def _why(self) -> str:
+        return self.source or f"the rule for kernels that compute {BLOCK} channels at once, finer in small groups"
+
+
+def _listed(multiples: Mapping[int, int]) -> str:
+    """Return multiples with the number of groups that have them."""
+    return ", ".join(f"{multiple} in {_groups(count)}" for multiple, count in sorted(multiples.items(), reverse=True))
 
 
 def _groups(count: int) -> str:

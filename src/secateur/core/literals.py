@@ -19,7 +19,8 @@ from torch import fx, nn
 RESHAPING = frozenset(
     {
         "view", "reshape", "expand", "unflatten", "pad", "split", "split_with_sizes",
-        "narrow", "__getitem__", "repeat", "chunk", "broadcast_to",
+        "narrow", "__getitem__", "repeat", "chunk", "broadcast_to", "unsafe_split", "unsafe_split_with_sizes",
+        "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
     }
 )  # fmt: skip
 

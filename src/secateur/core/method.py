@@ -26,6 +26,7 @@ from secateur.core.shaper import Shaper
 from secateur.core.size import Target
 from secateur.errors import SettingError, TargetError
 from secateur.rules import check_types
+from secateur.spelling import said, setting
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ class Method(ABC):
             yield shaper
 
 
-_UNSAID = "say how much to keep: a target (--keep), or a rate for some layers (--keeps)"
+def _unsaid() -> TargetError:
+    target = said("target=", "--keep", "keep in [target]")
+    return TargetError(f"say how much to keep: a target ({target}), or a rate for some layers ({setting('keeps')})")
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class ScoreMethod(Method):
     def check(self, target: Target | None) -> None:
         """Refuse a run that does not say how much is to go; override this where the method knows by itself."""
         if target is None and not self.keeps:
-            raise TargetError(_UNSAID)
+            raise _unsaid()
 
     @abstractmethod
     def score(self, group: Group, problem: Problem) -> Tensor:
@@ -155,7 +158,7 @@ class ScoreMethod(Method):
         start, settled = by_share(problem.graph, scores, self.keeps, problem.limits) if self.keeps else (EMPTY, ())
         if problem.target is None:
             if not self.keeps:
-                raise TargetError(_UNSAID)
+                raise _unsaid()
             return start
         open_scores = {name: values for name, values in scores.items() if name not in settled}
         order: Callable[[Limits], Sequence[Step]] = partial(family, problem.graph, open_scores, self.scope)

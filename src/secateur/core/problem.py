@@ -20,6 +20,7 @@ from secateur.core.surgery import Inputs, masked, tensors_in
 from secateur.core.trials import Search
 from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
+from secateur.spelling import setting
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -75,7 +76,7 @@ class Problem:
             DataError: if there is no data.
         """
         if self.loss is None:
-            raise DataError("this method measures the loss on held-out images; give it data (--data)")
+            raise DataError(f"this method measures the loss on held-out images; give {setting('data')}")
         with masked(self.model, self.graph, plan) as silenced:
             return self.loss(silenced)
 
@@ -109,7 +110,8 @@ class Problem:
         if self.errors is None:
             raise DataError(
                 "sharing out by reconstruction fits layers anew on a few hundred images, labelled or not, and there "
-                "are none; give some (--data, --calibrate), or choose a method and shares that need weights alone"
+                f"are none; give some ({setting('data')}, {setting('calibrate')}), or choose a method and shares that "
+                "need weights alone"
             )
         return self.errors(scores)
 

@@ -200,6 +200,21 @@ def _deformable(x: Tensor, weight: Tensor, *args: Any, out_val: Tensor, **kwargs
     return out_val.numel() * math.prod(weight.shape[1:])
 
 
+def fourier(x: Tensor, out: Tensor, dims: Sequence[int]) -> int:
+    """Return the MACs of one fast Fourier transform over some dimensions of ``x``.
+
+    Of n complex numbers it is said to take ``5 n log2(n)`` operations, of real ones half as many
+    (https://www.fftw.org/speed/method.html), whatever n is.
+    """
+    points = math.prod(max(x.shape[d], out.shape[d]) for d in dims)
+    real = not (x.is_complex() and out.is_complex())
+    return round(5 * points * math.log2(points) / (4 if real else 2))
+
+
+def _fourier(x: Tensor, dims: Sequence[int], *args: Any, out_val: Tensor, **kwargs: Any) -> int:
+    return fourier(x, out_val, dims) * (x.numel() // math.prod(x.shape[d] for d in dims))
+
+
 def _trilinear(
     a: Tensor,
     b: Tensor,
@@ -251,5 +266,8 @@ FORMULAS: dict[str, Formula] = {
     "aten._pdist_forward": _distances,
     "aten.conv_tbc": _time_convolution,
     "aten._trilinear": _trilinear,
+    "aten._fft_c2c": _fourier,
+    "aten._fft_r2c": _fourier,
+    "aten._fft_c2r": _fourier,
     "torchvision.deform_conv2d": _deformable,
 }  # fmt: skip

@@ -16,6 +16,7 @@ from secateur.data.dataset import constants
 from secateur.data.folder import GREY, IMAGENET
 from secateur.errors import DataError
 from secateur.measure.forward import ExampleInputs, refilled, tensors
+from secateur.spelling import said
 
 Inputs = ExampleInputs
 _CPU = torch.device("cpu")
@@ -47,9 +48,10 @@ class Wanted:
         if self.mean is not None and self.std is not None:
             return constants(self.mean, self.std, channels)
         if channels != len(IMAGENET[0]):
+            both = said("secateur.data.load_calibration(..., mean=, std=)", "--mean, --std", "'mean' and 'std'")
             raise DataError(
-                f"images of {channels} channel(s) have no usual mean and standard deviation: name both "
-                "(secateur.data.load_calibration(..., mean=, std=); --mean, --std), or give the network's data"
+                f"images of {channels} channel(s) have no usual mean and standard deviation: name both ({both}), or "
+                "give the network's data"
             )
         return IMAGENET
 

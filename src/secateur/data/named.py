@@ -24,6 +24,7 @@ from secateur.data.splits import first, holdout
 from secateur.data.vision import torchvision
 from secateur.errors import DataError, nearest
 from secateur.reading import MIB, regular, shown
+from secateur.spelling import said
 
 VAL_FRACTION = 0.1
 MOST_BYTES = 512 * MIB
@@ -194,10 +195,14 @@ def _known(
     return Data(name, known.classes, (channels, height, width), *checked, MemorySource(parts, *checked))
 
 
+def _download() -> str:
+    return said("download=True", "--download")
+
+
 def _look_for(name: str, known: Known, root: Path) -> None:
     for file in known.files:
         if not (root / file).exists():
-            hint = f"give --download to fetch it, or write {name}:DIR with the folder that holds {file}"
+            hint = f"give {_download()} to fetch it, or write {name}:DIR with the folder that holds {file}"
             raise DataError(f"the data set {name} is not in '{root}': looked for '{root / file}'; {hint}")
         for path in [root / file] if not (root / file).is_dir() else sorted((root / file).iterdir()):
             _check_file(path)
@@ -221,7 +226,7 @@ def _read(name: str, known: Known, root: Path, split: str, download: bool) -> St
         read = reader(str(root), download=download, **which)
     except (OSError, RuntimeError, ValueError, AssertionError, EOFError, pickle.UnpicklingError) as error:
         what = "could not be downloaded to" if download else "is incomplete or damaged in"
-        remedy = "check the connection" if download else "remove it and give --download to fetch it again"
+        remedy = "check the connection" if download else f"remove it and give {_download()} to fetch it again"
         raise DataError(f"the data set {name} {what} '{root}' ({_one_line(error)}): {remedy}") from error
     pixels = torch.as_tensor(read.data)
     if pixels.ndim == 3:

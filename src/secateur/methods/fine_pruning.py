@@ -47,6 +47,7 @@ from secateur.search.adviser import Adviser
 from secateur.search.bayes import need_optuna
 from secateur.search.cooling import Cooling
 from secateur.search.joint import Joint, Schedule
+from secateur.spelling import said
 
 Judges = Literal["train", "val"]
 
@@ -129,8 +130,9 @@ class FinePruning(Method):
     def check(self, target: Target | None) -> None:
         """Refuse a size that zeroed weights do not change, and a search without its library."""
         if target is not None and target.keep < 1.0 and self.granularity == "weights" and target.of != "nonzero":
+            nonzero = said("Target(..., 'nonzero')", "--of nonzero", "of = 'nonzero'")
             raise TargetError(
-                f"zeroed weights leave the {target.of} as they are; set the target in nonzero (--of nonzero), or take "
+                f"zeroed weights leave the {target.of} as they are; set the target in nonzero ({nonzero}), or take "
                 "granularity units",
                 1.0,
             )

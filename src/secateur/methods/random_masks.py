@@ -35,6 +35,7 @@ from secateur.core.select import family, meet
 from secateur.core.size import Target
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.search import HeldOut, best_of
+from secateur.spelling import said, setting
 
 Granularity = Literal["maps", "kernels", "strided", "weights", "n:m"]
 RatioOf = Literal["units", "weights"]
@@ -104,7 +105,9 @@ class RandomMasks(Method):
         if not any(plan.edits for plan in plans):
             return EMPTY
         if problem.validation is None:
-            raise DataError("random_masks tries its masks on validation images, and there are none; give data (--data)")
+            raise DataError(
+                f"random_masks tries its masks on validation images, and there are none; give {setting('data')}"
+            )
         search = best_of(
             problem.model,
             problem.graph,
@@ -124,11 +127,12 @@ class RandomMasks(Method):
         if target is not None and self.ratio is not None:
             raise SettingError("both a target and a ratio say how much goes; give one of them")
         if target is None and self.ratio is None and self.granularity not in ("strided", "n:m"):
-            raise TargetError("say how much goes: a target (--keep), or the ratio of each layer (--ratio)")
+            goal, ratio = said("target=", "--keep", "keep in [target]"), setting("ratio")
+            raise TargetError(f"say how much goes: a target ({goal}), or the ratio of each layer ({ratio})")
         if target is not None and target.keep < 1.0 and self.granularity != "maps" and target.of != "nonzero":
+            nonzero = said("Target(..., 'nonzero')", "--of nonzero", "of = 'nonzero'")
             raise TargetError(
-                f"zeroed {self.granularity} leave the {target.of} as they are; set the target in nonzero "
-                "(--of nonzero)",
+                f"zeroed {self.granularity} leave the {target.of} as they are; set the target in nonzero ({nonzero})",
                 1.0,
             )
 

@@ -39,6 +39,7 @@ from secateur.core.problem import Problem
 from secateur.core.select import Step, family, meet
 from secateur.core.size import Target
 from secateur.errors import TargetError
+from secateur.spelling import said
 
 Shares = Literal["errors", "latency", "uniform"]
 
@@ -65,7 +66,7 @@ class Reconstruction(Method):
     def check(self, target: Target | None) -> None:
         """Refuse a run that does not say how much to keep."""
         if target is None:
-            raise TargetError("say how much to keep: a target (--keep)")
+            raise TargetError(f"say how much to keep: a target ({said('target=', '--keep', 'keep in [target]')})")
 
     def plan(self, problem: Problem) -> Plan:
         """Take units in the order of the error curves until the target is met."""

@@ -46,6 +46,7 @@ from secateur.core.problem import Problem
 from secateur.core.select import family, meet, plan_of, steps
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.measure.forward import device_of, logits_of
+from secateur.spelling import setting
 
 Criterion = Literal["weights", "activation"]
 Streams = Literal["safe", "tied"]
@@ -169,7 +170,7 @@ class _Calibration:
 
     def __init__(self, problem: Problem, batches: int) -> None:
         if problem.batches is None:
-            raise DataError("criterion = activation looks at images; give it data (--data)")
+            raise DataError(f"criterion = activation looks at images; give {setting('data')}")
         self._sums: dict[str, list[Tensor]] = {}  # layer -> activation count, size, gradient count, size
         model = copy.deepcopy(problem.model).eval().requires_grad_(True)
         layers = {layer_of(m.tensor) for g in problem.graph.free for m in g.members if m.role == "reads"}

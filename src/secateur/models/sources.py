@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import ModelError, SecateurError, SettingError, first_line, nearest
 from ..reading import Foreign, shown
+from ..spelling import said
 from .builtin import BUILDERS
 
 _SOURCES = ("secateur", "torchvision", "timm")
@@ -88,7 +89,7 @@ def refuse_own_code(spec: str) -> None:
     if isinstance(spec, Foreign) and own_code(spec):
         raise ModelError(
             f"the network of the recipe comes from your own code, {shown(spec)}, which is not run unasked: look at "
-            "that code and trust it with --trust, in Python with recipe.vouched()"
+            f"that code and trust it with {said('recipe.vouched()', '--trust')}"
         )
 
 

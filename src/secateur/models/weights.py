@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import reading
 from ..errors import ModelError, nearest
+from ..spelling import said
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -173,7 +174,8 @@ def _check_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Any], source:
         there, here = tuple(tensor.shape), tuple(own[name].shape)
         if there != here:
             other = there[1:] == here[1:] and len(there) in (1, 2)
-            hint = "; weights of other classes need a transfer (--transfer)" if other else ""
+            move = said("transfer=True", "--transfer", "transfer = true")
+            hint = f"; weights of other classes need a transfer ({move})" if other else ""
             raise ModelError(f"'{name}' has shape {there} in {source} but {here} in the model{hint}")
     for name, tensor in theirs.items():
         if tensor.is_floating_point() and bool(tensor.isnan().any()):

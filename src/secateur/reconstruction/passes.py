@@ -19,6 +19,7 @@ from secateur.errors import BranchingError, ModelError
 from secateur.measure.forward import device_of, in_eval_mode, joined, moved, part
 from secateur.reconstruction.lockstep import Lockstep, Runner
 from secateur.reconstruction.sites import ADDITIONS, PAIR, Place, Site, Trail, hooked
+from secateur.spelling import said
 
 ONE = slice(0, 1)
 
@@ -229,9 +230,10 @@ def _alike(some: Mapping[Any, Tensor], others: Mapping[Any, Tensor]) -> bool:
 
 def parted(model: nn.Module) -> BranchingError:
     """Return what is said where passes that have to meet do not stop at the same place."""
+    switch = said("repair=()", "--repair none", "repair = []")
     return BranchingError(
         f"the forward of {type(model).__name__} takes other ways for other images, so its layers cannot be fitted: "
-        "switch the fit off (repair=(), --repair none), and name a method that needs none, such as magnitude"
+        f"switch the fit off ({switch}), and name a method that needs none, such as magnitude"
     )
 
 

@@ -226,8 +226,11 @@ class _Watch(TorchFunctionMode):
 
 
 def _is_own(module: nn.Module, given: Any, output: Any) -> bool:
-    """Tell whether a layer or norm put out what its weights make of its input; hooks and wrappers can change it."""
-    if not isinstance(output, Tensor) or len(given) != 1 or not isinstance(given[0], Tensor):
+    """Tell whether a layer or norm put out what its weights make of its input; hooks and wrappers can change it.
+
+    Of complex numbers nothing is fitted.
+    """
+    if not isinstance(output, Tensor) or output.is_complex() or len(given) != 1 or not isinstance(given[0], Tensor):
         return False
     made: Any = type(module).forward(module, given[0])
     scale = float(made.detach().float().abs().amax()) if made.numel() else 0.0

@@ -22,6 +22,7 @@ from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
 from secateur.repair.error import squared_errors
 from secateur.repair.folding import fold
+from secateur.spelling import setting
 from secateur.training import recalibrate
 
 STEPS = REPAIRS
@@ -241,8 +242,8 @@ def chosen(steps: Sequence[str] | str | None, *, images: bool) -> tuple[str, ...
     check(asked)
     if not images and not DATA_FREE.issuperset(asked):
         raise DataError(
-            "repairs need images, labels or not; give calibrate (--calibrate) or data (--data), or take fold alone, "
-            "which needs none"
+            f"repairs need images, labels or not; give {setting('calibrate')} or {setting('data')}, or take fold "
+            "alone, which needs none"
         )
     return ordered(asked)
 

@@ -61,6 +61,8 @@ def readers(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan) -> Iter
 
 
 def _is_plain(module: nn.Module) -> bool:
+    if any(parameter.is_complex() for parameter in module.parameters()):
+        return False
     if type(module) is nn.Linear:
         return True
     return (

@@ -26,6 +26,7 @@ from secateur.events import Tell, ignore, warn
 from secateur.measure import Accuracy
 from secateur.models.untrained import is_untrained
 from secateur.run.place import accuracy_at
+from secateur.spelling import said
 
 SEEN_IMAGES = 1000  # of validation, to find out whether the network was trained on them
 SEEN_GAP = 0.02  # of accuracy, between validation and test images, that may have other reasons
@@ -92,9 +93,10 @@ def warn_of_unreached(graph: Graph, tell: Tell) -> None:
 def warn_of_random_weights(model: nn.Module, tell: Tell) -> None:
     """Say so where a network has certainly never been trained."""
     if is_untrained(model):
+        where = said("", " (--weights)", " ('weights' in the recipe)")
         warn(
             f"the weights of {type(model).__name__} are as they were drawn at random, so that which of them matter is "
-            "chance: load trained weights first (--weights)",
+            f"chance: load trained weights first{where}",
             tell,
         )
 

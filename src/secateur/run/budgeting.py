@@ -34,6 +34,7 @@ from secateur.run.settling import settle
 from secateur.run.timing import latency_aware
 from secateur.run.within_latency import TOLERANCE
 from secateur.search.judge import sample
+from secateur.spelling import setting
 from secateur.training import Settings, fit
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check_budget(budget: Budget | None, data: Data | str | None, train: Settings
     if budget is None:
         return
     if budget.max_drop is not None and data is None:
-        raise DataError("a limit on the drop of accuracy needs data; name a data set (--data)")
+        raise DataError(f"a limit on the drop of accuracy needs data; name a data set ({setting('data')})")
     if budget.max_drop is not None and budget.drop_after == "training" and train is None:
         raise SettingError("the drop is to count after fine-tuning, but none is asked for; give its epochs")
 

@@ -245,7 +245,6 @@ class Job:
 
     def read(self, model: nn.Module, tried: Sequence[Plan] = ()) -> Graph:
         """Trace a network, perhaps again after plans that failed; refuse one without anything to prune."""
-        self.tell(Event("trace", "reading the network"))
         return beforehand.read(
             model, self.inputs, self.leave, groups=self.groups, patience=self.patience, tell=self.tell, tried=tried
         )

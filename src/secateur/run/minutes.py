@@ -11,6 +11,7 @@ from secateur.core.surgery import hold
 from secateur.errors import DataError, SettingError
 from secateur.measure import Measurement
 from secateur.run.place import several_processes
+from secateur.spelling import setting
 from secateur.training.lessons import FEWEST, Imitation, Labelled
 from secateur.training.within import Now, within
 
@@ -69,7 +70,8 @@ def check_minutes(minutes: float | None, *, images: bool) -> None:
         return
     if not images:
         raise DataError(
-            "minutes need images, labels or not; give calibrate (--calibrate) or data (--data), or leave minutes out"
+            f"minutes need images, labels or not; give {setting('calibrate')} or {setting('data')}, or leave "
+            "minutes out"
         )
     if several_processes():
         raise SettingError("minutes are for one process; start it alone, or give epochs instead of minutes")

@@ -29,6 +29,7 @@ from secateur.run.images import repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import decides_by_the_clock, place_of_use, timing
+from secateur.spelling import setting
 from secateur.training import History, fit
 
 DRAWN = (
@@ -149,7 +150,7 @@ class Round:
                 found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
         job.searches.extend(found)
         self.check_size(plan)
-        said = (*plan.notes, job.limits.note(self.graph, plan), self.graph.spared)
+        said = (*plan.notes, job.limits.note_of(self.graph, plan), self.graph.spared)
         return replace(plan, notes=tuple(filter(None, said)), tried=self.graph.tried)
 
     def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
@@ -229,7 +230,8 @@ class Round:
         if not check.exact:
             raise CutError(
                 f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
-                f"'{check.layer}'; nothing was written. Leave that layer alone (--leave) and report this network",
+                f"'{check.layer}'; nothing was written. Leave that layer alone ({setting('leave')}) and report this "
+                "network",
                 check.layer,
             )
         with job.clock("verify"):

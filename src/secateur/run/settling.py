@@ -11,6 +11,7 @@ from secateur.errors import DataError, TargetError
 from secateur.events import Event
 from secateur.run.bargain import Bargain, Settled
 from secateur.run.within_latency import WithinLatency
+from secateur.spelling import setting
 
 _PROBES = 7
 
@@ -33,7 +34,7 @@ def settle(bargain: Bargain, budget: Budget, target: Target | None = None) -> Se
         SettingError: if the runtime is not installed.
     """
     if budget.max_drop is not None and bargain.accuracy is None:
-        raise DataError("a limit on the drop of accuracy needs data; name a data set (--data)")
+        raise DataError(f"a limit on the drop of accuracy needs data; name a data set ({setting('data')})")
     sizes = _sizes(bargain, budget, target)
     settled = None if sizes is None else Settled(sizes, bargain.limits)
     if budget.max_latency is not None:

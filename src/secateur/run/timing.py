@@ -23,6 +23,7 @@ from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import threads_set
 from secateur.methods.reconstruction import Reconstruction
 from secateur.run.place import several_processes
+from secateur.spelling import said
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -56,8 +57,9 @@ def check_timing(methods: Sequence[Method], latency: bool, budget: Budget | None
     allowed = latency or (budget is not None and budget.max_latency is not None)
     if not allowed and any(shares_by_latency(method) for method in methods):
         raise SettingError(
-            "sharing out by latency needs the times of layers, but nothing may be timed (latency=False, or a plan "
-            "without --forecast); allow it, or choose another way to share out"
+            "sharing out by latency needs the times of layers, but nothing may be timed ("
+            f"{said('latency=False', '--no-latency, or a plan without --forecast', 'latency = false')}); allow it, or "
+            "choose another way to share out"
         )
 
 

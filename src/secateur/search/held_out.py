@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.measure.forward import device_of, dtype_of
+from secateur.spelling import setting
 
 BATCH = {"cpu": 64, "cuda": 1024}
 """Images at a time: few enough that the maps of a small network stay in the cache of a CPU core."""
@@ -42,7 +43,7 @@ class HeldOut:
         place, dtype = device_of(model), dtype_of(model)
         pairs = [(x.to(place, dtype), y.to(place)) for x, y in batches if len(y)] if batches is not None else []
         if not pairs:
-            raise DataError("candidates are compared on validation images, and there are none; give data (--data)")
+            raise DataError(f"candidates are compared on validation images, and there are none; give {setting('data')}")
         return HeldOut(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]).long())
 
     @property

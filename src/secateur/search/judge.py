@@ -17,6 +17,7 @@ from secateur.errors import DataError, ModelError
 from secateur.measure.forward import call, device_of, evaluating, logits_of
 from secateur.search.held_out import HeldOut
 from secateur.search.threads import own_threads
+from secateur.spelling import setting
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -100,5 +101,5 @@ def sample(batches: Batches | None, model: nn.Module, images: int) -> HeldOut:
         if left <= 0:
             break
     if not pairs:
-        raise DataError("pruning parameters are chosen on labelled images, and there are none; give data (--data)")
+        raise DataError(f"pruning parameters are chosen on labelled images, and there are none; give {setting('data')}")
     return HeldOut.of(pairs, model)

@@ -92,3 +92,32 @@ def test_of_two_threads_the_last_puts_back_what_the_first_found(draw: Callable[[
     left.set()
     thread.join()
     assert draw() == expected
+
+
+def test_what_is_kept_in_lists_and_dictionaries_is_put_back() -> None:
+    class Keeping(nn.Module):
+        """Adds up what it has seen, which has the size of the batch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.seen: list[Tensor] = []
+            self.last: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.last:
+                x = x + self.last["x"] * len(self.seen)
+            self.last["x"] = x.detach()
+            self.seen.append(x.detach())
+            return self.head(self.wide(x).relu())
+
+    torch.manual_seed(0)
+    net, inputs = Keeping().eval(), torch.ones(2, 3)
+    net(inputs)
+    seen, last = list(net.seen), dict(net.last)
+    graph = trace(net, inputs)
+    plan = Plan((DropUnits("wide", (0, 1)),))
+    assert verify(net, graph, plan, apply(net, graph, plan), inputs).exact
+    assert torch.equal(run(net, inputs), run(net, inputs))
+    assert all(a is b for a, b in zip(net.seen, seen, strict=True))
+    assert net.last["x"] is last["x"]

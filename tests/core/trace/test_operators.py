@@ -38,6 +38,13 @@ def silenced_map(x: Tensor) -> Tensor:
     return y
 
 
+def overwritten(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[y < 0] = 0.25
+    return y
+
+
+BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])[None, None] / 16
 GRID = torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
 PRUNED: dict[str, tuple[int, Step]] = {
     "rms norm": (8, lambda x: F.rms_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)),
@@ -59,18 +66,47 @@ PRUNED: dict[str, tuple[int, Step]] = {
     "a place picked by a mask": (8, lambda x: x[:, :, torch.tensor([True, False] * 4)]),
     "one row picked": (8, lambda x: x[:, :, 2:3] + x.select(3, 1).unsqueeze(3)),
     "fake quantisation": (8, lambda x: torch.fake_quantize_per_tensor_affine(x, 0.01, 0, -128, 127)),
+    "channels reversed": (8, lambda x: x.flip(1)),
+    "spectrum": (8, lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 0.5, s=x.shape[2:])),
+    "complex spectrum": (8, lambda x: torch.fft.fft2(x).abs()),
+    "complex numbers and back": (8, lambda x: torch.view_as_real(torch.complex(x, x * 2)).sum(-1)),
+    "spread of maps": (8, lambda x: x * x.std((2, 3), keepdim=True)),
+    "moments of maps": (8, lambda x: sum(m * x for m in torch.var_mean(x, (2, 3), keepdim=True))),
+    "median of rows": (8, lambda x: x - x.median(3, keepdim=True).values),
+    "third of rows": (8, lambda x: x - x.kthvalue(3, 3, keepdim=True).values),
+    "extremes of rows": (8, lambda x: x - torch.aminmax(x, dim=3, keepdim=True).max),
+    "largest so far": (8, lambda x: x.cummax(3).values),
+    "gathered in rows": (8, lambda x: x.gather(2, x.argsort(2))),
+    "scattered in rows": (8, lambda x: torch.zeros_like(x).scatter_add_(2, x.argsort(2), x)),
+    "images filled": (8, lambda x: x.index_fill(3, torch.tensor([1]), 0.5)),
+    "negative ones overwritten": (8, overwritten),
+    "quarter turn": (8, lambda x: torch.rot90(x, 1, (2, 3))),
+    "diagonal": (8, lambda x: x + x.diagonal(dim1=2, dim2=3).unsqueeze(-1)),
+    "dropped in place": (8, lambda x: x.mean(2, keepdim=True).squeeze_(2).unsqueeze_(3)),
+    "thin parts": (8, lambda x: torch.cat([part * 2 for part in torch.unsafe_split(x, 8, 1)], 1)),
+    "parts of a written width": (4, lambda x: torch.cat(torch.unsafe_split(x, 4, 1)[::-1], 1)),
+    "parts of written widths": (8, lambda x: torch.cat(torch.unsafe_split_with_sizes(x, [6, 2], 1)[::-1], 1)),
+    "padded by reflection in depth": (8, lambda x: F.pad(x[:, :, None], (1, 1, 1, 1, 0, 0), "reflect")[:, :, 0]),
+    "resampled without aliases": (8, lambda x: F.interpolate(x, (4, 4), mode="bilinear", antialias=True)),
+    "pooled and put back": (8, lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
+    "covariance": (8, lambda x: x * torch.cov(x[0].flatten(1)).mean()),
+    "blurred": (8, lambda x: F.conv2d(x, BLUR.repeat(x.shape[1], 1, 1, 1), padding=1, groups=x.shape[1])),
+    "blurred by an expanded kernel": (8, lambda x: F.conv2d(x, BLUR.expand(x.shape[1], 1, 3, 3), groups=x.shape[1])),
+    "blurred one by one": (8, lambda x: F.conv2d(x.reshape(-1, 1, 8, 8), BLUR).reshape(len(x), -1, 6, 6)),
     "halves swapped": (4, lambda x: torch.cat(torch.tensor_split(x, 2, 1)[::-1], 1)),
 }
 PINNED: dict[str, tuple[str, Step]] = {
     "running sum over channels": ("the order of channels", lambda x: x.cumsum(1)),
     "sorted channels": ("the order of channels", lambda x: x.sort(dim=1).values),
     "largest channels": ("the order of channels", lambda x: F.pad(x.topk(3, dim=1).values, (0, 0, 0, 0, 0, 5))),
-    "reversed channels": ("change their order", lambda x: x.flip(1)),
     "rolled channels": ("change their order", lambda x: x.roll(2, 1)),
     "channels picked": ("picked by their number", lambda x: x[:, torch.tensor([0, 2, 1, 3, 4, 5, 7, 6])]),
     "place of the largest": ("averaged or compared", lambda x: x + x.argmax(1, keepdim=True)),
-    "neighbouring channels": ("padded in a way", lambda x: F.local_response_norm(x, 3)),
-    "a Fourier transform": ("no rule", lambda x: torch.fft.fft2(x).real),
+    "neighbouring channels": ("what its neighbours are", lambda x: F.local_response_norm(x, 3)),
+    "spectrum over channels": ("the order of channels", lambda x: torch.fft.fft(x, dim=1).real),
+    "scattered over channels": ("picked by their number", lambda x: x.scatter(1, torch.zeros(1, 1, 8, 8).long(), 0.0)),
+    "gathered over channels": ("picked by their number", lambda x: x.gather(1, x.argsort(2) % 8)),
+    "an inverse": ("no rule", lambda x: torch.linalg.inv(x + 40 * torch.eye(8))),
 }
 
 

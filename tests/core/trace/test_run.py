@@ -18,6 +18,7 @@ from secateur.core.size import size
 from secateur.core.surgery import apply, run, verify
 from secateur.core.trace import trace
 from secateur.errors import ModelError
+from secateur.events import Event
 from strategies import networks
 
 
@@ -252,3 +253,10 @@ def test_what_a_convolution_slides_over_is_never_half_pruned(network: type[nn.Mo
     graph = trace(net, images(1))
     plan = half(graph)
     assert verify(net, graph, plan, apply(net, graph, plan), images(2)).exact
+
+
+def test_the_first_news_is_what_goes_on_and_not_the_name_of_a_module() -> None:
+    heard: list[Event] = []
+    trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), torch.randn(1, 3, 8, 8), tell=heard.append)
+    assert heard[0] == Event("trace", "reading the network")
+    assert "1" in {event.text for event in heard[1:]}

@@ -157,6 +157,24 @@ def test_a_spread_over_the_batch_that_is_averaged_over_channels() -> None:
     assert cut(Minibatch(9)) == {"a": 8, "b": 6}
 
 
+@pytest.mark.parametrize("way", ["linear", "matmul"])
+def test_a_gain_makes_no_weight_of_what_it_scales(way: str) -> None:
+    class Scaled(Net):
+        """A norm by the root of the mean square, whose gain is multiplied with what a weight reads next."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain, self.mix = nn.Parameter(torch.rand(8) + 0.5), nn.Linear(8, 8, bias=False)
+
+        def between(self, x: Tensor) -> Tensor:
+            x = x.permute(0, 2, 3, 1)
+            x = self.gain * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6))
+            return (self.mix(x) if way == "linear" else x @ self.mix.weight.t()).permute(0, 3, 1, 2)
+
+    torch.manual_seed(0)
+    assert cut(Scaled()) == {"a": 8, "mix": 8, "b": 6}
+
+
 def test_a_gain_times_a_computed_weight_is_no_weight() -> None:
     class Decomposed(nn.Linear):
         """Length and direction of a weight that a product of low rank is added to."""

@@ -133,6 +133,8 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             module.num_features = len(owned)
         elif isinstance(module, nn.PReLU):
             module.num_parameters = len(owned)
+        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.embedding_dim = owned.shape[1]
         elif isinstance(module, nn.GroupNorm):
             inner = module.num_channels // module.num_groups
             if module.num_groups > inner:  # whole groups went, see the tracer's rule

@@ -22,6 +22,7 @@ from secateur.core.together import Together
 from secateur.errors import ModelError, first_line
 
 _PLACES = ("cpu", "cuda", "mps", "xpu")
+_BARE = nn.Module()  # whose own dictionaries hold hooks and parts
 
 
 @contextmanager
@@ -78,13 +79,15 @@ def randomness() -> Generator[None]:
 def untouched(model: nn.Module) -> Generator[None]:
     """Put back afterwards what forwards of the model change in it: modes, attributes, buffers and generators.
 
-    What is appended to a list, or written into a parameter, stays; a private copy (``private``) is safe from that too.
+    So is what a list or dictionary holds that is an attribute. What lies deeper, or is written into a parameter, stays;
+    a private copy (``private``) is safe from that too.
     """
     modules = list(model.modules())
     with torch.inference_mode(False), torch.no_grad(), unseen():
         values = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
     tables = [table for module in modules for table in _tables(module)]
     kept = [(table, dict(table)) for table in tables]
+    lists = [(value, list(value)) for table in tables for value in table.values() if type(value) is list]
     generators = [(source, source.get()) for source in held(model)]
     with randomness():
         try:
@@ -92,6 +95,9 @@ def untouched(model: nn.Module) -> Generator[None]:
         finally:
             for table, before in kept:
                 _restore(table, before)
+            for kept_list, entries in lists:
+                if len(kept_list) != len(entries) or any(a is not b for a, b in zip(kept_list, entries, strict=True)):
+                    kept_list[:] = entries
             with unseen():
                 for buffer, value in values:
                     _write(buffer, value)
@@ -100,9 +106,10 @@ def untouched(model: nn.Module) -> Generator[None]:
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
-    """Return the dictionaries in which a module keeps attributes, buffers and parameters."""
+    """Return the dictionaries in which a module keeps attributes, buffers and parameters, and those that it holds."""
     own = vars(module)
-    return [own, *(own[name] for name in ("_buffers", "_parameters", "_modules") if type(own.get(name)) is dict)]
+    parts = [own[name] for name in ("_buffers", "_parameters", "_modules") if type(own.get(name)) is dict]
+    return [own, *parts, *(value for name, value in own.items() if type(value) is dict and not hasattr(_BARE, name))]
 
 
 def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:

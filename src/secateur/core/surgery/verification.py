@@ -20,6 +20,7 @@ from secateur.core.surgery.precision import InDouble, widened
 from secateur.core.surgery.silence import masked
 from secateur.core.surgery.steady import Steady
 from secateur.errors import CutError, ModelError, first_line
+from secateur.spelling import setting
 
 TOLERANCE = 1e-4  # relative, in float32; see Verification
 ROUNDING = 1e-9  # relative, in float64
@@ -109,8 +110,8 @@ def run_cut(thin: nn.Module, inputs: Inputs, *, training: Training = in_evaluati
         why = first_line(error.__cause__ or error)
         raise CutError(
             "the cut failed: the dense network runs on the example inputs, but without the channels that were to go "
-            f"it does not{place} ({why}); leave these layers alone (--leave), or take sizes in the code from "
-            "the shape of the tensor that is reshaped",
+            f"it does not{place} ({why}); leave these layers alone ({setting('leave')}), or take sizes in the code "
+            "from the shape of the tensor that is reshaped",
             stack.current,
         ) from error
 

@@ -63,8 +63,11 @@ def window(state: State, args: Args, out: Tensor, *, spatial: int) -> None:
     state.set(out, [state.merge(layer, over) for layer in state.labels(x)])
 
 
-def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None) -> None:
-    """Sum, mean, maximum over dimensions: over maps a channel stays, over channels nothing may shrink."""
+def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None, adds: bool = False) -> None:
+    """Sum, mean, maximum over dimensions: over maps a channel stays, over channels nothing may shrink.
+
+    What ``adds`` weights up is zero where all of them are.
+    """
     x = args[0]
     over = sorted({d % x.dim() for d in dims}) if dims else list(range(x.dim()))
     layers: list[Tensor] = []
@@ -78,7 +81,7 @@ def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None)
             for d in reversed(over):
                 layer = layer.squeeze(d)
         layers.append(layer)
-    state.set(out, layers)
+    state.set(out, layers, adds and state.is_weight(x))
 
 
 def softmax(state: State, args: Args, out: Tensor) -> None:

@@ -24,13 +24,15 @@ def convolution(state: State, args: Args, out: Tensor) -> None:
     for layer in state.labels(weight):
         if layer.shape[0] == layer.shape[1] == 1:
             state.pin(layer.reshape(-1), "a kernel position, not a channel")
+    batch = [layer for layer in state.labels(x) if L.varying(layer) == (0,)]  # channels that are taken one by one
     for layer in state.labels(x):
-        if layer.shape[1] == 1:
+        if layer.shape[1] == 1 and L.varying(layer) != (0,):
             state.pin(layer.reshape(-1), "positions of a map that a convolution slides over")
     read, rows, columns = state.vector(x, 1), state.vector(weight, 0), state.vector(weight, 1)
     spatial = math.prod((x if transposed else out).shape[2:])
-    scale = x.shape[0] * spatial * math.prod(weight.shape[2:])
-    state.calls.append(Call(state.module, scale, _axes(weight, rows, columns)))
+    scale = spatial * math.prod(weight.shape[2:])
+    images = axis(x.shape[0], state.vector(x, 0) if batch else None)
+    state.calls.append(Call(state.module, scale, (images, *_axes(weight, rows, columns))))
     if groups == 1:
         made = columns if transposed else rows
         contract(state, read, rows if transposed else columns, state.is_weight(weight))
@@ -40,7 +42,7 @@ def convolution(state: State, args: Args, out: Tensor) -> None:
         made = _grouped(state, read, weight, rows, columns, groups, transposed)
     if bias is not None:
         join(state, made, state.vector(bias, 0))
-    state.set(out, [] if made is None else [made.reshape([-1 if d == 1 else 1 for d in range(out.dim())])])
+    state.set(out, [*batch, place(made, out, 1)])
 
 
 def _grouped(
@@ -57,17 +59,19 @@ def _grouped(
     Its groups have equal sizes before and after. Either whole groups go, inputs and outputs together (always so
     for depthwise convolutions), or the same position goes from every group: whichever leaves the finer choice.
     """
-    module = state.module
-    if read is None or rows is None or module not in state.convolution_modules:
-        reason = FIXED_INPUT if read is None else "a grouped convolution that is called as a function"
-        _pin_all(state, (read, rows, columns), reason)
+    if read is None or rows is None:
+        _pin_all(state, (read, rows, columns), FIXED_INPUT)
         return None
-    if module in state.convolutions:
-        state.unite(state.convolutions[module], read)
-    state.convolutions[module] = read
     inner = len(read) // groups
     by_group = read.reshape(groups, inner)
-    if groups > inner:
+    if state.module in state.convolution_modules:
+        if state.module in state.convolutions:
+            state.unite(state.convolutions[state.module], read)
+        state.convolutions[state.module] = read
+        whole = groups > inner
+    else:  # called as a function, with one group for each image or each channel as a rule
+        whole = inner == 1
+    if whole:
         return _whole_groups(state, by_group, rows, columns, weight.shape[1], transposed)
     state.unite(by_group, by_group[:1])
     if transposed:
@@ -92,7 +96,8 @@ def _whole_groups(
     state.unite(rows.reshape(groups, -1), by_group[:, :1])
     if columns is not None:
         state.pin(columns, "positions inside a group stay; whole groups can go")
-    state.mark(rows, "scales" if inner == 1 else "makes")
+    if inner > 1:  # one of a single channel scales it, whatever makes its kernel
+        state.mark(rows, "makes")
     return by_group[:, :1].expand(groups, width).reshape(-1) if transposed else rows
 
 

@@ -41,16 +41,26 @@ def transpose(state: State, args: Args, out: Tensor) -> None:
 def expand(state: State, args: Args, out: Tensor) -> None:
     """Repeat along dimensions of size one: the copies are positions of their own, which go with what they meet."""
     layers = [L.align(layer, out.dim()) for layer in state.labels(args[0])]
-    old = [1] * (out.dim() - args[0].dim()) + list(args[0].shape)
-    for d in range(out.dim()):
-        if old[d] == 1 and out.shape[d] > 1:
-            layers.append(state.fresh(out.shape[d]).reshape([-1 if i == d else 1 for i in range(out.dim())]))
-    state.set(out, layers, state.is_weight(args[0]))
+    state.set(out, [*layers, *_copies(state, args[0], out)], state.is_weight(args[0]))
+
+
+def _copies(state: State, x: Tensor, out: Tensor) -> list[Tensor]:
+    old = [1] * (out.dim() - x.dim()) + list(x.shape)
+    return [
+        state.fresh(size).reshape([-1 if i == d else 1 for i in range(out.dim())])
+        for d, size in enumerate(out.shape)
+        if old[d] == 1 and size > 1
+    ]
+
+
+def reshape_in_place(state: State, args: Args, out: Tensor, *, func: Any) -> None:
+    """Swap, add or drop a dimension of the tensor itself (``args``: tensor, dimension, ...)."""
+    state.set(out, [func(layer.clone(), *args[1:]) for layer in state.labels(args[0])], state.is_weight(args[0]))
 
 
 def cut(state: State, args: Args, out: Tensor, *, func: Any) -> None:
     """Slice, narrow: a window along one dimension (``args``: tensor, dim, ...)."""
-    dim = _dim(args, 1)
+    dim = dim_at(args, 1)
     layers: list[Tensor] = []
     for layer in state.labels(args[0]):
         if layer.shape[dim] > 1 and out.shape[dim] != layer.shape[dim]:
@@ -75,7 +85,7 @@ def _bind_equal_parts(state: State, layer: Tensor, piece: Tensor, dim: int, star
 
 def split(state: State, args: Args, out: Sequence[Tensor]) -> None:
     """Split into parts of one size or of given sizes; equal parts stay equal."""
-    dim = _dim(args, 2)
+    dim = dim_at(args, 2)
     parts: list[list[Tensor]] = [[] for _ in out]
     for layer in state.labels(args[0]):
         if layer.shape[dim] == 1:
@@ -99,7 +109,7 @@ def select(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
     Labels that vary along other dimensions too are those of equal parts (queries, keys and values of one linear
     layer): the parts shrink alike.
     """
-    dim = _dim(args, 1)
+    dim = dim_at(args, 1)
     layers: list[Tensor] = []
     for layer in state.labels(args[0]):
         if len(L.varying(layer)) > 1:
@@ -111,52 +121,10 @@ def select(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
         state.set(tensor, [layer for layer in layers if L.varying(layer)], state.is_weight(args[0]))
 
 
-def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
-    """Pick by a tensor of positions (``args``: tensor, positions for each dimension): other dimensions stay."""
-    indices = list(args[1]) if isinstance(args[1], (tuple, list)) else [args[1]]
-    layers: list[Tensor] = []
-    for layer in state.labels(args[0]):
-        picked = _picked(indices)
-        if any(layer.shape[d] > 1 for d in picked):
-            state.pin(layer.reshape(-1), "channels are picked by their number")
-            continue
-        spread = list(layer.shape)
-        for d in picked:
-            spread[d] = args[0].shape[d]
-        layers.append(L.compact(func(layer.expand(spread), args[1])))
-    state.set(out, layers)
-
-
-def gather(state: State, args: Args, out: Tensor) -> None:
-    """Pick along one dimension by a tensor of positions; block layers alone have their positions renumbered."""
-    dim = _dim(args, 1)
-    layers: list[Tensor] = []
-    for layer in state.labels(args[0]):
-        if layer.shape[dim] > 1 and state.module not in state.block_modules:
-            state.pin(layer.reshape(-1), "channels are picked by their number")
-            continue
-        layers.append(layer if layer.shape[dim] == 1 else layer.index_select(dim, args[2].cpu()))
-    state.set(out, layers, state.is_weight(args[0]))
-
-
-def _picked(indices: Sequence[Tensor | None]) -> list[int]:
-    """Return which dimensions are picked from; a boolean mask covers several."""
-    found: list[int] = []
-    dim = 0
-    for positions in indices:
-        if positions is None:
-            dim += 1
-            continue
-        covers = positions.dim() if positions.dtype in (torch.bool, torch.uint8) else 1
-        found += range(dim, dim + covers)
-        dim += covers
-    return found
-
-
 def cat(state: State, args: Args, out: Tensor) -> None:
     """Join along a dimension; labels along the others meet."""
     tensors = [t for t in args[0] if t.dim() == out.dim()]
-    dim = _dim((out, *args[1:]), 1)
+    dim = dim_at((out, *args[1:]), 1)
     joined = [next((x for x in state.labels(t) if x.shape[dim] > 1), None) for t in tensors]
     layers = [L.concatenate(joined, [t.shape[dim] for t in tensors], dim, out.dim())]
     others = [[x for x in state.labels(t) if x.shape[dim] == 1] for t in tensors]
@@ -194,20 +162,58 @@ def pad(state: State, args: Args, out: Tensor) -> None:
 
 
 def repeat(state: State, args: Args, out: Tensor) -> None:
-    """Tile: labels repeat along the dimensions where they vary."""
+    """Tile: labels repeat along the dimensions where they vary; single positions are copied as in ``expand``."""
     times = list(args[1])
     layers = [L.align(layer, out.dim()) for layer in state.labels(args[0])]
     repeats = [[n if layer.shape[d] > 1 else 1 for d, n in enumerate(times)] for layer in layers]
-    state.set(out, [layer.repeat(r) for layer, r in zip(layers, repeats, strict=True)])
+    layers = [layer.repeat(r) for layer, r in zip(layers, repeats, strict=True)]
+    state.set(out, [*layers, *_copies(state, args[0], out)], state.is_weight(args[0]))
 
 
 def reorder(state: State, args: Args, out: Tensor, *, func: Any) -> None:
-    """Flip, roll: fine along maps, not understood along channels."""
-    dims = args[1] if func is torch.ops.aten.flip.default else (args[2] if len(args) > 2 else [])
+    """Flip, roll: a list of channels can be reversed whatever is left of it, but not rolled."""
+    if func is torch.ops.aten.flip.default:
+        state.set(out, [layer.flip(args[1]) for layer in state.labels(args[0])], state.is_weight(args[0]))
+        return
+    dims = args[2] if len(args) > 2 else []
     for layer in state.labels(args[0]):
         if not dims or any(layer.shape[d] > 1 for d in dims):
             state.pin(layer.reshape(-1), "channels change their order in a way that no rule covers")
     state.set(out, state.labels(args[0]))
+
+
+def rotate(state: State, args: Args, out: Tensor) -> None:
+    """Quarter turns of the plane of two dimensions: fine for maps, and along channels their positions move alike."""
+    turns, dims = (int(args[1]) if len(args) > 1 else 1), (args[2] if len(args) > 2 else [0, 1])
+    state.set(out, [torch.rot90(layer, turns, list(dims)) for layer in state.labels(args[0])])
+
+
+def to_pairs(state: State, args: Args, out: Tensor) -> None:
+    """Real and imaginary parts become a last dimension."""
+    state.set(out, [layer.unsqueeze(-1) for layer in state.labels(args[0])], state.is_weight(args[0]))
+
+
+def from_pairs(state: State, args: Args, out: Tensor) -> None:
+    """Real and imaginary parts, a last dimension of two, become one number: of a channel both go."""
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        whole = len(L.varying(layer)) > 1
+        layer = state.merge(layer, [layer.dim() - 1]) if whole else unless_along(state, layer, layer.dim() - 1)
+        layers.append(layer.squeeze(-1))
+    state.set(out, layers, state.is_weight(args[0]))
+
+
+def diagonal(state: State, args: Args, out: Tensor) -> None:
+    """The diagonal of two dimensions becomes a last one."""
+    dims = [int(d) % args[0].dim() for d in (args[2:4] if len(args) > 3 else (0, 1))]
+    layers = [unless_along(state, layer, *dims) for layer in state.labels(args[0])]
+    state.set(out, [layer.diagonal(0, *dims) for layer in layers])
+
+
+def triangle(state: State, args: Args, out: Tensor) -> None:
+    """Zeros above or below the diagonal of the last two dimensions."""
+    last = (out.dim() - 2, out.dim() - 1)
+    state.set(out, [unless_along(state, layer, *last) for layer in state.labels(args[0])])
 
 
 def blocks(state: State, args: Args, out: Tensor, *, func: Any) -> None:
@@ -247,21 +253,21 @@ def overlay(state: State, args: Args, out: Tensor) -> None:
 
 def windows(state: State, args: Args, out: Tensor) -> None:
     """Sliding windows along a dimension (``unfold``), which become a last dimension."""
-    dim = _dim(args, 1)
-    state.set(out, [_unless_along(state, layer, dim).unsqueeze(-1) for layer in state.labels(args[0])])
+    dim = dim_at(args, 1)
+    state.set(out, [unless_along(state, layer, dim).unsqueeze(-1) for layer in state.labels(args[0])])
 
 
 def order(state: State, args: Args, out: Tensor | Sequence[Tensor], *, func: Any) -> None:
     """Sums up to a place, sorting, the largest few along a dimension: the others stay as they are."""
     names = [argument.name for argument in func._schema.arguments]
-    dim = _dim(args, names.index("dim")) if len(args) > names.index("dim") else args[0].dim() - 1
+    dim = dim_at(args, names.index("dim")) if len(args) > names.index("dim") else args[0].dim() - 1
     for tensor in [out] if isinstance(out, Tensor) else out:
-        state.set(tensor, [_unless_along(state, layer, dim) for layer in state.labels(args[0])])
+        state.set(tensor, [unless_along(state, layer, dim) for layer in state.labels(args[0])])
 
 
-def _unless_along(state: State, layer: Tensor, dim: int) -> Tensor:
+def unless_along(state: State, layer: Tensor, *dims: int) -> Tensor:
     """Pin a layer that varies along a dimension whose order or neighbourhood matters."""
-    if layer.shape[dim] == 1:
+    if all(layer.shape[d] == 1 for d in dims):
         return layer
     state.pin(layer.reshape(-1), "the order of channels or their neighbours matter")
     return layer.new_zeros((1,) * layer.dim())
@@ -293,10 +299,12 @@ def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequ
     return met
 
 
-def regions(state: State, args: Args, out: Tensor) -> None:
+def regions(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
     """Maps cut out of a batch of maps (region of interest): a channel stays a channel."""
     channels = state.vector(args[0], 1)
-    state.set(out, [] if channels is None else [channels.reshape(1, -1, 1, 1)])
+    for tensor in [out] if isinstance(out, Tensor) else out:  # beside the largest, where they were
+        shape = [-1 if d == 1 else 1 for d in range(tensor.dim())]
+        state.set(tensor, [] if channels is None else [channels.reshape(shape)])
 
 
 def packed(state: State, args: Args, out: Sequence[Tensor]) -> None:
@@ -310,5 +318,6 @@ def packed(state: State, args: Args, out: Sequence[Tensor]) -> None:
     state.set(out[0], layers)
 
 
-def _dim(args: Args, place: int) -> int:
+def dim_at(args: Args, place: int) -> int:
+    """Return the dimension that an argument names, the first one where it is left out."""
     return (int(args[place]) if len(args) > place else 0) % max(1, args[0].dim())

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from secateur.core.trace.calls_made import Call
@@ -37,21 +38,27 @@ def addmm(state: State, args: Args, out: Tensor) -> None:
 
 
 def _matmul(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
-    if state.is_weight(a) and state.is_weight(b):
+    first, second = state.is_weight(a), state.is_weight(b)
+    if first and second and state.is_own(a) and state.is_own(b):
         _of_weights(state, a, b, out)
-    elif state.is_weight(a) or state.is_weight(b) or (state.linear and b.dim() == 2 and state.labels(b)):
-        _with_weight(state, a, b, out)
+    elif state.linear and b.dim() == 2 and state.labels(b):
+        _with_weight(state, a, b, out, weight_is_b=True)
+    elif first or second:  # what a gain was multiplied with is zero where the gain is, but is what a weight reads
+        _with_weight(state, a, b, out, weight_is_b=second and not (first and state.is_own(a)))
     else:
         _of_activations(state, a, b, out)
 
 
-def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor, *, weight_is_b: bool) -> None:
     """``(..., n, k) @ (..., k, m)`` where one of the two is a weight."""
+    if a.dim() == 2 and state.is_weight(b) and sum(layer.shape[1] > 1 for layer in state.labels(b)) > 1:
+        _of_kernels(state, a, b, out)
+        return
     inner_a, inner_b = state.vector(a, a.dim() - 1), state.vector(b, b.dim() - 2)
-    weight_is_b = not state.is_weight(a)
-    contract(state, inner_a, inner_b, weight_is_b and state.is_weight(b)) if weight_is_b else contract(
-        state, inner_b, inner_a, True
-    )
+    if weight_is_b:
+        contract(state, inner_a, inner_b, state.is_weight(b))
+    else:
+        contract(state, inner_b, inner_a, True)
     left, right = state.vector(a, a.dim() - 2), state.vector(b, b.dim() - 1)
     state.mark(inner_b if weight_is_b else inner_a, "reads")
     state.mark(right if weight_is_b else left, "makes")
@@ -63,6 +70,26 @@ def _with_weight(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
             if vector is not None:
                 state.pin(vector, PRODUCT)
     state.set(out, [place(left, out, -2), place(right, out, -1)])
+
+
+def _of_kernels(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """``(n, k) @ (k, m)`` that mixes kernels, each of them a row: channels that it makes and reads lie in one row."""
+    contract(state, state.vector(a, 1), state.vector(b, 0), True)
+    state.mark(state.vector(b, 0), "reads")
+    rows = state.vector(a, 0)
+    kernels = [layer for layer in state.labels(b) if layer.shape[1] > 1]
+    channels = [torch.unique(layer) for layer in kernels]
+    met = torch.stack([layer[0].expand(b.shape[1]) for layer in kernels])
+    often = torch.unique(met, dim=1, return_counts=True)[1]
+    axes: list[tuple[int, Tensor | None]] = [(len(each), each) for each in channels]
+    combinations = math.prod(map(len, channels))
+    scale = b.shape[1] // combinations
+    if len(often) != combinations or len(often.unique()) > 1 or any(layer.shape[0] > 1 for layer in kernels):
+        for layer in kernels:
+            state.pin(layer.reshape(-1), PRODUCT)
+        axes, scale = [], b.shape[1]
+    _cost(state, scale, (a.shape[0], rows), (a.shape[1], state.vector(a, 1)), *axes)
+    state.set(out, [place(rows, out, 0), *kernels], state.is_weight(b))
 
 
 def _of_weights(state: State, a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.core.trace import each, mix, move, product
+from secateur.core.trace import deform, each, fourier, mix, move, pick, product
 from secateur.core.trace.calls_made import Call
 from secateur.core.trace.state import State
 from secateur.core.work import macs, uncounted
@@ -18,6 +18,7 @@ Rule = Callable[[State, Args, Any], None]
 
 MOVES: dict[str, Rule] = {
     **dict.fromkeys(["clone", "detach", "alias", "_to_copy", "lift_fresh", "contiguous", "lift_fresh_copy"], move.same),
+    **dict.fromkeys(["_conj", "_neg_view"], move.same),
     **dict.fromkeys(
         [
             "view",
@@ -34,7 +35,7 @@ MOVES: dict[str, Rule] = {
     "permute": move.permute,
     **dict.fromkeys(["t", "transpose"], move.transpose),
     "expand": move.expand,
-    **dict.fromkeys(["split", "split_with_sizes"], move.split),
+    **dict.fromkeys(["split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"], move.split),
     **dict.fromkeys(["select", "unbind"], move.select),
     "cat": move.cat,
     "stack": move.stack,
@@ -44,22 +45,35 @@ MOVES: dict[str, Rule] = {
     "im2col": move.patches,
     "col2im": move.overlay,
     "unfold": move.windows,
-    "index_select": move.gather,
+    "index_select": pick.index_select,
+    **dict.fromkeys(["gather", "scatter", "scatter_add", "scatter_reduce"], pick.at_indices),
+    **dict.fromkeys(["index_add", "index_copy", "index_fill"], pick.along_one),
+    "index_put": pick.put,
+    **dict.fromkeys(["embedding", "_embedding_bag"], pick.table),
+    **dict.fromkeys(["max_unpool2d", "max_unpool3d"], pick.unpool),
+    "rot90": move.rotate,
+    "view_as_real": move.to_pairs,
+    "view_as_complex": move.from_pairs,
+    "diagonal": move.diagonal,
+    **dict.fromkeys(["tril", "triu"], move.triangle),
     "_pack_padded_sequence": move.packed,
-    **dict.fromkeys(["roi_align", "grid_sampler_2d", "grid_sampler_3d"], move.regions),
+    **dict.fromkeys(["roi_align", "roi_pool", "grid_sampler_2d", "grid_sampler_3d"], move.regions),
 }
 MOVES_WITH_OPERATOR: dict[str, Callable[..., None]] = {
     **dict.fromkeys(["slice", "narrow"], move.cut),
+    **dict.fromkeys(["unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_"], move.reshape_in_place),
     **dict.fromkeys(["flip", "roll"], move.reorder),
     **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle"], move.blocks),
-    "index": move.index,
-    **dict.fromkeys(["cumsum", "cumprod", "sort", "topk"], move.order),
+    "index": pick.index,
+    **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "topk"], move.order),
 }
 MIXES: dict[str, Rule] = {
     **dict.fromkeys(["convolution", "_convolution"], mix.convolution),
     **dict.fromkeys(["mm", "bmm"], product.mm),
     **dict.fromkeys(["addmm", "baddbmm"], product.addmm),
     "linear": mix.linear,
+    "deform_conv2d": deform.deformable,
+    **dict.fromkeys(["_fft_c2c", "_fft_r2c", "_fft_c2r"], fourier.transform),
     **dict.fromkeys(
         [
             "_scaled_dot_product_flash_attention_for_cpu",
@@ -80,7 +94,11 @@ WINDOWS: dict[str, int] = {  # operator -> number of spatial dimensions
     "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3, "adaptive_avg_pool1d": 1, "adaptive_max_pool2d": 2,
     "upsample_nearest2d": 2, "_upsample_nearest_exact2d": 2, "upsample_bilinear2d": 2, "upsample_bicubic2d": 2,
     "upsample_nearest1d": 1, "upsample_linear1d": 1, "upsample_trilinear3d": 3, "upsample_nearest3d": 3,
+    "_upsample_nearest_exact1d": 1, "_upsample_nearest_exact3d": 3,
+    "_upsample_bilinear2d_aa": 2, "_upsample_bicubic2d_aa": 2, "_upsample_lanczos2d_aa": 2,
+    "adaptive_max_pool3d": 3, "fractional_max_pool2d": 2, "fractional_max_pool3d": 3,
     "reflection_pad2d": 2, "replication_pad2d": 2, "reflection_pad1d": 1, "replication_pad1d": 1,
+    "reflection_pad3d": 3, "replication_pad3d": 3,
 }  # fmt: skip
 REDUCTIONS = frozenset(
     {
@@ -100,6 +118,12 @@ REDUCTIONS = frozenset(
         "prod",
         "argmax",
         "argmin",
+        "aminmax",
+        "median",
+        "nanmedian",
+        "mode",
+        "kthvalue",
+        "count_nonzero",
         "any",
         "all",
         "_is_all_true",
@@ -131,6 +155,8 @@ ELEMENTWISE = frozenset(
         "zero_",
         "normal_",
         "mish_",
+        "complex",
+        "polar",
         "bernoulli_",
     }
 )
@@ -145,14 +171,27 @@ LIKE = frozenset(
 def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any) -> None:
     """Update the state after an operator has run."""
     name = func.overloadpacket.__name__
+    if name not in MOVES and name.removesuffix("_") in pick.WRITING:
+        name = name.removesuffix("_")
     if name not in MIXES:  # whose rules know what becomes of their work
         _note_work(state, func, args, kwargs, out)
     args = _positional(func, args, kwargs)
     first = next((o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)), None)
-    if first is None or not any(isinstance(arg, Tensor) for arg in each.flat(args)):
+    if first is None:
+        return
+    tensors = [arg for arg in each.flat(args) if isinstance(arg, Tensor)]
+    own = all(state.is_own(arg) for arg in tensors)
+    for tensor in each.flat(out):
+        if isinstance(tensor, Tensor):
+            state.own[tensor] = own
+    if not tensors:
         return
     if name in MOVES:
         MOVES[name](state, args, out)
+    elif name == "squeeze_" and len(args) > 1:  # without a dimension nothing says which of them went
+        move.reshape_in_place(state, args, first, func=func)
+    elif name == "set_" and len(args) == 1:
+        state.set(first, [])  # emptied, to save memory
     elif name in MOVES_WITH_OPERATOR:
         MOVES_WITH_OPERATOR[name](state, args, out, func=func)
     elif name in MIXES:
@@ -160,13 +199,14 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     elif name in NORMS:
         NORMS[name](state, args, first)
     elif name in WINDOWS:
-        each.window(state, args, first, spatial=WINDOWS[name])
+        for tensor in each.flat(out):  # beside the largest, where they were
+            each.window(state, args, tensor, spatial=WINDOWS[name])
     elif name in REDUCTIONS:
         # whether sizes of one stay is an argument that some operators take by its name alone
-        each.reduce(state, args, first, dims=_reduced(func, args))
+        each.reduce(state, args, first, dims=_reduced(func, args, kwargs), adds=name in ("sum", "mean"))
         for indices in each.flat(out)[1:]:  # where the largest or smallest were found
             state.set(indices, state.labels(first))
-    elif name in ("_softmax", "_log_softmax"):
+    elif name in ("_softmax", "_log_softmax", "_safe_softmax"):
         each.softmax(state, args, first)
     elif name in QUANTISES:
         each.quantised(state, args, first)
@@ -202,8 +242,10 @@ def _positional(func: Any, args: Args, kwargs: dict[str, Any]) -> Args:
     return tuple(full)
 
 
-def _reduced(func: Any, args: Args) -> Sequence[int] | None:
+def _reduced(func: Any, args: Args, kwargs: dict[str, Any]) -> Sequence[int] | None:
     """Return the dimensions of a reduction, None for all."""
     names = [argument.name for argument in func._schema.arguments]
-    dims = args[names.index("dim")] if "dim" in names and names.index("dim") < len(args) else None
+    dims = (dict(zip(names, args, strict=False)) | kwargs).get("dim")
+    if dims is None and func.overloadpacket.__name__ in ("mode", "kthvalue"):
+        dims = -1
     return [dims] if isinstance(dims, int) else dims

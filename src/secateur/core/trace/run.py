@@ -73,6 +73,7 @@ def trace(
             it runs again, or time is up.
     """
     refuse_foreign(model)
+    tell(Event("trace", "reading the network"))  # before the names of its modules
     clock = Clock(type(model).__name__, seconds)
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
         state = _watch(model, example_inputs, clock, tell)
@@ -152,12 +153,15 @@ class _Calls(TorchFunctionMode):
                 self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")
         if name == "multi_head_attention_forward":
             self._one_width(args, named)
+        if name == "local_response_norm":
+            for layer in self._state.labels(args[0]):
+                self._state.pin(layer.reshape(-1), "each channel is divided by what its neighbours are")
+        if name in READS:
+            return self._reading(func, name, args, named)
         if is_reshaping(name, args):
             return self._reshaping(func, name, args, named)
         if name == "_weight_norm" and not named:
             return self._weight_norm(func, args)
-        if name in READS:
-            return self._reading(func, name, args, named)
         if is_statistic(name):
             return self._statistic(func, name, args, named)
         return func(*args, **named)
@@ -202,8 +206,8 @@ class _Calls(TorchFunctionMode):
     def _reading(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         state = self._state
         state.reading = (state.module, state.stack.number(READING), READS[name])
-        try:
-            return func(*args, **named)
+        try:  # a convolution may hold a number of groups too
+            return self._reshaping(func, name, args, named) if is_reshaping(name, args) else func(*args, **named)
         finally:
             state.reading = None
 

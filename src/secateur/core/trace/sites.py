@@ -22,6 +22,8 @@ Found = tuple[Path, Tensor, int, slice, int]  # path, tensor, dim, window, sign
 
 def note(state: State, call: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Remember every integer of a reshaping call that speaks of a dimension along which labels vary."""
+    if name.startswith("conv") and state.module in state.convolution_modules:
+        return  # whose attributes say how many groups it has
     for path, tensor, dim, window, sign in _sizes(name, args, kwargs, out):
         for layer in state.labels(tensor):
             if layer.shape[dim] > 1:
@@ -41,12 +43,16 @@ def _sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) 
             for d, (path, size) in enumerate(zip(paths, sizes, strict=True))
             if isinstance(size, int) and size >= 0
         ]
+    if name.startswith("conv"):
+        return _depthwise(args, kwargs)
+    if name == "repeat":
+        return _repeat(args, out)
     if name == "unflatten":
         sizes, dim = args[2], int(args[1]) % args[0].dim()
         return [(("args", 2, i), out, dim + i, everything, 1) for i, size in enumerate(sizes) if size >= 0]
     if name == "pad":
         return _pad(args, kwargs, out)
-    if name in ("split", "split_with_sizes"):
+    if name.removeprefix("unsafe_") in ("split", "split_with_sizes"):
         return _split(args, kwargs, out)
     if name == "narrow":
         dim, start, length = int(args[1]), int(args[2]), int(args[3])
@@ -55,6 +61,25 @@ def _sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) 
             (("args", 3), args[0], dim, slice(start, start + length), 1),
         ]
     return _getitem(args) if name == "__getitem__" else []
+
+
+def _depthwise(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Found]:
+    """The number of groups of a convolution, where each channel is one."""
+    path: Path = ("args", 6) if len(args) > 6 else ("kwargs", "groups")
+    number = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+    return [(path, args[0], 1, slice(None), 1)] if args[0].dim() > 2 and 1 < number == args[0].shape[1] else []
+
+
+def _repeat(args: Sequence[Any], out: Tensor) -> list[Found]:
+    """How often single positions are copied."""
+    spread = not isinstance(args[1], (tuple, list)) if len(args) > 1 else False
+    times = args[1:] if spread else args[1] if len(args) > 1 else ()
+    old = [1] * (out.dim() - args[0].dim()) + list(args[0].shape)
+    return [
+        (("args", i + 1) if spread else ("args", 1, i), out, i, slice(None), 1)
+        for i, number in enumerate(times)
+        if old[i] == 1 and number > 1
+    ]
 
 
 def _pad(args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> list[Found]:

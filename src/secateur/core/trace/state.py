@@ -78,6 +78,7 @@ class State:
     recurrent_modules: frozenset[str]
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+    own: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     slots: list[Slot] = field(default_factory=list[Slot])
     starts: list[int] = field(default_factory=list[int])
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
@@ -166,6 +167,10 @@ class State:
         return bool(self.weights.get(tensor, False)) or (
             id(tensor) in self.names and self.names[id(tensor)][1] is tensor
         )
+
+    def is_own(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is the network's own, computed of nothing that runs through it."""
+        return self.own.get(tensor, id(tensor) in self.names)
 
     def fresh(self, count: int) -> Tensor:
         """Return ``count`` new atoms that belong to no parameter."""
@@ -286,8 +291,9 @@ class State:
         self.shapes[name] = shape
         self.roles[name] = ["scales"] * len(shape)
         layers: list[Tensor] = []
-        # beyond three dimensions the trailing ones are kernel positions or a map, never channels
-        for d in range(len(shape) if len(shape) <= 3 else 2):
+        # of the weight of a layer the trailing ones are kernel positions, of a lone parameter they may be channels
+        alone = unparametrized(name.rpartition(".")[0]) not in self.convolution_modules
+        for d in range(len(shape) if alone or len(shape) <= 3 else 2):
             if shape[d] > 1:
                 start = self.atoms
                 atoms = self.fresh(shape[d])

@@ -1,0 +1,124 @@
+"""Rules for operators that pick elements by tensors of positions, or write where such positions say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.core import labels as L
+from secateur.core.trace.mix import place
+from secateur.core.trace.move import dim_at, meet
+from secateur.core.trace.state import State
+
+Args = Sequence[Any]
+# operators that write to their first argument; each has a twin, with a _ behind its name, that does so in place
+WRITING = frozenset({"scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put"})
+NUMBERED = "channels are picked by their number"
+
+
+def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
+    """Pick by a tensor of positions (``args``: tensor, positions for each dimension): other dimensions stay."""
+    indices = list(args[1]) if isinstance(args[1], (tuple, list)) else [args[1]]
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        picked = _picked(indices)
+        if any(layer.shape[d] > 1 for d in picked):
+            state.pin(layer.reshape(-1), "channels are picked by their number")
+            continue
+        spread = list(layer.shape)
+        for d in picked:
+            spread[d] = args[0].shape[d]
+        layers.append(L.compact(func(layer.expand(spread), args[1])))
+    state.set(out, layers)
+
+
+def index_select(state: State, args: Args, out: Tensor) -> None:
+    """Pick along one dimension by a tensor of positions; block layers alone have their positions renumbered."""
+    dim = dim_at(args, 1)
+    layers: list[Tensor] = []
+    for layer in state.labels(args[0]):
+        if layer.shape[dim] > 1 and state.module not in state.block_modules:
+            state.pin(layer.reshape(-1), "channels are picked by their number")
+            continue
+        layers.append(layer if layer.shape[dim] == 1 else layer.index_select(dim, args[2].cpu()))
+    state.set(out, layers, state.is_weight(args[0]))
+
+
+def _picked(indices: Sequence[Tensor | None]) -> list[int]:
+    """Return which dimensions are picked from; a boolean mask covers several."""
+    found: list[int] = []
+    dim = 0
+    for positions in indices:
+        if positions is None:
+            dim += 1
+            continue
+        covers = positions.dim() if positions.dtype in (torch.bool, torch.uint8) else 1
+        found += range(dim, dim + covers)
+        dim += covers
+    return found
+
+
+def at_indices(state: State, args: Args, out: Tensor) -> None:
+    """Gather and scatter (``args``: tensor, dimension, positions, what is written): along the others alike."""
+    _along_others(state, args, out, [args[0], *(arg for arg in args[2:] if isinstance(arg, Tensor))])
+
+
+def along_one(state: State, args: Args, out: Tensor) -> None:
+    """Add, copy or fill at some positions of one dimension (``args``: tensor, dimension, positions, values)."""
+    _along_others(state, args, out, [args[0], *(arg for arg in args[3:] if isinstance(arg, Tensor) and arg.dim())])
+
+
+def _along_others(state: State, args: Args, out: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Labels along the dimension that is picked from stay; along the others what meets goes together."""
+    dim = int(args[1]) % max(1, args[0].dim())
+    inputs: list[list[Tensor]] = []
+    for tensor in tensors:
+        inputs.append([])
+        for layer in state.labels(tensor):
+            fits = all(a == b for d, (a, b) in enumerate(zip(tensor.shape, out.shape, strict=True)) if d != dim)
+            if layer.shape[dim] > 1 or not fits:
+                state.pin(layer.reshape(-1), NUMBERED)
+            else:
+                inputs[-1].append(layer)
+    shapes = [[1 if d == dim else size for d, size in enumerate(tensor.shape)] for tensor in tensors]
+    state.set(out, meet(state, inputs, shapes, out.dim()))
+
+
+def put(state: State, args: Args, out: Tensor) -> None:
+    """Write at positions (``args``: tensor, positions for each dimension, values): one value, or channels stay."""
+    x, positions, values = args[0], list(args[1]), args[2]
+    masks = [mask for mask in positions if mask is not None]
+    if masks and masks[0].dtype == torch.bool and masks[0].shape == x.shape and values.numel() == 1:
+        # the same as to fill where a mask says so
+        state.set(out, meet(state, [state.labels(x), state.labels(masks[0])], [x.shape, x.shape], x.dim()))
+        return
+    picked = _picked(positions)
+    layers: list[Tensor] = []
+    for layer in state.labels(x):
+        if any(layer.shape[d] > 1 for d in picked) or values.numel() > 1:
+            state.pin(layer.reshape(-1), NUMBERED)
+        else:
+            layers.append(layer)
+    for tensor in (*masks, values):
+        for layer in state.labels(tensor):
+            state.pin(layer.reshape(-1), NUMBERED)
+    state.set(out, layers)
+
+
+def table(state: State, args: Args, out: Any) -> None:
+    """Rows of a table, one for each number (``args``: table, numbers, ...): its columns are channels."""
+    first = out if isinstance(out, Tensor) else out[0]
+    for layer in (*state.labels(args[1]), *(x for x in state.labels(args[0]) if x.shape[0] > 1)):
+        state.pin(layer.reshape(-1), "rows of a table are picked by their number")
+    state.set(first, [place(state.vector(args[0], 1), first, -1)])
+
+
+def unpool(state: State, args: Args, out: Tensor) -> None:
+    """Put maxima back to where they came from: positions belong to the same channels as the maxima."""
+    x, positions = args[0], args[1]
+    layers = meet(state, [state.labels(x), state.labels(positions)], [x.shape, positions.shape], x.dim())
+    over = range(x.dim() - len(args[2]), x.dim())
+    state.set(out, [state.merge(layer, over) for layer in layers])
