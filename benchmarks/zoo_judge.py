@@ -6,8 +6,8 @@ over the channels of a norm are taken over those that are left. What the two put
 
 All positions that are gone are zeroed first: of what makes channels, so that these are zero where activations leave
 zero at zero, and of what reads them. Elsewhere (a hidden zero becomes one half in a sigmoid, two zeros divided are NaN)
-zeroing what reads them alone is right. One of the two must agree. A mean over channels that the code of a network takes
-itself counts the zeros, so that neither agrees: then nothing is decided.
+zeroing what reads them alone is right. Where the code of a network itself takes a mean over channels, that may be right
+over those that are left, which are those that are not zero throughout. One of the three must agree.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Verdict:
     Attributes:
         exact: whether thin and zeroed dense network agree.
         difference: the least relative difference of outputs that was found; in float64 where that was needed.
-        zeroed: what was zeroed where it was found: "all", or what "reads".
+        zeroed: how it was found: with "all" zeroed, with what "reads", or with all and "means" over what is left.
         removed: how many tensors of the thin network have fewer values than those of the dense one.
         unmatched: those among them whose values were not found again in the dense network.
         effect: relative difference of what the thin network and the whole dense one put out; nothing can be judged
@@ -60,7 +60,7 @@ def judge(dense: nn.Module, thin: nn.Module, inputs: Any) -> Verdict:
     masks, unmatched = left(dense, thin)
     effect = relative_difference(outputs_of(dense, inputs), outputs_of(thin, inputs))
     whole = plain(duplicate(dense), masks)
-    ways = {"all": masks, "reads": reading(whole, masks)}
+    ways = {"all": masks, "reads": reading(whole, masks), "means": masks}
     found = _differences(whole, thin, inputs, masks, ways)
     limit = EXACT
     if min(found.values()) > EXACT:  # what chooses may choose otherwise after an error in the last digit
@@ -106,7 +106,8 @@ def _differences(
                 if name in zeros:
                     tensor.mul_(zeros[name])
         try:
-            with OverKept({id(t): masks[name] for name, t in tensors(silent) if name in masks}):
+            kept = [(tensor, masks[name]) for name, tensor in tensors(silent) if name in masks]
+            with OverKept(kept, means=way == "means"):
                 expected = outputs_of(silent, inputs)
             found[way] = relative_difference(expected, got)
         except Exception:  # the zeroed network need not run: a choice among zeros can come out empty
@@ -209,7 +210,9 @@ def plain(model: nn.Module, masks: Masks) -> nn.Module:
             _rename(masks, f"{name}.{hook.name}_v", f"{name}.{hook.name}")
         if parametrize.is_parametrized(module):
             values = {weight: getattr(module, weight).detach() for weight in module.parametrizations}
-            module.__class__ = type(module).__mro__[1]  # removing one would also change the module that this is a copy of
+            module.__class__ = type(module).__mro__[
+                1
+            ]  # removing one would also change the module that this is a copy of
             del module.parametrizations
             for weight, value in values.items():
                 module.register_parameter(weight, nn.Parameter(value))

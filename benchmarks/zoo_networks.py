@@ -1,7 +1,7 @@
 """The networks of the zoo: those that the reading of networks was written on, and those of libraries that it was not.
 
 ``zoo.toml`` names the known ones by kind, of torchvision and timm. ``zoo_unseen.toml`` says by library how each unseen
-one is made: an entry is a table, or a name alone where the table of the library says everything else.
+one is made: an entry is a table with a ``name`` or some ``names``, or a name alone where the library's says the rest.
 
 - ``make`` is what makes it, ``module:name``; ``with`` are its arguments, the library's and the entry's.
 - ``config`` is what makes its first argument (``module:name``); then the arguments go there.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ def unseen() -> dict[str, dict[str, Any]]:
     """Return what makes the unseen networks of each library, by name."""
     found: dict[str, dict[str, Any]] = {}
     for library, about in tomllib.loads((HERE / "zoo_unseen.toml").read_text()).items():
-        entries = [{"name": each} if isinstance(each, str) else each for each in about.pop("networks")]
-        for entry in entries:
+        for each in about.pop("networks"):
+            entry = {"name": each} if isinstance(each, str) else each
             arguments = about.get("with", {}) | entry.get("with", {})
-            found.setdefault(library, {})[entry["name"]] = about | entry | {"with": arguments}
+            for name in entry.get("names") or [entry["name"]]:
+                found.setdefault(library, {})[name] = about | entry | {"name": name, "with": arguments}
     return found
 
 
@@ -58,6 +60,10 @@ def load(library: str, entries: dict[str, Any]) -> None:
         if importlib.util.find_spec(module) is None:
             raise Missing(f"{library} is left out: {module} is not installed; pip install {about['install']}")
         importlib.import_module(module)
+    for entry in entries.values():  # libraries load their parts when these are asked for
+        for place in (entry["make"], *([entry["config"]] if "config" in entry else [])):
+            with suppress(AttributeError, ImportError):  # whoever builds it will say so
+                _object(place.format(*entry["name"].split("/")))
 
 
 def network(kind: str, name: str) -> Made:

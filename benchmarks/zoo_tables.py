@@ -68,6 +68,11 @@ def _figures(rows: list[Row]) -> list[str]:
             f"Where both are exact ({len(both)} networks): Secateur {_seconds([r['secateur'] for r in both])}; "
             f"Torch-Pruning {_seconds([r['torch_pruning'] for r in both])}."
         )
+    means = [row["network"] for row in rows if row["secateur"].get("zeroed") == "means" and row["secateur"]["exact"]]
+    if means:
+        lines.append(
+            f"Exact with means that the code takes itself over the channels that are left: {', '.join(means)}."
+        )
     blind = [row["network"] for row in rows if row["secateur"].get("effect", 1.0) < 1e-3]
     if blind:
         lines.append(f"What was removed changes hardly anything, so that little is judged, in {', '.join(blind)}.")
