@@ -7,15 +7,15 @@
     python benchmarks/zoo.py --table             # the totals of what is there; with --sources, of the unseen
     python benchmarks/zoo.py --sources ultralytics --networks yolo11n yolov8n-seg --export --out FILE
 
-Known are networks of torchvision and timm (``zoo.toml``), which the reading of networks was written on, and unseen those
-of other libraries (``zoo_unseen.toml``), whatever their code does. Weights are random, batch-norm statistics are drawn
-around those of the activations. Each network runs in a process of its own with one thread and a time limit; seconds are
-those of the processor.
+Known are networks of torchvision and timm (``zoo.toml``), which the reading of networks was written on, and unseen
+those of other libraries (``zoo_unseen.toml``), whatever their code does. Weights are random, batch-norm statistics are
+drawn around those of the activations. Each network runs in a process of its own with one thread and a time limit;
+seconds are those of the processor.
 
-Secateur: trace, plan (L1 norm, the same share of every group), apply; read again where the cut fails, as in a run. Where
-half is out of reach, half of what can go is asked for, and counted apart. What is left is judged by the values of its
-weights alone (``zoo_judge.py``), whatever the library itself says of it: exact; undecided, where only the library says
-so; or wrong. An unseen thin network must also be loaded by a process that has pruned nothing, train, be traced by
+Secateur: trace, plan (L1 norm, the same share of every group), apply; read again where the cut fails, as in a run.
+Where half is out of reach, half of what can go is asked for, and counted apart. What is left is judged by the values of
+its weights alone (``zoo_judge.py``), whatever the library itself says of it: exact; undecided, where only the library
+says so; or wrong. An unseen thin network must also be loaded by a process that has pruned nothing, train, be traced by
 torch.fx and fused by Ultralytics, where the dense one can be. Torch-Pruning (known networks): half of every width, its
 own way, with the layers that make the outputs left alone; exactness is decided by zeroing in the dense network the
 weights that it removed.
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", help="names as in the files of networks; default: all")
     parser.add_argument("--limit", type=float, default=120, help="seconds for a network and a library")
     parser.add_argument("--alone", action="store_true", help="leave Torch-Pruning out")
-    parser.add_argument("--export", action="store_true", help="also export by Ultralytics, which is slow")
+    parser.add_argument("--export", action="store_true", help="also export and train by Ultralytics, which is slow")
     parser.add_argument("--table", action="store_true", help="print the totals of what is there and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

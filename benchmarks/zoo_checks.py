@@ -5,7 +5,6 @@ Each check returns "ok", "none" where the dense network does not do it either, o
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+import zoo_ultralytics
 from secateur.core.surgery import relative_difference, tensors_in
 from secateur.errors import first_line
 from zoo_judge import EXACT, duplicate, outputs_of
 
-TENTH = 1e-3  # what is fused or exported rounds elsewhere
+FUSED = 1e-3  # relative; a fused network rounds elsewhere
 
 
 def checks(kind: str, dense: nn.Module, thin: nn.Module, inputs: Any, export: bool) -> dict[str, str]:
@@ -27,7 +27,8 @@ def checks(kind: str, dense: nn.Module, thin: nn.Module, inputs: Any, export: bo
     if kind == "ultralytics":
         found["fused"] = fused(dense, thin, inputs)
         if export:
-            found["exported"] = exported(thin, inputs)
+            found["exported"] = failure(lambda: zoo_ultralytics.export(thin, inputs)) or "ok"
+            found["its trainer"] = failure(lambda: zoo_ultralytics.train(thin, inputs)) or "ok"
     return found
 
 
@@ -44,9 +45,9 @@ def training(dense: nn.Module, thin: nn.Module, inputs: Any) -> str:
     twice = tree_map(lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() > 1 else x, inputs)
     why = "none"
     for given in (inputs, twice):
-        if _runs(lambda given=given: steps(dense, given)):
+        if failure(lambda given=given: steps(dense, given)):
             continue
-        why = _runs(lambda given=given: steps(thin, given)) or "ok"
+        why = failure(lambda given=given: steps(thin, given)) or "ok"
         break
     return why
 
@@ -58,7 +59,7 @@ def symbolic(dense: nn.Module, thin: nn.Module, inputs: Any) -> str:
 
 def fused(dense: nn.Module, thin: nn.Module, inputs: Any) -> str:
     """Fuse norms into convolutions as Ultralytics does before it predicts, and compare."""
-    return _alike(dense, thin, inputs, lambda model: duplicate(model).fuse(verbose=False), TENTH, first=True)
+    return _alike(dense, thin, inputs, lambda model: duplicate(model).fuse(verbose=False), FUSED, first=True)
 
 
 def _alike(
@@ -72,7 +73,7 @@ def _alike(
         if found > limit:  # what chooses may choose otherwise after an error in the last digit
             raise RuntimeError(f"differs by {found:.1e}")
 
-    return "none" if _runs(lambda: close(dense)) else _runs(lambda: close(thin)) or "ok"
+    return "none" if failure(lambda: close(dense)) else failure(lambda: close(thin)) or "ok"
 
 
 def _first(outputs: Any, first: bool) -> Any:
@@ -84,7 +85,7 @@ def _call(model: nn.Module, inputs: Any) -> Any:
     return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 
 
-def _runs(work: Callable[[], object]) -> str:
+def failure(work: Callable[[], object]) -> str:
     """Return why it does not; empty if it does."""
     try:
         torch.manual_seed(0)
@@ -99,8 +100,8 @@ def _runs(work: Callable[[], object]) -> str:
 
 def save(dense: nn.Module, thin: nn.Module, inputs: Any, file: Path) -> str:
     """Write the thin network, inputs and outputs; return what failed, and nothing if it is there."""
-    why = _runs(lambda: torch.save((thin, inputs, tensors_in(outputs_of(thin, inputs))), file))
-    return "none" if why and _runs(lambda: torch.save(dense, file)) else why
+    why = failure(lambda: torch.save((thin, inputs, tensors_in(outputs_of(thin, inputs))), file))
+    return "none" if why and failure(lambda: torch.save(dense, file)) else why
 
 
 def loaded(file: Path) -> str:
@@ -112,34 +113,4 @@ def loaded(file: Path) -> str:
         if found > EXACT:
             raise RuntimeError(f"differs by {found:.1e} after loading")
 
-    return _runs(work) or "ok"
-
-
-# -- slow ones -------------------------------------------------------------------------------------------------
-
-
-def exported(thin: nn.Module, inputs: Any) -> str:
-    """Export to ONNX by Ultralytics, run it by ONNX Runtime and compare with the fused network."""
-
-    def work() -> None:
-        import onnxruntime
-        from ultralytics.engine.exporter import Exporter
-
-        x = inputs[0]
-        with tempfile.TemporaryDirectory() as folder:
-            model: Any = duplicate(thin)
-            model.pt_path = str(Path(folder) / "thin.pt")
-            options = {"format": "onnx", "imgsz": x.shape[-1], "simplify": False, "verbose": False}
-            file = Exporter(overrides=options)(model=model)
-            session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-            got = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        fused_one: Any = duplicate(thin).fuse(verbose=False).eval()  # type: ignore[operator]
-        for module in fused_one.modules():
-            if hasattr(module, "export"):
-                module.export, module.format = True, "onnx"
-        wanted = _first(outputs_of(fused_one, inputs), True)
-        found = relative_difference(wanted, torch.from_numpy(got[0]))
-        if found > TENTH:
-            raise RuntimeError(f"differs by {found:.1e} after the export")
-
-    return _runs(work) or "ok"
+    return failure(work) or "ok"

@@ -122,9 +122,8 @@ def _described(entry: dict[str, Any]) -> Made:
     arguments = {name: _value(value, parts) for name, value in entry["with"].items()}
     make = _object(entry["make"].format(*parts))
     if "config" in entry:
-        model = make(_object(entry["config"].format(*parts))(**arguments))
-    else:
-        model = make(**arguments)
+        arguments = {"config": _object(entry["config"].format(*parts))(**arguments)}
+    model = make(**arguments)
     inputs = entry["inputs"]
     if isinstance(inputs, dict):
         return model, {name: _input(value) for name, value in inputs.items()}

@@ -53,8 +53,8 @@ class OverKept(TorchFunctionMode):
         return ~silent if bool(silent.any()) else None
 
     def _layer(
-        self, input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
-        *_: Any, **__: Any,
+        self, input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None,
+        eps: float = 1e-5, *_: Any, **__: Any,
     ) -> Tensor:  # fmt: skip
         shape = tuple(normalized_shape)
         kept = self._kept(input, shape, weight)
@@ -63,8 +63,8 @@ class OverKept(TorchFunctionMode):
         return _affine(_normed(input, kept, tuple(range(-len(shape), 0)), eps), weight, bias)
 
     def _group(
-        self, input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
-        *_: Any, **__: Any,
+        self, input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
+        eps: float = 1e-5, *_: Any, **__: Any,
     ) -> Tensor:  # fmt: skip
         x, groups = input, num_groups
         if weight is None:

@@ -110,6 +110,7 @@ class Pruning:
         raise AssertionError("the last reading returns or raises")
 
     def read(self, tried: tuple[Plan, ...]) -> Graph:
+        """Read the network, perhaps so that these plans can be carried out."""
         return self.timed("trace", lambda: trace(self.model, self.inputs, tried=tried))
 
     def plan(self, graph: Graph) -> Plan:
@@ -127,6 +128,7 @@ class Pruning:
         raise AssertionError("the last target returns or raises")
 
     def timed(self, step: str, work: Any) -> Any:
+        """Add the seconds of the processor to a step."""
         start = time.process_time()
         try:
             return work()

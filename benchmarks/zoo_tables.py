@@ -10,9 +10,9 @@ from typing import Any
 Row = dict[str, Any]
 OURS = (
     ("exact at half the MACs", ("exact",)), ("exact with less", ("less",)), ("exact, in coarse steps", ("coarse",)),
-    ("refused", ("refused", "size")), ("undecided", ("undecided",)), ("wrong", ("WRONG",)), ("failed", ("error", "time")),
+    ("refused", ("refused", "size")), ("undecided", ("undecided",)), ("wrong", ("WRONG",)),
+    ("failed", ("error", "time")),
 )  # fmt: skip
-DONE = ("exact", "less", "coarse", "undecided", "WRONG")
 
 
 def line(found: Row) -> str:
@@ -27,7 +27,7 @@ def line(found: Row) -> str:
 
 
 def tables(rows: list[Row]) -> str:
-    """Return the totals by kind, the seconds and the memory, and one line for each network that is not exact at half."""
+    """Return the totals by kind, seconds and memory, and one line for each network that is not exact at half."""
     if not rows:
         return "nothing was run"
     return "\n".join([*_totals(rows), "", *_figures(rows), "", *_exceptions(rows)]).rstrip()

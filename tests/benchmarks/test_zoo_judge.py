@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+
 from zoo_judge import judge, positions
 from zoo_norms import OverKept
 from zoo_pruning import Pruning, outcome
