@@ -13,7 +13,6 @@ one is made: an entry is a table with a ``name`` or some ``names``, or a name al
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -57,9 +56,10 @@ def load(library: str, entries: dict[str, Any]) -> None:
     """
     about = next(iter(entries.values()))
     for module in about["modules"]:
-        if importlib.util.find_spec(module) is None:
-            raise Missing(f"{library} is left out: {module} is not installed; pip install {about['install']}")
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise Missing(f"{library} is left out: {error}; pip install {about['install']}") from None
     for entry in entries.values():  # libraries load their parts when these are asked for
         for place in (entry["make"], *([entry["config"]] if "config" in entry else [])):
             with suppress(AttributeError, ImportError):  # whoever builds it will say so

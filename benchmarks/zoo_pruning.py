@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import apply, run, verify
+from secateur.core.surgery import apply, check_batches, check_training, run, verified
 from secateur.core.trace import trace
 from secateur.errors import CutError, SecateurError, TargetError, TraceError
 from secateur.methods.magnitude import Magnitude
@@ -36,7 +37,7 @@ def secateur(kind: str, name: str, file: Path | None = None, export: bool = Fals
     found: Row = {"forward": peak_of(lambda: run(model, inputs))[1], "model": mebibytes(model)}
     pruning = Pruning(model, inputs)
     try:
-        thin, found["peak"] = peak_of(pruning.prune)
+        thin = pruning.prune()
     except SecateurError as error:
         return found | pruning.facts | {"outcome": "refused", "error": f"{type(error).__name__}: {error}"[:400]}
     verdict = judge(model, thin, inputs)
@@ -73,45 +74,60 @@ class Pruning:
         self.times = {"trace": 0.0, "plan": 0.0, "apply": 0.0}
         self.facts: Row = {}
         self.verified, self.asked = False, KEEP
+        self.graph: Graph
+        self.chosen: Plan
 
     def prune(self) -> nn.Module:
-        """Return the thin network.
+        """Return the thin network, the last one also where the library finds that it differs.
 
         Raises:
-            CutError: if the thin network does not run, however often the dense one is read.
+            CutError: if the thin network does not run, or not in training, however often the dense one is read.
             SecateurError: what else the library says.
         """
-        graph = self.read(())
-        self.facts |= {"reachable": graph.explain().reachable, "groups": len(graph.groups), "units": graph.units}
+        failed: CutError | None = None
+        tried: tuple[Plan, ...] = ()
         for again in range(AGAIN + 1):
             self.facts["again"] = again
-            plan = self.plan(graph)
-            failed: CutError | None = None
             try:
-                thin = self.timed("apply", lambda plan=plan, graph=graph: apply(self.model, graph, plan))
-                check = verify(self.model, graph, plan, thin, self.inputs)
-                self.verified = check.exact
-                self.facts |= {
-                    "keep": size(graph, plan).macs / max(1, size(graph).macs),
-                    "verify": check.difference, "layer": check.layer,
-                }  # fmt: skip
-                if check.exact or again == AGAIN:
+                thin, peak = peak_of(partial(self.cut, tried))
+                self.facts["peak"] = max(peak, self.facts.get("peak", 0.0))
+                self.check(thin)
+                if self.verified or again == AGAIN:
                     return thin
+                failed = None
             except CutError as error:
                 failed = error
-                if again == AGAIN:
-                    raise
-            try:
-                graph = self.read((*graph.tried, plan))
             except (TargetError, TraceError):
+                if again and failed is None:
+                    return thin
                 if failed is not None:
                     raise failed from None
-                return thin
-        raise AssertionError("the last reading returns or raises")
+                raise
+            tried = (*self.graph.tried, self.chosen)
+        assert failed is not None
+        raise failed
 
-    def read(self, tried: tuple[Plan, ...]) -> Graph:
-        """Read the network, perhaps so that these plans can be carried out."""
-        return self.timed("trace", lambda: trace(self.model, self.inputs, tried=tried))
+    def cut(self, tried: tuple[Plan, ...]) -> nn.Module:
+        """Read, decide and cut."""
+        self.graph = self.timed("trace", lambda: trace(self.model, self.inputs, tried=tried))
+        if not tried:
+            self.facts |= {"reachable": self.graph.explain().reachable, "groups": len(self.graph.groups)}
+        self.chosen = self.plan(self.graph)
+        return self.timed("apply", lambda: apply(self.model, self.graph, self.chosen))
+
+    def check(self, thin: nn.Module) -> None:
+        """Ask the library whether the thin network is exact, also with other batches, and whether it trains.
+
+        Raises:
+            CutError: if it does not run.
+        """
+        found, outputs = verified(self.model, self.graph, self.chosen, thin, self.inputs)
+        self.verified = found.exact
+        keep = size(self.graph, self.chosen).macs / max(1, size(self.graph).macs)
+        self.facts |= {"keep": keep, "verify": found.difference, "layer": found.layer}
+        if found.exact:
+            check_batches(self.model, self.graph, self.chosen, thin, self.inputs, outputs)
+            check_training(self.model, thin, self.inputs)
 
     def plan(self, graph: Graph) -> Plan:
         """Ask for half of the MACs; where that is out of reach, for half of what can go."""

@@ -202,3 +202,21 @@ def test_rms_norm_divides_by_the_channels_that_are_left():
         found = nn.functional.rms_norm(x * kept, (8,), weight, 1e-6)
     wanted = nn.functional.rms_norm(x[:, KEPT], (4,), weight[KEPT], 1e-6)
     torch.testing.assert_close(found[:, KEPT], wanted)
+
+
+class Pinned(Net):
+    def __init__(self) -> None:
+        super().__init__(nn.ReLU())
+        self.beside = nn.Conv2d(3, 32, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([super().forward(x), self.beside(x)], 1)
+
+
+def test_where_half_is_out_of_reach_half_of_what_can_go_is_asked_for(inputs: tuple[Tensor]):
+    dense = Pinned().eval()
+    pruning = Pruning(dense, inputs)
+    thin = pruning.prune()
+    assert pruning.facts["asked"] == pytest.approx((1 + pruning.facts["reachable"]) / 2)
+    assert pruning.facts["keep"] <= pruning.asked
+    assert outcome(judge(dense, thin, inputs).exact, pruning.verified, pruning.asked, 0.5) == "less"
