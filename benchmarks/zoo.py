@@ -37,6 +37,7 @@ from typing import Any
 import torch
 
 from row_files import append, read
+from secateur.artifact.commit import commit
 from secateur.measure.machine import processor
 from zoo_checks import loaded
 from zoo_networks import Missing, known, load, unseen
@@ -141,6 +142,7 @@ def answer(work: Callable[[], Row], sending: Connection) -> None:
 def about(kind: str) -> Row:
     """Return what the numbers of a row depend on beside the code."""
     found = {name: metadata.version(name) for name in ("secateur", "torch")}
+    found["secateur"] += f"+{(commit(Path(__file__).parent) or '')[:7]}"
     libraries = unseen()
     packages = next(iter(libraries[kind].values()))["install"].split() if kind in libraries else ["torchvision", "timm"]
     for package in packages:

@@ -65,7 +65,7 @@ def judge(dense: nn.Module, thin: nn.Module, inputs: Any) -> Verdict:
     limit = EXACT
     if min(found.values()) > EXACT:  # what chooses may choose otherwise after an error in the last digit
         with suppress(Exception):  # code that asks for float32 cannot be run in float64
-            precise = _differences(*(_double(each) for each in (whole, thin, inputs)), masks, ways, PRECISE)
+            precise = _differences(*(double(each) for each in (whole, thin, inputs)), masks, ways, PRECISE)
             found, limit = (precise, PRECISE) if min(precise.values()) < min(found.values()) else (found, limit)
     zeroed = min(found, key=lambda way: found[way])
     removed = len(masks) + len(unmatched)
@@ -88,7 +88,8 @@ def duplicate(model: nn.Module) -> Any:
     return copy.deepcopy(model)
 
 
-def _double(value: Any) -> Any:
+def double(value: Any) -> Any:
+    """Return a copy of a network, or of inputs, in float64."""
     if isinstance(value, nn.Module):
         return duplicate(value).double()
     return tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, value)
