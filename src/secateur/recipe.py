@@ -30,10 +30,10 @@ FORMATS = (*EXPORTS, "source")
 REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
 DATA_FREE = frozenset({"fold"})  # those that look at no image
 
-_TARGET = ("keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple")
+_TARGET = ("keep", "of", "rounds", "leave", "free_outputs", "groups", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
-_WORDS = ("leave", "repair", "export")  # which may be a text, as on the command line
-_TUPLES = ("leave", "repair", "mean", "std", "export", "then")
+_WORDS = ("leave", "free_outputs", "repair", "export")  # which may be a text, as on the command line
+_TUPLES = ("leave", "free_outputs", "repair", "mean", "std", "export", "then")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class Recipe:
         budget: limits that are to be met together, beside or instead of ``keep``; None for none.
         rounds: in how many steps of pruning and fine-tuning the target is approached.
         leave: layers, or modules with all the layers in them (names or patterns), that keep all their units.
+        free_outputs: outputs, or what holds several (paths such as "1.feats", or patterns), that may lose channels;
+            what is predicted, and all that is not named, keeps its width.
         groups: which may lose units: all, or only those inside blocks, so that residual streams, which several layers
             put out whose outputs are added up, stay as they are.
         repair: what to do after the cut without training, of ``"reconstruct"``, ``"fold"``, ``"compensate"``
@@ -70,8 +72,10 @@ class Recipe:
         std: per-channel standard deviation for the same; None for the data set's own.
         val_fraction: share of the training images held out for validation, in (0, 1); None for the data set's own.
         train_images: train on so many of the training images only, drawn by the seed; None for all.
-        image_size: height and width of images from a folder of pictures, in pixels; None for 224, and for
-            unlabelled ones of the size that the network takes.
+        image: shape of an image such as ``"1x28x28"`` (channels, height, width), as which pictures are read, and on
+            which the network is tried where there are none; empty for that of the data, else the network's usual one.
+        image_size: height and width of images from a folder of pictures, in pixels, or where there are none of what the
+            network is tried on; None for 224, and for unlabelled ones of the size that the network takes.
         workers: processes that read an image folder; None for one for each processor core, at most 8.
         train: settings of fine-tuning; None for none.
         minutes: of wall-clock time for the repair and then, in what is left, fine-tuning with labels or distillation
@@ -105,6 +109,7 @@ class Recipe:
     budget: Budget | None = None
     rounds: int = 1
     leave: tuple[str, ...] = ()
+    free_outputs: tuple[str, ...] = ()
     groups: Groups = "all"
     repair: tuple[str, ...] | None = None
     patience: float | None = None
@@ -116,6 +121,7 @@ class Recipe:
     std: tuple[float, ...] | None = None
     val_fraction: float | None = None
     train_images: int | None = None
+    image: str = ""
     image_size: int | None = None
     workers: int | None = None
     train: Settings | None = None
@@ -144,6 +150,8 @@ class Recipe:
             raise SettingError(
                 "'mean' and 'std' must be given together, one number per channel each; correct the recipe"
             )
+        if self.image and self.image_size is not None:
+            raise SettingError("'image' says height and width, so leave 'image_size' out; correct it in the recipe")
         if self.transfer and not (self.weights and self.data):
             raise SettingError(
                 "'transfer' moves trained 'weights' to other 'data'; give both; correct it in the recipe"
@@ -208,6 +216,11 @@ class Recipe:
         """
         found = read(path, Recipe.from_toml)
         return replace(found, model=Foreign(found.model))
+
+    @property
+    def shape_asked(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of an image, where ``image`` says them."""
+        return tuple(map(int, self.image.split("x"))) if self.image else None  # pyright: ignore[reportReturnType]
 
     def vouched(self) -> Recipe:
         """Return the recipe with leave to run the Python code that its ``model`` names, which you have looked at."""
@@ -295,7 +308,7 @@ _RULES: dict[str, Rule] = {
     "transfer": rules.FLAG,
     "data": rules.text('the name of a data set such as "mnist5k", or empty'),
     "calibrate": rules.text("the path of a folder of pictures or of a file of arrays, or empty"),
-    "calibrate_images": rules.whole(1, "images", most=2**24),
+    "calibrate_images": rules.IMAGES,
     "method": rules.text("the name of a pruning method", least=1),
     "options": OPTIONS,
     "keep": rules.optional(FRACTION),
@@ -303,6 +316,7 @@ _RULES: dict[str, Rule] = {
     "budget": rules.optional(rules.instance(Budget, "a table of limits")),
     "rounds": rules.ROUNDS,
     "leave": rules.each(rules.text(""), "a list of layer names"),
+    "free_outputs": rules.each(rules.text(""), "a list of paths of outputs"),
     "groups": rules.one_of(Groups, '"'),
     "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
     "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
@@ -314,6 +328,7 @@ _RULES: dict[str, Rule] = {
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),
     "train_images": rules.optional(rules.whole(1, "images")),
+    "image": rules.IMAGE,
     "image_size": rules.optional(rules.SIDE),
     "workers": rules.WORKERS,
     "minutes": rules.MINUTES,

@@ -20,6 +20,7 @@ LONGEST = 4096
 LARGEST = 2**53
 """Of numbers that nobody counts to; beyond it a float no longer tells one from the next."""
 
+_IMAGE = re.compile(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){2}")
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a letter beyond 16 bits: no file can hold it
 
 
@@ -143,8 +144,19 @@ SEED = whole(0, most=2**32 - 1)
 """Seed that a user gives: the range of numpy's and Lightning's; what is derived from it is below torch's 2**63."""
 
 
+IMAGES = whole(1, "images", most=2**24)
+"""Unlabelled images to look at: all are held in memory."""
+
+
 SIDE = whole(1, "pixels", most=2**12)
 """Height and width of an image; one of this size already takes 200 MB in float32."""
+
+
+IMAGE = Rule(
+    lambda value: isinstance(value, str) and (not value or bool(_IMAGE.fullmatch(value))),
+    'channels, height and width such as "3x32x32"',
+)
+"""Shape of an image; empty where nothing is said."""
 
 
 WORKERS = optional(whole(0, most=1024))

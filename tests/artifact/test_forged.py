@@ -73,7 +73,7 @@ def reported(folder: Path) -> None:
 
 def asked_about(folder: Path) -> None:
     """Have the network of an artifact as the commands do, and the images that it is to be tested on."""
-    subject_of(Given(), folder, "", trust=False, test=True)
+    subject_of(Given(), folder, trust=False, test=True)
 
 
 USES = (artifact.load, reported, asked_about)

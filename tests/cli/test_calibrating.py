@@ -35,7 +35,7 @@ def test_weights_and_a_folder_of_pictures_are_enough(secateur: Call, tmp_path: P
     words = ("--model", "resnet20", "--weights", "w.safetensors", "--calibrate", photographs, *QUICK)
     ended = secateur("prune", *words, "--out", "small")
     assert ended.status == 0, ended.err
-    assert "Images: 16 unlabelled images (pictures in 'photographs', 32x32 pixels, " in ended.out
+    assert "Images: 16 unlabelled images (pictures in 'photographs', 32x32 pixels, " in ended.said
     assert "at least 64 are advised" in ended.out.replace("\n", " ")
     assert "repaired from 16 unlabelled images" in ended.out.replace("\n", " ")
     assert "Repaired: reconstruct" in ended.out

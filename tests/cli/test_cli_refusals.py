@@ -198,7 +198,11 @@ def test_a_damaged_result_is_refused(
             "more than 0.001 s and stopped in .* more patience",
         ),
         (["measure", "nowhere"], 1, "no folder .*nowhere"),
-        (["measure", "--model", "lenet5", "--image", "28x28"], 2, "'28x28' is not of the form CxHxW"),
+        (
+            ["measure", "--model", "lenet5", "--image", "28x28"],
+            1,
+            '--image must be channels, height and width such as "3x32x32", not .28x28',
+        ),
         (["measure", "--model", "lenet5", "--image", "1x28x28", "--batch-size", "0"], 1, "batch_size must be above 0"),
         (["measure", "--model", "lenet5", "--image", "1x28x28", "--device", "gpu"], 1, "cannot use the device 'gpu'"),
         (["evaluate", "--model", "lenet5"], 1, "name a data set with --data"),

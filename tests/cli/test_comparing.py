@@ -14,6 +14,10 @@ from PIL import Image
 from torch import nn
 
 from commands import Call
+from secateur.cli.compare import speak
+from secateur.compare.comparison import CONTROLS
+from secateur.compare.findings import Findings, Line
+from secateur.compare.verdicts import Spread, Verdict
 from secateur.core.sensitivity import Curve
 from secateur.models import build
 from secateur.run import recipes
@@ -44,8 +48,10 @@ def test_a_comparison_is_listed_carried_out_and_shown(secateur: Call, tmp_path: 
     ended = secateur("compare", "few.toml", "--trust")
     assert ended.status == 0
     assert "run 2 of 2: random units, keep 0.6, repair reconstruct, seed 0" in ended.err
-    assert re.search(r"magnitude +reconstruct +0\.6 +58\.7 +\d+\.\d\d", ended.out)
-    assert "one seed" in ended.out
+    assert re.search(r"magnitude +0\.6 +58\.7 +\d+\.\d\d", ended.out)
+    assert re.search(r"dense network +100\.0 +\d+\.\d\d", ended.out)
+    assert "One seed: no standard deviation" in ended.out
+    assert "Repaired after the cut by: reconstruct." in ended.out
     assert {path.name for path in Path("out/few").iterdir()} == {
         "comparison.html", "comparison.json", "recipe.toml", "runs", "runs.csv", "table.csv", "work",
     }  # fmt: skip
@@ -55,6 +61,25 @@ def test_a_comparison_is_listed_carried_out_and_shown(secateur: Call, tmp_path: 
     again = secateur("compare", "few.toml", "--show", "--json")
     assert again.status == 0
     assert json.loads(again.out)["done"] == 2
+
+
+def test_no_line_of_the_table_is_longer_than_the_terminal_and_verdicts_are_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [
+        Line(
+            label=label, method="", control=True, keep=0.5, test=Spread((0.9123, 0.9256)), val=Spread((0.5,)), cut=None,
+            dense=Spread((1.0,)), macs=0.5, params=0.5, latency=None, speedup=None, epochs=1, seeds=(0, 1),
+            repair=repair, against_random=Verdict(-12.3, 1.23e-05, "worse by 12.30 points (p = 1.2e-05)"),
+        )
+        for label in CONTROLS.values()
+        for repair in ("none", "reconstruct + recalibrate")
+    ]  # fmt: skip
+    speak(Findings(tuple(lines), (), 1, 1, Spread((1.0, 0.9))))
+    out = capsys.readouterr().out
+    assert max(map(len, out.split("\n\n")[0].splitlines())) <= 80
+    assert out.count("worse, p 1e-05") == len(lines)
 
 
 @pytest.mark.parametrize("place", ["", ".", ".."])

@@ -17,6 +17,7 @@ from torch import nn
 from secateur.artifact.claims import claimed
 from secateur.compare import Comparison, carry_out, conduct, gather, requests, write
 from secateur.compare.runs import path_of
+from secateur.compare.scratch import rescale
 from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
 from secateur.events import Event
@@ -172,7 +173,7 @@ def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, smal
         assert other.stdout is not None
         assert other.stdin is not None
         assert other.stdout.readline() == "None\n"
-        message = rf"1 of 5 runs in .* are still going .* seed 0 in process {other.pid}; wait .* or .* --show"
+        message = rf"1 of 5 runs in .* are still going .* seed 0 in process {other.pid}; wait .* or look at the runs"
         with pytest.raises(ArtifactError, match=message):
             carry_out(comparison, tmp_path)
         assert [request.name for request, _ in gather(comparison, tmp_path)] == [r.name for r in wanted[:-1]]
@@ -196,7 +197,7 @@ def test_new_weights_have_the_scale_of_thin_layers() -> None:
     with torch.no_grad():
         thin.weight.copy_(dense.weight[:, :16])
     before = thin.weight.clone()
-    conduct._rescale(thin, dense)
+    rescale(thin, dense)
     torch.testing.assert_close(thin.weight, 2 * before)
 
 

@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from secateur.compare import Comparison, Request, Run, findings, requests
-from secateur.compare.findings import NO_SPREAD, ONE_SEED, Findings, holm, welch
+from secateur.compare.findings import Findings
 from secateur.compare.notes import notes
 from secateur.compare.tables import runs_csv, spread, table_csv
+from secateur.compare.verdicts import NO_SPREAD, ONE_SEED, holm, welch
 from secateur.report.summary import TIMES
 
 TEXT = """
@@ -244,3 +245,65 @@ def test_a_comparison_names_what_is_not_counted() -> None:
     assert any(note.startswith(missed) for note in found)
     whole = [(request, replace(each, uncounted="")) for request, each in done]
     assert not any("not counted" in note for note in notes(findings(comparison, whole)))
+
+
+DROP = '{"format": 1, "edits": [{"kind": "drop_units", "group": "1", "units": "0-2"}]}'
+
+
+def alike(labels: set[str], history: float = 0.1) -> Findings:
+    """Return findings where some methods cut, repaired and trained alike."""
+    comparison, done = made()
+    rows = ({"rows": [{"epoch": 1, "train_loss": history, "seconds": 1.0}], "speed": {}, "selected": 1},)
+    other = ({"rows": [{"epoch": 1, "train_loss": 0.1, "seconds": 2.0}], "speed": {}, "selected": 1},)
+    made_ = [
+        (r, replace(each, test=0.9, plans=(DROP,), histories=other if r.label == "bn_scale" else rows))
+        if r.label in labels
+        else (r, each)
+        for r, each in done
+    ]
+    return findings(comparison, made_)
+
+
+def test_the_same_networks_are_marked_and_not_tested_against_each_other() -> None:
+    found = alike({"bn_scale", "uniform width", "random units"})
+    lines = {line.label: line for line in found.at(0.5)}
+    assert lines["bn_scale"].same_as == ("uniform width + reconstruct", "random units + reconstruct")
+    assert lines["best of two"].same_as == ()
+    verdict = lines["bn_scale"].against_random
+    assert verdict is not None
+    assert (verdict.p, verdict.text, verdict.short) == (None, "the same networks", "the same")
+    same = (
+        "Keep 0.5: bn_scale + reconstruct and uniform width + reconstruct and random units + reconstruct are the same"
+    )
+    assert any(note.startswith(same) for note in notes(found))
+    row = next(row for row in csv.DictReader(io.StringIO(table_csv(found))) if row["label"] == "bn_scale")
+    assert row["same_as"] == "uniform width + reconstruct, random units + reconstruct"
+
+
+def test_networks_that_were_trained_otherwise_are_others() -> None:
+    found = alike({"bn_scale", "uniform width"}, history=0.2)
+    assert not any(line.same_as for line in found.lines)
+    assert not any("the same networks" in note for note in notes(found))
+
+
+def test_the_dense_network_is_a_reference_of_its_own() -> None:
+    comparison, done = made()
+    differs = [(r, replace(each, dense=0.9 + 0.01 * r.seed)) for r, each in done]
+    found = findings(comparison, differs)
+    assert found.dense is not None
+    assert spread(found.dense) == "91.00 ± 1.00"
+    given = findings(Comparison.from_toml(f'weights = "some.safetensors"\n{TEXT}'), done)
+    assert given.dense is not None
+    assert spread(given.dense) == "92.50"  # one network, whatever the seeds
+
+
+def test_notes_claim_nothing_of_single_seeds() -> None:
+    comparison, done = made(TEXT.replace("[0, 1, 2]", "[0]"))
+    text = " ".join(notes(findings(comparison, done)))
+    assert "One seed: no standard deviation, and nothing can be said about differences" in text
+    assert "no other line is within noise" not in text
+    comparison, done = made()
+    mixed = [(r, each) for r, each in done if r.label == "best of two" or r.seed == 0]
+    text = " ".join(notes(findings(comparison, mixed)))
+    assert "Lines with one seed have no standard deviation" in text
+    assert "no other line is within noise" not in text

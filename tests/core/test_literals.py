@@ -65,7 +65,7 @@ WAYS: dict[str, tuple[Forward, int, int]] = {
     "from the middle": (lambda self, x: self.inner(x[:, 4:9]), 5, 2),
     "ellipsis": (lambda self, x: self.inner(x[..., 2:7, :, :]), 5, 2),
     "pad": (lambda self, x: F.pad(x, (0, 0, 0, 0, 2, 3)) + F.pad(self.inner(x[:, :5]), (0, 0, 0, 0, 0, 12)), 17, 4),
-    "pad, named": (lambda self, x: F.pad(x, pad=(0, 0, 0, 0, 3, 0)), 15, 1),
+    "pad, named": (lambda self, x: F.pad(self.inner(x[:, :5]), pad=(0, 0, 0, 0, 3, 0)), 8, 2),
 }
 
 

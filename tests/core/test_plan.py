@@ -26,12 +26,18 @@ def zeros(draw: st.DrawFn) -> ZeroWeights:
 edits = st.one_of(drops, regroups, zeros())
 
 
-@given(st.lists(edits, max_size=6).map(lambda found: Plan(tuple(found))))
+@given(st.builds(Plan, st.lists(edits, max_size=6).map(tuple), free_outputs=st.lists(names, max_size=3).map(tuple)))
 def test_json_gives_the_plan_back(plan: Plan) -> None:
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert hash(again) == hash(plan)
     assert again.to_json() == plan.to_json()
+
+
+@pytest.mark.parametrize("free", ['"feats"', "[1]", "{}", json.dumps(["x" * 1001]), json.dumps(["x"] * 1025)])
+def test_free_outputs_are_a_list_of_paths(free: str) -> None:
+    with pytest.raises(PlanError, match="is not a plan"):
+        Plan.from_json(f'{{"format": 1, "edits": [], "free_outputs": {free}}}')
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in, make
 from secateur.core.graph import Graph
+from secateur.core.outputs import named, named_tensors
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import TOLERANCE, Verification, apply, relative_difference, tensors_in, verify
+from secateur.core.surgery import TOLERANCE, Verification, apply, relative_difference, run, tensors_in, verify
 from secateur.core.trace import trace
 from secateur.errors import CutError, TraceError
 from strategies import networks, plans
@@ -279,12 +280,35 @@ def test_outputs_of_any_form_are_pinned_and_compared(name: str) -> None:
     net = lived_in(Wrapped(WRAPS[name]))
     graph = trace(net, images(1))
     assert {g.name: g.size for g in graph.groups} == {"stem.0": 8}
+    found = named_tensors(run(net, images(1)))
     assert {r.layer: r.reason for r in graph.explain().rows if r.reason} == {
-        "boxes": "an output of the network",
-        "classes.fc": "an output of the network",
+        "boxes": named([path for path, tensor in found if tensor.dim() == 4]),
+        "classes.fc": named([path for path, tensor in found if tensor.dim() == 2]),
     }
     assert checked(net, lambda thin: thin.boxes.bias[1].add_(1)).layer == "boxes"
     assert checked(net, lambda thin: thin.classes.fc.bias[1].add_(1)).layer == "classes.fc"
+
+
+@pytest.mark.parametrize("name", WRAPS)
+def test_outputs_of_any_form_can_lose_channels_and_what_is_left_of_them_is_compared(name: str) -> None:
+    net, x = lived_in(Wrapped(WRAPS[name])), images(2)
+    boxes = next(path for path, tensor in named_tensors(run(net, x)) if tensor.dim() == 4)
+    graph = trace(net, x[:1], free_outputs=(boxes,))
+    plan = Plan((DropUnits("stem.0", (2, 5)), DropUnits("boxes", (1,))))
+    thin = apply(net, graph, plan)
+    assert next(tensor for tensor in tensors_in(run(thin, x)) if tensor.dim() == 4).shape[1] == 3
+    assert verify(net, graph, plan, thin, x).exact
+    with torch.no_grad():
+        thin.boxes.bias[1] += 1
+    assert verify(net, graph, plan, thin, x).layer == "boxes"
+
+
+def test_what_a_channel_is_compared_with_is_that_channel() -> None:
+    net, x = lived_in(Wrapped(WRAPS["tuple"])), images(2)
+    graph = trace(net, x[:1], free_outputs=("0",))
+    first, second = (Plan((DropUnits("boxes", (gone,)),)) for gone in (0, 1))
+    assert verify(net, graph, first, apply(net, graph, first), x).exact
+    assert not verify(net, graph, first, apply(net, graph, second), x).exact
 
 
 def test_tensors_come_in_order() -> None:

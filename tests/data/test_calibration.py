@@ -372,6 +372,29 @@ def test_pictures_get_the_size_that_is_wanted(
     assert "ImageNet" in found.source
 
 
+@pytest.mark.parametrize(
+    ("sizes", "more", "doubt"),
+    [
+        (((12, 8), (8, 12)), {}, "are smaller, and of different sizes, than the 224x224 pixels"),
+        (((120, 120), (120, 120)), {}, "are smaller than the 224x224 pixels"),
+        (((12, 8), (8, 12)), {"image_size": 32}, ""),
+        (((12, 8), (8, 12)), {"example": torch.zeros(1, 3, 16, 16)}, ""),
+        (((12, 8), (8, 12)), {"default_size": 8}, ""),
+        (((12, 8), (12, 8)), {}, ""),
+        (((300, 240), (240, 300)), {}, ""),
+    ],
+    ids=str,
+)
+def test_pictures_that_are_enlarged_unasked_are_told(
+    sizes: tuple[tuple[int, int], tuple[int, int]], more: dict[str, Any], doubt: str, tmp_path: Path
+) -> None:
+    for number, size in enumerate(sizes):
+        fill(tmp_path, 2, size, start=2 * number)
+    doubts = [each for each in load_calibration(tmp_path, workers=0, **more).doubts if "pixels to which" in each]
+    assert len(doubts) == bool(doubt)
+    assert all(doubt in each and "load_calibration(..., image_size=)" in each for each in doubts)
+
+
 def test_pictures_of_several_sizes_are_resized_as_for_evaluation(tmp_path: Path) -> None:
     fill(tmp_path, 2, (12, 8))
     fill(tmp_path, 2, (8, 12), start=2)
@@ -427,9 +450,9 @@ def test_pictures_take_the_structure_of_the_example(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "few", "words"),
     [
-        (1, True, r"1 unlabelled image \(arrays\): at least 64 are advised, and up to 1,000"),
+        (1, True, r"1 unlabelled image \(arrays, not normalised here\): at least 64 are advised, and up to 1,000"),
         (63, True, "at least 64 are advised"),
-        (64, False, r"64 unlabelled images \(arrays\): up to 1,000 win a little more"),
+        (64, False, r"64 unlabelled images \(arrays, not normalised here\): up to 1,000 win a little more"),
         (1000, False, "1,000 unlabelled images .*more would change little"),
     ],
 )
@@ -506,9 +529,9 @@ POISONED[2, 1, 0, 0] = float("nan")
         ),
         (torch.zeros(4, 3, 9, 8), ONE, r"\(3, 9, 8\) each where the network takes \(3, 8, 8\): resize them"),
         (torch.zeros(4, 192), ONE, r"\(192,\) each where the network takes \(3, 8, 8\): give batches"),
-        (torch.zeros(4, 3, 8, 8, dtype=torch.int64), ONE, "are int64 where the network takes float32: convert them"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.int64), ONE, "are int64 where the network takes float32: give uint8"),
         (torch.zeros(4, 3, 8, 8, dtype=torch.complex64), ONE, "are complex64 where the network takes float32"),
-        (torch.zeros(4, 3, 8, 8, dtype=torch.complex64), None, "are complex64 where the network takes real numbers"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.complex64), None, "are complex64: give uint8 pixels"),
         (POISONED, None, "hold NaN or infinite values"),
         (POISONED.nan_to_num(float("inf")), ONE, "hold NaN or infinite values"),
         ((BAD, torch.zeros(3, 4)), TWO, "hold 4 and 3 rows: give one row for each image"),
@@ -562,7 +585,7 @@ def test_folders_and_files_that_cannot_be_used_are_one_sentence(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [
-        ({"count": 0}, SettingError, "count must be a whole number of images, at least 1, not 0"),
+        ({"count": 0}, SettingError, "count must be a whole number of images, at least 1 and at most 16777216, not 0"),
         ({"count": 1.5}, SettingError, "count must be a whole number"),
         ({"seed": -1}, SettingError, "seed must be"),
         ({"seed": 2**70}, SettingError, "seed must be"),
@@ -621,7 +644,7 @@ def test_repeats_and_single_colours_are_left_out_of_few_images() -> None:
     grey = torch.rand(9, 3, 1, 1).expand(9, 3, 8, 8)
     found = load_calibration(torch.cat([one, one, grey]))
     assert (found.count, found.different, found.few) == (5, 5, True)
-    assert found.source == "arrays, without 14 repeats and images of a single colour"
+    assert found.source == "arrays, not normalised here, without 14 repeats and images of a single colour"
     assert load_calibration(grey).different == 0
     assert load_calibration(torch.cat([torch.rand(90, 3, 8, 8), grey])).count == 99  # enough others
     assert load_calibration((torch.cat([one, one]), torch.rand(10, 4)), example=TWO).count == 10
@@ -673,3 +696,32 @@ def test_what_pixels_were_normalised_with_is_known(tmp_path: Path) -> None:
     assert load_calibration(pixels.float()).mean is None
     data = from_arrays((pixels, torch.arange(9) % 3), (pixels, torch.arange(9) % 3))
     assert (load_calibration(data).mean, load_calibration(data).std) == (data.mean, data.std)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 8, 8, 3)])
+@pytest.mark.parametrize("kind", ["uint16", ">u2", "int32", "bool"])
+@pytest.mark.parametrize("example", [ONE, None], ids=["example", "no example"])
+def test_one_sentence_says_type_and_layout_of_pixels_in_another_type(
+    shape: tuple[int, ...], kind: str, example: Any, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "some.npy", np.ones(shape, kind))
+    with pytest.raises(DataError, match=r"give uint8 pixels \(0 to 255\), their channels first or last, or floating"):
+        load_calibration(tmp_path / "some.npy", example=example)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "<f4"])
+def test_the_order_of_bytes_is_that_of_the_file(kind: str, tmp_path: Path) -> None:
+    images = np.arange(4 * 192, dtype=np.float32).reshape(4, 3, 8, 8)
+    np.save(tmp_path / "some.npy", images.astype(kind))
+    found = load_calibration(tmp_path / "some.npy")
+    assert sorted(torch.cat([*found.batches])[:, 0, 0, 0].tolist()) == [0, 192, 384, 576]  # type: ignore[arg-type]
+
+
+def test_what_was_done_to_pixels_is_said(tmp_path: Path) -> None:
+    pixels = (255 * torch.rand(70, 3, 8, 8)).byte()
+    assert "(arrays, normalised with ImageNet's mean and deviation)" in load_calibration(pixels).used
+    named = load_calibration(pixels, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
+    assert "(arrays, normalised with the mean and deviation that were named)" in named.used
+    assert "(arrays, not normalised here)" in load_calibration(pixels.float()).used
+    assert "normalised" not in load_calibration(torch.rand(70, 20)).used  # no images
+    assert load_calibration(fill(tmp_path, 3)).used.count("normalised") == 1

@@ -56,6 +56,21 @@ def test_shared_weights_count_once_as_parameters_and_twice_as_work() -> None:
     assert (counts.params, counts.macs, counts.activations) == (36, 72, 12)
 
 
+class Queries(nn.Module):
+    """Learned queries, as of a detector: a view of a parameter goes into a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.mix = nn.Parameter(torch.randn(5, 16)), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.queries.expand(len(x), -1, -1)) + x.mean()
+
+
+def test_a_view_of_a_parameter_may_enter_a_layer() -> None:
+    assert count(Queries(), torch.zeros(2, 3)).macs == 2 * 5 * 16 * 4
+
+
 def test_functional_calls_and_sequences_count_too() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ class Spy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3)
-        self.seen: list[tuple[int, bool, bool, bool]] = []
+        self.seen: deque[tuple[int, bool, bool, bool]] = deque()  # lists and dictionaries are put back
 
     def forward(self, x: Tensor) -> Tensor:
         last = x.is_contiguous(memory_format=torch.channels_last)

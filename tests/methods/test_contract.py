@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur
+from nets import Head, conv, lived_in
 from secateur import check_method
 from secateur.checks import contract
 from secateur.checks.networks import SHAPE, networks
@@ -25,7 +26,7 @@ from secateur.core.shaper import Shaper
 from secateur.core.size import Target
 from secateur.core.surgery import TOLERANCE, apply
 from secateur.core.trace import trace
-from secateur.errors import ContractError, DataError, SecateurError, TargetError
+from secateur.errors import ContractError, DataError, SecateurError, SettingError, TargetError
 from secateur.methods import METHODS, make
 
 PAPER = Paper("On tests", "Ada Author", "Journal of Tests", 2020, "https://example.org")
@@ -54,6 +55,29 @@ def test_every_method_keeps_its_promises(name: str, options: dict[str, Any]) -> 
 )
 def test_so_do_the_variants(name: str, options: dict[str, Any]) -> None:
     check_method(make(name, options))
+
+
+class Beside(nn.Module):
+    """Returns maps beside its scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last, self.neck, self.head = conv(3, 8), conv(8, 12), nn.Conv2d(12, 6, 1), Head(12)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        stem = self.stem(x)
+        last = self.last(stem)
+        return self.head(last), [stem, self.neck(last)]
+
+
+@pytest.mark.parametrize("name", ["magnitude", "reconstruction", "self_grouping", "weak_subnetwork", "random_masks"])
+def test_outputs_that_may_lose_channels_break_no_promise(name: str) -> None:
+    torch.manual_seed(0)
+    options = {"candidates": 4} if name == "random_masks" else {}
+    networks = {"beside": (lived_in(Beside()), IMAGES)}
+    check_method(make(name, options), networks=networks, free_outputs=("1",))
+    with pytest.raises(SettingError, match="no output of the network matches '2'"):
+        check_method(make(name, options), networks=networks, free_outputs=("2",))
 
 
 def test_the_networks_couple_what_they_say() -> None:

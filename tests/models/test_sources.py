@@ -13,7 +13,7 @@ from secateur import Recipe, run_recipe
 from secateur.errors import ModelError, SettingError
 from secateur.models import build
 from secateur.models.resnet import ResNet
-from secateur.models.sources import side_of
+from secateur.models.sources import images_for, side_of
 from secateur.reading import Foreign
 
 FACTORY = """
@@ -227,3 +227,18 @@ def test_the_name_of_a_library_opens_no_file(source: str, tmp_path: Path, monkey
         assert side_of(spec) in (32, 224)
         with pytest.raises(ModelError, match=r"no (built-in )?network 'net\.py:net'"):
             build(spec)
+
+
+def test_the_channels_of_a_network_are_those_that_it_takes_by_default(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def grey(in_channels=1, image=20): ...\ndef net(image=None): ...\n")
+    assert [images_for(name) for name in ("lenet5", "resnet20", "anwar_mnist1", "torchvision:resnet18")] == [
+        (1, 28),
+        (3, 32),
+        (1, 28),
+        (3, 224),
+    ]
+    assert [images_for(f"{tmp_path}/own.py:{name}") for name in ("grey", "net", "none")] == [
+        (1, 20),
+        (3, 224),
+        (3, 224),
+    ]

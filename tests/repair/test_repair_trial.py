@@ -61,7 +61,7 @@ def test_no_image_judges_what_it_was_repaired_by(
         known.extend(given[5])
         yield from ()
 
-    def squared_errors(dense: nn.Module, thins: Sequence[nn.Module], batches: Sequence[Tensor]) -> list[float]:
+    def squared_errors(dense: nn.Module, thins: object, batches: Sequence[Tensor], left: object) -> list[float]:
         judged.extend(batches)
         return [1.0, 0.0]
 

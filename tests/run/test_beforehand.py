@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,36 @@ def test_where_it_leaves_nothing_the_refusal_says_so() -> None:
     net = Net().eval()
     net.wide = nn.Conv2d(12, 12, 3, padding=1)
     net.head = nn.Linear(12, 5)
-    with pytest.raises(TargetError, match=r"nothing in Net can be pruned: .* \(the example inputs do not run 'more'\)"):
+    with pytest.raises(
+        TargetError, match=r"nothing in Net can be pruned: .* \(the example inputs do not run 'more'; give"
+    ):
         prune(net, IMAGE, "magnitude", 0.7, latency=False)
+
+
+def scripted() -> nn.Module:
+    return nn.Sequential(torch.jit.script(nn.Sequential(nn.Conv2d(3, 16, 3))), nn.Conv2d(16, 8, 3))
+
+
+def prepared() -> nn.Module:
+    ao = torch.ao.quantization
+    net = nn.Sequential(ao.QuantStub(), nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 3), ao.DeQuantStub()).eval()
+    net.qconfig = ao.get_default_qconfig("x86")
+    return ao.prepare(net)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "leave", "remedy"),
+    [
+        (Net, ("stem", "wide"), "the example inputs do not run 'more'; give example inputs that run it, or delete it"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 3)), ("0",), "'0': left alone as asked; drop the"),
+        (scripted, (), "'0' is a scripted network, whose layers stay; give the module that it was made from"),
+        (prepared, (), r"'1': '1.activation_post_process' is prepared for quantisation, .*; prune the network before"),
+    ],
+)
+def test_the_refusal_says_what_to_do(make: Callable[[], nn.Module], leave: tuple[str, ...], remedy: str) -> None:
+    with pytest.raises(TargetError, match=rf"every channel is pinned or left alone \({remedy}"):
+        prune(make().eval(), IMAGE, "magnitude", 0.7, leave=leave, latency=False)
 
 
 def test_random_weights_are_said_once() -> None:
@@ -140,7 +169,7 @@ def test_a_missing_target_is_said_before_anything_is_read_or_built(
 
 def test_without_data_a_network_is_run_on_images_of_its_own_size() -> None:
     result = run_recipe(Recipe(model="lenet5", method="magnitude", keep=0.5, latency=False), tell=[].append)
-    assert result.example_inputs.shape == (1, 3, 28, 28)
+    assert result.example_inputs.shape == (1, 1, 28, 28)
     assert result.after.counts.macs < 0.51 * result.before.counts.macs
 
 

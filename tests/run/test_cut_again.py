@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,20 @@ from torch import Tensor, nn
 
 import secateur
 from secateur import Limits, Target, prune
+from secateur.budget import Budget
+from secateur.compare import scratch
 from secateur.core.plan import DropUnits, Plan
+from secateur.core.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
+from secateur.data import Data
 from secateur.errors import CutError, SecateurError
+from secateur.events import ignore
+from secateur.measure import Latency, SideBySide
+from secateur.measure.layer_table import LayerTable
+from secateur.methods.fine_pruning import FinePruning
+from secateur.recipe import Recipe
+from secateur.run import Result, foretelling, headline, within_latency
 from secateur.run.round import Round
 
 
@@ -147,3 +158,95 @@ def test_rounds_read_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
     made += [plan.tried for plan in result.plans]
     assert any(made)
     assert result.after.counts.macs <= 0.5 * result.before.counts.macs
+
+
+# what cuts before a round does, by itself
+
+
+class Scores(nn.Sequential):
+    """Class scores of such a network, for data with labels."""
+
+    def __init__(self) -> None:
+        super().__init__(Lent(2, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+
+
+@pytest.fixture
+def misread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Read networks without trials, and let times follow the parameters of networks that run."""
+
+    def timed(networks: dict[str, nn.Module], inputs: Any, runtime: Any, **options: Any) -> SideBySide:
+        times = {}
+        for name, net in networks.items():
+            net(inputs)
+            times[name] = float(sum(parameter.numel() for parameter in net.parameters()))
+        latencies = {name: Latency(time, 0.0, 1, 1, 1, "cpu", runtime) for name, time in times.items()}
+        return SideBySide(runtime, latencies, {n: (t,) * 11 for n, t in times.items()}, dict.fromkeys(times, 0.0))
+
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("secateur.core.trace.trial.uneven", blind)
+    monkeypatch.setattr(LayerTable, "_measure", lambda self, shape: float(math.prod(shape.weight)))
+    for module in (within_latency, foretelling, headline):
+        monkeypatch.setattr(module, "side_by_side", timed)
+    torch.manual_seed(0)
+
+
+def cut_by(budget: Budget, net: nn.Module, **more: Any) -> Result:
+    asked = {"method": "magnitude", "limits": Limits(multiple=1), "repair": (), "runtime": "eager", "latency": False}
+    return prune(net.eval(), more.pop("inputs", X), budget=budget, **{**asked, **more})
+
+
+@pytest.mark.usefixtures("misread")
+def test_a_budget_of_latency_is_settled_again(tmp_path: Path) -> None:
+    net = Lent()
+    result = cut_by(Budget(max_latency=0.7), net, work=tmp_path)
+    (plan,) = result.plans
+    assert plan.tried
+    assert result.budget["latency"]["measured"] <= 0.7 * 1.05
+    assert result.verification < 1e-4
+    for known in ({"work": tmp_path}, {"chosen": result.chosen}):  # as after a kill, and as by its recipe
+        again = cut_by(Budget(max_latency=0.7), net, **known)
+        assert again.plans == result.plans
+        assert again.plans[0].tried == plan.tried
+        assert again.budget == result.budget
+
+
+@pytest.mark.usefixtures("misread")
+def test_a_budget_of_accuracy_is_settled_again(data: Data) -> None:
+    result = cut_by(Budget(max_drop=0.99), Scores(), inputs=data.example(), data=data)
+    assert result.plans[0].tried
+    assert result.budget["drop"]["asked"] == 0.99
+
+
+@pytest.mark.usefixtures("misread")
+def test_a_speed_is_foretold_of_a_plan_that_can_be_carried_out() -> None:
+    net = Lent()
+    result = prune(net.eval(), X, "magnitude", 0.8, runtime="eager", repair=(), limits=Limits(multiple=2))
+    assert result.plans[0].tried
+    assert result.foretold["speed"] is not None, result.foretold["reasons"]
+
+
+@pytest.mark.usefixtures("misread")
+def test_what_is_never_foretold_is_no_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise CutError("the cut failed here")
+
+    monkeypatch.setattr(foretelling, "foretell", fails)
+    result = prune(Lent().eval(), X, "magnitude", 0.8, runtime="eager", repair=(), limits=Limits(multiple=2))
+    assert result.foretold["reasons"] == ("the cut failed here",)
+
+
+@pytest.mark.usefixtures("misread")
+def test_a_search_that_times_its_candidates_is_begun_again(data: Data, tmp_path: Path) -> None:
+    method = FinePruning(trials=4, milliseconds=1e6)
+    result = prune(Scores().eval(), None, method, None, data, latency=True, repair=(), work=tmp_path)
+    assert result.plans[0].tried
+    assert len(result.searches) == 1
+
+
+@pytest.mark.usefixtures("misread")
+def test_the_thin_network_of_a_comparison_is_cut_again(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "model_of", lambda recipe, data: Scores())
+    recipe = Recipe(model="any", data="colours", method="magnitude", keep=0.8, multiple=1)
+    thin = scratch.uniform(recipe, 0.8, data, ignore)
+    assert thin(data.example()).shape == (1, 5)
+    assert size(trace(thin, data.example())).macs <= 0.8 * size(trace(Scores(), data.example())).macs

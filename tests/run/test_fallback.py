@@ -200,7 +200,7 @@ def distance(result: Result, fresh: Tensor) -> float:
             1,
             "Magnitude",
             ["fold"],
-            "1 unlabelled image (arrays): too few, so magnitude chooses what goes and the repair is fold, not",
+            "(arrays, not normalised here): too few, so magnitude chooses what goes and the repair is fold, not",
         ),
         (3, "Magnitude", ["fold"], "magnitude chooses what goes and the repair is fold, not reconstruct"),
         (7, "Magnitude", ["fold"], "the repair is fold, not reconstruct; give 64 to 1,000"),
@@ -208,10 +208,15 @@ def distance(result: Result, fresh: Tensor) -> float:
             8,
             "Magnitude",
             ["reconstruct"],
-            "8 unlabelled images (arrays): too few, so magnitude chooses what goes; give",
+            "8 unlabelled images (arrays, not normalised here): too few, so magnitude chooses what goes; give",
         ),
         (15, "Magnitude", ["reconstruct"], "magnitude chooses what goes; give 64 to 1,000"),
-        (16, "Reconstruction", ["reconstruct"], "16 unlabelled images (arrays): at least 64 are advised"),
+        (
+            16,
+            "Reconstruction",
+            ["reconstruct"],
+            "16 unlabelled images (arrays, not normalised here): at least 64 are advised",
+        ),
         (64, "Reconstruction", ["reconstruct"], ""),
     ],
 )
@@ -248,11 +253,11 @@ def test_who_names_the_method_is_warned_and_gets_it() -> None:
     [
         (
             images(1).repeat(70, 1, 1, 1),
-            "1 unlabelled image (arrays, without 69 repeats and images of a single colour): too few",
+            "1 unlabelled image (arrays, not normalised here, without 69 repeats and images of a single colour): too",
         ),
         (
             torch.rand(70, 3, 1, 1).expand(70, 3, 8, 8),
-            "70 unlabelled images (arrays), each of a single colour: too few",
+            "70 unlabelled images (arrays, not normalised here), each of a single colour: too few",
         ),
     ],
     ids=["repeats", "single colours"],

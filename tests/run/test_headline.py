@@ -20,7 +20,7 @@ from secateur.errors import ExportError, SettingError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide, choice, measurement
 from secateur.recipe import Recipe
-from secateur.run import headline, job, prune, run_recipe
+from secateur.run import foretelling, headline, job, prune, run_recipe
 from secateur.run.headline import meant_for
 from secateur.training import Settings
 
@@ -82,7 +82,7 @@ def test_nothing_is_timed_without_latency(
         (headline, "side_by_side"),
         (headline, "fastest_runtime"),
         (job, "fastest"),
-        (job, "foretell"),
+        (foretelling, "foretell"),
         (measurement, "latency"),
         (time, "process_time"),
         (Timer, "blocked_autorange"),

@@ -191,8 +191,8 @@ def test_few_images_are_warned_of(count: int, warned: bool) -> None:
     heard: list[Event] = []
     cut(Plain(), calibrate=images(count), repair="reconstruct", tell=heard.append)
     texts = [event.text for event in heard if event.stage == "warning"]
-    assert texts == (["63 unlabelled images (arrays): at least 64 are advised, and up to 1,000 make the result more "
-                      "accurate"] if warned else [])  # fmt: skip
+    few = "63 unlabelled images (arrays, not normalised here): at least 64 are advised, and up to 1,000 make the result"
+    assert texts == ([f"{few} more accurate"] if warned else [])
 
 
 def test_images_are_normalised_as_the_data_is(data: Data, tmp_path: Path) -> None:

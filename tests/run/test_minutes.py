@@ -110,6 +110,13 @@ def test_with_labels_it_is_fine_tuned_in_time(trained: nn.Module, data: Data) ->
     assert verification(written).startswith("Before its repair and fine-tuning, the")
 
 
+def test_the_time_of_fine_tuning_is_called_that(trained: nn.Module, data: Data, tmp_path: Path) -> None:
+    pruned(trained, data=data).save(tmp_path / "out")
+    text = page.write(tmp_path / "out").read_text("utf-8")
+    assert "<td>fine-tuning</td>" in text
+    assert "<td>distilling</td>" not in text
+
+
 def test_without_labels_the_dense_network_teaches(trained: nn.Module, unlabelled: Tensor, tmp_path: Path) -> None:
     kept = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     result = pruned(trained, calibrate=unlabelled)
@@ -128,7 +135,11 @@ def test_without_labels_the_dense_network_teaches(trained: nn.Module, unlabelled
     assert ", distilled in " in outcome(document(result))
     result.save(tmp_path / "out")
     assert load(tmp_path / "out", dense=trained).measurement["minutes"]["gained"] is True
-    assert "steps of distillation from the dense network" in page.write(tmp_path / "out").read_text("utf-8")
+    text = page.write(tmp_path / "out").read_text("utf-8")
+    assert "steps of distillation from the dense network" in text
+    assert "<td>distilling</td>" in text
+    assert "<td>fine-tuning</td>" not in text
+    assert repr(result).endswith("; repaired by reconstruct; distilled>")
 
 
 def test_what_is_no_better_is_not_returned(trained: nn.Module, data: Data, unlabelled: Tensor, train: Settings) -> None:

@@ -27,7 +27,7 @@ from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.problem import Problem
 from secateur.core.size import Target
-from secateur.data import Data
+from secateur.data import Data, load_calibration
 from secateur.errors import (
     ArtifactError,
     DataError,
@@ -40,6 +40,7 @@ from secateur.errors import (
 )
 from secateur.events import Event
 from secateur.methods.magnitude import Magnitude
+from secateur.recipe import Recipe
 from secateur.run import Result, prune
 from secateur.training import Settings
 
@@ -73,7 +74,7 @@ class OnData(ScoreMethod):
         ({"rounds": 1.5}, SettingError, "rounds must be a whole number of at least 1 and at most 10000, not 1.5"),
         ({"seed": "a"}, SettingError, "seed must be a whole number of at least 0, not 'a'"),
         ({"seed": 2**70}, SettingError, "seed must be a whole number of at least 0 and at most 4294967295, not 118"),
-        ({"calibrate_images": 2**70}, SettingError, "at least 1 and at most 9007199254740992, not 1180591620717"),
+        ({"calibrate_images": 2**70}, SettingError, "at least 1 and at most 16777216, not 1180591620717"),
         ({"rounds": 2**70}, SettingError, "at least 1 and at most 10000, not 1180591620717"),
         ({"train": {"epochs": 1}}, SettingError, "train must be Settings or None, not {'epochs': 1}"),
         ({"budget": 0.5}, SettingError, r"budget must be a Budget or None, not 0\.5"),
@@ -381,3 +382,16 @@ def test_a_network_that_would_not_train_any_more_is_not_returned() -> None:
     ).model.training
     with pytest.raises(VerificationError, match=r"does not run in training mode, as the dense one does: .* too narrow"):
         prune(Narrow(), images(), method="magnitude", target=0.2, latency=False, limits=Limits(multiple=1))
+
+
+@pytest.mark.parametrize("count", [2**24 + 1, 2**53])
+def test_the_same_number_of_images_is_too_many_everywhere(count: int) -> None:
+    recipe = 'model = "lenet5"\ncalibrate = "a"\n[target]\nkeep = 0.5\n[method]\nname = "magnitude"\n'
+    recipe = f"calibrate_images = {count}\n{recipe}"
+    for attempt in (
+        lambda: prune(Plain(), images(1), target=0.5, calibrate=images(70), calibrate_images=count),
+        lambda: load_calibration(images(70), count=count),
+        lambda: Recipe.from_toml(recipe),
+    ):
+        with pytest.raises(SettingError, match=f"at most {2**24}"):
+            attempt()

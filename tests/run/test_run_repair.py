@@ -108,8 +108,8 @@ def test_the_proof_is_of_the_cut_and_comes_before_the_repair(
     trained: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    verify, repair = one_round.verified, one_round.repair
-    monkeypatch.setattr(one_round, "verified", lambda *a, **k: (seen.append("verify"), verify(*a, **k))[1])
+    verify, repair = one_round.prove, one_round.repair
+    monkeypatch.setattr(one_round, "prove", lambda *a, **k: (seen.append("verify"), verify(*a, **k))[1])
     monkeypatch.setattr(one_round, "repair", lambda *a, **k: (seen.append("repair"), repair(*a, **k))[1])
     result = pruned(trained, data, rounds=2)
     assert seen == ["verify", "repair", "verify", "repair"]
@@ -129,6 +129,22 @@ def test_fine_tuning_begins_with_the_repaired_network(trained: nn.Module, data: 
     assert tuned.stages["fine-tuned"] == tuned.after
     fit(alone.model, data, train, seed=1)
     assert same(alone.model, tuned.model)
+
+
+def test_a_result_says_in_one_line_what_each_step_did_to_the_accuracy(
+    trained: nn.Module, data: Data, train: Settings
+) -> None:
+    result = pruned(trained, data, train=train)
+    assert list(result.stages) == ["dense", "cut", "repaired", "fine-tuned"]
+    known = [found.accuracy.top1 for found in result.stages.values() if found.accuracy is not None]
+    numbers = "dense {:.2f} %, cut {:.2f} %, repaired {:.2f} %, fine-tuned {:.2f} %".format(*(100 * it for it in known))
+    assert repr(result).endswith(f"; repaired by reconstruct; test accuracy {numbers}>")
+    assert "\n" not in repr(result)
+    bare = repr(pruned(trained, data, repair=()))
+    assert "repaired" not in bare
+    assert "; test accuracy dense " in bare
+    unlabelled = repr(prune(trained, data.example(), "magnitude", 0.5, repair="fold", latency=False))
+    assert "accuracy" not in unlabelled
 
 
 def test_statistics_are_not_estimated_anew_after_a_fit(trained: nn.Module, data: Data, train: Settings) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from secateur import reading
 from secateur.core.blocks import execution_of
 from secateur.core.method import settings_of
+from secateur.core.outputs import is_named, named_tensors
 from secateur.core.surgery import TOLERANCE, run
 from secateur.core.work import remark
 from secateur.errors import ArtifactError, SecateurError
@@ -171,16 +171,14 @@ def _explanation(explanation: Any) -> dict[str, Any]:
 
 
 def _example(result: Result) -> dict[str, Any]:
-    """Return the shapes that went in, and that which came out first: it tells the number of classes."""
+    """Return the shapes that went in, and that which came out first with its width: it tells the number of classes."""
+    free = result.plans[0].free_outputs if result.plans else ()
     try:
-        outputs = [x for x in cast(Any, _pytree).tree_leaves(run(result.model, result.example_inputs)) if _tensor(x)]
+        outputs = named_tensors(run(result.model, result.example_inputs))
     except SecateurError:
         outputs = []
-    return {**_describe(result.example_inputs), "output": list(outputs[0].shape) if outputs else None}
-
-
-def _tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
+    shapes = [list(tensor.shape) for path, tensor in outputs if not is_named(path, free)]
+    return {**_describe(result.example_inputs), "output": shapes[0] if shapes else None}
 
 
 def _describe(value: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from secateur.core.blocks import execute
 from secateur.core.plan import Plan
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
-from secateur.errors import ArtifactError, ModelError, PlanError, TraceError
+from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
 from secateur.measure.forward import device_of
 from secateur.models import build as build_by_name
@@ -252,8 +252,9 @@ def _replay(
         with naming(path or place / MEASUREMENT):
             plan = Plan() if path is None else Plan.from_json(reading.text(path, MOST_PLAN))
             try:
-                model = apply(model, trace(model, inputs, tried=plan.tried), plan)
-            except (PlanError, TraceError, ModelError) as error:
+                graph = trace(model, inputs, free_outputs=plan.free_outputs, tried=plan.tried)
+                model = apply(model, graph, plan)
+            except (PlanError, TraceError, ModelError, SettingError) as error:
                 raise ArtifactError(
                     f"the network given for {path or place} is not the one that was pruned: {reading.line(str(error))}"
                 ) from error

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
@@ -42,7 +42,12 @@ _NEVER = Target(1e-9, "macs")
 _EVEN = Limits(min_units=2, multiple=2)
 
 
-def check_method(method: Method, *, networks: Mapping[str, tuple[nn.Module, Tensor]] | None = None) -> None:
+def check_method(
+    method: Method,
+    *,
+    networks: Mapping[str, tuple[nn.Module, Tensor]] | None = None,
+    free_outputs: Sequence[str] = (),
+) -> None:
     """Try a method on tiny networks and insist on what every method promises.
 
     The promises: settings are a frozen dataclass and survive a recipe; ``plan`` leaves the model alone, bit for
@@ -55,6 +60,7 @@ def check_method(method: Method, *, networks: Mapping[str, tuple[nn.Module, Tens
         method: the method with its settings; needs no data of yours, random images are made for it.
         networks: by name, a classifier and example images, (N, C, H, W), for it; None for a chain, a residual
             sum, a concatenation, a depthwise convolution and linear layers. They are not modified.
+        free_outputs: outputs of these networks that may lose channels, see ``secateur.trace``.
 
     Raises:
         ContractError: at the first broken promise; an ``AssertionError`` that names the promise and the network.
@@ -64,7 +70,7 @@ def check_method(method: Method, *, networks: Mapping[str, tuple[nn.Module, Tens
         >>> check_method(make("magnitude", {"norm": "l2"}))
     """
     _check_settings(method)
-    cases = list(_cases(method, networks))
+    cases = list(_cases(method, networks, free_outputs))
     removed = [_check_on(case, thorough=number == 0) for number, case in enumerate(cases)]
     if not any(removed):
         _fail(method, "removes something", f"it reached no target, however mild, on {', '.join(c.name for c in cases)}")
@@ -298,7 +304,9 @@ def _check_steps(case: _Case, model: nn.Module, shaper: Shaper, promise: str) ->
         case.fail(promise, "two steps changed no weight")
 
 
-def _cases(method: Method, networks: Mapping[str, tuple[nn.Module, Tensor]] | None) -> Iterator[_Case]:
+def _cases(
+    method: Method, networks: Mapping[str, tuple[nn.Module, Tensor]] | None, free_outputs: Sequence[str]
+) -> Iterator[_Case]:
     rng = torch.Generator().manual_seed(1)
     if networks is None:
         images = torch.randn(4, *SHAPE, generator=rng)
@@ -311,7 +319,8 @@ def _cases(method: Method, networks: Mapping[str, tuple[nn.Module, Tensor]] | No
             (torch.randn(shape, generator=rng, dtype=images.dtype), torch.randint(classes, (8,), generator=rng))
             for _ in range(4)
         ]
-        yield _Case(method, name, copy.deepcopy(model), trace(model, images[:1]), images, batches)
+        graph = trace(model, images[:1], free_outputs=free_outputs)
+        yield _Case(method, name, copy.deepcopy(model), graph, images, batches)
 
 
 def _said(answer: Plan | TargetError) -> Plan | float | None:

@@ -71,7 +71,7 @@ def compare(
         files = {name: str(getattr(written, name)) for name in ("page", "table", "runs", "document")}
         say_json({**document(comparison, found, done), "files": files})
         return
-    _speak(found)
+    speak(found)
     say(f"Table: {written.table}", f"Runs: {written.runs}", f"Page: {written.page}")
 
 
@@ -99,15 +99,22 @@ def _epochs(recipe: Any) -> int:
     return recipe.rounds * per_round if recipe.method != "none" else recipe.train.epochs
 
 
-def _speak(found: Findings) -> None:
+def speak(found: Findings) -> None:
+    """Print the table of a comparison, in 80 columns, and what to keep in mind when reading it."""
     from secateur.compare.notes import notes
-    from secateur.compare.tables import change, spread, verdict
+    from secateur.compare.tables import change, spread
+
+    repairs = dict.fromkeys(line.repair for line in found.lines if line.repair)
+    one = next(iter(repairs)) if len(repairs) == 1 else ""
 
     def cells(line: Line) -> tuple[str, ...]:
         keep = "" if line.keep is None else f"{line.keep:g}"
-        random = verdict(line.against_random)
-        return line.label, line.repair, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random
+        random = "" if line.against_random is None else line.against_random.short
+        name = f"{line.label if one else line.name}{' *' if line.same_as else ''}"
+        return name, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random
 
-    headings = ("Method", "Repair", "Keep", "MACs %", "Test %", "Change", "Against random")
-    say(table(headings, [cells(line) for line in found.lines], numbers=(2, 3, 4, 5)), "")
-    say(*notes(found), "")
+    dense = ("dense network", "", "100.0", spread(found.dense), "", "")
+    headings = ("Method", "Keep", "MACs %", "Test %", "Change", "Against random")
+    say(table(headings, [dense, *map(cells, found.lines)], numbers=range(1, 5), whole=(5,)), "")
+    same = "* The same networks as another line, see below." if any(line.same_as for line in found.lines) else ""
+    say(*filter(None, (same, f"Repaired after the cut by: {one}." if one else "")), *notes(found), "")

@@ -13,7 +13,7 @@ from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
-from secateur.cli.subject import Folder, Image, example_of, load, network_flags, subject_of
+from secateur.cli.subject import Folder, example_of, load, network_flags, subject_of
 from secateur.cli.tables import (
     accuracy_rows,
     counts_rows,
@@ -96,7 +96,7 @@ class Files:
 
 def flags_of_explain(args: Sequence[str]) -> list[Flag]:
     """Return the flags of ``explain``."""
-    return network_flags("leave", "groups", "patience")
+    return network_flags("leave", "free_outputs", "groups", "patience")
 
 
 def flags_of_evaluate(args: Sequence[str]) -> list[Flag]:
@@ -118,7 +118,6 @@ def explain(
     given: Given,
     folder: Folder = None,
     *,
-    image: Image = "",
     trust: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -129,14 +128,18 @@ def explain(
     from secateur.report.limits import sentence
     from secateur.run import beforehand
 
-    subject = subject_of(given, folder, image, trust)
+    subject = subject_of(given, folder, trust)
     asked = given.of("recipe")
     leave, groups, patience = asked.get("leave", ()), asked.get("groups", "all"), asked.get("patience")
+    free = asked.get("free_outputs", ())
     with Listener(quiet or as_json) as tell:
         try:
-            graph = beforehand.read(subject.model, subject.example, leave, groups=groups, patience=patience, tell=tell)
+            graph = beforehand.read(
+                subject.model, subject.example, leave, free_outputs=free, groups=groups, patience=patience, tell=tell
+            )
         except TargetError:  # nothing can be pruned: that is what is to be explained
-            graph = trace(subject.model, subject.example, seconds=patience).without(*leave).choose(groups)
+            graph = trace(subject.model, subject.example, free_outputs=free, seconds=patience)
+            graph = graph.without(*leave).choose(groups)
     explanation, limits = graph.explain(), Limits()
     multiples = {group.name: limits.multiple_of(group) for group in graph.free}
     if as_json:
@@ -165,7 +168,7 @@ def evaluate(
     from secateur.run.place import accuracy_at, place_for
 
     testing = Testing(**given.of("own"))
-    subject = subject_of(given, folder, "", trust, test=True, download=download)
+    subject = subject_of(given, folder, trust, test=True, download=download)
     if subject.data is None:
         raise DataError("there is no data to evaluate on; name a data set with --data")
     with Listener(quiet or as_json) as tell:
@@ -186,7 +189,6 @@ def measure(
     given: Given,
     folder: Folder = None,
     *,
-    image: Image = "",
     trust: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -199,7 +201,7 @@ def measure(
     from secateur.measure import latency as time
 
     timing = Timing(**given.of("own"))
-    subject = subject_of(given, folder, image, trust)
+    subject = subject_of(given, folder, trust)
     with Listener(quiet or as_json) as tell:
         tell(Event("measure", f"measuring {subject.name}"))
         counts = count(subject.model, subject.example)

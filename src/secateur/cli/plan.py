@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,9 +106,11 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     from secateur import run
     from secateur.core.limits import Limits
     from secateur.core.size import Target
+    from secateur.core.surgery import cut
     from secateur.repair import chosen
     from secateur.run import beforehand
     from secateur.run.budgeting import check_budget
+    from secateur.run.deciding import carried_out
     from secateur.run.fallback import for_images
     from secateur.run.foretelling import foretell
     from secateur.run.images import for_network
@@ -136,6 +139,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
         data=data,
         train=None,
         leave=recipe.leave,
+        free_outputs=recipe.free_outputs,
         groups=recipe.groups,
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
@@ -156,15 +160,19 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     beforehand.warn_of_random_weights(model, tell)
     check_budget(recipe.budget, data, recipe.train)
     check_timing([method], recipe.latency, recipe.budget)
-    graph = job.read(model)
+    graph = job.graph = job.read(model)
     job.settle(graph)
-    decided = Round(job, 1, job.method, job.target, model, graph).decide()
-    budget = job.settled.found if job.settled else {}
-    if not forecast:
-        return graph, decided, None, budget
-    assert job.runtime is not None
-    foretold = foretell(model, graph, decided, job.inputs, job.runtime, threads=job.threads, tell=tell)
-    return graph, decided, foretold, budget
+
+    def work(graph: Graph) -> tuple[Plan, Foretold | None]:
+        decided = Round(job, 1, job.method, job.target, model, graph).decide()
+        if not forecast:
+            cut(model, graph, decided, job.inputs)
+            return decided, None
+        assert job.runtime is not None
+        return decided, foretell(model, graph, decided, job.inputs, job.runtime, threads=job.threads, tell=tell)
+
+    graph, (decided, foretold) = carried_out(job.graph, work, partial(job.read, model))
+    return graph, decided, foretold, job.settled.found if job.settled else {}
 
 
 def _groups(graph: Graph, decided: Plan) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 NETWORK = (
-    "model", "weights", "transfer", "data", "classes", "mean", "std", "val_fraction", "train_images", "image_size",
-    "workers",
+    "model", "weights", "transfer", "data", "classes", "mean", "std", "val_fraction", "train_images", "image",
+    "image_size", "workers",
 )  # fmt: skip
 IMAGES = ("calibrate", "calibrate_images")
 TARGET = (
-    "method", "keep", "of", "rounds", "leave", "groups", "repair", "patience", "min_units", "multiple", "seed",
+    "method", "keep", "of", "rounds", "leave", "free_outputs", "groups", "repair", "patience", "min_units", "multiple",
+    "seed",
 )  # fmt: skip
 PLACE = ("runtime", "threads")
 OUTPUT = "Output"
@@ -68,7 +70,6 @@ def recipe_of(given: Given, **more: Any) -> Recipe:
         SettingError: if a value is out of range.
     """
     from secateur.budget import Budget
-    from secateur.errors import SettingError
     from secateur.methods import default
     from secateur.recipe import Recipe
 
@@ -76,11 +77,20 @@ def recipe_of(given: Given, **more: Any) -> Recipe:
     asked = given.of("recipe")
     method = asked.get("method") or more.pop("method", "") or default(images=_sees(asked))
     values: dict[str, Any] = {**asked, "options": options, **more, "method": method}
-    try:
+    with speaking_of_flags():
         if limits := given.of("budget"):
             values["budget"] = Budget(**limits)
         return Recipe(**values)
-    except SettingError as error:  # which speaks of a file
+
+
+@contextmanager
+def speaking_of_flags() -> Generator[None]:
+    """Let what is wrong with the settings of a recipe, which speaks of a file, speak of flags."""
+    from secateur.errors import SettingError
+
+    try:
+        yield
+    except SettingError as error:
         raise SettingError(_in_flags(str(error).partition("; correct")[0])) from None
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 METHOD = "magnitude"
-_ASKED = ("method", "leave", "groups", "patience", "min_units", "multiple", "seed")
+_ASKED = ("method", "leave", "free_outputs", "groups", "patience", "min_units", "multiple", "seed")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,13 @@ def _measured(
     beforehand.check_weights(model)
     beforehand.warn_of_random_weights(model, tell)
     graph = beforehand.read(
-        model, data.example(), recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=tell
+        model,
+        data.example(),
+        recipe.leave,
+        free_outputs=recipe.free_outputs,
+        groups=recipe.groups,
+        patience=recipe.patience,
+        tell=tell,
     )
     batches = data.batches("train", 128, seed=recipe.seed)
 

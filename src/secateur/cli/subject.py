@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.selection import NETWORK
+from secateur.cli.selection import NETWORK, speaking_of_flags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,15 +22,6 @@ if TYPE_CHECKING:
 
 Folder = Annotated[
     Path | None, typer.Argument(help="A result folder, instead of --model.", show_default=False, metavar="DIR")
-]
-Image = Annotated[
-    str,
-    typer.Option(
-        "--image",
-        help="Shape of an image where no data says it, such as 3x32x32.",
-        metavar="CxHxW",
-        rich_help_panel="Network and data",
-    ),
 ]
 
 
@@ -53,26 +43,25 @@ def network_flags(*more: str) -> list[Flag]:
 
 
 def subject_of(
-    given: Given, folder: Path | None, image: str, trust: bool, *, test: bool = False, download: bool = False
+    given: Given, folder: Path | None, trust: bool, *, test: bool = False, download: bool = False
 ) -> Subject:
     """Return the network of a folder, or of a name.
 
     Args:
         given: the flags of ``network_flags``.
         folder: a result folder; None for the network that ``--model`` names.
-        image: shape of an image where no data says it; empty for the usual one.
         trust: whether the user's own code may be run to build a folder's network.
         test: whether the data is needed, and not only the shape of an image.
         download: fetch a missing data set.
     """
     asked = given.of("recipe")
-    for name in ("leave", "groups", "patience"):
+    for name in ("leave", "free_outputs", "groups", "patience"):
         asked.pop(name, None)
     if folder is None:
         if "model" not in asked:
             raise typer.BadParameter("give a result folder, or name a network.", param_hint="'--model'")
-        return _named(asked, image, download)
-    for name in ("model", "weights", "transfer", "classes"):
+        return _named(asked, download)
+    for name in ("model", "weights", "transfer", "classes", *(() if "data" in asked else ("image",))):
         if name in asked:
             raise typer.BadParameter("a result folder holds its own.", param_hint=f"'--{name}'")
     from secateur import run
@@ -107,44 +96,23 @@ def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, An
         return named
 
 
-def _named(asked: dict[str, Any], image: str, download: bool) -> Subject:
-    import torch
-
+def _named(asked: dict[str, Any], download: bool) -> Subject:
     from secateur import run
-    from secateur.models import build, give_weights
     from secateur.run.images import suited
 
     recipe = _recipe(asked)
     data = run.data_of(recipe, download=download)
-    shape = data.shape if data else _shape(image, recipe.model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        classes = recipe.classes or (data.classes if data else None)
-        model = build(recipe.model, classes=classes, channels=shape[0], image=shape[1])
-        example = data.example() if data else torch.randn(1, *shape)
-        if recipe.weights:
-            give_weights(model, recipe.weights, example, name=recipe.model, classes=classes, transfer=recipe.transfer)
-    if data is not None:
-        data = suited(data, model)
-        example = data.example()
-    return Subject(recipe.model, model.eval(), data, example)
+    model = run.model_of(recipe, data)
+    data = None if data is None else suited(data, model)
+    return Subject(recipe.model, model.eval(), data, run.example_of(recipe, data))
 
 
 def _recipe(asked: dict[str, Any]) -> Recipe:
     from secateur.recipe import Recipe
 
     values: dict[str, Any] = {**asked, "method": "none"}
-    return Recipe(**values)
-
-
-def _shape(image: str, model: str) -> tuple[int, ...]:
-    from secateur.models.sources import side_of
-
-    if not image:
-        return 3, side_of(model), side_of(model)
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", image):
-        raise typer.BadParameter(f"'{image}' is not of the form CxHxW, such as 3x32x32.", param_hint="'--image'")
-    return tuple(int(size) for size in image.split("x"))
+    with speaking_of_flags():
+        return Recipe(**values)
 
 
 def load(folder: Path, trust: bool) -> Loaded:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from secateur import artifact
@@ -20,15 +18,13 @@ from secateur.compare.comparison import Comparison
 from secateur.compare.requests import Request, requests
 from secateur.compare.runs import Run
 from secateur.compare.runtime import runtime_of
+from secateur.compare.scratch import uniform
 from secateur.core.limits import Limits
-from secateur.core.problem import Problem
 from secateur.core.size import Target
-from secateur.core.surgery import apply
 from secateur.data import Calibration, Data
 from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.events import Event, Tell, ignore, once
 from secateur.measure import Measurement, SpeedUp
-from secateur.methods.random_units import RandomUnits
 from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand, data_of, example_of, images_of, model_of, prune_as, recipes
@@ -140,7 +136,13 @@ class _Conductor:
         if base.pretrain is None:
             beforehand.warn_of_random_weights(model, self.tell)
         graph = beforehand.read(
-            model, data.example(), base.leave, groups=base.groups, patience=base.patience, tell=self.tell
+            model,
+            data.example(),
+            base.leave,
+            free_outputs=base.free_outputs,
+            groups=base.groups,
+            patience=base.patience,
+            tell=self.tell,
         )
         for entry in self.comparison.all_entries():
             for keep in self.comparison.keeps:
@@ -228,16 +230,7 @@ class _Conductor:
     def _scratch(self, request: Request, data: Data) -> Run:
         """Train the network of uniform width from new weights, drawn as its author draws them."""
         recipe = request.recipe
-        fresh = model_of(replace(recipe, weights="", transfer=False), data)
-        example, rng = example_of(recipe, data), torch.Generator().manual_seed(recipe.seed)
-        graph = beforehand.read(
-            fresh, example, recipe.leave, groups=recipe.groups, patience=recipe.patience, tell=self.tell
-        )
-        target, limits = Target(request.keep, recipe.of), Limits(recipe.min_units, recipe.multiple)
-        # of uniform scope: the same widths, and no choice among new weights
-        plan = RandomUnits().plan(Problem(fresh, graph, target, limits=limits, rng=rng))
-        thin = apply(fresh, graph, plan)
-        _rescale(thin, fresh)
+        thin = uniform(recipe, request.keep, data, self.tell)
         before = self._measured_dense(recipe, data)
         return self._trained(request, data, thin, before)
 
@@ -312,18 +305,6 @@ def _run(
         epochs=sum(len(history.rows) for history in histories),
         histories=tuple(history.to_dict() for history in histories),
     )
-
-
-def _rescale(thin: nn.Module, dense: nn.Module) -> None:
-    """Give new weights that were drawn for wide layers the scale that they would have been drawn with for thin ones.
-
-    Initialisations scale with one over the root of the number of inputs, which surgery has made smaller.
-    """
-    wide = dict(dense.named_parameters())
-    with torch.no_grad():
-        for name, weight in thin.named_parameters():
-            if weight.dim() > 1 and name in wide:
-                weight *= math.sqrt(wide[name][0].numel() / max(1, weight[0].numel()))
 
 
 def _forget(work: Path) -> None:

@@ -69,8 +69,8 @@ def _add(figure: Any, name: str, lines: Sequence[Line], sizes: Sequence[float | 
             line={"color": style["color"], "width": 2, "dash": style["dash"]},
             marker={"color": style["color"], "size": 9, "symbol": style["symbol"]},
             error_y={"type": "data", "array": stds, "thickness": 1.5, "width": 4, "visible": any(stds)},
-            customdata=[[line.keep, len(line.seeds)] for line in lines],
-            hovertemplate="%{y:.2f} % (keep %{customdata[0]}, %{customdata[1]} seeds)",
+            customdata=[[line.keep, _count(len(line.seeds))] for line in lines],
+            hovertemplate="%{y:.2f} % (keep %{customdata[0]}, %{customdata[1]})",
         )
     )
     if any(len(line.seeds) > 1 for line in lines):
@@ -88,11 +88,15 @@ def _add(figure: Any, name: str, lines: Sequence[Line], sizes: Sequence[float | 
         )
 
 
+def _count(seeds: int) -> str:
+    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
 def _reference(figure: Any, found: Findings) -> None:
     """Draw the dense network as a line: as it came, and trained on."""
     if not found.lines:
         return
-    levels = [("dense network", 100 * found.lines[0].dense.mean, "dash")]
+    levels = [("dense network", 100 * (found.dense or found.lines[0].dense).mean, "dash")]
     levels += [(line.label, 100 * line.test.mean, "longdash") for line in found.at(None)]
     for name, level, dash in levels:
         figure.add_hline(y=level, line={"color": BEFORE, "width": 1.5, "dash": dash})

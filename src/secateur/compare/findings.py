@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,52 +9,11 @@ from typing import Any
 
 from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.requests import Request, requests
-from secateur.compare.runs import Run
+from secateur.compare.runs import Run, same_network
+from secateur.compare.verdicts import Spread, Verdict, holm, verdict, welch
 from secateur.core.work import remark
 from secateur.measure.interval import differs
 from secateur.report.summary import SAME, TIMES
-
-LEVEL = 0.05
-"""A difference that chance makes less often than this is called a difference."""
-ONE_SEED = "one seed: nothing can be said"
-NO_SPREAD = "no spread between seeds: nothing can be said"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over seeds.
-
-    Attributes:
-        values: one per seed.
-    """
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Return the mean."""
-        return statistics.fmean(self.values)
-
-    @property
-    def std(self) -> float | None:
-        """Return the sample standard deviation; None for one value."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How one line compares with another.
-
-    Attributes:
-        difference: of the mean test accuracies, in points.
-        p: probability that chance makes a difference of this size, by Welch's test, after Holm's correction for the
-            number of lines; None where nothing can be said.
-        text: in words.
-    """
-
-    difference: float
-    p: float | None
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +38,8 @@ class Line:
         speedup: latency of the dense network over that of the pruned one; None if not timed.
         interval: holds it with 95 % confidence: the mean of the intervals of the runs; None if not timed in turns.
         runtime: in what it was timed; empty if not timed in turns.
+        networks: a text for each seed that only runs with the same network share.
+        same_as: names of other lines at the same keep that have the very same networks.
         epochs: of training after the dense network was there.
         seeds: of the runs.
         tried: how many settings of this label there were, of which this one did best on the validation images.
@@ -112,6 +72,8 @@ class Line:
     against_best: Verdict | None = None
     interval: tuple[float, float] | None = None
     runtime: str = ""
+    networks: tuple[str, ...] = ()
+    same_as: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -137,12 +99,19 @@ class Findings:
         left_out: settings that did worse on the validation images than others of the same label.
         done: how many runs there are.
         total: how many there will be.
+        dense: test accuracy of the networks that went in, one per seed; of weights that were given there is one.
     """
 
     lines: tuple[Line, ...]
     left_out: tuple[Line, ...]
     done: int
     total: int
+    dense: Spread | None = None
+
+    @property
+    def several(self) -> bool:
+        """Say whether any line has more than one seed, and so a spread."""
+        return any(len(line.seeds) > 1 for line in self.lines)
 
     @property
     def complete(self) -> bool:
@@ -171,29 +140,13 @@ def findings(comparison: Comparison, found: Sequence[tuple[Request, Run]]) -> Fi
     if dense:
         lines.append(_line(dense, keep=None))
     total = len(requests(comparison))
-    return Findings(tuple(lines), tuple(left_out), len(found), total)
+    return Findings(tuple(lines), tuple(left_out), len(found), total, _dense(comparison, found))
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return the two-sided p of Welch's test; None where either has one value or both have no spread."""
-    if min(len(first), len(second)) < 2 or (len(set(first)) == 1 and len(set(second)) == 1):
-        return None
-    from scipy import stats
-
-    facts = [fact for one in (first, second) for fact in (statistics.fmean(one), statistics.stdev(one), len(one))]
-    found: Any = stats.ttest_ind_from_stats(*facts, equal_var=False)
-    return float(found.pvalue)
-
-
-def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Return p values after Holm's correction for their number; None stays None and does not count."""
-    order = sorted((value, place) for place, value in enumerate(values) if value is not None)
-    out: list[float | None] = [None] * len(values)
-    highest = 0.0
-    for rank, (value, place) in enumerate(order):
-        highest = max(highest, min(1.0, value * (len(order) - rank)))
-        out[place] = highest
-    return out
+def _dense(comparison: Comparison, found: Sequence[tuple[Request, Run]]) -> Spread | None:
+    went_in = {run.seed: run.dense for _, run in found}
+    one = comparison.base.weights and comparison.base.pretrain is None and not comparison.base.transfer
+    return Spread(tuple(went_in.values())[: 1 if one else None]) if went_in else None
 
 
 def _chosen(comparison: Comparison, here: Sequence[tuple[Request, Run]]) -> tuple[list[Line], list[Line]]:
@@ -240,6 +193,7 @@ def _line(
         seeds=tuple(run.seed for run in runs),
         settings=_words(changes),
         interval=_interval([run.speed for run in runs if run.speed is not None]),
+        networks=tuple(same_network(run, request.repair) for run in runs),
         runtime=", ".join(dict.fromkeys(str(run.speed["dense"]["runtime"]) for run in runs if run.speed is not None)),
     )
 
@@ -267,27 +221,26 @@ def _compared(lines: Sequence[Line]) -> list[Line]:
     alike = [next((r for r in randoms if line.repair in (r.repair, "")), None) for line in ordered]
     to_random, to_best = _verdicts(ordered, alike), _verdicts(ordered, [best] * len(ordered))
     return [
-        replace(line, against_random=a, against_best=b) for line, a, b in zip(ordered, to_random, to_best, strict=True)
+        replace(
+            line,
+            against_random=a,
+            against_best=b,
+            same_as=tuple(it.name for it in ordered if it is not line and it.networks == line.networks),
+        )
+        for line, a, b in zip(ordered, to_random, to_best, strict=True)
     ]
 
 
 def _verdicts(lines: Sequence[Line], references: Sequence[Line | None]) -> list[Verdict | None]:
     pairs = [(line, None if one is line else one) for line, one in zip(lines, references, strict=True)]
-    raw = [None if other is None else welch(line.test.values, other.test.values) for line, other in pairs]
-    return [
-        None if other is None else _verdict(line, other, p) for (line, other), p in zip(pairs, holm(raw), strict=True)
+    raw = [
+        None if other is None or other.networks == line.networks else welch(line.test.values, other.test.values)
+        for line, other in pairs
     ]
-
-
-def _verdict(line: Line, reference: Line, p: float | None) -> Verdict:
-    difference = 100 * (line.test.mean - reference.test.mean)
-    if p is None or math.isnan(p):
-        few = min(len(line.seeds), len(reference.seeds)) < 2
-        return Verdict(difference, None, ONE_SEED if few else NO_SPREAD)
-    if p >= LEVEL:
-        return Verdict(difference, p, f"within noise (p = {p:.2g})")
-    word = "better" if difference > 0 else "worse"
-    return Verdict(difference, p, f"{word} by {abs(difference):.2f} points (p = {p:.2g})")
+    return [
+        None if other is None else verdict(line.test, other.test, p, same=other.networks == line.networks)
+        for (line, other), p in zip(pairs, holm(raw), strict=True)
+    ]
 
 
 def _words(changes: Mapping[str, Any]) -> str:

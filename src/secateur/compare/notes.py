@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 
 from secateur.compare.comparison import CONTROLS
-from secateur.compare.findings import LEVEL, Findings, Line
+from secateur.compare.findings import Findings, Line
+from secateur.compare.verdicts import LEVEL, SAME_NETWORKS
 
 UNEQUAL = 2.0
 """Points of the MACs by which lines of one keep may differ without a note."""
@@ -20,12 +21,14 @@ def notes(found: Findings) -> list[str]:
     out: list[str] = []
     if not found.complete:
         out.append(f"Only {found.done} of {found.total} runs are there: means are over the seeds that are done.")
-    if any(len(line.seeds) == 1 for line in found.lines):
+    if found.lines and not found.several:
+        out.append("One seed: no standard deviation, and nothing can be said about differences; ask for three or more.")
+    elif any(len(line.seeds) == 1 for line in found.lines):
         out.append("Lines with one seed have no standard deviation: nothing can be said about their differences.")
     out += [f"{text[:1].upper()}{text[1:]}." for text in dict.fromkeys(line.uncounted for line in found.lines) if text]
     sentences = [_dense_of(found.lines)]
     for keep in dict.fromkeys(line.keep for line in lines):
-        sentences += [_best_of(found.at(keep), keep), _sizes_of(found.at(keep), keep)]
+        sentences += [_best_of(found.at(keep), keep), _sizes_of(found.at(keep), keep), *_same_of(found.at(keep), keep)]
     out += [sentence for sentence in sentences if sentence]
     epochs = {line.name: line.epochs for line in lines if line.label != CONTROLS["scratch"]}
     if len(set(epochs.values())) > 1:
@@ -41,11 +44,14 @@ def _best_of(lines: Sequence[Line], keep: float | None) -> str:
     best = next((line for line in lines if not line.control), None)
     if best is None or keep is None or best.test.std is None:
         return ""
-    others = [line for line in lines if line.against_best is not None]
+    others = [line for line in lines if line.against_best and line.against_best.text != SAME_NETWORKS]
     close = [line.name for line in others if line.against_best and (line.against_best.p or 0) >= LEVEL]
     unknown = [line.name for line in others if line.against_best and line.against_best.p is None]
     text = f"Keep {keep:g}: {best.name} has the best mean of the methods"
-    text += f"; within noise of it: {', '.join(close)}" if close else "; no other line is within noise of it"
+    if close:
+        text += f"; within noise of it: {', '.join(close)}"
+    elif len(unknown) < len(others):
+        text += "; no other line is within noise of it"
     text += f"; nothing can be said about {', '.join(unknown)}" if unknown else ""
     return f"{text}."
 
@@ -59,6 +65,12 @@ def _dense_of(lines: Sequence[Line]) -> str:
         f"The dense networks that went in have a test accuracy of {min(went_in):.1f} to {max(went_in):.1f} %, "
         "depending on the seed, which covers what the methods do; train them longer, or at a lower rate."
     )
+
+
+def _same_of(lines: Sequence[Line], keep: float | None) -> list[str]:
+    """Return a sentence for each set of lines that have the very same networks, whose numbers count once."""
+    names = dict.fromkeys(tuple(it.name for it in lines if it.networks == line.networks) for line in lines)
+    return [f"Keep {keep:g}: {' and '.join(some)} are the same networks." for some in names if len(some) > 1]
 
 
 def _sizes_of(lines: Sequence[Line], keep: float | None) -> str:

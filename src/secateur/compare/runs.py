@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -138,6 +139,21 @@ def load(folder: Path, request: Request) -> Run | None:
     if known["name"] != request.name:
         raise _damaged(path, f"it is of the run {reading.shown(known['name'])}")
     return Run(**known)
+
+
+def same_network(run: Run, repair: str) -> str:
+    """Return a text that runs share whose networks are the same: cut, repaired and trained alike, to the last bit.
+
+    Args:
+        run: whose name stands for its network where it has no plans.
+        repair: what was done after the cut.
+    """
+    if not run.plans:
+        return run.name
+    edits = [json.loads(plan).get("edits") for plan in run.plans]
+    epochs = [{k: v for k, v in row.items() if k != "seconds"} for history in run.histories for row in history["rows"]]
+    known = (run.seed, edits, repair, run.dense, run.cut, run.repaired, run.test, run.val, run.macs, run.params, epochs)
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 _KINDS: dict[str, Any] = {

@@ -9,17 +9,18 @@ from dataclasses import asdict
 from typing import Any
 
 from secateur.compare.comparison import Comparison
-from secateur.compare.findings import Findings, Line, Spread, Verdict
+from secateur.compare.findings import Findings, Line
 from secateur.compare.notes import notes
 from secateur.compare.requests import Request
 from secateur.compare.runs import Run
+from secateur.compare.verdicts import Spread, Verdict
 from secateur.report.summary import MINUS, NONE
 
 TABLE = (
     "label", "method", "control", "keep", "repair", "settings", "seeds", "epochs", "test_mean", "test_std", "val_mean",
     "val_std", "cut_mean", "cut_std", "repaired_mean", "repaired_std", "dense_mean", "macs_left", "params_left",
     "latency_ms", "speedup", "speedup_low", "speedup_high", "speedup_in_words", "runtime",
-    "p_random", "against_random", "p_best", "against_best",
+    "p_random", "against_random", "p_best", "against_best", "same_as",
 )  # fmt: skip
 RUNS = (
     "label", "method", "control", "keep", "repair", "seed", "epochs", "dense", "cut", "repaired", "test", "val", "macs",
@@ -49,6 +50,7 @@ def document(comparison: Comparison, found: Findings, done: Sequence[tuple[Reque
         "done": found.done,
         "total": found.total,
         "notes": notes(found),
+        "dense": _spread(found.dense),
         "lines": [_nested(line) for line in found.lines],
         "left_out": [_nested(line) for line in found.left_out],
         "runs": [{**run.to_dict(), **_asked(request)} for request, run in done],
@@ -102,6 +104,7 @@ def _flat(line: Line) -> dict[str, Any]:
         "against_random": random.text if random else None,
         "p_best": best.p if best else None,
         "against_best": best.text if best else None,
+        "same_as": ", ".join(line.same_as),
     }
 
 
@@ -128,9 +131,14 @@ def _both(name: str, value: Spread | None) -> dict[str, float | None]:
 def _nested(line: Line) -> dict[str, Any]:
     values = asdict(line)
     for name in ("test", "val", "cut", "repaired", "dense", "latency"):
-        part: Spread | None = getattr(line, name)
-        values[name] = part and {"values": list(part.values), "mean": part.mean, "std": part.std}
-    return {**values, "seeds": list(line.seeds), "speedup_in_words": line.faster}
+        values[name] = _spread(getattr(line, name))
+    del values["networks"]  # which tells them apart and says no more
+    lists = {"seeds": list(line.seeds), "same_as": list(line.same_as)}
+    return {**values, **lists, "speedup_in_words": line.faster}
+
+
+def _spread(value: Spread | None) -> dict[str, Any] | None:
+    return value and {"values": list(value.values), "mean": value.mean, "std": value.std}
 
 
 def _csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

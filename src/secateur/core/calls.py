@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def bound(func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call of a Python function by their names, defaults included."""
+    call = inspect.signature(func).bind(*args, **named)
+    call.apply_defaults()
+    return call.arguments
 
 
 class ModuleStack:

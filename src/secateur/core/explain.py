@@ -36,7 +36,7 @@ class LayerRow:
 
     Attributes:
         layer: module name.
-        width: number of output channels.
+        width: number of output channels; of a recurrent layer the hidden units of one direction.
         prunable: how many of them belong to a unit that may be removed.
         group: name of the group that holds most of them; empty if none.
         with_: the other layers that make the same units, in the order of execution.
@@ -101,8 +101,8 @@ def _row(graph: Graph, tensor: str, dim: int) -> LayerRow:
         if member.tensor == tensor and member.dim == dim
     }
     free = {name: (n, group) for name, (n, group) in holders.items() if name not in graph.left}
-    width = shape[dim]
-    prunable = sum(n for n, _ in free.values())
+    width = graph.width(tensor, shape[dim])
+    prunable = graph.width(tensor, sum(n for n, _ in free.values()))
     name, (_, group) = max(free.items(), key=lambda item: item[1][0]) if free else ("", (0, None))
     others = tuple(other for other in (group.layers if group else ()) if other != layer)
     reason = remedy = ""

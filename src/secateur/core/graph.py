@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from secateur.core.plan import Plan
 from secateur.core.work import Uncounted
 from secateur.core.written_sizes import Assignment, Axis, Rewrite
 from secateur.errors import PlanError
+
+if TYPE_CHECKING:
+    from secateur.core.outputs import Output
 
 Role = Literal["makes", "scales", "reads"]
 Groups = Literal["all", "inside blocks"]
@@ -130,6 +133,7 @@ class Graph:
         rewrites: sizes written into code that surgery must adapt.
         statistics: calls over channels, which silencing must restrict to the kept ones.
         roles: for each tensor, the role of each of its dimensions.
+        gates: rows for each unit of the weights of recurrent layers, which ``width`` counts once.
         gains: weights under weight norm, whose gains surgery adapts.
         transformed: layers and observers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels, as in a decoder with transposed weights.
@@ -141,7 +145,11 @@ class Graph:
         inside: whether streams are left alone as such.
         uncounted: operators that multiply and are not in the costs.
         assignments: numbers in attributes that surgery must set.
+        indices: for buffers that hold numbers of channels, the unit of each channel that they may point to.
         tried: plans that the network was read again for, see ``Plan.tried``.
+        free_outputs: patterns of outputs that may lose channels.
+        outputs: what the network returns, tensor by tensor.
+        trained_outputs: the same in training mode, if it was read there.
     """
 
     groups: tuple[Group, ...]
@@ -154,6 +162,7 @@ class Graph:
     statistics: tuple[Statistic, ...]
     roles: Mapping[str, tuple[Role, ...]]
     unreached: Mapping[str, int] = field(default_factory=dict[str, int])
+    gates: Mapping[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = field(default=frozenset())
     streams: frozenset[str] = field(default=frozenset())
     gains: tuple[Gain, ...] = ()
@@ -164,7 +173,11 @@ class Graph:
     patterns: tuple[str, ...] = ()
     uncounted: tuple[Uncounted, ...] = ()
     assignments: tuple[Assignment, ...] = ()
+    indices: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     tried: tuple[Plan, ...] = ()
+    free_outputs: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    trained_outputs: tuple[Output, ...] = ()
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:
@@ -175,6 +188,10 @@ class Graph:
             offsets[group.name] = total
             total += group.size
         return offsets
+
+    def width(self, tensor: str, rows: int) -> int:
+        """Return how many units so many rows of a weight make: of a recurrent layer hidden units, not gates."""
+        return rows // self.gates.get(tensor, 1)
 
     @cached_property
     def units(self) -> int:

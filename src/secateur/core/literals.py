@@ -34,8 +34,9 @@ _RECORDING = threading.RLock()  # torch.fx patches nn.Module for the process: tw
 class _OwnForward(fx.Tracer):
     """Records one module's forward; every child module is a single call."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: bool) -> None:
         super().__init__()
+        self.proxy_buffer_attributes = buffers
         self._thread = threading.get_ident()
 
     # while torch.fx records, the calls and attributes of all modules of the process go through these two
@@ -72,7 +73,12 @@ def record(module: nn.Module) -> fx.Graph | None:
 
     Tensors that the forward makes of numbers are in the meta of the nodes that read them, under ``CONSTANT``.
     """
-    tracer = _OwnForward()
+    # calls on buffers are calls like others, but some code decides by what a buffer holds
+    found = _record(module, _OwnForward(buffers=True))
+    return found if found is not None else _record(module, _OwnForward(buffers=False))
+
+
+def _record(module: nn.Module, tracer: _OwnForward) -> fx.Graph | None:
     own = vars(module).get("forward")
     if own is not None:  # a forward of this one object, as networks have that put another method in its place
         if getattr(own, "__self__", None) is not module:

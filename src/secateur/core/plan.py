@@ -31,6 +31,9 @@ MOST_NUMBERS = 2**21
 MOST_CUTS = 64
 """Edits that regroup one layer: what they leave is worked out for every pair of their blocks."""
 
+MOST_FREE = 2**10
+"""Paths of free outputs in one plan."""
+
 _MOST_DIMS, _WIDEST, _LONGEST = 8, 2**31, 1000
 _RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")
 
@@ -119,11 +122,13 @@ class Plan:
         notes: how it was decided, one sentence each; no part of what it is.
         tried: plans before it for the same network whose cut failed: its groups are those that the network is read
             into with these for further trials.
+        free_outputs: patterns of outputs that may lose channels, with which the network is read into its groups.
     """
 
     edits: tuple[Edit, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
     tried: tuple[Plan, ...] = ()
+    free_outputs: tuple[str, ...] = ()
 
     def dropped(self) -> dict[str, tuple[int, ...]]:
         """Return the dropped units of every group that loses some, ascending."""
@@ -147,7 +152,8 @@ class Plan:
         notes = {"notes": list(self.notes)} if self.notes else {}
         edits = {"edits": [_to_dict(edit) for edit in self.edits]}
         tried = {"tried": [[_to_dict(edit) for edit in plan.edits] for plan in self.tried]} if self.tried else {}
-        return json.dumps({"format": FORMAT, **notes, **edits, **tried}, indent=1)
+        free = {"free_outputs": list(self.free_outputs)} if self.free_outputs else {}
+        return json.dumps({"format": FORMAT, **notes, **edits, **tried, **free}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -177,7 +183,7 @@ class Plan:
             if cuts and max(cuts.values()) > MOST_CUTS:
                 raise PlanError(f"the plan regroups one layer more than {MOST_CUTS} times")
             before = tuple(Plan(tuple(_from_dict(edit, numbers) for edit in each)) for each in tried)
-            return Plan(edits, notes, before)
+            return Plan(edits, notes, before, tuple(map(_name, _some(document.get("free_outputs", [])))))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise PlanError(f"the text is not a plan ({reading.wrong(error)}); was the file cut short?") from None
 
@@ -204,6 +210,12 @@ def _from_dict(entry: dict[str, Any], numbers: _Numbers) -> Edit:
         return Regroup(_name(entry["regroup"]), blocks)
     shape = _sizes(entry["shape"])
     return ZeroWeights(_name(entry["zero"]), shape, base64.b64decode(entry["keep"], validate=True))
+
+
+def _some(values: object) -> list[object]:
+    if not isinstance(values, list) or len(cast("list[object]", values)) > MOST_FREE:
+        raise reading.Unfit(f"free outputs are a list of at most {MOST_FREE} paths, not {reading.written(values)}")
+    return cast("list[object]", values)
 
 
 def _name(value: object) -> str:

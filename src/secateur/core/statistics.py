@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from secateur.core.attention import ATTENTION
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Statistic, staying
 from secateur.core.literals import call_name
@@ -50,14 +51,23 @@ REDUCING = frozenset(
         "_is_all_true",
     }
 )
-NORMALISING = frozenset({"layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax", "normalize"})
+# divides each channel by those beside it, of what is left: a kind of its own, since the order of channels matters to it
+NEIGHBOURS = "local_response_norm"
+NORMALISING = frozenset(
+    {"layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax", "normalize", NEIGHBOURS}
+)
 _AFFINE = {"layer_norm": (2, 3), "group_norm": (2, 3), "rms_norm": (2,)}  # places of per-channel parameters
 _NAMES = {2: "weight", 3: "bias"}
 
 
 def is_statistic(name: str) -> bool:
     """Tell whether a call may take statistics over channels."""
-    return name in REDUCING or name in NORMALISING
+    return name in REDUCING or name in NORMALISING or name == ATTENTION
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of statistic that a call takes; calls are numbered kind by kind."""
+    return NEIGHBOURS if name == NEIGHBOURS else KIND
 
 
 Place = tuple[str, str, int]  # kind of a call, module, number of the call there
@@ -105,9 +115,12 @@ class _OverKept(TorchFunctionMode):
             return self._reading(func, args, named)
         if not is_statistic(name):
             return func(*args, **named)
-        place = (KIND, self._stack.current, self._stack.number(KIND))
+        kind = kind_of(name)
+        place = (kind, self._stack.current, self._stack.number(kind))
         if place not in self._left:
             return func(*args, **named)
+        if name == ATTENTION:
+            return self._attention(func, args, named, self._left[place][0][1])
         few = args[0]
         for dim, kept in self._left[place]:
             few = few.index_select(dim, _places(kept, few, dim))
@@ -119,6 +132,11 @@ class _OverKept(TorchFunctionMode):
         result = func(few, *rest, **named)
         whole = result.new_zeros([n if d == dim else result.shape[d] for d, n in enumerate(args[0].shape)])
         return whole.index_copy(dim, kept, result)
+
+    def _attention(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any], kept: Tensor) -> Any:
+        """Average the attention weights over the heads that are kept."""
+        out, weights = func(*args, **{**named, "average_attn_weights": False})
+        return out, weights.index_select(-3, _places(kept, weights, -3)).mean(-3)
 
     def _reading(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Multiply with a weight that is zero where it reads what is silenced."""

@@ -130,6 +130,7 @@ def tensor_of(array: Array) -> Tensor:
         return array.detach().cpu()
     try:
         values = np.asarray(array)
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch knows no other order of bytes
         # torch can only share memory that may be written and is walked forwards.
         shared = values.flags.writeable and all(step >= 0 for step in values.strides)
         return torch.as_tensor(values if shared else values.copy())

@@ -26,7 +26,6 @@ COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
 
-_COUNT = rules.whole(1, "images")
 _NAMED = rules.optional(
     rules.Rule(
         lambda value: isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value),
@@ -49,6 +48,7 @@ class Calibration:
         mean: per channel, with which raw pixels were normalised; None where they came as the forward takes them.
         std: the same.
         lost: what could not be read, a sentence for each.
+        doubt: what is doubtful about how they were read, a sentence; empty for nothing.
     """
 
     batches: tuple[Inputs, ...] = field(repr=False)
@@ -57,6 +57,7 @@ class Calibration:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     lost: tuple[str, ...] = field(default=(), repr=False)
+    doubt: str = field(default="", repr=False)
 
     @cached_property
     def _distinct(self) -> list[Tensor]:
@@ -78,6 +79,8 @@ class Calibration:
         found: list[str] = []
         if self.few:
             found.append(self.note)
+        if self.doubt:
+            found.append(self.doubt)
         if self.lost:
             first, *more = self.lost
             others = f", and {len(more)} more" if more else ""
@@ -216,7 +219,7 @@ def load_calibration(
         (100, 1)
     """
     rules.refuse(
-        ("count", count, _COUNT),
+        ("count", count, rules.IMAGES),
         ("seed", seed, rules.SEED),
         ("mean", mean, _NAMED),
         ("std", std, _NAMED),
@@ -239,10 +242,15 @@ def load_calibration(
     if not batches:
         raise DataError(f"there are no images in {read.name}: give some, {FEWEST} to {MOST:,} if you can")
     used: tuple[tuple[float, ...] | None, tuple[float, ...] | None] = (None, None)
-    images = next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None)
+    images, source = (
+        next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None),
+        read.name,
+    )
     if images is not None and (read.scaled or any(raw)):
         used = read.wanted.scale(images.shape[1])
-    found = Calibration(batches, sum(map(length, batches)), read.name, *used, tuple(read.lost))
+    if images is not None and not read.scaled:
+        source += f", normalised with {read.wanted.scaling()}" if any(raw) else ", not normalised here"
+    found = Calibration(batches, sum(map(length, batches)), source, *used, tuple(read.lost), read.doubt)
     return found.without_repeats() if found.few else found
 
 

@@ -223,6 +223,7 @@ def _fitted(leaf: Tensor, like: Tensor | None, wanted: Wanted, name: str) -> Ten
     if like is not None and _lacks_channel(leaf, like):
         leaf = leaf.unsqueeze(1)
     floating = leaf.is_floating_point() if like is None else like.is_floating_point()
+    _check_pixels(leaf, like, floating, name)
     pixels = leaf.dtype == torch.uint8 and leaf.dim() > 2 and (like is None or (floating and like.dim() == 4))
     if pixels:
         channels = -1 if like is None else like.shape[1]
@@ -242,6 +243,22 @@ def _fitted(leaf: Tensor, like: Tensor | None, wanted: Wanted, name: str) -> Ten
     if like is not None:
         return leaf.to(like.dtype)
     return leaf.to(torch.float32) if leaf.is_floating_point() else leaf
+
+
+def _check_pixels(leaf: Tensor, like: Tensor | None, floating: bool, name: str) -> None:
+    """Refuse images in another type than floating point and uint8, before anything is said of their layout."""
+    if leaf.dim() != 4 or leaf.dtype == torch.uint8 or leaf.is_floating_point():
+        return
+    image = (
+        bool({leaf.shape[1], leaf.shape[3]}.intersection(CHANNELS)) if like is None else floating and like.dim() == 4
+    )
+    if image:
+        takes = "" if like is None else f" where the network takes {_kind(like)}"
+        known = f", or example inputs if the network takes {_kind(leaf)}" if like is None else ""
+        raise DataError(
+            f"{name} are {_kind(leaf)}{takes}: give uint8 pixels (0 to 255), their channels first or last, or floating "
+            f"point as the network takes it, normalised and with the channels first{known}"
+        )
 
 
 def _check_shape(leaf: Tensor, like: Tensor, any_size: bool, name: str) -> None:

@@ -20,6 +20,7 @@ from secateur.data.splits import mixed
 from secateur.data.vision import picture_size, torchvision
 from secateur.errors import DataError
 from secateur.measure.forward import tensors
+from secateur.spelling import said
 
 SMALL = 96
 """Pictures of one size up to this, in pixels, stay as they are where nothing asks for another size."""
@@ -35,7 +36,7 @@ def of_folder(
     size: tuple[int | None, int],
     workers: int | None,
     lost: list[str],
-) -> tuple[Iterator[Tensor], str, Wanted]:
+) -> tuple[Iterator[Tensor], str, Wanted, str]:
     """Return pictures drawn by the seed; no others are read, but for those that cannot be: others take their places.
 
     Args:
@@ -48,7 +49,8 @@ def of_folder(
         lost: takes the names of the pictures that cannot be read, while the others are.
 
     Returns:
-        The batches, what they are in words, and what was wanted with the constants that they are normalised with.
+        The batches, what they are in words, what was wanted with the constants that they are normalised with, and what
+        is doubtful about their size, empty for nothing.
 
     Raises:
         DataError: if there are no pictures, none can be read, or the network takes something else.
@@ -71,7 +73,8 @@ def of_folder(
     source = FolderSource({"test": files}, mean, std, final if resized else None, workers)
     done = f"{'resized to ' if resized else ''}{final[0]}x{final[1]} pixels"
     name = f"pictures in '{root}', {done}, normalised with {wanted.scaling()}"
-    return _read(source, count, None if resized else final, lost), name, wanted
+    doubt = _enlarged(root, drawn[:count], final) if resized and side is None and size[0] is None else ""
+    return _read(source, count, None if resized else final, lost), name, wanted, doubt
 
 
 def _read(source: FolderSource, count: int, only: tuple[int, int] | None, lost: list[str]) -> Iterator[Tensor]:
@@ -137,6 +140,23 @@ def _size(
     if fits and all(size in (one, None) for size in sizes):
         return one, False
     return example or (otherwise, otherwise), True
+
+
+def _enlarged(root: Path, paths: tuple[str, ...], final: tuple[int, int]) -> str:
+    """Say that most pictures are smaller than the size to which they are resized unasked; empty if they are not."""
+    first = _size_of(paths[0])
+    if first is None or min(first) >= min(final):  # as photographs are, whose sizes need not be read
+        return ""
+    sizes = {path: size for path in paths if (size := _size_of(path)) is not None}
+    small = [size for size in sizes.values() if min(size) < min(final)]
+    if 2 * len(small) <= len(sizes):
+        return ""
+    differ = ", and of different sizes," if len(set(sizes.values())) > 1 else ""
+    name = said("secateur.data.load_calibration(..., image_size=)", "--image-size", "'image_size' in the recipe")
+    return (
+        f"the pictures in '{root}' are smaller{differ} than the {final[0]}x{final[1]} pixels to which they are resized"
+        f": name the size that the network was trained on ({name}) unless it is that"
+    )
 
 
 def _size_of(path: str) -> tuple[int, int] | None:

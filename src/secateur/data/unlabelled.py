@@ -41,6 +41,7 @@ class Read:
         single: tells whether an item is a single image, where the network's inputs do not tell.
         scaled: whether the items were raw pixels and are normalised already, with the constants that are wanted.
         lost: fills up with the names of what cannot be read, while the items are.
+        doubt: what is doubtful about all of it; empty for nothing.
     """
 
     items: Iterator[Any]
@@ -49,6 +50,7 @@ class Read:
     single: Single = lambda item: False
     scaled: bool = False
     lost: list[str] = field(default_factory=list[str])
+    doubt: str = ""
 
 
 def opened(
@@ -63,8 +65,8 @@ def opened(
         path = Path(source).expanduser()
         if path.is_dir():
             lost = list[str]()
-            images, name, used = of_folder(path, wanted, count, seed, size, workers, lost)
-            return Read(images, name, replace(used, any_size=True), scaled=True, lost=lost)
+            images, name, used, doubt = of_folder(path, wanted, count, seed, size, workers, lost)
+            return Read(images, name, replace(used, any_size=True), scaled=True, lost=lost, doubt=doubt)
         return _of_arrays(_file(path, wanted.example), f"'{path}'", wanted, count, seed)
     if isinstance(source, Data):
         own = not isinstance(source.source, LoaderSource)  # which has normalised by itself, nobody knows how

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
+from ..core.attention import module_by_module
 from ..core.blocks import executing
 from ..core.calls import ModuleStack, Operators
 from ..core.together import Together
@@ -75,6 +77,7 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     stack = ModuleStack(model)
     watcher = _Watcher(stack)
     flops = FlopCounterMode(display=False, custom_mapping=mapping())
+    flops.mod_tracker = _Untracked()
     with (
         evaluating(model),
         executing(model, "blocks"),
@@ -97,16 +100,21 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     )
 
 
+class _Untracked(ModuleTracker):
+    """Counts the network as a whole: hooks on gradients fail where a module is given a view of a parameter."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+
 @contextmanager
 def _unfused() -> Generator[None]:
     """Keep fused attention from hiding its matrix products from the counters."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with module_by_module(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 _in_the_open = Together(_unfused)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..core.outputs import scores_in
 from ..core.surgery.untouched import owned, untouched
 from ..errors import ModelError, first_line
 
@@ -141,13 +142,7 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         ModelError: if there is no such tensor.
     """
-    logits = output
-    if isinstance(output, Mapping):
-        logits = cast("Mapping[str, Any]", output).get("logits")
-    elif hasattr(output, "logits"):
-        logits = output.logits
-    elif isinstance(output, tuple | list) and output:
-        logits = cast("tuple[Any, ...]", output)[0]
+    logits = scores_in(output)
     if isinstance(logits, Tensor) and logits.ndim == 2:
         return logits
     found: str = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__

@@ -21,6 +21,7 @@ from ..spelling import said
 from .builtin import BUILDERS
 
 _SOURCES = ("secateur", "torchvision", "timm")
+_CHANNELS: tuple[str, ...] = ("channels", "in_channels", "in_chans")
 
 
 def build(spec: str, *, classes: int | None = None, channels: int = 3, image: int | None = None) -> nn.Module:
@@ -94,11 +95,16 @@ def refuse_own_code(spec: str) -> None:
 
 
 def side_of(spec: str) -> int:
-    """Return the height and width of the images that a network is for where nothing says it.
+    """Return the height and width of the images that a network is for, see ``images_for``."""
+    return images_for(spec)[1]
 
-    That is what the network takes by default: a number after ``image`` in the signature of what builds it, or the size
-    that timm's configuration names. Without either, our own networks take 32 pixels and others 224; so does a name that
-    there is no network for, which ``build`` refuses.
+
+def images_for(spec: str) -> tuple[int, int]:
+    """Return the channels, and the height and width, of the images that a network is for where nothing says it.
+
+    That is what the network takes by default: numbers after ``channels`` (or its other names) and ``image`` in the
+    signature of what builds it, or those that timm's configuration names. Without them networks take 3 channels, and
+    our own ones 32 pixels, others 224; so does a name that there is no network for, which ``build`` refuses.
 
     Raises:
         ModelError: if that would run code that a file names, see ``refuse_own_code``.
@@ -106,19 +112,24 @@ def side_of(spec: str) -> int:
     refuse_own_code(spec)
     source, _, name = _parts(spec)
     own = source in ("", "secateur")
+    usual = 3, 32 if own else 224
     try:
         if source == "timm":
-            return int(_optional("timm").get_pretrained_cfg(name).input_size[-1])
-        found = None if source == "torchvision" else _image_of(BUILDERS[name] if own else _factory(source, name))
+            size: Any = _optional("timm").get_pretrained_cfg(name).input_size
+            return int(size[0]), int(size[-1])
+        if source == "torchvision":
+            return usual
+        factory = BUILDERS[name] if own else _factory(source, name)
     except (ModelError, KeyError, AttributeError, RuntimeError):
-        found = None
-    return (32 if own else 224) if found is None else found
+        return usual
+    channels = next((found for name in _CHANNELS if (found := _default_of(factory, name)) is not None), usual[0])
+    return channels, _default_of(factory, "image") or usual[1]
 
 
-def _image_of(factory: Callable[..., object]) -> int | None:
-    """Return the size of images that a function builds networks for by default, None if it says nothing."""
+def _default_of(factory: Callable[..., object], name: str) -> int | None:
+    """Return a number that a function takes by default, None if it says nothing."""
     try:
-        default: object = getattr(inspect.signature(factory).parameters.get("image"), "default", None)
+        default: object = getattr(inspect.signature(factory).parameters.get(name), "default", None)
     except (TypeError, ValueError):  # some callables written in C have no signature
         return None
     return default if isinstance(default, int) and default > 0 else None
@@ -233,7 +244,7 @@ def _importable(folder: Path) -> Generator[None]:
 
 def _offered(classes: int | None, channels: int, image: int | None) -> dict[str, int]:
     """Return what a factory may be given, under all the names that it may have."""
-    offered = {"channels": channels, "in_channels": channels, "in_chans": channels}
+    offered = dict.fromkeys(_CHANNELS, channels)
     if classes is not None:
         offered |= {"classes": classes, "num_classes": classes}
     if image is not None:

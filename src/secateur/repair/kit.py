@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import Inputs
+from secateur.core.surgery import Inputs, left
 from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, heard, ignore
@@ -168,7 +169,7 @@ def taken(
         bare = copy.deepcopy(thin) if step in DATA_FREE and judge is not None else None
         layers = take(step, dense, thin, graph, plan, images, seed, tell)
         if layers and bare is not None and judge is not None:
-            before, after = squared_errors(dense, (bare, thin), images)
+            before, after = squared_errors(dense, (bare, thin), images, partial(left, graph, plan))
             if not after <= judge.times * before:
                 thin.load_state_dict(bare.state_dict())
                 tell(Event("warning", f"without {step}: it would bring {judge.name} further from the dense network"))

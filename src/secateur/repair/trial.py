@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import Inputs
+from secateur.core.surgery import Inputs, left
 from secateur.measure.forward import joined, length, part
 from secateur.repair.error import squared_errors
 from secateur.repair.kit import taken
@@ -46,7 +47,7 @@ def helps(
         tried = copy.deepcopy(thin)
         for _ in taken(steps, dense, tried, graph, plan, [known], seed):
             pass
-        bare, mended = squared_errors(dense, (thin, tried), [held])
+        bare, mended = squared_errors(dense, (thin, tried), [held], partial(left, graph, plan))
         before, after = before + bare, after + mended
     return after < before
 

@@ -22,16 +22,20 @@ from secateur.report import curves, figures, limits, minutes, speed, summary, tu
 NAME = "report.html"
 _STAGES = {
     "train": "training the dense network",
+    "images": "reading images",
     "trace": "reading the network",
     "shape": "training with the method's regulariser",
     "runtime": "choosing the runtime",
     "budget": "settling the budget",
     "foretell": "foretelling the speed",
+    "reconstruct": "measuring what layers can be fitted to",
+    "layers": "timing layers",
     "plan": "deciding",
     "apply": "surgery",
     "verify": "verifying",
     "repair": "repairing",
     "fine-tune": "fine-tuning",
+    "distil": "distilling",
     "measure": "measuring",
 }
 

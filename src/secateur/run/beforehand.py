@@ -16,6 +16,7 @@ from secateur.core.explain import REACH_IT
 from secateur.core.graph import Graph, Groups, layer_of, within
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
+from secateur.core.outputs import FREE_IT
 from secateur.core.plan import Plan
 from secateur.core.select import family, meet
 from secateur.core.size import Target, size
@@ -38,6 +39,7 @@ def read(
     inputs: Any,
     leave: Sequence[str],
     *,
+    free_outputs: Sequence[str] = (),
     groups: Groups = "all",
     patience: float | None = None,
     tell: Tell = ignore,
@@ -45,13 +47,15 @@ def read(
 ) -> Graph:
     """Trace a network, perhaps again after plans that failed, and leave some layers alone, and all streams if so asked.
 
+    Outputs that are free may lose channels.
+
     Raises:
         ModelError: if the network does not run on the inputs.
-        SettingError: if a pattern in ``leave`` names no layer.
+        SettingError: if a pattern in ``leave`` names no layer, or ``free_outputs`` name no output or the prediction.
         TargetError: if nothing can be pruned.
         TraceError: if it was not read within ``patience`` seconds.
     """
-    graph = trace(model, inputs, seconds=patience, tell=tell, tried=tried)
+    graph = trace(model, inputs, free_outputs=free_outputs, seconds=patience, tell=tell, tried=tried)
     layers = [layer_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
     names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
     for pattern in leave:
@@ -63,13 +67,29 @@ def read(
     graph = graph.without(*leave).choose(groups)
     # block layers can be regrouped further although what they read is pinned
     if not graph.free and not any(isinstance(module, BlockLayer) for module in model.modules()):
-        reasons = [*([graph.spared] if graph.inside else []), *([_not_run(graph)] if graph.unreached else [])]
-        why = f" ({'; '.join(reasons)})" if reasons else ""
+        why = f" ({reasons})" if (reasons := _reasons(model, graph)) else ""
         raise TargetError(
             f"nothing in {type(model).__name__} can be pruned: every channel is pinned or left alone{why}; "
             "`secateur explain` says why for each layer"
         )
     return graph
+
+
+def _reasons(model: nn.Module, graph: Graph) -> str:
+    """Say why nothing can be pruned where something could be done about it, and what."""
+    found = [graph.spared] if graph.inside else []
+    if graph.unreached:
+        found.append(f"{_not_run(graph)}; {REACH_IT}")
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        found.append(f"'{scripted[0]}' is a scripted network, whose layers stay; give the module that it was made from")
+    if any(pin.remedy == FREE_IT for pin in graph.pins):
+        how = said("free_outputs", "--free-outputs", "'free_outputs' in the recipe")
+        found.append(f"outputs beside the prediction pin some: {how} frees those it names")
+    rows = [row for row in graph.explain().rows if row.prunable < row.width and row.remedy]
+    if rows and not found:
+        found.append(f"'{rows[0].layer}': {rows[0].reason}; {rows[0].remedy}")
+    return "; ".join(found)
 
 
 def _around(layers: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.size import Target
-from secateur.core.surgery import apply, hold
+from secateur.core.surgery import cut, hold
 from secateur.data import Data
 from secateur.errors import DataError, SettingError
 from secateur.events import Event, ignore
@@ -27,6 +28,8 @@ from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
 from secateur.repair import taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
+from secateur.run.byproducts import Byproducts
+from secateur.run.deciding import carried_out
 from secateur.run.images import repaired_by
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
@@ -59,17 +62,46 @@ def check_budget(budget: Budget | None, data: Data | str | None, train: Settings
         raise SettingError("the drop is to count after fine-tuning, but none is asked for; give its epochs")
 
 
-def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
+def settled(job: Job, graph: Graph, budget: Budget) -> tuple[Graph, Settled]:
     """Return the target that a budget comes to, or what an earlier run of the same job came to.
+
+    Returns:
+        The network as it was read in the end, if a plan on the way could not be carried out, and the target.
 
     Raises:
         TargetError: if the limits cannot be met.
+        CutError: if plans on the way cannot be carried out, however often they are decided.
     """
     job.tell(Event("budget", "looking for the largest network within the budget"))
     budget = replace(budget, runtime=job.runtime, threads=job.threads)
     facts = (job.method, budget, job.target, job.limits, tuple(job.leave), job.groups, job.seed, job.train)
-    facts += (job.repair, job.about_data())
+    facts = (*facts, ("free outputs", *job.free_outputs)) if job.free_outputs else facts
+    facts += (job.repair, job.about_data(), *([graph.tried] if graph.tried else []))
+    readings = {graph.tried: graph}
 
+    def come_to() -> str:
+        curves = len(job.curves)
+
+        def work(graph: Graph) -> Settled:
+            job.forecast = None
+            del job.curves[curves:]
+            return settle(_bargain(job, graph, budget), budget, job.target)
+
+        last, found = carried_out(graph, work, partial(job.read, job.dense))
+        readings[last.tried] = last
+        # as text, for TOML has no word for None
+        return json.dumps({**asdict(found), "tried": [plan.to_json() for plan in last.tried]})
+
+    def read(text: str) -> tuple[Graph, Settled]:
+        found, tried = _read(text)
+        if tried not in readings:
+            readings[tried] = job.read(job.dense, tried)
+        return readings[tried], found
+
+    return job.choices.take("budget", job.dense, facts, come_to, read, beside=Byproducts(job), bound=True)
+
+
+def _bargain(job: Job, graph: Graph, budget: Budget) -> Bargain:
     def decide(target: Target, limits: Limits) -> Plan:
         return _decided(job, graph, job.method, target, limits)
 
@@ -77,12 +109,7 @@ def settled(job: Job, graph: Graph, budget: Budget) -> Settled:
         return _accuracy(job, graph, plan, trained=budget.drop_after == "training")
 
     test = None if job.data is None else tested
-    bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, test, _alternative(job, graph), tell=job.tell)
-
-    def come_to() -> str:
-        return json.dumps(asdict(settle(bargain, budget, job.target)))  # as text, for TOML has no word for None
-
-    return job.choices.take("budget", job.dense, facts, come_to, _read, bound=True)
+    return Bargain(job.dense, graph, job.inputs, decide, job.limits, test, _alternative(job, graph), tell=job.tell)
 
 
 def _decided(job: Job, graph: Graph, method: Method, target: Target, limits: Limits) -> Plan:
@@ -132,7 +159,7 @@ def _promise(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> float:
 
 def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Module:
     """Return the network under a plan after repairs without training, as the run itself makes it."""
-    thin = apply(job.dense, graph, plan)
+    thin = cut(job.dense, graph, plan, job.inputs)
     if steps and plan.edits:
         # silently: only what the cut that is settled on loses is worth a warning, and its round gives it
         steps = Round(job, 1, job.method, None, job.dense, graph).helping(job.dense, thin, plan, steps, ignore)
@@ -181,6 +208,7 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
     return accuracy_at(thin, job.data.batches("val"), job.place, job.tell).top1
 
 
-def _read(text: str) -> Settled:
+def _read(text: str) -> tuple[Settled, tuple[Plan, ...]]:
     stored: dict[str, Any] = reading.values(text)
-    return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"], stored["allocate"])
+    tried = tuple(Plan.from_json(plan) for plan in stored.get("tried", ()))  # which earlier versions did not write
+    return Settled(Target(**stored["target"]), Limits(**stored["limits"]), stored["found"], stored["allocate"]), tried

@@ -19,6 +19,7 @@ from secateur import reading
 from secateur.artifact.foreign import MOST
 from secateur.errors import SecateurError
 from secateur.events import Event, Tell, ignore
+from secateur.run.byproducts import BESIDE, Beside
 from secateur.run.work import Work, digest, keep
 from secateur.training import Settings, Speed
 from secateur.training.speed import Memory
@@ -51,6 +52,7 @@ class Choices:
         choose: Callable[[], Any],
         read: Callable[[Any], T],
         *,
+        beside: Beside | None = None,
         bound: bool = False,
     ) -> T:
         """Return what was chosen before, else choose now and write that down before it is used.
@@ -61,6 +63,7 @@ class Choices:
             facts: what else it depends on; a work folder holds it under a name made of all this.
             choose: returns it, in values that TOML and JSON have.
             read: makes of such values what is wanted; fails for what cannot be used here.
+            beside: what else comes of choosing, kept with the choice in the work folder.
             bound: whether a recipe's choice, too, belongs to this very network and these facts alone.
 
         Raises:
@@ -69,14 +72,14 @@ class Choices:
         key = digest(model, facts) if bound or self.work is not None else ""  # of all weights: once
         name = f"{name}-{key}" if bound else name
         path = None if self.work is None else self.work.file(f"{name}-{key}.json")
-        known = self._recall(name, path, read)
+        known = self._recall(name, path, read, beside)
         if known is not None:
             return known
         value = choose()
-        self._note(name, path, value)
+        self._note(name, path, value, beside)
         return read(value)
 
-    def _recall(self, name: str, path: Path | None, read: Callable[[Any], T]) -> T | None:
+    def _recall(self, name: str, path: Path | None, read: Callable[[Any], T], beside: Beside | None = None) -> T | None:
         """Return what was chosen before in this run, in the recipe, or in the work folder; None if nothing was."""
         places: list[Mapping[str, Any]] = [self.made, self.given]
         if path is not None:
@@ -88,6 +91,8 @@ class Choices:
                 continue
             try:
                 found = read(place[name])
+                if beside is not None and place is not self.made and place is not self.given:
+                    beside.recall(place[BESIDE])
             except _UNUSABLE as error:
                 if place is self.given:
                     why = reading.shown(error)
@@ -98,9 +103,9 @@ class Choices:
             return found
         return None
 
-    def _note(self, name: str, path: Path | None, value: Any) -> None:
+    def _note(self, name: str, path: Path | None, value: Any, beside: Beside | None = None) -> None:
         if path is not None:
-            keep(path, json.dumps({name: value}))
+            keep(path, json.dumps({name: value} | ({} if beside is None else {BESIDE: beside.noted()})))
         self.made[name] = value
 
     def speed(self, name: str, model: nn.Module, settings: Settings) -> Memory:

@@ -8,20 +8,21 @@ widths are not known, or the times scatter, nothing is promised.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
+from secateur.core.method import ScoreMethod, shapes
 from secateur.core.plan import Plan
 from secateur.core.select import family, meet
 from secateur.core.size import Target, size
-from secateur.core.surgery import apply
-from secateur.errors import SecateurError
+from secateur.core.surgery import cut
+from secateur.errors import CutError, SecateurError, TargetError
 from secateur.events import Tell, ignore
 from secateur.measure import Runtime, SpeedUp, fastest, side_by_side
 from secateur.measure.forecast import Forecast, LayerTime
@@ -29,6 +30,13 @@ from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import known, threads_set
 from secateur.measure.speed_up import DENSE, PRUNED
+from secateur.methods import name_of
+from secateur.methods.reconstruction import Reconstruction
+from secateur.run.deciding import carried_out
+from secateur.run.round import Round
+
+if TYPE_CHECKING:
+    from secateur.run.job import Job
 
 FAR = 0.75
 """A warning is due where the speed-up is below this share of the ratio of the MACs."""
@@ -129,11 +137,14 @@ def foretell(
         threads: of the CPU.
         auto: the plan that ``multiple="auto"`` leads to, where the user has asked for other widths.
         tell: hears the progress.
+
+    Raises:
+        CutError: if a plan cannot be carried out.
     """
     macs = size(graph).macs / max(1, size(graph, plan).macs)
-    networks = {DENSE: model, PRUNED: apply(model, graph, plan)}
+    networks = {DENSE: model, PRUNED: cut(model, graph, plan, inputs)}
     if auto is not None:
-        networks[_AUTO] = apply(model, graph, auto)
+        networks[_AUTO] = cut(model, graph, auto, inputs)
     try:
         for network in networks.values():
             if network is not model:
@@ -151,6 +162,57 @@ def foretell(
         return foretold
     whole = found.latencies[DENSE].milliseconds
     return Foretold(macs, speed, _reasons(model, graph, plan, inputs, speed, whole), price)
+
+
+def foretold(job: Job, graph: Graph) -> tuple[Graph, Foretold | None]:
+    """Foretell a run that takes long, or whose widths somebody has asked for; None for others.
+
+    Returns:
+        The network as it was read in the end, if a plan could not be carried out, and what to expect.
+    """
+    met = job.settled is not None and "latency" in job.settled.found
+    long = (
+        job.train is not None
+        or job.minutes is not None
+        or job.shaping is not None
+        or not isinstance(job.method, ScoreMethod)
+    )
+    if not job.latency or met or job.target is None or not (long or not job.limits.auto):
+        return graph, None
+    searches, target = len(job.searches), job.target
+
+    def work(graph: Graph) -> Foretold | None:
+        del job.searches[searches:]
+        return _of(job, graph, target)
+
+    with job.clock("foretell"):
+        try:
+            return carried_out(graph, work, partial(job.read, job.dense))
+        except CutError as error:  # of another plan than that of the run, perhaps
+            return graph, Foretold(0.0, None, (str(error),))
+
+
+def _of(job: Job, graph: Graph, target: Target) -> Foretold | None:
+    assert job.runtime is not None
+    if not isinstance(job.method, ScoreMethod | Reconstruction):
+        why = f"{name_of(job.method)} finds out by itself what goes from each layer"
+        return Foretold(0.0, None, (why,))
+    trained = job.shaping is not None and shapes(job.method)  # before it decides
+    # curves take long, and are measured when the round begins
+    curves = isinstance(job.method, Reconstruction) or job.method.allocate in ("sensitivity", "reconstruction")
+    even = trained or curves
+    now = Round(job, 1, job.method, target, job.dense, graph)
+
+    def decided(limits: Limits) -> Plan:
+        return evenly(graph, target, limits) if even else now.ask([], limits)
+
+    try:
+        plan = decided(job.limits)
+        auto = None if job.limits.auto else decided(replace(job.limits, multiple="auto", parts=0))
+    except TargetError:  # said when it matters, with what can be reached
+        return None
+    found = foretell(job.dense, graph, plan, job.inputs, job.runtime, threads=job.threads, auto=auto, tell=job.tell)
+    return replace(found, evenly=even)
 
 
 def _reasons(model: nn.Module, graph: Graph, plan: Plan, inputs: Any, speed: SpeedUp, whole: float) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.core.surgery import Inputs, run
@@ -21,9 +22,10 @@ from secateur.data.pictures import FolderSource
 from secateur.errors import DataError, ModelError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import device_of, dtype_of, moved, tensors
-from secateur.models.sources import side_of
+from secateur.models.sources import images_for, own_code, side_of
 from secateur.recipe import Recipe
 from secateur.repair import DATA_FREE, Judge
+from secateur.spelling import setting
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
@@ -126,18 +128,69 @@ def images_of(
     if not recipe.calibrate:
         return None
     tell(Event("images", "reading unlabelled images"))
-    return named_images(
+    shape = recipe.shape_asked
+    read = partial(
+        named_images,
         recipe.calibrate,
         data,
+        example=None if shape is None else torch.zeros(1, *shape),
         count=recipe.calibrate_images,
         seed=recipe.seed,
-        mean=recipe.mean,
-        std=recipe.std,
         image_size=recipe.image_size,
         default_size=side_of(recipe.model),
         workers=recipe.workers,
         model=model,
     )
+    found = read(mean=recipe.mean, std=recipe.std)
+    if shape is None and model is None and data is None and _is_folder(recipe.calibrate):
+        assert found is not None
+        if grey_by_default(recipe, found):
+            found = read(mean=GREY[0], std=GREY[1])
+    if found is not None and data is None and (size := shape_of(found.example())):
+        check_asked(recipe, size, f"'{recipe.calibrate}'")
+    return found
+
+
+def grey_by_default(recipe: Recipe, images: Data | Calibration) -> bool:
+    """Tell whether pictures without a colour are for a network that takes one channel where nobody says otherwise."""
+    first = images.example()
+    if recipe.mean is not None or own_code(recipe.model) or not isinstance(first, Tensor) or first.shape[1] != 3:
+        return False
+    if images.mean is None or images.std is None or images_for(recipe.model)[0] != 1:
+        return False
+    mean, std = (torch.tensor(it).view(-1, 1, 1) for it in (images.mean, images.std))
+    batches = images.batches if isinstance(images, Calibration) else (first,)
+    pixels = (batch * std + mean for batch in batches if isinstance(batch, Tensor))
+    return all(bool(((each - each[:, :1]).abs() < 1 / 512).all()) for each in pixels)
+
+
+def check_asked(recipe: Recipe, shape: tuple[int, int, int], where: str) -> None:
+    """Refuse a shape or size of images that was asked for where the images have another one.
+
+    Raises:
+        DataError: naming the setting.
+    """
+    asked = recipe.shape_asked or (shape[0], recipe.image_size or shape[1], recipe.image_size or shape[2])
+    if asked != shape:
+        name = setting("image" if recipe.image else "image_size")
+        raise DataError(
+            f"the images of {where} are {'x'.join(map(str, shape))} and stay so, not {'x'.join(map(str, asked))} as "
+            f"asked: leave {name} out, or name other images"
+        )
+
+
+def check_runs(model: nn.Module, example: Tensor) -> None:
+    """Refuse to try a network on noise that it does not run on, for want of images.
+
+    Raises:
+        ModelError: saying how to name the shape.
+    """
+    try:
+        run(model, example)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}; no images say what it takes: name the shape of one ({setting('image')}, such as 1x28x28)"
+        ) from error
 
 
 def as_taken(model: nn.Module, images: Calibration) -> Calibration:

@@ -16,7 +16,7 @@ from secateur.core.blocks import execute, execution_of
 from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Groups
 from secateur.core.limits import Limits
-from secateur.core.method import Method, ScoreMethod, shapes
+from secateur.core.method import Method
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.sensitivity import Curve
 from secateur.core.size import Size, Target, size
@@ -26,19 +26,16 @@ from secateur.core.trials import Search
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import COUNT, Later
 from secateur.data.loaders import LoaderSource
-from secateur.errors import TargetError
 from secateur.events import Event, Tell
 from secateur.measure import Accuracy, Measurement, Runtime, SpeedUp, fastest
 from secateur.measure.forecast import Forecast
-from secateur.methods import name_of
-from secateur.methods.reconstruction import Reconstruction
 from secateur.repair import Repair
-from secateur.run import beforehand, budgeting, headline
+from secateur.run import beforehand, budgeting, foretelling, headline
 from secateur.run.bargain import Settled
 from secateur.run.choices import Choices
 from secateur.run.clock import Clock
 from secateur.run.fallback import FEWEST_CHOSEN
-from secateur.run.foretelling import Foretold, evenly, foretell
+from secateur.run.foretelling import Foretold
 from secateur.run.minutes import spend
 from secateur.run.place import measure_at
 from secateur.run.result import Result, widths
@@ -80,6 +77,7 @@ class Job:
     among: tuple[Runtime, ...] = ("eager", "channels_last")
     minutes: float | None = None
     groups: Groups = "all"
+    free_outputs: tuple[str, ...] = ()
 
     choices: Choices = field(default_factory=Choices)
 
@@ -90,9 +88,11 @@ class Job:
     settled: Settled | None = None
     forecast: Forecast | None = None
     foretold: Foretold | None = None
+    looked_at: str = ""  # images of an earlier run, whose work this one goes on from
     searches: list[Search] = field(default_factory=list[Search])
     shaped: list[History] = field(default_factory=list[History])
     repairs: list[Repair] = field(default_factory=list[Repair])
+    cuts: list[tuple[Graph, Plan]] = field(default_factory=list[tuple[Graph, Plan]])  # where outputs lose channels
     curves: list[tuple[Curve, ...]] = field(default_factory=list[tuple[Curve, ...]])
     error_curves: dict[tuple[object, ...], Sequence[ErrorCurve]] = field(
         default_factory=dict[tuple[object, ...], Sequence[ErrorCurve]]
@@ -106,7 +106,8 @@ class Job:
         self.settle(graph)
         beforehand.warn_of_uncounted(graph, self.tell)
         steps = [*self.first_steps(rounds), *self.then]
-        self.foretell(graph)
+        self.foretell(self.graph)
+        graph = self.graph  # which both may have read anew
         before = self.measure(self.dense, "the dense network", self.tested)
         if self.data is not None and self.tested is None:
             beforehand.warn_of_seen(self.dense, self.data, before.accuracy, self.place, self.tell)
@@ -122,6 +123,7 @@ class Job:
             plan, difference = now.cut()
             first, graph = (now.graph if number == 1 else first), now.graph
             plans.append(plan)
+            self.cuts += [(graph, plan)] if self.free_outputs else []
             differences.append(difference)
             if self.repair and plan.edits:
                 if number == len(steps) and self.data is not None:
@@ -193,48 +195,17 @@ class Job:
         self.limits = aligned(self, graph)
         if self.budget is not None:
             with self.clock("budget"):
-                self.settled = budgeting.settled(self, graph, self.budget)
+                graph, self.settled = budgeting.settled(self, graph, self.budget)
+            self.graph = graph
             self.target, self.limits = self.settled.target, self.settled.limits
             self.method = self.settled.method(self.method)
             self.check(graph)
 
     def foretell(self, graph: Graph) -> None:
         """Say how fast the network will get, where long work follows, or what widths that were asked for will cost."""
-        met = self.settled is not None and "latency" in self.settled.found
-        long = (
-            self.train is not None
-            or self.minutes is not None
-            or self.shaping is not None
-            or not isinstance(self.method, ScoreMethod)
-        )
-        if not self.latency or met or self.target is None or not (long or not self.limits.auto):
-            return
-        assert self.runtime is not None
-        with self.clock("foretell"):
-            self.foretold = self._foretold(graph, self.target, self.runtime)
+        self.graph, self.foretold = foretelling.foretold(self, graph)
         if self.foretold is not None:
             self.tell(Event("warning" if self.foretold.warns else "forecast", self.foretold.sentence()))
-
-    def _foretold(self, graph: Graph, target: Target, runtime: Runtime) -> Foretold | None:
-        if not isinstance(self.method, ScoreMethod | Reconstruction):
-            why = f"{name_of(self.method)} finds out by itself what goes from each layer"
-            return Foretold(0.0, None, (why,))
-        trained = self.shaping is not None and shapes(self.method)  # before it decides
-        # curves take long, and are measured when the round begins
-        curves = isinstance(self.method, Reconstruction) or self.method.allocate in ("sensitivity", "reconstruction")
-        even = trained or curves
-        now = Round(self, 1, self.method, target, self.dense, graph)
-
-        def decided(limits: Limits) -> Plan:
-            return evenly(graph, target, limits) if even else now.ask([], limits)
-
-        try:
-            plan = decided(self.limits)
-            auto = None if self.limits.auto else decided(replace(self.limits, multiple="auto", parts=0))
-        except TargetError:  # said when it matters, with what can be reached
-            return None
-        found = foretell(self.dense, graph, plan, self.inputs, runtime, threads=self.threads, auto=auto, tell=self.tell)
-        return replace(found, evenly=even)
 
     def first_steps(self, rounds: int) -> list[Step]:
         """Return the rounds in which the first target is approached, in equal steps on a logarithmic scale."""
@@ -245,9 +216,8 @@ class Job:
 
     def read(self, model: nn.Module, tried: Sequence[Plan] = ()) -> Graph:
         """Trace a network, perhaps again after plans that failed; refuse one without anything to prune."""
-        return beforehand.read(
-            model, self.inputs, self.leave, groups=self.groups, patience=self.patience, tell=self.tell, tried=tried
-        )
+        how: dict[str, Any] = {"free_outputs": self.free_outputs, "groups": self.groups, "patience": self.patience}
+        return beforehand.read(model, self.inputs, self.leave, **how, tell=self.tell, tried=tried)
 
     def share(self, graph: Graph, dense_size: Size, target: Target | None) -> Target | None:
         """Return a target relative to the network that the round begins with."""
@@ -286,7 +256,7 @@ class Job:
     def calibration(self) -> str:
         """Return which unlabelled images were used, in words; empty if nobody has looked at any."""
         used = vars(self).get("images")
-        return used.note if isinstance(used, Calibration) else ""
+        return used.note if isinstance(used, Calibration) else self.looked_at
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return mean and deviation with which the images of the run were normalised, None where nobody knows."""

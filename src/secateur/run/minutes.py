@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor
+
+from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import hold
+from secateur.core.surgery import hold, left, tensors_in
 from secateur.errors import DataError, SettingError
 from secateur.measure import Measurement
 from secateur.run.place import several_processes
@@ -101,23 +106,25 @@ def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]
     lesson, held_out = found
     job.speed_up(last.model, job.inputs)
     middle = job.measure(last.model, "the network before training")
-    with job.clock("fine-tune"):
-        taught = within(
-            last.model,
-            lesson,
-            60 * job.minutes,
-            used=repair,
-            shaper=hold(last.model, last.graph, plan),
-            checkpoint=job.checkpoint(f"minutes-{last.number}.ckpt", last.model, last.method),
-            seed=job.seed + last.number,
-            now=clock,
-            tell=job.tell,
-        )
+    train = partial(
+        within,
+        last.model,
+        lesson,
+        60 * job.minutes,
+        used=repair,
+        shaper=hold(last.model, last.graph, plan),
+        checkpoint=job.checkpoint(f"minutes-{last.number}.ckpt", last.model, last.method),
+        seed=job.seed + last.number,
+        now=clock,
+        tell=job.tell,
+    )
+    way: Literal["fine-tuning", "distillation"] = "fine-tuning" if isinstance(lesson, Labelled) else "distillation"
+    taught = job.clock.training(_STAGES[way], train, lambda taught: taught.seconds - taught.begun)
     spent = Spent(
         job.minutes,
         taught.begun,
         taught.seconds - taught.begun,
-        way="fine-tuning" if isinstance(lesson, Labelled) else "distillation",
+        way=way,
         steps=taught.steps,
         passes=taught.passes,
         held_out=held_out,
@@ -130,6 +137,8 @@ def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]
     )
     return middle if spent.gained else None, spent
 
+
+_STAGES = {"fine-tuning": "fine-tune", "distillation": "distil"}
 
 _ENDS = {
     "time": "the time was up",
@@ -152,5 +161,13 @@ def _lesson(job: Job, last: Round, plan: Plan, left: float) -> tuple[Labelled | 
     assert images is not None
     if images.different < 2 * FEWEST:
         return f"{images.different} images are too few: {FEWEST} to learn from and {FEWEST} to judge by are the least"
-    lesson = Imitation(job.dense, images.batches, f"{images.count}/{images.digest()}")
+    lesson = Imitation(job.dense, images.batches, f"{images.count}/{images.digest()}", partial(_left, tuple(job.cuts)))
     return lesson, len(lesson.held)
+
+
+def _left(cuts: Sequence[tuple[Graph, Plan]], outputs: Any) -> list[Tensor]:
+    """Return what cuts that follow each other have left of the outputs of the dense network."""
+    tensors = tensors_in(outputs)
+    for graph, plan in cuts:
+        tensors = left(graph, plan, tensors)
+    return tensors

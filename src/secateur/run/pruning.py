@@ -52,7 +52,6 @@ _RUNTIME = rules.optional(
     rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
 )
 _GROUPS = rules.one_of(Groups, '"')
-_IMAGES = rules.whole(1, "images")
 
 
 @shown
@@ -70,6 +69,7 @@ def prune(
     rounds: int = 1,
     then: Sequence[Step] = (),
     leave: Sequence[str] = (),
+    free_outputs: Sequence[str] = (),
     groups: Groups = "all",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     seed: int = 0,
@@ -110,6 +110,8 @@ def prune(
         rounds: in how many equal steps (on a logarithmic scale) the target is approached.
         then: further rounds, each with a method and target of its own; what one has zeroed stays zero in the next.
         leave: layers, or modules with all the layers in them (names or patterns), that keep all their channels.
+        free_outputs: outputs, or what holds several (paths such as ``"1.feats"``, or patterns), that may lose channels,
+            as features beside the prediction; what is predicted, and all that is not named, keeps its width.
         groups: which groups may lose units: all, or only those inside blocks; then residual streams, and whatever else
             several layers put out whose outputs are added up, stay as they are.
         limits: floors and multiples of widths; by default each group has the multiple that runs fast.
@@ -154,7 +156,7 @@ def prune(
         ("groups", groups, _GROUPS),
         ("seed", seed, rules.SEED),
         ("threads", threads, rules.THREADS),
-        ("calibrate_images", calibrate_images, _IMAGES),
+        ("calibrate_images", calibrate_images, rules.IMAGES),
         ("minutes", minutes, rules.MINUTES),
     )
     tell = once(tell)
@@ -221,6 +223,7 @@ def prune(
         train=train,
         shaping=shape or train,
         leave=(leave,) if isinstance(leave, str) else tuple(leave),
+        free_outputs=(free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs),
         limits=limits,
         seed=seed,
         latency=latency,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.core.size import Target
 from secateur.data import Calibration, Data, load_data
+from secateur.data.folder import with_channels
+from secateur.data.pictures import FolderSource
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import refuse_own_code, side_of
+from secateur.models.sources import images_for, refuse_own_code
 from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand
 from secateur.run.choices import Choices
-from secateur.run.clock import Clock
+from secateur.run.clock import Clock, of_epochs
 from secateur.run.headline import asked_for, check_runtime, meant_for
-from secateur.run.images import for_network, images_of, shape_of
+from secateur.run.images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
 from secateur.run.pruning import prune
 from secateur.run.result import Result
 from secateur.run.step import Step
@@ -78,6 +81,7 @@ def run_recipe(
             model,
             example_of(recipe, data, images),
             recipe.leave,
+            free_outputs=recipe.free_outputs,
             groups=recipe.groups,
             patience=recipe.patience,
             tell=tell,
@@ -87,8 +91,8 @@ def run_recipe(
             beforehand.check_target(graph, step.method, step.target, limits)
         place = None if folder is None else folder.place("dense.ckpt", model)
         memory = choices.speed("pretrain", model, recipe.pretrain)
-        with clock("train"):
-            trained = fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, memory=memory, tell=tell)
+        whole = partial(fit, model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, memory=memory, tell=tell)
+        trained = clock.training("train", whole, of_epochs)
     result = prune_as(recipe, model, data, images=images, method_asked=method_asked, work=work, tell=tell)
     if not method_asked and name_of(result.method) != recipe.method:
         recipe = replace(recipe, method=name_of(result.method))
@@ -137,6 +141,7 @@ def prune_as(
         rounds=recipe.rounds,
         then=steps_of(recipe),
         leave=recipe.leave,
+        free_outputs=recipe.free_outputs,
         groups=recipe.groups,
         limits=Limits(recipe.min_units, recipe.multiple),
         seed=recipe.seed,
@@ -193,7 +198,8 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
     """Return the recipe's data set, None if it names none."""
     if not recipe.data:
         return None
-    return load_data(
+    shape = recipe.shape_asked
+    found = load_data(
         recipe.data,
         seed=recipe.seed,
         download=download,
@@ -201,9 +207,14 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
         train_images=recipe.train_images,
         mean=recipe.mean,
         std=recipe.std,
-        image_size=recipe.image_size or 224,
+        image_size=recipe.image_size or (shape[1] if shape else 224),
         workers=recipe.workers,
     )
+    if isinstance(found.source, FolderSource) and (shape[0] == 1 if shape else grey_by_default(recipe, found)):
+        found = with_channels(found, 1)
+    if recipe.image or not recipe.calibrate:  # else the size is that of the unlabelled ones
+        check_asked(recipe, found.shape, found.name)
+    return found
 
 
 def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> nn.Module:
@@ -212,10 +223,11 @@ def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = Non
     Without data its classes are those that the recipe names, else those of the weights, else the network's own.
 
     Raises:
-        ModelError: if it cannot be built, or if the recipe came as a file and names code, see ``Recipe.vouched``.
+        ModelError: if it cannot be built, does not run on noise where there are no images, or if the recipe came as a
+            file and names code, see ``Recipe.vouched``.
     """
-    shape = data.shape if data else shape_of(images.example()) if images else None
-    channels, image = (shape[0], shape[1]) if shape else (3, None)
+    shape = data.shape if data else shape_of(images.example()) if images else recipe.shape_asked
+    channels, image = (shape[0], shape[1]) if shape else (images_for(recipe.model)[0], recipe.image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         classes = recipe.classes or (data.classes if data else None)
@@ -225,14 +237,18 @@ def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = Non
             if classes is None and (trained := classes_in(recipe.weights, model, example)) is not None:
                 model = build(recipe.model, classes=trained, channels=channels, image=image)
             give_weights(model, recipe.weights, example, name=recipe.model, classes=classes, transfer=recipe.transfer)
+    if data is None and images is None:
+        check_runs(model, example_of(recipe, None))
     return model
 
 
 def example_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> Any:
-    """Return an input for the recipe's network: one of its images, else noise of the size that it was made for."""
+    """Return an input for the recipe's network: one of its images, else noise of the shape that is named or usual."""
     if data is not None:
         return data.example()
     if images is not None:
         return images.example()
-    side = side_of(recipe.model)
-    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(recipe.seed))
+    channels, side = images_for(recipe.model)
+    side = recipe.image_size or side
+    shape = recipe.shape_asked or (channels, side, side)
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(recipe.seed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from secateur import artifact
-from secateur.artifact.stages import stages, way_of
+from secateur.artifact.stages import DISTILLED, stages, way_of
 from secateur.core.explain import Explanation
 from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.method import Method
@@ -28,7 +28,7 @@ from secateur.training import History
 
 @dataclass(frozen=True)
 class Width:
-    """Number of output channels of a layer in the dense and in the pruned network."""
+    """Output channels of a layer, or hidden units of one direction, in the dense and in the pruned network."""
 
     layer: str
     before: int
@@ -52,7 +52,7 @@ class Result:
         histories: the fine-tuning of each round; empty without.
         pretrain: the training of the dense network, if the recipe asked for one.
         explanation: what could be pruned and what not, and why.
-        widths: output channels of every layer, before and after.
+        widths: output channels of every layer, before and after; of a recurrent one the hidden units of one direction.
         verification: largest relative difference between the pruned and the silenced network, over all rounds.
         method: the method with its settings.
         target: what was asked; None if the method's settings said it all.
@@ -112,7 +112,21 @@ class Result:
         macs, kept = self.before.counts.macs, self.after.counts.macs
         speed = f", {self.speed.ratio:.2f} times as fast in {self.speed.runtime}" if self.speed else ""
         what = "counted MACs" if self.after.counts.uncounted else "MACs"
-        return f"<Result of {type(self.method).__name__}: {kept:,} of {macs:,} {what}{speed}>"
+        size = f"{kept:,} of {macs:,} {what}{speed}"
+        return f"<Result of {type(self.method).__name__}: {'; '.join(filter(None, (size, *self._came_about())))}>"
+
+    def _came_about(self) -> Iterator[str]:
+        """Yield what was done after the cut, and the accuracy of each network that the run had where it is known."""
+        steps = dict.fromkeys(each.step for each in self.repairs if each.layers)
+        if steps:
+            yield f"repaired by {' and '.join(steps)}"
+        if self.repairs and not steps:
+            yield "nothing to repair"
+        known = [(name, found.accuracy) for name, found in self.stages.items() if found.accuracy is not None]
+        if known:
+            yield f"test accuracy {', '.join(f'{name} {100 * found.top1:.2f} %' for name, found in known)}"
+        elif DISTILLED in self.stages:
+            yield DISTILLED
 
     @property
     def stages(self) -> dict[str, Measurement]:
@@ -137,7 +151,7 @@ class Result:
 def widths(graph: Graph, dense: nn.Module, thin: nn.Module) -> tuple[Width, ...]:
     """Compare the output channels of every layer of the dense and the pruned network."""
     found = (
-        Width(layer_of(name), tensor_of(dense, name).shape[dim], tensor_of(thin, name).shape[dim])
+        Width(layer_of(name), *(graph.width(name, tensor_of(model, name).shape[dim]) for model in (dense, thin)))
         for name, roles in graph.roles.items()
         if "makes" in roles and name in graph.parameters
         for dim in [roles.index("makes")]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,22 +14,24 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
-from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
+from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, check_batches, check_training, finite, hold, run, verified
+from secateur.core.surgery import Hold, apply, carrying_out, check_batches, check_training, hold, prove
 from secateur.core.trials import Search
-from secateur.errors import BranchingError, CutError, TargetError, TraceError, VerificationError
+from secateur.errors import BranchingError, TargetError
 from secateur.events import Event, Tell, warn
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
+from secateur.run.byproducts import Byproducts
+from secateur.run.clock import of_epochs
+from secateur.run.deciding import carried_out
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.fallback import without_fit
 from secateur.run.images import repaired_by
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
 from secateur.run.timing import decides_by_the_clock, place_of_use, timing
-from secateur.spelling import setting
 from secateur.training import History, fit
 
 DRAWN = (
@@ -39,9 +41,6 @@ DRAWN = (
 
 if TYPE_CHECKING:
     from secateur.run.job import Job
-
-_DECISIONS = 4
-"""How often a round decides at most, where what was decided first cannot be carried out."""
 
 
 @dataclass
@@ -78,34 +77,18 @@ class Round:
             VerificationError: if the new network computes something else.
         """
         self.shape()
-        plan, thin, difference = self.carried_out(_DECISIONS - 1)
+        searches = len(self.job.searches)
+
+        def work(graph: Graph) -> tuple[Plan, nn.Module, float]:
+            self.graph = graph
+            del self.job.searches[searches:]
+            plan = self.decide()
+            with carrying_out(plan):
+                return self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
+
+        self.graph, (plan, thin, difference) = carried_out(self.graph, work, partial(self.job.read, self.model))
         self.begun, self.model = self.model, thin
         return plan, difference
-
-    def carried_out(self, again: int) -> tuple[Plan, nn.Module, float]:
-        """Decide and act; where the cut fails, read the network anew and decide up to so many times again."""
-        searches = len(self.job.searches)
-        plan = self.decide()
-        try:
-            return self.act(plan.with_zeros(self.zeros) if self.zeros.edits else plan)
-        except CutError as error:
-            if not again or not plan.edits:
-                raise
-            self.read_again(plan, error)
-            del self.job.searches[searches:]
-        return self.carried_out(again - 1)
-
-    def read_again(self, plan: Plan, error: CutError) -> None:
-        """Read the network anew so that the plan could be carried out.
-
-        Raises:
-            CutError: the same, if the plan cannot be.
-        """
-        drops = Plan(tuple(edit for edit in plan.edits if isinstance(edit, DropUnits)))
-        try:
-            self.graph = self.job.read(self.model, (*self.graph.tried, drops))
-        except (TargetError, TraceError):
-            raise error from None
 
     def shape(self) -> None:
         """Train with the method's own regulariser before it decides, if it has one."""
@@ -114,44 +97,52 @@ class Round:
             return
         before, self.model = self.model, copy.deepcopy(self.model)
         masks = {edit.tensor: edit.mask() for edit in self.zeros.edits if isinstance(edit, ZeroWeights)}
-        with job.clock("shape"), self.method.shaping(self.problem(job.searches, self.model)) as shaper:
-            history = fit(
-                self.model,
-                job.data,
-                job.shaping,
-                shaper=Hold(self.model, masks, shaper) if masks else shaper,
-                teacher=job.dense if job.shaping.distill else None,
-                checkpoint=job.checkpoint(f"shape-{self.number}.ckpt", before, self.method),
-                seed=job.seed + self.number,
-                memory=job.choices.speed("shape", job.dense, job.shaping),
-                tell=job.tell,
-            )
-        job.shaped.append(history)
+        settings, data = job.shaping, job.data
+
+        def trained() -> History:
+            with self.method.shaping(self.problem(job.searches, self.model)) as shaper:
+                return fit(
+                    self.model,
+                    data,
+                    settings,
+                    shaper=Hold(self.model, masks, shaper) if masks else shaper,
+                    teacher=job.dense if settings.distill else None,
+                    checkpoint=job.checkpoint(f"shape-{self.number}.ckpt", before, self.method),
+                    seed=job.seed + self.number,
+                    memory=job.choices.speed("shape", job.dense, settings),
+                    tell=job.tell,
+                )
+
+        job.shaped.append(job.clock.training("shape", trained, of_epochs))
 
     def decide(self) -> Plan:
         """Ask the method for a plan, and see to it that the plan meets the target."""
-        job, method, found = self.job, self.method, list[Search]()
+        job, method = self.job, self.method
         job.tell(Event("plan", "deciding what to remove"))
         with job.clock("plan"):
             left_alone = (tuple(job.leave), job.groups)
             facts = (method, self.target, job.limits, left_alone, job.seed, self.plans, job.about_data())
             facts = (*facts, self.graph.tried) if self.graph.tried else facts
+            facts = (*facts, ("free outputs", *self.graph.free_outputs)) if self.graph.free_outputs else facts
+            name, beside = f"plan-{self.number}", Byproducts(job)
             if decides_by_the_clock(method):  # and no two measurements are alike
-                facts, name = (*facts, *place_of_use(job)), f"plan-{self.number}"
-                plan = job.choices.take(
-                    name, self.model, facts, lambda: self.ask(found).to_json(), Plan.from_json, bound=True
-                )
-                if job.work is not None:
-                    found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
+                facts, asked = (*facts, *place_of_use(job)), lambda: self.found().to_json()
+                plan = job.choices.take(name, self.model, facts, asked, Plan.from_json, beside=beside, bound=True)
             elif job.work is None or getattr(method, "allocate", "") == "sensitivity":  # which notes its own steps
-                plan = self.ask(found)
+                plan = self.found()
             else:
-                plan = job.work.plan(f"plan-{self.number}.json", self.model, facts, lambda: self.ask(found))
-                found = job.work.searches(f"found-{self.number}.json", self.model, facts, found)
-        job.searches.extend(found)
+                plan = job.work.plan(f"{name}.json", self.model, facts, self.found, beside)
         self.check_size(plan)
         said = (*plan.notes, job.limits.note_of(self.graph, plan), self.graph.spared)
-        return replace(plan, notes=tuple(filter(None, said)), tried=self.graph.tried)
+        notes, free = tuple(filter(None, said)), self.graph.free_outputs
+        return replace(plan, notes=notes, tried=self.graph.tried, free_outputs=free)
+
+    def found(self) -> Plan:
+        """Return the method's plan; the run keeps what a search for it has tried."""
+        searches = list[Search]()
+        plan = self.ask(searches)
+        self.job.searches += searches
+        return plan
 
     def ask(self, found: list[Search], limits: Limits | None = None) -> Plan:
         """Return the method's plan under the run's limits or others, made on the accelerator if there is one."""
@@ -221,19 +212,7 @@ class Round:
         with job.clock("apply"):
             thin = apply(model, graph, plan)
         with job.clock("verify"):
-            check, outputs = verified(model, graph, plan, thin, job.inputs)
-        if not math.isfinite(check.difference) and not finite(run(model, job.inputs)):
-            raise VerificationError(
-                f"the network puts out NaN or infinite values for its example inputs, first at '{check.layer}', so "
-                "nothing can be compared; nothing was written; give inputs such as it was trained on, or sound weights"
-            )
-        if not check.exact:
-            raise CutError(
-                f"the pruned network differs from the silenced one by {check.difference:.2g} (relative), first at "
-                f"'{check.layer}'; nothing was written. Leave that layer alone ({setting('leave')}) and report this "
-                "network",
-                check.layer,
-            )
+            check, outputs = prove(model, graph, plan, thin, job.inputs)
         with job.clock("verify"):
             check_batches(model, graph, plan, thin, job.inputs, outputs)
         if check.draws:
@@ -285,7 +264,7 @@ class Round:
             return mended()
         facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
         always = job.train is not None or job.minutes is not None
-        return job.work.repairs(name, begun, facts, thin, mended, always=always)
+        return job.work.repairs(name, begun, facts, thin, mended, Byproducts(job), always=always)
 
     def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan, steps: Sequence[str], tell: Tell) -> Sequence[str]:
         """Return repairs without those that the few images of a run do not carry; ``fold`` stands in for a fit."""
@@ -308,15 +287,16 @@ class Round:
         if train.recalibrate and any(each.step == "reconstruct" and each.layers for each in job.repairs):
             job.tell(Event("warning", "without recalibrate before fine-tuning: it would undo part of the repair"))
             train = replace(train, recalibrate=False)
-        with job.clock("fine-tune"):
-            return fit(
-                self.model,
-                job.data,
-                train,
-                shaper=hold(self.model, self.graph, plan),
-                teacher=job.dense if train.distill else None,
-                checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
-                seed=job.seed + self.number,
-                memory=job.choices.speed("train", job.dense, train),
-                tell=job.tell,
-            )
+        training = partial(
+            fit,
+            self.model,
+            job.data,
+            train,
+            shaper=hold(self.model, self.graph, plan),
+            teacher=job.dense if train.distill else None,
+            checkpoint=job.checkpoint(f"round-{self.number}.ckpt", self.model, self.method),
+            seed=job.seed + self.number,
+            memory=job.choices.speed("train", job.dense, train),
+            tell=job.tell,
+        )
+        return job.clock.training("fine-tune", training, of_epochs)

@@ -12,7 +12,7 @@ from secateur.budget import Budget
 from secateur.core.limits import BLOCK, PARTS, Limits
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.size import Target
-from secateur.core.surgery import apply
+from secateur.core.surgery import cut
 from secateur.errors import TargetError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Runtime, side_by_side
@@ -230,9 +230,13 @@ class WithinLatency:
         return self.plans[keep, limits]
 
     def measured(self, keep: float, limits: Limits) -> _Tried:
-        """Measure the whole network under a plan."""
+        """Measure the whole network under a plan.
+
+        Raises:
+            CutError: if the plan cannot be carried out.
+        """
         plan = self.plan(keep, limits)
-        thin = apply(self.bargain.model, self.bargain.graph, plan)
+        thin = cut(self.bargain.model, self.bargain.graph, plan, self.bargain.inputs)
         share, before = self.milliseconds(thin)
         return _Tried(share, keep, self.bargain.share(plan), limits, before, before * share)
 

@@ -21,12 +21,14 @@ from secateur import artifact, reading
 from secateur.artifact.foreign import MOST, MOST_PLAN
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.core.plan import Plan
-from secateur.core.trials import Search
 from secateur.errors import ArtifactError, PlanError
 from secateur.repair import Repair
+from secateur.run.byproducts import BESIDE, Beside
 
 WORTH_KEEPING = 1.0
 """Seconds that a decision takes at least if it is kept."""
+
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -73,38 +75,37 @@ class Work:
             raise ArtifactError(f"cannot write {self.folder}: {error.strerror}; choose another work folder") from None
         return self.folder / name
 
-    def plan(self, name: str, model: nn.Module, facts: tuple[object, ...], decide: Callable[[], Plan]) -> Plan:
+    def plan(
+        self, name: str, model: nn.Module, facts: tuple[object, ...], decide: Callable[[], Plan], beside: Beside
+    ) -> Plan:
         """Return the plan that an earlier run decided on the same network, else decide now.
 
         The plan is kept if it took a while; so a run that fails early leaves nothing behind to be cleared away.
+
+        Args:
+            name: of the file.
+            model: the network.
+            facts: what else the plan depends on.
+            decide: makes it.
+            beside: what else comes of it.
 
         Raises:
             ArtifactError: if the plan cannot be written.
         """
         path = self.place(name, model, *facts)
+        story = path.with_name(f"{BESIDE}-{path.name}")
         if path.is_file():
-            with contextlib.suppress(PlanError, OSError, UnicodeDecodeError):  # a damaged one is decided again
-                return Plan.from_json(reading.text(path, MOST_PLAN))
+            with contextlib.suppress(PlanError, OSError, *_DAMAGED):  # and decided again
+                plan = Plan.from_json(reading.text(path, MOST_PLAN))
+                beside.recall(reading.values(reading.text(story, MOST)))
+                return plan
         started = time.perf_counter()
         plan = decide()
         if time.perf_counter() - started < WORTH_KEEPING:
             return plan
+        keep(story, json.dumps(beside.noted()))
         keep(path, plan.to_json())
         return plan
-
-    def searches(self, name: str, model: nn.Module, facts: tuple[object, ...], found: Sequence[Search]) -> list[Search]:
-        """Keep what was found on the way to a plan; where the plan is an earlier run's, return what that one kept.
-
-        Raises:
-            ArtifactError: if it cannot be written.
-        """
-        path = self.place(name, model, *facts)
-        if not found:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                return [Search.from_dict(entry) for entry in reading.values(reading.text(path, MOST))]
-            return []
-        keep(path, json.dumps([search.to_dict() for search in found]))
-        return list(found)
 
     def repairs(
         self,
@@ -113,6 +114,7 @@ class Work:
         facts: tuple[object, ...],
         thin: nn.Module,
         mend: Callable[[], Sequence[Repair]],
+        beside: Beside,
         *,
         always: bool,
     ) -> list[Repair]:
@@ -127,6 +129,7 @@ class Work:
             facts: what else the repair depends on, the plan first of all.
             thin: the network after it, changed in place.
             mend: repairs it.
+            beside: what else comes of it.
             always: keep the weights however quickly they were found.
 
         Raises:
@@ -135,15 +138,17 @@ class Work:
         path = self.place(name, dense, *facts)
         story = path.with_suffix(".json")
         if path.is_file():
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
-                done = [Repair.from_dict(entry) for entry in reading.values(reading.text(story, MOST))]
-                read_into(thin, path)
+            with contextlib.suppress(OSError, ArtifactError, *_DAMAGED):
+                stored = reading.values(reading.text(story, MOST))
+                done = [Repair.from_dict(entry) for entry in stored["repairs"]]
+                beside.recall(stored[BESIDE])
+                read_into(thin, path)  # last: whatever is repaired again must be as the cut left it
                 return done
         started = time.perf_counter()
         done = list(mend())
         if always or time.perf_counter() - started >= WORTH_KEEPING:
             keep(path, to_bytes(thin))
-            keep(story, json.dumps([asdict(each) for each in done]))
+            keep(story, json.dumps({"repairs": [asdict(each) for each in done], BESIDE: beside.noted()}))
         return done
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from secateur.core.allocation import Allocation, Point, Ranking
 from secateur.core.graph import tensor_of
 from secateur.core.size import Measure
-from secateur.core.surgery import apply
+from secateur.core.surgery import cut
 from secateur.core.trials import Search, Trial, Tuning, key_of
 from secateur.errors import TargetError
 from secateur.events import Event, Tell, ignore
@@ -103,9 +103,11 @@ def adapt(
     Raises:
         TargetError: if the goal cannot be reached.
         ModelError: if the network has no finite objective anywhere.
+        CutError: if a candidate that is to be timed cannot be carried out.
     """
     task = _Task(model, allocation, held, goal, effort.workers)
     about = (goal, allocation.granularity, allocation.by, tuple(allocation.stages.items()), allocation.limits)
+    about = (*about, allocation.graph.tried) if allocation.graph.tried else about  # whose plans are others
     facts = repr((about, replace(effort, workers=0), tuple(first), seed)) + subject(model, held)
     name = hashlib.sha256(facts.encode()).hexdigest()[:16]
     journal = Journal(None if work is None else work / f"adaptation-{name}.jsonl", read)
@@ -158,7 +160,7 @@ class _Task:
             share = self._ranking.size(count, self._goal.of) / self._whole
             excess = None
             if self._goal.milliseconds is not None:
-                thin = apply(self._model, self._allocation.graph, plan)
+                thin = cut(self._model, self._allocation.graph, plan, self._held.images[:1])
                 excess = latency(thin, self._held.images[:1], seconds=SECONDS).milliseconds - self._goal.milliseconds
             constrained = self._goal.limit is not None or excess is not None
             value = error if constrained else error + self._goal.tradeoff * share

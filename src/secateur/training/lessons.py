@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,10 +110,18 @@ class Imitation:
         dense: the network that is imitated.
         images: batches of what the networks take, ``2 * FEWEST`` images or more in all; kept where they are.
         name: of the images, for checkpoints.
+        left: returns what the other network has of the outputs of the dense one.
     """
 
-    def __init__(self, dense: nn.Module, images: Sequence[Inputs], name: str) -> None:
+    def __init__(
+        self,
+        dense: nn.Module,
+        images: Sequence[Inputs],
+        name: str,
+        left: Callable[[Any], list[Tensor]] = tensors_in,
+    ) -> None:
         self.settings, self.passes, self.teacher, self.name = IMITATING, None, dense, name
+        self.left = left
         self.images = tuple(images)
         places = [(number, row) for number, batch in enumerate(self.images) for row in range(length(batch))]
         step = max(2, min(_SHARE, len(places) // FEWEST))
@@ -155,7 +163,7 @@ class Imitation:
         return Judgement(float((errors / _floor(sizes)).mean()))
 
     def _answer(self, batch: Inputs) -> list[Tensor]:
-        return _outputs(run(self.teacher, batch))
+        return _outputs(self.left(run(self.teacher, batch)))
 
     def _split(self, places: Sequence[tuple[int, int]]) -> list[Sequence[tuple[int, int]]]:
         size = self.settings.batch_size

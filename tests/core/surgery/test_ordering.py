@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class Chain(nn.Module):
             y = y + x
         if self.way == "halves":
             y = torch.cat([y[:, :4], y[:, 4:].tanh()], 1)
+        if self.way == "neighbours":
+            y = F.local_response_norm(y, 3, alpha=1.0)
         y = self.n3(self.three(y)).relu()
         return self.head(y.flatten(1) if self.way == "flat" else y.mean((2, 3)))
 
@@ -68,6 +71,11 @@ def test_batch_norms_and_readers_take_channels_in_the_order_of_the_blocks() -> N
     even_first = [0, 2, 4, 6, 1, 3, 5, 7]
     assert torch.equal(thin.n2.running_mean, net.n2.running_mean[even_first])
     assert torch.equal(thin.three.weight, net.three.weight[:, even_first])
+
+
+def test_channels_that_are_divided_by_their_neighbours_keep_their_order() -> None:
+    _, thin = made("neighbours", regrouped("two", 8, 8))
+    assert ordered(thin) == {"two": False}
 
 
 def test_a_reader_in_blocks_picks_its_inputs_where_they_are_now() -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import lived_in
+from secateur.core.literals import record
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.size import size
 from secateur.core.surgery import apply, verify
@@ -90,7 +91,7 @@ def cut(net: nn.Module, example: Tensor, expected: dict[str, int]) -> nn.Module:
     return thin
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 9])
 @pytest.mark.parametrize(
     ("inner", "width", "expected"),
     [
@@ -139,7 +140,16 @@ class Written(Blur):
         return F.conv2d(x, self.kernel, None, 1, 1, 1, 8)
 
 
-@pytest.mark.parametrize("make", [Correlated, Dynamic, lambda: Transposed(8), lambda: Written(8)])
+class Repeated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(1, 1, 3, 3) / 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel.repeat(8, 1, 1, 1), groups=8)
+
+
+@pytest.mark.parametrize("make", [Correlated, Dynamic, lambda: Transposed(8), lambda: Written(8), Repeated])
 def test_channels_with_kernels_of_their_own_go_with_them(make: Callable[[], nn.Module]) -> None:
     net = lived_in(Around(make(), 8))
     thin = cut(net, images(2), {"one": 8})
@@ -194,3 +204,34 @@ def test_embeddings_go_with_the_features_that_they_are_added_to() -> None:
 
     thin = cut(lived_in(Around(Embedded(), 8)), images(1), {"one": 8})
     assert (thin.inner.place.embedding_dim, thin.inner.bag.embedding_dim) == (4, 4)
+
+
+class Blurred(nn.Module):
+    """Copies a kernel that is a buffer for so many channels; another buffer decides whether."""
+
+    def __init__(self, decides: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.decides = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), decides
+        self.register_buffer("kernel", torch.rand(1, 1, 3, 3))
+        self.register_buffer("on", torch.tensor(True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x)
+        if self.decides and not self.on:
+            return self.two(x)
+        return self.two(torch.conv2d(x, self.kernel.repeat(8, 1, 1, 1), groups=8))
+
+
+def test_a_number_in_a_call_on_a_buffer_is_rewritten() -> None:
+    net, images = lived_in(Blurred(False)), torch.randn(2, 3, 6, 6)
+    graph = trace(net, images)
+    assert {group.name: group.size for group in graph.groups} == {"one": 8}
+    plan = Plan((DropUnits("one", (0, 5)),))
+    thin = apply(net, graph, plan)
+    assert verify(net, graph, plan, thin, images).difference < 1e-5
+    thin.kernel.zero_()  # it is still the buffer that is copied
+    assert torch.allclose(thin(images), thin.two.bias[:, None, None].expand(4, 2, 2), atol=1e-6)
+
+
+def test_a_buffer_that_decides_does_not_keep_code_from_being_recorded() -> None:
+    assert record(Blurred(True)) is not None

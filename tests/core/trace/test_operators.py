@@ -73,7 +73,7 @@ PRUNED: dict[str, tuple[int, Step]] = {
     "spread of maps": (8, lambda x: x * x.std((2, 3), keepdim=True)),
     "moments of maps": (8, lambda x: sum(m * x for m in torch.var_mean(x, (2, 3), keepdim=True))),
     "median of rows": (8, lambda x: x - x.median(3, keepdim=True).values),
-    "third of rows": (8, lambda x: x - x.kthvalue(3, 3, keepdim=True).values),
+    "third of rows": (8, lambda x: x - x.kthvalue(3).values.unsqueeze(3)),
     "extremes of rows": (8, lambda x: x - torch.aminmax(x, dim=3, keepdim=True).max),
     "largest so far": (8, lambda x: x.cummax(3).values),
     "gathered in rows": (8, lambda x: x.gather(2, x.argsort(2))),
@@ -93,6 +93,11 @@ PRUNED: dict[str, tuple[int, Step]] = {
     "blurred": (8, lambda x: F.conv2d(x, BLUR.repeat(x.shape[1], 1, 1, 1), padding=1, groups=x.shape[1])),
     "blurred by an expanded kernel": (8, lambda x: F.conv2d(x, BLUR.expand(x.shape[1], 1, 3, 3), groups=x.shape[1])),
     "blurred one by one": (8, lambda x: F.conv2d(x.reshape(-1, 1, 8, 8), BLUR).reshape(len(x), -1, 6, 6)),
+    "divided by neighbouring channels": (8, lambda x: F.local_response_norm(x, 3, alpha=1.0)),
+    "divided by them twice": (
+        8,
+        lambda x: F.local_response_norm(x + F.local_response_norm(x, size=2), 5, 2.0),
+    ),
     "halves swapped": (4, lambda x: torch.cat(torch.tensor_split(x, 2, 1)[::-1], 1)),
 }
 PINNED: dict[str, tuple[str, Step]] = {
@@ -102,10 +107,13 @@ PINNED: dict[str, tuple[str, Step]] = {
     "rolled channels": ("change their order", lambda x: x.roll(2, 1)),
     "channels picked": ("picked by their number", lambda x: x[:, torch.tensor([0, 2, 1, 3, 4, 5, 7, 6])]),
     "place of the largest": ("averaged or compared", lambda x: x + x.argmax(1, keepdim=True)),
-    "neighbouring channels": ("what its neighbours are", lambda x: F.local_response_norm(x, 3)),
     "spectrum over channels": ("the order of channels", lambda x: torch.fft.fft(x, dim=1).real),
     "scattered over channels": ("picked by their number", lambda x: x.scatter(1, torch.zeros(1, 1, 8, 8).long(), 0.0)),
     "gathered over channels": ("picked by their number", lambda x: x.gather(1, x.argsort(2) % 8)),
+    "fewer channels gathered": (
+        "picked by their number",
+        lambda x: F.pad(x.gather(2, torch.zeros(1, 3, 8, 8).long()), (0, 0, 0, 0, 0, 5)),
+    ),
     "an inverse": ("no rule", lambda x: torch.linalg.inv(x + 40 * torch.eye(8))),
 }
 
@@ -130,3 +138,21 @@ def test_channels_stay_and_the_reason_is_said(name: str) -> None:
     assert not graph.groups
     row = next(row for row in graph.explain().rows if row.layer == "one")
     assert reason in row.reason
+
+
+def test_maps_that_are_put_back_where_others_came_from_go_with_those() -> None:
+    class Unpooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.inner, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 5, 1)
+            self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, places = self.pool(self.one(x))
+            return self.two(self.unpool(self.inner(x), places))
+
+    net = lived_in(Unpooled())
+    graph = trace(net, images(1))
+    assert [(group.name, group.layers) for group in graph.groups] == [("one", ("one", "inner"))]
+    plan = Plan((DropUnits("one", (0, 5)),))
+    assert verify(net, graph, plan, apply(net, graph, plan), images(2)).exact

@@ -384,3 +384,112 @@ def test_where_training_does_not_run_its_layers_pin() -> None:
     graph = trace(Wants().eval(), DARK)
     assert "side.0" in graph.unreached
     assert "wide" not in [group.name for group in graph.groups]
+
+
+class Never(Net):
+    """A layer that nothing at hand fits."""
+
+    def __init__(self, never: nn.Module) -> None:
+        super().__init__()
+        self.never = never
+
+
+@pytest.mark.parametrize("never", [nn.Conv2d(5, 7, 1), nn.Linear(20, 10), nn.Conv1d(11, 7, 3)], ids=repr)
+def test_a_layer_that_can_read_nothing_pins_nothing(never: nn.Module) -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head, self.never = conv(3, 16), conv(16, 32), nn.Linear(32, 10), never
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.b(self.a(x).relu()).relu().mean((2, 3)))
+
+    graph = trace(Small().eval(), torch.zeros(1, 3, 32, 32))
+    assert {group.name: group.size for group in graph.groups} == {"a": 16, "b": 32}
+    assert list(graph.unreached) == ["never"]
+
+
+def cut(self: Any, y: Tensor) -> Tensor:
+    return self.never(y[:, :5])
+
+
+def cut_as_the_layer_says(self: Any, y: Tensor) -> Tensor:
+    return self.never(y[:, : self.never.in_channels])
+
+
+def cut_as_the_weight_says(self: Any, y: Tensor) -> Tensor:
+    return self.never(y[:, : self.never.weight.shape[1]])
+
+
+def first_five(y: Tensor) -> Tensor:
+    return y[:, :5]
+
+
+def cut_by_a_function(self: Any, y: Tensor) -> Tensor:
+    return self.never(first_five(y))
+
+
+class Settings:
+    channels = 5
+
+
+def cut_by_a_setting(self: Any, y: Tensor) -> Tensor:
+    return self.never(y[:, : Settings.channels])
+
+
+def joined_thrice(self: Any, y: Tensor) -> Tensor:
+    return self.never(torch.cat([y, y, y], 1))
+
+
+def with_coordinates(self: Any, y: Tensor) -> Tensor:
+    return self.never(torch.cat([y, torch.zeros_like(y[:, :2])], 1))
+
+
+def of_parts(self: Any, y: Tensor) -> Tensor:
+    return self.never(y.chunk(3, 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("read", "inputs"),
+    [
+        (cut, 5),
+        (cut_as_the_layer_says, 5),
+        (cut_as_the_weight_says, 5),
+        (cut_by_a_function, 5),
+        (cut_by_a_setting, 5),
+        (joined_thrice, 36),
+        (with_coordinates, 14),
+        (of_parts, 4),
+    ],
+)
+def test_what_such_a_layer_can_be_given_stays(read: Any, inputs: int) -> None:
+    """Where it is run by a switch, which no other run of the example turns."""
+
+    class Switched(Never):
+        bright = False
+        given = read
+
+        def middle(self, y: Tensor, bright: bool) -> Tensor:
+            return y + self.given(y).mean() if self.bright else y
+
+    net = Switched(nn.Conv2d(inputs, 7, 1)).eval()
+    graph = trace(net, DARK)
+    thin = apply(net, graph, third(graph))
+    net.bright = thin.bright = True
+    with torch.no_grad():
+        kept = net.middle(net.stem(BRIGHT).relu(), True)
+        assert torch.allclose(thin.middle(thin.stem(BRIGHT).relu(), True), kept, atol=1e-5)
+
+
+def test_what_may_be_joined_with_an_argument_that_was_not_given_stays() -> None:
+    class Joins(Never):
+        def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+            y = self.stem(x).relu()
+            y = y if more is None else self.never(torch.cat([y, more], 1))
+            return self.head(self.last(self.wide(y).relu()).relu().mean((2, 3)))
+
+    net = Joins(nn.Conv2d(12 + 17, 12, 1)).eval()
+    graph = trace(net, {"x": DARK})
+    plan = third(graph)
+    more = torch.randn(2, 17, 8, 8)
+    assert verify(net, graph, plan, apply(net, graph, plan), {"x": DARK, "more": more}).exact

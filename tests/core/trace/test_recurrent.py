@@ -15,6 +15,7 @@ from secateur.core.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.measure import count
+from secateur.run.result import Width, widths
 
 KINDS: dict[type[nn.Module], int] = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 CELLS: dict[type[nn.Module], int] = {nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}
@@ -187,3 +188,22 @@ def test_the_thin_layer_says_its_sizes_and_trains() -> None:
     assert (thin.r.input_size, thin.r.hidden_size) == (CHANNELS - 2, HIDDEN - 1)  # type: ignore[union-attr]
     thin.train()(inputs()).sum().backward()
     assert all(parameter.grad is not None for parameter in thin.parameters())
+
+
+@pytest.mark.parametrize(("kind", "gates"), [*KINDS.items(), *CELLS.items()])
+def test_explanations_and_results_count_hidden_units(kind: type[nn.Module], gates: int) -> None:
+    torch.manual_seed(0)
+    both = {"bidirectional": True} if kind in KINDS else {}
+    net = (Reader(kind, **both) if kind in KINDS else Stepping(kind)).eval()
+    assert next(p for n, p in net.named_parameters() if n.startswith("r.weight_hh")).shape[0] == gates * HIDDEN
+    graph = trace(net, torch.randn(IMAGES, 1, 4, STEPS))
+    row = next(row for row in graph.explain().rows if row.layer == "r")
+    assert (row.width, row.prunable) == (HIDDEN, HIDDEN)
+    thin = apply(net, graph, Plan((DropUnits("r", (0, 2)),)))
+    assert [width for width in widths(graph, net, thin) if width.layer == "r"] == [Width("r", HIDDEN, HIDDEN - 2)]
+
+
+def test_projected_units_are_what_a_projection_gives() -> None:
+    net = Reader(nn.LSTM, proj_size=3).eval()
+    graph = trace(net, torch.randn(IMAGES, 1, 4, STEPS))
+    assert {(row.width, row.prunable) for row in graph.explain().rows if row.layer == "r"} == {(HIDDEN, 0), (3, 3)}

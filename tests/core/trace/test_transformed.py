@@ -172,7 +172,10 @@ def test_a_gain_makes_no_weight_of_what_it_scales(way: str) -> None:
             return (self.mix(x) if way == "linear" else x @ self.mix.weight.t()).permute(0, 3, 1, 2)
 
     torch.manual_seed(0)
-    assert cut(Scaled()) == {"a": 8, "mix": 8, "b": 6}
+    net = Scaled()
+    assert cut(net) == {"a": 8, "mix": 8, "b": 6}
+    roles = {(member.tensor, member.role) for member in trace(net, X).group("a").members}
+    assert {("mix.weight", "reads"), ("gain", "scales")} <= roles
 
 
 def test_a_gain_times_a_computed_weight_is_no_weight() -> None:

@@ -3,10 +3,11 @@
 from secateur.core.surgery.batches import check_batches, other_batches
 from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.optimizer import migrate_optimizer
+from secateur.core.surgery.proof import carrying_out, cut, prove
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
 from secateur.core.surgery.training import check_training
-from secateur.core.surgery.verification import TOLERANCE, Verification, relative_difference, verified, verify
+from secateur.core.surgery.verification import TOLERANCE, Verification, left, relative_difference, verified, verify
 
 __all__ = [
     "TOLERANCE",
@@ -14,13 +15,17 @@ __all__ = [
     "Inputs",
     "Verification",
     "apply",
+    "carrying_out",
     "check_batches",
     "check_training",
+    "cut",
     "finite",
     "hold",
+    "left",
     "masked",
     "migrate_optimizer",
     "other_batches",
+    "prove",
     "relative_difference",
     "run",
     "tensors_in",

@@ -17,6 +17,7 @@ _WRAPPERS = {
     "FSDPModule": ("has its weights spread over several processes", "the network before fully_shard"),
     "OptimizedModule": ("was compiled", "the network that went into torch.compile, its ._orig_mod"),
     "_StatefulGraphModule": ("is an exported program", "the network that it was exported from"),
+    "UnflattenedModule": ("is an exported program", "the network that it was exported from"),
     "ExportedProgram": ("is an exported program", "the network that it was exported from"),
     "ScriptModule": ("is a scripted network", "the module that it was made from"),
     "ScriptFunction": ("is a scripted function", "the module that it was made from"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.attention import module_by_module
+from secateur.core.outputs import named_tensors
 from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError, first_line
 
@@ -42,7 +43,7 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
     try:
         for module, _ in modes:
             module.training = training(module)
-        with ordinary(), torch.no_grad():
+        with ordinary(), module_by_module(), torch.no_grad():
             return _call(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise
@@ -69,26 +70,9 @@ def describe(inputs: Inputs) -> str:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Return all tensors of an output in order, however deep in containers, dataclasses and other objects."""
-    return list(_tensors_in(value, set()))
+    return [tensor for _, tensor in named_tensors(value)]
 
 
 def finite(outputs: Any) -> bool:
     """Tell whether all tensors of an output hold nothing but finite numbers."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors_in(outputs))
-
-
-def _tensors_in(value: Any, above: set[int]) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if id(value) in above or isinstance(value, (nn.Module, type)):
-        return
-    parts: list[Any] = list(vars(value).values()) if hasattr(value, "__dict__") else []
-    if isinstance(value, Mapping):
-        parts = list(value.values())
-    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        parts = [*value, *parts]
-    elif dataclasses.is_dataclass(value):
-        parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
-    for part in parts:
-        yield from _tensors_in(part, above | {id(value)})

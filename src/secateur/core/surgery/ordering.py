@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, Group, Member, layer_of, tensor_of
+from secateur.core.statistics import NEIGHBOURS
 
 
 def fold_orders(thin: nn.Module, graph: Graph, regrouped: Collection[str], held: Collection[str]) -> None:
@@ -43,10 +44,13 @@ def fold_orders(thin: nn.Module, graph: Graph, regrouped: Collection[str], held:
 
 
 def _whole(graph: Graph, group: Group) -> bool:
-    """Tell whether every dimension holds each unit once, in order, and no size in the code speaks of some of them."""
+    """Tell whether every dimension holds each unit once, in order, and that no code minds which it is."""
     if any(not torch.equal(member.unit.cpu(), torch.arange(group.size)) for member in group.members):
         return False
     first = graph.offsets[group.name]
+    beside = [entry.units for entry in graph.statistics if entry.kind == NEIGHBOURS]
+    if any(bool(((units >= first) & (units < first + group.size)).any()) for units in beside):
+        return False
     axes = [size.axis.units for entry in graph.rewrites for size in entry.literals]
     axes += [entry.units for entry in graph.statistics]
     own = [units[(units >= first) & (units < first + group.size)] for units in axes]

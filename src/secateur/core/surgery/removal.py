@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.core.attention import is_attention, set_attention_sizes
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
@@ -18,6 +19,7 @@ from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.attributes import Number, assign
 from secateur.core.surgery.gains import follow_gains, refresh
+from secateur.core.surgery.indices import follow_indices
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
@@ -46,6 +48,7 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     masks = zero_masks(graph, plan, keep)
     tensors = {name: _thin(tensor_of(model, name), name, graph, keep, masks) for name in graph.tensors}
     follow_gains(model, graph, plan, keep, tensors)
+    follow_indices(graph, keep, tensors)
     thin = _copy_with(model, tensors)
     refresh(thin)
     if bool((~keep).any()):
@@ -121,6 +124,9 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             continue
         if type(module) in RECURRENT:
             _set_recurrent_sizes(module)
+            continue
+        if is_attention(module):
+            set_attention_sizes(cast("nn.MultiheadAttention", module))
             continue
         owned: Any = next(
             (t for t in (getattr(module, n, None) for n in ("weight", "running_mean")) if t is not None), None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
+from secateur.core.outputs import left_of
 from secateur.core.plan import Plan
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
 from secateur.core.surgery.precision import InDouble, widened
@@ -33,7 +34,8 @@ class Verification:
     """How far the thin network is from the silenced original.
 
     Attributes:
-        difference: largest absolute difference of an output tensor, relative to its largest absolute value.
+        difference: largest absolute difference of an output tensor, relative to its largest absolute value. Of outputs
+            that may lose channels, those are compared that are left.
         exact: whether that is within rounding (1e-4 in float32, 1e-9 in float64).
         layer: the first layer whose output differs; empty if exact.
         draws: whether that holds with constants in the place of all that the networks draw at random, because the two
@@ -92,7 +94,19 @@ def _difference(
     with masked(model, graph, plan):
         expected = run(model, inputs, training=training)
     found = run_cut(thin, inputs, training=training)
-    return relative_difference(expected, found), found
+    return relative_difference(left(graph, plan, expected, training), found), found
+
+
+def left(graph: Graph, plan: Plan, outputs: Any, training: Training = in_evaluation) -> list[Tensor]:
+    """Return what a thin network has of the outputs of the dense one, see ``left_of``.
+
+    Args:
+        graph: of the dense network.
+        plan: what is removed from it.
+        outputs: of the dense network.
+        training: which modules ran in training mode.
+    """
+    return left_of(graph.outputs if training is in_evaluation else graph.trained_outputs, outputs, graph.kept(plan))
 
 
 def run_cut(thin: nn.Module, inputs: Inputs, *, training: Training = in_evaluation) -> Any:
@@ -144,7 +158,7 @@ def _difference_if_steady(
             found = run_cut(thin, inputs, training=training)
     except (CutError, ModelError):
         return float("inf")
-    return relative_difference(expected, found)
+    return relative_difference(left(graph, plan, expected, training), found)
 
 
 def relative_difference(expected: Any, found: Any) -> float:

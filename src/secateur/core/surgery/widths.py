@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.attention import is_attention
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, Role, staying
 from secateur.core.layers import CONVOLUTIONS
@@ -59,7 +60,12 @@ def follow_widths(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
         names = above.get(parent, frozenset()) if name else frozenset[str]()
         own = mentioned(type(module))
         above[name] = names | own
-        if isinstance(module, BlockLayer) or type(module).__module__.startswith("torch.") or own & INDIRECT:
+        if (
+            isinstance(module, BlockLayer)
+            or is_attention(module)
+            or type(module).__module__.startswith("torch.")
+            or own & INDIRECT
+        ):
             continue
         for number in _named(module):
             if number.name in own or number.name in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,8 +11,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from secateur.core import labels as L
+from secateur.core.outputs import named
 from secateur.core.trace.clock import Clock
-from secateur.core.trace.state import State
+from secateur.core.trace.state import Pinning, State
 
 NOT_PRUNABLE = -1
 
@@ -35,12 +36,23 @@ class Components:
         self.of = self._tied([*state.edges, *state.sums, *bound])  # (atoms,) component of each atom
         self.apart = self._tied([*state.edges, *bound])  # the same, were nothing added up
         self.reasons: dict[int, tuple[str, str]] = {}
+        returned: dict[int, list[Pinning]] = {}
         for pinning in state.pins:
             for component in torch.unique(self.of[pinning.atoms]).tolist():
                 self.reasons.setdefault(component, (pinning.reason, pinning.remedy))
+                if pinning.output is not None:
+                    returned.setdefault(component, []).append(pinning)
+        self._name_outputs(returned)
         self.reasons.setdefault(int(self.of[L.FIXED]), ("joined with channels that cannot be removed", ""))
         self._pinned = torch.zeros(int(self.of.max()) + 1, dtype=torch.bool)
         self._pinned[torch.tensor(list(self.reasons))] = True
+
+    def _name_outputs(self, returned: Mapping[int, Sequence[Pinning]]) -> None:
+        """Let the reasons name all outputs of a component: those that must keep their width, else all that may not."""
+        for component, pinnings in returned.items():
+            if self.reasons[component] == (pinnings[0].reason, pinnings[0].remedy):
+                worst = [each for each in pinnings if not each.remedy] or pinnings
+                self.reasons[component] = named([each.output or "" for each in worst]), worst[0].remedy
 
     def _tied(self, edges: Sequence[Edges]) -> Tensor:
         if not edges:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -56,6 +56,15 @@ def like(state: State, args: Args, out: Tensor) -> None:
     state.set(out, state.labels(args[0]) if out.shape == args[0].shape else [])
 
 
+def neighbours(state: State, given: Mapping[str, Any], out: Tensor) -> None:
+    """``local_response_norm``: each channel is divided by what those beside it are, among those that are left."""
+    layers = state.labels(given["input"])
+    for layer in layers:
+        if layer.shape[1] > 1:
+            state.depend(layer.reshape(-1), 1, "each channel is divided by what its neighbours are")
+    state.set(out, layers)
+
+
 def window(state: State, args: Args, out: Tensor, *, spatial: int) -> None:
     """Pooling and resampling over the last ``spatial`` dimensions: a channel stays a channel."""
     x = args[0]
@@ -63,11 +72,8 @@ def window(state: State, args: Args, out: Tensor, *, spatial: int) -> None:
     state.set(out, [state.merge(layer, over) for layer in state.labels(x)])
 
 
-def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None, adds: bool = False) -> None:
-    """Sum, mean, maximum over dimensions: over maps a channel stays, over channels nothing may shrink.
-
-    What ``adds`` weights up is zero where all of them are.
-    """
+def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None) -> None:
+    """Sum, mean, maximum over dimensions: over maps a channel stays, over channels nothing may shrink."""
     x = args[0]
     over = sorted({d % x.dim() for d in dims}) if dims else list(range(x.dim()))
     layers: list[Tensor] = []
@@ -81,7 +87,7 @@ def reduce(state: State, args: Args, out: Tensor, *, dims: Sequence[int] | None,
             for d in reversed(over):
                 layer = layer.squeeze(d)
         layers.append(layer)
-    state.set(out, layers, adds and state.is_weight(x))
+    state.set(out, layers)
 
 
 def softmax(state: State, args: Args, out: Tensor) -> None:

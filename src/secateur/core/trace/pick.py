@@ -22,11 +22,15 @@ NUMBERED = "channels are picked by their number"
 def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
     """Pick by a tensor of positions (``args``: tensor, positions for each dimension): other dimensions stay."""
     indices = list(args[1]) if isinstance(args[1], (tuple, list)) else [args[1]]
+    only = [(dim, positions) for dim, positions in enumerate(indices) if positions is not None]
+    if len(only) == 1 and (followed := _follow(state, args[0], *only[0], out)) is not None:
+        state.set(out, followed)
+        return
     layers: list[Tensor] = []
     for layer in state.labels(args[0]):
         picked = _picked(indices)
         if any(layer.shape[d] > 1 for d in picked):
-            state.pin(layer.reshape(-1), "channels are picked by their number")
+            state.pin(layer.reshape(-1), NUMBERED)
             continue
         spread = list(layer.shape)
         for d in picked:
@@ -36,15 +40,42 @@ def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
 
 
 def index_select(state: State, args: Args, out: Tensor) -> None:
-    """Pick along one dimension by a tensor of positions; block layers alone have their positions renumbered."""
+    """Pick along one dimension by a tensor of positions; those in buffers and block layers are renumbered."""
     dim = dim_at(args, 1)
+    ordinary = state.module not in state.block_modules
+    if ordinary and (followed := _follow(state, args[0], dim, args[2], out)) is not None:
+        state.set(out, followed, state.is_weight(args[0]))
+        return
     layers: list[Tensor] = []
     for layer in state.labels(args[0]):
-        if layer.shape[dim] > 1 and state.module not in state.block_modules:
-            state.pin(layer.reshape(-1), "channels are picked by their number")
+        if layer.shape[dim] > 1 and ordinary:
+            state.pin(layer.reshape(-1), NUMBERED)
             continue
         layers.append(layer if layer.shape[dim] == 1 else layer.index_select(dim, args[2].cpu()))
     state.set(out, layers, state.is_weight(args[0]))
+
+
+def _follow(state: State, x: Tensor, dim: int, positions: Tensor, out: Tensor) -> list[Tensor | None] | None:
+    """Return the labels of what a buffer picks along one dimension; None if it is no buffer, or what it picks stays.
+
+    Its entries go with what they pick, and those that are left are renumbered; of a mask there is nothing to renumber.
+    """
+    name = state.buffer(positions) if positions.dim() == 1 else ""
+    row = state.vector(x, dim) if name else None
+    if row is None:
+        return None
+    own, mask = state.labels(positions)[0].reshape(-1), positions.dtype == torch.bool
+    picked = row[positions.cpu()]
+    state.unite(own, row if mask else picked)
+    if not mask:
+        pointed = state.indices.setdefault(name, row)
+        if len(pointed) == len(row):
+            state.unite(pointed, row)
+        else:
+            for atoms in (pointed, row):
+                state.pin(atoms, "one list of numbers picks from channels of several widths")
+    others: list[Tensor | None] = [layer for layer in state.labels(x) if layer.shape[dim] == 1]
+    return [*others, place(picked, out, dim)]
 
 
 def _picked(indices: Sequence[Tensor | None]) -> list[int]:

@@ -3,7 +3,9 @@
 A layer behind a branch that the example does not take leaves no trace. What it would read or give is among what the
 code that could call it has at hand: its arguments, what its own operators make, what the modules that it calls return.
 Of these, everything stays whose number of channels fits a size of the layer, as it is, flattened, doubled, halved or
-beside another; and everything at all where nothing fits what the layer reads.
+beside another; what the layer reads may also be several times as many, an equal part of them, or some of them beside
+two others. Everything at all stays where nothing is as wide as what the layer reads and the code could cut it out:
+where it names that number, or asks the layer for it.
 
 Where the code decides by the value of a tensor, the network also runs with each decision turned: layers that all ran
 may be joined otherwise there. And where it looks at whether it trains, a run in training mode is read as well: what
@@ -13,8 +15,9 @@ runs there alone, such as an auxiliary classifier, is then known to surgery, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,6 +40,7 @@ from secateur.errors import ModelError
 Again = Callable[[bool, AbstractContextManager[object], Inputs], object]
 
 _MOST = 16  # runs in which decisions are turned
+_MADE = (1, 2, 3)  # channels that code makes for itself, such as a mask or coordinates
 _PIXELS = (4, 9, 16)  # channels that become one when they are shuffled to pixels
 
 
@@ -123,11 +127,17 @@ class _AtHand:
         for caller in entry.callers if entry.sizes else ():
             heard = self._heard[caller]
             sizes = {size for shape, _ in heard for size in (*shape[1:], _whole(shape))}
-            known = not entry.reads or entry.reads in sizes
+            known = not entry.reads or entry.reads in sizes or not entry.cut
+            beside = _sums(shape[d] for shape, _ in heard for d in _channels(shape))
+
+            @cache
+            def fits(width: int, entry: Unreached = entry, sizes: set[int] = sizes, others: set[int] = beside) -> bool:
+                return _fits(width, entry, sizes) or _composes(width, entry, others)
+
             for shape, layers in heard:
                 for layer in layers:
-                    widths = {_whole(shape), *(layer.shape[d] for d in L.varying(layer))}
-                    if not known or any(_fits(width, entry, sizes) for width in widths):
+                    own = {layer.shape[d] for d in L.varying(layer)}
+                    if not known or any(map(fits, own | {_whole(shape)})) or any(_parts(it, entry) for it in own):
                         atoms = torch.unique(layer)
                         met[atoms.numpy().tobytes()] = atoms
         return list(met.values())
@@ -138,6 +148,17 @@ def _whole(shape: torch.Size) -> int:
     return math.prod(shape[1:])
 
 
+def _channels(shape: torch.Size) -> tuple[int, ...]:
+    """Return the dimensions that may be the channels; of tokens these are the last."""
+    return () if len(shape) < 2 else (1, -1) if len(shape) == 3 else (1,)
+
+
+def _sums(channels: Iterable[int]) -> set[int]:
+    """Return what can lie beside the channels that a layer reads: nothing, some that code makes, one other or two."""
+    known = set(channels)
+    return {0, *_MADE, *known, *(one + two for one in known for two in known)}
+
+
 def _fits(width: int, entry: Unreached, others: set[int]) -> bool:
     """Whether so many channels can be what a layer reads or gives, alone or, but for a parameter, beside others."""
     if width in entry.sizes or any(width * pixels == entry.makes for pixels in _PIXELS):
@@ -145,4 +166,19 @@ def _fits(width: int, entry: Unreached, others: set[int]) -> bool:
     return not entry.alone and any(
         width == 2 * size or 2 * width == size or size - width in others or width - size in others
         for size in entry.sizes
+    )
+
+
+def _parts(width: int, entry: Unreached) -> bool:
+    """Whether a layer can read an equal part of so many channels."""
+    return any(width % reads == 0 for reads in entry.takes if reads > 1)
+
+
+def _composes(width: int, entry: Unreached, beside: set[int]) -> bool:
+    """Whether a layer can read so many channels several times over, or with others beside them."""
+    return width > 1 and any(
+        (entry.more and width < reads)
+        or any(reads - other >= width and (reads - other) % width == 0 for other in beside)
+        for reads in entry.takes
+        if reads > 1
     )

@@ -40,6 +40,12 @@ class _Cell:
     biases: tuple[Tensor, ...]
     projection: Tensor | None
 
+    @property
+    def gates(self) -> int:
+        """Rows for each hidden unit."""
+        hidden = self.state.shape[1] if self.projection is None else self.projection.shape[1]
+        return self.inputs.shape[0] // hidden
+
 
 def begin(state: State, zeros: Tensor) -> Tensor:
     """The zeros that a layer makes for itself to start from follow its width."""
@@ -92,7 +98,7 @@ def _run(state: State, x: Tensor, begins: Sequence[Tensor], layers: Sequence[Seq
             contract(state, read, state.vector(cell.inputs, 1), state.is_weight(cell.inputs))
             for weight in (cell.inputs, cell.state, cell.projection):
                 if weight is not None:
-                    _note(state, weight, times)
+                    _note(state, weight, times, 1 if weight is cell.projection else cell.gates)
         read = None if hidden is None else hidden.repeat(len(cells))
     return hidden
 
@@ -137,10 +143,10 @@ def _pin_projected(state: State, cell: _Cell) -> None:
             state.pin(rows, PROJECTED)
 
 
-def _note(state: State, weight: Tensor, times: int) -> None:
+def _note(state: State, weight: Tensor, times: int, gates: int) -> None:
     """Say what the dimensions of a weight do, and count it: every row of the input meets it once."""
     rows, columns = state.vector(weight, 0), state.vector(weight, 1)
-    state.mark(rows, "makes")
+    state.mark(rows, "makes", gates)
     state.mark(columns, "reads")
     axes = (axis(weight.shape[0], rows), axis(weight.shape[1], columns))
     state.calls.append(Call(state.module, times, axes))

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from secateur.core import labels as L
 from secateur.core.graph import Cost, Graph, Group, Member, Pin, Statistic, layer_of
+from secateur.core.outputs import Output
 from secateur.core.trace.calls_made import Call
 from secateur.core.trace.components import NOT_PRUNABLE, Components
+from secateur.core.trace.returned import Returned
 from secateur.core.trace.state import State
 from secateur.core.work import by_operator
 from secateur.core.written_sizes import Axis, Rewrite
@@ -36,6 +39,16 @@ class Units:
             return Axis(atoms, torch.zeros(0, dtype=torch.long))
         units = self.of(atoms.reshape(-1))
         return Axis(int((units < 0).sum()), units[units >= 0])
+
+    def output(self, returned: Returned) -> Output:
+        """Say along which dimensions an output loses which units."""
+        axes: list[tuple[int, Tensor]] = []
+        for layer in returned.layers:
+            units = self.of(layer)
+            if bool((units >= 0).any()):
+                dim = (L.varying(L.compact(units)) or L.varying(layer))[-1]
+                axes.append((dim, L.along(units, dim)[:, 0]))  # alike beside it, where channels meet in a grid
+        return Output(returned.path, tuple(axes))
 
     def along(self, slot: int) -> Tensor | None:
         """Return the unit of each position of a slot, None if all stay."""
@@ -141,6 +154,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         rewrites=tuple(rewrites),
         statistics=tuple(Statistic(d.module, d.call, d.dim, units.of(d.atoms), d.kind) for d in state.dependences),
         roles={name: tuple(roles) for name, roles in state.roles.items()},
+        gates=state.gates,
         uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
         aside=state.aside,
@@ -148,6 +162,10 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         transformed=state.transformed,
         tied=frozenset(state.tied),
         streams=frozenset(units.streams),
+        free_outputs=state.outputs.patterns,
+        outputs=tuple(units.output(each) for each in state.outputs.evaluated),
+        trained_outputs=tuple(units.output(each) for each in state.outputs.trained),
+        indices={name: units.of(atoms) for name, atoms in state.indices.items()},
     )
 
 

@@ -203,7 +203,7 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
             each.window(state, args, tensor, spatial=WINDOWS[name])
     elif name in REDUCTIONS:
         # whether sizes of one stay is an argument that some operators take by its name alone
-        each.reduce(state, args, first, dims=_reduced(func, args, kwargs), adds=name in ("sum", "mean"))
+        each.reduce(state, args, first, dims=_reduced(func, args, kwargs))
         for indices in each.flat(out)[1:]:  # where the largest or smallest were found
             state.set(indices, state.labels(first))
     elif name in ("_softmax", "_log_softmax", "_safe_softmax"):

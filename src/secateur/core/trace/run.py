@@ -9,18 +9,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.core.calls import Operators
+from secateur.core.attention import ATTENTION
+from secateur.core.calls import Operators, bound
 from secateur.core.graph import Graph
 from secateur.core.literals import call_name, is_reshaping
 from secateur.core.plan import Plan
-from secateur.core.statistics import KIND, READING, READS, is_statistic
+from secateur.core.statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import untouched
-from secateur.core.trace import again, gains, reach, recurrent, sites
+from secateur.core.trace import again, each, gains, heads, reach, recurrent, sites
 from secateur.core.trace.asked import asking, may_differ
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.course import Course
@@ -43,6 +44,7 @@ def trace(
     model: nn.Module,
     example_inputs: Inputs,
     *,
+    free_outputs: Sequence[str] = (),
     seconds: float | None = None,
     tell: Tell = ignore,
     tried: Sequence[Plan] = (),
@@ -57,6 +59,8 @@ def trace(
     Args:
         model: any network whose forward runs.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; a batch of one is enough.
+        free_outputs: paths (or patterns) of outputs whose width is nobody's concern, such as ``"1"``, ``"1.feats"`` or
+            ``"hidden_states.*"``: their channels can go. By default all that is returned keeps its width.
         seconds: give up after this time; None: take as long as it takes.
         tell: hears of each module as it runs.
         tried: plans of what was read before whose cut failed, each with those before it for ``tried``: what is in their
@@ -68,7 +72,7 @@ def trace(
     Raises:
         ModelError: if the model does not run on the inputs, or is a wrapper or program that cannot be read.
         PlanError: if one of the plans that were tried is of another network.
-        SettingError: if ``seconds`` is not above 0.
+        SettingError: if ``seconds`` is not above 0, or ``free_outputs`` name no output, class scores or everything.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when
             it runs again, or time is up.
     """
@@ -76,12 +80,14 @@ def trace(
     tell(Event("trace", "reading the network"))  # before the names of its modules
     clock = Clock(type(model).__name__, seconds)
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
-        state = _watch(model, example_inputs, clock, tell)
+        names = (free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs)
+        state = _watch(model, example_inputs, names, clock, tell)
     return settle(model, state, example_inputs, clock, tried)
 
 
-def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -> State:
+def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ...], clock: Clock, tell: Tell) -> State:
     state, around, decisions = State.of(model), Around(model), Decisions()
+    state.outputs.patterns = free_outputs
     state.stack.arrive = lambda name, inputs: state.arrivals.setdefault(name, []).extend(
         layer for tensor in tensors_in(inputs) for layer in state.labels(tensor)
     )
@@ -90,9 +96,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
         without = WithoutDropout() if training else nullcontext()
         with state.stack, _carrying(state, clock, tell), _Calls(state, decisions), without, beside:
             outputs = forward(model, inputs, training=in_training if training else in_evaluation)
-        for tensor in tensors_in(outputs):
-            for layer in state.labels(tensor):
-                state.pin(layer.reshape(-1), "an output of the network", "")
+        state.outputs.note(state, outputs, training=training)
         return bool(tensors_in(outputs))
 
     with asking(state.stack) as asked:
@@ -105,6 +109,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, clock: Clock, tell: Tell) -
     again.check(model, example_inputs, around, state.stack.entered, clock)
     trains = may_differ(model, asked, state.arrivals)
     reach.complete(model, state, decisions, example_inputs, watched, trains=trains)
+    state.outputs.check()
     return state
 
 
@@ -151,11 +156,14 @@ class _Calls(TorchFunctionMode):
         if name in LEAVING:
             for layer in self._state.labels(args[0]):
                 self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")
-        if name == "multi_head_attention_forward":
-            self._one_width(args, named)
-        if name == "local_response_norm":
-            for layer in self._state.labels(args[0]):
-                self._state.pin(layer.reshape(-1), "each channel is divided by what its neighbours are")
+        if name == ATTENTION:
+            if self._state.module in self._state.attention_modules:
+                return self._one_statistic(func, name, args, named, heads.attention)
+            for tensor in tensors_in((args, named)):
+                for layer in self._state.labels(tensor):
+                    self._state.pin(layer.reshape(-1), heads.ONE_WIDTH, heads.REMEDY)
+        if name == NEIGHBOURS:
+            return self._one_statistic(func, name, args, named, each.neighbours)
         if name in READS:
             return self._reading(func, name, args, named)
         if is_reshaping(name, args):
@@ -168,30 +176,41 @@ class _Calls(TorchFunctionMode):
 
     def _recurrent(self, func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
         """One rule for the whole layer, which some processors run as one operator and others step by step."""
-        self._state.paused = True
-        try:
-            out = func(*args)
-        finally:
-            self._state.paused = False
+        out = self._as_one(func, args, {})
         recurrent.RULES[name](self._state, args, out)
         return out
 
     def _weight_norm(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """One rule for what some processors run as one operator and others step by step."""
-        self._state.paused = True
-        try:
-            out = func(*args)
-        finally:
-            self._state.paused = False
+        out = self._as_one(func, args, {})
         gains.weight_norm(self._state, args, out)
         return out
 
-    def _one_width(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """PyTorch's own attention insists that all its widths are those it was built with."""
-        reason = "nn.MultiheadAttention has one width for everything"
-        for tensor in tensors_in((args, named)):
-            for layer in self._state.labels(tensor):
-                self._state.pin(layer.reshape(-1), reason, "use an attention with linear layers of its own")
+    def _one_statistic(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        rule: Callable[[State, dict[str, Any], Any], None],
+    ) -> Any:
+        """One rule for a whole call over channels; it is told the arguments by their names."""
+        state = self._state
+        state.statistic = (state.module, state.stack.number(kind_of(name)), name)
+        try:
+            out = self._as_one(func, args, named)
+            rule(state, bound(func, args, named), out)
+        finally:
+            state.statistic = None
+        return out
+
+    def _as_one(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Run a call whose operators are not read one by one, since one rule knows it all."""
+        self._state.paused = True
+        try:
+            return func(*args, **named)
+        finally:
+            self._state.paused = False
 
     def _reshaping(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         call = self._state.stack.number("reshaping")

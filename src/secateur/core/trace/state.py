@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.core import labels as L
+from secateur.core.attention import is_attention
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
 from secateur.core.computed import Gain, Transformed
 from secateur.core.explain import unparametrized
 from secateur.core.graph import Role
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
-from secateur.core.statistics import READING
+from secateur.core.statistics import READING, kind_of
 from secateur.core.surgery import Inputs
 from secateur.core.trace.calls_made import Call, Dependence, Layers, Place, Site, Step
+from secateur.core.trace.returned import Outputs
 from secateur.core.trace.transformed import reason_at, transformed
 from secateur.core.work import Uncounted
 
@@ -40,11 +42,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Pinning:
-    """Labels that may not go."""
+    """Labels that may not go; ``output`` is the path of what the network returns of them, if that is why."""
 
     atoms: Tensor
     reason: str
     remedy: str
+    output: str | None = None
 
 
 @dataclass
@@ -66,7 +69,10 @@ class State:
         gains: weight norms by their directions.
         transformed: layers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels.
+        gates: rows for each hidden unit of the weights of recurrent layers.
+        indices: labels that buffers of numbers point to.
         one_sided: sizes that may be at another place, or nowhere, in training.
+        outputs: what it returned.
     """
 
     names: dict[int, tuple[str, Tensor]]
@@ -76,6 +82,7 @@ class State:
     group_norm_modules: frozenset[str]
     block_modules: frozenset[str]
     recurrent_modules: frozenset[str]
+    attention_modules: frozenset[str]
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     own: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
@@ -110,7 +117,10 @@ class State:
     gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
     transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
     tied: set[str] = field(default_factory=set[str])
+    gates: dict[str, int] = field(default_factory=dict[str, int])
+    indices: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     one_sided: set[Place] = field(default_factory=set[Place])
+    outputs: Outputs = field(default_factory=Outputs)
 
     @staticmethod
     def of(model: nn.Module) -> State:
@@ -126,6 +136,7 @@ class State:
             group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
             block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
             recurrent_modules=frozenset(name for name, m in model.named_modules() if type(m) in RECURRENT),
+            attention_modules=frozenset(name for name, m in model.named_modules() if is_attention(m)),
         )
 
     @property
@@ -170,7 +181,7 @@ class State:
 
     def is_own(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is the network's own, computed of nothing that runs through it."""
-        return self.own.get(tensor, id(tensor) in self.names)
+        return bool(self.own.get(tensor, id(tensor) in self.names))
 
     def fresh(self, count: int) -> Tensor:
         """Return ``count`` new atoms that belong to no parameter."""
@@ -212,7 +223,7 @@ class State:
                 layer = first
         return layer
 
-    def pin(self, atoms: Tensor, reason: str, remedy: str = "") -> None:
+    def pin(self, atoms: Tensor, reason: str, remedy: str = "", output: str | None = None) -> None:
         """Forbid the removal of these labels."""
         atoms = atoms[atoms != L.FIXED]
         if atoms.numel() > MANY:
@@ -221,7 +232,7 @@ class State:
             place = unparametrized(self.module)
             where = f" in '{place}'" if place else ""
             reason, remedy = reason_at(self.transformed, place) or (reason + where, remedy)
-            self.pins.append(Pinning(atoms, reason, remedy))
+            self.pins.append(Pinning(atoms, reason, remedy, output))
 
     def with_pins(self, pins: Sequence[Pinning]) -> State:
         """Return the same state with further pins, whose reasons come first."""
@@ -232,7 +243,7 @@ class State:
         if self.statistic is None or self.stack.entered.get(self.statistic[0], 0) > 1:
             self.pin(atoms, reason)
         else:
-            self.dependences.append(Dependence(*self.statistic[:2], dim, atoms))
+            self.dependences.append(Dependence(*self.statistic[:2], dim, atoms, kind_of(self.statistic[2])))
 
     def silence_at_call(self, atoms: Tensor, reason: str) -> None:
         """The running call reads these labels with a weight that is computed: they go if the call can be found again.
@@ -261,8 +272,8 @@ class State:
                 self.unite(found, row)
         return found
 
-    def mark(self, atoms: Tensor | None, role: Role) -> None:
-        """Give the parameter dimensions that these atoms come from a role."""
+    def mark(self, atoms: Tensor | None, role: Role, gates: int = 1) -> None:
+        """Give the parameter dimensions that these atoms come from a role, with so many rows for each unit."""
         if atoms is None:
             return
         for slot in self._slots_of(atoms):
@@ -272,6 +283,16 @@ class State:
                 self.tied.add(slot.tensor)
                 continue
             self.roles[slot.tensor][slot.dim] = role
+            if gates > 1:
+                self.gates[slot.tensor] = gates
+
+    def buffer(self, tensor: Tensor) -> str:
+        """Return the name of the buffer of one dimension that a tensor is; empty if it is none."""
+        slots = self._slots_of(layers[0].reshape(-1)) if len(layers := self.labels(tensor)) == 1 else []
+        if len(slots) != 1 or slots[0].tensor in self.parameters:
+            return ""
+        held = next(own for name, own in self.names.values() if name == slots[0].tensor)
+        return slots[0].tensor if held.dtype == tensor.dtype and torch.equal(held, tensor) else ""
 
     def _slots_of(self, atoms: Tensor) -> list[Slot]:
         """Return the parameter dimensions that atoms come from."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from secateur.core.layers import CONVOLUTIONS
+from secateur.core.trace.spoken import speaks_of, takes_more
 from secateur.core.trace.state import State
 
 
@@ -23,6 +24,9 @@ class Unreached:
         makes: how many its last layer makes where that is a convolution, else 0.
         tied: its parameters that modules share which did run.
         callers: the modules whose code could run it.
+        takes: how many channels each of its layers reads.
+        cut: whether own code could cut a tensor to so many channels, see ``spoken.speaks_of``.
+        more: whether that code could be given tensors that the example did not have.
         alone: whether it mixes no channels, such as a norm or a single parameter, and so meets what has its size.
     """
 
@@ -33,6 +37,9 @@ class Unreached:
     makes: int
     tied: tuple[str, ...]
     callers: frozenset[str]
+    takes: frozenset[int] = frozenset()
+    cut: bool = False
+    more: bool = False
     alone: bool = False
 
 
@@ -59,6 +66,10 @@ class _Modules:
     def outermost(self, name: str) -> str:
         """Return the outermost module on the way to this one in which nothing has run, else this one."""
         return next((above for above in _down_to(name) if above not in self.live), name)
+
+    def below(self, name: str) -> list[nn.Module]:
+        """Return a module that did not run with all in it; nothing of one that did."""
+        return [] if name in self.live else list(self.by_name[name].modules())
 
     def callers(self, name: str) -> frozenset[str]:
         """Return the nearest modules that ran, above each place in which this one is registered, or itself."""
@@ -98,6 +109,9 @@ def _entry(modules: _Modules, state: State, read: frozenset[str], place: str, na
     sizes = {size for parameter in parameters.values() for size in parameter.shape[: 3 if parameter.dim() == 3 else 2]}
     layers = [owner for owner in owners.values() if isinstance(owner, (*CONVOLUTIONS, nn.Linear))]
     sizes |= {size for layer in layers for size in _reads_and_makes(layer)}
+    takes = frozenset(_reads_and_makes(layer)[0] for layer in layers)
+    callers = modules.callers(place)
+    code = [*owners.values(), *modules.below(place), *(modules.by_name[name] for name in callers)]
     known = {name: state.names[id(parameter)][0] for name, parameter in parameters.items()}
     return Unreached(
         name=next(iter(parameters)) if place in modules.live else place,
@@ -108,7 +122,10 @@ def _entry(modules: _Modules, state: State, read: frozenset[str], place: str, na
         reads=_reads_and_makes(layers[0])[0] if layers else 0,
         makes=_reads_and_makes(layers[-1])[1] if layers and isinstance(layers[-1], CONVOLUTIONS) else 0,
         tied=tuple(original for original in known.values() if original in read),
-        callers=modules.callers(place),
+        callers=callers,
+        takes=takes,
+        cut=speaks_of(code, takes),
+        more=takes_more(code),
         alone=place in modules.live or not layers,
     )
 

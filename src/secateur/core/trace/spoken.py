@@ -1,0 +1,111 @@
+"""Which numbers does the code of a module speak of, and could it be given tensors that the example did not have?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+_OF_A_LAYER = frozenset({"in_channels", "in_features"})
+_NO_SETTINGS = (nn.Module, Tensor, FunctionType, ModuleType)
+_DEPTH = 3  # of settings in settings
+
+
+def speaks_of(modules: Iterable[nn.Module], sizes: frozenset[int]) -> bool:
+    """Tell whether own code of modules can cut a tensor to one of some sizes: names it, or asks a layer for it.
+
+    Functions that the code names are looked at too. Constructors are not, and neither is torch, which names no sizes.
+    """
+    seen = set[int]()
+    return any(
+        (_own(module) and sizes.intersection(_whole(vars(module).values())))
+        or any(_cuts(function, sizes, seen) for function in _functions(module))
+        for module in modules
+    )
+
+
+def takes_more(modules: Iterable[nn.Module]) -> bool:
+    """Tell whether the forward of some module has arguments that a call can leave out and that could be tensors.
+
+    What a switch, a number or a name stands for otherwise is no tensor.
+    """
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for module in modules:
+        if not _own(module):
+            continue
+        for each in inspect.signature(module.forward).parameters.values():
+            left_out = each.default is not inspect.Parameter.empty
+            if each.kind in kinds or (left_out and not isinstance(each.default, (bool, int, float, str))):
+                return True
+    return False
+
+
+def _cuts(function: FunctionType, sizes: frozenset[int], seen: set[int]) -> bool:
+    if id(function) in seen:
+        return False
+    seen.add(id(function))
+    names, values = _names(function.__code__), list(_values(function))
+    if sizes.intersection(_whole(values)) or _OF_A_LAYER & names or {"weight", "shape"} <= names:
+        return True
+    called = (inspect.unwrap(value) for value in values if isinstance(value, FunctionType))
+    return any(_cuts(it, sizes, seen) for it in called if isinstance(it, FunctionType) and not _of_torch(it))
+
+
+def _of_torch(function: FunctionType) -> bool:
+    return (function.__module__ or "").split(".")[0] == "torch"
+
+
+def _own(module: nn.Module) -> bool:
+    return not type(module).__module__.startswith("torch.nn.") or "forward" in vars(module)
+
+
+def _functions(module: nn.Module) -> Iterator[FunctionType]:
+    own = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.nn.")]
+    for name, value in (*(item for kind in own for item in vars(kind).items()), *vars(module).items()):
+        function = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else value
+        if name != "__init__" and isinstance(function, FunctionType):
+            yield function
+
+
+def _values(function: FunctionType) -> Iterator[Any]:
+    yield from _constants(function.__code__)
+    yield from function.__defaults__ or ()
+    yield from (function.__globals__.get(name) for name in _names(function.__code__))
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+
+
+def _constants(code: CodeType) -> Iterator[Any]:
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _constants(value)
+        else:
+            yield value
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (each for each in code.co_consts if isinstance(each, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _whole(values: Iterable[Any], depth: int = _DEPTH) -> Iterator[int]:
+    """Yield the whole numbers among values, and in the lists, tables and settings among them."""
+    for value in values:
+        if type(value) is int:
+            yield value
+        elif depth and not isinstance(value, _NO_SETTINGS):
+            yield from _whole(_inside(value), depth - 1)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return list(cast("Mapping[Any, Any]", value).values())
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return cast("Iterable[Any]", value)
+    return list(vars(value).values()) if hasattr(value, "__dict__") else ()
