@@ -120,6 +120,7 @@ try:
     fit(model, data, settings)
 except TrainingError as error:
     save_file({"said": torch.tensor(list(str(error).encode()))}, out / f"{rank}.safetensors")
+os._exit(0)  # gloo's threads may end a process that leaves them behind
 """
 
 
