@@ -30,6 +30,7 @@ from zoo_norms import OverKept
 EXACT, PRECISE = 1e-4, 1e-6  # relative, in float32; in float64, where the weights are still those of float32
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 TRANSPOSED = (nn.modules.conv._ConvTransposeNd,)
+MANY = 32  # values that surely outvote those that collide
 Masks = dict[str, Tensor]
 
 
@@ -156,6 +157,10 @@ def positions(dense: Tensor, thin: Tensor, groups: int = 1) -> Tensor | None:
     """
     if dense.dim() != thin.dim() or any(a < b for a, b in zip(dense.shape, thin.shape, strict=True)):
         return None
+    if dense.dim() > 2 and dense.shape[2:] == thin.shape[2:] and min(thin.shape[:2]) >= MANY:
+        corner = (slice(None), slice(None), *[0] * (dense.dim() - 2))  # which has votes enough
+        mask = positions(dense[corner], thin[corner], groups)
+        return None if mask is None else mask.reshape(*mask.shape, *[1] * (dense.dim() - 2)).expand(dense.shape)
     where = _coordinates(dense, thin)
     places = [_mode(where[d], d, dense.shape[d]) for d in range(dense.dim())]
     if any(int(place.min()) < 0 or len(place.unique()) < len(place) for place in (places[0], *places[2:])):

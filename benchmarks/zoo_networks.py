@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery import run
+from secateur.core.surgery.forward import forward
 
 HERE = Path(__file__).parent
 Made = tuple[nn.Module, Any]  # a network in evaluation mode, and inputs by position or by name
@@ -92,13 +92,13 @@ def live_in(model: nn.Module, inputs: Any) -> None:
 
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     hooks = [norm.register_forward_pre_hook(draw) for norm in norms]
-    run(model, inputs)
+    forward(model, inputs)  # which leaves what it changes
     for hook in hooks:
         hook.remove()
 
 
 def tell_apart(model: nn.Module) -> None:
-    """Change equal values of biases, norms and statistics by a millionth, so that each is known by its value."""
+    """Change equal values of biases, norms and statistics by a thousandth, so that each is known by its value."""
     buffers = [t for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) for t in m.buffers()]
     with torch.no_grad():
         for tensor in (*model.parameters(), *buffers):
@@ -110,7 +110,7 @@ def tell_apart(model: nn.Module) -> None:
                 again = order[1:][values[1:] == values[:-1]]
                 if not len(again):
                     break
-                flat[again] += 1e-6 * (1 + flat[again].abs()) * torch.rand(len(again), dtype=flat.dtype)
+                flat[again] += 1e-3 * (1 + flat[again].abs()) * torch.rand(len(again), dtype=flat.dtype)
             tensor.copy_(flat.view(tensor.shape))
 
 
