@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 import zoo_ultralytics
 from secateur.core.surgery import relative_difference, tensors_in
 from secateur.errors import first_line
-from zoo_judge import EXACT, double, duplicate, outputs_of
+from zoo_judge import EXACT, double, duplicate, outputs_of, tensors
 
 FUSED = 1e-3  # relative; a fused network rounds elsewhere
 
@@ -32,13 +32,22 @@ def checks(kind: str, dense: nn.Module, thin: nn.Module, inputs: Any, export: bo
     return found
 
 
+def kept(before: nn.Module, after: nn.Module) -> str:
+    """Tell whether all tensors of the dense network are what they were before it was read."""
+    now = dict(tensors(after))
+    other = [name for name, tensor in tensors(before) if not torch.equal(tensor, now[name])]
+    return f"{len(other)} tensors are not what they were, first '{other[0]}'" if other else "ok"
+
+
 def training(dense: nn.Module, thin: nn.Module, inputs: Any) -> str:
     """Run forward and backward in training mode, with the inputs or with two of each."""
 
     def steps(model: nn.Module, given: Any) -> None:
         model = duplicate(model).train().requires_grad_(True)
         outputs = [t for t in tensors_in(_call(model, given)) if t.requires_grad]
-        sum(t.float().sum() for t in outputs).backward()  # type: ignore[union-attr]
+        if not outputs:
+            raise RuntimeError("no gradient reaches the outputs")
+        torch.stack([t.float().sum() for t in outputs]).sum().backward()
         if not any(p.grad is not None for p in model.parameters()):
             raise RuntimeError("no gradient reaches a weight")
 

@@ -20,8 +20,8 @@ from secateur.core.surgery import apply, check_batches, check_training, run, ver
 from secateur.core.trace import trace
 from secateur.errors import CutError, SecateurError, TargetError, TraceError
 from secateur.methods.magnitude import Magnitude
-from zoo_checks import checks, save
-from zoo_judge import judge
+from zoo_checks import checks, kept, save
+from zoo_judge import duplicate, judge
 from zoo_memory import mebibytes, peak_of
 from zoo_networks import network
 
@@ -35,17 +35,18 @@ def secateur(kind: str, name: str, file: Path | None = None, export: bool = Fals
     model, inputs = network(kind, name)
     warm_up()
     found: Row = {"forward": peak_of(lambda: run(model, inputs))[1], "model": mebibytes(model)}
+    dense = duplicate(model)  # whatever may be done to the network itself meanwhile
     pruning = Pruning(model, inputs)
     try:
         thin = pruning.prune()
     except SecateurError as error:
         return found | pruning.facts | {"outcome": "refused", "error": f"{type(error).__name__}: {error}"[:400]}
-    verdict = judge(model, thin, inputs)
+    verdict = judge(dense, thin, inputs)
     found |= pruning.facts | {"seconds": sum(pruning.times.values()), **pruning.times, **asdict(verdict)}
     found["outcome"] = outcome(verdict.exact, pruning.verified, pruning.asked, found["keep"])
     if file is not None:
-        found["checks"] = checks(kind, model, thin, inputs, export)
-        found["checks"]["loaded"] = save(model, thin, inputs, file)
+        found["checks"] = checks(kind, dense, thin, inputs, export)
+        found["checks"] |= {"dense is as it was": kept(dense, model), "loaded": save(dense, thin, inputs, file)}
     return found
 
 
