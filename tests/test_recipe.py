@@ -224,6 +224,9 @@ HEAD = 'model = "m"\n[method]\nname = "l1"\n'
         ('[method]\nname = "l1"\n', "which model"),
         ('model = "m"\noptions = 3\n[method]\nname = "l1"\n', "unknown setting 'options'"),
         (HEAD + "day = 2020-01-01\n", "'day'"),
+        (HEAD + ".".join(["a"] * 33) + " = 1\n", "a key of more than 32 parts"),
+        (HEAD + "x = {" + " . ".join(["'a.b'"] * 33) + " = 1}\n", "a key of more than 32 parts"),
+        (HEAD + "[[" + ".".join(['"a\\"b"'] * 33) + "]]\n", "a key of more than 32 parts"),
     ],
 )
 def test_mistakes_in_a_file_are_explained(text, message, tmp_path):

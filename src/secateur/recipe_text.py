@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,13 @@ from secateur.errors import SettingError
 MOST = reading.MIB // 4
 """Bytes of a recipe."""
 
+DEEPEST = 32
+"""Tables in tables of a recipe at most; what Python does to read them grows with the square of this."""
+
 T = TypeVar("T")
+
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+"""
+_DEEP = re.compile(rf"(?<![^\s{{\[,])(?:{_PART}\.[ \t]*+){{{DEEPEST}}}")
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -22,6 +29,8 @@ def parsed(text: str) -> dict[str, Any]:
     Raises:
         SettingError: if it is not TOML.
     """
+    if _DEEP.search(text):
+        raise SettingError(f"the recipe has a key of more than {DEEPEST} parts; correct it there")
     try:
         return tomllib.loads(text)
     except RecursionError:
