@@ -155,7 +155,7 @@ def test_counts_are_those_by_hand_before_and_after_the_cut(name: str) -> None:
     ("forward", "operator", "least"),
     [
         (lambda m, y: torch.linalg.inv(y + 40 * torch.eye(8)), "aten.linalg_inv_ex", 2 * 8 * 64),
-        (lambda m, y: torch.ops.secateur_tests.twice(y), "secateur_tests.twice", 2 * 8 * 64),
+        (lambda m, y: torch.ops.somebody.twice(y), "somebody.twice", 2 * 8 * 64),
     ],
 )
 def test_what_no_formula_covers_is_named_everywhere(forward: Forward, operator: str, least: int) -> None:
@@ -169,7 +169,7 @@ def test_what_no_formula_covers_is_named_everywhere(forward: Forward, operator: 
     assert counts.missing.startswith(f"at least {least:,} MACs in {operator} in '0' are not counted")
 
 
-@torch.library.custom_op("secateur_tests::twice", mutates_args=())
+@torch.library.custom_op("somebody::twice", mutates_args=())
 def twice(x: Tensor) -> Tensor:
     """An operator of somebody else's library: nobody knows whether it multiplies."""
     return x * 2

@@ -121,15 +121,7 @@ def _measured(
     data = suited(data, model)
     beforehand.check_weights(model)
     beforehand.warn_of_random_weights(model, tell)
-    graph = beforehand.read(
-        model,
-        data.example(),
-        recipe.leave,
-        free_outputs=recipe.free_outputs,
-        groups=recipe.groups,
-        patience=recipe.patience,
-        tell=tell,
-    )
+    graph = run.graph_of(recipe, model, data.example(), tell=tell)
     batches = data.batches("train", 128, seed=recipe.seed)
 
     def measured(model: nn.Module) -> tuple[tuple[Curve, ...], int]:

@@ -27,7 +27,7 @@ from secateur.events import Event, Tell, ignore, once
 from secateur.measure import Measurement, SpeedUp
 from secateur.progress import shown
 from secateur.recipe import Recipe
-from secateur.run import beforehand, data_of, example_of, images_of, model_of, prune_as, recipes
+from secateur.run import beforehand, data_of, example_of, graph_of, images_of, model_of, prune_as, recipes
 from secateur.run.headline import timed_together
 from secateur.run.images import suited
 from secateur.run.place import accuracy_at, measure_at, place_for
@@ -135,15 +135,7 @@ class _Conductor:
         beforehand.check_weights(model)
         if base.pretrain is None:
             beforehand.warn_of_random_weights(model, self.tell)
-        graph = beforehand.read(
-            model,
-            data.example(),
-            base.leave,
-            free_outputs=base.free_outputs,
-            groups=base.groups,
-            patience=base.patience,
-            tell=self.tell,
-        )
+        graph = graph_of(base, model, data.example(), tell=self.tell)
         for entry in self.comparison.all_entries():
             for keep in self.comparison.keeps:
                 try:

@@ -19,7 +19,7 @@ from secateur.data import Data
 from secateur.events import Tell
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
-from secateur.run import beforehand, example_of, model_of
+from secateur.run import example_of, graph_of, model_of
 from secateur.run.deciding import carried_out
 
 
@@ -41,16 +41,7 @@ def uniform(recipe: Recipe, keep: float, data: Data, tell: Tell) -> nn.Module:
     limits = Limits(recipe.min_units, recipe.multiple)
 
     def read(tried: Sequence[Plan] = ()) -> Graph:
-        return beforehand.read(
-            fresh,
-            example,
-            recipe.leave,
-            free_outputs=recipe.free_outputs,
-            groups=recipe.groups,
-            patience=recipe.patience,
-            tell=tell,
-            tried=tried,
-        )
+        return graph_of(recipe, fresh, example, tell=tell, tried=tried)
 
     def work(graph: Graph) -> nn.Module:
         rng = torch.Generator().manual_seed(recipe.seed)

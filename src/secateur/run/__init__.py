@@ -2,7 +2,7 @@
 
 from secateur.run.images import images_of
 from secateur.run.pruning import prune
-from secateur.run.recipes import data_of, example_of, method_of, model_of, prune_as, run_recipe, steps_of
+from secateur.run.recipes import data_of, example_of, graph_of, method_of, model_of, prune_as, run_recipe, steps_of
 from secateur.run.result import Result, Width
 from secateur.run.step import Step
 
@@ -12,6 +12,7 @@ __all__ = [
     "Width",
     "data_of",
     "example_of",
+    "graph_of",
     "images_of",
     "method_of",
     "model_of",

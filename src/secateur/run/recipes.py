@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method
+from secateur.core.plan import Plan
 from secateur.core.size import Target
 from secateur.data import Calibration, Data, load_data
 from secateur.data.folder import with_channels
@@ -77,15 +80,7 @@ def run_recipe(
     if recipe.pretrain is not None:
         if data is None:
             raise DataError("training the dense network needs data; name a data set in the recipe")
-        graph = beforehand.read(
-            model,
-            example_of(recipe, data, images),
-            recipe.leave,
-            free_outputs=recipe.free_outputs,
-            groups=recipe.groups,
-            patience=recipe.patience,
-            tell=tell,
-        )
+        graph = graph_of(recipe, model, example_of(recipe, data, images), tell=tell)
         first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
         for step in (*first, *then):
             beforehand.check_target(graph, step.method, step.target, limits)
@@ -252,3 +247,19 @@ def example_of(recipe: Recipe, data: Data | None, images: Calibration | None = N
     side = recipe.image_size or side
     shape = recipe.shape_asked or (channels, side, side)
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(recipe.seed))
+
+
+def graph_of(
+    recipe: Recipe, model: nn.Module, inputs: Any, *, tell: Tell = ignore, tried: Sequence[Plan] = ()
+) -> Graph:
+    """Read a network as the recipe asks, see ``beforehand.read``."""
+    return beforehand.read(
+        model,
+        inputs,
+        recipe.leave,
+        free_outputs=recipe.free_outputs,
+        groups=recipe.groups,
+        patience=recipe.patience,
+        tell=tell,
+        tried=tried,
+    )
