@@ -121,3 +121,35 @@ def test_what_is_kept_in_lists_and_dictionaries_is_put_back() -> None:
     assert torch.equal(run(net, inputs), run(net, inputs))
     assert all(a is b for a, b in zip(net.seen, seen, strict=True))
     assert net.last["x"] is last["x"]
+
+
+class Codebook(nn.Module):
+    """Moves a parameter towards what it sees when it trains, and keeps a table and a set between calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.codes = nn.Parameter(torch.zeros(3), requires_grad=False)
+        self.known: dict[str, Tensor] = {}
+        self.shapes: set[int] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.codes.lerp_(x.mean(0), 0.1)
+        self.shapes.add(len(self.shapes))
+        if str(x.device) not in self.known:
+            self.known[str(x.device)] = x.mean(0)
+        return self.head(self.wide(x + self.codes).reshape(-1, 8).relu())
+
+
+def test_trials_and_recordings_leave_weights_tables_and_sets() -> None:
+    net, inputs = Codebook().eval(), torch.ones(2, 3)
+    graph = trace(net, inputs)
+    assert not bool(net.codes.any())
+    assert net.known == {}
+    assert net.shapes == set()
+    thin = apply(net, graph, Plan((DropUnits("wide", (0, 1)),)))
+    assert thin.known == {}
+    run(net, inputs, training=lambda module: True)
+    assert not bool(net.codes.any())

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from secateur.core.holders import held_by, renewed
 from secateur.core.literals import Path, differences, record
+from secateur.core.surgery.untouched import untouched
 
 _PLAIN = frozenset(vars(nn.Module()))
 _DEEPEST = 6  # values in values; what holds itself has no end
@@ -111,7 +112,8 @@ def recorded(module: nn.Module) -> Programs | bool:
     try:
         for training in (False, True):
             module.training = training
-            graph = record(module)
+            with untouched(module):  # or stand-ins would be left in what it keeps between calls
+                graph = record(module)
             if graph is None:
                 return training
             graphs.append(graph)

@@ -33,7 +33,7 @@ def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], boo
     Raises:
         ModelError: if the forward fails.
     """
-    with untouched(model):
+    with untouched(model, weights=training is not in_evaluation):
         return forward(model, inputs, training=training)
 
 

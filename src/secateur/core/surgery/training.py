@@ -81,7 +81,7 @@ def breaks_in_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Modu
 
 
 def _run_and_draw(model: nn.Module, inputs: Inputs) -> tuple[Any, bool]:
-    with untouched(model), WithoutDropout():
+    with untouched(model, weights=True), WithoutDropout():
         sources = common() + held(model)
         before = [pickle.dumps(source.get()) for source in sources]
         outputs = forward(model, inputs, training=in_training)

@@ -76,18 +76,24 @@ def randomness() -> Generator[None]:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Generator[None]:
+def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
     """Put back afterwards what forwards of the model change in it: modes, attributes, buffers and generators.
 
-    So is what a list or dictionary holds that is an attribute. What lies deeper, or is written into a parameter, stays;
-    a private copy (``private``) is safe from that too.
+    So is what a list, set or dictionary holds that is an attribute. What lies deeper stays; a private copy
+    (``private``) is safe from that too.
+
+    Args:
+        model: the network.
+        weights: put parameters back too, into which code may write that only training runs, such as moving averages.
     """
     modules = list(model.modules())
+    tensors = [*model.buffers(), *(model.parameters() if weights else ())]
     with torch.inference_mode(False), torch.no_grad(), unseen():
-        values = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+        values = [(tensor, tensor.clone()) for tensor in tensors if not tensor.is_meta]
     tables = [table for module in modules for table in _tables(module)]
     kept = [(table, dict(table)) for table in tables]
     lists = [(value, list(value)) for table in tables for value in table.values() if type(value) is list]
+    sets = [(value, set(value)) for table in tables for value in table.values() if type(value) is set]
     generators = [(source, source.get()) for source in held(model)]
     with randomness():
         try:
@@ -98,9 +104,13 @@ def untouched(model: nn.Module) -> Generator[None]:
             for kept_list, entries in lists:
                 if len(kept_list) != len(entries) or any(a is not b for a, b in zip(kept_list, entries, strict=True)):
                     kept_list[:] = entries
+            for kept_set, members in sets:
+                if kept_set != members:
+                    kept_set.clear()
+                    kept_set |= members
             with unseen():
-                for buffer, value in values:
-                    _write(buffer, value)
+                for tensor, value in values:
+                    _write(tensor, value)
             for source, state in generators:
                 source.put(state)
 
@@ -120,12 +130,12 @@ def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:
             table[name] = value
 
 
-def _write(buffer: Tensor, value: Tensor) -> None:
-    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-        if buffer.shape != value.shape:
-            buffer.data = value
-        elif not torch.equal(buffer, value):  # what nobody changed keeps its version
-            buffer.copy_(value)
+def _write(tensor: Tensor, value: Tensor) -> None:
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        if tensor.shape != value.shape:
+            tensor.data = value
+        elif not torch.equal(tensor, value):  # what nobody changed keeps its version
+            tensor.copy_(value)
 
 
 def owned(inputs: Any) -> Any:

@@ -85,7 +85,7 @@ def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Aga
     for batch in training_batches(inputs):
         with (
             suppress(ModelError),  # as where the inputs are too small for an auxiliary classifier, or it wants targets
-            untouched(model),
+            untouched(model, weights=True),
             training_beside(model, state, "used otherwise in training than in evaluation"),
         ):
             again(True, nullcontext(), batch)

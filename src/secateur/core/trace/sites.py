@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from secateur.core.labels import FIXED
 from secateur.core.layers import SIZED
 from secateur.core.literals import Path, is_written, record
+from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.calls_made import Site
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units
@@ -175,7 +176,8 @@ def recorded_in(model: nn.Module, name: str, *, training: bool) -> fx.Graph | No
     module = model.get_submodule(name)
     before, module.training = module.training, training
     try:
-        return record(module)
+        with untouched(module):  # or stand-ins would be left in what it keeps between calls
+            return record(module)
     finally:
         module.training = before
 
