@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from secateur.core.surgery.untouched import randomness
 from secateur.errors import ExportError, first_line
 from secateur.export.comparison import (
     TOLERANCE,
@@ -76,7 +77,7 @@ def export(
             if way.dynamic and not batch_of(example):
                 continue
             try:
-                with quiet(), torch.no_grad():
+                with quiet(), randomness(), torch.no_grad():  # code that was written draws weights first
                     found = _attempt(network, expected, example, way, temporary)
             except OSError:
                 raise
