@@ -59,6 +59,13 @@ WAYS: dict[str, tuple[Forward, int, int]] = {
     "split, named": (named, 12, 2),
     "equal split": (gated, 6, 1),
     "narrow": (lambda self, x: torch.cat([self.inner(x.narrow(1, 0, 5)), x.narrow(1, 5, 7)], 1), 12, 3),
+    "narrow, named": (lambda self, x: self.inner(x.narrow(dim=1, start=0, length=5)), 5, 1),
+    "unflatten, named": (lambda self, x: torch.unflatten(x.flatten(1), dim=1, sizes=(12, 64))[..., None], 12, 1),
+    "beside names alone": (
+        lambda self, x: torch.narrow(input=x, dim=2, start=0, length=8).view(-1, 12, 64)[..., None],
+        12,
+        1,
+    ),
     "first": (lambda self, x: self.inner(x[:, :5]), 5, 1),
     "last": (lambda self, x: self.inner(x[:, -5:]), 5, 1),
     "all but the last": (lambda self, x: self.inner(x[:, :-7]), 5, 1),

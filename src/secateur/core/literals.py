@@ -109,6 +109,7 @@ def reshaping_nodes(graph: fx.Graph) -> list[fx.Node]:
         for node in graph.nodes
         if node.op in ("call_function", "call_method")
         and is_reshaping(call_name(node.target), node.args)
+        and node.args  # calls by keywords alone are not numbered where a run is watched either
         and not _is_shape(node.args[0])
     ]
 

@@ -49,26 +49,36 @@ def _sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) 
     if name == "repeat":
         return _repeat(args, out)
     if name == "unflatten":
-        sizes, dim = args[2], int(args[1]) % args[0].dim()
-        return [(("args", 2, i), out, dim + i, everything, 1) for i, size in enumerate(sizes) if size >= 0]
+        (_, dim), (path, sizes) = _at(args, kwargs, 1, "dim"), _at(args, kwargs, 2, "sizes")
+        first = int(dim) % args[0].dim()
+        return [((*path, i), out, first + i, everything, 1) for i, size in enumerate(sizes) if size >= 0]
     if name == "pad":
         return _pad(args, kwargs, out)
     if name.removeprefix("unsafe_") in ("split", "split_with_sizes"):
         return _split(args, kwargs, out)
     if name == "narrow":
-        dim, start, length = int(args[1]), int(args[2]), int(args[3])
+        dim = int(_at(args, kwargs, 1, "dim")[1])
+        (begin, start), (end, length) = _at(args, kwargs, 2, "start"), _at(args, kwargs, 3, "length")
         return [
-            (("args", 2), args[0], dim, slice(0, start), 1),
-            (("args", 3), args[0], dim, slice(start, start + length), 1),
+            (begin, args[0], dim, slice(0, int(start)), 1),
+            (end, args[0], dim, slice(int(start), int(start) + int(length)), 1),
         ]
     return _getitem(args) if name == "__getitem__" else []
 
 
+def _at(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, *names: str) -> tuple[Path, Any]:
+    """Return where an argument is, by its place or one of its names, and the argument; None where it is left out."""
+    if len(args) > place:
+        return ("args", place), args[place]
+    name = next((name for name in names if name in kwargs), names[0])
+    return ("kwargs", name), kwargs.get(name)
+
+
 def _depthwise(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Found]:
     """The number of groups of a convolution, where each channel is one."""
-    path: Path = ("args", 6) if len(args) > 6 else ("kwargs", "groups")
-    number = args[6] if len(args) > 6 else kwargs.get("groups", 1)
-    return [(path, args[0], 1, slice(None), 1)] if args[0].dim() > 2 and 1 < number == args[0].shape[1] else []
+    path, number = _at(args, kwargs, 6, "groups")
+    alone = number is not None and args[0].dim() > 2 and 1 < number == args[0].shape[1]
+    return [(path, args[0], 1, slice(None), 1)] if alone else []
 
 
 def _repeat(args: Sequence[Any], out: Tensor) -> list[Found]:
@@ -84,8 +94,7 @@ def _repeat(args: Sequence[Any], out: Tensor) -> list[Found]:
 
 
 def _pad(args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> list[Found]:
-    amounts = args[1] if len(args) > 1 else kwargs["pad"]
-    base: Path = ("args", 1) if len(args) > 1 else ("kwargs", "pad")
+    base, amounts = _at(args, kwargs, 1, "pad")
     found: list[Found] = []
     for i in range(len(amounts) // 2):
         dim, before, after = out.dim() - 1 - i, amounts[2 * i], amounts[2 * i + 1]
@@ -97,10 +106,8 @@ def _pad(args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> list[Fo
 
 
 def _split(args: Sequence[Any], kwargs: Mapping[str, Any], out: Sequence[Tensor]) -> list[Found]:
-    key = next((k for k in ("split_size_or_sections", "split_size", "split_sizes") if k in kwargs), "")
-    sizes = args[1] if len(args) > 1 else kwargs[key]
-    base: Path = ("args", 1) if len(args) > 1 else ("kwargs", key)
-    dim = int(args[2]) if len(args) > 2 else int(kwargs.get("dim", 0))
+    base, sizes = _at(args, kwargs, 1, "split_size_or_sections", "split_size", "split_sizes")
+    dim = int(_at(args, kwargs, 2, "dim")[1] or 0)
     if isinstance(sizes, int):
         return [(base, out[0], dim, slice(None), 1)]
     return [((*base, i), piece, dim, slice(None), 1) for i, piece in enumerate(out)]
