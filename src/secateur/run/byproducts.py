@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.sensitivity import Curve
 from secateur.core.trials import Search
@@ -12,22 +12,6 @@ if TYPE_CHECKING:
 
 BESIDE = "beside"
 """Under what name a file holds it."""
-
-
-class Beside(Protocol):
-    """What comes beside the result of one stage."""
-
-    def noted(self) -> dict[str, Any]:
-        """Return what has come since this was made, in values that JSON has."""
-        ...
-
-    def recall(self, values: Any) -> None:
-        """Take over what ``noted`` returned in an earlier run, wholly or not at all.
-
-        Raises:
-            ValueError, KeyError, TypeError: if that is not what it is.
-        """
-        ...
 
 
 class Byproducts:

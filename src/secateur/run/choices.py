@@ -19,7 +19,7 @@ from secateur import reading
 from secateur.artifact.foreign import MOST
 from secateur.errors import SecateurError
 from secateur.events import Event, Tell, ignore
-from secateur.run.byproducts import BESIDE, Beside
+from secateur.run.byproducts import BESIDE, Byproducts
 from secateur.run.work import Work, digest, keep
 from secateur.training import Settings, Speed
 from secateur.training.speed import Memory
@@ -52,7 +52,7 @@ class Choices:
         choose: Callable[[], Any],
         read: Callable[[Any], T],
         *,
-        beside: Beside | None = None,
+        beside: Byproducts | None = None,
         bound: bool = False,
     ) -> T:
         """Return what was chosen before, else choose now and write that down before it is used.
@@ -79,7 +79,9 @@ class Choices:
         self._note(name, path, value, beside)
         return read(value)
 
-    def _recall(self, name: str, path: Path | None, read: Callable[[Any], T], beside: Beside | None = None) -> T | None:
+    def _recall(
+        self, name: str, path: Path | None, read: Callable[[Any], T], beside: Byproducts | None = None
+    ) -> T | None:
         """Return what was chosen before in this run, in the recipe, or in the work folder; None if nothing was."""
         places: list[Mapping[str, Any]] = [self.made, self.given]
         if path is not None:
@@ -103,7 +105,7 @@ class Choices:
             return found
         return None
 
-    def _note(self, name: str, path: Path | None, value: Any, beside: Beside | None = None) -> None:
+    def _note(self, name: str, path: Path | None, value: Any, beside: Byproducts | None = None) -> None:
         if path is not None:
             keep(path, json.dumps({name: value} | ({} if beside is None else {BESIDE: beside.noted()})))
         self.made[name] = value

@@ -23,7 +23,7 @@ from secateur.artifact.weights import read_into, to_bytes
 from secateur.core.plan import Plan
 from secateur.errors import ArtifactError, PlanError
 from secateur.repair import Repair
-from secateur.run.byproducts import BESIDE, Beside
+from secateur.run.byproducts import BESIDE, Byproducts
 
 WORTH_KEEPING = 1.0
 """Seconds that a decision takes at least if it is kept."""
@@ -76,7 +76,7 @@ class Work:
         return self.folder / name
 
     def plan(
-        self, name: str, model: nn.Module, facts: tuple[object, ...], decide: Callable[[], Plan], beside: Beside
+        self, name: str, model: nn.Module, facts: tuple[object, ...], decide: Callable[[], Plan], beside: Byproducts
     ) -> Plan:
         """Return the plan that an earlier run decided on the same network, else decide now.
 
@@ -114,7 +114,7 @@ class Work:
         facts: tuple[object, ...],
         thin: nn.Module,
         mend: Callable[[], Sequence[Repair]],
-        beside: Beside,
+        beside: Byproducts,
         *,
         always: bool,
     ) -> list[Repair]:
