@@ -29,7 +29,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.recipe import Recipe
 from secateur.repair import repair
 from secateur.run import headline, prune, prune_as, run_recipe, timing
-from secateur.run.job import Job
+from secateur.run.pipeline import Pipeline
 
 Patch = pytest.MonkeyPatch
 
@@ -54,13 +54,13 @@ def layers_that_cannot_be_timed(patch: Patch, tell: Tell) -> None:
 
     patch.setattr(timing, "measured_limits", fail)
     patch.setattr(timing, "worth_timing", lambda graph: True)
-    patch.setattr(Job, "time", lambda self, model: None)
+    patch.setattr(Pipeline, "time", lambda self, model: None)
     prune(Plain().eval(), images(2), target=0.5, runtime="eager", tell=tell)
 
 
 def a_choice_that_does_not_fit(patch: Patch, tell: Tell) -> None:
     patch.setattr(timing, "worth_timing", lambda graph: False)
-    patch.setattr(Job, "time", lambda self, model: None)
+    patch.setattr(Pipeline, "time", lambda self, model: None)
     patch.setattr(headline, "fastest_of", lambda *_: "eager")
     prune(Plain().eval(), images(2), target=0.5, chosen={"runtime": "abacus"}, tell=tell)
 

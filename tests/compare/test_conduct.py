@@ -22,7 +22,7 @@ from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide
-from secateur.run import headline, images_of, job, prune_as, recipes
+from secateur.run import headline, images_of, pipeline, prune_as, recipes
 
 
 class KilledError(Exception):
@@ -222,7 +222,7 @@ def test_each_run_is_timed_in_turns_with_its_own_dense_network(
 
     monkeypatch.setattr(headline, "side_by_side", measured)
     monkeypatch.setattr(headline, "fastest_runtime", choose)
-    monkeypatch.setattr(job.Job, "foretell", lambda self, graph: None)
+    monkeypatch.setattr(pipeline.Pipeline, "foretell", lambda self, graph: None)
     text = "latency = true\nthreads = 1\n" + small.replace("[0, 1]", "[0]").replace("epochs = 2", "epochs = 1")
     comparison = Comparison.from_toml(text)
     done = carry_out(comparison, tmp_path)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.artifact.stages import measured as networks
 from secateur.measure import Latency, SpeedUp
+from secateur.outcome.network_stages import measured as networks
 from secateur.report import outcome, rows
 from secateur.report.summary import (
     calibration,

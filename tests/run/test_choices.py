@@ -18,7 +18,7 @@ from secateur.data import Data
 from secateur.errors import SettingError
 from secateur.events import Event, ignore
 from secateur.recipe import Recipe
-from secateur.run import Result, choices, headline, job, prune, recipes, run_recipe, timing, work
+from secateur.run import Result, choices, headline, pipeline, prune, recipes, run_recipe, timing, work
 from secateur.training import Settings, Speed, loop
 
 OPEN = Settings(epochs=2, batch_size=16, lr=0.05, augment="none", device="cpu")
@@ -66,8 +66,8 @@ def clocks(monkeypatch: pytest.MonkeyPatch, data: Data) -> dict[str, list[Any]]:
     monkeypatch.setattr(headline, "fastest_of", whim("runtime", cycle(["eager", "channels_last"])))
     monkeypatch.setattr(timing, "measured_limits", whim("widths", cycle(limits)))
     monkeypatch.setattr(timing, "worth_timing", lambda graph: True)
-    monkeypatch.setattr(job.Job, "time", lambda self, model: None)
-    monkeypatch.setattr(job.Job, "foretell", lambda self, graph: None)
+    monkeypatch.setattr(pipeline.Pipeline, "time", lambda self, model: None)
+    monkeypatch.setattr(pipeline.Pipeline, "foretell", lambda self, graph: None)
     monkeypatch.setattr(recipes, "load_data", lambda *_, **__: data)
     monkeypatch.setattr(recipes, "build", build)
     return measured

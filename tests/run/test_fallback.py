@@ -29,6 +29,7 @@ from secateur.run import Result, Step, prune, run_recipe
 from secateur.run import round as one_round
 from secateur.run.clock import Clock
 from secateur.run.job import Job
+from secateur.run.pipeline import Pipeline
 from secateur.training import Settings, fit
 
 Heard = list[str]
@@ -108,8 +109,8 @@ def test_where_the_fit_was_asked_for_one_sentence_refuses_it(asked: dict[str, An
 def test_what_stands_in_goes_on_from_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     many, few = ((images(count), torch.arange(count) % 5) for count in (180, 20))
     jobs: list[Job] = []
-    run = Job.run
-    monkeypatch.setattr(Job, "run", lambda self, rounds: jobs.append(self) or run(self, rounds))
+    run = Pipeline.run
+    monkeypatch.setattr(Pipeline, "run", lambda self, rounds: jobs.append(self.job) or run(self, rounds))
     result, heard = cut(Ways(), data=from_arrays(many, few, few))
     first, second = jobs
     assert (second.clock, second.graph, second.tested) == (first.clock, first.graph, first.tested)
@@ -122,8 +123,8 @@ def test_what_stands_in_goes_on_from_what_is_known(monkeypatch: pytest.MonkeyPat
 
 def test_where_only_the_repair_cannot_be_had_nothing_else_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Job] = []
-    run = Job.run
-    monkeypatch.setattr(Job, "run", lambda self, rounds: jobs.append(self) or run(self, rounds))
+    run = Pipeline.run
+    monkeypatch.setattr(Pipeline, "run", lambda self, rounds: jobs.append(self.job) or run(self, rounds))
     net, asked = Ways(), {"method": "filter_std", "calibrate": images(180), "target": 0.5, "latency": False}
     result, [text] = cut(net, images(1), **asked)
     assert len(jobs) == 1

@@ -20,7 +20,7 @@ from secateur.errors import ExportError, SettingError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide, choice, measurement
 from secateur.recipe import Recipe
-from secateur.run import foretelling, headline, job, prune, run_recipe
+from secateur.run import foretelling, headline, pipeline, prune, run_recipe
 from secateur.run.headline import meant_for
 from secateur.training import Settings
 
@@ -53,7 +53,7 @@ def test_both_networks_are_timed_once_and_together_when_all_is_done(
 
     monkeypatch.setattr(headline, "side_by_side", measured)
     monkeypatch.setattr(measurement, "latency", None)  # no network is timed by itself
-    monkeypatch.setattr(job.Job, "foretell", lambda self, graph: None)
+    monkeypatch.setattr(pipeline.Pipeline, "foretell", lambda self, graph: None)
     result = prune(
         net, None, "magnitude", 0.5, data, train=train, runtime="channels_last", threads=1, tell=heard.append
     )
@@ -209,7 +209,7 @@ def test_a_runtime_that_fails_in_the_end_costs_no_result(net: nn.Module, monkeyp
 
     monkeypatch.setattr(headline, "side_by_side", fails)
     monkeypatch.setattr(headline, "missing", lambda runtime, device: "")
-    monkeypatch.setattr(job.Job, "foretell", lambda self, graph: None)
+    monkeypatch.setattr(pipeline.Pipeline, "foretell", lambda self, graph: None)
     heard: list[Event] = []
     result = prune(net, X, target=0.5, runtime="onnxruntime", tell=heard.append)
     assert result.speed is not None

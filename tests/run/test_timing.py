@@ -23,10 +23,11 @@ from secateur.measure import Latency, SideBySide
 from secateur.measure.layer_table import LayerShape, LayerTable
 from secateur.methods.filter_std import FilterStd
 from secateur.methods.magnitude import Magnitude
+from secateur.outcome import Step
 from secateur.report.limits import kept
 from secateur.run import headline, prune, timing, within_latency
 from secateur.run.job import Job
-from secateur.run.step import Step
+from secateur.run.pipeline import Pipeline
 
 X = torch.randn(1, 3, 8, 8)
 
@@ -86,7 +87,7 @@ def pruned(method: Any, **options: Any) -> Any:
 
 
 def test_shares_by_latency_keep_more_importance_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Job, "foretell", lambda self, graph: None)
+    monkeypatch.setattr(Pipeline, "foretell", lambda self, graph: None)
     aware = pruned(Magnitude(allocate="latency"), target=0.4, latency=True)
     assert aware.after.counts.macs <= 0.4 * aware.before.counts.macs
     even = pruned(Magnitude(), target=0.5)
@@ -102,7 +103,7 @@ def test_shares_by_latency_keep_more_importance_at_the_same_time(monkeypatch: py
 
 
 def test_rounds_time_the_network_that_each_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Job, "foretell", lambda self, graph: None)
+    monkeypatch.setattr(Pipeline, "foretell", lambda self, graph: None)
     graphs: list[int] = []
     forecast = timing._forecast
 

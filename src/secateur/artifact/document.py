@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,9 +18,7 @@ from secateur.core.surgery import TOLERANCE, run
 from secateur.core.work import remark
 from secateur.errors import ArtifactError, SecateurError
 from secateur.methods import card, name_of
-
-if TYPE_CHECKING:
-    from secateur.run import Result
+from secateur.outcome import Outcome
 
 FORMAT = 1
 MOST_SAMPLE = 2**23
@@ -30,7 +28,7 @@ MOST_INPUT = 2**26
 _MOST_DIMS = 16
 
 
-def document(result: Result) -> dict[str, Any]:
+def document(result: Outcome) -> dict[str, Any]:
     """Return what a run asked for and measured as JSON values; numbers that are not finite become None.
 
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
@@ -153,7 +151,7 @@ def _method(method: Any) -> dict[str, Any]:
     }
 
 
-def _uncounted(result: Result) -> str:
+def _uncounted(result: Outcome) -> str:
     """Return what is in no count of MACs, and what that means for the target; empty if everything is counted."""
     target, counts = result.target, result.after.counts
     keep = target.keep if target and target.of == "macs" else None
@@ -170,7 +168,7 @@ def _explanation(explanation: Any) -> dict[str, Any]:
     return {"rows": rows, "reachable": explanation.reachable, "uncounted": explanation.uncounted}
 
 
-def _example(result: Result) -> dict[str, Any]:
+def _example(result: Outcome) -> dict[str, Any]:
     """Return the shapes that went in, and that which came out first with its width: it tells the number of classes."""
     free = result.plans[0].free_outputs if result.plans else ()
     try:

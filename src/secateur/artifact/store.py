@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -32,11 +32,9 @@ from secateur.measure.forward import device_of
 from secateur.models import build as build_by_name
 from secateur.models import fit_classes
 from secateur.models.sources import own_code
+from secateur.outcome import Outcome
 from secateur.recipe import Recipe
 from secateur.spelling import said
-
-if TYPE_CHECKING:
-    from secateur.run import Result
 
 WEIGHTS, MEASUREMENT = "weights.safetensors", "measurement.json"
 MOST_PLANS = 2000
@@ -74,7 +72,7 @@ class Loaded:
         return deploy(self.model, example, time=time, seconds=seconds, threads=threads).model
 
 
-def save(result: Result, folder: str | Path, *, force: bool = False) -> Path:
+def save(result: Outcome, folder: str | Path, *, force: bool = False) -> Path:
     """Write a result as a folder, whole or not at all.
 
     Args:
@@ -94,7 +92,7 @@ def save(result: Result, folder: str | Path, *, force: bool = False) -> Path:
 
 
 @contextmanager
-def saving(result: Result, folder: str | Path, *, force: bool = False, claim: bool = True) -> Generator[Path]:
+def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: bool = True) -> Generator[Path]:
     """Save a result together with what the block adds to it; yields where to, until all of it is there.
 
     Args:

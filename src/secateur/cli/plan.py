@@ -115,10 +115,11 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     from secateur.run.foretelling import foretell
     from secateur.run.images import for_network
     from secateur.run.job import Job
+    from secateur.run.latency_shares import check_timing
+    from secateur.run.pipeline import Pipeline
     from secateur.run.place import place_for
     from secateur.run.recipes import runtime_of
     from secateur.run.round import Round
-    from secateur.run.timing import check_timing
 
     method = run.method_of(recipe)
     target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
@@ -161,7 +162,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     check_budget(recipe.budget, data, recipe.train)
     check_timing([method], recipe.latency, recipe.budget)
     graph = job.graph = job.read(model)
-    job.settle(graph)
+    Pipeline(job).settle(graph)
 
     def work(graph: Graph) -> tuple[Plan, Foretold | None]:
         decided = Round(job, 1, job.method, job.target, model, graph).decide()

@@ -59,7 +59,7 @@ def say_json(document: Mapping[str, Any]) -> None:
 
 def change(document: Mapping[str, Any]) -> Table:
     """Return the table of a run: the dense network, what the cut left, repaired, fine-tuned."""
-    from secateur.artifact.stages import measured
+    from secateur.outcome.network_stages import measured
     from secateur.report import rows
 
     headings = ["", *(name.capitalize() for name in measured(document)), "Change"]

@@ -11,7 +11,6 @@ from torch import nn
 from secateur import artifact
 from secateur.artifact.claims import claimed
 from secateur.artifact.environment import environment
-from secateur.artifact.stages import CUT, REPAIRED
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.compare import runs
 from secateur.compare.comparison import Comparison
@@ -25,6 +24,7 @@ from secateur.data import Calibration, Data
 from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.events import Event, Tell, ignore, once
 from secateur.measure import Measurement, SpeedUp
+from secateur.outcome.network_stages import CUT, REPAIRED
 from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand, data_of, example_of, graph_of, images_of, model_of, prune_as, recipes

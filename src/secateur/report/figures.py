@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur.artifact.stages import measured
+from secateur.outcome.network_stages import measured
 
 BEFORE, AFTER = "#94a3b8", "#2f9e5b"
 TRAIN, VALIDATION = "#e08a1e", "#2878c8"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from secateur.artifact.stages import DISTILLED, measured, way_of
+from secateur.outcome.network_stages import DISTILLED, measured, way_of
 from secateur.recipe import DATA_FREE
 
 Document = Mapping[str, Any]
@@ -42,7 +42,7 @@ class Row:
 
     Attributes:
         label: what was measured, with its unit.
-        values: of each network of ``artifact.stages.measured``, a dash where it was not measured.
+        values: of each network of ``outcome.measured``, a dash where it was not measured.
         ratio: the change in words, such as ``"2.00x fewer"`` or ``"-0.4 points"``; empty if unknown.
         interval: how sure that is, such as ``"95 % interval 1.96 to 2.03"``; empty if unknown, or nothing changed.
         kept: share that is left, for sizes; otherwise empty.

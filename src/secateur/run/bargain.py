@@ -16,7 +16,7 @@ from secateur.core.sensitivity import Allocate
 from secateur.core.size import Target, size
 from secateur.events import Tell, ignore
 from secateur.measure.forecast import Forecast
-from secateur.run.timing import latency_aware
+from secateur.run.latency_shares import latency_aware
 
 Decide = Callable[[Target, Limits], Plan]
 Test = Callable[[Plan], float]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -28,20 +28,17 @@ from secateur.measure import SpeedUp, accuracy
 from secateur.measure.forecast import Forecast
 from secateur.repair import taken
 from secateur.run.bargain import Alternative, Bargain, Decide, Settled
-from secateur.run.byproducts import Byproducts
 from secateur.run.deciding import carried_out
 from secateur.run.images import repaired_by
+from secateur.run.job import Job
+from secateur.run.latency_shares import latency_aware
 from secateur.run.place import accuracy_at, there
 from secateur.run.round import Round
 from secateur.run.settling import settle
-from secateur.run.timing import latency_aware
 from secateur.run.within_latency import TOLERANCE
 from secateur.search.judge import sample
 from secateur.spelling import setting
 from secateur.training import Settings, fit
-
-if TYPE_CHECKING:
-    from secateur.run.job import Job
 
 _IMAGES = 1024  # of validation, to compare two networks on
 _REPAIR_IMAGES = 512  # without labels
@@ -98,7 +95,7 @@ def settled(job: Job, graph: Graph, budget: Budget) -> tuple[Graph, Settled]:
             readings[tried] = job.read(job.dense, tried)
         return readings[tried], found
 
-    return job.choices.take("budget", job.dense, facts, come_to, read, beside=Byproducts(job), bound=True)
+    return job.choices.take("budget", job.dense, facts, come_to, read, beside=job.beside(), bound=True)
 
 
 def _bargain(job: Job, graph: Graph, budget: Budget) -> Bargain:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from secateur.core.sensitivity import Curve
 from secateur.core.trials import Search
-
-if TYPE_CHECKING:
-    from secateur.run.job import Job
+from secateur.run.clock import Clock
 
 BESIDE = "beside"
 """Under what name a file holds it."""
 
 
 class Byproducts:
-    """The images that a run has looked at, and the searches, curves and seconds that it has gained since now."""
+    """The images that a run has looked at, and the searches, curves and seconds that it has gained since now.
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._searches, self._curves, self._seconds = len(job.searches), len(job.curves), job.clock.now()
+    Args:
+        looked_at: which unlabelled images were looked at, in words; the last says it.
+        searches: of the run, to which others are added.
+        curves: the same.
+        clock: the same.
+    """
+
+    def __init__(
+        self, looked_at: list[str], searches: list[Search], curves: list[tuple[Curve, ...]], clock: Clock
+    ) -> None:
+        self._looked_at, self._searches, self._curves, self._clock = looked_at, searches, curves, clock
+        self._begun = len(searches), len(curves), clock.now()
 
     def noted(self) -> dict[str, Any]:
         """Return what has come since, in values that JSON has."""
-        job = self._job
-        passed = {stage: now - self._seconds.get(stage, 0.0) for stage, now in job.clock.now().items()}
+        searches, curves, seconds = self._begun
+        passed = {stage: now - seconds.get(stage, 0.0) for stage, now in self._clock.now().items()}
         return {
-            "calibration": job.calibration(),
-            "searches": [search.to_dict() for search in job.searches[self._searches :]],
-            "curves": [[curve.to_dict() for curve in each] for each in job.curves[self._curves :]],
+            "calibration": self._looked_at[-1] if self._looked_at else "",
+            "searches": [search.to_dict() for search in self._searches[searches:]],
+            "curves": [[curve.to_dict() for curve in each] for each in self._curves[curves:]],
             "seconds": {stage: seconds for stage, seconds in passed.items() if seconds},
         }
 
@@ -38,12 +45,12 @@ class Byproducts:
         Raises:
             ValueError, KeyError, TypeError, AttributeError: if that is not what it is.
         """
-        job = self._job
         searches = [Search.from_dict(each) for each in values["searches"]]
         curves = [tuple(Curve.from_dict(curve) for curve in each) for each in values["curves"]]
         seconds = {str(stage): float(passed) for stage, passed in values["seconds"].items()}
-        job.looked_at = str(values["calibration"]) or job.looked_at
-        job.searches += searches
-        job.curves += curves
+        looked_at = str(values["calibration"])
+        self._looked_at += [looked_at] if looked_at else []
+        self._searches += searches
+        self._curves += curves
         for stage, passed in seconds.items():
-            job.clock.add(stage, passed)
+            self._clock.add(stage, passed)

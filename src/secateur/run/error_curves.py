@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -11,9 +10,7 @@ from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
 from secateur.measure.forward import device_of, moved
 from secateur.reconstruction import blind_curves, error_curves
-
-if TYPE_CHECKING:
-    from secateur.run.job import Job
+from secateur.run.job import Job
 
 Key = tuple[object, ...]
 

@@ -11,8 +11,8 @@ from secateur.errors import BranchingError
 from secateur.events import Tell, ignore, warn
 from secateur.methods import default, find, name_of
 from secateur.methods.reconstruction import Reconstruction
+from secateur.outcome import Step
 from secateur.repair import WITHOUT_IMAGES, affordable
-from secateur.run.step import Step
 
 FEWEST_CHOSEN = 16
 """Images below which weights are the better guide to what goes than what layers can be fitted to."""

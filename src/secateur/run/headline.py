@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,10 +15,8 @@ from secateur.measure.forward import ExampleInputs, device_of
 from secateur.measure.runtimes import known
 from secateur.measure.speed_up import DENSE, PRUNED
 from secateur.recipe import EXPORTS
+from secateur.run.job import Job
 from secateur.run.place import several_processes
-
-if TYPE_CHECKING:
-    from secateur.run.job import Job
 
 _PYTORCH: tuple[Runtime, ...] = ("eager", "channels_last")
 _MEANT_FOR: dict[str, tuple[Runtime, ...]] = {"pt2": _PYTORCH, "source": _PYTORCH, "onnx": ("onnxruntime", "openvino")}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,8 @@ from secateur.measure.forward import device_of, dtype_of, moved, tensors
 from secateur.models.sources import images_for, own_code, side_of
 from secateur.recipe import Recipe
 from secateur.repair import DATA_FREE, Judge
+from secateur.run.job import Job
 from secateur.spelling import setting
-
-if TYPE_CHECKING:
-    from secateur.run.job import Job
 
 JUDGES = 32
 """Images that judge a repair which looks at none: enough to tell better from worse, and soon looked at."""

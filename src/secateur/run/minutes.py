@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,53 +14,16 @@ from secateur.core.plan import Plan
 from secateur.core.surgery import hold, left, tensors_in
 from secateur.errors import DataError, SettingError
 from secateur.measure import Measurement
+from secateur.outcome import Spent
+from secateur.run.job import Job
 from secateur.run.place import several_processes
+from secateur.run.round import Round
 from secateur.spelling import setting
 from secateur.training.lessons import FEWEST, Imitation, Labelled
 from secateur.training.within import Now, within
 
-if TYPE_CHECKING:
-    from secateur.run.job import Job
-    from secateur.run.round import Round
-
 clock: Now = time.monotonic
 """What the minutes are read from."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """How the minutes were used.
-
-    Attributes:
-        minutes: how many there were.
-        repair: seconds that the repair took, which always runs to its end.
-        training: seconds that training took, with its looks at the held-out images.
-        way: ``"fine-tuning"`` with labels, ``"distillation"`` from the dense network without any, or ``"none"``.
-        steps: of the optimizer.
-        passes: over the training images.
-        held_out: how many images judged; 0 without training.
-        before: loss on these of the network as training found it: cross-entropy with labels, else the squared error of
-            the outputs against those of the dense network, relative to their squares. None without training.
-        after: the same of the network that was kept.
-        accuracy_before: share of right answers on these; None without labels.
-        accuracy_after: the same of the network that was kept.
-        gained: whether training has found anything better; if not, the network is the one that training found.
-        ended: why there is no more of it, in words.
-    """
-
-    minutes: float
-    repair: float
-    training: float = 0.0
-    way: Literal["none", "fine-tuning", "distillation"] = "none"
-    steps: int = 0
-    passes: float = 0.0
-    held_out: int = 0
-    before: float | None = None
-    after: float | None = None
-    accuracy_before: float | None = None
-    accuracy_after: float | None = None
-    gained: bool = False
-    ended: str = ""
 
 
 def check_minutes(minutes: float | None, *, images: bool) -> None:

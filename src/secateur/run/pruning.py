@@ -28,6 +28,7 @@ from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
 from secateur.models import build
 from secateur.models.sources import side_of
+from secateur.outcome import Step
 from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
 from secateur.run.beforehand import check_goals, check_weights, warn_of_random_weights
@@ -37,11 +38,11 @@ from secateur.run.fallback import for_images, without_fit
 from secateur.run.headline import asked_for, check_runtime
 from secateur.run.images import as_taken, check_size, named_images, shape_of, suited
 from secateur.run.job import Job
+from secateur.run.latency_shares import check_timing
 from secateur.run.minutes import check_minutes
+from secateur.run.pipeline import Pipeline
 from secateur.run.place import place_for
 from secateur.run.result import Result
-from secateur.run.step import Step
-from secateur.run.timing import check_timing
 from secateur.run.work import Work
 from secateur.training import Settings
 
@@ -251,14 +252,14 @@ def prune(
     )
     job = begun(method=asked, repair=repair)
     try:
-        result = job.run(rounds)
+        result = Pipeline(job).run(rounds)
     except BranchingError as error:
         asked, repair = without_fit(
             error, asked, repair, then=then, method_asked=method_asked, repair_asked=repair_asked, tell=tell
         )
         other = begun(method=asked, repair=repair, clock=job.clock, graph=job.graph, tested=job.tested)
-        other.images = job.images  # which the fit has looked at
-        result = other.run(rounds)
+        other.images, other.looked_at = job.images, job.looked_at  # which the fit has looked at
+        result = Pipeline(other).run(rounds)
     return replace(result, dense=model)
 
 

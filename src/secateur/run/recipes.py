@@ -25,6 +25,7 @@ from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
 from secateur.models import build, classes_in, give_weights
 from secateur.models.sources import images_for, refuse_own_code
+from secateur.outcome import Step
 from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import beforehand
@@ -34,7 +35,6 @@ from secateur.run.headline import asked_for, check_runtime, meant_for
 from secateur.run.images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
 from secateur.run.pruning import prune
 from secateur.run.result import Result
-from secateur.run.step import Step
 from secateur.run.work import Work
 from secateur.training import fit
 

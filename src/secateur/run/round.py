@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,24 +22,22 @@ from secateur.errors import BranchingError, TargetError
 from secateur.events import Event, Tell, warn
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
-from secateur.run.byproducts import Byproducts
 from secateur.run.clock import of_epochs
 from secateur.run.deciding import carried_out
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.fallback import without_fit
 from secateur.run.images import repaired_by
+from secateur.run.job import Job
+from secateur.run.latency_shares import decides_by_the_clock
 from secateur.run.place import mended_there, there
 from secateur.run.sensitivity import measuring
-from secateur.run.timing import decides_by_the_clock, place_of_use, timing
+from secateur.run.timing import place_of_use, timing
 from secateur.training import History, fit
 
 DRAWN = (
     "the network draws random numbers in evaluation, as many as its layers are wide, so that the pruned one draws "
     "others; both were compared with constants in their place"
 )
-
-if TYPE_CHECKING:
-    from secateur.run.job import Job
 
 
 @dataclass
@@ -124,7 +121,7 @@ class Round:
             facts = (method, self.target, job.limits, left_alone, job.seed, self.plans, job.about_data())
             facts = (*facts, self.graph.tried) if self.graph.tried else facts
             facts = (*facts, ("free outputs", *self.graph.free_outputs)) if self.graph.free_outputs else facts
-            name, beside = f"plan-{self.number}", Byproducts(job)
+            name, beside = f"plan-{self.number}", job.beside()
             if decides_by_the_clock(method):  # and no two measurements are alike
                 facts, asked = (*facts, *place_of_use(job)), lambda: self.found().to_json()
                 plan = job.choices.take(name, self.model, facts, asked, Plan.from_json, beside=beside, bound=True)
@@ -264,7 +261,7 @@ class Round:
             return mended()
         facts, name = (plan, job.repair, job.seed, job.about_data()), f"repaired-{self.number}.safetensors"
         always = job.train is not None or job.minutes is not None
-        return job.work.repairs(name, begun, facts, thin, mended, Byproducts(job), always=always)
+        return job.work.repairs(name, begun, facts, thin, mended, job.beside(), always=always)
 
     def helping(self, dense: nn.Module, thin: nn.Module, plan: Plan, steps: Sequence[str], tell: Tell) -> Sequence[str]:
         """Return repairs without those that the few images of a run do not carry; ``fold`` stands in for a fit."""

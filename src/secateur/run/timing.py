@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from secateur.budget import Budget
 from secateur.core.costs import Times
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
-from secateur.core.method import Method, ScoreMethod
-from secateur.errors import SecateurError, SettingError, first_line
+from secateur.errors import SecateurError, first_line
 from secateur.events import Event
 from secateur.measure import Runtime, side_by_side
 from secateur.measure.alignment import measured_limits, worth_timing
@@ -21,46 +19,8 @@ from secateur.measure.forecast import Forecast
 from secateur.measure.forward import device_of
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.runtimes import threads_set
-from secateur.methods.reconstruction import Reconstruction
+from secateur.run.job import Job
 from secateur.run.place import several_processes
-from secateur.spelling import said
-
-if TYPE_CHECKING:
-    from secateur.run.job import Job
-
-
-def shares_by_latency(method: Method) -> bool:
-    """Say whether a method shares its cut out by the times of layers."""
-    return "latency" in (getattr(method, "allocate", ""), getattr(method, "shares", ""))
-
-
-def decides_by_the_clock(method: Method) -> bool:
-    """Say whether a plan of a method depends on what is timed while it decides."""
-    return shares_by_latency(method) or getattr(method, "milliseconds", None) is not None
-
-
-def latency_aware(method: Method) -> Method | None:
-    """Return a method with shares by the times of layers; None if it has none, or somebody has chosen its shares."""
-    if isinstance(method, ScoreMethod) and method.allocate == "scope":
-        return replace(method, allocate="latency")
-    if isinstance(method, Reconstruction) and method.shares == "errors":
-        return replace(method, shares="latency")
-    return None
-
-
-def check_timing(methods: Sequence[Method], latency: bool, budget: Budget | None) -> None:
-    """Refuse shares by latency where nothing may be timed.
-
-    Raises:
-        SettingError: if times are needed and not allowed.
-    """
-    allowed = latency or (budget is not None and budget.max_latency is not None)
-    if not allowed and any(shares_by_latency(method) for method in methods):
-        raise SettingError(
-            "sharing out by latency needs the times of layers, but nothing may be timed ("
-            f"{said('latency=False', '--no-latency, or a plan without --forecast', 'latency = false')}); allow it, or "
-            "choose another way to share out"
-        )
 
 
 def place_of_use(job: Job) -> tuple[Runtime, int]:

@@ -15,7 +15,7 @@ from secateur.core.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.measure import count
-from secateur.run.result import Width, widths
+from secateur.outcome import Width, widths
 
 KINDS: dict[type[nn.Module], int] = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 CELLS: dict[type[nn.Module], int] = {nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}

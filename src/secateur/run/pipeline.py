@@ -1,0 +1,173 @@
+"""The pipeline of a run: read, settle, foretell, cut round by round, and measure before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import EMPTY, Plan
+from secateur.core.size import Size, Target, size
+from secateur.core.surgery import zeros_left
+from secateur.events import Event
+from secateur.measure import SpeedUp
+from secateur.outcome import Step, widths
+from secateur.run import beforehand, budgeting, foretelling, headline
+from secateur.run.job import Job
+from secateur.run.minutes import spend
+from secateur.run.result import Result
+from secateur.run.round import Round
+from secateur.run.timing import aligned
+from secateur.training import History
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What is done in a run, in its order.
+
+    Attributes:
+        job: what was asked for, and what comes of it on the way.
+    """
+
+    job: Job
+
+    def run(self, rounds: int) -> Result:
+        """Go through all rounds and measure."""
+        job = self.job
+        with job.clock("trace"):
+            graph = job.graph = job.graph or job.read(job.dense)
+        beforehand.warn_of_unreached(graph, job.tell)
+        self.settle(graph)
+        beforehand.warn_of_uncounted(graph, job.tell)
+        steps = [*self.first_steps(rounds), *job.then]
+        self.foretell(job.graph)
+        graph = job.graph  # which both may have read anew
+        before = job.measure(job.dense, "the dense network", job.tested)
+        if job.data is not None and job.tested is None:
+            beforehand.warn_of_seen(job.dense, job.data, before.accuracy, job.place, job.tell)
+        job.tested = before.accuracy
+        dense_size, zeros = size(graph), EMPTY
+        model, plans, histories, differences = job.dense, list[Plan](), list[History](), [0.0]
+        first, cut, middle, spent = graph, None, None, None
+        for number, step in enumerate(steps, 1):
+            if number > 1:
+                graph = job.read(model)
+            target = self.share(graph, dense_size, step.target)
+            now = Round(job, number, step.method, target, model, graph, tuple(plans), zeros)
+            plan, difference = now.cut()
+            first, graph = (now.graph if number == 1 else first), now.graph
+            plans.append(plan)
+            job.cuts += [(graph, plan)] if job.free_outputs else []
+            differences.append(difference)
+            if job.repair and plan.edits:
+                if number == len(steps) and job.data is not None:
+                    cut = job.measure(now.model, "the network before its repair")
+                now.mend(plan)
+            model, zeros = now.model, zeros_left(now.model, graph, plan)
+            if job.minutes is not None:  # which are for the last round
+                if number == len(steps):
+                    middle, spent = spend(job, now, plan)
+            elif job.train is not None and job.data is not None:
+                batch = job.data.example().repeat(min(job.train.batch_size, 64), 1, 1, 1)
+                job.speed_up(model, batch)  # for what comes now
+                if number == len(steps):
+                    middle = job.measure(model, "the network before fine-tuning")
+                histories.append(now.recover(plan))
+        job.speed_up(model, job.inputs)
+        after = job.measure(model, "the pruned network")
+        speed = self.time(model)  # when all else is done
+        if job.latency and speed is not None:
+            before, after = replace(before, latency=speed.dense), replace(after, latency=speed.pruned)
+        return Result(
+            model=model,
+            dense=job.dense,
+            plans=tuple(plans),
+            before=before,
+            cut=cut,
+            middle=middle,
+            after=after,
+            histories=tuple(histories),
+            shaped=tuple(job.shaped),
+            repairs=tuple(job.repairs),
+            calibration=job.calibration(),
+            normalisation=job.normalisation(),
+            pretrain=None,
+            explanation=first.explain(),
+            widths=widths(first, job.dense, model),
+            verification=max(differences),
+            method=job.method,
+            target=job.target,
+            then=job.then,
+            example_inputs=job.inputs,
+            searches=tuple(job.searches),
+            sensitivity=tuple(job.curves),
+            budget=job.settled.found if job.settled else {},
+            speed=speed if job.latency else None,
+            minutes=spent,
+            foretold=job.foretold.to_dict() if job.foretold else {},
+            chosen=dict(job.choices.made),
+            multiples={group.name: job.limits.multiple_of(group) for group in first.free},
+            seconds=job.clock.seconds,
+        )
+
+    def check(self, graph: Graph) -> None:
+        """Refuse targets that no plan can meet."""
+        job = self.job
+        for step in (Step(job.method, job.target), *job.then):  # the last of the first rounds is the hardest
+            step.method.check(step.target)
+            beforehand.check_target(graph, step.method, step.target, job.limits)
+
+    def settle(self, graph: Graph) -> None:
+        """Choose the runtime and the widths that run fast there, and turn a budget into the target that meets it.
+
+        Raises:
+            TargetError: if no plan can meet the target; without a budget before anything is timed or written.
+        """
+        job = self.job
+        if job.budget is None:
+            self.check(graph)
+        if job.runtime is None and job.timed:
+            job.runtime = headline.chosen(job)
+        job.limits = aligned(job, graph)
+        if job.budget is not None:
+            with job.clock("budget"):
+                graph, job.settled = budgeting.settled(job, graph, job.budget)
+            job.graph = graph
+            job.target, job.limits = job.settled.target, job.settled.limits
+            job.method = job.settled.method(job.method)
+            self.check(graph)
+
+    def foretell(self, graph: Graph) -> None:
+        """Say how fast the network will get, where long work follows, or what widths that were asked for will cost."""
+        job = self.job
+        job.graph, job.foretold = foretelling.foretold(job, graph)
+        if job.foretold is not None:
+            job.tell(Event("warning" if job.foretold.warns else "forecast", job.foretold.sentence()))
+
+    def first_steps(self, rounds: int) -> list[Step]:
+        """Return the rounds in which the first target is approached, in equal steps on a logarithmic scale."""
+        job = self.job
+        if job.target is None:
+            return [Step(job.method, None)] * rounds
+        keeps = [job.target.keep ** (number / rounds) for number in range(1, rounds + 1)]
+        return [Step(job.method, replace(job.target, keep=keep)) for keep in keeps]
+
+    def share(self, graph: Graph, dense_size: Size, target: Target | None) -> Target | None:
+        """Return a target relative to the network that the round begins with."""
+        if target is None:
+            return None
+        goal = target.keep * dense_size.of(target.of)
+        return replace(target, keep=min(1.0, goal / max(1, size(graph).of(target.of))))
+
+    def time(self, model: nn.Module) -> SpeedUp | None:
+        """Time the dense and the pruned network in turns, unless nothing may be timed."""
+        job = self.job
+        if not job.timed:
+            return None
+        assert job.runtime is not None
+        with job.clock("measure"):
+            speed = headline.timed_together(job.dense, model, job.inputs, job.runtime, job.threads, job.tell)
+        if job.settled is not None and "latency" in job.settled.found:
+            job.settled = budgeting.timed_again(job, job.settled, speed)
+        return speed
