@@ -18,7 +18,7 @@ from secateur.data import Data
 from secateur.errors import SettingError
 from secateur.events import Event, ignore
 from secateur.recipe import Recipe
-from secateur.run import Result, choices, headline, pipeline, prune, recipes, run_recipe, timing, work
+from secateur.run import Result, choices, headline, job, pipeline, prune, recipes, run_recipe, timing, work
 from secateur.training import Settings, Speed, loop
 
 OPEN = Settings(epochs=2, batch_size=16, lr=0.05, augment="none", device="cpu")

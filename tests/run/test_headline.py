@@ -20,7 +20,7 @@ from secateur.errors import ExportError, SettingError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide, choice, measurement
 from secateur.recipe import Recipe
-from secateur.run import foretelling, headline, pipeline, prune, run_recipe
+from secateur.run import foretelling, headline, job, pipeline, prune, run_recipe
 from secateur.run.headline import meant_for
 from secateur.training import Settings
 
