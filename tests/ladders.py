@@ -10,9 +10,9 @@ import torch
 from secateur.core.costs import Product, Sizes
 from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Group
+from secateur.core.graph.written_sizes import Axis
 from secateur.core.select import Step
 from secateur.core.standing import Ladder, Standing
-from secateur.core.written_sizes import Axis
 
 SHAPES = ("rising", "any", "falling", "jumps")
 """How much each unit adds to an error: more than the one before, no matter, less, or nearly nothing but at times."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.graph import Cost, Graph, Group
-from secateur.core.written_sizes import Axis
+from secateur.core.graph.written_sizes import Axis
 
 
 def toy(*sizes: int, prices: tuple[int, ...] = (), fixed: int = 0) -> Graph:

@@ -9,10 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from secateur.core.plan import Plan
 
 _UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f]")
 _LONGEST = 300
@@ -79,13 +75,13 @@ class CutError(VerificationError):
 
     Attributes:
         place: the module in which it first does so; empty for the network itself.
-        plan: that was to be carried out; None where nobody has said which.
+        plan: the ``Plan`` that was to be carried out; None where nobody has said which.
     """
 
     def __init__(self, message: str, place: str = "") -> None:
         super().__init__(message)
         self.place = place
-        self.plan: Plan | None = None
+        self.plan: object = None
 
 
 class TrainingError(SecateurError):

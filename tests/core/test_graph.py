@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nets import NETS, images, make
-from secateur.core.explain import LayerRow
 from secateur.core.graph import Graph, Group, Member, layer_of, staying, tensor_of, unit_rows
+from secateur.core.graph.explanation import LayerRow
+from secateur.core.graph.written_sizes import Axis, count
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
-from secateur.core.written_sizes import Axis, count
 from secateur.errors import PlanError
 from strategies import networks
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.core.outputs import Output, are_scores, check_named, is_named, left_of, named, named_tensors
+from secateur.core.graph.outputs import Output, are_scores, check_named, is_named, left_of, named, named_tensors
 from secateur.errors import SettingError
 
 SHAPES = {"logits": (1, 5), "feats.0": (1, 8, 4, 4), "feats.1": (1, 16, 2, 2)}

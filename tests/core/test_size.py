@@ -10,10 +10,10 @@ from torch import nn
 
 from nets import images, make
 from secateur.core.graph import Cost, Graph
+from secateur.core.graph.written_sizes import Axis
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.size import Measure, Size, Target, ruler, size, sliced, zero_masks
 from secateur.core.trace import trace
-from secateur.core.written_sizes import Axis
 from secateur.errors import PlanError, SettingError
 from strategies import networks, plans
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in, make
 from secateur.core.graph import Graph
-from secateur.core.outputs import named, named_tensors
+from secateur.core.graph.outputs import named, named_tensors
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import TOLERANCE, Verification, apply, relative_difference, run, tensors_in, verify
 from secateur.core.trace import trace

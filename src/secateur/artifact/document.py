@@ -12,8 +12,8 @@ from torch import Tensor
 
 from secateur import reading
 from secateur.core.blocks import execution_of
+from secateur.core.graph.outputs import is_named, named_tensors
 from secateur.core.method import settings_of
-from secateur.core.outputs import is_named, named_tensors
 from secateur.core.surgery import TOLERANCE, run
 from secateur.core.work import remark
 from secateur.errors import ArtifactError, SecateurError

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from secateur.core.explain import Explanation, LayerRow
+    from secateur.core.graph.explanation import Explanation, LayerRow
     from secateur.measure import Accuracy, Counts, Latency
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from secateur.core.graph import Graph
+from secateur.core.graph.written_sizes import Axis, count
 from secateur.core.select import Step
 from secateur.core.size import Measure
-from secateur.core.written_sizes import Axis, count
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, Group, staying
+from secateur.core.graph.written_sizes import count
 from secateur.core.limits import Limits
 from secateur.core.plan import Block, DropUnits, Plan, Regroup
-from secateur.core.written_sizes import count
 from secateur.errors import PlanError
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from secateur import rules
 from secateur.core.graph import Graph, staying
+from secateur.core.graph.written_sizes import Axis
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.regroup import layouts, saved_macs, saved_params
 from secateur.core.work import Uncounted, remark
-from secateur.core.written_sizes import Axis
 from secateur.errors import PlanError, SettingError
 from secateur.reading import written
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from secateur.core.costs import Costs, Product, TimeTerm
 from secateur.core.graph import Graph
+from secateur.core.graph.written_sizes import Axis
 from secateur.core.select import Step
-from secateur.core.written_sizes import Axis
 
 Values = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..core.outputs import scores_in
+from ..core.graph.outputs import scores_in
 from ..core.surgery.untouched import owned, untouched
 from ..errors import ModelError, first_line
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from secateur.core.explain import Explanation
 from secateur.core.graph import Graph, layer_of, tensor_of
+from secateur.core.graph.explanation import Explanation
 from secateur.core.method import Method
 from secateur.core.plan import Plan
 from secateur.core.sensitivity import Curve

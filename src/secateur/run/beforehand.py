@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from secateur.core.blocks import BlockLayer
-from secateur.core.explain import REACH_IT
 from secateur.core.graph import Graph, Groups, layer_of, within
+from secateur.core.graph.explanation import REACH_IT
+from secateur.core.graph.outputs import FREE_IT
 from secateur.core.limits import Limits
 from secateur.core.method import Method, ScoreMethod
-from secateur.core.outputs import FREE_IT
 from secateur.core.plan import Plan
 from secateur.core.select import family, meet
 from secateur.core.size import Target, size

@@ -36,7 +36,7 @@ def carried_out(
         try:
             return graph, work(graph)
         except CutError as error:
-            if not left or error.plan is None or not error.plan.edits:
+            if not left or not isinstance(error.plan, Plan) or not error.plan.edits:
                 raise
             drops = Plan(tuple(edit for edit in error.plan.edits if isinstance(edit, DropUnits)))
             try:

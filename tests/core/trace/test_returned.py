@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in
 from secateur.core.graph import Graph
-from secateur.core.outputs import FREE_IT
+from secateur.core.graph.outputs import FREE_IT
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, check_batches, check_training, verify
 from secateur.core.surgery.training import breaks_in_training

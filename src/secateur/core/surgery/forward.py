@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.attention import module_by_module
-from secateur.core.outputs import named_tensors
+from secateur.core.graph.outputs import named_tensors
 from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError, first_line
 

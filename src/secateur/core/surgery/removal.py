@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.core.attention import is_attention, set_attention_sizes
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
+from secateur.core.graph.written_sizes import count
 from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
@@ -25,7 +26,6 @@ from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
 from secateur.core.surgery.untouched import computed
 from secateur.core.surgery.widths import follow_widths
-from secateur.core.written_sizes import count
 from secateur.errors import ModelError, PlanError, first_line
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
-from secateur.core.outputs import left_of
+from secateur.core.graph.outputs import left_of
 from secateur.core.plan import Plan
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
 from secateur.core.surgery.precision import InDouble, widened

@@ -15,6 +15,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
+from secateur.core.graph.written_sizes import Assignment, count
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.attributes import INDIRECT, Number, assign, mentioned, numbers
@@ -23,7 +24,6 @@ from secateur.core.trace.clock import Clock
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import Progress, above, progress
-from secateur.core.written_sizes import Assignment, count
 from secateur.errors import SecateurError
 
 MOST = 96  # trials at one place

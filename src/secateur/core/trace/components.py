@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from secateur.core import labels as L
-from secateur.core.outputs import named
+from secateur.core.graph.outputs import named
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.state import Pinning, State
 

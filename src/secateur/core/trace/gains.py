@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.core.computed import Gain
+from secateur.core.graph.computed_weights import Gain
 from secateur.core.trace.state import State
 
 

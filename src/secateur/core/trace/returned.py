@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from secateur.core import labels as L
-from secateur.core.outputs import FREE_IT, are_scores, check_named, is_named, named, named_tensors, refuse_scores
+from secateur.core.graph.outputs import FREE_IT, are_scores, check_named, is_named, named, named_tensors, refuse_scores
 from secateur.core.trace.calls_made import Layers
-
-if TYPE_CHECKING:
-    from secateur.core.trace.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +45,17 @@ class Outputs:
     trained: list[Returned] = field(default_factory=list[Returned])
     also: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
-    def note(self, state: State, value: Any, *, training: bool) -> None:
+    def note(self, value: Any, labels: Callable[[Tensor], Layers], pin: Callable[..., None], *, training: bool) -> None:
         """Note what a run returned, and pin of it what is not free.
 
         Another run than the first may return other things under the same path. It is known by its channels then: what
         has no others than those of free outputs is free.
+
+        Args:
+            value: what was returned.
+            labels: of a tensor, see ``State.labels``.
+            pin: see ``State.pin``.
+            training: whether that was the run in training mode.
 
         Raises:
             SettingError: if class scores are named as free.
@@ -65,7 +68,7 @@ class Outputs:
         freed = torch.cat([torch.zeros(0, dtype=torch.long), *(each.atoms for each in self.evaluated if each.free)])
         found: list[Returned] = []
         for path, tensor in tensors:
-            layers, shape = state.labels(tensor), tuple(tensor.shape)
+            layers, shape = labels(tensor), tuple(tensor.shape)
             own = first or alike or path not in before
             scores = are_scores(path, tensor, value)
             free = own and is_named(path, self.patterns)
@@ -80,7 +83,7 @@ class Outputs:
                 can = own and path and not scores and len(tensors) > 1
                 where = path if own else f"{path} in training" if training else f"{path} in another run"
                 for layer in layers:
-                    state.pin(layer.reshape(-1), named([where]), FREE_IT if can else "", output=where)
+                    pin(layer.reshape(-1), named([where]), FREE_IT if can else "", output=where)
         if first:
             self.evaluated = found
         elif training:

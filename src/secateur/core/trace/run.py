@@ -96,7 +96,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ..
         without = WithoutDropout() if training else nullcontext()
         with state.stack, _carrying(state, clock, tell), _Calls(state, decisions), without, beside:
             outputs = forward(model, inputs, training=in_training if training else in_evaluation)
-        state.outputs.note(state, outputs, training=training)
+        state.outputs.note(outputs, state.labels, state.pin, training=training)
         return bool(tensors_in(outputs))
 
     with asking(state.stack) as asked:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from secateur.core.graph.written_sizes import Rewrite, WrittenSize
 from secateur.core.labels import FIXED
 from secateur.core.layers import SIZED
 from secateur.core.literals import Path, is_written, record
@@ -16,7 +17,6 @@ from secateur.core.trace.calls_made import Site
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.state import Pinning, State
-from secateur.core.written_sizes import Rewrite, WrittenSize
 
 Found = tuple[Path, Tensor, int, slice, int]  # path, tensor, dim, window, sign
 

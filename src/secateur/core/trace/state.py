@@ -15,9 +15,8 @@ from secateur.core import labels as L
 from secateur.core.attention import is_attention
 from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
-from secateur.core.computed import Gain, Transformed
-from secateur.core.explain import unparametrized
-from secateur.core.graph import Role
+from secateur.core.graph import Role, unparametrized
+from secateur.core.graph.computed_weights import Gain, Transformed
 from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.statistics import READING, kind_of
 from secateur.core.surgery import Inputs

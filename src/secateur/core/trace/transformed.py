@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from secateur.core.computed import Transformed
+from secateur.core.graph.computed_weights import Transformed
 
 _QUANTISING = ("torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat")
 _OBSERVING = ("torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize")

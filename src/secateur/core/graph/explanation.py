@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from secateur.core.graph import Graph
-
+from secateur.core.graph.names import layer_of
+from secateur.core.graph.structure import Structure
 
 UNREACHED = "not run by the example inputs"
 STREAM = "added to the outputs of other layers, and only groups inside blocks are pruned"
 REACH_IT = "give example inputs that run it, or delete it from the network if nothing does"
 _IN_TRAINING = "runs in training alone"
-
-
-def layer_of(tensor: str) -> str:
-    """Return the name of the module that owns a tensor; the empty string is the network itself.
-
-    What a weight is computed from (``torch.nn.utils.parametrize``) belongs to the layer of that weight.
-    """
-    return unparametrized(tensor.rpartition(".")[0])
-
-
-def unparametrized(module: str) -> str:
-    """Return the layer that a parametrization is of, another module's name as it is."""
-    return f".{module}".partition(".parametrizations.")[0].removeprefix(".")
 
 
 @dataclass(frozen=True)
@@ -69,7 +54,7 @@ class Explanation:
     uncounted: str = ""
 
 
-def explain(graph: Graph) -> Explanation:
+def explain(graph: Structure) -> Explanation:
     """Account for every layer of the graph that makes channels."""
     rows: list[LayerRow] = []
     for tensor, roles in graph.roles.items():
@@ -91,7 +76,7 @@ def explain(graph: Graph) -> Explanation:
     return Explanation(tuple(rows), reachable, ", ".join(map(str, graph.uncounted)))
 
 
-def _row(graph: Graph, tensor: str, dim: int) -> LayerRow:
+def _row(graph: Structure, tensor: str, dim: int) -> LayerRow:
     layer = layer_of(tensor)
     shape, _ = graph.tensors[tensor]
     holders = {
@@ -122,7 +107,7 @@ def _row(graph: Graph, tensor: str, dim: int) -> LayerRow:
     return LayerRow(layer, width, prunable, name, others, reason, remedy)
 
 
-def _macs(graph: Graph, keep: torch.Tensor) -> int:
+def _macs(graph: Structure, keep: torch.Tensor) -> int:
     total = 0
     for cost in graph.costs:
         product = cost.scale

@@ -1,83 +1,26 @@
-"""What lives and dies together: the result of reading a network."""
+"""What lives and dies together in a network, what cannot go, and what everything costs."""
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from secateur.core.computed import Gain, Transformed
-from secateur.core.explain import Explanation, explain
-from secateur.core.explain import layer_of as layer_of
+from secateur.core.graph.computed_weights import Gain, Transformed
+from secateur.core.graph.names import within
+from secateur.core.graph.outputs import Output
+from secateur.core.graph.units import Group, Role
+from secateur.core.graph.written_sizes import Assignment, Axis, Rewrite
 from secateur.core.plan import Plan
 from secateur.core.work import Uncounted
-from secateur.core.written_sizes import Assignment, Axis, Rewrite
 from secateur.errors import PlanError
 
-if TYPE_CHECKING:
-    from secateur.core.outputs import Output
-
-Role = Literal["makes", "scales", "reads"]
 Groups = Literal["all", "inside blocks"]
 INSIDE: Groups = "inside blocks"  # all but those that several layers put out whose outputs are added up
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One dimension of one parameter or buffer, and which unit each of its positions belongs to.
-
-    Attributes:
-        tensor: name of the parameter or buffer.
-        dim: dimension.
-        role: ``makes`` (rows of a convolution), ``reads`` (columns of the next) or ``scales`` (batch norm, bias).
-        unit: ``(size of the dimension,)`` int64; number of the unit in its group, -1 = not of this group.
-        gain: says how the weight is computed from this tensor, if weight norm does so.
-    """
-
-    tensor: str
-    dim: int
-    role: Role
-    unit: Tensor
-    gain: Gain | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Units that touch the same tensors; ``name`` is the layer that makes them first."""
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
-
-    def rows(self, model: nn.Module, role: Role) -> Iterator[Tensor]:
-        """Yield for every member with this role a ``(size, k)`` tensor: the weights of each unit, zero-padded.
-
-        Rows are read from ``model`` without gradient, under weight norm from the weight itself; ``k``
-        is the number of weights of the largest unit there.
-        """
-        for member in self.members:
-            if member.role == role:
-                yield unit_rows(_weight_of(model, member), member, self.size)
-
-    @cached_property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers that make the units."""
-        return tuple(dict.fromkeys(layer_of(m.tensor) for m in self.members if m.role == "makes"))
-
-    @cached_property
-    def spans(self) -> tuple[int, ...]:
-        """How many positions one unit has in each dimension that makes or reads the units; 1 where units differ."""
-        found: list[int] = []
-        for member in self.members:
-            if member.role in ("makes", "reads"):
-                counts = torch.bincount(member.unit[member.unit >= 0], minlength=self.size)
-                found.append(int(counts[0]) if bool((counts == counts[0]).all()) and counts[0] else 1)
-        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -119,8 +62,8 @@ class Statistic:
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
-    """A network read into groups of units.
+class Structure:
+    """What reading a network finds: groups of units, and everything that depends on them.
 
     Attributes:
         groups: prunable groups, in the order of execution.
@@ -214,7 +157,7 @@ class Graph:
                 return group
         raise PlanError(f"the plan names group '{name}', which this network does not have; is it of another network?")
 
-    def without(self, *patterns: str) -> Graph:
+    def without(self, *patterns: str) -> Self:
         """Leave alone every group that a layer within what one of the patterns names makes, see ``within``."""
         names = {
             group.name
@@ -223,7 +166,7 @@ class Graph:
         }
         return replace(self, left=self.left | names, patterns=(*self.patterns, *patterns))
 
-    def choose(self, groups: Groups) -> Graph:
+    def choose(self, groups: Groups) -> Self:
         """Leave all streams alone where the choice is ``"inside blocks"``.
 
         Then what is added up keeps its width: of a residual block only the layers inside it lose filters, as in Li et
@@ -261,64 +204,3 @@ class Graph:
                 )
             keep[self.offsets[name] + torch.tensor(units, dtype=torch.long)] = False
         return keep
-
-    def explain(self) -> Explanation:
-        """List every layer as prunable (with whom) or pinned (why, and what could be done)."""
-        return explain(self)
-
-
-def _weight_of(model: nn.Module, member: Member) -> Tensor:
-    tensor, gain = tensor_of(model, member.tensor), member.gain
-    if gain is None:
-        return tensor
-    with torch.no_grad():
-        return torch._weight_norm(tensor, tensor_of(model, gain.gain), gain.dim)  # pyright: ignore
-
-
-def within(layer: str, pattern: str) -> bool:
-    """Say whether a layer, or a module that it is part of, matches a pattern (``fnmatch``)."""
-    parts = layer.split(".")
-    return any(fnmatch.fnmatch(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
-
-
-def tensor_of(model: nn.Module, name: str) -> Tensor:
-    """Return a parameter or buffer by name.
-
-    Raises:
-        PlanError: if the model has none of that name.
-    """
-    owner, _, leaf = name.rpartition(".")
-    try:
-        return getattr(model.get_submodule(owner), leaf)
-    except AttributeError:
-        raise PlanError(f"the model has no tensor '{name}'; was it traced from another network?") from None
-
-
-def positions(member: Member, size: int) -> Tensor:
-    """Return the positions of units along the dimension of a member, ``(size, slots)``, -1 where there are fewer."""
-    counts = torch.bincount(member.unit[member.unit >= 0], minlength=size)
-    order = torch.argsort(member.unit, stable=True)
-    order = order[member.unit[order] >= 0]
-    unit = member.unit[order]
-    slot = torch.arange(len(order)) - (counts.cumsum(0) - counts)[unit]
-    out = torch.full((size, int(counts.max()) if len(counts) else 0), -1)
-    out[unit, slot] = order
-    return out
-
-
-def unit_rows(tensor: Tensor, member: Member, size: int) -> Tensor:
-    """Return the elements of ``tensor`` unit by unit, ``(size, k)``; shorter units are padded with zeros."""
-    rows = tensor.detach().movedim(member.dim, 0).reshape(tensor.shape[member.dim], -1)
-    if torch.equal(member.unit, torch.arange(size)):
-        return rows
-    table = positions(member, size).to(rows.device)
-    out = rows[table]
-    out[table < 0] = 0
-    return out.flatten(1)
-
-
-def staying(units: Tensor, keep: Tensor) -> Tensor:
-    """Return which positions stay under ``keep``: those of kept units, and those that belong to none (-1)."""
-    stays = units < 0
-    stays[~stays] = keep[units[~stays]]
-    return stays

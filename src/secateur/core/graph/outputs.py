@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.core.graph import staying, within
+from secateur.core.graph.names import within
+from secateur.core.graph.units import staying
 from secateur.errors import SettingError, nearest
 from secateur.spelling import setting
 
