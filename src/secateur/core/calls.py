@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.core.torch_modes import OperatorMode
 
 
 def bound(func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class ModuleStack:
             self._path.pop()
 
 
-class Operators(TorchDispatchMode):
+class Operators(OperatorMode):
     """While active, every operator that runs is heard.
 
     Args:
@@ -96,12 +97,10 @@ class Operators(TorchDispatchMode):
     """
 
     def __init__(self, hear: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
-        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        super().__init__()
         self._hear = hear
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._hear(func, args, kwargs or {}, out)
+    def _ran(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        out = func(*args, **named)
+        self._hear(func, args, named, out)
         return out

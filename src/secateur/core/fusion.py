@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.strided import StridedConv2d
 from secateur.core.surgery.forward import Inputs, run, tensors_in
+from secateur.core.torch_modes import FunctionMode
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
@@ -154,7 +154,7 @@ def _has(norm: nn.Module) -> bool:
     return isinstance(getattr(norm, "drop", None), nn.Module) and isinstance(getattr(norm, "act", None), nn.Module)
 
 
-class _Reads(TorchFunctionMode):
+class _Reads(FunctionMode):
     """Counts the calls that do something with the tensors that it holds.
 
     Attributes:
@@ -180,17 +180,11 @@ class _Reads(TorchFunctionMode):
         parameters = [name for names, _ in self._held.values() for name in names if name.rpartition(".")[0] == layer]
         return all(self.count[name] == 1 for name in (layer, *parameters))
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        result = func(*args, **named)
         asked = getattr(func, "__name__", "") in QUESTIONS
         if not asked or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            for leaf in tree_leaves((args, kwargs)):
+            for leaf in tree_leaves((args, named)):
                 if id(leaf) in self._held:
                     self.count.update(self._held[id(leaf)][0])
         return result

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from secateur.core.attention import ATTENTION
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Statistic, staying
 from secateur.core.literals import call_name
+from secateur.core.torch_modes import FunctionMode
 
 KIND = "statistic"
 READING = "reading"
@@ -95,20 +95,14 @@ def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -
         yield
 
 
-class _OverKept(TorchFunctionMode):
+class _OverKept(FunctionMode):
     def __init__(self, stack: ModuleStack, left: Mapping[Place, list[tuple[int, Tensor]]]) -> None:
         super().__init__()
         self._stack = stack
         self._left = left
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name, named = call_name(func), dict(kwargs or {})
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        name, named = call_name(func), dict(named)
         if not args or not isinstance(args[0], Tensor):
             return func(*args, **named)
         if name in READS:

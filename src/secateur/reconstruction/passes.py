@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from secateur.core.literals import call_name
 from secateur.core.surgery import Inputs, run
 from secateur.core.surgery.forward import tensors_in
+from secateur.core.torch_modes import FunctionMode
 from secateur.errors import BranchingError, ModelError
 from secateur.measure.forward import device_of, in_eval_mode, joined, moved, part
 from secateur.reconstruction.lockstep import Lockstep, Runner
@@ -237,15 +237,13 @@ def parted(model: nn.Module) -> BranchingError:
     )
 
 
-class _Mode(TorchFunctionMode):
+class _Mode(FunctionMode):
     def __init__(self, passes: Passes) -> None:
         super().__init__()
         self._passes = passes
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        result = func(*args, **named)
         if call_name(func) in ADDITIONS:
             self._passes.added(result)
         return result

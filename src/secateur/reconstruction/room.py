@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 import psutil  # pyright: ignore[reportMissingModuleSource]
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.surgery import Inputs
+from secateur.core.torch_modes import OperatorMode
 from secateur.events import Event, Tell
 from secateur.measure.forward import length, part
 from secateur.reconstruction.least_squares import MOST
@@ -91,7 +91,7 @@ with suppress(OSError, AttributeError):  # of other C libraries than glibc
     _trim = ctypes.CDLL("libc.so.6").malloc_trim
 
 
-class Living(TorchDispatchMode):
+class Living(OperatorMode):
     """Counts the bytes of all tensors that were made within it and are still there.
 
     Attributes:
@@ -103,11 +103,9 @@ class Living(TorchDispatchMode):
         self.bytes = 0
         self._known = set[int]()
 
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if _is_plain(leaf)}
-        made = func(*args, **(kwargs or {}))
+    def _ran(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, named)) if _is_plain(leaf)}
+        made = func(*args, **named)
         for leaf in tree_leaves(made):
             if _is_plain(leaf):
                 storage = leaf.untyped_storage()

@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.fusion import QUESTIONS, is_norm
 from secateur.core.literals import call_name
 from secateur.core.strided import StridedConv2d
 from secateur.core.surgery import Inputs, run, tensors_in
+from secateur.core.torch_modes import FunctionMode
 
 Place: TypeAlias = tuple[str, int]
 """A call: the module whose forward makes it, and how many additions that has made before in this pass."""
@@ -134,7 +134,7 @@ class _Held:
     adds: tuple[Place, ...] = ()
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(FunctionMode):
     """Follows what comes out of layers until something is done with it."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -186,19 +186,17 @@ class _Watch(TorchFunctionMode):
         self.held[id(held.tensor)] = held  # the tensor is held, so that nobody else gets its id
         return held
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         name = call_name(func)
         addition = self.trail.addition() if name in ADDITIONS else None
         shapes = [it.shape for it in args[:2] if isinstance(it, Tensor)]
-        readers = [] if self.inside else list(self.readers(args, kwargs))
-        result = func(*args, **(kwargs or {}))
+        readers = [] if self.inside else list(self.readers(args, named))
+        result = func(*args, **named)
         if name in _PASSING and isinstance(result, Tensor) and any(result is held.tensor for held in readers):
             return result
         if name in QUESTIONS and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             return result
-        whole = addition is not None and len(shapes) == 2 and shapes[0] == shapes[1] and not kwargs
+        whole = addition is not None and len(shapes) == 2 and shapes[0] == shapes[1] and not named
         for held in readers:
             held.reads += 1
             if whole and addition is not None:

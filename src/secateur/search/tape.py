@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.literals import call_name
 from secateur.core.statistics import is_statistic
+from secateur.core.torch_modes import FunctionMode
 
 
 class TapeError(Exception):
@@ -71,24 +71,18 @@ def record(
     return Tape(tuple(recorder.names), tuple(recorder.results))
 
 
-class _Recorder(TorchFunctionMode):
+class _Recorder(FunctionMode):
     def __init__(self, edited: set[int], statistics: bool, needed: frozenset[int] | None) -> None:
         super().__init__()
         self._edited, self._statistics, self._needed = edited, statistics, needed
         self.names: list[str] = []
         self.results: list[Any] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         name = call_name(func)
-        if (self._statistics and is_statistic(name)) or any(id(x) in self._edited for x in tree_leaves((args, kwargs))):
+        if (self._statistics and is_statistic(name)) or any(id(x) in self._edited for x in tree_leaves((args, named))):
             raise _Reached
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **named)
         kept = self._needed is None or len(self.names) in self._needed or not isinstance(result, Tensor)
         self.results.append(result if kept else _FORGOTTEN)
         self.names.append(name)
@@ -128,7 +122,7 @@ def _in_place(name: str, args: tuple[Any, ...]) -> Tensor | None:
     return None
 
 
-class Replay(TorchFunctionMode):
+class Replay(FunctionMode):
     """While active, the first calls of a forward return what is on the tape.
 
     Args:
@@ -160,13 +154,7 @@ class Replay(TorchFunctionMode):
         """Numbers of the recorded calls whose results were used after the last of them."""
         return frozenset(self._used)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         tape = self._tape
         if self._next < len(tape.names):
             if call_name(func) != tape.names[self._next]:
@@ -175,17 +163,17 @@ class Replay(TorchFunctionMode):
             return tape.results[self._next - 1]
         self._later += 1
         if self._watch:
-            used = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            used = [x for x in tree_leaves((args, named)) if isinstance(x, Tensor)]
             self._used |= {self._places[id(x)] for x in used if id(x) in self._places}
-            result = func(*self._fitting(args), **(kwargs or {}))
+            result = func(*self._fitting(args), **named)
             made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-            self._calls.append(_Call(call_name(func), args, _special(kwargs), used, made))
+            self._calls.append(_Call(call_name(func), args, _special(named), used, made))
             return result
-        if self._allowed.get(self._later - 1) == call_name(func) and not _special(kwargs):
+        if self._allowed.get(self._later - 1) == call_name(func) and not _special(named):
             found = _in_place(call_name(func), args)
             if found is not None:
                 return found
-        return func(*self._fitting(args), **(kwargs or {}))
+        return func(*self._fitting(args), **named)
 
     def spare(self, out: Any) -> dict[int, str]:
         """Return which later calls could write into their first argument, by their number: nobody else looks at it.

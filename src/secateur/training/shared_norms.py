@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from secateur.core.torch_modes import FunctionMode
 
 
-class SharedNorms(TorchFunctionMode):
+class SharedNorms(FunctionMode):
     """While active, batch norms in training mode take mean and variance over the batches of all processes.
 
     The modules stay as they are: the call that they make is answered in another way, with two sums over the processes
@@ -20,16 +21,10 @@ class SharedNorms(TorchFunctionMode):
     are computed in float32 at least.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if func is F.batch_norm:
-            return _batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            return _batch_norm(*args, **named)
+        return func(*args, **named)
 
 
 def _batch_norm(

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from secateur.core.torch_modes import FunctionMode
 
 
 def widened(inputs: Any) -> Any:
@@ -18,21 +19,15 @@ def widened(inputs: Any) -> Any:
     )
 
 
-class InDouble(TorchFunctionMode):
+class InDouble(FunctionMode):
     """While active, floating-point tensors are computed with, made and converted to in float64.
 
     Parameters and buffers keep their dtype, and so do views of them; what a call writes into one of them is rounded
     to it.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name, named = getattr(func, "__name__", ""), kwargs or {}
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__"):  # attributes, such as a shape
             return func(*args, **named)
         if name in ("float", "half", "bfloat16"):

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.core.torch_modes import FunctionMode, OperatorMode
 
 _DROPOUTS = frozenset(
     {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d"}
@@ -23,21 +23,15 @@ _DROPOUTS = frozenset(
 _GOLDEN = (math.sqrt(5) - 1) / 2  # whose multiples spread evenly over the unit interval
 
 
-class WithoutDropout(TorchFunctionMode):
+class WithoutDropout(FunctionMode):
     """While active, functions that drop at random return what they were given."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dropped = False  # whether any would have dropped something
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name, named = getattr(func, "__name__", ""), kwargs or {}
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        name = getattr(func, "__name__", "")
         if name in _DROPOUTS:
             self.dropped = True
             return args[0] if args else named["input"]
@@ -74,15 +68,13 @@ class Steady:
         self._stack.close()
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(OperatorMode):
     def __init__(self) -> None:
-        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        named, name = kwargs or {}, func.overloadpacket.__name__
+    def _ran(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        name = func.overloadpacket.__name__
         rule = _RULES.get(name)
         if torch.Tag.nondeterministic_seeded not in func.tags or rule is None:
             return func(*args, **named)

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from secateur.core.calls import ModuleStack, Operators
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.forward import forward
 from secateur.core.surgery.untouched import untouched
+from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.draws import Around
 from secateur.errors import TraceError
@@ -95,8 +95,8 @@ def _differs(entered: Mapping[str, int], first: Path, now: Path) -> str | None:
     return f", first at '{names[0]}'" if names[0] else ""
 
 
-class _Function(TorchFunctionMode):
+class _Function(FunctionMode):
     """Does nothing, but modules that look for a function mode behave as they do while they are read."""
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
+    def _called(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return func(*args, **named)

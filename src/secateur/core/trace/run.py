@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from secateur.core.attention import ATTENTION
 from secateur.core.calls import Operators, bound
@@ -21,6 +20,7 @@ from secateur.core.surgery.forward import forward, in_evaluation
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import untouched
+from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace import again, each, gains, heads, reach, recurrent, sites
 from secateur.core.trace.asked import asking, may_differ
 from secateur.core.trace.clock import Clock
@@ -128,7 +128,7 @@ def _carrying(state: State, clock: Clock, tell: Tell) -> Operators:
     return Operators(hear)
 
 
-class _Calls(TorchFunctionMode):
+class _Calls(FunctionMode):
     """Numbers the calls of each module's own forward whose sizes or statistics matter."""
 
     def __init__(self, state: State, decisions: Decisions) -> None:
@@ -137,14 +137,8 @@ class _Calls(TorchFunctionMode):
         self._decisions = decisions
         decisions.begin()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name, named = call_name(func), kwargs or {}
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        name = call_name(func)
         if name in recurrent.RULES and not named:
             return self._recurrent(func, name, args)
         if name == "zeros" and self._state.module in self._state.recurrent_modules:
