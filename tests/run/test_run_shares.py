@@ -25,7 +25,7 @@ from secateur.measure.layer_table import LayerShape, LayerTable
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.reconstruction import Reconstruction
 from secateur.report.limits import kept
-from secateur.run import foretelling, headline, prune, timing, within_latency
+from secateur.run import foretelling, headline, latency_shares, prune, timing, within_latency
 from secateur.run.bargain import Settled
 from secateur.run.round import Round
 
@@ -131,7 +131,7 @@ def test_only_shares_that_nobody_has_chosen_are_questioned() -> None:
     assert settled.method(Reconstruction()) == Reconstruction(shares="latency")
     assert settled.method(Magnitude()) == Magnitude(allocate="latency")
     for chosen in (Reconstruction(shares="uniform"), Magnitude(allocate="reconstruction")):
-        assert timing.latency_aware(chosen) is None
+        assert latency_shares.latency_aware(chosen) is None
         assert settled.method(chosen) == chosen
 
 
