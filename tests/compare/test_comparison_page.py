@@ -8,7 +8,7 @@ import pytest
 
 from browser import click, column, needs_browser, opened
 from secateur.compare import Comparison, Run, requests, write
-from secateur.report.summary import MINUS
+from secateur.report.numbers import MINUS
 
 TEXT = """
 model = "secateur:lenet5"

@@ -13,7 +13,7 @@ from secateur.compare.findings import Findings
 from secateur.compare.notes import notes
 from secateur.compare.tables import runs_csv, spread, table_csv
 from secateur.compare.verdicts import NO_SPREAD, ONE_SEED, holm, welch
-from secateur.report.summary import TIMES
+from secateur.report.numbers import TIMES
 
 TEXT = """
 model = "secateur:lenet5"

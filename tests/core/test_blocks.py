@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.core.blocks import BlockConv2d, BlockLayer, BlockLinear, executing
+from secateur.core.block_execution import executing
+from secateur.core.blocks import BlockConv2d, BlockLayer, BlockLinear
 from secateur.core.plan import Block
 from secateur.core.regroup import Layout, blocks_of
 

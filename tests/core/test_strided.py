@@ -12,7 +12,7 @@ from torch import nn
 
 import secateur
 from nets import images, make
-from secateur.core.blocks import execute, execution_of
+from secateur.core.block_execution import execute, execution_of
 from secateur.core.graph import tensor_of
 from secateur.core.patterns import stride_mask, strided_mask
 from secateur.core.plan import DropUnits, Plan, ZeroWeights

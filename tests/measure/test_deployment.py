@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nets import NETS, images, lived_in, make
 from secateur import load, prune
-from secateur.core.blocks import execution_of
+from secateur.core.block_execution import execution_of
 from secateur.core.surgery import relative_difference, run
 from secateur.errors import ModelError, SettingError, VerificationError
 from secateur.measure import deploy, deployment, side_by_side

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import secateur
 from nets import images, make
-from secateur.core.blocks import BlockConv2d, BlockLayer, execute, execution_of
+from secateur.core.block_execution import execute, execution_of
+from secateur.core.blocks import BlockConv2d, BlockLayer
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.plan import Block, DropUnits, Plan, Regroup

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from secateur.report import speed
-from secateur.report.summary import TIMES
+from secateur.report.numbers import TIMES
 
 TIME = {"milliseconds": 4.0, "spread": 0.1, "runs": 99, "difference": 1e-7}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur import reading
-from secateur.core.blocks import execution_of
+from secateur.core.block_execution import execution_of
 from secateur.core.graph.outputs import is_named, named_tensors
 from secateur.core.method import settings_of
 from secateur.core.surgery import TOLERANCE, run

@@ -119,7 +119,7 @@ def counts_rows(counts: Counts) -> list[tuple[str, str]]:
 
 def latency_rows(latency: Latency) -> list[tuple[str, str]]:
     """Return the time of a forward pass, and how it was taken, as rows."""
-    from secateur.report.summary import milliseconds
+    from secateur.report.numbers import milliseconds
 
     threads = f", {latency.threads} thread{'s' if latency.threads != 1 else ''}" if latency.device == "cpu" else ""
     return [

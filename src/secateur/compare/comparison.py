@@ -10,14 +10,14 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import tomli_w
 
 from secateur import rules
-from secateur.core.method import Method, shapes
+from secateur.compare.entry import Entry, changed
+from secateur.core.method import shapes
 from secateur.errors import SettingError, nearest
 from secateur.methods import make
 from secateur.reading import Foreign, written
 from secateur.recipe import Recipe
 from secateur.recipe_text import parsed, read
 from secateur.repair import chosen
-from secateur.stages import Option
 from secateur.training.settings import Settings
 
 Control = Literal["random", "uniform", "scratch", "dense"]
@@ -32,46 +32,6 @@ of uniform width from new weights with the same budget; the whole network with t
 _OWN = ("seeds", "controls", "scratch")
 _RESERVED = ("name", "label", "train", "shape")
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One method with its settings.
-
-    Attributes:
-        method: its name.
-        label: what tables call it; of entries with the same label that which does best on the validation images is
-            reported, for each keep.
-        options: its own settings.
-        train: training settings that replace those of the comparison, by name.
-        shape: the same for the method's own training before it decides.
-        control: whether it is there as a control.
-    """
-
-    method: str
-    label: str
-    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
-    train: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    shape: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    control: bool = False
-
-    def made(self) -> Method:
-        """Return the method.
-
-        Raises:
-            SettingError: if it or one of its settings is unknown.
-        """
-        return make(self.method, self.options)
-
-    def recipe(self, base: Recipe, keep: float, seed: int) -> Recipe:
-        """Return the recipe of one run of this method."""
-        train = base.train and _changed(base.train, self.train)
-        shape = None
-        if shapes(self.made()) and (base.shape or base.train or self.shape):
-            shape = _changed(base.shape or train or Settings(), self.shape)
-        return replace(
-            base, method=self.method, options=self.options, keep=keep, seed=seed, train=train, shape=shape, export=()
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +127,7 @@ class Comparison:
         first = self.base.pretrain or self.base.train
         assert first is not None
         epochs = self.budget() + (0 if self.base.pretrain is None else self.base.pretrain.epochs)
-        return _changed(first, {"epochs": epochs, **self.scratch})
+        return changed(first, {"epochs": epochs, **self.scratch})
 
     def dense_settings(self) -> Settings:
         """Return how the dense network is trained on: as long as the pruned ones."""
@@ -282,10 +242,6 @@ def _repairs(target: dict[str, Any]) -> tuple[tuple[str, ...], ...] | None:
             f"'repairs' must be lists such as [[], [\"reconstruct\"]], not {ways!r}; correct it in the recipe"
         )
     return tuple(tuple(way) for way in cast("list[list[str]]", ways))
-
-
-def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    return Settings.from_dict({**settings.to_dict(), **changes}) if changes else settings
 
 
 def _tuple(name: str, value: object) -> tuple[Any, ...]:

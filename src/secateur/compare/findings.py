@@ -13,7 +13,8 @@ from secateur.compare.runs import Run, same_network
 from secateur.compare.verdicts import Spread, Verdict, holm, verdict, welch
 from secateur.core.work import remark
 from secateur.measure.interval import differs
-from secateur.report.summary import SAME, TIMES
+from secateur.report.numbers import TIMES
+from secateur.report.summary import SAME
 
 
 @dataclass(frozen=True, kw_only=True)

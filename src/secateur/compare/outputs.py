@@ -19,7 +19,8 @@ from secateur.compare.requests import Request
 from secateur.compare.runs import Run
 from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
-from secateur.report.summary import RUNTIME_NAMES, percent
+from secateur.report.numbers import percent
+from secateur.report.summary import RUNTIME_NAMES
 from secateur.spelling import elsewhere, said
 
 PAGE, TABLE, RUNS, DOCUMENT = "comparison.html", "table.csv", "runs.csv", "comparison.json"

@@ -14,7 +14,7 @@ from secateur.compare.notes import notes
 from secateur.compare.requests import Request
 from secateur.compare.runs import Run
 from secateur.compare.verdicts import Spread, Verdict
-from secateur.report.summary import MINUS, NONE
+from secateur.report.numbers import MINUS, NONE
 
 TABLE = (
     "label", "method", "control", "keep", "repair", "settings", "seeds", "epochs", "test_mean", "test_std", "val_mean",

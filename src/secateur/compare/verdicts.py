@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.report.summary import NONE
+from secateur.report.numbers import NONE
 
 LEVEL = 0.05
 """A difference that chance makes less often than this is called a difference."""

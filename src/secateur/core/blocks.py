@@ -8,9 +8,8 @@ zeros outside the blocks; ``secateur.measure.fastest`` times both and chooses.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Literal, Self, cast, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from secateur.core.plan import Block
 from secateur.core.regroup import Layout
-from secateur.core.strided import StridedConv2d, StridedExecution, same
+from secateur.core.strided import same
 
 Execution = Literal["blocks", "dense"]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -276,35 +275,3 @@ def _filled(made: nn.Module, part: Sequence[Block], weight: Tensor, bias: Tensor
             own = bias[[output for block in part for output in block.outputs]]
             made.bias = nn.Parameter(own, requires_grad=bias.requires_grad)
     return made
-
-
-@contextlib.contextmanager
-def executing(model: nn.Module, execution: Execution) -> Generator[None]:
-    """Run all block layers of a network one way; on leaving, each goes back to its own."""
-    layers = [module for module in model.modules() if isinstance(module, BlockLayer)]
-    before: list[Execution] = [layer.execution for layer in layers]
-    try:
-        for layer in layers:
-            layer.execution = execution
-        yield
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.execution = own
-
-
-def execution_of(model: nn.Module) -> dict[str, str]:
-    """Return how each block layer and strided convolution runs, by its name; empty for a network without any."""
-    return {
-        name: module.execution
-        for name, module in model.named_modules()
-        if isinstance(module, BlockLayer | StridedConv2d)
-    }
-
-
-def execute(model: nn.Module, how: Mapping[str, str]) -> None:
-    """Let layers run as ``execution_of`` said before; what is not named, or has no choice, stays as it is."""
-    for name, module in model.named_modules():
-        if isinstance(module, BlockLayer) and how.get(name) in get_args(Execution):
-            module.execution = cast("Execution", how[name])
-        if isinstance(module, StridedConv2d) and how.get(name) in get_args(StridedExecution):
-            module.execution = cast("StridedExecution", how[name])

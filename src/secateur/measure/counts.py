@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
+from secateur.core.block_execution import executing
+
 from ..core.attention import module_by_module
-from ..core.blocks import executing
 from ..core.calls import ModuleStack, Operators
 from ..core.together import Together
 from ..core.work import Uncounted, by_operator, macs, mapping, remark, uncounted

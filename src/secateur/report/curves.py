@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from secateur.core.sensitivity import Curve
 from secateur.report import figures
-from secateur.report.summary import NONE, percent
+from secateur.report.numbers import NONE, percent
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)
 """Fractions at which tables read the curves."""

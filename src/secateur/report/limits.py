@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.report.summary import SAME, TIMES, Document, milliseconds
+from secateur.report.numbers import TIMES, milliseconds
+from secateur.report.summary import SAME, Document
 
 
 def kept(document: Document) -> list[str]:

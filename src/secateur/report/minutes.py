@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.report.summary import Document, percent
+from secateur.report.numbers import percent
+from secateur.report.summary import Document
 
 _WAYS = {
     "fine-tuning": "fine-tuning with labels",

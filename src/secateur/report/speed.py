@@ -8,7 +8,8 @@ from typing import Any
 from secateur import reading
 from secateur.artifact.foreign import MOST
 from secateur.errors import ArtifactError
-from secateur.report.summary import SAME, TIMES, Document, milliseconds
+from secateur.report.numbers import TIMES, milliseconds
+from secateur.report.summary import SAME, Document
 
 NAME = "bench.json"
 

@@ -8,13 +8,11 @@ from typing import Any, TypeAlias
 
 from secateur.outcome.network_stages import DISTILLED, measured, way_of
 from secateur.recipe import DATA_FREE
+from secateur.report.numbers import NONE, TIMES, change, milliseconds, percent, short, signed
 
 Document = Mapping[str, Any]
 _Values: TypeAlias = tuple[float | None, ...]
 
-NONE = "\N{EM DASH}"
-MINUS = "\N{MINUS SIGN}"
-TIMES = "\N{MULTIPLICATION SIGN}"
 MEASURES = {"macs": "MACs", "params": "parameters", "nonzero": "nonzero parameters", "units": "units"}
 ZEROS = 0.01  # share of the parameters from which on they are worth a sentence
 # by benchmarks/strided_conv.py on an AMD EPYC with AVX2, one thread, batch of 1
@@ -33,7 +31,6 @@ RUNTIME_NAMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
@@ -95,16 +92,16 @@ def outcome(document: Document) -> str:
     if (minutes := document.get("minutes")) and minutes["gained"]:
         text += f", {way_of(minutes)} in {minutes['training']:.0f} s"
     if accuracy := by_label.get("Accuracy"):
-        change = f" ({accuracy.ratio})" if accuracy.ratio else ""
+        gain = f" ({accuracy.ratio})" if accuracy.ratio else ""
         names = list(measured(document))[1:]
         parts = [f"{value} {name}" for name, value in zip(names, accuracy.values[1:], strict=True) if value != NONE]
         way = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0] if parts else NONE
-        text += f"; its test accuracy goes from {accuracy.before} to {way}{change}"
+        text += f"; its test accuracy goes from {accuracy.before} to {way}{gain}"
     if latency := by_label.get(LATENCY):
         place = latency.label.removeprefix(LATENCY).partition(" (")[0]
-        change = f"shows {latency.ratio}" if latency.ratio == SAME else f"is {latency.ratio}"
+        gain = f"shows {latency.ratio}" if latency.ratio == SAME else f"is {latency.ratio}"
         sure = f"{latency.interval}; " if latency.interval else ""
-        text += f"; a forward pass{place} {change} ({sure}{latency.before} before, {latency.after} after)"
+        text += f"; a forward pass{place} {gain} ({sure}{latency.before} before, {latency.after} after)"
     return text + "."
 
 
@@ -221,7 +218,7 @@ def faster(speed: Document) -> str:
     Args:
         speed: what ``SpeedUp.to_dict`` returns.
     """
-    return _change(speed["ratio"], 1.0, "faster", "slower") if speed["differs"] else SAME
+    return change(speed["ratio"], 1.0, "faster", "slower") if speed["differs"] else SAME
 
 
 def interval(speed: Document) -> str:
@@ -230,26 +227,6 @@ def interval(speed: Document) -> str:
         return ""
     low, high = sorted((speed["low"], speed["high"]) if speed["ratio"] > 1 else (1 / speed["high"], 1 / speed["low"]))
     return f"{100 * speed['confidence']:.0f} % interval {low:.2f} to {high:.2f}"
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """Return a fraction as percent, such as ``49.8 %``; small shares keep two significant digits."""
-    value = 100 * share
-    text = f"{value:.2g} %" if 0 < abs(value) < 0.1 else f"{value:.{digits}f} %"
-    return text.replace("-", MINUS)
-
-
-def short(number: float) -> str:
-    """Return a count with four significant digits, such as ``40.81 M``; below 1000 as it is."""
-    for size, prefix in _PREFIXES:
-        if abs(number) >= size * 0.99995:  # what rounds up to 1 belongs here already
-            return f"{number / size:.4g} {prefix}"
-    return f"{number:g}"
-
-
-def milliseconds(time: float, digits: int = 3) -> str:
-    """Return a time with some significant digits, or whole where these are not enough."""
-    return f"{time:.{digits}g} ms" if time < 10**digits - 0.5 else f"{time:,.0f} ms"
 
 
 def _parts(document: Document) -> list[Any]:
@@ -261,8 +238,8 @@ def _accuracy(document: Document) -> Row | None:
     if values is None:
         return None
     before, after = values[0], values[-1]
-    change = "" if before is None or after is None else f"{_signed(100 * (after - before), 2)} points"
-    return Row("Accuracy", _texts(values, lambda value: percent(value, 2)), change)
+    gain = "" if before is None or after is None else f"{signed(100 * (after - before), 2)} points"
+    return Row("Accuracy", _texts(values, lambda value: percent(value, 2)), gain)
 
 
 def _loss(document: Document) -> Row | None:
@@ -270,8 +247,8 @@ def _loss(document: Document) -> Row | None:
     if values is None:
         return None
     before, after = values[0], values[-1]
-    change = "" if before is None or after is None else _signed(after - before, 3)
-    return Row("Loss", _texts(values, lambda value: f"{value:.3f}"), change)
+    gain = "" if before is None or after is None else signed(after - before, 3)
+    return Row("Loss", _texts(values, lambda value: f"{value:.3f}"), gain)
 
 
 def _count(document: Document, name: str, label: str) -> Row | None:
@@ -283,7 +260,7 @@ def _count(document: Document, name: str, label: str) -> Row | None:
     if not before or after is None:
         return Row(label, texts)
     share = after / before
-    return Row(label, texts, _change(before, after, "fewer", "more"), percent(share), percent(1 - share))
+    return Row(label, texts, change(before, after, "fewer", "more"), percent(share), percent(1 - share))
 
 
 def _latency(document: Document) -> Row | None:
@@ -300,8 +277,8 @@ def _latency(document: Document) -> Row | None:
         conditions.append("processor time")
     label = f"{LATENCY} in {RUNTIME_NAMES.get(known['runtime'], known['runtime'])} ({', '.join(conditions)})"
     if not speed:
-        change = "" if not before or not after else _change(before, after, "faster", "slower")
-        return Row(label, _texts(values, milliseconds), change)
+        gain = "" if not before or not after else change(before, after, "faster", "slower")
+        return Row(label, _texts(values, milliseconds), gain)
     timed = (speed["milliseconds"][0], *[None] * (len(values) - 2), speed["milliseconds"][1])
     return Row(label, _texts(timed, milliseconds), faster(speed), interval=interval(speed))
 
@@ -314,19 +291,3 @@ def _values(document: Document, part: str, name: str) -> _Values | None:
 
 def _texts(values: _Values, text: Callable[[float], str]) -> tuple[str, ...]:
     return tuple(NONE if value is None else text(value) for value in values)
-
-
-def _change(before: float, after: float, less: str, more: str) -> str:
-    if before == after:
-        return "unchanged"
-    if not after:
-        return "none left"
-    factor = before / after
-    return f"{factor:.2f}{TIMES} {less}" if factor > 1 else f"{1 / factor:.2f}{TIMES} {more}"
-
-
-def _signed(value: float, digits: int) -> str:
-    text = f"{abs(value):.{digits}f}"
-    if not float(text):
-        return f"\N{PLUS-MINUS SIGN}{text}"
-    return f"{MINUS if value < 0 else '+'}{text}"

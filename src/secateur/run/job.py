@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.core.blocks import execute, execution_of
+from secateur.core.block_execution import execute, execution_of
 from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Groups
 from secateur.core.limits import Limits

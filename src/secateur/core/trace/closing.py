@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from secateur.core.labels import FIXED
 from secateur.core.trace.calls_made import Step
 from secateur.core.trace.components import Components
-from secateur.core.trace.state import Pinning, State
+from secateur.core.trace.slots import Pinning
+from secateur.core.trace.state import State
 from secateur.core.trace.steps import above, calls
 
 _STEP, _ARRIVING, _INSIDE = range(3)

@@ -13,7 +13,8 @@ from torch import Tensor
 from secateur.core import labels as L
 from secateur.core.graph.outputs import named
 from secateur.core.trace.clock import Clock
-from secateur.core.trace.state import Pinning, State
+from secateur.core.trace.slots import Pinning
+from secateur.core.trace.state import State
 
 NOT_PRUNABLE = -1
 

@@ -64,7 +64,7 @@ def _grouped(
         return None
     inner = len(read) // groups
     by_group = read.reshape(groups, inner)
-    if state.module in state.convolution_modules:
+    if state.module in state.kinds.convolutions:
         if state.module in state.convolutions:
             state.unite(state.convolutions[state.module], read)
         state.convolutions[state.module] = read
@@ -152,7 +152,7 @@ def group_norm(state: State, args: Args, out: Tensor) -> None:
             join(state, channels, state.vector(tensor, 0))
     if channels is not None:
         grid = channels.reshape(groups, -1)
-        if groups > grid.shape[1] and state.module in state.group_norm_modules:
+        if groups > grid.shape[1] and state.module in state.kinds.group_norms:
             state.unite(grid, grid[:, :1])
         elif groups > grid.shape[1]:
             state.pin(channels, "the number of groups is fixed")

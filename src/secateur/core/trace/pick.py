@@ -42,7 +42,7 @@ def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
 def index_select(state: State, args: Args, out: Tensor) -> None:
     """Pick along one dimension by a tensor of positions; those in buffers and block layers are renumbered."""
     dim = dim_at(args, 1)
-    ordinary = state.module not in state.block_modules
+    ordinary = state.module not in state.kinds.blocks
     if ordinary and (followed := _follow(state, args[0], dim, args[2], out)) is not None:
         state.set(out, followed, state.is_weight(args[0]))
         return

@@ -33,7 +33,8 @@ from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.beside import beside, training_beside
 from secateur.core.trace.calls_made import Layers
 from secateur.core.trace.decisions import Decisions
-from secateur.core.trace.state import Pinning, State
+from secateur.core.trace.slots import Pinning
+from secateur.core.trace.state import State
 from secateur.core.trace.unreached import Unreached, unreached
 from secateur.errors import ModelError
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.core.trace import deform, each, fourier, mix, move, pick, product
+from secateur.core.trace import assemble, deform, each, fourier, mix, move, pick, product
 from secateur.core.trace.calls_made import Call
 from secateur.core.trace.state import State
 from secateur.core.work import macs, uncounted
@@ -35,12 +35,12 @@ MOVES: dict[str, Rule] = {
     "permute": move.permute,
     **dict.fromkeys(["t", "transpose"], move.transpose),
     "expand": move.expand,
-    **dict.fromkeys(["split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"], move.split),
-    **dict.fromkeys(["select", "unbind"], move.select),
-    "cat": move.cat,
-    "stack": move.stack,
-    "constant_pad_nd": move.pad,
-    "repeat": move.repeat,
+    **dict.fromkeys(["split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"], assemble.split),
+    **dict.fromkeys(["select", "unbind"], assemble.select),
+    "cat": assemble.cat,
+    "stack": assemble.stack,
+    "constant_pad_nd": assemble.pad,
+    "repeat": assemble.repeat,
     "channel_shuffle": move.shuffle,
     "im2col": move.patches,
     "col2im": move.overlay,
@@ -60,7 +60,7 @@ MOVES: dict[str, Rule] = {
     **dict.fromkeys(["roi_align", "roi_pool", "grid_sampler_2d", "grid_sampler_3d"], move.regions),
 }
 MOVES_WITH_OPERATOR: dict[str, Callable[..., None]] = {
-    **dict.fromkeys(["slice", "narrow"], move.cut),
+    **dict.fromkeys(["slice", "narrow"], assemble.cut),
     **dict.fromkeys(["unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_"], move.reshape_in_place),
     **dict.fromkeys(["flip", "roll"], move.reorder),
     **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle"], move.blocks),

@@ -141,7 +141,7 @@ class _Calls(FunctionMode):
         name = call_name(func)
         if name in recurrent.RULES and not named:
             return self._recurrent(func, name, args)
-        if name == "zeros" and self._state.module in self._state.recurrent_modules:
+        if name == "zeros" and self._state.module in self._state.kinds.recurrent:
             return recurrent.begin(self._state, func(*args, **named))
         if not args or not isinstance(args[0], Tensor):
             return func(*args, **named)
@@ -151,7 +151,7 @@ class _Calls(FunctionMode):
             for layer in self._state.labels(args[0]):
                 self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")
         if name == ATTENTION:
-            if self._state.module in self._state.attention_modules:
+            if self._state.module in self._state.kinds.attention:
                 return self._one_statistic(func, name, args, named, heads.attention)
             for tensor in tensors_in((args, named)):
                 for layer in self._state.labels(tensor):

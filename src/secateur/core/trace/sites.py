@@ -16,14 +16,15 @@ from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.calls_made import Site
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units
-from secateur.core.trace.state import Pinning, State
+from secateur.core.trace.slots import Pinning
+from secateur.core.trace.state import State
 
 Found = tuple[Path, Tensor, int, slice, int]  # path, tensor, dim, window, sign
 
 
 def note(state: State, call: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Remember every integer of a reshaping call that speaks of a dimension along which labels vary."""
-    if name.startswith("conv") and state.module in state.convolution_modules:
+    if name.startswith("conv") and state.module in state.kinds.convolutions:
         return  # whose attributes say how many groups it has
     for path, tensor, dim, window, sign in _sizes(name, args, kwargs, out):
         for layer in state.labels(tensor):

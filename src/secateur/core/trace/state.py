@@ -12,41 +12,20 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.core import labels as L
-from secateur.core.attention import is_attention
-from secateur.core.blocks import BlockLayer
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Role, unparametrized
 from secateur.core.graph.computed_weights import Gain, Transformed
-from secateur.core.layers import CONVOLUTIONS, RECURRENT
 from secateur.core.statistics import READING, kind_of
 from secateur.core.surgery import Inputs
 from secateur.core.trace.calls_made import Call, Dependence, Layers, Place, Site, Step
+from secateur.core.trace.kinds import Kinds
 from secateur.core.trace.returned import Outputs
+from secateur.core.trace.slots import Pinning, Slot
 from secateur.core.trace.transformed import reason_at, transformed
 from secateur.core.work import Uncounted
 
 LINEAR = 1  # dimension that a linear map sums over
 MANY = 4096  # labels from which looking for repeats pays
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One dimension of a parameter or buffer, whose positions are atoms ``start .. start + size - 1``."""
-
-    tensor: str
-    dim: int
-    start: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Pinning:
-    """Labels that may not go; ``output`` is the path of what the network returns of them, if that is why."""
-
-    atoms: Tensor
-    reason: str
-    remedy: str
-    output: str | None = None
 
 
 @dataclass
@@ -77,11 +56,7 @@ class State:
     names: dict[int, tuple[str, Tensor]]
     parameters: frozenset[str]
     stack: ModuleStack
-    convolution_modules: frozenset[str]
-    group_norm_modules: frozenset[str]
-    block_modules: frozenset[str]
-    recurrent_modules: frozenset[str]
-    attention_modules: frozenset[str]
+    kinds: Kinds
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     weights: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     own: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
@@ -131,11 +106,7 @@ class State:
             parameters=frozenset(parameters),
             stack=ModuleStack(model),
             transformed=transformed(model),
-            convolution_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)),
-            group_norm_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)),
-            block_modules=frozenset(name for name, m in model.named_modules() if isinstance(m, BlockLayer)),
-            recurrent_modules=frozenset(name for name, m in model.named_modules() if type(m) in RECURRENT),
-            attention_modules=frozenset(name for name, m in model.named_modules() if is_attention(m)),
+            kinds=Kinds.of(model),
         )
 
     @property
@@ -312,7 +283,7 @@ class State:
         self.roles[name] = ["scales"] * len(shape)
         layers: list[Tensor] = []
         # of the weight of a layer the trailing ones are kernel positions, of a lone parameter they may be channels
-        alone = unparametrized(name.rpartition(".")[0]) not in self.convolution_modules
+        alone = unparametrized(name.rpartition(".")[0]) not in self.kinds.convolutions
         for d in range(len(shape) if alone or len(shape) <= 3 else 2):
             if shape[d] > 1:
                 start = self.atoms

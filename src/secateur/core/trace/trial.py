@@ -26,7 +26,8 @@ from secateur.core.trace.clock import Clock
 from secateur.core.trace.closing import Closing
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
-from secateur.core.trace.state import Pinning, State
+from secateur.core.trace.slots import Pinning
+from secateur.core.trace.state import State
 from secateur.core.trace.steps import above, calls
 from secateur.core.trace.uneven import Gone, gone_in, plan_for, uneven
 from secateur.errors import TraceError
