@@ -31,7 +31,8 @@ from secateur.core.problem import Problem
 from secateur.core.shaper import Moment, Shaper
 from secateur.core.size import Measure, Target, size, zero_masks
 from secateur.core.surgery import apply, hold, verify
-from secateur.core.surgery.untouched import randomness
+from secateur.core.surgery.apart import apart
+from secateur.core.surgery.untouched import private, randomness
 from secateur.core.trace import trace
 from secateur.errors import ContractError, SecateurError, TargetError
 from secateur.measure import accuracy, count
@@ -43,6 +44,7 @@ _NEVER = Target(1e-9, "macs")
 _EVEN = Limits(min_units=2, multiple=2)
 
 
+@apart()
 def check_method(
     method: Method,
     *,
@@ -313,7 +315,8 @@ def _cases(
     if networks is None:
         images = torch.randn(4, *SHAPE, generator=rng)
         networks = {name: (model, images) for name, model in tiny_networks().items()}
-    for name, (model, images) in networks.items():
+    for name, (given, images) in networks.items():
+        model = private(given)
         with torch.no_grad():
             classes = logits_of(copy.deepcopy(model).eval()(images)).shape[1]
         shape = (8, *images.shape[1:])
@@ -322,7 +325,7 @@ def _cases(
             for _ in range(4)
         ]
         graph = trace(model, images[:1], free_outputs=free_outputs)
-        yield _Case(method, name, copy.deepcopy(model), graph, images, batches)
+        yield _Case(method, name, model, graph, images, batches)
 
 
 def _said(answer: Plan | TargetError) -> Plan | float | None:

@@ -16,6 +16,7 @@ from torch.utils.module_tracker import ModuleTracker
 from ..core.attention import module_by_module
 from ..core.blocks import executing
 from ..core.calls import ModuleStack, Operators
+from ..core.surgery.apart import apart
 from ..core.together import Together
 from ..core.work import Uncounted, by_operator, macs, mapping, remark, uncounted
 from .forward import ExampleInputs, call, device_of, evaluating, moved
@@ -57,6 +58,7 @@ class Counts(Record):
         return remark(self.uncounted, self.uncounted_macs, self.macs, self.macs, None)
 
 
+@apart("model")
 def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     """Count the size of ``model`` by running it once in eval mode.
 
