@@ -30,8 +30,9 @@ from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.shaper import Moment, Shaper
 from secateur.core.size import Measure, Target, size, zero_masks
-from secateur.core.surgery import apply, hold, verify
+from secateur.core.surgery import apply, hold, run, verify
 from secateur.core.surgery.apart import apart
+from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import private, randomness
 from secateur.core.trace import trace
 from secateur.errors import ContractError, SecateurError, TargetError
@@ -316,9 +317,9 @@ def _cases(
         images = torch.randn(4, *SHAPE, generator=rng)
         networks = {name: (model, images) for name, model in tiny_networks().items()}
     for name, (given, images) in networks.items():
+        refuse_foreign(given)
         model = private(given)
-        with torch.no_grad():
-            classes = logits_of(copy.deepcopy(model).eval()(images)).shape[1]
+        classes = logits_of(run(model, images)).shape[1]
         shape = (8, *images.shape[1:])
         batches = [
             (torch.randn(shape, generator=rng, dtype=images.dtype), torch.randint(classes, (8,), generator=rng))

@@ -94,12 +94,17 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     missed = by_operator(watcher.uncounted)
     return Counts(
         params=sum(param.numel() for param in params),
-        nonzero=sum(int(torch.count_nonzero(param.detach())) for param in params),
+        nonzero=sum(_nonzero(param.detach()) for param in params),
         macs=flops.get_total_flops() // 2,
         activations=watcher.elements,
         uncounted=", ".join(map(str, missed)),
         uncounted_macs=sum(each.least for each in missed),
     )
+
+
+def _nonzero(tensor: Tensor) -> int:
+    small = tensor.is_floating_point() and tensor.element_size() < 2  # which torch cannot count in
+    return int(torch.count_nonzero(tensor.float() if small else tensor))
 
 
 class _Untracked(ModuleTracker):

@@ -18,7 +18,7 @@ from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
 from secateur.core.surgery.apart import apart
-from secateur.core.surgery.foreign import refuse_foreign, refuse_without_values
+from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
@@ -270,7 +270,6 @@ def prune(
 def _own(model: nn.Module) -> nn.Module:
     """Return the copy of a given network that does all the work."""
     refuse_foreign(model)
-    refuse_without_values(model)
     return private(model)
 
 

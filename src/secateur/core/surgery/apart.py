@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from torch import nn
 
-from secateur.core.surgery.foreign import refuse_foreign
+from secateur.core.surgery.foreign import refuse_foreign, refuse_odd_tensors
 from secateur.core.surgery.untouched import private
 from secateur.errors import ModelError
 
@@ -67,9 +67,13 @@ def stand_in(model: nn.Module) -> nn.Module:
 
     So is a network that cannot be copied, a wrapper or program, and one whose code was put in from outside and would
     go on with the modules of the original.
+
+    Raises:
+        ModelError: if it holds a tensor that nothing here can work with, see ``refuse_odd_tensors``.
     """
     if getattr(_here, "inside", False):
         return model
+    refuse_odd_tensors(model)
     try:
         refuse_foreign(model)
         return model if any(_kept(model)) else private(model)

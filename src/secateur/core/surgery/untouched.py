@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.generators import common, held
 from secateur.core.together import Together
 from secateur.errors import ModelError, first_line
@@ -172,8 +173,17 @@ def _write(tensor: Tensor, value: Tensor) -> None:
     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
         if tensor.shape != value.shape:
             tensor.data = value
-        elif not torch.equal(tensor, value):  # what nobody changed keeps its version
+        elif not equal(tensor, value):  # what nobody changed keeps its version
             tensor.copy_(value)
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors of one shape, which may be sparse buffers, hold the same numbers."""
+    if one.layout != other.layout:
+        return False
+    if one.layout != torch.sparse_coo:
+        return torch.equal(one, other)
+    return torch.equal(one._indices(), other._indices()) and torch.equal(one._values(), other._values())
 
 
 def owned(inputs: Any) -> Any:
@@ -188,13 +198,22 @@ def private(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: if it cannot be copied.
     """
+    refuse_odd_tensors(model)
     memo: dict[int, Any] = {}
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers(), *computed(model)):
-            if type(tensor) in (Tensor, nn.Parameter):  # others know best how they are copied
+            if type(tensor) in (Tensor, nn.Parameter):
                 new = tensor.detach().clone()
                 is_parameter = isinstance(tensor, nn.Parameter)
                 memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            try:
+                copy.deepcopy(tensor, memo)  # those of other classes know best how they are copied
+            except Exception as error:
+                raise ModelError(
+                    f"{type(model).__name__} cannot be copied, because of '{name}', a {type(tensor).__name__}: make it "
+                    "a plain tensor, such as with .as_subclass(torch.Tensor)"
+                ) from error
         try:
             return copy.deepcopy(model, memo)
         except Exception as error:
