@@ -15,6 +15,7 @@ from secateur.core.block_execution import execution_of
 from secateur.core.graph.outputs import is_named, named_tensors
 from secateur.core.method import settings_of
 from secateur.core.surgery import TOLERANCE, run
+from secateur.core.surgery.apart import stand_in
 from secateur.core.work import remark
 from secateur.errors import ArtifactError, SecateurError
 from secateur.methods import card, name_of
@@ -172,7 +173,7 @@ def _example(result: Outcome) -> dict[str, Any]:
     """Return the shapes that went in, and that which came out first with its width: it tells the number of classes."""
     free = result.plans[0].free_outputs if result.plans else ()
     try:
-        outputs = named_tensors(run(result.model, result.example_inputs))
+        outputs = named_tensors(run(stand_in(result.model), result.example_inputs))
     except SecateurError:
         outputs = []
     shapes = [list(tensor.shape) for path, tensor in outputs if not is_named(path, free)]

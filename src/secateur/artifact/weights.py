@@ -35,6 +35,11 @@ def to_bytes(model: nn.Module) -> bytes:
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise ArtifactError(f"cannot save '{name}': it is a {type(value).__name__}, not a tensor; make it one")
+        if value.layout != torch.strided:
+            raise ArtifactError(
+                f"cannot save '{name}': its layout is {str(value.layout).removeprefix('torch.')}, and safetensors "
+                "holds dense tensors only; register it with persistent=False, or make it dense"
+            )
         storage = value.untyped_storage()
         place = (value.device, storage.data_ptr())
         view = (*place, value.storage_offset(), value.shape, value.stride(), value.dtype)

@@ -30,8 +30,10 @@ from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.shaper import Moment, Shaper
 from secateur.core.size import Measure, Target, size, zero_masks
-from secateur.core.surgery import apply, hold, verify
-from secateur.core.surgery.untouched import randomness
+from secateur.core.surgery import apply, hold, run, verify
+from secateur.core.surgery.apart import apart
+from secateur.core.surgery.foreign import refuse_foreign
+from secateur.core.surgery.untouched import private, randomness
 from secateur.core.trace import trace
 from secateur.errors import ContractError, SecateurError, TargetError
 from secateur.measure import accuracy, count
@@ -43,6 +45,7 @@ _NEVER = Target(1e-9, "macs")
 _EVEN = Limits(min_units=2, multiple=2)
 
 
+@apart()
 def check_method(
     method: Method,
     *,
@@ -313,16 +316,17 @@ def _cases(
     if networks is None:
         images = torch.randn(4, *SHAPE, generator=rng)
         networks = {name: (model, images) for name, model in tiny_networks().items()}
-    for name, (model, images) in networks.items():
-        with torch.no_grad():
-            classes = logits_of(copy.deepcopy(model).eval()(images)).shape[1]
+    for name, (given, images) in networks.items():
+        refuse_foreign(given)
+        model = private(given)
+        classes = logits_of(run(model, images)).shape[1]
         shape = (8, *images.shape[1:])
         batches = [
             (torch.randn(shape, generator=rng, dtype=images.dtype), torch.randint(classes, (8,), generator=rng))
             for _ in range(4)
         ]
         graph = trace(model, images[:1], free_outputs=free_outputs)
-        yield _Case(method, name, copy.deepcopy(model), graph, images, batches)
+        yield _Case(method, name, model, graph, images, batches)
 
 
 def _said(answer: Plan | TargetError) -> Plan | float | None:

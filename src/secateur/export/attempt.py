@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import math
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.core.surgery.untouched import randomness
+from secateur.core.surgery.untouched import private, randomness
 from secateur.errors import ExportError, first_line
 from secateur.export.comparison import (
     TOLERANCE,
@@ -66,8 +65,8 @@ def export(
     """
     if path.name in ("", ".."):
         raise ExportError(f"'{path}' is no name for a file; give one such as model.{kind}")
-    network = copy.deepcopy(model).cpu().eval()  # the caller's mode and device stay untouched
-    expected = network if reference is None else copy.deepcopy(reference).cpu().eval()
+    network = private(model).cpu().eval()  # the caller's mode and device stay untouched
+    expected = network if reference is None else private(reference).cpu().eval()
     example = call_of(example_inputs)
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix or '.' + kind}")
     reasons: list[str] = []

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.surgery.apart import apart
 from ..errors import DataError, ModelError
 from ..events import Event, Tell, ignore
 from .forward import call, device_of, dtype_of, evaluating, logits_of, moved
@@ -31,6 +32,7 @@ class Accuracy(Record):
     examples: int
 
 
+@apart("model")
 def accuracy(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],

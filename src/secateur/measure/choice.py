@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..core.surgery.apart import apart
 from ..events import Event, Tell, ignore
 from .conversion import onnx_program
 from .forward import ExampleInputs, device_of, evaluating, moved
@@ -18,6 +19,7 @@ _FOREIGN = ("onnxruntime", "openvino")
 _ROUNDS = 5
 
 
+@apart("model")
 def fastest_runtime(
     model: nn.Module,
     example_inputs: ExampleInputs,

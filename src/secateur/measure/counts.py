@@ -17,6 +17,7 @@ from secateur.core.block_execution import executing
 
 from ..core.attention import module_by_module
 from ..core.calls import ModuleStack, Operators
+from ..core.surgery.apart import apart
 from ..core.together import Together
 from ..core.work import Uncounted, by_operator, macs, mapping, remark, uncounted
 from .forward import ExampleInputs, call, device_of, evaluating, moved
@@ -58,6 +59,7 @@ class Counts(Record):
         return remark(self.uncounted, self.uncounted_macs, self.macs, self.macs, None)
 
 
+@apart("model")
 def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     """Count the size of ``model`` by running it once in eval mode.
 
@@ -93,12 +95,17 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     missed = by_operator(watcher.uncounted)
     return Counts(
         params=sum(param.numel() for param in params),
-        nonzero=sum(int(torch.count_nonzero(param.detach())) for param in params),
+        nonzero=sum(_nonzero(param.detach()) for param in params),
         macs=flops.get_total_flops() // 2,
         activations=watcher.elements,
         uncounted=", ".join(map(str, missed)),
         uncounted_macs=sum(each.least for each in missed),
     )
+
+
+def _nonzero(tensor: Tensor) -> int:
+    small = tensor.is_floating_point() and tensor.element_size() < 2  # which torch cannot count in
+    return int(torch.count_nonzero(tensor.float() if small else tensor))
 
 
 class _Untracked(ModuleTracker):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.fusion import fuse, fusible
 from ..core.surgery import relative_difference, run, tensors_in
+from ..core.surgery.apart import apart
 from ..core.surgery.forward import forward
 from ..core.surgery.precision import InDouble, widened
 from ..core.surgery.untouched import owned, untouched
@@ -60,6 +61,7 @@ class Deployed:
     times: Mapping[str, Latency] = field(default_factory=dict[str, Latency])
 
 
+@apart("model")
 def deploy(
     model: nn.Module,
     example_inputs: ExampleInputs,

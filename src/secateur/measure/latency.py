@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .. import rules
+from ..core.surgery.apart import apart
 from ..errors import SettingError
 from .forward import ExampleInputs, device_of, evaluating, tensors
 from .quiet import ready_to_compile
@@ -41,6 +42,7 @@ class Latency(Record):
     runtime: str
 
 
+@apart("model")
 def latency(
     model: nn.Module,
     example_inputs: ExampleInputs,

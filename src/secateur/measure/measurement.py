@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from ..core.surgery.apart import apart
 from ..errors import ArtifactError
 from ..events import Event, Tell, ignore
 from .accuracy import Accuracy, accuracy
@@ -59,6 +60,7 @@ class Measurement:
         )
 
 
+@apart("model")
 def measure(
     model: nn.Module,
     example_inputs: ExampleInputs,

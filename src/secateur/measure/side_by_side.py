@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core.surgery.apart import apart
 from ..events import Event, Tell, ignore
 from .forward import ExampleInputs, device_of, evaluating
 from .interval import differs, median_interval
@@ -102,6 +103,7 @@ def deciding_clock(threads: int, device: torch.device) -> Clock:
     return "processor" if steadiest_clock(threads, device) is time.process_time else "wall"
 
 
+@apart("networks")
 def side_by_side(
     networks: Mapping[str, nn.Module],
     example_inputs: ExampleInputs,

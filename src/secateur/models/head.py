@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.surgery.apart import apart
 from ..errors import ModelError, SettingError
 from ..measure.forward import ExampleInputs, call, device_of, evaluating, logits_of, moved
 
@@ -15,6 +16,7 @@ _COUNTS = ("num_classes", "classes", "n_classes")
 _TOLERANCE = 1e-3  # of float32 gradients that went through a mean over a feature map
 
 
+@apart("model")
 def classes_of(model: nn.Module, example_inputs: ExampleInputs) -> int:
     """Return how many class scores a network gives.
 
@@ -29,6 +31,7 @@ def classes_of(model: nn.Module, example_inputs: ExampleInputs) -> int:
         return logits_of(call(model, moved(example_inputs, device_of(model)))).shape[1]
 
 
+@apart("model")
 def heads_of(model: nn.Module, example_inputs: ExampleInputs) -> tuple[str, ...]:
     """Return the names of all layers that put out the class scores one by one; usually there is one, the classifier.
 

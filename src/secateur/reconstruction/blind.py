@@ -12,6 +12,7 @@ from secateur.core.error_curves import ErrorCurve
 from secateur.core.fusion import fusible
 from secateur.core.graph import Graph, Group, layer_of, tensor_of, unit_rows
 from secateur.core.surgery import Inputs
+from secateur.core.surgery.apart import apart
 from secateur.reconstruction.behaviour import Trial, Trials
 from secateur.reconstruction.curves import STREAM
 from secateur.reconstruction.elimination import Reader, eliminate, order_of
@@ -52,6 +53,7 @@ def shares(
     return found
 
 
+@apart("model")
 def blind_curves(
     model: nn.Module, graph: Graph, inputs: Inputs, *, scores: Mapping[str, Tensor] | None = None
 ) -> list[ErrorCurve]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Group
 from secateur.core.surgery import Inputs
+from secateur.core.surgery.apart import apart
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import part
 from secateur.reconstruction import rows
@@ -119,6 +120,7 @@ class _Survey:
         return ErrorCurve(group.name, tuple(gone), tuple(accumulate(errors, max)), tuple(choices), weight)
 
 
+@apart("model")
 def error_curves(
     model: nn.Module,
     graph: Graph,

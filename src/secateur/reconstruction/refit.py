@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
+from secateur.core.surgery.apart import apart
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import part
 from secateur.reconstruction import rows
@@ -156,6 +157,7 @@ class _Refit:
         return Fitted(self.thin, site, self.free.get(site.layer))
 
 
+@apart("dense")
 def refit(
     dense: nn.Module,
     thin: nn.Module,

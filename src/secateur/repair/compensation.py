@@ -12,10 +12,12 @@ from secateur.core.fusion import fusible
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
+from secateur.core.surgery.apart import apart
 from secateur.measure.forward import device_of, evaluating, moved
 from secateur.repair.readers import Reader, inputs_and_outputs, readers
 
 
+@apart("dense")
 def compensate(
     dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, images: Sequence[Inputs]
 ) -> tuple[str, ...]:

@@ -13,9 +13,11 @@ from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.regroup import droppable, layouts
 from secateur.core.surgery import TOLERANCE, apply, left, masked, relative_difference, run
+from secateur.core.surgery.apart import apart
 from secateur.repair.compensation import compensate
 
 
+@apart("model")
 def fold_constants(
     model: nn.Module,
     graph: Graph,

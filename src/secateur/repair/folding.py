@@ -12,10 +12,12 @@ from secateur.core.plan import Plan
 from secateur.core.regroup import layouts
 from secateur.core.size import sliced, zero_masks
 from secateur.core.surgery import Inputs
+from secateur.core.surgery.apart import apart
 from secateur.errors import PlanError
 from secateur.reconstruction import shares
 
 
+@apart("dense")
 def fold(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, inputs: Sequence[Inputs]) -> tuple[str, ...]:
     """Let the kept units of each group stand in for those that went; no image is looked at.
 

@@ -13,6 +13,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, left
+from secateur.core.surgery.apart import apart
 from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, heard, ignore
@@ -98,6 +99,7 @@ class Repair:
         return Repair(**{**values, **parts})
 
 
+@apart("dense")
 def repair(
     dense: nn.Module,
     thin: nn.Module,

@@ -12,6 +12,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, left
+from secateur.core.surgery.apart import apart
 from secateur.measure.forward import joined, length, part
 from secateur.repair.error import squared_errors
 from secateur.repair.kit import taken
@@ -22,6 +23,7 @@ ALONE = 8
 SHARE = 4
 
 
+@apart("dense", "thin")
 def helps(
     steps: Sequence[str],
     dense: nn.Module,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.surgery import Inputs, run
+from secateur.core.surgery.apart import stand_in
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.folder import GREY, with_channels
 from secateur.data.loaders import LoaderSource
@@ -109,7 +110,7 @@ def _is_folder(source: Any) -> bool:
 def _takes(model: nn.Module, pictures: Any) -> bool:
     """Tell whether a network runs on a batch of pictures."""
     try:
-        run(model, pictures.to(device_of(model), dtype_of(model)))
+        run(stand_in(model), pictures.to(device_of(model), dtype_of(model)))
     except ModelError:
         return False
     return True
@@ -184,7 +185,7 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
         ModelError: saying how to name the shape.
     """
     try:
-        run(model, example)
+        run(stand_in(model), example)
     except ModelError as error:
         raise ModelError(
             f"{error}; no images say what it takes: name the shape of one ({setting('image')}, such as 1x28x28)"

@@ -17,7 +17,8 @@ from secateur.core.graph import Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
-from secateur.core.surgery.foreign import refuse_foreign, refuse_without_values
+from secateur.core.surgery.apart import apart
+from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT
@@ -56,6 +57,7 @@ _GROUPS = rules.one_of(Groups, '"')
 
 
 @shown
+@apart()
 @randomness()
 @ordinary()
 def prune(
@@ -181,6 +183,9 @@ def prune(
     check_minutes(minutes, images=seen)
     if example_inputs is None and not seen:
         raise DataError("give example_inputs, or data or calibrate to take one image from")
+    given = model
+    if isinstance(model, nn.Module):
+        model = _own(model)
     images = load_data(data, seed=seed) if isinstance(data, str) else data
     if images is not None and isinstance(model, nn.Module):
         images = suited(images, model)
@@ -198,14 +203,14 @@ def prune(
         unlabelled = as_taken(model, unlabelled).of_type(dtype_of(model))
     if example_inputs is None:
         example_inputs = images.example() if images is not None else unlabelled and unlabelled.example()
-    if isinstance(model, str):
-        model = _built(model, images, example_inputs, seed)
-    refuse_foreign(model)
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
-    refuse_without_values(model)
-    example_inputs = owned(moved(example_inputs, device_of(model)))
-    dense = private(model)
+    if isinstance(given, str):
+        given = _built(given, images, example_inputs, seed)
+        model = _own(given)
+    refuse_foreign(given)
+    if not isinstance(given, nn.Module) or not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ModelError(f"the network must be a torch module or the name of a network, not {given!r}")
+    dense = model
+    example_inputs = owned(moved(example_inputs, device_of(dense)))
     check_weights(dense)
     warn_of_random_weights(dense, tell)
     if unlabelled is not None:
@@ -213,7 +218,7 @@ def prune(
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
-    _warn_of_optimizers(model, tell)
+    _warn_of_optimizers(given, tell)
     folder = Work.at(work)
     begun = partial(
         Job,
@@ -231,7 +236,7 @@ def prune(
         work=folder,
         choices=Choices(folder, chosen or {}, tell),
         tell=tell,
-        place=place_for(model, train or shape),
+        place=place_for(dense, train or shape),
         then=tuple(then),
         patience=patience,
         budget=budget,
@@ -246,7 +251,7 @@ def prune(
         repair_asked=repair_asked,
     )
     if latency or (budget is not None and budget.max_latency is not None):
-        check_runtime(named, device_of(model))
+        check_runtime(named, device_of(dense))
     asked, repair = for_images(
         unlabelled, images, calibrate_images, asked, repair, method_asked=method_asked, tell=tell
     )
@@ -260,7 +265,13 @@ def prune(
         other = begun(method=asked, repair=repair, clock=job.clock, graph=job.graph, tested=job.tested)
         other.images, other.looked_at = job.images, job.looked_at  # which the fit has looked at
         result = Pipeline(other).run(rounds)
-    return replace(result, dense=model)
+    return replace(result, dense=given)
+
+
+def _own(model: nn.Module) -> nn.Module:
+    """Return the copy of a given network that does all the work."""
+    refuse_foreign(model)
+    return private(model)
 
 
 def _built(spec: str, images: Data | None, example_inputs: Any, seed: int) -> nn.Module:

@@ -16,6 +16,7 @@ from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.core.plan import Plan
 from secateur.core.size import Target
+from secateur.core.surgery.apart import apart
 from secateur.data import Calibration, Data, load_data
 from secateur.data.folder import with_channels
 from secateur.data.pictures import FolderSource
@@ -40,6 +41,7 @@ from secateur.training import fit
 
 
 @shown
+@apart()
 def run_recipe(
     recipe: Recipe,
     *,

@@ -19,6 +19,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.size import size
+from secateur.core.surgery.apart import apart
 from secateur.core.trials import Search, Trial, key_of
 from secateur.errors import SettingError
 from secateur.events import Event, Tell, ignore
@@ -33,6 +34,7 @@ PURSUERS = 4  # ... so these go next, since every better count lets the others b
 RUNGS = 5  # racing starts with one part in 2 ** (RUNGS - 1)
 
 
+@apart("model")
 def best_of(
     model: nn.Module,
     graph: Graph,

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from secateur import rules
+from secateur.core.surgery.apart import apart
 from secateur.core.surgery.untouched import ordinary
 from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
@@ -40,6 +41,7 @@ _TURN = threading.RLock()
 
 
 @shown
+@apart("teacher")
 def fit(
     model: nn.Module,
     data: Data,

@@ -1,7 +1,8 @@
-"""What looks like a network and cannot be read as one: refused, with what to give instead."""
+"""What looks like a network and cannot be read as one, or holds what is no plain tensor: refused, with a remedy."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ def refuse_foreign(model: object) -> None:
             raise ModelError(f"{type(model).__name__} {what} and cannot be pruned as it is: give {instead}")
     if isinstance(model, nn.Module):
         _refuse_layers(model)
+        refuse_odd_tensors(model)
         _refuse_tensors(model)
 
 
@@ -60,29 +62,74 @@ def _refuse_layers(model: nn.Module) -> None:
 
 def _refuse_tensors(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ModelError(
-                f"'{name}' has no shape before the first forward (a lazy layer): run the network on an input once, or "
-                "load its weights, and give it then"
-            )
         if tensor.is_quantized or _is(tensor, "torchao."):
             raise ModelError(f"'{name}' is quantised, so it cannot be cut: prune the network before it is quantised")
         if _is(tensor, "torch.distributed."):
             raise ModelError(f"'{name}' is spread over several processes: give the network before it was sharded")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.element_size() < 2:
+            raise ModelError(
+                f"'{name}' holds {_said(parameter.dtype)}, with which torch hardly computes: convert the network "
+                "before pruning, such as with model.to(torch.bfloat16)"
+            )
 
 
-def refuse_without_values(model: nn.Module) -> None:
-    """Refuse a network whose tensors have shapes only.
+def refuse_odd_tensors(model: nn.Module) -> None:
+    """Refuse a network with a tensor that cannot be copied, compared and put back as others can.
+
+    A sparse buffer (COO) is none of these: it is carried along.
 
     Raises:
-        ModelError: naming the first one.
+        ModelError: naming the first one, and what to do.
     """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise ModelError(
-                f"'{name}' has a shape and no values (device 'meta'): call model.to_empty(device='cpu') and load "
-                "weights before pruning"
-            )
+    for name, tensor in model.named_parameters():
+        trouble = _trouble(tensor, (torch.strided,))
+        if trouble:
+            raise ModelError(f"'{name}' {trouble}")
+    for name, tensor in model.named_buffers():
+        trouble = _trouble(tensor, (torch.strided, torch.sparse_coo))
+        if trouble:
+            raise ModelError(f"'{name}' {trouble}")
+
+
+def _trouble(tensor: Tensor, layouts: tuple[torch.layout, ...]) -> str:
+    """Say what is wrong with a tensor, and what to do about it; empty if nothing is."""
+    if is_lazy(tensor):
+        return (
+            "has no shape before the first forward (a lazy layer): run the network on an input once, or load its "
+            "weights, and give it then"
+        )
+    if tensor.is_meta or _is(tensor, "torch._subclasses."):
+        return (
+            "has a shape and no values (device 'meta' or a fake tensor): call model.to_empty(device='cpu') and load "
+            "weights first"
+        )
+    if tensor.is_nested:
+        return "is a nested tensor, which cannot be compared and put back: keep its parts as tensors of their own"
+    if _is(tensor, "torch.masked."):
+        return "is a masked tensor, which cannot be compared and put back: keep its data and its mask"
+    if tensor.layout not in layouts:
+        kept = "as a parameter " if tensor.layout == torch.sparse_coo else ""
+        return f"has the layout {_said(tensor.layout)}, which cannot be copied {kept}as it is: give it .to_dense()" + (
+            ", or keep it as a buffer in .to_sparse_coo()" if str(tensor.layout).startswith("torch.sparse") else ""
+        )
+    if not tensor.is_quantized and not _is_handled(tensor.dtype):
+        return f"holds {_said(tensor.dtype)}, which torch can neither copy nor compare: keep it as whole bytes"
+    return ""
+
+
+@cache
+def _is_handled(dtype: torch.dtype) -> bool:
+    try:
+        tensor = torch.empty(2, dtype=dtype)
+        torch.equal(tensor.clone(), tensor)
+    except (RuntimeError, TypeError):  # NotImplementedError is one of the former
+        return False
+    return True
+
+
+def _said(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def _is(tensor: Tensor, package: str) -> bool:

@@ -19,6 +19,7 @@ from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.attributes import Number, assign
+from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.gains import follow_gains, refresh
 from secateur.core.surgery.indices import follow_indices
 from secateur.core.surgery.ordering import fold_orders
@@ -43,6 +44,7 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
         PlanError: if the plan or graph belongs to another network, or would leave a group without units.
         ModelError: if the model cannot be copied.
     """
+    refuse_odd_tensors(model)
     keep = graph.kept(plan)
     check(model, graph, keep, plan)
     masks = zero_masks(graph, plan, keep)
@@ -89,6 +91,8 @@ def _thin(tensor: Tensor, name: str, graph: Graph, keep: Tensor, masks: Mapping[
     """Return the tensor without the removed positions, with silenced weights at zero; never a view of the old."""
     with torch.no_grad():
         new = sliced(tensor.detach(), graph.tensors[name][1], keep)
+        if tensor.layout != torch.strided:  # a sparse buffer has no place in memory of its own
+            return new.clone()
         new = new.clone() if new.data_ptr() == tensor.data_ptr() else new
         if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
             new = new.contiguous(memory_format=torch.channels_last)

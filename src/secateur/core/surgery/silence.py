@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,14 @@ from secateur.core.size import zero_masks
 from secateur.core.statistics import over_kept
 from secateur.core.surgery.regrouping import held
 from secateur.core.surgery.removal import check
+from secateur.core.surgery.untouched import Unwritten
 
 
 @contextlib.contextmanager
 def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
     """Silence what the plan removes, inside the model itself; on leaving, restore every bit.
+
+    A graph of autograd that was made before can then go backward, unless somebody else has written into the weights.
 
     The weights that read a removed unit are zeroed, so that in evaluation mode the model computes exactly what
     the thin network computes, whatever the activation functions; means and norms over channels are taken over the
@@ -46,16 +50,26 @@ def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
 
 def _zero(tensor: Tensor, positions: Tensor) -> Callable[[], object]:
     """Zero a tensor at some positions, and return what undoes it; only what lies there is kept aside if it can be."""
-    gone = positions.to(tensor.device)
+    gone, unwritten = positions.to(tensor.device), Unwritten(tensor)
     dims = [dim for dim, size in enumerate(gone.shape) if size > 1]
     if len(dims) != 1:
         values = tensor.clone()
         tensor.masked_fill_(gone, 0.0)
-        return lambda: tensor.copy_(values)
-    where = torch.nonzero(gone.flatten()).flatten()
-    values = tensor.index_select(dims[0], where)
-    tensor.index_fill_(dims[0], where, 0.0)
-    return lambda: tensor.index_copy_(dims[0], where, values)
+        restore = partial(tensor.copy_, values)
+    else:
+        where = torch.nonzero(gone.flatten()).flatten()
+        values = tensor.index_select(dims[0], where)
+        tensor.index_fill_(dims[0], where, 0.0)
+        restore = partial(tensor.index_copy_, dims[0], where, values)
+    unwritten.mark()
+
+    def undo() -> None:
+        alone = unwritten.since()
+        restore()
+        if alone:
+            unwritten.again()
+
+    return undo
 
 
 def _silenced(graph: Graph, plan: Plan, keep: Tensor) -> dict[str, Tensor]:

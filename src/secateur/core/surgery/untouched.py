@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.generators import common, held
 from secateur.core.together import Together
 from secateur.errors import ModelError, first_line
@@ -75,6 +76,35 @@ def randomness() -> Generator[None]:
             _here.inside = inside
 
 
+class Unwritten:
+    """Remembers the version of a tensor, by which autograd tells whether it was written into since it was used.
+
+    Args:
+        tensor: any; where autograd does not care for it, nor does this.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._kept = None if tensor.is_inference() else torch.autograd._unsafe_preserve_version_counter(tensor)  # pyright: ignore
+        self._now = self._version()
+
+    def since(self) -> bool:
+        """Tell whether nobody has written into it after ``mark``, or after this was made."""
+        return self._version() == self._now
+
+    def mark(self) -> None:
+        """Take what was written so far as one's own."""
+        self._now = self._version()
+
+    def again(self) -> None:
+        """Say that it holds what it held when this was made."""
+        if self._kept is not None:
+            self._kept.__exit__(None, None, None)
+
+    def _version(self) -> int:
+        return 0 if self._kept is None else self._tensor._version
+
+
 @contextmanager
 def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
     """Put back afterwards what forwards of the model change in it: modes, attributes, buffers and generators.
@@ -82,14 +112,16 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
     So is what a list, set or dictionary holds that is an attribute. What lies deeper stays; a private copy
     (``private``) is safe from that too.
 
+    What is put back counts as never written, so that a graph of autograd from before can still go backward.
+
     Args:
         model: the network.
         weights: put parameters back too, into which code may write that only training runs, such as moving averages.
     """
     modules = list(model.modules())
-    tensors = [*model.buffers(), *(model.parameters() if weights else ())]
+    tensors = [*model.buffers(), *(model.parameters() if weights else _shortened(modules))]
     with torch.inference_mode(False), torch.no_grad(), unseen():
-        values = [(tensor, tensor.clone()) for tensor in tensors if not tensor.is_meta]
+        values = [(tensor, tensor.clone(), Unwritten(tensor)) for tensor in tensors if not tensor.is_meta]
     tables = [table for module in modules for table in _tables(module)]
     kept = [(table, dict(table)) for table in tables]
     lists = [(value, list(value)) for table in tables for value in table.values() if type(value) is list]
@@ -109,10 +141,17 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
                     kept_set.clear()
                     kept_set |= members
             with unseen():
-                for tensor, value in values:
+                for tensor, value, unwritten in values:
                     _write(tensor, value)
+                    unwritten.again()
             for source, state in generators:
                 source.put(state)
+
+
+def _shortened(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Return the weights of tables whose rows become shorter where they are looked up, in evaluation mode too."""
+    tables = [module for module in modules if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    return list(dict.fromkeys(module.weight for module in tables if module.max_norm is not None))
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
@@ -134,8 +173,17 @@ def _write(tensor: Tensor, value: Tensor) -> None:
     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
         if tensor.shape != value.shape:
             tensor.data = value
-        elif not torch.equal(tensor, value):  # what nobody changed keeps its version
+        elif not equal(tensor, value):  # what nobody changed keeps its version
             tensor.copy_(value)
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors of one shape, which may be sparse buffers, hold the same numbers."""
+    if one.layout != other.layout:
+        return False
+    if one.layout != torch.sparse_coo:
+        return torch.equal(one, other)
+    return torch.equal(one._indices(), other._indices()) and torch.equal(one._values(), other._values())
 
 
 def owned(inputs: Any) -> Any:
@@ -150,13 +198,22 @@ def private(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: if it cannot be copied.
     """
+    refuse_odd_tensors(model)
     memo: dict[int, Any] = {}
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers(), *computed(model)):
-            if type(tensor) in (Tensor, nn.Parameter):  # others know best how they are copied
+            if type(tensor) in (Tensor, nn.Parameter):
                 new = tensor.detach().clone()
                 is_parameter = isinstance(tensor, nn.Parameter)
                 memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            try:
+                copy.deepcopy(tensor, memo)  # those of other classes know best how they are copied
+            except Exception as error:
+                raise ModelError(
+                    f"{type(model).__name__} cannot be copied, because of '{name}', a {type(tensor).__name__}: make it "
+                    "a plain tensor, such as with .as_subclass(torch.Tensor)"
+                ) from error
         try:
             return copy.deepcopy(model, memo)
         except Exception as error:

@@ -16,6 +16,7 @@ from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
 from secateur.core.graph.outputs import left_of
 from secateur.core.plan import Plan
+from secateur.core.surgery.apart import apart
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
 from secateur.core.surgery.precision import InDouble, widened
 from secateur.core.surgery.silence import masked
@@ -48,6 +49,7 @@ class Verification:
     draws: bool = False
 
 
+@apart("model", "thin")
 def verify(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> Verification:
     """Compare the thin network with the silenced original on the given inputs, in evaluation mode.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.surgery.generators import Source, common, held
+from secateur.core.surgery.untouched import equal
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -41,4 +42,4 @@ def _plain(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _differ(buffer: Tensor, before: Tensor) -> bool:
-    return buffer.shape != before.shape or buffer.dtype != before.dtype or not torch.equal(buffer, before)
+    return buffer.shape != before.shape or buffer.dtype != before.dtype or not equal(buffer, before)

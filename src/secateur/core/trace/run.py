@@ -15,6 +15,7 @@ from secateur.core.literals import call_name, is_reshaping
 from secateur.core.plan import Plan
 from secateur.core.statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
 from secateur.core.surgery import Inputs, tensors_in
+from secateur.core.surgery.apart import apart
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
 from secateur.core.surgery.steady import WithoutDropout
@@ -40,6 +41,7 @@ LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 
+@apart("model")
 def trace(
     model: nn.Module,
     example_inputs: Inputs,
