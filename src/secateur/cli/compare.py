@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.ending import going_on
+from secateur.cli.output import saved
 from secateur.cli.selection import OUTPUT, AsJson, Download, Quiet, Trust
 from secateur.cli.tables import say, say_json, table
 from secateur.progress import Listener
@@ -65,6 +66,7 @@ def compare(
         else:
             done = comparing.carry_out(comparison, folder, download=download, tell=tell)
         found, written = comparing.write(comparison, done, folder)
+        saved(folder)
     if as_json:
         from secateur.compare.tables import document
 

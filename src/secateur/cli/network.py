@@ -12,6 +12,7 @@ import typer
 from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
+from secateur.cli.output import saved
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
 from secateur.cli.subject import Folder, example_of, load, network_flags, subject_of
 from secateur.cli.tables import (
@@ -251,6 +252,7 @@ def export(
             tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
             written.append(exports.write(kind, loaded.model, made, example, folder / FILES[kind]))
             artifact.record(folder, *(file.name for file in written[-1].file.files))
+            saved(folder)
     if as_json:
         say_json({"exports": [each.to_dict() for each in written]})
         return

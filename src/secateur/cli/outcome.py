@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.cli import exports
 from secateur.cli.ending import going_on
+from secateur.cli.output import saved
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
 from secateur.errors import ArtifactError, ExportError, SettingError, nearest
 from secateur.events import Event
@@ -88,6 +89,7 @@ def carry_out(
             finally:
                 _discard_if_empty(work)
         shutil.rmtree(work, ignore_errors=True)
+    saved(folder)
     document = artifact.document(result)
     if as_json:
         files = [each.to_dict() for each in written]
@@ -121,6 +123,7 @@ def _already_there(folder: Path, as_json: bool) -> None:
     from secateur.export import FILES
     from secateur.report.page import NAME
 
+    saved(folder)
     document, page = table_of(folder / MEASUREMENT), folder / NAME
     files = [{"path": str(folder / name), "kind": kind} for kind, name in FILES.items() if (folder / name).is_file()]
     if as_json:

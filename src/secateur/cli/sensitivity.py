@@ -14,6 +14,7 @@ from secateur.cli.command import Given
 from secateur.cli.ending import going_on
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.outcome import holding
+from secateur.cli.output import saved
 from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, DataError, SettingError
@@ -85,6 +86,7 @@ def sensitivity(
         with going_on(work), Listener(quiet or as_json) as tell:
             found, images = _measured(recipe, looking, folder, download, tell)
         files = _written(found, name, recipe.method, images, folder)
+        saved(folder)
     if as_json:
         say_json({"curves": [curve.to_dict() for curve in found], "images": images, "files": files})
         return

@@ -12,6 +12,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from secateur.cli.output import ours
+
 if TYPE_CHECKING:
     from secateur.core.explain import Explanation, LayerRow
     from secateur.measure import Accuracy, Counts, Latency
@@ -39,7 +41,7 @@ def table(
 
 def say(*things: Table | str) -> None:
     """Print results on standard output; paragraphs are wrapped on a terminal, or where COLUMNS says how."""
-    console = Console(highlight=False)
+    console = Console(file=ours(), highlight=False)
     wraps = console.is_terminal or bool(os.environ.get("COLUMNS"))
     for thing in things:
         if isinstance(thing, str) and wraps:
@@ -54,7 +56,7 @@ def say(*things: Table | str) -> None:
 
 def say_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on standard output."""
-    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False), file=ours())
 
 
 def change(document: Mapping[str, Any]) -> Table:
