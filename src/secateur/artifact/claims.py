@@ -52,7 +52,7 @@ def claimed(path: Path, *, wait: bool = False) -> Generator[str | None]:
             try:
                 yield None
             finally:
-                with contextlib.suppress(PermissionError):  # of Windows, which removes no open file
+                with contextlib.suppress(OSError):  # of Windows, which removes no open file, or a disk that fails
                     path.unlink(missing_ok=True)
             return
 

@@ -13,7 +13,7 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.ending import going_on
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.outcome import holding
+from secateur.cli.folders import holding
 from secateur.cli.output import saved
 from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
 from secateur.cli.tables import say, say_json, table

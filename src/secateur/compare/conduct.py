@@ -31,6 +31,7 @@ from secateur.run import beforehand, data_of, example_of, graph_of, images_of, m
 from secateur.run.headline import timed_together
 from secateur.run.images import suited
 from secateur.run.place import accuracy_at, measure_at, place_for
+from secateur.run.sources import change, hold, recorded, refuse
 from secateur.run.work import Work
 from secateur.spelling import elsewhere, said
 from secateur.training import History, fit
@@ -69,8 +70,10 @@ def carry_out(
     tell = once(tell)
     _make(folder)
     conductor = _Conductor(comparison, folder, download, tell)
+    refuse(folder, change(recorded(folder), comparison.base))
     if any(runs.load(folder, request) is None for request in wanted):
         conductor.refuse_early(wanted[0].recipe)
+        hold(folder, comparison.base)
     for number, request in enumerate(wanted, 1):
         if runs.load(folder, request) is not None:
             continue

@@ -22,6 +22,7 @@ from secateur.measure import Measurement, SpeedUp, deploy
 from secateur.recipe import Recipe
 from secateur.repair import Repair
 from secateur.run.minutes import Spent
+from secateur.run.sources import Source
 from secateur.run.step import Step
 from secateur.training import History
 
@@ -72,6 +73,7 @@ class Result:
         multiples: of what the width of each group was to be a multiple, by its name.
         chosen: what the clock has decided, by name; a run that is otherwise alike and is given it (``prune(chosen=)``)
             ends with the same numbers.
+        sources: the files that the recipe names, as they were; empty without a recipe.
         minutes: how they were used, see ``Spent``; None where none were given.
         seconds: wall-clock time of each stage.
     """
@@ -104,6 +106,7 @@ class Result:
     foretold: Mapping[str, Any] = field(default_factory=dict[str, Any])
     multiples: Mapping[str, int] = field(default_factory=dict[str, int])
     chosen: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sources: tuple[Source, ...] = ()
     minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ def write(path: Path, facts: Mapping[str, Any], **tensors: Mapping[str, Tensor])
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise TrainingError(
             f"cannot write the checkpoint {path}: {error}; free some space or give another path"
         ) from error
