@@ -120,6 +120,7 @@ def explain(
     folder: Folder = None,
     *,
     trust: Trust = False,
+    download: Download = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -129,7 +130,7 @@ def explain(
     from secateur.report.limits import sentence
     from secateur.run import beforehand
 
-    subject = subject_of(given, folder, trust)
+    subject = subject_of(given, folder, trust, download=download)
     asked = given.of("recipe")
     leave, groups, patience = asked.get("leave", ()), asked.get("groups", "all"), asked.get("patience")
     free = asked.get("free_outputs", ())
@@ -191,6 +192,7 @@ def measure(
     folder: Folder = None,
     *,
     trust: Trust = False,
+    download: Download = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -202,7 +204,7 @@ def measure(
     from secateur.measure import latency as time
 
     timing = Timing(**given.of("own"))
-    subject = subject_of(given, folder, trust)
+    subject = subject_of(given, folder, trust, download=download)
     with Listener(quiet or as_json) as tell:
         tell(Event("measure", f"measuring {subject.name}"))
         counts = count(subject.model, subject.example)

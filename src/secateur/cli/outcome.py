@@ -30,6 +30,7 @@ from secateur.cli.tables import change, conditions, kept_whole, say, say_json
 from secateur.errors import ExportError, SettingError, nearest
 from secateur.events import Event
 from secateur.progress import Listener
+from secateur.spelling import said
 
 if TYPE_CHECKING:
     from secateur.measure import Deployed
@@ -126,7 +127,8 @@ def _speak(document: Mapping[str, Any], folder: Path, page: Path, lines: Sequenc
     say(*(f"Images: {text}" for text in calibration(document)))
     say(*(f"Minutes: {text}" for text in minutes.used(document)))
     if not document["training"]["rounds"] and document.get("minutes") is None and document["data"]:
-        say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
+        how = said("give train=", "give --epochs 10, say,", "write epochs = 10, say, in a table [train] of the recipe")
+        say(f"Not fine-tuned: {how} to recover accuracy.")
     say(*lines)
     say(f"Result: {folder}", f"Report: {page}")
 

@@ -108,9 +108,11 @@ def _measured(
     from secateur.run import beforehand
     from secateur.run.images import suited
     from secateur.run.place import place_for, there
+    from secateur.run.sources import sources
     from secateur.search.judge import sample
     from secateur.search.sensitivity import curves
 
+    code = [each.sha256[:12] for each in sources(recipe) if each.setting == "model"]  # all else is known by its content
     method = run.method_of(recipe)
     if not isinstance(method, ScoreMethod):
         raise SettingError(
@@ -131,7 +133,7 @@ def _measured(
         images = Later(lambda: load_calibration(data, seed=recipe.seed).batches)
         problem = Problem(model, graph, batches=batches, images=images, limits=limits, rng=rng, tell=tell)
         scores = method.scores(problem)
-        held, work = sample(data.batches("val"), model, looking.images), folder / "work"
+        held, work = sample(data.batches("val"), model, looking.images), folder / "work" / "-".join(code)
         return curves(model, graph, scores, held, limits=limits, levels=looking.levels, work=work, tell=tell), len(held)
 
     return there(model, place_for(model), measured, tell)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from secateur.artifact.stages import CUT, REPAIRED
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.compare import runs
 from secateur.compare.comparison import Comparison
-from secateur.compare.requests import Request, requests
+from secateur.compare.requests import Request, distinct, requests
 from secateur.compare.runs import Run
 from secateur.compare.runtime import runtime_of
 from secateur.compare.scratch import uniform
@@ -66,7 +68,7 @@ def carry_out(
     Raises:
         SecateurError: one of its kinds; what no run could do is refused before the first one.
     """
-    folder, wanted, busy = Path(folder), requests(comparison), dict[str, str]()
+    folder, wanted, busy = Path(folder), distinct(requests(comparison)), dict[str, str]()
     tell = once(tell)
     _make(folder)
     conductor = _Conductor(comparison, folder, download, tell)
@@ -77,7 +79,7 @@ def carry_out(
     for number, request in enumerate(wanted, 1):
         if runs.load(folder, request) is not None:
             continue
-        with claimed(folder / "work" / f"{request.name}.lock") as holder:
+        with _claimed(folder / "work" / f"{request.name}.lock") as holder:
             if holder is not None:
                 busy[request.title] = holder
             elif runs.load(folder, request) is None:  # it may have come to its end meanwhile
@@ -109,11 +111,30 @@ def gather(comparison: Comparison, folder: str | Path) -> list[tuple[Request, Ru
 
 
 def _make(folder: Path) -> None:
-    try:
+    with _writing(folder):
         for name in ("runs", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _writing(place: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
-        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; {elsewhere()}") from None
+        raise ArtifactError(f"cannot write {place}: {error.strerror or error}; {elsewhere()}") from None
+
+
+@contextmanager
+def _claimed(path: Path, *, wait: bool = False) -> Generator[str | None]:
+    """Claim some work, see ``claimed``.
+
+    Raises:
+        ArtifactError: if the claim cannot be written.
+    """
+    with ExitStack() as stack:
+        with _writing(path):
+            holder = stack.enter_context(claimed(path, wait=wait))
+        yield holder
 
 
 class _Conductor:
@@ -193,13 +214,14 @@ class _Conductor:
         )
         name = f"dense-{replace(plain, seed=recipe.seed).name()}"
         path = self.folder / "work" / f"{name}.safetensors"
-        with claimed(path.with_suffix(".lock"), wait=True):
+        with _claimed(path.with_suffix(".lock"), wait=True):
             if path.is_file():
                 read_into(model, path)
                 return model
             place = Work(self.folder / "work").place(f"{name}.ckpt", model)
             fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=self.tell)
-            artifact.write_file(path, to_bytes(model))
+            with _writing(path):
+                artifact.write_file(path, to_bytes(model))
             place.unlink(missing_ok=True)
         return model
 

@@ -22,7 +22,7 @@ from secateur.errors import ArtifactError
 from secateur.models.published import PRETRAINED
 from secateur.models.sources import own_code
 from secateur.recipe import Recipe
-from secateur.run.work import keep
+from secateur.run.work import keep, unwritable
 from secateur.spelling import said
 
 RECORD = "sources.json"
@@ -108,7 +108,7 @@ def hold(folder: Path, recipe: Recipe) -> tuple[Source, ...]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ArtifactError(f"cannot write {folder}: {error.strerror}; choose another work folder") from None
+            raise unwritable(folder, error) from None
         keep(folder / RECORD, json.dumps([asdict(each) for each in new.values()]))
     return now
 

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from secateur import reading
 from secateur.errors import SettingError, TrainingError
+from secateur.spelling import said
 from secateur.training.settings import Settings
 
 _KEY = "secateur.training"
@@ -84,9 +85,8 @@ def write(path: Path, facts: Mapping[str, Any], **tensors: Mapping[str, Tensor])
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise TrainingError(
-            f"cannot write the checkpoint {path}: {error}; free some space or give another path"
-        ) from error
+        elsewhere = said("give another path", "choose another --out")
+        raise TrainingError(f"cannot write the checkpoint {path}: {error}; free some space or {elsewhere}") from error
 
 
 def read(path: Path, owner: str) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
