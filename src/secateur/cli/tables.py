@@ -44,7 +44,7 @@ class Sheet:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.narrowest() <= options.max_width:
-            yield self._table()
+            yield self._table(options.max_width)
             return
         for first, *others in self.rows:
             yield Text(first, overflow="fold")
@@ -54,21 +54,35 @@ class Sheet:
 
     def narrowest(self) -> int:
         """Return in how many columns of a terminal the table can be read: no label in it is cut."""
-        widths = [self._least(place, cells) for place, cells in enumerate(zip(self.headings, *self.rows, strict=True))]
-        return sum(widths) + _GAP * (len(widths) - 1)
+        return sum(self._least(place) for place in range(len(self.headings))) + self._gaps
 
-    def _least(self, place: int, cells: Sequence[str]) -> int:
+    @property
+    def _gaps(self) -> int:
+        return _GAP * (len(self.headings) - 1)
+
+    def _cells(self, place: int) -> list[str]:
+        return [row[place] for row in (self.headings, *self.rows)]
+
+    def _most(self, place: int) -> int:
+        return max(map(cell_len, self._cells(place)))
+
+    def _least(self, place: int) -> int:
         if place in (*self.numbers, *self.whole):
-            return max(map(cell_len, cells))
-        longest = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
+            return self._most(place)
+        longest = max((cell_len(word) for cell in self._cells(place) for word in cell.split()), default=0)
         return longest if place == 0 else min(longest, _FOLDED)
 
-    def _table(self) -> Table:
+    def _table(self, width: int) -> Table:
+        """Return the table; columns that wrap share what is left, which rich would do without regard to words."""
+        least = [self._least(place) for place in range(len(self.headings))]
+        wanted = [self._most(place) - it for place, it in enumerate(least)]
+        spare = min(width - self.narrowest(), sum(wanted))
         made = Table(box=box.SIMPLE_HEAD, show_header=any(self.headings), pad_edge=False, show_edge=False)
         for place, heading in enumerate(self.headings):
             justify: JustifyMethod = "right" if place in self.numbers else "left"
             no_wrap = place in (*self.numbers, *self.whole)
-            made.add_column(Text(heading), justify=justify, no_wrap=no_wrap, overflow="fold")
+            own = least[place] + (wanted[place] * spare // sum(wanted) if spare else 0)
+            made.add_column(Text(heading), justify=justify, no_wrap=no_wrap, overflow="fold", width=own)
         for row in self.rows:
             made.add_row(*map(Text, row))
         return made

@@ -72,10 +72,10 @@ def carry_out(
     tell = once(tell)
     _make(folder)
     conductor = _Conductor(comparison, folder, download, tell)
-    refuse(folder, change(recorded(folder), comparison.base))
+    refuse(folder, change(recorded(folder / "work"), comparison.base))
     if any(runs.load(folder, request) is None for request in wanted):
         conductor.refuse_early(wanted[0].recipe)
-        hold(folder, comparison.base)
+        hold(folder / "work", comparison.base)
     for number, request in enumerate(wanted, 1):
         if runs.load(folder, request) is not None:
             continue
