@@ -13,7 +13,7 @@ import pytest
 from secateur.compare import carry_out
 from secateur.errors import SettingError
 from secateur.events import Event, Tell, ignore
-from secateur.progress import Listener, shown
+from secateur.progress import Listener, Unfailing, shown
 from secateur.run import prune, prune_as, run_recipe
 from secateur.training import fit
 
@@ -152,3 +152,28 @@ def test_the_long_verbs_have_it(function: Callable[..., object]) -> None:
     assert inspect.signature(function).parameters["progress"].default is None
     with pytest.raises(SettingError, match="progress must be true or false"):
         function(progress="yes")
+
+
+class Narrow(io.TextIOWrapper):
+    """A stream that knows ASCII alone."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="ascii", write_through=True)
+
+
+def test_a_stream_that_lacks_a_sign_shows_another() -> None:
+    narrow = Narrow()
+    stream = Unfailing(narrow)
+    assert stream.write("größer\n") == 7
+    stream.write("and on\n")
+    assert narrow.buffer.getvalue() == b"gr??er\nand on\n"
+    assert stream.error is None
+
+
+def test_a_stream_that_is_closed_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    with Listener() as tell:
+        tell(Event("train", "epoch 1 of 2"))
+        tell(Event("warning", "beware"))

@@ -5,6 +5,7 @@ The library shows it where nobody listens and somebody can see it: in a terminal
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import ParamSpec, TypeVar, cast
+from typing import IO, Any, ParamSpec, TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -42,6 +43,57 @@ RUN = "run"  # the stage that names one of several runs
 TRAIN = "train"  # the stage whose texts are news to keep, one for each epoch
 
 
+class Unfailing:
+    """A text stream that never ends the work of whoever writes to it.
+
+    Its reader may go away, its disk may be full and its letters may lack a sign: what cannot be written is dropped, and
+    after the first failure all the rest.
+
+    Args:
+        stream: where the text goes.
+
+    Attributes:
+        error: the first failure; None as long as all is well.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.error: OSError | ValueError | None = None
+
+    def write(self, text: str) -> int:
+        """Write a text as far as the stream can."""
+        try:
+            self._do(self.stream.write, text)
+        except UnicodeEncodeError as error:
+            self._do(self.stream.write, text.encode(error.encoding, "replace").decode(error.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        self._do(self.stream.flush)
+
+    def drop(self) -> None:
+        """Forget what could not be written, which would be tried again when the program ends and spoil its status."""
+        if self.error is not None:
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)
+                self.stream.flush()
+
+    def _do(self, what: Callable[..., object], *args: str) -> None:
+        if self.error is None:
+            try:
+                what(*args)
+            except UnicodeEncodeError:
+                raise
+            except (OSError, ValueError) as error:  # the latter from a stream that is closed
+                self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class Listener:
     """Hears the library's events and shows them; use it as a context manager.
 
@@ -50,7 +102,8 @@ class Listener:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        stream = cast("IO[str] | None", sys.stderr and Unfailing(sys.stderr))
+        self.console = Console(file=stream, stderr=True, highlight=False)
         self.quiet = quiet
         self.live = _can_draw(self.console) and not quiet
         self.bar = Progress(

@@ -121,11 +121,15 @@ def test_sensitivity_is_printed_drawn_and_kept(secateur: Call) -> None:
     assert [(curve.group, curve.kept) for curve in found] == [("0", (8, 6, 5, 3, 1)), ("2", (8, 6, 5, 3, 1))]
     page = Path("curves/sensitivity.html").read_text("utf-8")
     assert 'id="chart-sensitivity-1"' in page
-    [journal] = Path("curves/work").iterdir()
+    [journal] = Path("curves/work").rglob("*.jsonl")
     before = journal.read_bytes()
     as_json = secateur(*words, "--out", "curves", "--json")
     assert json.loads(as_json.out)["curves"] == document["curves"]
     assert journal.read_bytes() == before  # nothing was measured again
+    with Path("nets.py").open("a") as code:
+        code.write("# another activation, say, with the same weights\n")
+    assert secateur(*words, "--out", "curves", "--json").status == 0
+    assert len([*Path("curves/work").rglob("*.jsonl")]) == 2
 
 
 def test_sensitivity_builds_a_network_once_and_gives_it_grey_pictures(

@@ -5,6 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from secateur.errors import ExportError
+from secateur.measure.conversion import onnx_program
+from secateur.measure.quiet import quiet
 
 SCRIPT = """
 import logging
@@ -48,3 +53,21 @@ def test_timing_does_not_either(call: str) -> None:
     env = {**os.environ, "CUDA_HOME": "/usr", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run([sys.executable, "-c", TIMING + call], env=env, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_what_is_written_to_the_descriptor_itself_is_no_news_either(capfd: pytest.CaptureFixture[str]) -> None:
+    print("before")
+    with quiet():
+        os.write(1, b"a graph, in C++\n")
+    os.write(1, b"after\n")
+    assert capfd.readouterr().out.split() == ["before", "after"]
+
+
+def test_a_conversion_that_fails_prints_no_graph(capfd: pytest.CaptureFixture[str]) -> None:
+    class Odd(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(ExportError, match="cannot be converted to ONNX"):
+        onnx_program(Odd(), torch.zeros(1, 3))
+    assert capfd.readouterr() == ("", "")

@@ -46,13 +46,13 @@ def claimed(path: Path, *, wait: bool = False) -> Generator[str | None]:
                 return
             if not _is_at(lock, path):  # it was removed by who held it before: others will lock a new one
                 continue
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
             try:
+                lock.truncate(0)
+                lock.write(str(os.getpid()))
+                lock.flush()
                 yield None
             finally:
-                with contextlib.suppress(PermissionError):  # of Windows, which removes no open file
+                with contextlib.suppress(OSError):  # of Windows, which removes no open file, or a disk that fails
                     path.unlink(missing_ok=True)
             return
 

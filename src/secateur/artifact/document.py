@@ -41,7 +41,7 @@ def document(result: Outcome) -> dict[str, Any]:
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
     and ``notes`` (why these, round by round),
     ``searches`` (all candidates that a method has tried), ``sensitivity`` (curves of each group, round by round,
-    where they were measured), ``training``, ``seconds``,
+    where they were measured), ``training``, ``sources`` (files that the recipe names, with hashes), ``seconds``,
     ``execution`` (how block layers run, which was timed on this machine) and ``example``. Accuracies are
     fractions, times in seconds, latencies in milliseconds.
     """
@@ -78,6 +78,7 @@ def document(result: Outcome) -> dict[str, Any]:
                 "shaped": list(result.shaped),
                 "rounds": list(result.histories),
             },
+            "sources": list(result.sources),
             "seconds": result.seconds,
             "execution": execution_of(result.model),
             "example": _example(result),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import importlib.metadata
 import os
 import sys
@@ -55,8 +55,8 @@ class Program(typer.core.TyperGroup):
         except SecateurError as error:
             _end(f"error: {error}", 1, debug)
         except Exception as error:
-            if hasattr(error, "exit_code") or (isinstance(error, OSError) and error.errno == errno.EPIPE):
-                raise  # typer's own, and a reader that has gone away
+            if hasattr(error, "exit_code"):  # typer's own
+                raise
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
             if isinstance(error, OSError) and error.strerror:
                 what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
@@ -130,5 +130,6 @@ def _end(line: str, status: int, debug: bool) -> None:
     """Say how it ended; called while the error is being handled."""
     if debug or os.environ.get(DEBUG):
         raise
-    print(reading.line(line, 4000), file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # of a stream that cannot be written; the status says it, too
+        print(reading.line(line, 4000), file=sys.stderr)
     raise typer.Exit(status)

@@ -13,6 +13,7 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.network import on_device, repeated
+from secateur.cli.output import saved
 from secateur.cli.selection import AsJson, Quiet, Trust
 from secateur.cli.subject import example_of, load
 from secateur.cli.tables import say, say_json, table
@@ -177,6 +178,7 @@ def _keep(folder: Path, document: dict[str, Any]) -> None:
     try:
         artifact.write_file(path, (json.dumps(document, indent=1) + "\n").encode())
         artifact.record(folder, path.name)
+        saved(path)
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror or error}; time with --no-save") from None
     if (folder / NAME).is_file():

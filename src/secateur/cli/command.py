@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from secateur.cli.flags import Flag
+from secateur.cli.output import reserved
 
 GENERAL = "Options"
 
@@ -71,7 +72,7 @@ def add(
     if example:
         text += f"\n\n\b\nFor example:\n  {example}"  # \b keeps the lines as they are
     if flags is None:
-        app.command(name, cls=Sectioned, help=text)(function)
+        app.command(name, cls=Sectioned, help=text)(reserved(function))
         return
 
     class Late(typer.core.TyperCommand):
@@ -96,7 +97,7 @@ def _built(name: str, text: str, function: Callable[..., None], flags: list[Flag
             raw = values.pop(flag.key)
             if raw is not None:
                 given.setdefault(flag.owner, {})[flag.field] = flag.value(raw)
-        function(Given(given), **values)
+        reserved(function)(Given(given), **values)
 
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     parameters = [

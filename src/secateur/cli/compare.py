@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.ending import going_on
+from secateur.cli.output import saved
 from secateur.cli.selection import OUTPUT, AsJson, Download, Quiet, Trust
 from secateur.cli.tables import say, say_json, table
 from secateur.progress import Listener
@@ -65,6 +66,7 @@ def compare(
         else:
             done = comparing.carry_out(comparison, folder, download=download, tell=tell)
         found, written = comparing.write(comparison, done, folder)
+        saved(folder)
     if as_json:
         from secateur.compare.tables import document
 
@@ -79,18 +81,24 @@ def _list(comparison: Comparison, folder: Path, as_json: bool) -> None:
     from secateur import compare as comparing
 
     there = {request.name for request, _ in comparing.gather(comparison, folder)}
-    wanted = comparing.requests(comparison)
+    asked = comparing.requests(comparison)
+    wanted = comparing.distinct(asked)
+    also = {r.name: [other.title for other in asked if other.name == r.name and other is not r] for r in wanted}
     epochs = {request.name: _epochs(request.recipe) for request in wanted}
     if as_json:
         rows: list[dict[str, Any]] = [
-            {"name": r.name, "title": r.title, "epochs": epochs[r.name], "done": r.name in there} for r in wanted
+            {"name": r.name, "title": r.title, "also": also[r.name], "epochs": epochs[r.name], "done": r.name in there}
+            for r in wanted
         ]
         say_json({"runs": rows})
         return
-    rows_ = [(r.title, str(epochs[r.name]), "yes" if r.name in there else "no") for r in wanted]
+    rows_ = [
+        ("; the same as ".join((r.title, *also[r.name])), str(epochs[r.name]), "yes" if r.name in there else "no")
+        for r in wanted
+    ]
     say(table(("Run", "Epochs", "Done"), rows_, numbers=(1,)), "")
     left = {name: count for name, count in epochs.items() if name not in there}
-    say(f"{len(left)} runs are left, {sum(left.values())} epochs in all.")
+    say(f"{len(left)} run{' is' if len(left) == 1 else 's are'} left, {sum(left.values())} epochs in all.")
 
 
 def _epochs(recipe: Any) -> int:

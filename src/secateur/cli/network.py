@@ -12,6 +12,7 @@ import typer
 from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
+from secateur.cli.output import saved
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
 from secateur.cli.subject import Folder, example_of, load, network_flags, subject_of
 from secateur.cli.tables import (
@@ -119,6 +120,7 @@ def explain(
     folder: Folder = None,
     *,
     trust: Trust = False,
+    download: Download = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +130,7 @@ def explain(
     from secateur.report.limits import sentence
     from secateur.run import beforehand
 
-    subject = subject_of(given, folder, trust)
+    subject = subject_of(given, folder, trust, download=download)
     asked = given.of("recipe")
     leave, groups, patience = asked.get("leave", ()), asked.get("groups", "all"), asked.get("patience")
     free = asked.get("free_outputs", ())
@@ -190,6 +192,7 @@ def measure(
     folder: Folder = None,
     *,
     trust: Trust = False,
+    download: Download = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -201,7 +204,7 @@ def measure(
     from secateur.measure import latency as time
 
     timing = Timing(**given.of("own"))
-    subject = subject_of(given, folder, trust)
+    subject = subject_of(given, folder, trust, download=download)
     with Listener(quiet or as_json) as tell:
         tell(Event("measure", f"measuring {subject.name}"))
         counts = count(subject.model, subject.example)
@@ -251,6 +254,7 @@ def export(
             tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
             written.append(exports.write(kind, loaded.model, made, example, folder / FILES[kind]))
             artifact.record(folder, *(file.name for file in written[-1].file.files))
+            saved(folder)
     if as_json:
         say_json({"exports": [each.to_dict() for each in written]})
         return

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.cli import exports
 from secateur.cli.ending import going_on
+from secateur.cli.folders import (
+    Unwritable,
+    discard_if_empty,
+    holding,
+    is_finished,
+    open_work,
+    place_of,
+    refuse_changed,
+    short,
+    sweep,
+    will_be_finished,
+)
+from secateur.cli.output import saved
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
-from secateur.errors import ArtifactError, ExportError, SettingError, nearest
+from secateur.errors import ExportError, SettingError, nearest
 from secateur.events import Event
 from secateur.progress import Listener
+from secateur.spelling import said
 
 if TYPE_CHECKING:
     from secateur.measure import Deployed
     from secateur.recipe import Recipe
     from secateur.run import Result
 
-RECIPE = "recipe.toml"
-_CHOICES = ("runtime-", "widths-", "pretrain-", "shape-", "train-")  # what is soon found again
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -64,30 +76,36 @@ def carry_out(
     run.steps_of(recipe)
     _check(recipe)
     place = place_of(folder)
-    work = _short(place.with_name(f"{place.name}.work"))
+    work = short(place.with_name(f"{place.name}.work"))
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process alone writes and speaks
-        if not force and _will_be_finished(place, recipe):
+        if not force and will_be_finished(place, recipe):
             return
         with Listener(quiet=True) as tell:
             run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
         return
-    with holding(folder, work):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(holding(folder, work))
+        except Unwritable:
+            if force or not _there(recipe, place, folder, as_json):
+                raise
+            return
         artifact.recover(place, alone=True)
-        if not force and _is_finished(place, recipe):
-            _sweep(work, place)
-            _already_there(folder, as_json)
+        if not force and _there(recipe, place, folder, as_json):
+            sweep(work, place)
             return
         artifact.check_name(folder)
         artifact.refuse(place, force=force)
-        _open_work(work, recipe, force)
+        open_work(work, recipe, force)
         with going_on(work):
             try:
                 with Listener(quiet or as_json) as tell:
                     result = run.run_recipe(recipe, work=work, download=download, method_asked=method_asked, tell=tell)
                     made, written, page = _save(result, folder, force, tell)
             finally:
-                _discard_if_empty(work)
+                discard_if_empty(work)
         shutil.rmtree(work, ignore_errors=True)
+    saved(folder)
     document = artifact.document(result)
     if as_json:
         files = [each.to_dict() for each in written]
@@ -109,73 +127,35 @@ def _speak(document: Mapping[str, Any], folder: Path, page: Path, lines: Sequenc
     say(*(f"Images: {text}" for text in calibration(document)))
     say(*(f"Minutes: {text}" for text in minutes.used(document)))
     if not document["training"]["rounds"] and document.get("minutes") is None and document["data"]:
-        say("Not fine-tuned: give --epochs 10, say, to recover accuracy.")
+        how = said("give train=", "give --epochs 10, say,", "write epochs = 10, say, in a table [train] of the recipe")
+        say(f"Not fine-tuned: {how} to recover accuracy.")
     say(*lines)
     say(f"Result: {folder}", f"Report: {page}")
 
 
-def _already_there(folder: Path, as_json: bool) -> None:
-    """Print what came out when this recipe was carried out before."""
+def _there(recipe: Recipe, place: Path, folder: Path, as_json: bool) -> bool:
+    """Print what came out when this recipe was carried out before; return False if it was not.
+
+    Raises:
+        ArtifactError: if that was with other files than those of now.
+    """
     from secateur.artifact.foreign import table_of
     from secateur.artifact.store import MEASUREMENT
     from secateur.export import FILES
     from secateur.report.page import NAME
 
+    if not is_finished(place, recipe):
+        return False
+    refuse_changed(place, folder, recipe)
+    saved(folder)
     document, page = table_of(folder / MEASUREMENT), folder / NAME
     files = [{"path": str(folder / name), "kind": kind} for kind, name in FILES.items() if (folder / name).is_file()]
     if as_json:
         say_json({**document, "folder": str(folder), "report": str(page), "exports": files, "already_there": True})
-        return
+        return True
     say(f"{folder} is the finished result of this very recipe; --force makes it anew.", "")
     _speak(document, folder, page, [f"Exported: {file['path']}" for file in files])
-
-
-@contextlib.contextmanager
-def holding(folder: Path, work: Path) -> Generator[None]:
-    """Keep other processes from working on the same result; a claim ends with its process, however that ends.
-
-    Args:
-        folder: the result, by any of its names.
-        work: what is written first, for the message.
-
-    Raises:
-        ArtifactError: if one does, or the claim cannot be written.
-    """
-    from secateur.artifact.claims import claimed, lock_of
-
-    place = place_of(folder)
-    with contextlib.ExitStack() as stack:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            holder = stack.enter_context(claimed(lock_of(place)))
-        except OSError as error:
-            raise ArtifactError(f"cannot write {work}: {error.strerror or error}; choose another --out") from None
-        if holder is not None:
-            raise ArtifactError(
-                f"process {holder} is working on {folder}; wait until it ends, stop it, or choose another --out"
-            )
-        yield
-
-
-def place_of(folder: Path) -> Path:
-    """Return the one path of a folder that ``.``, ``..`` and links may name, and that need not be there.
-
-    Raises:
-        ArtifactError: if it cannot be a folder with something beside it.
-    """
-    try:
-        place = folder.resolve()
-    except (OSError, RuntimeError) as error:  # links that lead to each other
-        raise ArtifactError(f"cannot write {folder}: {error}; choose another --out") from None
-    if not place.name:
-        raise ArtifactError(f"cannot write {folder}: it is the root of the disk; choose another --out")
-    return place
-
-
-def _short(path: Path) -> Path:
-    """Return a path as it is seen from the current folder, where it is below that."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    return True
 
 
 def _save(
@@ -188,7 +168,11 @@ def _save(
     assert recipe is not None
     tell(Event("save", "saving"))
     with artifact.saving(result, folder, force=force, claim=False) as new:  # see ``holding``
-        made, written = _export(result, new, recipe.export, recipe.latency, tell)
+
+        def heard(event: Event) -> None:  # who is told of a file looks for it where it will be
+            tell(dataclasses.replace(event, text=event.text.replace(str(new), str(folder))))
+
+        made, written = _export(result, new, recipe.export, recipe.latency, heard)
         tell(Event("report", "writing the report"))
         page = report.write(new)
     return made, [each.within(folder) for each in written], folder / page.name
@@ -237,74 +221,3 @@ def _check(recipe: Recipe) -> None:
         raise ExportError(
             f'ONNX export needs the package {_missing()[0]}; run: pip install "secateur[export]", or export pt2 alone'
         )
-
-
-def _is_of(folder: Path, recipe: Recipe) -> bool:
-    """Say whether a folder was made for this recipe, whatever the clock has chosen where the recipe says nothing."""
-    from secateur.recipe import Recipe
-
-    try:
-        found = Recipe.read(folder / RECIPE)
-    except SettingError:
-        return False
-    return (found if recipe.chosen else dataclasses.replace(found, chosen={})) == recipe
-
-
-def _is_finished(folder: Path, recipe: Recipe) -> bool:
-    """Say whether a folder holds the whole result of this recipe, with its report, which is written last."""
-    from secateur import artifact
-    from secateur.artifact.folder import manifest
-    from secateur.report.page import NAME
-
-    if not folder.is_dir() or not _is_of(folder, recipe):
-        return False
-    try:
-        artifact.check(folder)
-        return NAME in manifest(folder)["files"]
-    except ArtifactError:
-        return False
-
-
-def _will_be_finished(place: Path, recipe: Recipe) -> bool:
-    """Say whether the first process finds the whole result of this recipe, once it has put it in its place."""
-    from secateur.artifact.folder import left_by_a_kill
-
-    left = left_by_a_kill(place, alone=True)
-    return any(_is_finished(it, recipe) for it in ([place] if left is None else [left, place]))
-
-
-def _sweep(work: Path, folder: Path) -> None:
-    """Remove the work folder that a result was made from, where a kill came between; not that of a later run."""
-    from secateur.artifact.folder import MANIFEST
-
-    with contextlib.suppress(OSError):
-        if (work / RECIPE).stat().st_mtime <= (folder / MANIFEST).stat().st_mtime:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _open_work(work: Path, recipe: Recipe, force: bool) -> None:
-    """Make the folder for checkpoints, or take up the one that a killed run of the same recipe left."""
-    from secateur import artifact
-
-    try:
-        if (work / RECIPE).is_file():
-            if _is_of(work, recipe):
-                return
-            if not force:
-                raise ArtifactError(
-                    f"{work} holds an unfinished run of another recipe; finish that one with its own command, "
-                    "drop it with --force, or choose another --out"
-                )
-            shutil.rmtree(work)
-        if work.exists() and (not work.is_dir() or any(work.iterdir())):
-            raise ArtifactError(f"{work} is in the way and not of an unfinished run; move it away")
-        work.mkdir(parents=True, exist_ok=True)
-        artifact.write_file(work / RECIPE, recipe.to_toml().encode())
-    except OSError as error:
-        raise ArtifactError(f"cannot write {work}: {error.strerror or error}; choose another --out") from None
-
-
-def _discard_if_empty(work: Path) -> None:
-    """Remove the folder of a run that failed before it had anything to go on from."""
-    if all(path.name == RECIPE or path.name.startswith(_CHOICES) for path in work.iterdir()):
-        shutil.rmtree(work, ignore_errors=True)

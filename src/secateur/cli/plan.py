@@ -12,6 +12,7 @@ import typer
 
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag
+from secateur.cli.output import saved
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, method_asked, recipe_of, selection_flags
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, BranchingError
@@ -78,6 +79,7 @@ def plan(
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             artifact.write_file(out, (decided.to_json() + "\n").encode())
+            saved(out)
         except OSError as error:
             raise ArtifactError(f"cannot write {out}: {error.strerror or error}; choose another file") from None
     before, after = size(graph), size(graph, decided)

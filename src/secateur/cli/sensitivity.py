@@ -13,7 +13,8 @@ import typer
 from secateur.cli.command import Given
 from secateur.cli.ending import going_on
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.outcome import holding
+from secateur.cli.folders import holding
+from secateur.cli.output import saved
 from secateur.cli.selection import NETWORK, OUTPUT, AsJson, Download, Quiet, method_flags, recipe_of
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, DataError, SettingError
@@ -85,6 +86,7 @@ def sensitivity(
         with going_on(work), Listener(quiet or as_json) as tell:
             found, images = _measured(recipe, looking, folder, download, tell)
         files = _written(found, name, recipe.method, images, folder)
+        saved(folder)
     if as_json:
         say_json({"curves": [curve.to_dict() for curve in found], "images": images, "files": files})
         return
@@ -106,9 +108,11 @@ def _measured(
     from secateur.run import beforehand
     from secateur.run.images import suited
     from secateur.run.place import place_for, there
+    from secateur.run.sources import sources
     from secateur.search.judge import sample
     from secateur.search.sensitivity import curves
 
+    code = [each.sha256[:12] for each in sources(recipe) if each.setting == "model"]  # all else is known by its content
     method = run.method_of(recipe)
     if not isinstance(method, ScoreMethod):
         raise SettingError(
@@ -129,7 +133,7 @@ def _measured(
         images = Later(lambda: load_calibration(data, seed=recipe.seed).batches)
         problem = Problem(model, graph, batches=batches, images=images, limits=limits, rng=rng, tell=tell)
         scores = method.scores(problem)
-        held, work = sample(data.batches("val"), model, looking.images), folder / "work"
+        held, work = sample(data.batches("val"), model, looking.images), folder / "work" / "-".join(code)
         return curves(model, graph, scores, held, limits=limits, levels=looking.levels, work=work, tell=tell), len(held)
 
     return there(model, place_for(model), measured, tell)

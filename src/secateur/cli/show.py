@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from secateur.cli.flags import choices_of, documentation, shown
+from secateur.cli.output import ours
 from secateur.cli.selection import AsJson
 from secateur.cli.tables import say, say_json, table
 
@@ -46,7 +47,7 @@ def show(
     if rows:
         say(table(("Setting", "Meaning"), rows), "")
     say(kind.paper.cite(), "")
-    print(kind.paper.bibtex())  # to be copied, so its lines stay whole
+    print(kind.paper.bibtex(), file=ours())  # to be copied, so its lines stay whole
 
 
 def _settings(kind: Any) -> list[dict[str, Any]]:

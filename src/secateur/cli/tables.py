@@ -1,45 +1,103 @@
-"""What the commands print: tables and lines that can be read in 60 columns, or one JSON document."""
+"""What the commands print: tables and lines that can be read in 30 columns, or one JSON document."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from secateur.cli.output import ours
 
 if TYPE_CHECKING:
     from secateur.core.graph.explanation import Explanation, LayerRow
     from secateur.measure import Accuracy, Counts, Latency
 
 
-def table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), whole: Sequence[int] = ()
-) -> Table:
-    """Return a table.
+_GAP = 3  # between the columns of a table
+_FOLDED = 20  # letters of a word that is no label, which more of them may be folded to
 
-    Args:
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table, or where one would be too wide to be read a paragraph for each row.
+
+    Attributes:
         headings: one for each column; all empty for no heading.
         rows: texts, as many as headings.
         numbers: columns that are aligned to the right and never wrapped.
         whole: further columns that are never wrapped.
     """
-    made = Table(box=box.SIMPLE_HEAD, show_header=any(headings), pad_edge=False, show_edge=False, padding=(0, 1))
-    for place, heading in enumerate(headings):
-        justify: JustifyMethod = "right" if place in numbers else "left"
-        made.add_column(Text(heading), justify=justify, no_wrap=place in (*numbers, *whole), overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[int]
+    whole: Sequence[int]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.narrowest() <= options.max_width:
+            yield self._table(options.max_width)
+            return
+        for first, *others in self.rows:
+            yield Text(first, overflow="fold")
+            for heading, cell in zip(self.headings[1:], others, strict=True):
+                if cell:
+                    yield Padding(Text(f"{heading}: {cell}" if heading else cell, overflow="fold"), (0, 0, 0, 2))
+
+    def narrowest(self) -> int:
+        """Return in how many columns of a terminal the table can be read: no label in it is cut."""
+        return sum(self._least(place) for place in range(len(self.headings))) + self._gaps
+
+    @property
+    def _gaps(self) -> int:
+        return _GAP * (len(self.headings) - 1)
+
+    def _cells(self, place: int) -> list[str]:
+        return [row[place] for row in (self.headings, *self.rows)]
+
+    def _most(self, place: int) -> int:
+        return max(map(cell_len, self._cells(place)))
+
+    def _least(self, place: int) -> int:
+        if place in (*self.numbers, *self.whole):
+            return self._most(place)
+        longest = max((cell_len(word) for cell in self._cells(place) for word in cell.split()), default=0)
+        return longest if place == 0 else min(longest, _FOLDED)
+
+    def _table(self, width: int) -> Table:
+        """Return the table; columns that wrap share what is left, which rich would do without regard to words."""
+        least = [self._least(place) for place in range(len(self.headings))]
+        wanted = [self._most(place) - it for place, it in enumerate(least)]
+        spare = min(width - self.narrowest(), sum(wanted))
+        made = Table(box=box.SIMPLE_HEAD, show_header=any(self.headings), pad_edge=False, show_edge=False)
+        for place, heading in enumerate(self.headings):
+            justify: JustifyMethod = "right" if place in self.numbers else "left"
+            no_wrap = place in (*self.numbers, *self.whole)
+            own = least[place] + (wanted[place] * spare // sum(wanted) if spare else 0)
+            made.add_column(Text(heading), justify=justify, no_wrap=no_wrap, overflow="fold", width=own)
+        for row in self.rows:
+            made.add_row(*map(Text, row))
+        return made
 
 
-def say(*things: Table | str) -> None:
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), whole: Sequence[int] = ()
+) -> Sheet:
+    """Return a table, see ``Sheet``."""
+    return Sheet(headings, list(rows), numbers, whole)
+
+
+def say(*things: Sheet | str) -> None:
     """Print results on standard output; paragraphs are wrapped on a terminal, or where COLUMNS says how."""
-    console = Console(highlight=False)
+    console = Console(file=ours(), highlight=False)
     wraps = console.is_terminal or bool(os.environ.get("COLUMNS"))
     for thing in things:
         if isinstance(thing, str) and wraps:
@@ -54,10 +112,10 @@ def say(*things: Table | str) -> None:
 
 def say_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on standard output."""
-    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False), file=ours())
 
 
-def change(document: Mapping[str, Any]) -> Table:
+def change(document: Mapping[str, Any]) -> Sheet:
     """Return the table of a run: the dense network, what the cut left, repaired, fine-tuned."""
     from secateur.outcome.network_stages import measured
     from secateur.report import rows
@@ -91,7 +149,7 @@ def kept_whole(explanation: Mapping[str, Any]) -> str:
     return f"Pinned: {'; '.join(parts)}."
 
 
-def explanation_table(explanation: Explanation, multiples: Mapping[str, int]) -> Table:
+def explanation_table(explanation: Explanation, multiples: Mapping[str, int]) -> Sheet:
     """Return one row per layer: how much of it can go, in which multiples, and with what, or why not.
 
     Args:

@@ -5,7 +5,7 @@ from secateur.compare.conduct import carry_out, gather
 from secateur.compare.entry import Entry
 from secateur.compare.findings import Findings, Line, findings
 from secateur.compare.outputs import write
-from secateur.compare.requests import Request, requests
+from secateur.compare.requests import Request, distinct, requests
 from secateur.compare.runs import Run
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Request",
     "Run",
     "carry_out",
+    "distinct",
     "findings",
     "gather",
     "requests",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from secateur.artifact.environment import environment
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.compare import runs
 from secateur.compare.comparison import Comparison
-from secateur.compare.requests import Request, requests
+from secateur.compare.requests import Request, distinct, requests
 from secateur.compare.runs import Run
 from secateur.compare.runtime import runtime_of
 from secateur.compare.scratch import uniform
@@ -31,6 +33,7 @@ from secateur.run import beforehand, data_of, example_of, graph_of, images_of, m
 from secateur.run.headline import timed_together
 from secateur.run.images import suited
 from secateur.run.place import accuracy_at, measure_at, place_for
+from secateur.run.sources import change, hold, recorded, refuse
 from secateur.run.work import Work
 from secateur.spelling import elsewhere, said
 from secateur.training import History, fit
@@ -65,16 +68,18 @@ def carry_out(
     Raises:
         SecateurError: one of its kinds; what no run could do is refused before the first one.
     """
-    folder, wanted, busy = Path(folder), requests(comparison), dict[str, str]()
+    folder, wanted, busy = Path(folder), distinct(requests(comparison)), dict[str, str]()
     tell = once(tell)
     _make(folder)
     conductor = _Conductor(comparison, folder, download, tell)
+    refuse(folder, change(recorded(folder / "work"), comparison.base))
     if any(runs.load(folder, request) is None for request in wanted):
         conductor.refuse_early(wanted[0].recipe)
+        hold(folder / "work", comparison.base)
     for number, request in enumerate(wanted, 1):
         if runs.load(folder, request) is not None:
             continue
-        with claimed(folder / "work" / f"{request.name}.lock") as holder:
+        with _claimed(folder / "work" / f"{request.name}.lock") as holder:
             if holder is not None:
                 busy[request.title] = holder
             elif runs.load(folder, request) is None:  # it may have come to its end meanwhile
@@ -106,11 +111,30 @@ def gather(comparison: Comparison, folder: str | Path) -> list[tuple[Request, Ru
 
 
 def _make(folder: Path) -> None:
-    try:
+    with _writing(folder):
         for name in ("runs", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _writing(place: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
-        raise ArtifactError(f"cannot write {folder}: {error.strerror or error}; {elsewhere()}") from None
+        raise ArtifactError(f"cannot write {place}: {error.strerror or error}; {elsewhere()}") from None
+
+
+@contextmanager
+def _claimed(path: Path, *, wait: bool = False) -> Generator[str | None]:
+    """Claim some work, see ``claimed``.
+
+    Raises:
+        ArtifactError: if the claim cannot be written.
+    """
+    with ExitStack() as stack:
+        with _writing(path):
+            holder = stack.enter_context(claimed(path, wait=wait))
+        yield holder
 
 
 class _Conductor:
@@ -190,13 +214,14 @@ class _Conductor:
         )
         name = f"dense-{replace(plain, seed=recipe.seed).name()}"
         path = self.folder / "work" / f"{name}.safetensors"
-        with claimed(path.with_suffix(".lock"), wait=True):
+        with _claimed(path.with_suffix(".lock"), wait=True):
             if path.is_file():
                 read_into(model, path)
                 return model
             place = Work(self.folder / "work").place(f"{name}.ckpt", model)
             fit(model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, tell=self.tell)
-            artifact.write_file(path, to_bytes(model))
+            with _writing(path):
+                artifact.write_file(path, to_bytes(model))
             place.unlink(missing_ok=True)
         return model
 

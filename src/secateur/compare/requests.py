@@ -85,6 +85,14 @@ def requests(comparison: Comparison) -> tuple[Request, ...]:
     return tuple(found)
 
 
+def distinct(found: Sequence[Request]) -> tuple[Request, ...]:
+    """Return each run once, as it is called first, in the same order."""
+    first: dict[str, Request] = {}
+    for request in found:
+        first.setdefault(request.name, request)
+    return tuple(first.values())
+
+
 def _control(kind: Control, recipe: Recipe, train: Settings, seed: int) -> Request:
     assert kind in ("scratch", "dense")
     plain = {"method": "none", "options": {}} if kind == "dense" else {}

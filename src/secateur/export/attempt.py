@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -28,6 +29,7 @@ from secateur.export.comparison import (
     random_call,
 )
 from secateur.measure.quiet import quiet
+from secateur.spelling import said
 
 _LITTLE = 1 << 16
 """Bytes of a disk that is full but for what a block cannot hold."""
@@ -72,6 +74,7 @@ def export(
     reasons: list[str] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # writers have words of their own for a folder that takes no files
         for way in ways:
             if way.dynamic and not batch_of(example):
                 continue
@@ -83,7 +86,7 @@ def export(
             except Exception as error:  # exporters raise anything, NotImplementedError to internal assertions
                 if _full(temporary.parent):  # which torch's writer says in words of its own
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-                reasons.append(f"{type(error).__name__}: {first_line(error)}")
+                reasons.append(f"{type(error).__name__}: {first_line(error)}".replace(str(temporary), str(path)))
                 continue
             if found <= TOLERANCE:
                 beside = path.with_suffix(way.beside) if way.beside else None
@@ -97,12 +100,13 @@ def export(
                 else "its outputs are not finite or have another shape"
             )
     except OSError as error:
-        raise ExportError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another path"
-        ) from error
+        elsewhere = said("choose another path", "copy the result to where files can be written, and export that")
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else elsewhere
+        raise ExportError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
     finally:
         for suffix in {temporary.suffix, *(way.beside for way in ways if way.beside)}:
-            temporary.with_suffix(suffix).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a disk that takes nothing, which has been said
+                temporary.with_suffix(suffix).unlink(missing_ok=True)
     raise ExportError(f"cannot export the network as {kind}: {reasons[-1]}; no file was kept, the network is unharmed")
 
 

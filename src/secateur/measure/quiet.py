@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Generator
 
@@ -19,7 +21,8 @@ def _quiet() -> Generator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     sink = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+    silent = contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink)
+    with warnings.catch_warnings(), _silent_descriptor(), silent[0], silent[1]:
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
@@ -28,6 +31,26 @@ def _quiet() -> Generator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _silent_descriptor() -> Generator[None]:
+    """Drop what is written to descriptor 1 itself: the older exporter prints whole graphs there, in C++."""
+    try:
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  # as in a program without a console
+            sys.stdout.flush()
+        own = os.dup(1)
+    except (OSError, ValueError):
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(own, 1)
+        os.close(own)
 
 
 def ready_to_compile() -> None:

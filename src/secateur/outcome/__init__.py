@@ -2,6 +2,7 @@
 
 from secateur.outcome.network_stages import CUT, DENSE, DISTILLED, REPAIRED, TUNED, measured, stages, way_of
 from secateur.outcome.outcome import Outcome, Width, widths
+from secateur.outcome.source import Source
 from secateur.outcome.spent import Spent
 from secateur.outcome.step import Step
 
@@ -12,6 +13,7 @@ __all__ = [
     "REPAIRED",
     "TUNED",
     "Outcome",
+    "Source",
     "Spent",
     "Step",
     "Width",

@@ -17,6 +17,7 @@ from secateur.core.size import Target
 from secateur.core.trials import Search
 from secateur.measure import Measurement, SpeedUp, deploy
 from secateur.outcome.network_stages import DISTILLED, stages, way_of
+from secateur.outcome.source import Source
 from secateur.outcome.spent import Spent
 from secateur.outcome.step import Step
 from secateur.recipe import Recipe
@@ -70,6 +71,7 @@ class Outcome:
         multiples: of what the width of each group was to be a multiple, by its name.
         chosen: what the clock has decided, by name; a run that is otherwise alike and is given it (``prune(chosen=)``)
             ends with the same numbers.
+        sources: the files that the recipe names, as they were; empty without a recipe.
         minutes: how they were used, see ``Spent``; None where none were given.
         seconds: wall-clock time of each stage.
     """
@@ -102,6 +104,7 @@ class Outcome:
     foretold: Mapping[str, Any] = field(default_factory=dict[str, Any])
     multiples: Mapping[str, int] = field(default_factory=dict[str, int])
     chosen: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sources: tuple[Source, ...] = ()
     minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 

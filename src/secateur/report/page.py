@@ -18,6 +18,7 @@ from secateur.artifact.foreign import naming, table_of, text_of, whole_number
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured
 from secateur.report import curves, figures, limits, minutes, speed, summary, tuning
+from secateur.spelling import said
 
 NAME = "report.html"
 _STAGES = {
@@ -69,7 +70,8 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, page)
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; choose another file") from error
+        advice = said("choose another file", "free some space, or copy the result to where files can be written")
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
     if out is None and (folder / MANIFEST).is_file():
         record(folder, NAME)
     return path

@@ -36,6 +36,7 @@ from secateur.run.headline import asked_for, check_runtime, meant_for
 from secateur.run.images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
 from secateur.run.pruning import prune
 from secateur.run.result import Result
+from secateur.run.sources import hold, sources
 from secateur.run.work import Work
 from secateur.training import fit
 
@@ -72,11 +73,12 @@ def run_recipe(
     told_later = recipe.budget is not None
     beforehand.check_goals([(method, target), *((step.method, step.target) for step in then)], told_later=told_later)
     data = data_of(recipe, download=download)
+    folder = Work.at(work)
+    made_from = sources(recipe) if folder is None else hold(folder.folder, recipe)
     images = images_of(recipe, data, tell)
     model = model_of(recipe, data, images)
     data, images = for_network(recipe, model, data, images, tell)
     clock, trained = Clock(), None
-    folder = Work.at(work)
     choices = Choices(folder, recipe.chosen, tell)
     limits = Limits(recipe.min_units, recipe.multiple)
     if recipe.pretrain is not None:
@@ -94,7 +96,8 @@ def run_recipe(
     if not method_asked and name_of(result.method) != recipe.method:
         recipe = replace(recipe, method=name_of(result.method))
     recipe = replace(recipe, chosen={**choices.made, **result.chosen})
-    return replace(result, recipe=recipe, pretrain=trained, seconds={**clock.seconds, **result.seconds})
+    seconds = {**clock.seconds, **result.seconds}
+    return replace(result, recipe=recipe, sources=made_from, pretrain=trained, seconds=seconds)
 
 
 @shown

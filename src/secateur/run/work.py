@@ -24,6 +24,7 @@ from secateur.core.plan import Plan
 from secateur.errors import ArtifactError, PlanError
 from secateur.repair import Repair
 from secateur.run.byproducts import BESIDE, Byproducts
+from secateur.spelling import said
 
 WORTH_KEEPING = 1.0
 """Seconds that a decision takes at least if it is kept."""
@@ -72,7 +73,7 @@ class Work:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ArtifactError(f"cannot write {self.folder}: {error.strerror}; choose another work folder") from None
+            raise unwritable(self.folder, error) from None
         return self.folder / name
 
     def plan(
@@ -161,7 +162,13 @@ def keep(path: Path, content: str | bytes) -> None:
     try:
         artifact.write_file(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror}; choose another work folder") from None
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> ArtifactError:
+    """Return what to raise where a work folder, or a file in it, cannot be written."""
+    remedy = said("choose another work folder", "choose another --out")
+    return ArtifactError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
 def digest(model: nn.Module, facts: tuple[object, ...]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TextIO, cast
 
 from secateur import reading
 from secateur.errors import ArtifactError
+from secateur.spelling import elsewhere
 
 MOST = 256 * reading.MIB
 """Bytes of such a file."""
@@ -60,7 +61,7 @@ class Lines:
             self._file = None
 
     def _refused(self, error: OSError) -> ArtifactError:
-        return ArtifactError(f"cannot write {self._path}: {error.strerror or error}; choose another folder")
+        return ArtifactError(f"cannot write {self._path}: {error.strerror or error}; {elsewhere()}")
 
 
 def _entries(text: str) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from secateur import reading
 from secateur.errors import SettingError, TrainingError
+from secateur.spelling import said
 from secateur.training.settings import Settings
 
 _KEY = "secateur.training"
@@ -82,10 +83,10 @@ def write(path: Path, facts: Mapping[str, Any], **tensors: Mapping[str, Tensor])
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise TrainingError(
-            f"cannot write the checkpoint {path}: {error}; free some space or give another path"
-        ) from error
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        elsewhere = said("give another path", "choose another --out")
+        raise TrainingError(f"cannot write the checkpoint {path}: {error}; free some space or {elsewhere}") from error
 
 
 def read(path: Path, owner: str) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:

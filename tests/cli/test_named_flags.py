@@ -1,0 +1,139 @@
+"""A remedy names only flags that the command has to which it is given."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import secateur
+from secateur.cli.app import app
+
+SOURCE = Path(secateur.__file__).parent
+_FLAG = re.compile(r"--[a-z][a-z-]*")
+_GENERAL = {"--debug", "--help", "--version"}  # which are taken anywhere
+_FOREIGN = {"--upgrade"}  # of pip
+RUNS = ("prune", "run", "demo")
+NAMED = ("prune", "plan", "sensitivity", "explain", "evaluate", "measure")  # take --model
+DECIDE = ("prune", "plan")
+SAID_BY: dict[str, tuple[str, ...]] = {
+    "artifact/folder.py": RUNS,
+    "artifact/store.py": ("explain", "evaluate", "measure", "bench", "export"),
+    "cli/bench.py": ("bench",),
+    "cli/compare.py": ("compare",),
+    "cli/folders.py": RUNS,
+    "cli/outcome.py": ("prune",),
+    "cli/plan.py": ("plan",),
+    "cli/prune.py": ("prune",),
+    "cli/sensitivity.py": ("sensitivity",),
+    "cli/subject.py": ("explain", "evaluate", "measure"),
+    "compare/conduct.py": ("compare",),
+    "compare/outputs.py": ("compare",),
+    "core/method.py": DECIDE,
+    "core/outputs.py": ("prune", "plan", "sensitivity", "explain"),
+    "core/problem.py": DECIDE,
+    "core/surgery/proof.py": DECIDE,
+    "core/surgery/verification.py": DECIDE,
+    "data/inputs.py": DECIDE,
+    "data/loose.py": DECIDE,
+    "data/named.py": NAMED,
+    "methods/fine_pruning.py": DECIDE,
+    "methods/random_masks.py": DECIDE,
+    "methods/reconstruction.py": DECIDE,
+    "methods/weak_subnetwork.py": DECIDE,
+    "models/sources.py": ("run", "compare"),
+    "models/weights.py": NAMED,
+    "reconstruction/passes.py": DECIDE,
+    "repair/kit.py": DECIDE,
+    "run/beforehand.py": ("prune", "plan", "sensitivity", "explain"),
+    "run/budgeting.py": DECIDE,
+    "run/images.py": NAMED,
+    "run/minutes.py": ("prune",),
+    "run/settling.py": DECIDE,
+    "run/sources.py": (*RUNS, "compare"),
+    "run/timing.py": ("prune",),
+    "run/work.py": (*RUNS, "compare"),
+    "search/held_out.py": DECIDE,
+    "search/judge.py": DECIDE,
+    "spelling.py": (*RUNS, "compare", "sensitivity"),
+    "training/checkpoint.py": (*RUNS, "compare"),
+}
+OTHERWISE = {
+    ("cli/network.py", "--data"): ("evaluate",),
+    ("cli/network.py", "--mean"): ("evaluate",),
+    ("cli/network.py", "--std"): ("evaluate",),
+    ("cli/network.py", "--format"): ("export",),
+    ("cli/network.py", "--force"): ("export",),
+    ("cli/network.py", "--device"): ("measure", "bench"),
+    ("cli/prune.py", "--out"): RUNS,
+    ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
+    ("methods/random_masks.py", "--ratio"): ("random_masks",),
+    ("run/timing.py", "--forecast"): ("plan",),
+    ("run/beforehand.py", "--weights"): ("prune", "plan", "sensitivity"),
+}
+_LEFT_OUT = ("cli/app.py", "cli/flags.py", "cli/selection.py", "cli/command.py")  # which make flags, and examples
+
+
+@cache
+def flags_of(command: str) -> frozenset[str]:
+    """Return the flags of a command, or the settings of a method as such."""
+    group: Any = typer.main.get_command(app)
+    known = command in group.commands
+    return flags_of_command(command, ()) if known else flags_of_command("prune", ("--method", command))
+
+
+def flags_of_command(command: str, words: tuple[str, ...]) -> frozenset[str]:
+    group: Any = typer.main.get_command(app)
+    context = group.commands[command].make_context(command, list(words), resilient_parsing=True)
+    options = [(*it.opts, *it.secondary_opts) for it in context.command.params if it.param_type_name == "option"]
+    return frozenset(name for names in options for name in names)
+
+
+def named(path: Path) -> Iterator[str]:
+    """Yield the flags that the texts of a file name, but for those in docstrings."""
+    tree = ast.parse(path.read_text())
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, kinds) and _documented(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
+            yield from _FLAG.findall(node.value)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setting":
+            for name in (it.value for it in ast.walk(node) if isinstance(it, ast.Constant)):
+                yield f"--{name.replace('_', '-')}"
+
+
+def _documented(node: Any) -> bool:
+    return bool(node.body) and isinstance(node.body[0], ast.Expr)
+
+
+FOUND = sorted(
+    {
+        (path.relative_to(SOURCE).as_posix(), flag)
+        for path in SOURCE.rglob("*.py")
+        for flag in named(path)
+        if flag not in _GENERAL | _FOREIGN and path.relative_to(SOURCE).as_posix() not in _LEFT_OUT
+    }
+)
+
+
+@pytest.mark.parametrize(("file", "flag"), FOUND)
+def test_a_flag_that_a_text_names_is_one_of_the_command(file: str, flag: str) -> None:
+    commands = OTHERWISE.get((file, flag)) or SAID_BY.get(file)
+    assert commands, f"say which commands can say {flag} of {file}"
+    assert [command for command in commands if flag not in flags_of(command)] == []
+
+
+def test_all_of_them_are_looked_at() -> None:
+    assert {("data/named.py", "--download"), ("cli/bench.py", "--no-save"), ("core/problem.py", "--data")} <= {*FOUND}
+    assert {*SAID_BY} == {file for file, _ in FOUND if file in SAID_BY}  # no file that names none any more
+
+
+@pytest.mark.parametrize("command", ["explain", "measure"])
+def test_what_takes_a_data_set_can_fetch_it(command: str) -> None:
+    assert {"--data", "--download"} <= flags_of(command)
