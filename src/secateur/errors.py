@@ -16,10 +16,19 @@ if TYPE_CHECKING:
 
 _UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f]")
 _LONGEST = 300
+_LONG_WORD = re.compile(r"(\S{120})\S{80,}(\S{60})")  # what nobody reads to its end; of paths that is what counts
 
 
 class SecateurError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: one sentence; what it quotes of others is made one line, without what steers a terminal, and long words
+            in it are cut.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_brief(message))
 
 
 class SettingError(SecateurError):
@@ -103,6 +112,10 @@ class ExportError(SecateurError):
 def visible(text: str) -> str:
     """Return a text of others without what steers a terminal: colours, movements of the cursor, bells."""
     return _UNSEEN.sub("", text)
+
+
+def _brief(text: str) -> str:
+    return _LONG_WORD.sub(r"\1...\2", " ".join(visible(text).split()))
 
 
 def first_line(error: BaseException, last: bool = False) -> str:

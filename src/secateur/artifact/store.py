@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils import _pytree
 
 from secateur import reading
+from secateur.arguments import checked
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
 from secateur.artifact.claims import check_name
@@ -33,6 +34,7 @@ from secateur.models import build as build_by_name
 from secateur.models import fit_classes
 from secateur.models.sources import own_code
 from secateur.recipe import Recipe
+from secateur.rules import Seconds, Threads
 from secateur.spelling import said
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ ENOUGH = 2**22
 _QUICK = 128 * reading.MIB  # bytes that are hashed before a file is looked into
 
 
+@checked
 @dataclass(frozen=True)
 class Loaded:
     """What an artifact holds.
@@ -68,12 +71,13 @@ class Loaded:
     measurement: dict[str, Any]
     environment: dict[str, Any]
 
-    def deploy(self, *, time: bool = True, seconds: float = 0.5, threads: int | None = None) -> nn.Module:
+    def deploy(self, *, time: bool = True, seconds: Seconds = 0.5, threads: Threads = None) -> nn.Module:
         """Return the pruned network ready to run, see ``secateur.measure.deploy``, which also says what it did."""
         example = inputs_like(self.measurement["example"], device_of(self.model))
         return deploy(self.model, example, time=time, seconds=seconds, threads=threads).model
 
 
+@checked
 def save(result: Result, folder: str | Path, *, force: bool = False) -> Path:
     """Write a result as a folder, whole or not at all.
 
@@ -121,6 +125,7 @@ def saving(result: Result, folder: str | Path, *, force: bool = False, claim: bo
         yield new
 
 
+@checked
 def load(
     folder: str | Path, *, dense: nn.Module | None = None, build: Callable[..., nn.Module] | None = None
 ) -> Loaded:

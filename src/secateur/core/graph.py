@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.computed import Gain, Transformed
 from secateur.core.explain import Explanation, explain
 from secateur.core.explain import layer_of as layer_of
@@ -118,6 +119,7 @@ class Statistic:
     kind: str = "statistic"
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A network read into groups of units.

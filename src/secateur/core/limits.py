@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, cast
 
 from secateur import rules
+from secateur.arguments import checked
 from secateur.core.graph import Graph, Group
 from secateur.core.plan import Plan
 from secateur.errors import SettingError
@@ -46,6 +47,7 @@ _RULES = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Limits:
     """What every plan must respect.

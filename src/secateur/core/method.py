@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.error_shares import NO_IMAGES_NOTE, note, toward
 from secateur.core.graph import Group
 from secateur.core.knapsack import by_latency
@@ -25,8 +26,8 @@ from secateur.core.sensitivity import Allocate, by_damage
 from secateur.core.shaper import Shaper
 from secateur.core.size import Target
 from secateur.errors import SettingError, TargetError
-from secateur.rules import check_types
 from secateur.spelling import said, setting
+from secateur.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Paper:
         return f"@{self.kind}{{{key},\n{body}\n}}"
 
 
+@checked
 @dataclass(frozen=True)
 class Method(ABC):
     """A published way to decide what to remove.
@@ -111,6 +113,7 @@ def _unsaid() -> TargetError:
     return TargetError(f"say how much to keep: a target ({target}), or a rate for some layers ({setting('keeps')})")
 
 
+@checked
 @dataclass(frozen=True)
 class ScoreMethod(Method):
     """A method that gives every unit one number; the lowest go first.

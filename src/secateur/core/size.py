@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur import rules
+from secateur.arguments import checked
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.regroup import layouts, saved_macs, saved_params
@@ -64,6 +65,7 @@ class Size:
         return int(getattr(self, measure))
 
 
+@checked
 @dataclass(frozen=True)
 class Target:
     """Keep at most the fraction ``keep`` of the dense network's ``of``.
@@ -168,6 +170,7 @@ def ruler(graph: Graph) -> Ruler:
     return Ruler(graph)
 
 
+@checked
 def size(graph: Graph, plan: Plan = EMPTY) -> Size:
     """Return the exact size of the network under the plan, on paper.
 

@@ -9,29 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.arguments import checked
 from secateur.data.dataset import Data, check_labels, constants
 from secateur.data.memory import MemorySource, Part, Store
 from secateur.data.order import Split
 from secateur.data.splits import holdout, mixed
 from secateur.errors import DataError, first_line
+from secateur.rules import Count, Seed
 
 Array = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 Layout = Literal["auto", "NCHW", "NHWC"]
 CHANNELS = (1, 3, 4)  # what an image's channels are when nobody says where they are
 
 
+@checked
 def from_arrays(
     train: tuple[Array, Array],
     test: tuple[Array, Array],
     val: tuple[Array, Array] | None = None,
     *,
     name: str = "arrays",
-    classes: int | None = None,
+    classes: Count | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     layout: Layout = "auto",
     val_fraction: float = 0.1,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Data:
     """Make a data set of images and labels in memory.
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.arguments import checked
 from secateur.data.order import Order, Split, known_split
 from secateur.errors import DataError
+from secateur.rules import AnySeed, Count
+from secateur.typed import check_types
 
 
 class Batches(ABC):
@@ -41,6 +44,7 @@ class Source(ABC):
         """Return the first validation image, (1, C, H, W) float32, normalised."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Data:
     """A labelled image data set with training, validation and test splits.
@@ -57,20 +61,23 @@ class Data:
     """
 
     name: str
-    classes: int
+    classes: Count
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: Source = field(repr=False)
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     def batches(
         self,
         split: Split,
-        batch_size: int = 256,
+        batch_size: Count = 256,
         *,
         augment: str = "none",
         shuffle: bool = False,
-        seed: int = 0,
+        seed: AnySeed = 0,
         device: torch.device | str | None = None,
         rank: int = 0,
         world: int = 1,

@@ -13,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
+from secateur.arguments import checked
+
 from ..core.attention import module_by_module
 from ..core.blocks import executing
 from ..core.calls import ModuleStack, Operators
@@ -57,6 +59,7 @@ class Counts(Record):
         return remark(self.uncounted, self.uncounted_macs, self.macs, self.macs, None)
 
 
+@checked
 def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     """Count the size of ``model`` by running it once in eval mode.
 

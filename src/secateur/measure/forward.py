@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..core.outputs import scores_in
+from ..core.surgery.forward import INPUTS
 from ..core.surgery.untouched import owned, untouched
 from ..errors import ModelError, first_line
+from ..rules import Rule
 
-ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+ExampleInputs: TypeAlias = Annotated[Tensor | tuple[Any, ...] | Mapping[str, Any], INPUTS]
 """A tensor (one argument), a tuple (positional arguments) or a mapping (keyword arguments)."""
+
+
+def _is_here(value: object) -> bool:
+    if not isinstance(value, torch.device | str):
+        return False
+    try:
+        return torch.empty(0, device=value).device.type != "meta"
+    except Exception:  # no device, no such device here, or torch was built without it
+        return False
+
+
+Device: TypeAlias = Annotated[torch.device | str, Rule(_is_here, "a device that torch has here, such as cpu")]
 
 
 @contextmanager

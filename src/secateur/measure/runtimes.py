@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from secateur.arguments import checked
+
 from ..core.surgery.untouched import owned
 from ..errors import ModelError, SettingError, first_line, nearest
 from .conversion import input_names, onnx_program
@@ -62,6 +64,7 @@ def known(runtime: str) -> Runtime:
     raise SettingError(f"unknown runtime '{runtime}'{nearest(runtime, RUNTIMES)}: choose {' or '.join(RUNTIMES)}")
 
 
+@checked
 def missing(runtime: Runtime, device: torch.device | str = "cpu") -> str:
     """Say why a runtime cannot be had here and what to do about it; empty if it can."""
     if runtime in _PACKAGES and torch.device(device).type != "cpu":
@@ -74,6 +77,7 @@ def missing(runtime: Runtime, device: torch.device | str = "cpu") -> str:
     return ""
 
 
+@checked
 def installed(device: torch.device | str = "cpu") -> tuple[Runtime, ...]:
     """Return the runtimes that can be had here."""
     return tuple(runtime for runtime in RUNTIMES if not missing(runtime, device))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from secateur.arguments import checked
+from secateur.typed import check_types
+
 from .interval import CONFIDENCE, differs
 from .latency import Latency
 from .side_by_side import Clock, SideBySide
@@ -12,6 +15,7 @@ from .side_by_side import Clock, SideBySide
 DENSE, PRUNED = "dense", "pruned"
 
 
+@checked
 @dataclass(frozen=True)
 class SpeedUp:
     """How many times faster the pruned network is than the dense one, both timed in turns.
@@ -43,6 +47,9 @@ class SpeedUp:
     wall_ratio: float
     processor_ratio: float | None
     rounds: int
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @staticmethod
     def of(found: SideBySide, dense: str = DENSE, pruned: str = PRUNED) -> SpeedUp:

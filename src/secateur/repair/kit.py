@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, left
@@ -23,8 +24,10 @@ from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
 from secateur.repair.error import squared_errors
 from secateur.repair.folding import fold
+from secateur.rules import Seed
 from secateur.spelling import setting
 from secateur.training import recalibrate
+from secateur.typed import check_types
 
 STEPS = REPAIRS
 """Every repair by name, in the order in which they are carried out, whatever the order in which they are asked for.
@@ -71,6 +74,7 @@ class Judge:
         return Judge(name, 1.5 if images is None or images < MIN_IMAGES_FOR_MEANS else 1.0)
 
 
+@checked
 @dataclass(frozen=True)
 class Repair:
     """One repair and what it brought, on the validation images.
@@ -87,6 +91,9 @@ class Repair:
     before: Accuracy | None
     after: Accuracy | None
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Repair:
         """Read what ``dataclasses.asdict`` returns.
@@ -98,6 +105,7 @@ class Repair:
         return Repair(**{**values, **parts})
 
 
+@checked
 def repair(
     dense: nn.Module,
     thin: nn.Module,
@@ -107,7 +115,7 @@ def repair(
     steps: Sequence[str],
     *,
     data: Data | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     judge: Judge | None = None,
     tell: Tell = ignore,
 ) -> tuple[Repair, ...]:

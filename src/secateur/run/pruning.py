@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur import rules
+from secateur.arguments import checked
 from secateur.budget import Budget
 from secateur.core.graph import Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
+from secateur.core.surgery import Inputs
 from secateur.core.surgery.foreign import refuse_foreign, refuse_without_values
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
@@ -30,6 +31,7 @@ from secateur.models import build
 from secateur.models.sources import side_of
 from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
+from secateur.rules import Images, Minutes, Rounds, Seed, Threads
 from secateur.run.beforehand import check_goals, check_weights, warn_of_random_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.choices import Choices
@@ -45,43 +47,36 @@ from secateur.run.timing import check_timing
 from secateur.run.work import Work
 from secateur.training import Settings
 
-_TRAINING = rules.optional(rules.instance(Settings, "Settings or None"))
-_BUDGET = rules.optional(rules.instance(Budget, "a Budget or None"))
-_LIMITS = rules.instance(Limits, "a Limits such as Limits(multiple=8)")
-_RUNTIME = rules.optional(
-    rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
-)
-_GROUPS = rules.one_of(Groups, '"')
 
-
+@checked
 @shown
 @randomness()
 @ordinary()
 def prune(
     model: nn.Module | str,
-    example_inputs: Any = None,
+    example_inputs: Inputs | None = None,
     method: Method | str | None = None,
     target: Target | float | None = None,
     data: Data | str | None = None,
     *,
     train: Settings | None = None,
     shape: Settings | None = None,
-    rounds: int = 1,
+    rounds: Rounds = 1,
     then: Sequence[Step] = (),
     leave: Sequence[str] = (),
     free_outputs: Sequence[str] = (),
     groups: Groups = "all",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
-    seed: int = 0,
+    seed: Seed = 0,
     latency: bool = True,
     repair: Sequence[str] | None = None,
     calibrate: Any = None,
-    calibrate_images: int = COUNT,
-    minutes: float | None = None,
+    calibrate_images: Images = COUNT,
+    minutes: Minutes = None,
     patience: float | None = None,
     budget: Budget | None = None,
     runtime: Runtime | Sequence[Runtime] | None = None,
-    threads: int | None = None,
+    threads: Threads = None,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
     chosen: Mapping[str, Any] | None = None,
@@ -146,19 +141,6 @@ def prune(
     Raises:
         SecateurError: one of its kinds, with one sentence on what to do.
     """
-    rules.refuse(
-        ("train", train, _TRAINING),
-        ("shape", shape, _TRAINING),
-        ("budget", budget, _BUDGET),
-        ("limits", limits, _LIMITS),
-        ("runtime", runtime, _RUNTIME),
-        ("rounds", rounds, rules.ROUNDS),
-        ("groups", groups, _GROUPS),
-        ("seed", seed, rules.SEED),
-        ("threads", threads, rules.THREADS),
-        ("calibrate_images", calibrate_images, rules.IMAGES),
-        ("minutes", minutes, rules.MINUTES),
-    )
     tell = once(tell)
     seen = data is not None or calibrate is not None
     method_asked, repair_asked = method is not None, repair is not None

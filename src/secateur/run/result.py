@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from secateur import artifact
+from secateur.arguments import checked
 from secateur.artifact.stages import DISTILLED, stages, way_of
 from secateur.core.explain import Explanation
 from secateur.core.graph import Graph, layer_of, tensor_of
@@ -21,9 +22,11 @@ from secateur.core.trials import Search
 from secateur.measure import Measurement, SpeedUp, deploy
 from secateur.recipe import Recipe
 from secateur.repair import Repair
+from secateur.rules import Seconds, Threads
 from secateur.run.minutes import Spent
 from secateur.run.step import Step
 from secateur.training import History
+from secateur.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Width:
     after: int
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What came out of a pruning run.
@@ -107,6 +111,9 @@ class Result:
     minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     def __repr__(self) -> str:
         """Return one line; the fields hold whole networks and plans."""
         macs, kept = self.before.counts.macs, self.after.counts.macs
@@ -143,7 +150,7 @@ class Result:
         """Write the artifact folder, see ``secateur.save``."""
         return artifact.save(self, folder, force=force)
 
-    def deploy(self, *, time: bool = True, seconds: float = 0.5, threads: int | None = None) -> nn.Module:
+    def deploy(self, *, time: bool = True, seconds: Seconds = 0.5, threads: Threads = None) -> nn.Module:
         """Return the pruned network ready to run, see ``secateur.measure.deploy``, which also says what it did."""
         return deploy(self.model, self.example_inputs, time=time, seconds=seconds, threads=threads).model
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from secateur.arguments import checked
 from secateur.core.surgery import Inputs
 from secateur.errors import TrainingError
 from secateur.measure.forward import call, moved
@@ -18,6 +19,7 @@ CONSTANT = 1e-6
 """Share of the variance that was there below which nothing varies."""
 
 
+@checked
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
     """Replace the running means and variances of the batch norms by the plain average over the batches.
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from secateur import rules
+from secateur.arguments import checked
 from secateur.core.surgery.untouched import ordinary
 from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
 from secateur.progress import shown
+from secateur.rules import AnySeed
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _TURN = threading.RLock()
 
 
+@checked
 @shown
 def fit(
     model: nn.Module,
@@ -48,7 +50,7 @@ def fit(
     shaper: Shaper | None = None,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
-    seed: int = 0,
+    seed: AnySeed = 0,
     memory: Memory = Memory(),  # noqa: B008  (frozen)
     progress: bool | None = None,
     tell: Tell = ignore,
@@ -113,7 +115,6 @@ def fit(
 
 
 def _check(model: nn.Module, data: Data, settings: Settings, teacher: nn.Module | None, seed: int) -> None:
-    rules.refuse(("seed", seed, rules.whole(0)))
     if settings.distill and teacher is None:
         raise TrainingError(f"'distill' is {settings.distill} but there is no teacher; give one, or set 'distill' to 0")
     if not any(parameter.requires_grad for parameter in model.parameters()):

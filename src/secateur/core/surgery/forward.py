@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,26 @@ from secateur.core.attention import module_by_module
 from secateur.core.outputs import named_tensors
 from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError, first_line
+from secateur.rules import Rule
 
-Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+_DEEPEST = 30  # containers in containers
+
+
+def _are_inputs(value: object, depth: int = 0) -> bool:
+    """Tell whether a value is built of containers that end; what else is in them is the network's own affair."""
+    if depth > _DEEPEST:
+        return False
+    if isinstance(value, Mapping):
+        return all(_are_inputs(each, depth + 1) for each in cast("Mapping[Any, Any]", value).values())
+    if isinstance(value, list | tuple):
+        return all(_are_inputs(each, depth + 1) for each in cast("Sequence[Any]", value))
+    return depth > 0 or isinstance(value, Tensor)
+
+
+INPUTS = Rule(_are_inputs, "a tensor, a tuple of positional arguments, or a table of named ones")
+"""What a network can be called with."""
+
+Inputs: TypeAlias = Annotated[Tensor | Sequence[Any] | Mapping[str, Any], INPUTS]
 
 
 def in_evaluation(module: nn.Module) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan, Regroup
 from secateur.core.size import sliced, zero_masks
 from secateur.errors import ModelError, PlanError
 
 
+@checked
 def migrate_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, thin: nn.Module, graph: Graph, plan: Plan
 ) -> None:

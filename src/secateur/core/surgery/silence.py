@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.graph import Graph, staying, tensor_of
 from secateur.core.plan import Plan, ZeroWeights
 from secateur.core.regroup import layouts
@@ -18,6 +19,7 @@ from secateur.core.surgery.regrouping import held
 from secateur.core.surgery.removal import check
 
 
+@checked
 @contextlib.contextmanager
 def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
     """Silence what the plan removes, inside the model itself; on leaving, restore every bit.
@@ -135,6 +137,7 @@ class Hold(Shaper):
                 tensor.mul_(mask.to(tensor.device))
 
 
+@checked
 def hold(thin: nn.Module, graph: Graph, plan: Plan) -> Hold:
     """Return a shaper that keeps the zeros of an applied plan through training.
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from secateur.arguments import checked
 from secateur.core.attention import ATTENTION
 from secateur.core.calls import Operators, bound
 from secateur.core.graph import Graph
@@ -40,6 +41,7 @@ LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 
+@checked
 def trace(
     model: nn.Module,
     example_inputs: Inputs,
