@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +280,7 @@ class World:
                 "latency": False,
                 "progress": False,
             },
-            "run_recipe": lambda: {"recipe": None},
+            "run_recipe": lambda: {"recipe": self.recipe, "progress": False},
             "measure": lambda: {"time": False},
             "side_by_side": lambda: {"networks": {"a": self.model, "b": self.thin}},
             "deploy": lambda: {"time": False},
@@ -382,7 +381,7 @@ class World:
         }
         return {**{key: make() for key, make in common.items() if key in takes}, **own.get(owner, dict)()}
 
-    @property
+    @cached_property
     def speed(self) -> Any:
         """How much faster the thin network is."""
         return secateur.measure.SpeedUp.of(self.timed)

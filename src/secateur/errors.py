@@ -115,6 +115,7 @@ def visible(text: str) -> str:
 
 
 def _brief(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()  # halves of letters, which no terminal can write
     return _LONG_WORD.sub(r"\1...\2", " ".join(visible(text).split()))
 
 
@@ -129,9 +130,10 @@ def first_line(error: BaseException, last: bool = False) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[object]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, else an empty string."""
-    if len(name) > 200:  # no name that anybody misspelt, and the search takes the square of its length
+    if not isinstance(name, str) or len(name) > 200:  # no name that anybody misspelt; the search takes its square
         return ""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    others = [each for each in known if isinstance(each, str)] if isinstance(known, Iterable) else []
+    close = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""

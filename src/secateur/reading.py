@@ -176,8 +176,8 @@ def written(value: object) -> str:
     """Return the ``repr`` of a value; dots for what is long or deep in it."""
     try:
         return line(_REPR.repr(value), _REPEATED)
-    except Exception:  # a number of thousands of digits, or whatever a class of others does
-        return f"a huge or broken {type(value).__name__}"
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        return f"a huge {type(value).__name__}"
 
 
 def wrong(error: Exception) -> str:

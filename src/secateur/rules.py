@@ -23,7 +23,7 @@ LARGEST = 2**53
 
 _IMAGE = re.compile(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){2}")
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a letter beyond 16 bits: no file can hold it
-_NO_PATH = re.compile(r"[\0\ud800-\udfff]")  # letters that no name of a file has
+_NO_PATH = re.compile(r"[\0\ud800-\udfff]|[^/\\]{256}")  # what no name of a file has
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,11 @@ TEXT = Rule(lambda value: isinstance(value, str), "a text")
 """Text of any length, such as the content of a file."""
 
 
-MEASURED = Rule(lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number", plain=scalar)
+MEASURED = Rule(
+    lambda value: isinstance(value, float) or (type(value) is int and value.bit_length() < 1000),
+    "a number",
+    plain=scalar,
+)
 """What was measured or computed, which need not be finite."""
 
 
@@ -210,7 +214,7 @@ MINUTES = optional(number(lambda value: value >= 0, "a number of minutes of at l
 
 
 PATH = Rule(
-    lambda value: isinstance(value, str | Path) and 1 <= len(str(value)) <= LONGEST and not _NO_PATH.search(str(value)),
+    lambda value: isinstance(value, str | Path) and len(str(value)) <= LONGEST and not _NO_PATH.search(str(value)),
     "a path",
     plain=lambda value: Path(value) if isinstance(value, os.PathLike) and not isinstance(value, Path) else value,
 )

@@ -28,6 +28,8 @@ _WORDS = {  # of classes that are better known by other names, or that somebody 
     "torch.Tensor": "a tensor",
     "torch.optim.optimizer.Optimizer": "an optimizer of torch",
     "numpy.ndarray": "an array",
+    "secateur.core.method.Method": "a method such as Magnitude(norm='l2')",
+    "secateur.training.settings.Settings": "Settings of a training",
     "secateur.core.graph.Graph": "a Graph, which secateur.trace returns",
     "secateur.data.dataset.Data": "a data set, which secateur.load_data returns",
     "secateur.run.result.Result": "a Result, which secateur.prune returns",
@@ -101,6 +103,11 @@ def of_type(hint: Any) -> Rule:
     if origin in REPEATED and args:
         fixed = origin is tuple and args[1:] != (Ellipsis,)
         return _parts([of_type(arg) for arg in args]) if fixed else _sequence(hint, args[0])
+    if origin is Callable:  # a class makes something, and what returns nothing is wanted for what it does
+        does = args[-1] in (None, type(None))
+        return Rule(lambda value: callable(value) and not (does and isinstance(value, type)), "a function")
+    if origin is Iterable and get_origin(args[0]) is tuple:  # an array is one thing and no pairs
+        return _any_iterable(lambda value: not hasattr(value, "shape"))
     return _of_class(origin or hint)
 
 
@@ -191,11 +198,12 @@ def _parts(entries: Sequence[Rule]) -> Rule:
 
 
 def _gathered(value: object, kind: Any) -> object:
-    """Return the entries of a set, view, generator or array in a tuple; other values, and what fails, as they are."""
-    if isinstance(value, Sequence | Mapping) or not isinstance(value, Iterable):
+    """Return the entries of a set, view, generator, range or array in a tuple; other values, and what fails, as is."""
+    later = isinstance(value, Sequence) and get_origin(kind) is Annotated  # read when somebody looks
+    if later or isinstance(value, (Mapping, *_TEXTS)) or not isinstance(value, Iterable):
         return value
     try:
-        numbers = value.tolist() if kind in (int, float) and hasattr(value, "tolist") else value
+        numbers = cast("Any", value).tolist() if kind in (int, float) and hasattr(value, "tolist") else value
         return tuple(cast("Iterable[object]", numbers))
     except (TypeError, RuntimeError):  # arrays of no dimension, tensors without values
         return value
@@ -212,17 +220,20 @@ def _pairs(value: object) -> Sequence[tuple[object, object]] | None:
     return [(pair[0], pair[1]) for pair in cast("Sequence[Sequence[object]]", pairs)] if whole else None
 
 
+def _any_iterable(fits: Callable[[object], bool]) -> Rule:
+    return Rule(
+        lambda value: (
+            not isinstance(value, _TEXTS)
+            and (isinstance(value, Iterable) or hasattr(type(cast("object", value)), "__getitem__"))  # the old way
+            and fits(value)
+        ),
+        "something to iterate over",
+    )
+
+
 def _of_class(kind: Any) -> Rule:
-    if kind is Callable:
-        return Rule(callable, "a function")
-    if kind is Iterable:  # also in the old way, by numbers
-        return Rule(
-            lambda value: (
-                not isinstance(value, _TEXTS)
-                and (isinstance(value, Iterable) or hasattr(type(cast("object", value)), "__getitem__"))
-            ),
-            "something to iterate over",
-        )
+    if kind is Iterable:
+        return _any_iterable(lambda value: getattr(value, "shape", None) != ())
     if not isinstance(kind, type) or kind in (object, Any) or getattr(kind, "_is_protocol", False):
         return ANYTHING
     name = f"{kind.__module__}.{kind.__qualname__}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ from secateur.models import build as build_by_name
 from secateur.models import fit_classes
 from secateur.models.sources import own_code
 from secateur.recipe import Recipe
-from secateur.rules import Seconds, Threads
+from secateur.rules import Rule, Seconds, Threads
 from secateur.spelling import said
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ ENOUGH = 2**22
 """Numbers in the inputs that a network is traced with, if they are many examples."""
 
 _QUICK = 128 * reading.MIB  # bytes that are hashed before a file is looked into
+
+
+RESULT = Rule(
+    lambda value: any(
+        f"{kind.__module__}.{kind.__name__}" == "secateur.run.result.Result" for kind in type(value).mro()
+    ),
+    "a Result, which secateur.prune returns",
+)
 
 
 @checked
@@ -78,7 +86,7 @@ class Loaded:
 
 
 @checked
-def save(result: Result, folder: str | Path, *, force: bool = False) -> Path:
+def save(result: Annotated[Result, RESULT], folder: str | Path, *, force: bool = False) -> Path:
     """Write a result as a folder, whole or not at all.
 
     Args:

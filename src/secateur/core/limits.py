@@ -30,9 +30,10 @@ PARTS = 2
 """A group that has fewer than so many multiples gets a finer one, so that every group can lose something."""
 
 MULTIPLE = rules.Rule(
-    lambda value: value == "auto" or rules.whole(1).accepts(value),
+    lambda value: (isinstance(value, str) and value == "auto") or rules.whole(1).accepts(value),
     '"auto" (for each group what runs fast) or a whole number of at least 1',
     ("auto",),
+    plain=rules.scalar,
 )
 NEAR = 0.05
 """By which share of a group a width that was asked for may be missed for the sake of its multiple."""

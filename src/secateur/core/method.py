@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,9 @@ class Paper:
         return f"@{self.kind}{{{key},\n{body}\n}}"
 
 
+_CALLED = frozenset({"plan", "check", "training", "shaping", "score", "scores"})
+
+
 @checked
 @dataclass(frozen=True)
 class Method(ABC):
@@ -74,6 +77,12 @@ class Method(ABC):
     """
 
     paper: ClassVar[Paper]
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Let what a subclass says about arguments hold for whoever calls it."""
+        super().__init_subclass__(**settings)
+        for name in _CALLED & vars(cls).keys():
+            setattr(cls, name, checked(vars(cls)[name]))
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -113,7 +122,6 @@ def _unsaid() -> TargetError:
     return TargetError(f"say how much to keep: a target ({target}), or a rate for some layers ({setting('keeps')})")
 
 
-@checked
 @dataclass(frozen=True)
 class ScoreMethod(Method):
     """A method that gives every unit one number; the lowest go first.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from secateur import reading
 from secateur.arguments import checked
-from secateur.errors import PlanError
+from secateur.errors import PlanError, first_line
 from secateur.rules import Text
 from secateur.typed import check_types
 
@@ -107,13 +107,17 @@ class ZeroWeights:
         expected = (math.prod(self.shape) + 7) // 8
         if len(self.keep) != expected:
             raise PlanError(
-                f"the mask of '{self.tensor}' has {len(self.keep)} bytes where shape {self.shape} needs {expected}"
+                f"the mask of '{self.tensor}' has {len(self.keep)} bytes where shape {reading.written(self.shape)} "
+                f"needs {expected}"
             )
 
     @staticmethod
     def of(tensor: str, keep: Tensor) -> ZeroWeights:
         """Pack a boolean mask (True = keep) that has the shape of the parameter ``tensor``."""
-        bits = np.packbits(keep.detach().cpu().bool().numpy().reshape(-1))
+        try:
+            bits = np.packbits(keep.detach().cpu().bool().numpy().reshape(-1))
+        except (RuntimeError, TypeError) as error:  # tensors without values, and such as numpy does not know
+            raise PlanError(f"the mask of '{tensor}' cannot be read: {first_line(error)}; give a dense one") from error
         return ZeroWeights(tensor, tuple(keep.shape), bits.tobytes())
 
     def mask(self) -> Tensor:

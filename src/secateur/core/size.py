@@ -24,6 +24,7 @@ from secateur.reading import written
 
 Measure = Literal["macs", "params", "nonzero", "units"]
 _NAMES = {"macs": "MACs", "params": "parameters"}
+_OF = rules.one_of(Measure)
 _SHARE = rules.number(lambda keep: 0.0 < keep <= 1.0, "in (0, 1]")
 
 
@@ -78,12 +79,13 @@ class Target:
     of: Measure = "macs"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", _SHARE.plain(self.keep))
         if not _SHARE.accepts(self.keep):
             raise SettingError(
                 f"keep must be in (0, 1], not {written(self.keep)}: it is the fraction that stays{self._instead()}"
             )
-        if self.of not in get_args(Measure):
-            raise SettingError(f"unknown measure '{self.of}'; choose one of {', '.join(get_args(Measure))}")
+        if not _OF.accepts(self.of):
+            raise SettingError(f"unknown measure {written(self.of)}; choose one of {', '.join(get_args(Measure))}")
 
     def _instead(self) -> str:
         """Return what to write for a number of MACs or parameters, or for percent; empty for what is neither."""

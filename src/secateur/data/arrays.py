@@ -123,6 +123,11 @@ def _store(pair: tuple[Array, Array], which: str, layout: Layout) -> Store:
     return Store(images, labels)
 
 
+def is_bare(value: object) -> bool:
+    """Tell whether a value is a tensor without numbers at each of its places: on the device meta, or sparse."""
+    return isinstance(value, Tensor) and (value.is_meta or value.layout is not torch.strided)
+
+
 def tensor_of(array: Array) -> Tensor:
     """Return an array as a tensor on the CPU, without a copy where that is possible.
 
@@ -130,6 +135,8 @@ def tensor_of(array: Array) -> Tensor:
         DataError: if it does not hold numbers of one type and shape.
     """
     if isinstance(array, Tensor):
+        if is_bare(array):
+            raise DataError("a tensor has no values (device 'meta') or is sparse: give a dense one with values")
         return array.detach().cpu()
     try:
         values = np.asarray(array)

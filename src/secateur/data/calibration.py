@@ -7,18 +7,21 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, overload
+from pathlib import Path
+from typing import Annotated, Any, overload
 
 import torch
 from torch import Tensor
 
 from secateur.arguments import checked
+from secateur.core.surgery.forward import ends
+from secateur.data.arrays import is_bare
 from secateur.data.distinct import NORMALISED, SAMPLES, distinct, largest
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
 from secateur.measure.forward import joined, length, part, refilled, tensors
-from secateur.rules import Images, Seed, Side, Workers
+from secateur.rules import PATH, Images, Rule, Seed, Side, Workers
 from secateur.typed import check_types
 
 FEWEST, MOST = 64, 1000
@@ -27,6 +30,13 @@ FEWEST, MOST = 64, 1000
 COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
+
+
+SOURCE = Rule(
+    lambda value: PATH.accepts(value) if isinstance(value, str | Path) else ends(value) and not is_bare(value),
+    "a folder of pictures, an array or a file of arrays, a data loader, or an iterable of model inputs",
+)
+_EXAMPLE = Rule(ends, "what the network takes")
 
 
 @checked
@@ -176,11 +186,11 @@ class Later(Sequence[Inputs]):
 
 @checked
 def load_calibration(
-    source: Any,
+    source: Annotated[Any, SOURCE],
     *,
     count: Images = COUNT,
     seed: Seed = 0,
-    example: Any = None,
+    example: Annotated[Any, _EXAMPLE] = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     image_size: Side | None = None,

@@ -12,6 +12,7 @@ from torch import Tensor
 from secateur.arguments import checked
 from secateur.data.order import Order, Split, known_split
 from secateur.errors import DataError
+from secateur.measure.forward import Device
 from secateur.rules import AnySeed, Count
 from secateur.typed import check_types
 
@@ -78,7 +79,7 @@ class Data:
         augment: str = "none",
         shuffle: bool = False,
         seed: AnySeed = 0,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> Batches:
@@ -102,8 +103,8 @@ class Data:
             An iterable with a length; it yields images, (N, C, H, W) float32, and labels, (N,) int64.
 
         Raises:
-            DataError: if a setting is unknown or out of range.
-            SettingError: if the seed is out of range.
+            DataError: if there is no such augmentation, or the numbers do not go together.
+            SettingError: if there is no such split, or a number is out of range.
         """
         place = _indexed(torch.device("cpu" if device is None else device))
         return self.source.batches(Order(split, batch_size, augment, shuffle, seed, place, rank, world))
@@ -112,7 +113,7 @@ class Data:
         """Return the number of images in a split.
 
         Raises:
-            DataError: if there is no such split.
+            SettingError: if there is no such split.
         """
         return self.source.size(known_split(split))
 

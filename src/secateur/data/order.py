@@ -36,7 +36,7 @@ class Order:
 
     Raises:
         DataError: if a setting is unknown or out of range.
-        SettingError: if the seed is out of range.
+        SettingError: if one is not of its type, there is no such split, or a number is out of range.
     """
 
     split: Split

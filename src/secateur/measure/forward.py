@@ -28,6 +28,14 @@ def _is_here(value: object) -> bool:
         return False
 
 
+def _is_known(value: object) -> bool:
+    try:
+        return isinstance(value, torch.device | str) and bool(torch.device(value).type)
+    except RuntimeError:
+        return False
+
+
+KnownDevice: TypeAlias = Annotated[torch.device | str, Rule(_is_known, "a device that torch knows, such as cpu")]
 Device: TypeAlias = Annotated[torch.device | str, Rule(_is_here, "a device that torch has here, such as cpu")]
 
 
@@ -78,8 +86,14 @@ def tensors(inputs: Any) -> Iterator[Tensor]:
 
 
 def moved(inputs: Any, device: torch.device, memory_format: torch.memory_format | None = None) -> Any:
-    """Return ``inputs`` with its tensors on ``device``, and those of 4 dimensions in ``memory_format``."""
+    """Return ``inputs`` with its tensors on ``device``, and those of 4 dimensions in ``memory_format``.
+
+    Raises:
+        ModelError: if one of them has no values that could be moved.
+    """
     if isinstance(inputs, Tensor):
+        if inputs.is_meta and device.type != "meta":
+            raise ModelError("an example input has a shape and no values (device 'meta'): give a tensor with values")
         inputs = inputs.to(device)
         return inputs if memory_format is None or inputs.ndim != 4 else inputs.to(memory_format=memory_format)
     if isinstance(inputs, Mapping):

@@ -47,7 +47,7 @@ class Record:
 
 
 def _typed(value: object, wanted: str, kind: str, name: str) -> object:
-    if wanted == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+    if wanted in ("float", "Number") and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if wanted == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value

@@ -22,7 +22,7 @@ from secateur.arguments import checked
 from ..core.surgery.untouched import owned
 from ..errors import ModelError, SettingError, first_line, nearest
 from .conversion import input_names, onnx_program
-from .forward import ExampleInputs, call, call_on, device_of, evaluating, moved, tensors
+from .forward import ExampleInputs, KnownDevice, call, call_on, device_of, evaluating, moved, tensors
 from .quiet import ready_to_compile
 
 Runtime = Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"]
@@ -65,7 +65,7 @@ def known(runtime: str) -> Runtime:
 
 
 @checked
-def missing(runtime: Runtime, device: torch.device | str = "cpu") -> str:
+def missing(runtime: Runtime, device: KnownDevice = "cpu") -> str:
     """Say why a runtime cannot be had here and what to do about it; empty if it can."""
     if runtime in _PACKAGES and torch.device(device).type != "cpu":
         return f"{runtime} is timed on the CPU only; leave it out, or choose the device cpu"
@@ -78,7 +78,7 @@ def missing(runtime: Runtime, device: torch.device | str = "cpu") -> str:
 
 
 @checked
-def installed(device: torch.device | str = "cpu") -> tuple[Runtime, ...]:
+def installed(device: KnownDevice = "cpu") -> tuple[Runtime, ...]:
     """Return the runtimes that can be had here."""
     return tuple(runtime for runtime in RUNTIMES if not missing(runtime, device))
 

@@ -16,6 +16,7 @@ from torch import nn
 from secateur.arguments import checked
 from secateur.typed import check_types
 
+from ..errors import SettingError, nearest
 from ..events import Event, Tell, ignore
 from ..rules import Seconds, Threads
 from .forward import ExampleInputs, device_of, evaluating
@@ -59,7 +60,14 @@ class Clocked:
         check_types(self)
 
     def ratios(self, of: str, to: str) -> list[float]:
-        """Return how many times the latency of one network is that of another, turn by turn."""
+        """Return how many times the latency of one network is that of another, turn by turn.
+
+        Raises:
+            SettingError: if there is no network of such a name.
+        """
+        for name in (of, to):
+            if name not in self.turns:
+                raise SettingError(f"no network '{name}' was timed{nearest(name, self.turns)}: {', '.join(self.turns)}")
         return [mine / yours for mine, yours in zip(self.turns[of], self.turns[to], strict=True)]
 
     def ratio(self, of: str, to: str) -> float:
@@ -142,6 +150,8 @@ def side_by_side(
         ModelError: if a network does not run, or computes something else in the runtime.
         SettingError: if a setting is out of range, or the runtime is not installed.
     """
+    if not networks:
+        raise SettingError("there is no network to time; give one at least")
     with ExitStack() as stack:
         used = stack.enter_context(threads_set(threads))
         for model in networks.values():

@@ -54,9 +54,9 @@ class SpeedUp:
     @staticmethod
     def of(found: SideBySide, dense: str = DENSE, pruned: str = PRUNED) -> SpeedUp:
         """Return what a measurement in turns says about two of its networks."""
+        low, high = found.interval(dense, pruned)
         wall, processor = found.by("wall"), found.by("processor")
         assert wall is not None  # there is always a wall
-        low, high = found.interval(dense, pruned)
         return SpeedUp(
             dense=wall.latencies[dense],
             pruned=wall.latencies[pruned],

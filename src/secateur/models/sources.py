@@ -19,7 +19,7 @@ from secateur.arguments import checked
 
 from ..errors import ModelError, SecateurError, first_line, nearest
 from ..reading import Foreign, shown
-from ..rules import Channels, Classes, Side
+from ..rules import Channels, Classes, Count
 from ..spelling import said
 from .builtin import BUILDERS
 
@@ -28,7 +28,9 @@ _CHANNELS: tuple[str, ...] = ("channels", "in_channels", "in_chans")
 
 
 @checked
-def build(spec: str, *, classes: Classes | None = None, channels: Channels = 3, image: Side | None = None) -> nn.Module:
+def build(
+    spec: str, *, classes: Classes | None = None, channels: Channels = 3, image: Count | None = None
+) -> nn.Module:
     """Build an untrained network from its name.
 
     Args:

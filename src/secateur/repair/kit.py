@@ -13,12 +13,13 @@ from torch import nn
 from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import Inputs, left
+from secateur.core.surgery import Inputs, left, run
+from secateur.core.surgery.removal import check as belongs
 from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, heard, ignore
 from secateur.measure import Accuracy, accuracy
-from secateur.measure.forward import joined, length
+from secateur.measure.forward import device_of, joined, length, moved
 from secateur.recipe import DATA_FREE, REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
@@ -135,9 +136,16 @@ def repair(
         tell: hears the progress; where nobody listens, warnings are Python's.
 
     Raises:
+        DataError: if there are no images.
+        ModelError: if the dense network does not run on them.
+        PlanError: if graph or plan are of another network.
         SettingError: if a step is unknown.
     """
     check(steps)
+    belongs(dense, graph, graph.kept(plan), plan)
+    if not images:
+        raise DataError("there are no images to repair by; give at least one batch of what the network takes")
+    run(dense, moved(images[0], device_of(dense)))
     tell = heard(tell)
     tell(Event("repair", "repairing"))
     now, done = _judge(thin, data), list[Repair]()

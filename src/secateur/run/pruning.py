@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -21,8 +21,8 @@ from secateur.core.surgery import Inputs
 from secateur.core.surgery.foreign import refuse_foreign, refuse_without_values
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
-from secateur.data.calibration import COUNT
-from secateur.errors import BranchingError, DataError, ModelError, SettingError
+from secateur.data.calibration import COUNT, SOURCE
+from secateur.errors import BranchingError, DataError, SettingError
 from secateur.events import Tell, ignore, once, warn_once
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, dtype_of, moved
@@ -31,7 +31,7 @@ from secateur.models import build
 from secateur.models.sources import side_of
 from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
-from secateur.rules import Images, Minutes, Rounds, Seed, Threads
+from secateur.rules import Images, Minutes, Number, Rounds, Seed, Threads
 from secateur.run.beforehand import check_goals, check_weights, warn_of_random_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.choices import Choices
@@ -56,7 +56,7 @@ def prune(
     model: nn.Module | str,
     example_inputs: Inputs | None = None,
     method: Method | str | None = None,
-    target: Target | float | None = None,
+    target: Target | Number | None = None,
     data: Data | str | None = None,
     *,
     train: Settings | None = None,
@@ -70,10 +70,10 @@ def prune(
     seed: Seed = 0,
     latency: bool = True,
     repair: Sequence[str] | None = None,
-    calibrate: Any = None,
+    calibrate: Annotated[Any, SOURCE] = None,
     calibrate_images: Images = COUNT,
     minutes: Minutes = None,
-    patience: float | None = None,
+    patience: Number | None = None,
     budget: Budget | None = None,
     runtime: Runtime | Sequence[Runtime] | None = None,
     threads: Threads = None,
@@ -146,11 +146,7 @@ def prune(
     method_asked, repair_asked = method is not None, repair is not None
     method = default(images=seen) if method is None else method
     asked = find(method)() if isinstance(method, str) else method
-    if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SettingError(f"the method must be a name or an object such as Magnitude(norm='l2'), not {asked!r}")
     goal = Target(target) if isinstance(target, (int, float)) else target
-    if not isinstance(goal, Target | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SettingError(f"the target must be a number in (0, 1] or a Target, not {goal!r}")
     if train is not None and data is None:
         raise DataError("fine-tuning needs data; give it, or leave train out")
     if shape is not None and not shapes(asked):
@@ -182,8 +178,6 @@ def prune(
     if isinstance(model, str):
         model = _built(model, images, example_inputs, seed)
     refuse_foreign(model)
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ModelError(f"the network must be a torch module or the name of a network, not {model!r}")
     refuse_without_values(model)
     example_inputs = owned(moved(example_inputs, device_of(model)))
     dense = private(model)

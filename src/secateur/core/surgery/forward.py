@@ -18,18 +18,21 @@ from secateur.rules import Rule
 _DEEPEST = 30  # containers in containers
 
 
-def _are_inputs(value: object, depth: int = 0) -> bool:
-    """Tell whether a value is built of containers that end; what else is in them is the network's own affair."""
+def ends(value: object, depth: int = 0) -> bool:
+    """Tell whether a value is built of containers that do not hold themselves, whatever else is in them."""
     if depth > _DEEPEST:
         return False
     if isinstance(value, Mapping):
-        return all(_are_inputs(each, depth + 1) for each in cast("Mapping[Any, Any]", value).values())
+        return all(ends(each, depth + 1) for each in cast("Mapping[Any, Any]", value).values())
     if isinstance(value, list | tuple):
-        return all(_are_inputs(each, depth + 1) for each in cast("Sequence[Any]", value))
-    return depth > 0 or isinstance(value, Tensor)
+        return all(ends(each, depth + 1) for each in cast("Sequence[Any]", value))
+    return True
 
 
-INPUTS = Rule(_are_inputs, "a tensor, a tuple of positional arguments, or a table of named ones")
+INPUTS = Rule(
+    lambda value: isinstance(value, Tensor | list | tuple | Mapping) and ends(value),
+    "a tensor, a tuple of positional arguments, or a table of named ones",
+)
 """What a network can be called with."""
 
 Inputs: TypeAlias = Annotated[Tensor | Sequence[Any] | Mapping[str, Any], INPUTS]

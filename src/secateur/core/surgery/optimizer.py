@@ -48,6 +48,8 @@ def migrate_optimizer(
             name = names.get(id(old))
             if name is None:
                 raise ModelError("the optimizer holds a parameter that is not the model's; migrate the one that is")
+            if name not in successors:
+                raise ModelError(f"the thin network has no parameter '{name}'; give what apply returned for this plan")
             state = optimizer.state.get(old, {})
             moved[id(old)] = (successors[name], _thin_state(state, old, name, graph, keep, masks))
     optimizer.state.clear()

@@ -34,6 +34,7 @@ from secateur.core.trace.steps import listening, noting
 from secateur.core.trace.trial import settle
 from secateur.errors import TraceError
 from secateur.events import Event, Tell, ignore
+from secateur.rules import Number
 
 # calls that hand a tensor's elements to other code, from where no operator brings them back
 LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
@@ -47,7 +48,7 @@ def trace(
     example_inputs: Inputs,
     *,
     free_outputs: Sequence[str] = (),
-    seconds: float | None = None,
+    seconds: Number | None = None,
     tell: Tell = ignore,
     tried: Sequence[Plan] = (),
 ) -> Graph:
