@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -376,8 +377,6 @@ class World:
             "name_of": lambda: {"method": methods.make("magnitude")},
             "card": lambda: {"method": methods.find("magnitude")},
             "nearest": lambda: {"name": "x", "known": ["xy"]},
-            "first_line": lambda: {"error": ValueError("x")},
-            "visible": lambda: {"text": "x"},
         }
         return {**{key: make() for key, make in common.items() if key in takes}, **own.get(owner, dict)()}
 
@@ -420,7 +419,7 @@ def public() -> dict[str, Any]:
         found |= {name: getattr(module, name) for name in module.__all__}
     found |= {kind.__name__: kind for kind in (Step, DropUnits, Block, Regroup, ZeroWeights, methods.find("magnitude"))}
     found |= {name: getattr(methods, name) for name in ("find", "make", "default", "name_of", "card")}
-    found |= {name: getattr(errors, name) for name in ("nearest", "first_line", "visible")}
+    found |= {name: getattr(errors, name) for name in ("nearest",)}
     return {name: value for name, value in found.items() if callable(value) and not _is_error(value)}
 
 

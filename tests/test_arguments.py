@@ -35,8 +35,8 @@ def test_nothing_but_a_sentence_comes_out(world: strange.World, monkeypatch: pyt
     draw, found, tried = random.Random(0), list[str](), 0
     for call in strange.calls(world):
         for name in call.parameters:
-            few = draw.sample(sorted(strange.STRANGE), 3)
-            for kind in ("object", "unprintable") if call.name in SLOW else {*CERTAIN, *few}:
+            few = draw.sample(sorted(strange.STRANGE), 2)
+            for kind in ("object",) if call.name in SLOW else {*CERTAIN, *few}:
                 if (name, kind) not in OWN and not (call.name in SLOW and _takes_anything(call.name, name)):
                     tried += 1
                     wrong = call(name, strange.STRANGE[kind]())
@@ -92,7 +92,7 @@ def test_what_says_the_same_is_taken(world: strange.World) -> None:
     assert DropUnits("0", np.arange(3)).units == (0, 1, 2)  # type: ignore[arg-type]
     layer = world.graph.groups[0].name
     for leave in ({layer}, (each for each in [layer]), dict.fromkeys([layer]).keys(), layer, np.array([layer])):
-        with pytest.raises(SecateurError, match="left alone|to prune|leave"):
+        with pytest.raises(SecateurError, match=r"cannot keep only 0.01 .* 0.4 remain"):
             secateur.prune(world.model, world.x, "magnitude", 0.01, leave=leave, latency=False)  # type: ignore[arg-type]
 
 

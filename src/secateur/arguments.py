@@ -38,7 +38,7 @@ def checked(public: T) -> T:
             setattr(public, name, type(member)(_checked(member.__func__, where)))
         elif inspect.isfunction(member):
             setattr(public, name, _checked(member, where))
-    return public
+    return cast("T", public)
 
 
 def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:

@@ -134,6 +134,6 @@ def nearest(name: object, known: Iterable[object]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, else an empty string."""
     if not isinstance(name, str) or len(name) > 200:  # no name that anybody misspelt; the search takes its square
         return ""
-    others = [each for each in known if isinstance(each, str)] if isinstance(known, Iterable) else []
+    others = [each for each in known if isinstance(each, str)] if hasattr(known, "__iter__") else []
     close = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""

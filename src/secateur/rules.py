@@ -146,9 +146,7 @@ def each(rule: Rule, wanted: str) -> Rule:
         lambda value: isinstance(value, tuple) and all(map(rule.accepts, cast("tuple[Any, ...]", value))),
         wanted,
         rule.names,
-        plain=lambda value: (
-            tuple(map(rule.plain, cast("tuple[Any, ...]", value))) if isinstance(value, tuple) else value
-        ),
+        plain=plain,
     )
 
 

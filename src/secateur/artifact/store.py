@@ -51,7 +51,7 @@ _QUICK = 128 * reading.MIB  # bytes that are hashed before a file is looked into
 
 RESULT = Rule(
     lambda value: any(
-        f"{kind.__module__}.{kind.__name__}" == "secateur.run.result.Result" for kind in type(value).mro()
+        f"{kind.__module__}.{kind.__name__}" == "secateur.run.result.Result" for kind in type(value).__mro__
     ),
     "a Result, which secateur.prune returns",
 )

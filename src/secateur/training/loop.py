@@ -12,13 +12,15 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from secateur.arguments import checked
+from secateur.core.shaper import Shaper
 from secateur.core.surgery.untouched import ordinary
+from secateur.data import Data
 from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
@@ -31,11 +33,6 @@ from secateur.training.placement import accelerated, device_type, placed, speaki
 from secateur.training.settings import Settings
 from secateur.training.share import Share
 from secateur.training.speed import Memory, choose, fixed
-
-if TYPE_CHECKING:
-    from secateur.core.shaper import Shaper
-    from secateur.data import Data
-
 
 _TURN = threading.RLock()
 
