@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
 from secateur.progress import shown
-from secateur.rules import AnySeed
+from secateur.rules import AnySeed, Rule
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
@@ -34,6 +34,10 @@ from secateur.training.settings import Settings
 from secateur.training.share import Share
 from secateur.training.speed import Memory, choose, fixed
 
+_DATA = Rule(
+    lambda value: all(callable(getattr(value, name, None)) for name in ("batches", "size", "example")),
+    "a data set, which secateur.load_data returns, or what has its batches, size and example",
+)
 _TURN = threading.RLock()
 
 
@@ -41,7 +45,7 @@ _TURN = threading.RLock()
 @shown
 def fit(
     model: nn.Module,
-    data: Data,
+    data: Annotated[Data, _DATA],
     settings: Settings,
     *,
     shaper: Shaper | None = None,
