@@ -18,7 +18,7 @@ from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
 from secateur.core.surgery import Inputs
-from secateur.core.surgery.foreign import refuse_foreign, refuse_without_values
+from secateur.core.surgery.foreign import Network, refuse_foreign, refuse_without_values
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT, SOURCE
@@ -53,7 +53,7 @@ from secateur.training import Settings
 @randomness()
 @ordinary()
 def prune(
-    model: nn.Module | str,
+    model: Network | str,
     example_inputs: Inputs | None = None,
     method: Method | str | None = None,
     target: Target | Number | None = None,

@@ -17,7 +17,7 @@ from secateur.core.literals import call_name, is_reshaping
 from secateur.core.plan import Plan
 from secateur.core.statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
 from secateur.core.surgery import Inputs, tensors_in
-from secateur.core.surgery.foreign import refuse_foreign
+from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
@@ -44,7 +44,7 @@ DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 @checked
 def trace(
-    model: nn.Module,
+    model: Network,
     example_inputs: Inputs,
     *,
     free_outputs: Sequence[str] = (),
