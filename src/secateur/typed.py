@@ -154,11 +154,16 @@ def _sequence(hint: Any, kind: Any) -> Rule:
     if value_of is not None:
         wanted = f"a list of pairs of a text and {of_type(value_of).wanted}, or a table"
 
+    def numbers(entries: Sequence[Any]) -> bool:
+        return kind is int and set(map(type, entries)) == {int}
+
     def accepts(value: object) -> bool:
         if kind is str and isinstance(value, str):
             return entry.accepts(value)
         if isinstance(value, list | tuple):
-            entries = cast("Sequence[object]", value)
+            entries = cast("Sequence[Any]", value)
+            if numbers(entries):  # long where they number units, and then their ends say enough
+                return entry.accepts(min(entries)) and entry.accepts(max(entries))
             return entry is ANYTHING or all(map(entry.accepts, entries))
         return isinstance(value, Sequence) and not isinstance(value, _TEXTS)
 
@@ -168,6 +173,8 @@ def _sequence(hint: Any, kind: Any) -> Rule:
         entries = value if isinstance(value, list | tuple) or entry is ANYTHING else _gathered(value, kind)
         if not isinstance(entries, list | tuple) or entry is ANYTHING:
             return value
+        if numbers(cast("Sequence[object]", entries)):
+            return entries
         found = [entry.plain(each) for each in cast("Sequence[object]", entries)]
         same = all(one is other for one, other in zip(found, cast("Sequence[object]", entries), strict=True))
         return entries if same else tuple(found)
