@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
 from secateur import rules
+from secateur.arguments import checked
 from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
 from secateur.rules import Rule
@@ -18,6 +19,7 @@ _After = Literal["cut", "training"]
 _LATENCY = re.compile(r"([0-9.]+(?:e[+-]?\d+)?) ?(ms)?", re.IGNORECASE)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Limits that the pruned network meets, all of them; the largest network that does is taken.

@@ -12,10 +12,19 @@ from collections.abc import Iterable
 
 _UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f]")
 _LONGEST = 300
+_LONG_WORD = re.compile(r"(\S{120})\S{80,}(\S{60})")  # what nobody reads to its end; of paths that is what counts
 
 
 class SecateurError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: one sentence; what it quotes of others is made one line, without what steers a terminal, and long words
+            in it are cut.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_brief(message))
 
 
 class SettingError(SecateurError):
@@ -101,6 +110,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub("", text)
 
 
+def _brief(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()  # halves of letters, which no terminal can write
+    return _LONG_WORD.sub(r"\1...\2", " ".join(visible(text).split()))
+
+
 def first_line(error: BaseException, last: bool = False) -> str:
     """Return the first line of an error of others, or its last one, fit for a sentence of ours.
 
@@ -112,9 +126,10 @@ def first_line(error: BaseException, last: bool = False) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[object]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, else an empty string."""
-    if len(name) > 200:  # no name that anybody misspelt, and the search takes the square of its length
+    if not isinstance(name, str) or len(name) > 200:  # no name that anybody misspelt; the search takes its square
         return ""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    others = [each for each in known if isinstance(each, str)] if hasattr(known, "__iter__") else []
+    close = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -30,8 +30,9 @@ _MOST_HEADER = 8 * MIB
 _END_OF_ZIP = 2**16 + 22  # bytes behind the table of contents, with the longest comment
 _MOST_CONTENTS = 4 * MIB
 _SHOWN = 300  # letters of a foreign text in a message
+_REPEATED = 160  # letters of a value that is repeated in a message
 _REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _SHOWN, _SHOWN, 80
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _REPEATED, _REPEATED, 80
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 
@@ -174,7 +175,7 @@ def shown(value: object) -> str:
 def written(value: object) -> str:
     """Return the ``repr`` of a value; dots for what is long or deep in it."""
     try:
-        return _REPR.repr(value)
+        return line(_REPR.repr(value), _REPEATED)
     except (ValueError, RecursionError):  # a number of thousands of digits
         return f"a huge {type(value).__name__}"
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import tomli_w
 
 from secateur import rules
+from secateur.arguments import checked
 from secateur.budget import Budget, agreed
 from secateur.core.graph import Groups
 from secateur.core.limits import MULTIPLE, Multiple
@@ -21,7 +22,7 @@ from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
 from secateur.reading import Foreign
 from secateur.recipe_text import parsed, read
-from secateur.rules import Rule
+from secateur.rules import Rule, Text
 from secateur.stages import FRACTION, MEASURE, OPTIONS, Option, Stage, options
 from secateur.training.settings import Settings
 
@@ -36,6 +37,7 @@ _WORDS = ("leave", "free_outputs", "repair", "export")  # which may be a text, a
 _TUPLES = ("leave", "free_outputs", "repair", "mean", "std", "export", "then")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that defines a run; equal recipes on equal machines give equal networks.
@@ -175,7 +177,7 @@ class Recipe:
         return tomli_w.dumps({**flat, "target": target, "method": method, **training, **stages, **chosen}, indent=2)
 
     @staticmethod
-    def from_toml(text: str) -> Recipe:
+    def from_toml(text: Text) -> Recipe:
         """Read a recipe written by ``to_toml`` or by hand; what is left out takes its default.
 
         Raises:
@@ -323,7 +325,7 @@ _RULES: dict[str, Rule] = {
     "min_units": rules.whole(1),
     "multiple": MULTIPLE,
     "seed": rules.SEED,
-    "classes": rules.optional(rules.whole(1, most=2**16)),
+    "classes": rules.optional(rules.CLASSES),
     "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
     "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),

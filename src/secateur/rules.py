@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import os
 import re
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, cast, get_args
 
 from secateur.errors import SettingError, nearest
 from secateur.reading import written
 
-REPEATED = (tuple, list, Sequence)
 LONGEST = 4096
 """Letters of a name or path."""
 
@@ -22,6 +23,7 @@ LARGEST = 2**53
 
 _IMAGE = re.compile(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){2}")
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a letter beyond 16 bits: no file can hold it
+_NO_PATH = re.compile(r"[\0\ud800-\udfff]|[^/\\]{256}")  # what no name of a file has
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Rule:
         names: the words that it, or each of its entries, may be, where there are few.
         most: the largest number that it may be, said only of one that is larger.
         remark: says what to write instead of a value that means something else; empty for others.
+        plain: the same value in the type that the code takes, such as an int for a number of numpy; values that it
+            knows nothing of as they are. Never raises; ``accepts`` is asked about what it returns.
     """
 
     accepts: Callable[[Any], bool]
@@ -41,6 +45,7 @@ class Rule:
     names: tuple[str, ...] = ()
     most: float = math.inf
     remark: Callable[[Any], str] = lambda value: ""
+    plain: Callable[[Any], Any] = lambda value: value
 
     def refusal(self, value: object) -> str:
         """Return what is wrong with a value that is not accepted, to follow its name."""
@@ -55,7 +60,17 @@ class Rule:
         return f"must be {self.wanted}{bound}, not {written(value)}{near}{self.remark(value)}"
 
 
-FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
+def scalar(value: Any) -> Any:
+    """Return a single number, truth value or text of numpy, or a fraction, as Python's own; others as they are."""
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()
+    if isinstance(value, Fraction):
+        with suppress(OverflowError):
+            return float(value)
+    return value
+
+
+FLAG = Rule(lambda value: isinstance(value, bool), "true or false", plain=scalar)
 
 
 def whole(least: int, of: str = "", most: int = LARGEST) -> Rule:
@@ -66,12 +81,13 @@ def whole(least: int, of: str = "", most: int = LARGEST) -> Rule:
         lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
         wanted if far else f"{wanted} and at most {most}",
         most=most if far else math.inf,
+        plain=scalar,
     )
 
 
 def number(accepts: Callable[[float], bool], wanted: str) -> Rule:
     """Return the rule for finite numbers that a function accepts."""
-    return Rule(lambda value: _finite(value) and accepts(float(value)), wanted)
+    return Rule(lambda value: _finite(value) and accepts(float(value)), wanted, plain=scalar)
 
 
 def fraction(wanted: str) -> Rule:
@@ -98,7 +114,9 @@ def is_count(value: object) -> bool:
 def text(wanted: str, least: int = 0) -> Rule:
     """Return the rule for texts of at least so many letters, no longer than ``LONGEST``."""
     return Rule(
-        lambda value: isinstance(value, str) and least <= len(value) <= LONGEST and not _HALF.search(value), wanted
+        lambda value: isinstance(value, str) and least <= len(value) <= LONGEST and not _HALF.search(value),
+        wanted,
+        plain=scalar,
     )
 
 
@@ -109,6 +127,7 @@ def one_of(choices: Any, mark: str = "") -> Rule:
         lambda value: any(type(value) is type(name) and value == name for name in names),
         "one of " + ", ".join(f"{mark}{name}{mark}" for name in names),
         tuple(str(name) for name in names),
+        plain=scalar,
     )
 
 
@@ -119,16 +138,21 @@ def instance(kind: type, wanted: str) -> Rule:
 
 def each(rule: Rule, wanted: str) -> Rule:
     """Return the rule for tuples whose every entry obeys a rule."""
+
+    def plain(value: Any) -> Any:
+        return tuple(map(rule.plain, cast("tuple[Any, ...]", value))) if isinstance(value, tuple) else value
+
     return Rule(
         lambda value: isinstance(value, tuple) and all(map(rule.accepts, cast("tuple[Any, ...]", value))),
         wanted,
         rule.names,
+        plain=plain,
     )
 
 
 def different(rule: Rule) -> Rule:
     """Return a rule for tuples of values that can be hashed, with the further demand that none comes twice."""
-    return Rule(lambda value: rule.accepts(value) and len(set(value)) == len(value), rule.wanted, rule.names)
+    return replace(rule, accepts=lambda value: rule.accepts(value) and len(set(value)) == len(value))
 
 
 def optional(rule: Rule) -> Rule:
@@ -159,6 +183,22 @@ IMAGE = Rule(
 """Shape of an image; empty where nothing is said."""
 
 
+TEXT = Rule(lambda value: isinstance(value, str), "a text")
+"""Text of any length, such as the content of a file."""
+
+
+MEASURED = Rule(
+    lambda value: isinstance(value, float) or (type(value) is int and value.bit_length() < 1000),
+    "a number",
+    plain=scalar,
+)
+"""What was measured or computed, which need not be finite."""
+
+
+CLASSES = whole(1, most=2**16)
+"""Labels of a data set, or scores of a classifier."""
+
+
 WORKERS = optional(whole(0, most=1024))
 """Processes that read pictures; None for as many as the machine has cores, at most 8."""
 
@@ -171,10 +211,46 @@ MINUTES = optional(number(lambda value: value >= 0, "a number of minutes of at l
 """Time for the repair and for training; None for no limit."""
 
 
+PATH = Rule(
+    lambda value: isinstance(value, str | Path) and len(str(value)) <= LONGEST and not _NO_PATH.search(str(value)),
+    "a path",
+    plain=lambda value: Path(value) if isinstance(value, os.PathLike) and not isinstance(value, Path) else value,
+)
+"""Place of a file or folder, as a text or as a ``Path``."""
+
+
+SECONDS = number(lambda value: 0 < value <= 86_400, "a number of seconds above 0 and up to a day")
+"""Time for measuring."""
+
+
+Seed: TypeAlias = Annotated[int, SEED]
+AnySeed: TypeAlias = Annotated[int, whole(0)]  # of one pass, made of a user's
+Rounds: TypeAlias = Annotated[int, ROUNDS]
+Images: TypeAlias = Annotated[int, IMAGES]
+Side: TypeAlias = Annotated[int, SIDE]
+Workers: TypeAlias = Annotated[int | None, WORKERS]
+Threads: TypeAlias = Annotated[int | None, THREADS]
+Minutes: TypeAlias = Annotated[float | None, MINUTES]
+Seconds: TypeAlias = Annotated[float, SECONDS]
+Count: TypeAlias = Annotated[int, whole(1)]
+Classes: TypeAlias = Annotated[int, CLASSES]
+Channels: TypeAlias = Annotated[int, whole(1, most=2**16)]
+Number: TypeAlias = Annotated[float, MEASURED]
+Text: TypeAlias = Annotated[str, TEXT]
+
+
 def broken(settings: object, table: Mapping[str, Rule]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each setting that breaks its rule, and what is wrong with it."""
+    """Yield the name of each setting that breaks its rule, and what is wrong with it; make the others plain.
+
+    Args:
+        settings: a dataclass, frozen or not.
+        table: the rule of each of its settings.
+    """
     for name, rule in table.items():
-        value = getattr(settings, name)
+        given = getattr(settings, name)
+        value = rule.plain(given)
+        if value is not given:
+            object.__setattr__(settings, name, value)
         if not rule.accepts(value):
             yield name, rule.refusal(value)
 
@@ -188,93 +264,6 @@ def refuse(*given: tuple[str, object, Rule]) -> None:
     for name, value, rule in given:
         if not rule.accepts(value):
             raise SettingError(f"{name} {rule.refusal(value)}")
-
-
-def hints(kind: type) -> dict[str, Any]:
-    """Return the types of the fields of a dataclass, ``object`` for all where one of them cannot be found out."""
-    try:
-        return get_type_hints(kind)
-    except (NameError, TypeError):  # a type that only the checker imports
-        return {field.name: object for field in dataclasses.fields(kind)}
-
-
-def pair_of(hint: Any) -> Any:
-    """Return V for mappings from text to V and for sequences of such pairs, else None."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (dict, Mapping) and len(args) == 2:
-        return args[1]
-    if origin in REPEATED:
-        pair = get_args(args[0])
-        if get_origin(args[0]) is tuple and len(pair) == 2 and pair[0] is str and pair[1] is not Ellipsis:
-            return pair[1]
-    return None
-
-
-def of_type(hint: Any) -> Rule:
-    """Return the rule for the values of a type; one that accepts everything for types that no setting has.
-
-    A sequence may be a list or a tuple, one of texts also a single text, and one of pairs also a mapping.
-    """
-    origin, args = get_origin(hint), get_args(hint)
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    if origin is Literal:
-        return one_of(hint)
-    if origin in (Union, types.UnionType):
-        rules = [of_type(arg) for arg in args if arg is not type(None)]
-        some = Rule(
-            lambda value: any(rule.accepts(value) for rule in rules), " or ".join(rule.wanted for rule in rules)
-        )
-        return optional(some) if type(None) in args else some
-    if (kind := pair_of(hint)) is not None:
-        value_rule = of_type(kind)
-        return Rule(
-            lambda value: _are_pairs(value, value_rule),
-            f"a list of pairs of a text and {value_rule.wanted}, or a table",
-        )
-    if origin in REPEATED and (len(args) == 1 or args[1:] == (Ellipsis,)):
-        entry = of_type(args[0])
-        return Rule(
-            lambda value: (
-                (args[0] is str and isinstance(value, str))
-                or (isinstance(value, list | tuple) and all(map(entry.accepts, cast("Sequence[Any]", value))))
-            ),
-            f"a list, each entry {entry.wanted}",
-        )
-    return Rule(lambda value: True, "anything")
-
-
-def check_types(settings: Any) -> None:
-    """Compare every field of a dataclass with its type, since what a file says can be of any.
-
-    Raises:
-        SettingError: if one does not fit; names it, and says what is wanted.
-    """
-    kind: type = type(settings)
-    known = hints(kind)
-    table = {field.name: of_type(known.get(field.name, object)) for field in dataclasses.fields(settings)}
-    for name, refusal in broken(settings, table):
-        raise SettingError(f"'{name}' {refusal}; correct this setting of {kind.__name__}")
-
-
-def _are_pairs(value: object, rule: Rule) -> bool:
-    pairs = list(cast("Mapping[Any, Any]", value).items()) if isinstance(value, Mapping) else value
-    return isinstance(pairs, list | tuple) and all(
-        isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) and rule.accepts(pair[1])
-        for pair in cast("list[Any]", pairs)
-    )
-
-
-_PLAIN: dict[Any, Rule] = {
-    bool: FLAG,
-    int: Rule(
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST,
-        "a whole number",
-        most=LARGEST,
-    ),
-    float: number(lambda value: True, "a finite number"),
-    str: text("a text"),
-}
 
 
 def _finite(value: object) -> bool:

@@ -592,7 +592,7 @@ def test_folders_and_files_that_cannot_be_used_are_one_sentence(tmp_path: Path) 
         ({"count": 2**70}, SettingError, "count must be a whole number of images, at least 1 and at most"),
         ({"image_size": 2**70}, SettingError, "image_size must be a whole number of pixels"),
         ({"image_size": 0}, SettingError, "image_size must be a whole number of pixels"),
-        ({"mean": 0.5, "std": 0.5}, SettingError, "mean must be a list with one number for each channel, not 0.5"),
+        ({"mean": 0.5, "std": 0.5}, SettingError, "mean must be a list, each entry a finite number, not 0.5"),
         ({"mean": [0.5] * 3}, DataError, "mean and std belong together"),
         ({"mean": [0.5] * 3, "std": [0.0] * 3}, DataError, "std must be positive"),
     ],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from secateur.data.order import Order
-from secateur.errors import DataError, SettingError
+from secateur.errors import DataError, SecateurError, SettingError
 
 CPU = torch.device("cpu")
 
@@ -51,21 +51,21 @@ def test_evaluation_leaves_some_processes_without_a_last_share():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"split": "valid"}, r"unknown split 'valid' \(did you mean 'val'\?\); known: train, val, test"),
+        ({"split": "valid"}, r"'split' must be one of train, val, test, not 'valid' \(did you mean 'val'\?\)"),
         ({"augment": "crop-flip"}, r"unknown augmentation 'crop-flip' \(did you mean 'crop_flip'\?\)"),
-        ({"batch_size": 0}, "batch size must be at least 1, not 0"),
+        ({"batch_size": 0}, "'batch_size' must be a whole number of at least 1, not 0"),
         ({"rank": 2, "world": 2}, "rank 2 does not exist among 2 processes"),
         ({"batch_size": 9, "world": 2}, "batch of 9 cannot be shared equally by 2 processes"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(SecateurError, match=message):
         order(**settings)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**70, 0.5])
 def test_seeds_that_torch_cannot_take_are_refused(seed):
-    with pytest.raises(SettingError, match="seed must be a whole number of at least 0"):
+    with pytest.raises(SettingError, match="'seed' must be a whole number of at least 0"):
         order(seed=seed)
 
 

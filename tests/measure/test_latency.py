@@ -74,10 +74,13 @@ def test_tuples_and_dicts_of_inputs() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, "number of threads must be a whole number of threads, at least 1 and at most 4096, not 0"),
-        ({"seconds": 0.0}, "seconds to measure for must be more than 0"),
-        ({"seconds": float("nan")}, "seconds to measure for must be more than 0"),
-        ({"runtime": "chanels_last"}, "unknown runtime 'chanels_last'.*did you mean 'channels_last'"),
+        ({"threads": 0}, "threads must be a whole number of threads, at least 1 and at most 4096, not 0"),
+        ({"seconds": 0.0}, "seconds must be a number of seconds above 0"),
+        ({"seconds": float("nan")}, "seconds must be a number of seconds above 0"),
+        (
+            {"runtime": "chanels_last"},
+            "runtime must be one of eager, .*, not 'chanels_last'.*did you mean 'channels_last'",
+        ),
     ],
 )
 def test_settings_out_of_range(options: dict[str, float | str], message: str) -> None:

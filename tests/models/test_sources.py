@@ -62,7 +62,7 @@ def test_unknown_built_in_name_gets_a_suggestion(spec: str) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("classes", 0), ("channels", -1), ("image", 0)])
 def test_numbers_must_be_positive(name: str, value: int) -> None:
-    with pytest.raises(SettingError, match=f"{name} must be 1 or more"):
+    with pytest.raises(SettingError, match=f"{name} must be a whole number of .*at least 1"):
         build("resnet20", **{name: value})  # type: ignore[arg-type]
 
 

@@ -19,6 +19,7 @@ from secateur.errors import SettingError
 from secateur.events import Event, ignore
 from secateur.repair import Repair, chosen, compensate, reconstruct, repair, taken
 from secateur.training import Settings, fit
+from toys import toy
 
 
 def chain(bias: bool = True, repeated: bool = False) -> nn.Module:
@@ -271,4 +272,4 @@ def test_networks_of_several_inputs_are_repaired_like_those_of_one(step: str, na
 
 def test_an_unknown_repair_names_the_nearest() -> None:
     with pytest.raises(SettingError, match=r"unknown repair 'recalibrat' \(did you mean 'recalibrate'\?\)"):
-        repair(nn.Module(), nn.Module(), None, Plan(()), [], ("recalibrat",))  # type: ignore[arg-type]
+        repair(nn.Module(), nn.Module(), toy(2), Plan(()), [], ("recalibrat",))

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils import _pytree
 
 from secateur import reading
+from secateur.arguments import checked
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
 from secateur.artifact.claims import check_name
@@ -34,6 +35,7 @@ from secateur.models import fit_classes
 from secateur.models.sources import own_code
 from secateur.outcome import Outcome
 from secateur.recipe import Recipe
+from secateur.rules import Seconds, Threads
 from secateur.spelling import said
 
 WEIGHTS, MEASUREMENT = "weights.safetensors", "measurement.json"
@@ -45,6 +47,7 @@ ENOUGH = 2**22
 _QUICK = 128 * reading.MIB  # bytes that are hashed before a file is looked into
 
 
+@checked
 @dataclass(frozen=True)
 class Loaded:
     """What an artifact holds.
@@ -66,12 +69,13 @@ class Loaded:
     measurement: dict[str, Any]
     environment: dict[str, Any]
 
-    def deploy(self, *, time: bool = True, seconds: float = 0.5, threads: int | None = None) -> nn.Module:
+    def deploy(self, *, time: bool = True, seconds: Seconds = 0.5, threads: Threads = None) -> nn.Module:
         """Return the pruned network ready to run, see ``secateur.measure.deploy``, which also says what it did."""
         example = inputs_like(self.measurement["example"], device_of(self.model))
         return deploy(self.model, example, time=time, seconds=seconds, threads=threads).model
 
 
+@checked
 def save(result: Outcome, folder: str | Path, *, force: bool = False) -> Path:
     """Write a result as a folder, whole or not at all.
 
@@ -119,6 +123,7 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
         yield new
 
 
+@checked
 def load(
     folder: str | Path, *, dense: nn.Module | None = None, build: Callable[..., nn.Module] | None = None
 ) -> Loaded:

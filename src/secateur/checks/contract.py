@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.checks.curves import error_curves
 from secateur.checks.networks import SHAPE
 from secateur.checks.networks import networks as tiny_networks
@@ -45,6 +46,7 @@ _NEVER = Target(1e-9, "macs")
 _EVEN = Limits(min_units=2, multiple=2)
 
 
+@checked
 @apart()
 def check_method(
     method: Method,

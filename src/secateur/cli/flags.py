@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import typer
 
 from secateur.errors import nearest
-from secateur.rules import REPEATED, pair_of
-from secateur.rules import hints as hints_of
+from secateur.typed import REPEATED, pair_of
+from secateur.typed import hints as hints_of
 
 LONG = 44  # letters of a list of choices, beyond which a narrow terminal has no room for dots
 _SCALARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT"}

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, cast
 
 from secateur import rules
+from secateur.arguments import checked
 from secateur.core.graph import Graph, Group
 from secateur.core.plan import Plan
 from secateur.errors import SettingError
@@ -29,9 +30,10 @@ PARTS = 2
 """A group that has fewer than so many multiples gets a finer one, so that every group can lose something."""
 
 MULTIPLE = rules.Rule(
-    lambda value: value == "auto" or rules.whole(1).accepts(value),
+    lambda value: (isinstance(value, str) and value == "auto") or rules.whole(1).accepts(value),
     '"auto" (for each group what runs fast) or a whole number of at least 1',
     ("auto",),
+    plain=rules.scalar,
 )
 NEAR = 0.05
 """By which share of a group a width that was asked for may be missed for the sake of its multiple."""
@@ -46,6 +48,7 @@ _RULES = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Limits:
     """What every plan must respect.

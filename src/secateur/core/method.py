@@ -9,11 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.error_shares import NO_IMAGES_NOTE, note, toward
 from secateur.core.graph import Group
 from secateur.core.knapsack import by_latency
@@ -25,8 +26,8 @@ from secateur.core.sensitivity import Allocate, by_damage
 from secateur.core.shaper import Shaper
 from secateur.core.size import Target
 from secateur.errors import SettingError, TargetError
-from secateur.rules import check_types
 from secateur.spelling import said, setting
+from secateur.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Paper:
         return f"@{self.kind}{{{key},\n{body}\n}}"
 
 
+_CALLED = frozenset({"plan", "check", "training", "shaping", "score", "scores"})
+
+
+@checked
 @dataclass(frozen=True)
 class Method(ABC):
     """A published way to decide what to remove.
@@ -72,6 +77,12 @@ class Method(ABC):
     """
 
     paper: ClassVar[Paper]
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Let what a subclass says about arguments hold for whoever calls it."""
+        super().__init_subclass__(**settings)
+        for name in _CALLED & vars(cls).keys():
+            setattr(cls, name, checked(vars(cls)[name]))
 
     def __post_init__(self) -> None:
         check_types(self)

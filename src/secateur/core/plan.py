@@ -21,7 +21,10 @@ import torch
 from torch import Tensor
 
 from secateur import reading
-from secateur.errors import PlanError
+from secateur.arguments import checked
+from secateur.errors import PlanError, first_line
+from secateur.rules import Text
+from secateur.typed import check_types
 
 FORMAT = 1
 MOST_EDITS = 2**16
@@ -51,6 +54,7 @@ class DropUnits:
     units: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        check_types(self)
         rising = all(first < second for first, second in itertools.pairwise(self.units))
         if not rising or (self.units and self.units[0] < 0):
             raise PlanError(f"units of group '{self.group}' must be distinct, ascending and not negative")
@@ -62,6 +66,9 @@ class Block:
 
     outputs: tuple[int, ...]
     inputs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,11 @@ class Regroup:
     layer: str
     blocks: tuple[Block, ...]
 
+    def __post_init__(self) -> None:
+        check_types(self)
 
+
+@checked
 @dataclass(frozen=True)
 class ZeroWeights:
     """Set single weights, kernels or patterns to zero without removing them; saves storage, not time.
@@ -92,16 +103,21 @@ class ZeroWeights:
     keep: bytes
 
     def __post_init__(self) -> None:
+        check_types(self)
         expected = (math.prod(self.shape) + 7) // 8
         if len(self.keep) != expected:
             raise PlanError(
-                f"the mask of '{self.tensor}' has {len(self.keep)} bytes where shape {self.shape} needs {expected}"
+                f"the mask of '{self.tensor}' has {len(self.keep)} bytes where shape {reading.written(self.shape)} "
+                f"needs {expected}"
             )
 
     @staticmethod
     def of(tensor: str, keep: Tensor) -> ZeroWeights:
         """Pack a boolean mask (True = keep) that has the shape of the parameter ``tensor``."""
-        bits = np.packbits(keep.detach().cpu().bool().numpy().reshape(-1))
+        try:
+            bits = np.packbits(keep.detach().cpu().bool().numpy().reshape(-1))
+        except (RuntimeError, TypeError) as error:  # tensors without values, and such as numpy does not know
+            raise PlanError(f"the mask of '{tensor}' cannot be read: {first_line(error)}; give a dense one") from error
         return ZeroWeights(tensor, tuple(keep.shape), bits.tobytes())
 
     def mask(self) -> Tensor:
@@ -113,6 +129,7 @@ class ZeroWeights:
 Edit = DropUnits | Regroup | ZeroWeights
 
 
+@checked
 @dataclass(frozen=True)
 class Plan:
     """What to change; equal plans on equal networks give equal results.
@@ -129,6 +146,9 @@ class Plan:
     notes: tuple[str, ...] = field(default=(), compare=False)
     tried: tuple[Plan, ...] = ()
     free_outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def dropped(self) -> dict[str, tuple[int, ...]]:
         """Return the dropped units of every group that loses some, ascending."""
@@ -156,7 +176,7 @@ class Plan:
         return json.dumps({"format": FORMAT, **notes, **edits, **tried, **free}, indent=1)
 
     @staticmethod
-    def from_json(text: str) -> Plan:
+    def from_json(text: Text) -> Plan:
         """Read a plan written by ``to_json``.
 
         Raises:

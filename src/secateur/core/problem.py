@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.costs import Times
 from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
@@ -21,10 +22,12 @@ from secateur.core.trials import Search
 from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
 from secateur.spelling import setting
+from secateur.typed import check_types
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What is to be pruned, by how much, and what is known.
@@ -68,6 +71,9 @@ class Problem:
     time: Callable[[], Times] | None = None
     errors: Callable[[Mapping[str, Tensor] | None], Sequence[ErrorCurve]] | None = None
     blind: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def loss_after(self, plan: Plan) -> float:
         """Return the loss of the network with the plan's units silenced; the model is restored.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur import rules
+from secateur.arguments import checked
 from secateur.core.graph import Graph, staying
 from secateur.core.graph.written_sizes import Axis
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
@@ -23,6 +24,7 @@ from secateur.reading import written
 
 Measure = Literal["macs", "params", "nonzero", "units"]
 _NAMES = {"macs": "MACs", "params": "parameters"}
+_OF = rules.one_of(Measure)
 _SHARE = rules.number(lambda keep: 0.0 < keep <= 1.0, "in (0, 1]")
 
 
@@ -64,6 +66,7 @@ class Size:
         return int(getattr(self, measure))
 
 
+@checked
 @dataclass(frozen=True)
 class Target:
     """Keep at most the fraction ``keep`` of the dense network's ``of``.
@@ -76,12 +79,13 @@ class Target:
     of: Measure = "macs"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", _SHARE.plain(self.keep))
         if not _SHARE.accepts(self.keep):
             raise SettingError(
                 f"keep must be in (0, 1], not {written(self.keep)}: it is the fraction that stays{self._instead()}"
             )
-        if self.of not in get_args(Measure):
-            raise SettingError(f"unknown measure '{self.of}'; choose one of {', '.join(get_args(Measure))}")
+        if not _OF.accepts(self.of):
+            raise SettingError(f"unknown measure {written(self.of)}; choose one of {', '.join(get_args(Measure))}")
 
     def _instead(self) -> str:
         """Return what to write for a number of MACs or parameters, or for percent; empty for what is neither."""
@@ -168,6 +172,7 @@ def ruler(graph: Graph) -> Ruler:
     return Ruler(graph)
 
 
+@checked
 def size(graph: Graph, plan: Plan = EMPTY) -> Size:
     """Return the exact size of the network under the plan, on paper.
 

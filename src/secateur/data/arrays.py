@@ -9,29 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.arguments import checked
 from secateur.data.dataset import Data, check_labels, constants
 from secateur.data.memory import MemorySource, Part, Store
 from secateur.data.order import Split
 from secateur.data.splits import holdout, mixed
 from secateur.errors import DataError, first_line
+from secateur.rules import Count, Seed
 
 Array = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 Layout = Literal["auto", "NCHW", "NHWC"]
 CHANNELS = (1, 3, 4)  # what an image's channels are when nobody says where they are
 
 
+@checked
 def from_arrays(
     train: tuple[Array, Array],
     test: tuple[Array, Array],
     val: tuple[Array, Array] | None = None,
     *,
     name: str = "arrays",
-    classes: int | None = None,
+    classes: Count | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     layout: Layout = "auto",
     val_fraction: float = 0.1,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Data:
     """Make a data set of images and labels in memory.
 
@@ -120,6 +123,11 @@ def _store(pair: tuple[Array, Array], which: str, layout: Layout) -> Store:
     return Store(images, labels)
 
 
+def is_bare(value: object) -> bool:
+    """Tell whether a value is a tensor without numbers at each of its places: on the device meta, or sparse."""
+    return isinstance(value, Tensor) and (value.is_meta or value.layout is not torch.strided)
+
+
 def tensor_of(array: Array) -> Tensor:
     """Return an array as a tensor on the CPU, without a copy where that is possible.
 
@@ -127,6 +135,8 @@ def tensor_of(array: Array) -> Tensor:
         DataError: if it does not hold numbers of one type and shape.
     """
     if isinstance(array, Tensor):
+        if is_bare(array):
+            raise DataError("a tensor has no values (device 'meta') or is sparse: give a dense one with values")
         return array.detach().cpu()
     try:
         values = np.asarray(array)

@@ -7,17 +7,22 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, overload
+from pathlib import Path
+from typing import Annotated, Any, overload
 
 import torch
 from torch import Tensor
 
-from secateur import rules
+from secateur.arguments import checked
+from secateur.core.surgery.forward import ends
+from secateur.data.arrays import is_bare
 from secateur.data.distinct import NORMALISED, SAMPLES, distinct, largest
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
 from secateur.measure.forward import joined, length, part, refilled, tensors
+from secateur.rules import PATH, Images, Rule, Seed, Side, Workers
+from secateur.typed import check_types
 
 FEWEST, MOST = 64, 1000
 """How many images are useful: below the first a fit follows the accidents of a few, above the second little changes."""
@@ -26,15 +31,15 @@ COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
 
-_NAMED = rules.optional(
-    rules.Rule(
-        lambda value: isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value),
-        "a list with one number for each channel",
-    )
+
+SOURCE = Rule(
+    lambda value: PATH.accepts(value) if isinstance(value, str | Path) else ends(value) and not is_bare(value),
+    "a folder of pictures, an array or a file of arrays, a data loader, or an iterable of model inputs",
 )
-_SIDE = rules.optional(rules.SIDE)
+_EXAMPLE = Rule(ends, "what the network takes")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Model inputs without labels.
@@ -58,6 +63,9 @@ class Calibration:
     std: tuple[float, ...] | None = None
     lost: tuple[str, ...] = field(default=(), repr=False)
     doubt: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @cached_property
     def _distinct(self) -> list[Tensor]:
@@ -176,17 +184,18 @@ class Later(Sequence[Inputs]):
         return self._load()[index]
 
 
+@checked
 def load_calibration(
-    source: Any,
+    source: Annotated[Any, SOURCE],
     *,
-    count: int = COUNT,
-    seed: int = 0,
-    example: Any = None,
+    count: Images = COUNT,
+    seed: Seed = 0,
+    example: Annotated[Any, _EXAMPLE] = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    image_size: int | None = None,
-    default_size: int = 224,
-    workers: int | None = None,
+    image_size: Side | None = None,
+    default_size: Side = 224,
+    workers: Workers = None,
 ) -> Calibration:
     """Return unlabelled images for a network.
 
@@ -218,13 +227,6 @@ def load_calibration(
         >>> calibration.count, len(calibration.batches)
         (100, 1)
     """
-    rules.refuse(
-        ("count", count, rules.IMAGES),
-        ("seed", seed, rules.SEED),
-        ("mean", mean, _NAMED),
-        ("std", std, _NAMED),
-        ("image_size", image_size, _SIDE),
-    )
     if (mean is None) != (std is None):
         raise DataError("mean and std belong together: name both, or neither")
     known = None if example is None else plain(example)

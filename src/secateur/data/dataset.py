@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.arguments import checked
 from secateur.data.order import Order, Split, known_split
 from secateur.errors import DataError
+from secateur.measure.forward import Device
+from secateur.rules import AnySeed, Count
+from secateur.typed import check_types
 
 
 class Batches(ABC):
@@ -41,6 +45,7 @@ class Source(ABC):
         """Return the first validation image, (1, C, H, W) float32, normalised."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Data:
     """A labelled image data set with training, validation and test splits.
@@ -57,21 +62,24 @@ class Data:
     """
 
     name: str
-    classes: int
+    classes: Count
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: Source = field(repr=False)
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     def batches(
         self,
         split: Split,
-        batch_size: int = 256,
+        batch_size: Count = 256,
         *,
         augment: str = "none",
         shuffle: bool = False,
-        seed: int = 0,
-        device: torch.device | str | None = None,
+        seed: AnySeed = 0,
+        device: Device | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> Batches:
@@ -95,8 +103,8 @@ class Data:
             An iterable with a length; it yields images, (N, C, H, W) float32, and labels, (N,) int64.
 
         Raises:
-            DataError: if a setting is unknown or out of range.
-            SettingError: if the seed is out of range.
+            DataError: if there is no such augmentation, or the numbers do not go together.
+            SettingError: if there is no such split, or a number is out of range.
         """
         place = _indexed(torch.device("cpu" if device is None else device))
         return self.source.batches(Order(split, batch_size, augment, shuffle, seed, place, rank, world))
@@ -105,7 +113,7 @@ class Data:
         """Return the number of images in a split.
 
         Raises:
-            DataError: if there is no such split.
+            SettingError: if there is no such split.
         """
         return self.source.size(known_split(split))
 

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from secateur.arguments import checked
 from secateur.data.dataset import Batches, Data, Source, check_labels
 from secateur.data.order import Order, Split
 from secateur.errors import DataError
+from secateur.rules import Count
 
 Loader = Iterable[Any]
 
 
-def from_loaders(train: Loader, val: Loader, test: Loader, classes: int, *, name: str = "loaders") -> Data:
+@checked
+def from_loaders(train: Loader, val: Loader, test: Loader, classes: Count, *, name: str = "loaders") -> Data:
     """Make a data set of three loaders that yield normalised images with labels.
 
     Order, batch size, augmentation and normalisation are the loaders' own: what ``Data.batches`` is asked

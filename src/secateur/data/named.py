@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur import rules
+from secateur.arguments import checked
 from secateur.data.dataset import Data, check_labels, constants
 from secateur.data.folder import image_folder
 from secateur.data.memory import MemorySource, Part, Store
@@ -24,6 +24,7 @@ from secateur.data.splits import first, holdout
 from secateur.data.vision import torchvision
 from secateur.errors import DataError, nearest
 from secateur.reading import MIB, regular, shown
+from secateur.rules import Count, Seed, Side, Workers
 from secateur.spelling import said
 
 VAL_FRACTION = 0.1
@@ -83,17 +84,18 @@ DATASETS: Mapping[str, str] = MappingProxyType(
 """Name of each data set and one line about it."""
 
 
+@checked
 def load_data(
     spec: str,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     download: bool = False,
     val_fraction: float | None = None,
-    train_images: int | None = None,
+    train_images: Count | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    image_size: int = 224,
-    workers: int | None = None,
+    image_size: Side = 224,
+    workers: Workers = None,
 ) -> Data:
     """Load a data set by name.
 
@@ -120,9 +122,6 @@ def load_data(
         >>> data.size("train"), data.size("val"), data.size("test")
         (3500, 500, 1000)
     """
-    rules.refuse(
-        ("seed", seed, rules.SEED), ("image_size", image_size, rules.SIDE), ("workers", workers, rules.WORKERS)
-    )
     name, _, folder = spec.partition(":")
     if name not in DATASETS:
         raise DataError(f"unknown data set '{name}'{nearest(name, DATASETS)}; known: {', '.join(DATASETS)}")

@@ -8,8 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from secateur import rules
+from secateur.arguments import checked
 from secateur.errors import DataError, nearest
+from secateur.rules import AnySeed, Count
+from secateur.typed import check_types
 
 Split = Literal["train", "val", "test"]
 
@@ -17,6 +19,7 @@ AUGMENTS: tuple[str, ...] = ("none", "flip", "crop", "crop_flip")
 """What may be done to images at random: mirror left to right, move by a random crop, both, or nothing."""
 
 
+@checked
 @dataclass(frozen=True)
 class Order:
     """One pass over a split.
@@ -33,26 +36,24 @@ class Order:
 
     Raises:
         DataError: if a setting is unknown or out of range.
-        SettingError: if the seed is out of range.
+        SettingError: if one is not of its type, there is no such split, or a number is out of range.
     """
 
     split: Split
-    batch_size: int
+    batch_size: Count
     augment: str
     shuffle: bool
-    seed: int
+    seed: AnySeed
     device: torch.device
     rank: int
     world: int
 
     def __post_init__(self) -> None:
+        check_types(self)
         known_split(self.split)
-        rules.refuse(("seed", self.seed, rules.whole(0)))
         if self.augment not in AUGMENTS:
             known = ", ".join(AUGMENTS)
             raise DataError(f"unknown augmentation '{self.augment}'{nearest(self.augment, AUGMENTS)}; known: {known}")
-        if self.batch_size < 1:
-            raise DataError(f"the batch size must be at least 1, not {self.batch_size}")
         if not 0 <= self.rank < self.world:
             raise DataError(f"rank {self.rank} does not exist among {self.world} processes, which count from 0")
         if self.split == "train" and self.batch_size % self.world:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import private, randomness
 from secateur.errors import ExportError, first_line
 from secateur.export.comparison import (
@@ -28,6 +29,7 @@ from secateur.export.comparison import (
     difference,
     random_call,
 )
+from secateur.measure.forward import moved
 from secateur.measure.quiet import quiet
 from secateur.spelling import said
 
@@ -64,12 +66,15 @@ def export(
 
     Raises:
         ExportError: if none does, or the file cannot be written; nothing is left then.
+        ModelError: if the network or the inputs have shapes and no values.
     """
     if path.name in ("", ".."):
         raise ExportError(f"'{path}' is no name for a file; give one such as model.{kind}")
+    for given in (model,) if reference is None else (model, reference):
+        refuse_foreign(given)
     network = private(model).cpu().eval()  # the caller's mode and device stay untouched
     expected = network if reference is None else private(reference).cpu().eval()
-    example = call_of(example_inputs)
+    example = call_of(moved(example_inputs, torch.device("cpu")))
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix or '.' + kind}")
     reasons: list[str] = []
     try:

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.errors import ExportError
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
 
 
+@checked
 def export_pt2(
     model: nn.Module, example_inputs: Inputs, path: str | Path, *, reference: nn.Module | None = None
 ) -> Exported:
@@ -38,6 +40,7 @@ def export_pt2(
     return export(model, example_inputs, Path(path), "pt2", _ways(_write_pt2, _load_pt2), reference)
 
 
+@checked
 def export_onnx(
     model: nn.Module, example_inputs: Inputs, path: str | Path, *, reference: nn.Module | None = None
 ) -> Exported:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree
 
+from secateur.arguments import checked
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
 from secateur.export.listing import Unlistable, can_be_written, listing
@@ -18,6 +19,7 @@ from secateur.export.programs import program_of
 WEIGHTS = ".safetensors"
 
 
+@checked
 def export_source(model: nn.Module, example_inputs: Inputs, path: str | Path) -> Exported:
     """Write the network as Python code that needs PyTorch and safetensors alone.
 

@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.arguments import checked
+
 from ..core.surgery.apart import apart
 from ..errors import DataError, ModelError
 from ..events import Event, Tell, ignore
-from .forward import call, device_of, dtype_of, evaluating, logits_of, moved
+from ..rules import Number
+from .forward import Device, call, device_of, dtype_of, evaluating, logits_of, moved
 from .record import Record
 
 
@@ -28,16 +31,17 @@ class Accuracy(Record):
     """
 
     top1: float
-    loss: float
+    loss: Number
     examples: int
 
 
+@checked
 @apart("model")
 def accuracy(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    device: torch.device | str | None = None,
+    device: Device | None = None,
     tell: Tell = ignore,
 ) -> Accuracy:
     """Measure the top-1 accuracy and the mean cross-entropy of ``model`` in eval mode.

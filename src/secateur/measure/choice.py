@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from secateur.arguments import checked
+
 from ..core.surgery.apart import apart
 from ..events import Event, Tell, ignore
+from ..rules import Seconds, Threads
 from .conversion import onnx_program
 from .forward import ExampleInputs, device_of, evaluating, moved
 from .runtimes import Ready, Runtime, from_program, missing, ready, threads_set, verified
@@ -19,14 +22,15 @@ _FOREIGN = ("onnxruntime", "openvino")
 _ROUNDS = 5
 
 
+@checked
 @apart("model")
 def fastest_runtime(
     model: nn.Module,
     example_inputs: ExampleInputs,
     among: Sequence[Runtime],
     *,
-    threads: int | None = None,
-    seconds: float = 0.25,
+    threads: Threads = None,
+    seconds: Seconds = 0.25,
     tell: Tell = ignore,
 ) -> Runtime | None:
     """Time a network in several runtimes in turns, briefly, and return the fastest.

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
+from secateur.arguments import checked
 from secateur.core.block_execution import executing
 
 from ..core.attention import module_by_module
@@ -59,6 +60,7 @@ class Counts(Record):
         return remark(self.uncounted, self.uncounted_macs, self.macs, self.macs, None)
 
 
+@checked
 @apart("model")
 def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     """Count the size of ``model`` by running it once in eval mode.

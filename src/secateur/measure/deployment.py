@@ -11,6 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
+from secateur.typed import check_types
+
 from ..core.fusion import fuse, fusible
 from ..core.surgery import relative_difference, run, tensors_in
 from ..core.surgery.apart import apart
@@ -19,9 +22,10 @@ from ..core.surgery.precision import InDouble, widened
 from ..core.surgery.untouched import owned, untouched
 from ..errors import ModelError, VerificationError, first_line
 from ..events import Event, Tell, ignore
+from ..rules import Seconds, Threads
 from .execution import fastest
 from .forward import ExampleInputs, device_of, moved, refilled, tensors
-from .latency import Latency, check_conditions
+from .latency import Latency
 from .runtimes import threads_set
 from .side_by_side import side_by_side
 
@@ -60,7 +64,11 @@ class Deployed:
     difference: float
     times: Mapping[str, Latency] = field(default_factory=dict[str, Latency])
 
+    def __post_init__(self) -> None:
+        check_types(self)
 
+
+@checked
 @apart("model")
 def deploy(
     model: nn.Module,
@@ -68,8 +76,8 @@ def deploy(
     *,
     fold: bool = True,
     time: bool = True,
-    seconds: float = 0.5,
-    threads: int | None = None,
+    seconds: Seconds = 0.5,
+    threads: Threads = None,
     tell: Tell = ignore,
 ) -> Deployed:
     """Make a copy of a network that computes the same and runs as fast as PyTorch eager allows.
@@ -93,7 +101,6 @@ def deploy(
         SettingError: if ``threads`` or ``seconds`` is out of range.
         VerificationError: if even an unchanged copy does not compute the same, or the network itself another time.
     """
-    check_conditions(threads, seconds)
     inputs = moved(example_inputs, device_of(model))
     proof = _Proof(model, inputs)
     proof.check_repeats()

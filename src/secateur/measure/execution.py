@@ -8,14 +8,18 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
+
 from ..core.blocks import BlockLayer, Execution
 from ..core.strided import StridedConv2d, StridedExecution
+from ..rules import Seconds
 from .forward import ExampleInputs, call, device_of, evaluating, moved
 from .quiet import ready_to_compile
 
 
+@checked
 def fastest(
-    model: nn.Module, example_inputs: ExampleInputs, *, seconds: float = 0.1
+    model: nn.Module, example_inputs: ExampleInputs, *, seconds: Seconds = 0.1
 ) -> Mapping[str, Execution | StridedExecution]:
     """Time block layers and strided convolutions both ways on what they get to see, and let each run the faster way.
 

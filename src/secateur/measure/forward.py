@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..core.graph.outputs import scores_in
+from ..core.surgery.forward import INPUTS
 from ..core.surgery.untouched import owned, untouched
 from ..errors import ModelError, first_line
+from ..rules import Rule
 
-ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+ExampleInputs: TypeAlias = Annotated[Tensor | tuple[Any, ...] | Mapping[str, Any], INPUTS]
 """A tensor (one argument), a tuple (positional arguments) or a mapping (keyword arguments)."""
+
+
+def _is_here(value: object) -> bool:
+    if not isinstance(value, torch.device | str):
+        return False
+    try:
+        return torch.empty(0, device=value).device.type != "meta"
+    except Exception:  # no device, no such device here, or torch was built without it
+        return False
+
+
+def _is_known(value: object) -> bool:
+    try:
+        return isinstance(value, torch.device | str) and bool(torch.device(value).type)
+    except RuntimeError:
+        return False
+
+
+KnownDevice: TypeAlias = Annotated[torch.device | str, Rule(_is_known, "a device that torch knows, such as cpu")]
+Device: TypeAlias = Annotated[torch.device | str, Rule(_is_here, "a device that torch has here, such as cpu")]
 
 
 @contextmanager
@@ -64,8 +86,14 @@ def tensors(inputs: Any) -> Iterator[Tensor]:
 
 
 def moved(inputs: Any, device: torch.device, memory_format: torch.memory_format | None = None) -> Any:
-    """Return ``inputs`` with its tensors on ``device``, and those of 4 dimensions in ``memory_format``."""
+    """Return ``inputs`` with its tensors on ``device``, and those of 4 dimensions in ``memory_format``.
+
+    Raises:
+        ModelError: if one of them has no values that could be moved.
+    """
     if isinstance(inputs, Tensor):
+        if inputs.is_meta and device.type != "meta":
+            raise ModelError("an example input has a shape and no values (device 'meta'): give a tensor with values")
         inputs = inputs.to(device)
         return inputs if memory_format is None or inputs.ndim != 4 else inputs.to(memory_format=memory_format)
     if isinstance(inputs, Mapping):

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .. import rules
+from secateur.arguments import checked
+
 from ..core.surgery.apart import apart
-from ..errors import SettingError
+from ..rules import Seconds, Threads
 from .forward import ExampleInputs, device_of, evaluating, tensors
 from .quiet import ready_to_compile
 from .record import Record
-from .runtimes import Runtime, known, ready, threads_set, verified
+from .runtimes import Runtime, ready, threads_set, verified
 
-_SECONDS = rules.number(lambda value: value > 0, "more than 0")
 WARM_UP = 3  # passes; the first ones pick kernels and fill caches
 
 
@@ -42,13 +42,14 @@ class Latency(Record):
     runtime: str
 
 
+@checked
 @apart("model")
 def latency(
     model: nn.Module,
     example_inputs: ExampleInputs,
     *,
-    threads: int | None = None,
-    seconds: float = 1.0,
+    threads: Threads = None,
+    seconds: Seconds = 1.0,
     runtime: Runtime = "eager",
 ) -> Latency:
     """Time the forward pass of ``model`` in eval mode, after a warm-up.
@@ -72,8 +73,6 @@ def latency(
         ModelError: if the model does not run on the example inputs, or runs differently in the runtime.
         SettingError: if ``threads``, ``seconds`` or ``runtime`` is out of range, or the runtime is not installed.
     """
-    check_conditions(threads, seconds)
-    runtime = known(runtime)
     ready_to_compile()
     from torch.utils.benchmark import Timer
 
@@ -100,17 +99,3 @@ def batch_of(inputs: ExampleInputs) -> int:
     """Return how many examples go through in one pass, as far as the first tensor tells."""
     first = next(tensors(inputs), None)
     return 1 if first is None or first.ndim == 0 else first.shape[0]
-
-
-def check_conditions(threads: int | None, seconds: float) -> None:
-    """Refuse a number of threads or seconds that is out of range.
-
-    Raises:
-        SettingError: saying which.
-    """
-    for name, value, rule in (
-        ("number of threads", threads, rules.THREADS),
-        ("seconds to measure for", seconds, _SECONDS),
-    ):
-        if not rule.accepts(value):
-            raise SettingError(f"the {name} {rule.refusal(value)}")

@@ -8,15 +8,20 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from secateur.arguments import checked
+from secateur.typed import check_types
+
 from ..core.surgery.apart import apart
 from ..errors import ArtifactError
 from ..events import Event, Tell, ignore
+from ..rules import Seconds, Threads
 from .accuracy import Accuracy, accuracy
 from .counts import Counts, count
 from .forward import ExampleInputs
 from .latency import Latency, latency
 
 
+@checked
 @dataclass(frozen=True)
 class Measurement:
     """The size of a network, and, where they were measured, how well and how fast it does.
@@ -30,6 +35,9 @@ class Measurement:
     counts: Counts
     accuracy: Accuracy | None = None
     latency: Latency | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested dicts of numbers and strings, with None for what was not measured."""
@@ -60,6 +68,7 @@ class Measurement:
         )
 
 
+@checked
 @apart("model")
 def measure(
     model: nn.Module,
@@ -67,8 +76,8 @@ def measure(
     batches: Iterable[tuple[Tensor, Tensor]] | None = None,
     *,
     time: bool = True,
-    threads: int | None = None,
-    seconds: float = 1.0,
+    threads: Threads = None,
+    seconds: Seconds = 1.0,
     tell: Tell = ignore,
 ) -> Measurement:
     """Count, test and time ``model``, which stays as it is.

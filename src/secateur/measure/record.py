@@ -7,13 +7,20 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any, Self
 
+from secateur.arguments import checked
+from secateur.typed import check_types
+
 from ..errors import ArtifactError
 from ..reading import written
 
 
+@checked
 @dataclass(frozen=True)
 class Record:
     """Base of frozen dataclasses whose fields are numbers and strings."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, ready for JSON."""
@@ -40,7 +47,7 @@ class Record:
 
 
 def _typed(value: object, wanted: str, kind: str, name: str) -> object:
-    if wanted == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+    if wanted in ("float", "Number") and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if wanted == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value

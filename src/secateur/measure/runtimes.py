@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from secateur.arguments import checked
+
 from ..core.surgery.untouched import owned
 from ..errors import ModelError, SettingError, first_line, nearest
 from .conversion import input_names, onnx_program
-from .forward import ExampleInputs, call, call_on, device_of, evaluating, moved, tensors
+from .forward import ExampleInputs, KnownDevice, call, call_on, device_of, evaluating, moved, tensors
 from .quiet import ready_to_compile
 
 Runtime = Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"]
@@ -62,7 +64,8 @@ def known(runtime: str) -> Runtime:
     raise SettingError(f"unknown runtime '{runtime}'{nearest(runtime, RUNTIMES)}: choose {' or '.join(RUNTIMES)}")
 
 
-def missing(runtime: Runtime, device: torch.device | str = "cpu") -> str:
+@checked
+def missing(runtime: Runtime, device: KnownDevice = "cpu") -> str:
     """Say why a runtime cannot be had here and what to do about it; empty if it can."""
     if runtime in _PACKAGES and torch.device(device).type != "cpu":
         return f"{runtime} is timed on the CPU only; leave it out, or choose the device cpu"
@@ -74,7 +77,8 @@ def missing(runtime: Runtime, device: torch.device | str = "cpu") -> str:
     return ""
 
 
-def installed(device: torch.device | str = "cpu") -> tuple[Runtime, ...]:
+@checked
+def installed(device: KnownDevice = "cpu") -> tuple[Runtime, ...]:
     """Return the runtimes that can be had here."""
     return tuple(runtime for runtime in RUNTIMES if not missing(runtime, device))
 

@@ -13,13 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.arguments import checked
+from secateur.typed import check_types
+
 from ..core.surgery.apart import apart
+from ..errors import SettingError, nearest
 from ..events import Event, Tell, ignore
+from ..rules import Seconds, Threads
 from .forward import ExampleInputs, device_of, evaluating
 from .interval import differs, median_interval
-from .latency import WARM_UP, Latency, batch_of, check_conditions
+from .latency import WARM_UP, Latency, batch_of
 from .machine import steadiest_clock
-from .runtimes import Ready, Runtime, known, ready, threads_set, verified
+from .runtimes import Ready, Runtime, ready, threads_set, verified
 
 ROUNDS = 11
 """Turns that are taken in any case; an interval of 95 % needs 6."""
@@ -52,8 +57,18 @@ class Clocked:
     latencies: Mapping[str, Latency]
     turns: Mapping[str, tuple[float, ...]]
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     def ratios(self, of: str, to: str) -> list[float]:
-        """Return how many times the latency of one network is that of another, turn by turn."""
+        """Return how many times the latency of one network is that of another, turn by turn.
+
+        Raises:
+            SettingError: if there is no network of such a name.
+        """
+        for name in (of, to):
+            if name not in self.turns:
+                raise SettingError(f"no network '{name}' was timed{nearest(name, self.turns)}: {', '.join(self.turns)}")
         return [mine / yours for mine, yours in zip(self.turns[of], self.turns[to], strict=True)]
 
     def ratio(self, of: str, to: str) -> float:
@@ -61,6 +76,7 @@ class Clocked:
         return statistics.median(self.ratios(of, to))
 
 
+@checked
 @dataclass(frozen=True)
 class SideBySide:
     """How fast some networks are in one runtime, by the clock that other programs disturb the least.
@@ -80,6 +96,9 @@ class SideBySide:
     differences: Mapping[str, float]
     clock: Clock = "wall"
     other: Clocked | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def by(self, clock: Clock) -> Clocked | None:
         """Return the times by one of the clocks, None if there are none."""
@@ -103,14 +122,15 @@ def deciding_clock(threads: int, device: torch.device) -> Clock:
     return "processor" if steadiest_clock(threads, device) is time.process_time else "wall"
 
 
+@checked
 @apart("networks")
 def side_by_side(
     networks: Mapping[str, nn.Module],
     example_inputs: ExampleInputs,
     runtime: Runtime = "eager",
     *,
-    threads: int | None = None,
-    seconds: float = 1.0,
+    threads: Threads = None,
+    seconds: Seconds = 1.0,
     tell: Tell = ignore,
 ) -> SideBySide:
     """Time networks in turns, after comparing what each puts out with PyTorch eager.
@@ -132,8 +152,8 @@ def side_by_side(
         ModelError: if a network does not run, or computes something else in the runtime.
         SettingError: if a setting is out of range, or the runtime is not installed.
     """
-    check_conditions(threads, seconds)
-    runtime = known(runtime)
+    if not networks:
+        raise SettingError("there is no network to time; give one at least")
     with ExitStack() as stack:
         used = stack.enter_context(threads_set(threads))
         for model in networks.values():

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from secateur.arguments import checked
+from secateur.typed import check_types
+
 from .interval import CONFIDENCE, differs
 from .latency import Latency
 from .side_by_side import Clock, SideBySide
@@ -12,6 +15,7 @@ from .side_by_side import Clock, SideBySide
 DENSE, PRUNED = "dense", "pruned"
 
 
+@checked
 @dataclass(frozen=True)
 class SpeedUp:
     """How many times faster the pruned network is than the dense one, both timed in turns.
@@ -44,12 +48,15 @@ class SpeedUp:
     processor_ratio: float | None
     rounds: int
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     @staticmethod
     def of(found: SideBySide, dense: str = DENSE, pruned: str = PRUNED) -> SpeedUp:
         """Return what a measurement in turns says about two of its networks."""
+        low, high = found.interval(dense, pruned)
         wall, processor = found.by("wall"), found.by("processor")
         assert wall is not None  # there is always a wall
-        low, high = found.interval(dense, pruned)
         return SpeedUp(
             dense=wall.latencies[dense],
             pruned=wall.latencies[pruned],

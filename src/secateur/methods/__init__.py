@@ -16,6 +16,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from secateur.arguments import checked
 from secateur.core.method import Method
 from secateur.errors import SettingError, first_line, nearest
 
@@ -52,6 +53,7 @@ def __getattr__(name: str) -> Mapping[str, type[Method]]:
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
+@checked
 def find(name: str) -> type[Method]:
     """Return the method of this name.
 
@@ -64,6 +66,7 @@ def find(name: str) -> type[Method]:
     return known[name]
 
 
+@checked
 def default(*, images: bool) -> str:
     """Return the name of the method that is taken where none is named.
 
@@ -73,6 +76,7 @@ def default(*, images: bool) -> str:
     return "reconstruction" if images else "magnitude"
 
 
+@checked
 def make(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """Return the method of this name with these settings.
 
@@ -87,12 +91,14 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Method:
     return kind(**(options or {}))
 
 
+@checked
 def name_of(method: Method | type[Method]) -> str:
     """Return the name under which a method is known, or its class name if it is not registered."""
     kind = method if isinstance(method, type) else type(method)
     return next((name for name, known in methods().items() if known is kind), kind.__name__)
 
 
+@checked
 def card(method: type[Method]) -> str:
     """Return the method's card: the docstring of its file."""
     return inspect.getdoc(inspect.getmodule(method)) or inspect.getdoc(method) or ""

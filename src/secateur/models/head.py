@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
+
 from ..core.surgery.apart import apart
 from ..errors import ModelError, SettingError
 from ..measure.forward import ExampleInputs, call, device_of, evaluating, logits_of, moved
@@ -16,6 +18,7 @@ _COUNTS = ("num_classes", "classes", "n_classes")
 _TOLERANCE = 1e-3  # of float32 gradients that went through a mean over a feature map
 
 
+@checked
 @apart("model")
 def classes_of(model: nn.Module, example_inputs: ExampleInputs) -> int:
     """Return how many class scores a network gives.
@@ -65,6 +68,7 @@ def heads_of(model: nn.Module, example_inputs: ExampleInputs) -> tuple[str, ...]
     return tuple(found)
 
 
+@checked
 def head_of(model: nn.Module, example_inputs: ExampleInputs) -> str:
     """Return the name of the classifier, the one layer that ``heads_of`` finds.
 
@@ -81,6 +85,7 @@ def head_of(model: nn.Module, example_inputs: ExampleInputs) -> str:
     )
 
 
+@checked
 def replace_head(model: nn.Module, classes: int, example_inputs: ExampleInputs, *, head: str | None = None) -> str:
     """Give a network a fresh classifier for another number of classes, in place.
 

@@ -15,8 +15,11 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError, SecateurError, SettingError, first_line, nearest
+from secateur.arguments import checked
+
+from ..errors import ModelError, SecateurError, first_line, nearest
 from ..reading import Foreign, shown
+from ..rules import Channels, Classes, Count
 from ..spelling import said
 from .builtin import BUILDERS
 
@@ -24,7 +27,10 @@ _SOURCES = ("secateur", "torchvision", "timm")
 _CHANNELS: tuple[str, ...] = ("channels", "in_channels", "in_chans")
 
 
-def build(spec: str, *, classes: int | None = None, channels: int = 3, image: int | None = None) -> nn.Module:
+@checked
+def build(
+    spec: str, *, classes: Classes | None = None, channels: Channels = 3, image: Count | None = None
+) -> nn.Module:
     """Build an untrained network from its name.
 
     Args:
@@ -53,9 +59,6 @@ def build(spec: str, *, classes: int | None = None, channels: int = 3, image: in
     Example:
         >>> model = build("resnet20", classes=100)
     """
-    for name, number in (("classes", classes), ("channels", channels), ("image", image)):
-        if number is not None and number < 1:
-            raise SettingError(f"the number given as {name} must be 1 or more, not {number}")
     refuse_own_code(spec)
     source, colon, name = _parts(spec)
     if not colon and (spec.endswith(".py") or "/" in spec):

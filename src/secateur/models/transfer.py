@@ -8,6 +8,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from secateur.arguments import checked
+from secateur.typed import check_types
+
 from ..errors import ModelError
 from ..measure.forward import ExampleInputs
 from .head import classes_of, heads_of, replace_head
@@ -27,7 +30,11 @@ class Transferred:
     fresh: tuple[str, ...]
     stem: str = ""
 
+    def __post_init__(self) -> None:
+        check_types(self)
 
+
+@checked
 def transfer_weights(
     model: nn.Module, weights: str | Path, example_inputs: ExampleInputs, *, name: str = ""
 ) -> Transferred:
@@ -75,6 +82,7 @@ def transfer_weights(
     return Transferred(tuple(fresh), stem)
 
 
+@checked
 def give_weights(
     model: nn.Module,
     weights: str,
@@ -107,6 +115,7 @@ def give_weights(
         load_weights(model, weights)
 
 
+@checked
 def classes_in(weights: str, model: nn.Module, example_inputs: ExampleInputs) -> int | None:
     """Return for how many classes a file of weights was trained if those are not the network's; None if they are.
 
@@ -129,6 +138,7 @@ def classes_in(weights: str, model: nn.Module, example_inputs: ExampleInputs) ->
     return None
 
 
+@checked
 def fit_classes(model: nn.Module, classes: int | None, example_inputs: ExampleInputs) -> None:
     """Give a network a fresh classifier unless it has the number of classes wanted already.
 

@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
+
 from .. import reading
 from ..errors import ModelError, nearest
 from ..spelling import said
@@ -22,6 +24,7 @@ _PICKLED = (b"PK", b"\x80")  # how torch.save starts a file, now and before vers
 _COUNTER = "num_batches_tracked"
 
 
+@checked
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Read the weights in ``path`` into ``model``, in place.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.arguments import checked
 from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.graph.explanation import Explanation
 from secateur.core.method import Method
@@ -22,7 +23,9 @@ from secateur.outcome.spent import Spent
 from secateur.outcome.step import Step
 from secateur.recipe import Recipe
 from secateur.repair import Repair
+from secateur.rules import Seconds, Threads
 from secateur.training import History
+from secateur.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Width:
     after: int
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
     """What came out of a pruning run, see ``secateur.Result``, which can be saved.
@@ -108,6 +112,9 @@ class Outcome:
     minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     def __repr__(self) -> str:
         """Return one line; the fields hold whole networks and plans."""
         macs, kept = self.before.counts.macs, self.after.counts.macs
@@ -141,7 +148,7 @@ class Outcome:
         way = way_of(None if self.minutes is None else vars(self.minutes))
         return stages(self.before, self.cut, self.middle, self.after, repaired=bool(self.repairs), way=way)
 
-    def deploy(self, *, time: bool = True, seconds: float = 0.5, threads: int | None = None) -> nn.Module:
+    def deploy(self, *, time: bool = True, seconds: Seconds = 0.5, threads: Threads = None) -> nn.Module:
         """Return the pruned network ready to run, see ``secateur.measure.deploy``, which also says what it did."""
         return deploy(self.model, self.example_inputs, time=time, seconds=seconds, threads=threads).model
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from secateur.core.method import Method
 from secateur.core.size import Target
+from secateur.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -19,3 +20,6 @@ class Step:
 
     method: Method
     target: Target | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)

@@ -10,22 +10,26 @@ from typing import Any
 
 from torch import nn
 
+from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import Inputs, left
+from secateur.core.surgery import Inputs, left, run
 from secateur.core.surgery.apart import apart
+from secateur.core.surgery.removal import check as belongs
 from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, heard, ignore
 from secateur.measure import Accuracy, accuracy
-from secateur.measure.forward import joined, length
+from secateur.measure.forward import device_of, joined, length, moved
 from secateur.recipe import DATA_FREE, REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
 from secateur.repair.error import squared_errors
 from secateur.repair.folding import fold
+from secateur.rules import Seed
 from secateur.spelling import setting
 from secateur.training import recalibrate
+from secateur.typed import check_types
 
 STEPS = REPAIRS
 """Every repair by name, in the order in which they are carried out, whatever the order in which they are asked for.
@@ -72,6 +76,7 @@ class Judge:
         return Judge(name, 1.5 if images is None or images < MIN_IMAGES_FOR_MEANS else 1.0)
 
 
+@checked
 @dataclass(frozen=True)
 class Repair:
     """One repair and what it brought, on the validation images.
@@ -88,6 +93,9 @@ class Repair:
     before: Accuracy | None
     after: Accuracy | None
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Repair:
         """Read what ``dataclasses.asdict`` returns.
@@ -99,6 +107,7 @@ class Repair:
         return Repair(**{**values, **parts})
 
 
+@checked
 @apart("dense")
 def repair(
     dense: nn.Module,
@@ -109,7 +118,7 @@ def repair(
     steps: Sequence[str],
     *,
     data: Data | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     judge: Judge | None = None,
     tell: Tell = ignore,
 ) -> tuple[Repair, ...]:
@@ -129,9 +138,16 @@ def repair(
         tell: hears the progress; where nobody listens, warnings are Python's.
 
     Raises:
+        DataError: if there are no images.
+        ModelError: if the dense network does not run on them.
+        PlanError: if graph or plan are of another network.
         SettingError: if a step is unknown.
     """
     check(steps)
+    belongs(dense, graph, graph.kept(plan), plan)
+    if not images:
+        raise DataError("there are no images to repair by; give at least one batch of what the network takes")
+    run(dense, moved(images[0], device_of(dense)))
     tell = heard(tell)
     tell(Event("repair", "repairing"))
     now, done = _judge(thin, data), list[Repair]()

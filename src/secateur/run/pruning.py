@@ -6,23 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
-from secateur import rules
+from secateur.arguments import checked
 from secateur.budget import Budget
 from secateur.core.graph import Groups
 from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.size import Target
+from secateur.core.surgery import Inputs
 from secateur.core.surgery.apart import apart
-from secateur.core.surgery.foreign import refuse_foreign
+from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
-from secateur.data.calibration import COUNT
-from secateur.errors import BranchingError, DataError, ModelError, SettingError
+from secateur.data.calibration import COUNT, SOURCE
+from secateur.errors import BranchingError, DataError, SettingError
 from secateur.events import Tell, ignore, once, warn_once
 from secateur.measure import Accuracy, Runtime
 from secateur.measure.forward import device_of, dtype_of, moved
@@ -32,6 +33,7 @@ from secateur.models.sources import side_of
 from secateur.outcome import Step
 from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
+from secateur.rules import Images, Minutes, Number, Rounds, Seed, Threads
 from secateur.run.beforehand import check_goals, check_weights, warn_of_random_weights
 from secateur.run.budgeting import check_budget
 from secateur.run.choices import Choices
@@ -47,44 +49,37 @@ from secateur.run.result import Result
 from secateur.run.work import Work
 from secateur.training import Settings
 
-_TRAINING = rules.optional(rules.instance(Settings, "Settings or None"))
-_BUDGET = rules.optional(rules.instance(Budget, "a Budget or None"))
-_LIMITS = rules.instance(Limits, "a Limits such as Limits(multiple=8)")
-_RUNTIME = rules.optional(
-    rules.Rule(lambda value: isinstance(value, str | list | tuple), "a runtime or a list of them")
-)
-_GROUPS = rules.one_of(Groups, '"')
 
-
+@checked
 @shown
 @apart()
 @randomness()
 @ordinary()
 def prune(
-    model: nn.Module | str,
-    example_inputs: Any = None,
+    model: Network | str,
+    example_inputs: Inputs | None = None,
     method: Method | str | None = None,
-    target: Target | float | None = None,
+    target: Target | Number | None = None,
     data: Data | str | None = None,
     *,
     train: Settings | None = None,
     shape: Settings | None = None,
-    rounds: int = 1,
+    rounds: Rounds = 1,
     then: Sequence[Step] = (),
     leave: Sequence[str] = (),
     free_outputs: Sequence[str] = (),
     groups: Groups = "all",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
-    seed: int = 0,
+    seed: Seed = 0,
     latency: bool = True,
     repair: Sequence[str] | None = None,
-    calibrate: Any = None,
-    calibrate_images: int = COUNT,
-    minutes: float | None = None,
-    patience: float | None = None,
+    calibrate: Annotated[Any, SOURCE] = None,
+    calibrate_images: Images = COUNT,
+    minutes: Minutes = None,
+    patience: Number | None = None,
     budget: Budget | None = None,
     runtime: Runtime | Sequence[Runtime] | None = None,
-    threads: int | None = None,
+    threads: Threads = None,
     tested: Accuracy | None = None,
     work: str | Path | None = None,
     chosen: Mapping[str, Any] | None = None,
@@ -149,29 +144,12 @@ def prune(
     Raises:
         SecateurError: one of its kinds, with one sentence on what to do.
     """
-    rules.refuse(
-        ("train", train, _TRAINING),
-        ("shape", shape, _TRAINING),
-        ("budget", budget, _BUDGET),
-        ("limits", limits, _LIMITS),
-        ("runtime", runtime, _RUNTIME),
-        ("rounds", rounds, rules.ROUNDS),
-        ("groups", groups, _GROUPS),
-        ("seed", seed, rules.SEED),
-        ("threads", threads, rules.THREADS),
-        ("calibrate_images", calibrate_images, rules.IMAGES),
-        ("minutes", minutes, rules.MINUTES),
-    )
     tell = once(tell)
     seen = data is not None or calibrate is not None
     method_asked, repair_asked = method is not None, repair is not None
     method = default(images=seen) if method is None else method
     asked = find(method)() if isinstance(method, str) else method
-    if not isinstance(asked, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SettingError(f"the method must be a name or an object such as Magnitude(norm='l2'), not {asked!r}")
     goal = Target(target) if isinstance(target, (int, float)) else target
-    if not isinstance(goal, Target | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SettingError(f"the target must be a number in (0, 1] or a Target, not {goal!r}")
     if train is not None and data is None:
         raise DataError("fine-tuning needs data; give it, or leave train out")
     if shape is not None and not shapes(asked):
@@ -207,8 +185,8 @@ def prune(
         given = _built(given, images, example_inputs, seed)
         model = _own(given)
     refuse_foreign(given)
-    if not isinstance(given, nn.Module) or not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ModelError(f"the network must be a torch module or the name of a network, not {given!r}")
+    assert isinstance(model, nn.Module)
+    assert isinstance(given, nn.Module)
     dense = model
     example_inputs = owned(moved(example_inputs, device_of(dense)))
     check_weights(dense)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.limits import Limits
 from secateur.core.method import Method
@@ -41,6 +42,7 @@ from secateur.run.work import Work
 from secateur.training import fit
 
 
+@checked
 @shown
 @apart()
 def run_recipe(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur import artifact
+from secateur.arguments import checked
 from secateur.outcome import Outcome
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class Result(Outcome):
     """What came out of a pruning run, with its attributes as ``Outcome`` names them."""

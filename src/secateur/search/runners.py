@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from secateur import rules
 from secateur.core.fusion import fuse, fusible
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.plan import EMPTY, Plan
@@ -19,6 +18,7 @@ from secateur.core.surgery.silence import changed, silencing
 from secateur.measure.forward import call, logits_of
 from secateur.search.held_out import HeldOut
 from secateur.search.tape import Narrow, Replay, Tape, record
+from secateur.typed import check_types
 
 PROBE = 8
 """Images on which every candidate is compared with the silenced network."""
@@ -46,7 +46,7 @@ class Ways:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        rules.check_types(self)
+        check_types(self)
 
 
 SILENCED = Ways(copied=False, thin=False, fused=False, shared=False)

@@ -10,14 +10,17 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from secateur.arguments import checked
 from secateur.core.surgery import Inputs
-from secateur.errors import TrainingError
+from secateur.errors import DataError, TrainingError
 from secateur.measure.forward import call, moved
+from secateur.reading import written
 
 CONSTANT = 1e-6
 """Share of the variance that was there below which nothing varies."""
 
 
+@checked
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
     """Replace the running means and variances of the batch norms by the plain average over the batches.
 
@@ -35,6 +38,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
         How many batch norms were re-estimated.
 
     Raises:
+        DataError: if a batch is no pair; the same.
         TrainingError: if there are no batches; the statistics are then unchanged.
         ModelError: if the network does not run on them; the same.
     """
@@ -44,9 +48,11 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
     device = next(tensor for norm in norms for tensor in norm.buffers()).device
     seen = 0
     with _averaging(model, norms), torch.no_grad():
-        for images, _ in batches:
-            call(model, moved(images, device))
+        for batch in batches:
             seen += 1
+            if not isinstance(batch, tuple | list) or len(batch) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DataError(f"batch {seen} must be a pair, inputs and labels, not {written(batch)}")
+            call(model, moved(batch[0], device))
         if not seen:
             raise TrainingError("batch-norm statistics cannot be re-estimated without images; give at least one batch")
         return sum(_reached(norm) for norm in norms)

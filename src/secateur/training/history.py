@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from secateur import reading, rules
+from secateur import reading
+from secateur.arguments import checked
 from secateur.errors import ArtifactError, SettingError
+from secateur.rules import Number
+from secateur.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Speed:
     compile: Literal["on", "off"] = "off"
 
     def __post_init__(self) -> None:
-        rules.check_types(self)
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,18 @@ class Row:
     """
 
     epoch: int
-    train_loss: float
+    train_loss: Number
     train_accuracy: float
-    val_loss: float | None
+    val_loss: Number | None
     val_accuracy: float | None
     lr: float
     seconds: float
 
+    def __post_init__(self) -> None:
+        check_types(self)
 
+
+@checked
 @dataclass(frozen=True)
 class History:
     """A whole training run.
@@ -67,6 +74,9 @@ class History:
     rows: tuple[Row, ...] = ()
     speed: Speed = Speed()
     selected: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history in values that JSON has."""

@@ -12,18 +12,21 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
-from secateur import rules
+from secateur.arguments import checked
+from secateur.core.shaper import Shaper
 from secateur.core.surgery.apart import apart
 from secateur.core.surgery.untouched import ordinary
+from secateur.data import Data
 from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
 from secateur.progress import shown
+from secateur.rules import AnySeed, Rule
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
@@ -32,25 +35,25 @@ from secateur.training.settings import Settings
 from secateur.training.share import Share
 from secateur.training.speed import Memory, choose, fixed
 
-if TYPE_CHECKING:
-    from secateur.core.shaper import Shaper
-    from secateur.data import Data
-
-
+_DATA = Rule(
+    lambda value: all(callable(getattr(value, name, None)) for name in ("batches", "size", "example")),
+    "a data set, which secateur.load_data returns, or what has its batches, size and example",
+)
 _TURN = threading.RLock()
 
 
+@checked
 @shown
 @apart("teacher")
 def fit(
     model: nn.Module,
-    data: Data,
+    data: Annotated[Data, _DATA],
     settings: Settings,
     *,
     shaper: Shaper | None = None,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
-    seed: int = 0,
+    seed: AnySeed = 0,
     memory: Memory = Memory(),  # noqa: B008  (frozen)
     progress: bool | None = None,
     tell: Tell = ignore,
@@ -115,7 +118,6 @@ def fit(
 
 
 def _check(model: nn.Module, data: Data, settings: Settings, teacher: nn.Module | None, seed: int) -> None:
-    rules.refuse(("seed", seed, rules.whole(0)))
     if settings.distill and teacher is None:
         raise TrainingError(f"'distill' is {settings.distill} but there is no teacher; give one, or set 'distill' to 0")
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, cast
 
 from secateur import rules
+from secateur.arguments import checked
 from secateur.errors import SettingError, nearest
 from secateur.rules import Rule
 
@@ -20,6 +21,7 @@ CompileChoice: TypeAlias = Literal["auto", "on", "off"]
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a network is trained.

@@ -10,7 +10,9 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from secateur.arguments import checked
 from secateur.core.graph.computed_weights import Gain, Transformed
+from secateur.core.graph.explanation import layer_of as layer_of
 from secateur.core.graph.names import within
 from secateur.core.graph.outputs import Output
 from secateur.core.graph.units import Group, Role
@@ -61,6 +63,7 @@ class Statistic:
     kind: str = "statistic"
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Structure:
     """What reading a network finds: groups of units, and everything that depends on them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.errors import ModelError
+from secateur.rules import Rule
 
 _WRAPPERS = {
     "DistributedDataParallel": ("is wrapped for training in several processes", "what it wraps, its .module"),
@@ -26,16 +27,30 @@ _WRAPPERS = {
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
 
 
+def _wrapper(model: object) -> str | None:
+    torchs = [kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("torch.")]
+    return next((name for name in torchs if name in _WRAPPERS), None)
+
+
+Network: TypeAlias = Annotated[
+    nn.Module,
+    Rule(
+        lambda value: isinstance(value, nn.Module) or _wrapper(value) is not None,
+        "a network (torch.nn.Module)",
+    ),
+]
+"""A network to read; what only looks like one is let through, for ``refuse_foreign`` says what to give instead."""
+
+
 def refuse_foreign(model: object) -> None:
     """Refuse wrappers, programs and networks whose weights are no plain numbers.
 
     Raises:
         ModelError: saying what to give instead.
     """
-    for kind in type(model).__mro__:
-        if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
-            what, instead = _WRAPPERS[kind.__name__]
-            raise ModelError(f"{type(model).__name__} {what} and cannot be pruned as it is: give {instead}")
+    if (name := _wrapper(model)) is not None:
+        what, instead = _WRAPPERS[name]
+        raise ModelError(f"{type(model).__name__} {what} and cannot be pruned as it is: give {instead}")
     if isinstance(model, nn.Module):
         _refuse_layers(model)
         refuse_odd_tensors(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,29 @@ from secateur.core.attention import module_by_module
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError, first_line
+from secateur.rules import Rule
 
-Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+_DEEPEST = 30  # containers in containers
+
+
+def ends(value: object, depth: int = 0) -> bool:
+    """Tell whether a value is built of containers that do not hold themselves, whatever else is in them."""
+    if depth > _DEEPEST:
+        return False
+    if isinstance(value, Mapping):
+        return all(ends(each, depth + 1) for each in cast("Mapping[Any, Any]", value).values())
+    if isinstance(value, list | tuple):
+        return all(ends(each, depth + 1) for each in cast("Sequence[Any]", value))
+    return True
+
+
+INPUTS = Rule(
+    lambda value: isinstance(value, Tensor | list | tuple | Mapping) and ends(value),
+    "a tensor, a tuple of positional arguments, or a table of named ones",
+)
+"""What a network can be called with."""
+
+Inputs: TypeAlias = Annotated[Tensor | Sequence[Any] | Mapping[str, Any], INPUTS]
 
 
 def in_evaluation(module: nn.Module) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan, Regroup
 from secateur.core.size import sliced, zero_masks
 from secateur.errors import ModelError, PlanError
 
 
+@checked
 def migrate_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, thin: nn.Module, graph: Graph, plan: Plan
 ) -> None:
@@ -46,6 +48,8 @@ def migrate_optimizer(
             name = names.get(id(old))
             if name is None:
                 raise ModelError("the optimizer holds a parameter that is not the model's; migrate the one that is")
+            if name not in successors:
+                raise ModelError(f"the thin network has no parameter '{name}'; give what apply returned for this plan")
             state = optimizer.state.get(old, {})
             moved[id(old)] = (successors[name], _thin_state(state, old, name, graph, keep, masks))
     optimizer.state.clear()

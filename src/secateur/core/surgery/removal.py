@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.attention import is_attention, set_attention_sizes
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
@@ -30,6 +31,7 @@ from secateur.core.surgery.widths import follow_widths
 from secateur.errors import ModelError, PlanError, first_line
 
 
+@checked
 def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     """Return a new, physically smaller network; the argument is left untouched.
 

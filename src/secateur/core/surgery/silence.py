@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.graph import Graph, staying, tensor_of
 from secateur.core.plan import Plan, ZeroWeights
 from secateur.core.regroup import layouts
@@ -20,6 +21,7 @@ from secateur.core.surgery.removal import check
 from secateur.core.surgery.untouched import Unwritten
 
 
+@checked
 @contextlib.contextmanager
 def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
     """Silence what the plan removes, inside the model itself; on leaving, restore every bit.
@@ -149,6 +151,7 @@ class Hold(Shaper):
                 tensor.mul_(mask.to(tensor.device))
 
 
+@checked
 def hold(thin: nn.Module, graph: Graph, plan: Plan) -> Hold:
     """Return a shaper that keeps the zeros of an applied plan through training.
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
 from secateur.core.graph.outputs import left_of
@@ -49,6 +50,7 @@ class Verification:
     draws: bool = False
 
 
+@checked
 @apart("model", "thin")
 def verify(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> Verification:
     """Compare the thin network with the silenced original on the given inputs, in evaluation mode.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.arguments import checked
 from secateur.core.attention import ATTENTION
 from secateur.core.calls import Operators, bound
 from secateur.core.graph import Graph
@@ -16,7 +17,7 @@ from secateur.core.plan import Plan
 from secateur.core.statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.apart import apart
-from secateur.core.surgery.foreign import refuse_foreign
+from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
@@ -34,6 +35,7 @@ from secateur.core.trace.steps import listening, noting
 from secateur.core.trace.trial import settle
 from secateur.errors import TraceError
 from secateur.events import Event, Tell, ignore
+from secateur.rules import Number
 
 # calls that hand a tensor's elements to other code, from where no operator brings them back
 LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
@@ -41,13 +43,14 @@ LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 
+@checked
 @apart("model")
 def trace(
-    model: nn.Module,
+    model: Network,
     example_inputs: Inputs,
     *,
     free_outputs: Sequence[str] = (),
-    seconds: float | None = None,
+    seconds: Number | None = None,
     tell: Tell = ignore,
     tried: Sequence[Plan] = (),
 ) -> Graph:
