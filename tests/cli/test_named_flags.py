@@ -36,7 +36,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "compare/conduct.py": ("compare",),
     "compare/outputs.py": ("compare",),
     "core/method.py": DECIDE,
-    "core/outputs.py": ("prune", "plan", "sensitivity", "explain"),
+    "core/graph/outputs.py": ("prune", "plan", "sensitivity", "explain"),
     "core/problem.py": DECIDE,
     "core/surgery/proof.py": DECIDE,
     "core/surgery/verification.py": DECIDE,
@@ -57,7 +57,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "run/minutes.py": ("prune",),
     "run/settling.py": DECIDE,
     "run/sources.py": (*RUNS, "compare"),
-    "run/timing.py": ("prune",),
+    "run/latency_shares.py": ("prune",),
     "run/work.py": (*RUNS, "compare"),
     "search/held_out.py": DECIDE,
     "search/judge.py": DECIDE,
@@ -74,7 +74,7 @@ OTHERWISE = {
     ("cli/prune.py", "--out"): RUNS,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
     ("methods/random_masks.py", "--ratio"): ("random_masks",),
-    ("run/timing.py", "--forecast"): ("plan",),
+    ("run/latency_shares.py", "--forecast"): ("plan",),
     ("run/beforehand.py", "--weights"): ("prune", "plan", "sensitivity"),
 }
 _LEFT_OUT = ("cli/app.py", "cli/flags.py", "cli/selection.py", "cli/command.py")  # which make flags, and examples

@@ -366,7 +366,7 @@ def test_broken_promises_are_found(kind: type[Method], promise: str, words: str)
 
 
 def test_a_class_is_not_a_method() -> None:
-    with pytest.raises(ContractError, match="pass an object"):
+    with pytest.raises(SettingError, match="must be a method such as"):
         check_method(Good)  # type: ignore[arg-type]
 
 

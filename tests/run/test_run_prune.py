@@ -131,7 +131,7 @@ def test_inside_blocks_streams_keep_their_channels_in_every_round() -> None:
         assert {name for plan in result.plans for name in plan.dropped()} == {"conv1"}
         assert "left alone: 2 groups of 16 units" in " ".join(note for plan in result.plans for note in plan.notes)
     assert {"stem.0", "conv2"} & set(prune(net, images(1), "magnitude", 0.5, latency=False).plans[0].dropped())
-    with pytest.raises(SettingError, match='groups must be one of "all", "inside blocks"'):
+    with pytest.raises(SettingError, match="groups must be one of all, inside blocks"):
         prune(net, images(1), target=0.5, groups="inside")  # pyright: ignore[reportArgumentType]
 
 

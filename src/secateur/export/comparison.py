@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from secateur.core.surgery.forward import INPUTS
 from secateur.errors import ExportError
 
 Value: TypeAlias = Tensor | bool | int | float | str | None
-Inputs: TypeAlias = Tensor | tuple[Value, ...] | Mapping[str, Value]
+Inputs: TypeAlias = Annotated[Tensor | tuple[Value, ...] | Mapping[str, Value], INPUTS]
 Runner: TypeAlias = Callable[["Call"], list[Tensor]]
 Kind: TypeAlias = Literal["pt2", "onnx", "source"]
 
