@@ -12,7 +12,6 @@ from torch import Tensor
 
 from secateur.arguments import checked
 from secateur.core.graph.computed_weights import Gain, Transformed
-from secateur.core.graph.explanation import layer_of as layer_of
 from secateur.core.graph.names import within
 from secateur.core.graph.outputs import Output
 from secateur.core.graph.units import Group, Role
