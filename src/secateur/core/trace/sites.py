@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 from secateur.core.graph.written_sizes import Rewrite, WrittenSize
 from secateur.core.labels import FIXED
 from secateur.core.layers import SIZED
-from secateur.core.literals import Path, is_written, record
+from secateur.core.literals import Path, at, call_name, is_written, record
 from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.calls_made import Site
 from secateur.core.trace.components import Components
+from secateur.core.trace.places import Places
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
@@ -22,14 +23,19 @@ from secateur.core.trace.state import State
 Found = tuple[Path, Tensor, int, slice, int]  # path, tensor, dim, window, sign
 
 
-def note(state: State, call: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def note(
+    state: State, call: int, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+) -> None:
     """Remember every integer of a reshaping call that speaks of a dimension along which labels vary."""
+    name, places = call_name(func), None
     if name.startswith("conv") and state.module in state.kinds.convolutions:
         return  # whose attributes say how many groups it has
     for path, tensor, dim, window, sign in _sizes(name, args, kwargs, out):
         for layer in state.labels(tensor):
             if layer.shape[dim] > 1:
-                state.sites.append(Site(state.module, call, name, path, layer, dim, window, sign))
+                places = places or Places(state.stack.named(), func, len(args))
+                spot = places.spot(path, at({"args": args, "kwargs": kwargs}, path))
+                state.sites.append(Site(state.module, call, name, path, layer, dim, window, sign, spot))
 
 
 def _sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Found]:

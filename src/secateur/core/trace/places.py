@@ -1,0 +1,332 @@
+"""Where in the source the sizes of a call stand: found from the frames of the run that makes it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import secateur
+from secateur.core.literals import Path
+from secateur.core.source import (
+    Hop,
+    Range,
+    Spot,
+    call_at,
+    dotted,
+    functions_in,
+    holds,
+    key_of,
+    looked_up,
+    range_of,
+    written,
+)
+
+NO_SOURCE = "whose source is not at hand"
+NO_NUMBER = "in an expression that gives more than this number"
+ARGUMENT = "by an argument that calls may give otherwise"
+NO_WAY = "in a function that the module's methods do not call by its name"
+
+_INSIDE = tuple(os.path.join(os.path.dirname(str(package.__file__)), "") for package in (torch, secateur))
+_OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A function on the way, the frame that runs it, and the frame that has called it if it is no method."""
+
+    hop: Hop
+    function: FunctionType
+    frame: FrameType
+    caller: FrameType | None = None
+
+
+class Places:
+    """Tells where the arguments of the running call stand, for one call of a torch function.
+
+    Args:
+        names: of the network's modules, by their ``id``.
+        func: what is called.
+        count: how many positional arguments it has.
+    """
+
+    def __init__(self, names: Mapping[int, str], func: Callable[..., Any], count: int) -> None:
+        self._names, self._func, self._count = names, func, count
+        self._frames = _frames()
+        self._why = NO_SOURCE
+        self._module, self._levels = "", []  # type: tuple[str, list[_Level]]
+        self._node: ast.Call | ast.Subscript | None = None
+        if self._frames:
+            inner = self._frames[0]
+            self._node = call_at(inner.f_code, inner.f_lasti, inner.f_globals)
+            if self._node is not None and self._climb():
+                self._why = NO_NUMBER
+
+    def spot(self, path: Path, size: int) -> Spot | str:
+        """Return where the size at a path in the arguments stands, or why it is at no one place that can be changed."""
+        if self._node is None or not self._levels:
+            return self._why
+        found = self._expression(self._node, path)
+        if found is None:
+            return NO_NUMBER
+        node, index = found
+        if index is None and self._value(node) not in (size, None):
+            return NO_NUMBER
+        if self._given(node):
+            return ARGUMENT
+        route = tuple(level.hop for level in self._levels)
+        return Spot(self._module, route, range_of(node), index, index is None and _is_literal(node))
+
+    # -- which function ----------------------------------------------------------------------------------------
+
+    def _climb(self) -> bool:
+        """Find the way from a method of a module to the innermost frame."""
+        self._why = NO_WAY
+        code = self._frames[0].f_code
+        levels: list[_Level] = []
+        for place, frame in enumerate(self._frames):
+            if not holds(frame.f_code, code):
+                continue
+            method = self._method(frame, frame.f_code)
+            if method is not None:
+                name, found = method
+                levels.append(_Level(Hop(name, key_of(found.__code__)), found, frame))
+                return self._arrive(levels, _first(frame))
+            code = frame.f_code  # of the function that has made the one inside
+            step = self._called_by(self._frames[place + 1 :], code)
+            if step is None:
+                continue
+            caller, hop, found, bound = step
+            levels.append(_Level(hop, found, frame, None if bound else caller))
+            if bound is not None:
+                return self._arrive(levels, bound)
+            code = caller.f_code
+        return False
+
+    def _arrive(self, levels: list[_Level], module: object) -> bool:
+        if any(written(level.function) is None for level in levels):
+            self._why = NO_SOURCE
+            return False
+        self._module, self._levels = self._names[id(module)], levels[::-1]
+        return True
+
+    def _method(self, frame: FrameType, code: CodeType) -> tuple[str, FunctionType] | None:
+        """Return the name and function of the method of one of the network's modules that a frame runs."""
+        module = _first(frame)
+        if not isinstance(module, nn.Module) or id(module) not in self._names:
+            return None
+        seen: set[str] = set()
+        for kind in type(module).__mro__:
+            if kind.__module__.partition(".")[0] == "torch":
+                break
+            for name, value in vars(kind).items():
+                if name not in seen:
+                    for function in functions_in(value):
+                        if function.__code__ is code:
+                            return name, function
+                seen.add(name)
+        return None
+
+    def _called_by(
+        self, frames: Sequence[FrameType], code: CodeType
+    ) -> tuple[FrameType, Hop, FunctionType, nn.Module | None] | None:
+        for frame in frames:
+            if _is_inside(frame):
+                continue
+            call = call_at(frame.f_code, frame.f_lasti, frame.f_globals)
+            name = dotted(call.func) if isinstance(call, ast.Call) else ""
+            if not name or not isinstance(call, ast.Call):
+                return None
+            first, _, rest = name.partition(".")
+            if first in frame.f_locals and first not in frame.f_code.co_freevars:
+                owner = frame.f_locals[first]
+                return self._static(frame, owner, rest, code)
+            outer = _function_of(frame)
+            found = looked_up(outer, name)
+            for function in functions_in(found):
+                if function.__code__ is code:
+                    return frame, Hop(name, key_of(code), range_of(call.func)), function, None
+            return None
+        return None
+
+    def _static(
+        self, frame: FrameType, owner: object, name: str, code: CodeType
+    ) -> tuple[FrameType, Hop, FunctionType, nn.Module | None] | None:
+        """A static or class method, which the class of a module has."""
+        if not isinstance(owner, nn.Module) or id(owner) not in self._names or name in vars(owner):
+            return None
+        for function in functions_in(inspect.getattr_static(type(owner), name, None)):
+            if function.__code__ is code:
+                return frame, Hop(name, key_of(code)), function, owner
+        return None
+
+    # -- which expression --------------------------------------------------------------------------------------
+
+    def _expression(self, node: ast.Call | ast.Subscript, path: Path) -> tuple[ast.expr, int | None] | None:
+        if isinstance(node, ast.Subscript):
+            return _within(node.slice, path[2:]) if path[:2] == ("args", 1) else None
+        if any(keyword.arg is None for keyword in node.keywords):
+            return None
+        kind, which, *rest = path
+        if kind == "kwargs":
+            return self._named(node, str(which), tuple(rest))
+        place = int(which) - self._before(node)
+        stars = [i for i, each in enumerate(node.args) if isinstance(each, ast.Starred)]
+        if not stars:
+            if place < len(node.args):
+                return _within(node.args[place], tuple(rest))
+            return self._named(node, self._name(int(which)), tuple(rest))
+        given = self._count - self._before(node)
+        if len(stars) > 1 or place < 0:
+            return None
+        if place < stars[0]:
+            return _within(node.args[place], tuple(rest))
+        behind = len(node.args) - stars[0] - 1
+        if place >= given - behind:
+            return _within(node.args[place - given], tuple(rest))
+        starred = node.args[stars[0]]
+        assert isinstance(starred, ast.Starred)
+        return None if rest else _within(starred.value, (place - stars[0],))
+
+    def _named(self, node: ast.Call, name: str, rest: Path) -> tuple[ast.expr, int | None] | None:
+        found = next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
+        return None if found is None else _within(found, rest)
+
+    def _name(self, place: int) -> str:
+        try:
+            return list(inspect.signature(self._func).parameters)[place]
+        except (ValueError, TypeError, IndexError):
+            return ""
+
+    def _before(self, node: ast.Call) -> int:
+        """How many of the call's arguments stand before its parentheses: a tensor whose method it is, or none."""
+        name, frame = dotted(node.func), self._frames[0]
+        if not name:
+            return int(isinstance(node.func, ast.Attribute))
+        first, *rest = name.split(".")
+        value = frame.f_locals.get(first, frame.f_globals.get(first))
+        if not rest:
+            return int(isinstance(getattr(value, "__self__", None), Tensor))
+        rest.pop()
+        for part in rest:
+            value = getattr(value, part, None) if isinstance(value, (ModuleType, type)) else None
+        return 0 if isinstance(value, (ModuleType, type)) else 1
+
+    def _value(self, node: ast.expr) -> object:
+        """Return the number that a name or a number gives; None of all else."""
+        if isinstance(node, ast.Name):
+            return self._frames[0].f_locals.get(node.id)
+        return ast.literal_eval(node) if isinstance(node, ast.Constant) else None
+
+    def _given(self, node: ast.expr) -> bool:
+        """Whether an expression goes by what the caller of a method gives, other than tensors."""
+        for level in reversed(self._levels):
+            source, outer = written(level.function), level.caller
+            if source is None or not _depends(node, source.node, _arguments(level)):
+                return False
+            if outer is None:
+                return True
+            call = call_at(outer.f_code, outer.f_lasti, outer.f_globals)
+            if not isinstance(call, ast.Call):
+                return True
+            node = ast.Tuple([*call.args, *(keyword.value for keyword in call.keywords)], ast.Load())
+        return False
+
+
+def _frames() -> list[FrameType]:
+    """Return what runs between a torch function and the call of the module around it, the innermost first."""
+    found: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and frame.f_code is not _OWN:
+        if found or not _is_inside(frame):
+            found.append(frame)
+        frame = frame.f_back
+    return found
+
+
+def _is_inside(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_INSIDE)
+
+
+def _first(frame: FrameType) -> object:
+    """Return the first argument of the function that a frame runs."""
+    code = frame.f_code
+    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+
+
+def _function_of(frame: FrameType) -> FunctionType:
+    """Return a function that looks names up as the code of a frame does."""
+    code = frame.f_code
+    cells = tuple(_cell_of(frame.f_locals, name) for name in code.co_freevars)
+    return FunctionType(code, frame.f_globals, None, None, cells)
+
+
+def _cell_of(values: Mapping[str, Any], name: str) -> Any:
+    cell: Any = (lambda value: lambda: value)(values.get(name)).__closure__
+    return cell[0]
+
+
+def _within(node: ast.expr, path: Path) -> tuple[ast.expr, int | None] | None:
+    """Follow a path through what is written as tuples, lists and slices; the last step also through a name."""
+    for number, step in enumerate(path):
+        if isinstance(node, ast.Slice) and step in ("start", "stop"):
+            bound = node.lower if step == "start" else node.upper
+            if bound is None:
+                return None
+            node = bound
+        elif isinstance(node, (ast.Tuple, ast.List)) and isinstance(step, int):
+            before = node.elts[: step + 1]
+            if step >= len(node.elts) or any(isinstance(each, ast.Starred) for each in before):
+                return None
+            node = node.elts[step]
+        elif isinstance(step, int) and number == len(path) - 1 and dotted(node):
+            return node, step
+        else:
+            return None
+    return (node, None) if isinstance(node, ast.expr) and not isinstance(node, (ast.Slice, ast.Starred)) else None
+
+
+def _is_literal(node: ast.expr) -> bool:
+    if isinstance(node, ast.Constant):
+        return type(node.value) is int
+    if isinstance(node, ast.UnaryOp):
+        return _is_literal(node.operand)
+    return isinstance(node, ast.BinOp) and _is_literal(node.left) and _is_literal(node.right)
+
+
+def _arguments(level: _Level) -> set[str]:
+    """Return the arguments of a function that hold no tensor, nor the module whose method it is."""
+    code = level.function.__code__
+    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
+    values = level.frame.f_locals
+    return {name for name in code.co_varnames[:count] if not isinstance(values.get(name), (Tensor, nn.Module))}
+
+
+def _depends(node: ast.expr, function: ast.AST, names: set[str]) -> bool:
+    """Whether an expression goes by one of some names, through what the function assigns of them."""
+    names = set(names)
+    while True:
+        before = len(names)
+        for each in ast.walk(function):
+            if isinstance(each, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.NamedExpr)):
+                value, targets = each.value, each.targets if isinstance(each, ast.Assign) else [each.target]
+            elif isinstance(each, (ast.For, ast.comprehension)):
+                value, targets = each.iter, [each.target]
+            else:
+                continue
+            if value is not None and names & _names_in(value):
+                names |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+        if len(names) == before:
+            return bool(names & _names_in(node))
+
+
+def _names_in(node: ast.expr) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
