@@ -6,6 +6,7 @@ import __future__
 import ast
 import builtins
 import functools
+import io
 import itertools
 import linecache
 import types
@@ -19,6 +20,7 @@ Range = tuple[int, int, int, int]  # first line, column there, last line, column
 Key = tuple[str, int, str]  # of code: its file, its first line, its name
 
 _FLAGS = functools.reduce(lambda flags, name: flags | getattr(__future__, name).compiler_flag, __future__.all_feature_names, 0)
+_NESTED = 0x10  # in the flags of code: made inside of another function
 _DEEPEST = 5  # decorators around one another
 _OUTSIDE = "_outside"
 
@@ -47,14 +49,14 @@ class Spot:
         route: that method, and the functions that lead from there to the one that holds the expression.
         at: where the expression stands.
         index: which entry of it the size is, where it gives several.
-        literal: whether it is a number.
+        number: what it is, if it is a number and nothing else.
     """
 
     module: str
     route: tuple[Hop, ...]
     at: Range
     index: int | None = None
-    literal: bool = False
+    number: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +67,13 @@ class Written:
         node: of the whole function.
         lines: of the file.
         owner: the class that it is written in, by whose name Python spells private names; empty if none.
+        imports: those of the whole file, by which Python makes other code of ``F.relu(x)`` than of ``x.relu()``.
     """
 
     node: ast.FunctionDef | ast.Lambda
     lines: tuple[str, ...]
     owner: str
+    imports: tuple[ast.stmt, ...] = ()
 
     @property
     def start(self) -> int:
@@ -165,6 +169,11 @@ def twin(
     return made
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines that Python counts in a text."""
+    return io.StringIO(text).readlines()
+
+
 # -- text -----------------------------------------------------------------------------------------------------
 
 
@@ -172,10 +181,12 @@ class _File:
     """The text of a file as a tree, with the functions, calls and subscripts in it by where they stand."""
 
     def __init__(self, text: str) -> None:
-        self.lines = tuple(text.splitlines(keepends=True))
+        self.lines = tuple(lines_of(text))
         self.functions: dict[int, list[tuple[ast.FunctionDef | ast.Lambda, str]]] = {}
         self.ends: dict[tuple[int, int], ast.Call | ast.Subscript] = {}
-        waiting: list[tuple[ast.AST, str]] = [(ast.parse(text), "")]
+        tree = ast.parse(text)
+        self.imports = tuple(_imports(tree))
+        waiting: list[tuple[ast.AST, str]] = [(tree, "")]
         while waiting:
             node, owner = waiting.pop()
             if isinstance(node, (ast.FunctionDef, ast.Lambda)):
@@ -185,6 +196,14 @@ class _File:
                 self.ends[node.end_lineno or 0, node.end_col_offset or 0] = node
             inside = node.name if isinstance(node, ast.ClassDef) else owner
             waiting += [(child, inside) for child in ast.iter_child_nodes(node)]
+
+
+def _imports(node: ast.AST) -> Iterator[ast.stmt]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import) or (isinstance(child, ast.ImportFrom) and child.module != "__future__"):
+            yield child
+        elif isinstance(child, ast.stmt) and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield from _imports(child)
 
 
 @functools.lru_cache(maxsize=64)
@@ -211,8 +230,10 @@ def written(function: FunctionType) -> Written | None:
 
 def _found(function: FunctionType) -> Written | None:
     code, file = function.__code__, _file(function.__code__, function.__globals__)
-    for node, owner in [] if file is None else file.functions.get(code.co_firstlineno, []):
-        found = Written(node, file.lines if file else (), owner)
+    if file is None:
+        return None
+    for node, owner in file.functions.get(code.co_firstlineno, []):
+        found = Written(node, file.lines, owner, file.imports)
         made = compiled(found, code.co_filename, function, ())
         if made is not None and _alike(made, code):
             return found
@@ -229,7 +250,8 @@ def compiled(source: Written, file: str, like: FunctionType, names: Sequence[str
     if source.owner:
         inner = ast.ClassDef(source.owner, [], [], [inner], [])
     arguments = ast.arguments([], [ast.arg(name) for name in free], None, [], [], None, [])
-    outside = ast.fix_missing_locations(ast.Module([ast.FunctionDef(_OUTSIDE, arguments, [inner], [])], []))
+    outside = ast.Module([*source.imports, ast.FunctionDef(_OUTSIDE, arguments, [inner], [])], [])
+    ast.fix_missing_locations(outside)
     try:
         made: CodeType = compile(outside, file, "exec", code.co_flags & _FLAGS, dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError):
@@ -243,10 +265,8 @@ def compiled(source: Written, file: str, like: FunctionType, names: Sequence[str
 
 
 def _alike(a: CodeType, b: CodeType) -> bool:
-    same = all(
-        getattr(a, name) == getattr(b, name)
-        for name in ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_flags")
-    )
+    names = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount")
+    same = all(getattr(a, name) == getattr(b, name) for name in names) and not (a.co_flags ^ b.co_flags) & ~_NESTED
     if not same or len(a.co_consts) != len(b.co_consts) or list(a.co_positions()) != list(b.co_positions()):
         return False
     pairs = zip(a.co_consts, b.co_consts, strict=True)

@@ -32,12 +32,16 @@ class WrittenSize:
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
-    """A size written into Python code: the ``call``-th reshaping call in the own forward of ``module``."""
+    """A size written into Python code: the ``call``-th reshaping call in the own forward of ``module``.
+
+    With ``training`` it is the ``call``-th in training mode, where alone it is made.
+    """
 
     module: str
     call: int
     function: str
     literals: tuple[WrittenSize, ...]
+    training: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import operator
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +30,18 @@ from secateur.core.source import (
     range_of,
     written,
 )
+from secateur.core.surgery.generated import origin_of
 
+PARTS = "in a way that was not understood"
 NO_SOURCE = "whose source is not at hand"
 NO_NUMBER = "in an expression that gives more than this number"
 ARGUMENT = "by an argument that calls may give otherwise"
 NO_WAY = "in a function that the module's methods do not call by its name"
 
 _INSIDE = tuple(os.path.join(os.path.dirname(str(package.__file__)), "") for package in (torch, secateur))
+_ARITHMETIC: dict[type, Callable[[int, int], int]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul
+}  # fmt: skip
 _OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
 
 
@@ -83,7 +89,7 @@ class Places:
         if self._given(node):
             return ARGUMENT
         route = tuple(level.hop for level in self._levels)
-        return Spot(self._module, route, range_of(node), index, index is None and _is_literal(node))
+        return Spot(self._module, route, range_of(node), index, None if index is not None else _number(node))
 
     # -- which function ----------------------------------------------------------------------------------------
 
@@ -122,6 +128,9 @@ class Places:
         """Return the name and function of the method of one of the network's modules that a frame runs."""
         module = _first(frame)
         if not isinstance(module, nn.Module) or id(module) not in self._names:
+            return None
+        origin = origin_of(type(module))
+        if origin is not None and origin.source:  # a recording, to which no source of the author's belongs
             return None
         seen: set[str] = set()
         for kind in type(module).__mro__:
@@ -224,7 +233,7 @@ class Places:
         """Return the number that a name or a number gives; None of all else."""
         if isinstance(node, ast.Name):
             return self._frames[0].f_locals.get(node.id)
-        return ast.literal_eval(node) if isinstance(node, ast.Constant) else None
+        return _number(node)
 
     def _given(self, node: ast.expr) -> bool:
         """Whether an expression goes by what the caller of a method gives, other than tensors."""
@@ -294,12 +303,16 @@ def _within(node: ast.expr, path: Path) -> tuple[ast.expr, int | None] | None:
     return (node, None) if isinstance(node, ast.expr) and not isinstance(node, (ast.Slice, ast.Starred)) else None
 
 
-def _is_literal(node: ast.expr) -> bool:
+def _number(node: ast.expr) -> int | None:
     if isinstance(node, ast.Constant):
-        return type(node.value) is int
-    if isinstance(node, ast.UnaryOp):
-        return _is_literal(node.operand)
-    return isinstance(node, ast.BinOp) and _is_literal(node.left) and _is_literal(node.right)
+        return node.value if type(node.value) is int else None
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _number(node.operand)
+        return None if value is None else -value
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
+        return None
+    left, right = _number(node.left), _number(node.right)
+    return None if left is None or right is None else _ARITHMETIC[type(node.op)](left, right)
 
 
 def _arguments(level: _Level) -> set[str]:
