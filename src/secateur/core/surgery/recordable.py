@@ -39,6 +39,8 @@ def is_recordable(module: nn.Module) -> bool:
         return True  # it is a recording
     own = vars(module).get("forward", type(module).forward)
     function = getattr(own, "__func__", own)
+    if (getattr(function, "__module__", None) or "").partition(".")[0] == "torch":
+        return True  # torch's own layers, of which the numbers in their attributes are all that matters
     return isinstance(function, FunctionType) and _Reading(module).is_plain(function)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import operator
 import os
 import sys
@@ -31,6 +32,7 @@ from secateur.core.source import (
     written,
 )
 from secateur.core.surgery.generated import origin_of
+from secateur.core.torch_modes import FunctionMode
 
 PARTS = "in a way that was not understood"
 NO_SOURCE = "whose source is not at hand"
@@ -42,6 +44,7 @@ _INSIDE = tuple(os.path.join(os.path.dirname(str(package.__file__)), "") for pac
 _ARITHMETIC: dict[type, Callable[[int, int], int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul
 }  # fmt: skip
+_HEARING = FunctionMode.__torch_function__.__code__
 _OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
 
 
@@ -255,10 +258,11 @@ def _frames() -> list[FrameType]:
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None and frame.f_code is not _OWN:
-        if found or not _is_inside(frame):
-            found.append(frame)
+        if frame.f_code is _HEARING:
+            found.clear()  # what is further inside are those who listen
+        found.append(frame)
         frame = frame.f_back
-    return found
+    return list(itertools.dropwhile(_is_inside, found))
 
 
 def _is_inside(frame: FrameType) -> bool:

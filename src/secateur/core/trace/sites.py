@@ -152,13 +152,15 @@ class Following:
     Attributes:
         constants: written as numbers.
         computed: computed by the code; most follow by themselves.
-        unknown: nobody can say, because the code cannot be recorded or runs more than once.
+        unknown: nobody can say, because the code cannot be recorded, or they cannot be changed alone.
+        stuck: those of the unknown that are written as numbers.
         standard: the modules among them that are standard layers.
     """
 
     constants: tuple[Site, ...]
     computed: tuple[Site, ...]
     unknown: tuple[Site, ...]
+    stuck: tuple[Site, ...]
     standard: frozenset[str]
 
     @property
@@ -170,7 +172,7 @@ class Following:
 def following(model: nn.Module, state: State, components: Components) -> Following:
     """Sort the sizes that were noted by what their modules' own code says about them."""
     kinds: dict[bool | None, list[Site]] = {True: [], False: [], None: []}
-    programs = _Programs(model)
+    programs, stuck = _Programs(model), list[Site]()
     lending = {name for name in {site.module for site in state.sites} if _may_lend(name, model, state, components)}
     split = _parting(state.sites, components)
     for site in state.sites:
@@ -186,9 +188,11 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
         else:
             again = state.stack.entered.get(site.module, 0) > 1 or site.place in state.one_sided
             again = again or site.spot == ARGUMENT or not programs.may_run(site.module)
-        kinds[None if again and (found or not isinstance(site.spot, str)) else found].append(site)
+        kinds[None if again else found].append(site)
+        if again and found:
+            stuck.append(site)
     standard = frozenset(name for name in programs.names if isinstance(model.get_submodule(name), SIZED))
-    return Following(tuple(kinds[True]), tuple(kinds[False]), tuple(kinds[None]), standard)
+    return Following(tuple(kinds[True]), tuple(kinds[False]), tuple(kinds[None]), tuple(stuck), standard)
 
 
 class _Programs:

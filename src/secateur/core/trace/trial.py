@@ -94,6 +94,8 @@ class _Settling:
             graph = self._read()
             first = first or graph
             broken = self._breaks_at(graph)
+            if broken is None and self._give_up():
+                continue
             if broken is None:
                 culprit = self._breaks_in_training(graph)
                 if culprit is None:
@@ -108,6 +110,14 @@ class _Settling:
             f"{type(self._model).__name__} cannot be made thinner: sizes are written into its code in a way that was "
             "not understood; compute them from the inputs' shapes"
         )
+
+    def _give_up(self) -> bool:
+        """Pin what is written as a number that nothing changes: that it fitted is chance. False if there is none."""
+        moved = {place.module for place in self._assigned}
+        owners = {self._classes[site.module] for site in self._found.stuck if site.module not in moved}
+        more = {owner for owner in owners if self._force[owner] < Force.UNKNOWN}
+        self._force |= dict.fromkeys(more, Force.UNKNOWN)
+        return bool(more)
 
     def _read(self) -> Graph:
         found, state, force = self._found, self._state, self._force
