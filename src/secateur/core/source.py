@@ -33,11 +33,13 @@ class Hop:
         name: attribute of the module's class, or how the code before it names the function.
         key: of its code, inside of decorators.
         at: where the code before it names it; None of a method.
+        held: whether it is no method but a function that the module holds in that attribute.
     """
 
     name: str
     key: Key
     at: Range | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from secateur.core.source import (
 from secateur.errors import ModelError
 
 _NUMBERS = itertools.count()
+_BEFORE = "secateur_before"
 Changes = Sequence[tuple[Spot, int]]
 
 
@@ -44,6 +45,7 @@ class Edited:
         text: of the whole function.
         owner: the class that it is written in; empty if none.
         helpers: names in the text that stand for other functions that are changed.
+        held: whether it is no method but a function that a module holds in that attribute.
     """
 
     name: str
@@ -52,15 +54,16 @@ class Edited:
     text: str
     owner: str
     helpers: tuple[tuple[str, Edited], ...] = ()
+    held: bool = False
 
 
-def edited(kind: type[nn.Module], earlier: Iterable[Edited], changes: Changes) -> tuple[Edited, ...]:
-    """Return the functions of a class that have to be replaced to change some numbers, with those replaced before.
+def edited(module: nn.Module, earlier: Iterable[Edited], changes: Changes) -> tuple[Edited, ...]:
+    """Return the functions that have to be replaced to change some numbers, with those replaced before.
 
     Args:
-        kind: the present class, in which those before are in place.
+        module: in which those before are in place.
         earlier: what was replaced before.
-        changes: numbers of methods of this class, and what they become.
+        changes: numbers in its methods, in functions that it holds and in what these call, and what they become.
 
     Raises:
         ModelError: if the source is not at hand, or two numbers would have to stand at one place.
@@ -68,8 +71,9 @@ def edited(kind: type[nn.Module], earlier: Iterable[Edited], changes: Changes) -
     known = {each.name: each for each in earlier}
     for name in dict.fromkeys(spot.route[0].name for spot, _ in changes):
         own = [(spot, value) for spot, value in changes if spot.route[0].name == name]
-        function = _inner(_attribute(kind, name), own[0][0].route[0])
-        known[name] = _edited(name, function, known.get(name), own, 0)
+        hop = own[0][0].route[0]
+        function = _inner(vars(module)[name] if hop.held else _attribute(type(module), name), hop)
+        known[name] = replace(_edited(name, function, known.get(name), own, 0), held=hop.held)
     return tuple(known.values())
 
 
@@ -163,6 +167,8 @@ def members(base: type[nn.Module], methods: Iterable[Edited]) -> tuple[dict[str,
     found: dict[str, Any] = {}
     files: list[str] = []
     for each in methods:
+        if each.held:
+            continue
         old = _named(_attribute(base, each.name), each)
         new = _made(old, each, files)
         for name in dict.fromkeys(name for kind in base.__mro__ for name in vars(kind)):
@@ -171,6 +177,24 @@ def members(base: type[nn.Module], methods: Iterable[Edited]) -> tuple[dict[str,
             if changed is not value:
                 found[name] = changed
     return found, files
+
+
+def hold(module: nn.Module, functions: Iterable[Edited]) -> list[str]:
+    """Put changed functions in the place of those that a module holds; return the files that they are in."""
+    files: list[str] = []
+    for each in functions:
+        before = authors(vars(module).get(each.name))
+        if each.held and before is not None:  # or somebody has put something else there
+            old = _named(before, each)
+            new = rewrapped(before, old, _made(old, each, files))
+            new.__dict__[_BEFORE] = before
+            vars(module)[each.name] = new
+    return files
+
+
+def authors(function: Any) -> Any:
+    """Return the function in whose place a changed one was put; any other value as it is."""
+    return vars(function).get(_BEFORE, function) if isinstance(function, FunctionType) else function
 
 
 def _named(value: Any, each: Edited) -> FunctionType:

@@ -17,7 +17,7 @@ import re
 import types
 import typing
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from secateur.core.literals import CONSTANT
-from secateur.core.surgery.editing import Changes, Edited, edited, members
+from secateur.core.surgery.editing import Changes, Edited, authors, edited, hold, members
 from secateur.errors import ModelError, first_line
 
 _NUMBERS = itertools.count()
@@ -65,10 +65,25 @@ def _reduce_ex(self: nn.Module, protocol: Any) -> Any:
     if origin is None or isinstance(made, str):  # somebody derived a class from it, and has to say how it is pickled
         return made
     function, arguments, *rest = made
+    if rest and isinstance(rest[0], dict):
+        rest[0] = {name: authors(value) for name, value in rest[0].items()}
     function = origin.base if function is kind else function
     arguments = tuple(origin.base if argument is kind else argument for argument in arguments)
     parts = (origin.base, origin.source, dict(origin.modules), dict(origin.names))
     return (restored, (*parts, function, arguments, *([origin.methods] if origin.methods else [])), *rest)
+
+
+def _setstate(self: nn.Module, state: Any) -> None:
+    """Take the state as the base does, and put changed functions into it again."""
+    kind = next(each for each in type(self).__mro__ if origin_of(each))
+    super(kind, self).__setstate__(state)
+    origin = origin_of(kind)
+    _hold(self, origin.methods if origin else ())
+
+
+def _hold(module: nn.Module, functions: Iterable[Edited]) -> None:
+    for file in hold(module, functions):
+        weakref.finalize(module, linecache.cache.pop, file, None)
 
 
 # pickles of pruned modules name this function: keep its place and what it takes
@@ -107,7 +122,7 @@ def _made(origin: Origin) -> type[nn.Module]:
         program, file = _recorded(origin)
         functions, files = functions | program, [*files, file]
     about = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    parts = {**about, **functions, "__reduce_ex__": _reduce_ex, _ORIGIN: origin}
+    parts = {**about, **functions, "__reduce_ex__": _reduce_ex, "__setstate__": _setstate, _ORIGIN: origin}
     try:
         kind = _derived(base.__name__, base, parts)
     except Exception as error:
@@ -179,8 +194,10 @@ def replace_numbers(module: nn.Module, changes: Changes) -> None:
     }
     kind = _below(module)
     old = {name: function for name in dir(kind) if isinstance(function := getattr(kind, name, None), types.FunctionType)}
-    made = generated(Origin(base, "", {}, {}, edited(kind, methods, changes)))
+    functions = edited(module, methods, changes)
+    made = generated(Origin(base, "", {}, {}, functions))
     _put(module, made)
+    _hold(module, functions)
     for name, function in bound.items():  # a method that was put in another one's place for this object alone
         for own in (own for own, value in old.items() if value is function and getattr(made, own) is not value):
             vars(module)[name] = types.MethodType(getattr(made, own), module)

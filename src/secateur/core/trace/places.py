@@ -172,12 +172,13 @@ class Places:
     def _static(
         self, frame: FrameType, owner: object, name: str, code: CodeType
     ) -> tuple[FrameType, Hop, FunctionType, nn.Module | None] | None:
-        """A static or class method, which the class of a module has."""
-        if not isinstance(owner, nn.Module) or id(owner) not in self._names or name in vars(owner):
+        """A function in an attribute of a module, or a static or class method."""
+        if not isinstance(owner, nn.Module) or id(owner) not in self._names:
             return None
-        for function in functions_in(inspect.getattr_static(type(owner), name, None)):
+        held = name in vars(owner)
+        for function in functions_in(vars(owner)[name] if held else inspect.getattr_static(type(owner), name, None)):
             if function.__code__ is code:
-                return frame, Hop(name, key_of(code)), function, owner
+                return frame, Hop(name, key_of(code), held=held), function, owner
         return None
 
     # -- which expression --------------------------------------------------------------------------------------
