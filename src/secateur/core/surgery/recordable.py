@@ -32,8 +32,13 @@ _LOSING = ("item", "tolist", "numpy", "register", "backward", "requires_grad", "
            "zeros", "ones", "arange", "linspace", "full", "empty", "eye", "tensor", "as_tensor", "compile", "no_grad", "enable", "autocast", "grad", "manual", "default", "seed", "save", "load")  # fmt: skip
 
 
-def is_recordable(module: nn.Module) -> bool:
-    """Tell whether a recording of the module's own forward does in all circumstances what the forward does."""
+def is_recordable(module: nn.Module, *, attributes: bool = False) -> bool:
+    """Tell whether a recording of the module's own forward does in all circumstances what the forward does.
+
+    Args:
+        module: whose source is read.
+        attributes: whether to ask what it does while the numbers in its attributes are these.
+    """
     origin = origin_of(type(module))
     if isinstance(module, fx.GraphModule) or (origin is not None and origin.source):
         return True  # it is a recording
@@ -41,14 +46,14 @@ def is_recordable(module: nn.Module) -> bool:
     function = getattr(own, "__func__", own)
     if (getattr(function, "__module__", None) or "").partition(".")[0] == "torch":
         return True  # torch's own layers, of which the numbers in their attributes are all that matters
-    return isinstance(function, FunctionType) and _Reading(module).is_plain(function)
+    return isinstance(function, FunctionType) and _Reading(module, attributes).is_plain(function)
 
 
 class _Reading:
     """Goes through the source of a forward, and of what it calls."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, attributes: bool) -> None:
+        self._module, self._attributes = module, attributes
         self._seen: set[FunctionType] = set()
 
     def is_plain(self, function: FunctionType) -> bool:
@@ -93,13 +98,14 @@ class _Reading:
         if isinstance(node.value, ast.Name) and node.value.id == itself and itself:
             found = inspect.getattr_static(self._module, node.attr, None)
             held: Any = getattr(self._module, node.attr, None) if found is None else found
-            return node.attr == "training" or isinstance(held, (nn.Module, Tensor, FunctionType))
+            return node.attr == "training" or isinstance(held, (nn.Module, Tensor, FunctionType)) or self._attributes
         if name.startswith(f"{itself}.") and itself:
             owner = self._module
             for part in name.split(".")[1:-1]:
                 owner = getattr(owner, part, None)  # type: ignore[assignment]
             found = getattr(owner, node.attr, None)
-            return isinstance(owner, (nn.Module, Tensor)) and (isinstance(found, (nn.Module, Tensor)) or callable(found))
+            known = isinstance(found, (nn.Module, Tensor)) or callable(found) or self._attributes
+            return isinstance(owner, (nn.Module, Tensor)) and known
         return node.attr in _SIZES or not node.attr.startswith(_LOSING)
 
     def _calls(self, node: ast.Call, function: FunctionType, itself: str) -> bool:
@@ -117,6 +123,8 @@ class _Reading:
             found = looked_up(function, name)
             if isinstance(found, FunctionType) and not (found.__module__ or "").startswith("torch"):
                 return found in list(functions_in(found)) and self.is_plain(found)
+            if name == "getattr":
+                return self._attributes and len(node.args) == 2 and isinstance(node.args[1], ast.Constant)
             return name in _BUILTINS or self._of_torch(name, found)
         if isinstance(node.func, ast.Name):
             return False if not name else self._is_loop_variable(node.func.id, function)

@@ -60,7 +60,7 @@ def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
         if plain and moves(now, wanted) == {}:
             return
         numbers = solve(module, now, named)
-        if numbers and (plain or _only_there(module, numbers, changes)):
+        if numbers and (is_recordable(module, attributes=True) or _only_there(module, numbers, changes)):
             assign(module, numbers)  # other methods of the class may use them, also where the forward takes more
             if all(_is_number(graph, change) for graph in now for change in changes):
                 return

@@ -34,7 +34,6 @@ from secateur.core.source import (
 from secateur.core.surgery.generated import origin_of
 from secateur.core.torch_modes import FunctionMode
 
-PARTS = "in a way that was not understood"
 NO_SOURCE = "whose source is not at hand"
 NO_NUMBER = "in an expression that gives more than this number"
 ARGUMENT = "by an argument that calls may give otherwise"
@@ -138,7 +137,7 @@ class Places:
         seen: set[str] = set()
         for kind in type(module).__mro__:
             if kind.__module__.partition(".")[0] == "torch":
-                break
+                continue
             for name, value in vars(kind).items():
                 if name not in seen:
                     for function in functions_in(value):

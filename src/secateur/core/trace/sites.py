@@ -18,7 +18,7 @@ from secateur.core.surgery.recordable import is_recordable
 from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.calls_made import Place, Site
 from secateur.core.trace.components import Components
-from secateur.core.trace.places import ARGUMENT, PARTS, Places
+from secateur.core.trace.places import ARGUMENT, Places
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
@@ -292,8 +292,8 @@ def pinnings(sites: Sequence[Site], state: State, closed: Sequence[str]) -> list
     found: list[Pinning] = []
     for site in sites:
         where = f" in '{site.module}'" if site.module else ""
-        why = site.spot if isinstance(site.spot, str) else PARTS
-        reason = f"its size is written into the code ({site.function}{where}), {why}"
+        why = f", {site.spot}" if isinstance(site.spot, str) else ""
+        reason = f"its size is written into the code ({site.function}{where}){why}"
         remedy = "compute the size from the input's shape, or use -1"
         found.append(Pinning(site.layer[site.layer != FIXED], reason, remedy))
     for name in closed:
