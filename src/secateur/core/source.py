@@ -22,6 +22,7 @@ Key = tuple[str, int, str]  # of code: its file, its first line, its name
 _FLAGS = functools.reduce(lambda flags, name: flags | getattr(__future__, name).compiler_flag, __future__.all_feature_names, 0)
 _NESTED = 0x10  # in the flags of code: made inside of another function
 _DEEPEST = 5  # decorators around one another
+MADE = "<secateur "  # how the names of files begin that there are only for changed functions; a number ends them
 _OUTSIDE = "_outside"
 
 
@@ -85,8 +86,9 @@ class Written:
 
 
 def key_of(code: CodeType) -> Key:
-    """Return what code is known by."""
-    return code.co_filename, code.co_firstlineno, code.co_name
+    """Return what code is known by; that of a copy of a changed function by the same."""
+    file = code.co_filename
+    return file.rpartition(" ")[0] if file.startswith(MADE) else file, code.co_firstlineno, code.co_name
 
 
 def holds(outer: CodeType, code: CodeType) -> bool:

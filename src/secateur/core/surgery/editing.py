@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.source import (
+    MADE,
     Hop,
     Range,
     Spot,
@@ -205,7 +206,7 @@ def _named(value: Any, each: Edited) -> FunctionType:
 
 
 def _made(function: FunctionType, new: Edited, files: list[str]) -> FunctionType:
-    file = f"<secateur {function.__qualname__} {next(_NUMBERS)}>"
+    file = f"{MADE}{function.__qualname__} {next(_NUMBERS)}>"
     lines = ["\n"] * (new.line - 1) + lines_of(new.text)
     source = _only(lines, new.owner)
     code = compiled(source, file, function, [name for name, _ in new.helpers])

@@ -109,6 +109,8 @@ class Places:
                 levels.append(_Level(Hop(name, key_of(found.__code__)), found, frame))
                 return self._arrive(levels, _first(frame))
             code = frame.f_code  # of the function that has made the one inside
+            if any(outer.f_code is not code and holds(outer.f_code, code) for outer in self._frames[place + 1 :]):
+                continue
             step = self._called_by(self._frames[place + 1 :], code)
             if step is None:
                 continue

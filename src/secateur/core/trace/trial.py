@@ -101,7 +101,7 @@ class _Settling:
                 if culprit is None:
                     return graph
                 self._pin_more(culprit)
-            elif not self._assign_more(broken, graph) and not self._force_more(broken):
+            elif not (self._assign_more(broken, graph) or self._give_up() or self._force_more(broken)):
                 break
         self._clock.check("a trial of a thinner network")
         if first is not None and not self._found.all and not self.gone:
