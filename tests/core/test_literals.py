@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in, make
-from written import changes
 from secateur.core.graph import Graph
 from secateur.core.literals import is_reshaping, is_written, record, reshaping_nodes
 from secateur.core.plan import DropUnits, Plan
@@ -19,6 +18,7 @@ from secateur.core.surgery import apply, masked, relative_difference, run, verif
 from secateur.core.surgery.rewriting import Change, rewrite
 from secateur.core.trace import trace
 from secateur.errors import ModelError
+from written import changes
 
 Forward = Callable[["Written", Tensor], Tensor]
 

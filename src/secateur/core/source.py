@@ -1,8 +1,8 @@
 """The source of functions: which text their code was made of, and where in it a call stands."""
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import builtins
 import functools
@@ -19,7 +19,9 @@ from typing import Any
 Range = tuple[int, int, int, int]  # first line, column there, last line, column behind; columns count bytes of UTF-8
 Key = tuple[str, int, str]  # of code: its file, its first line, its name
 
-_FLAGS = functools.reduce(lambda flags, name: flags | getattr(__future__, name).compiler_flag, __future__.all_feature_names, 0)
+_FLAGS = functools.reduce(
+    lambda flags, name: flags | getattr(__future__, name).compiler_flag, __future__.all_feature_names, 0
+)
 _NESTED = 0x10  # in the flags of code: made inside of another function
 _DEEPEST = 5  # decorators around one another
 MADE = "<secateur "  # how the names of files begin that there are only for changed functions; a number ends them
@@ -130,9 +132,9 @@ def rewrapped(value: Any, old: FunctionType, new: FunctionType) -> Any:
         inner = rewrapped(value.__func__, old, new)
         return value if inner is value.__func__ else type(value)(inner)
     if isinstance(value, property):
-        before = (value.fget, value.fset, value.fdel)
-        after = tuple(rewrapped(part, old, new) for part in before)
-        return value if after == before else type(value)(*after, value.__doc__)
+        get, put, remove = (rewrapped(part, old, new) for part in (value.fget, value.fset, value.fdel))
+        same = get is value.fget and put is value.fset and remove is value.fdel
+        return value if same else type(value)(get, put, remove, value.__doc__)
     if isinstance(value, functools.cached_property):
         inner = rewrapped(value.func, old, new)
         if inner is value.func:
@@ -206,7 +208,9 @@ def _imports(node: ast.AST) -> Iterator[ast.stmt]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import) or (isinstance(child, ast.ImportFrom) and child.module != "__future__"):
             yield child
-        elif isinstance(child, ast.stmt) and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        elif isinstance(child, ast.stmt) and not isinstance(
+            child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        ):
             yield from _imports(child)
 
 
@@ -247,9 +251,7 @@ def _found(function: FunctionType) -> Written | None:
 def compiled(source: Written, file: str, like: FunctionType, names: Sequence[str]) -> CodeType | None:
     """Return the code of a function, in which ``names`` are looked up where it is made, beside those of ``like``."""
     code, node = like.__code__, source.node
-    inner: ast.stmt = (
-        ast.Assign([ast.Name("_", ast.Store())], node) if isinstance(node, ast.Lambda) else node
-    )
+    inner: ast.stmt = ast.Assign([ast.Name("_", ast.Store())], node) if isinstance(node, ast.Lambda) else node
     free = [*(name for name in code.co_freevars if name != "__class__" or not source.owner), *names]
     if source.owner:
         inner = ast.ClassDef(source.owner, [], [], [inner], [])
@@ -308,7 +310,9 @@ def looked_up(function: FunctionType, name: str) -> Any:
     first, *rest = name.split(".")
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     try:
-        value = cells[first].cell_contents if first in cells else function.__globals__.get(first, vars(builtins).get(first))
+        value = (
+            cells[first].cell_contents if first in cells else function.__globals__.get(first, vars(builtins).get(first))
+        )
         for part in rest:
             value = getattr(value, part)
     except (AttributeError, ValueError):

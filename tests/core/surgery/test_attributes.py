@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from written import changes
 from secateur.core.surgery.attributes import INDIRECT, mentioned, numbers
 from secateur.core.surgery.generated import origin_of
 from secateur.core.surgery.rewriting import rewrite
+from written import changes
 
 Forward = Callable[[Any, Tensor], Tensor]
 

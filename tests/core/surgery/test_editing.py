@@ -12,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ class InSet(Net):
 
 
 class InTable(Net):
-    TABLE = {12: 2.0, 16: 3.0}
+    TABLE: ClassVar = {12: 2.0, 16: 3.0}
 
     def then(self, x: Tensor) -> Tensor:
         return x * self.TABLE.get(x.shape[2], 1.0)
@@ -213,7 +213,9 @@ def test_each_of_them_does_something(make: type[Net]) -> None:
     plain = lived_in(Net()).double()
     plain.load_state_dict(net.state_dict())
     differences = [
-        relative_difference(results(plain.train(training), images(*shape)), results(net.train(training), images(*shape)))
+        relative_difference(
+            results(plain.train(training), images(*shape)), results(net.train(training), images(*shape))
+        )
         for training in (False, True)
         for shape in SIZES
     ]
@@ -344,7 +346,7 @@ class Qualified(Net):
         return sys.modules[__name__].halves(x) if x.shape[2] == 7 else tools.halves(x)
 
 
-class tools:  # noqa: N801
+class tools:
     halves = staticmethod(halves)
 
 
@@ -381,14 +383,12 @@ class Spread(Net):
     """Over several lines, behind letters that take more than one byte, in one piece."""
 
     def then(self, x: Tensor) -> Tensor:
-        größe = x.shape; x = x.flatten(2).view(-1, 16, größe[2], größe[3])  # noqa: E702
+        größe = x.shape
+        x = x.flatten(2).view(-1, 16, größe[2], größe[3])
         sizes = [8, 8]
-        one, other = (
-            x.add(0)
-            .split(
-                sizes,
-                dim=1,
-            )
+        one, other = x.add(0).split(
+            sizes,
+            dim=1,
         )
         shape = (-1, 16, größe[2], größe[3])
         return torch.cat([other, one], 1).view(*shape)
@@ -455,14 +455,12 @@ def test_the_source_differs_in_the_numbers_alone() -> None:
 
 
 def test_methods_that_the_forward_calls_are_right_by_themselves() -> None:
-    net, graph, plan, thin = thinned(Static())
-    with masked(net, graph, plan):
-        expected = net.swap(net.shuffled(images(2, 3, 8, 8)))
-    dense = net.swap(net.shuffled(images(2, 3, 8, 8)))
-    there = (expected == dense).all(3).all(2).all(0)
-    found = thin.swap(thin.shuffled(images(2, 3, 8, 8)))
-    assert found.shape[1] == thin.one.out_channels < 16
-    assert relative_difference(dense[:, there], found) < 1e-9
+    net, _, _, thin = thinned(Static())
+    x = images(2, 3, 8, 8)
+    whole, left = net.swap(net.shuffled(x)), thin.swap(thin.shuffled(x))  # type: ignore[operator]
+    assert left.shape[1] == thin.one.out_channels
+    places = [next(i for i in range(16) if torch.allclose(whole[:, i], left[:, j])) for j in range(left.shape[1])]
+    assert places == sorted(set(places))
 
 
 class Loop(Net):

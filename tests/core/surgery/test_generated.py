@@ -20,13 +20,13 @@ from torch.ao.quantization.quantize_fx import prepare_fx
 from torch.nn.utils import parametrize
 
 from nets import images, lived_in
-from written import changes
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, relative_difference, run, verify
 from secateur.core.surgery.generated import origin_of
 from secateur.core.surgery.rewriting import Change, rewrite
 from secateur.core.trace import trace
 from secateur.errors import ModelError
+from written import changes
 
 
 class Halves(nn.Module):

@@ -76,7 +76,8 @@ def _reduce_ex(self: nn.Module, protocol: Any) -> Any:
 def _setstate(self: nn.Module, state: Any) -> None:
     """Take the state as the base does, and put changed functions into it again."""
     kind = next(each for each in type(self).__mro__ if origin_of(each))
-    super(kind, self).__setstate__(state)
+    base: Any = super(kind, self)
+    base.__setstate__(state)
     origin = origin_of(kind)
     _hold(self, origin.methods if origin else ())
 
@@ -193,7 +194,9 @@ def replace_numbers(module: nn.Module, changes: Changes) -> None:
         if isinstance(value, types.MethodType) and value.__self__ is module
     }
     kind = _below(module)
-    old = {name: function for name in dir(kind) if isinstance(function := getattr(kind, name, None), types.FunctionType)}
+    old = {
+        name: function for name in dir(kind) if isinstance(function := getattr(kind, name, None), types.FunctionType)
+    }
     functions = edited(module, methods, changes)
     made = generated(Origin(base, "", {}, {}, functions))
     _put(module, made)

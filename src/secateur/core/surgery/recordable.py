@@ -18,7 +18,17 @@ from torch import Tensor, fx, nn
 from secateur.core.source import dotted, functions_in, looked_up, written
 from secateur.core.surgery.generated import origin_of
 
-_STATEMENTS = (ast.FunctionDef, ast.Lambda, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.Return, ast.Pass, ast.Expr)
+_STATEMENTS = (
+    ast.FunctionDef,
+    ast.Lambda,
+    ast.Assign,
+    ast.AnnAssign,
+    ast.AugAssign,
+    ast.For,
+    ast.Return,
+    ast.Pass,
+    ast.Expr,
+)
 _EXPRESSIONS = (
     ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.BinOp, ast.UnaryOp, ast.Tuple, ast.List, ast.Subscript,
     ast.Slice, ast.Starred, ast.keyword, ast.operator, ast.unaryop, ast.expr_context, ast.arguments, ast.arg,
@@ -27,9 +37,50 @@ _EXPRESSIONS = (
 _BUILTINS = frozenset({"range", "enumerate", "zip", "len", "tuple", "list", "reversed"})
 _SIZES = frozenset({"shape", "size", "dim", "ndim", "T", "mT", "H", "mH", "device", "dtype", "real", "imag"})
 # what leaves tensors, draws numbers, or makes tensors of nothing
-_LOSING = ("item", "tolist", "numpy", "register", "backward", "requires_grad", "retain", "rand", "normal", "bernoulli",
-           "multinomial", "poisson", "exponential", "uniform", "dropout", "is_", "set_", "get_", "data", "cpu", "cuda",
-           "zeros", "ones", "arange", "linspace", "full", "empty", "eye", "tensor", "as_tensor", "compile", "no_grad", "enable", "autocast", "grad", "manual", "default", "seed", "save", "load")  # fmt: skip
+_LOSING = tuple(
+    [
+        "item",
+        "tolist",
+        "numpy",
+        "register",
+        "backward",
+        "requires_grad",
+        "retain",
+        "rand",
+        "normal",
+        "bernoulli",
+        "multinomial",
+        "poisson",
+        "exponential",
+        "uniform",
+        "dropout",
+        "is_",
+        "set_",
+        "get_",
+        "data",
+        "cpu",
+        "cuda",
+        "zeros",
+        "ones",
+        "arange",
+        "linspace",
+        "full",
+        "empty",
+        "eye",
+        "tensor",
+        "as_tensor",
+        "compile",
+        "no_grad",
+        "enable",
+        "autocast",
+        "grad",
+        "manual",
+        "default",
+        "seed",
+        "save",
+        "load",
+    ]
+)
 
 
 def is_recordable(module: nn.Module, *, attributes: bool = False) -> bool:
@@ -87,7 +138,11 @@ class _Reading:
             return isinstance(node.ctx, ast.Load) and self._reads(node, itself)
         if isinstance(node, ast.Subscript):
             return isinstance(node.ctx, ast.Load)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in function.__code__.co_varnames:
+        if (
+            isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Load)
+            and node.id not in function.__code__.co_varnames
+        ):
             found = looked_up(function, node.id)
             return isinstance(found, (ModuleType, FunctionType, type)) or callable(found)
         return True
@@ -137,7 +192,9 @@ class _Reading:
         for part in path.split("."):
             owner = getattr(owner, part, None)
         return isinstance(owner, nn.Module) or (
-            callable(owner) and hasattr(Tensor, path.rpartition(".")[2]) and not path.rpartition(".")[2].startswith(_LOSING)
+            callable(owner)
+            and hasattr(Tensor, path.rpartition(".")[2])
+            and not path.rpartition(".")[2].startswith(_LOSING)
         )
 
     def _of_torch(self, name: str, found: object) -> bool:
@@ -149,6 +206,7 @@ class _Reading:
         """Whether a name stands for the modules of a list one after another."""
         source = written(function)
         return source is not None and any(
-            isinstance(each, (ast.For, ast.comprehension)) and name in {n.id for n in ast.walk(each.target) if isinstance(n, ast.Name)}
+            isinstance(each, (ast.For, ast.comprehension))
+            and name in {n.id for n in ast.walk(each.target) if isinstance(n, ast.Name)}
             for each in ast.walk(source.node)
         )

@@ -20,7 +20,6 @@ import secateur
 from secateur.core.literals import Path
 from secateur.core.source import (
     Hop,
-    Range,
     Spot,
     call_at,
     dotted,
@@ -52,7 +51,7 @@ class _Level:
     """A function on the way, the frame that runs it, and the frame that has called it if it is no method."""
 
     hop: Hop
-    function: FunctionType
+    function: Any  # a FunctionType, which some checkers take for a method
     frame: FrameType
     caller: FrameType | None = None
 
@@ -70,7 +69,8 @@ class Places:
         self._names, self._func, self._count = names, func, count
         self._frames = _frames()
         self._why = NO_SOURCE
-        self._module, self._levels = "", []  # type: tuple[str, list[_Level]]
+        self._module = ""
+        self._levels: list[_Level] = []
         self._node: ast.Call | ast.Subscript | None = None
         if self._frames:
             inner = self._frames[0]
@@ -306,7 +306,7 @@ def _within(node: ast.expr, path: Path) -> tuple[ast.expr, int | None] | None:
             return node, step
         else:
             return None
-    return (node, None) if isinstance(node, ast.expr) and not isinstance(node, (ast.Slice, ast.Starred)) else None
+    return None if isinstance(node, (ast.Slice, ast.Starred)) else (node, None)
 
 
 def _number(node: ast.expr) -> int | None:
