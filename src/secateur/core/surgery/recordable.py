@@ -37,50 +37,12 @@ _EXPRESSIONS = (
 _BUILTINS = frozenset({"range", "enumerate", "zip", "len", "tuple", "list", "reversed"})
 _SIZES = frozenset({"shape", "size", "dim", "ndim", "T", "mT", "H", "mH", "device", "dtype", "real", "imag"})
 # what leaves tensors, draws numbers, or makes tensors of nothing
-_LOSING = tuple(
-    [
-        "item",
-        "tolist",
-        "numpy",
-        "register",
-        "backward",
-        "requires_grad",
-        "retain",
-        "rand",
-        "normal",
-        "bernoulli",
-        "multinomial",
-        "poisson",
-        "exponential",
-        "uniform",
-        "dropout",
-        "is_",
-        "set_",
-        "get_",
-        "data",
-        "cpu",
-        "cuda",
-        "zeros",
-        "ones",
-        "arange",
-        "linspace",
-        "full",
-        "empty",
-        "eye",
-        "tensor",
-        "as_tensor",
-        "compile",
-        "no_grad",
-        "enable",
-        "autocast",
-        "grad",
-        "manual",
-        "default",
-        "seed",
-        "save",
-        "load",
-    ]
+_WORDS = (
+    "item tolist numpy register backward requires_grad retain rand normal bernoulli multinomial poisson exponential "
+    "uniform dropout is_ set_ get_ data cpu cuda zeros ones arange linspace full empty eye tensor as_tensor compile "
+    "no_grad enable autocast grad manual default seed save load"
 )
+_LOSING = tuple(_WORDS.split())
 
 
 def is_recordable(module: nn.Module, *, attributes: bool = False) -> bool:
