@@ -483,6 +483,27 @@ class Given(Net):
         return self.head(self.two(x).mean((2, 3)))
 
 
+class Chosen(Net):
+    """Another size of images is grouped otherwise."""
+
+    def then(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        groups = {12: 2}.get(h, 4)
+        return x.view(n, groups, 16 // groups, -1).transpose(1, 2).reshape(n, -1, h, w)
+
+
+class ChosenWidth(Net):
+    def then(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], 8 if self.training else 16, -1).view(x.shape)
+
+
+class Passed(Net):
+    """What callers may give reaches a function that they do not see."""
+
+    def then(self, x: Tensor, width: int = 16) -> Tensor:
+        return shuffle(x, 4, width)
+
+
 class Unwritten(Net):
     exec("def then(self, x):\n    return x.view(x.shape[0], 16, -1, x.shape[3])")
 
@@ -491,6 +512,9 @@ class Unwritten(Net):
     ("make", "why"),
     [
         (Given, "by an argument that calls may give otherwise"),
+        (Passed, "by an argument that calls may give otherwise"),
+        (Chosen, "by code that may decide otherwise elsewhere"),
+        (ChosenWidth, "by code that may decide otherwise elsewhere"),
         (Unwritten, "whose source is not at hand"),
     ],
 )

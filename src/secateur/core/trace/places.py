@@ -36,12 +36,33 @@ from secateur.core.torch_modes import FunctionMode
 NO_SOURCE = "whose source is not at hand"
 NO_NUMBER = "in an expression that gives more than this number"
 ARGUMENT = "by an argument that calls may give otherwise"
+CHOICE = "by code that may decide otherwise elsewhere"
 NO_WAY = "in a function that the module's methods do not call by its name"
 
 _INSIDE = tuple(os.path.join(os.path.dirname(str(package.__file__)), "") for package in (torch, secateur))
 _ARITHMETIC: dict[type, Callable[[int, int], int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul
 }  # fmt: skip
+_STEADY = frozenset(
+    {
+        "size",
+        "dim",
+        "int",
+        "len",
+        "min",
+        "max",
+        "sum",
+        "abs",
+        "round",
+        "range",
+        "zip",
+        "enumerate",
+        "floor",
+        "ceil",
+        "prod",
+        "numel",
+    }
+)
 _HEARING = FunctionMode.__torch_function__.__code__
 _OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
 
@@ -88,8 +109,9 @@ class Places:
         node, index = found
         if index is None and self._value(node) not in (size, None):
             return NO_NUMBER
-        if self._given(node):
-            return ARGUMENT
+        reason = self._varies(node, len(self._levels) - 1)
+        if reason:
+            return reason
         route = tuple(level.hop for level in self._levels)
         return Spot(self._module, route, range_of(node), index, None if index is not None else _number(node))
 
@@ -240,19 +262,36 @@ class Places:
             return self._frames[0].f_locals.get(node.id)
         return _number(node)
 
-    def _given(self, node: ast.expr) -> bool:
-        """Whether an expression goes by what the caller of a method gives, other than tensors."""
-        for level in reversed(self._levels):
-            source, outer = written(level.function), level.caller
-            if source is None or not _depends(node, source.node, _arguments(level)):
-                return False
-            if outer is None:
-                return True
-            call = call_at(outer.f_code, outer.f_lasti, outer.f_globals)
-            if not isinstance(call, ast.Call):
-                return True
-            node = ast.Tuple([*call.args, *(keyword.value for keyword in call.keywords)], ast.Load())
-        return False
+    def _varies(self, node: ast.expr, depth: int, seen: frozenset[str] = frozenset()) -> str:
+        """Return why an expression may give another number elsewhere, where the channels are the same; empty if not.
+
+        It may where the code decides, or takes what callers give. What is read off a tensor goes by its channels.
+        """
+        level = self._levels[depth]
+        source = written(level.function)
+        if source is None or not all(_is_steady(each) for each in ast.walk(node)):
+            return CHOICE
+        code = level.function.__code__
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 12)]
+        for name in _names_in(node) - seen:
+            value = level.frame.f_locals.get(name, self._frames[0].f_locals.get(name, nn))
+            if isinstance(value, (Tensor, nn.Module, ModuleType)) or name in code.co_freevars:
+                continue
+            bindings = _bindings(name, source.node)
+            if name in arguments:
+                if bindings or level.caller is None:
+                    return ARGUMENT
+                call = call_at(level.caller.f_code, level.caller.f_lasti, level.caller.f_globals)
+                given = _argument(call, name, arguments.index(name))
+                reason = CHOICE if given is None else self._varies(given, depth - 1)
+            elif all(each is not None and _is_shape(each) for each in bindings):
+                reason = ""
+            else:
+                bound = bindings[0]
+                reason = CHOICE if len(bindings) > 1 or bound is None else self._varies(bound, depth, seen | {name})
+            if reason:
+                return reason
+        return ""
 
 
 def _frames() -> list[FrameType]:
@@ -321,30 +360,51 @@ def _number(node: ast.expr) -> int | None:
     return None if left is None or right is None else _ARITHMETIC[type(node.op)](left, right)
 
 
-def _arguments(level: _Level) -> set[str]:
-    """Return the arguments of a function that hold no tensor, nor the module whose method it is."""
-    code = level.function.__code__
-    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
-    values = level.frame.f_locals
-    return {name for name in code.co_varnames[:count] if not isinstance(values.get(name), (Tensor, nn.Module))}
+def _is_steady(node: ast.AST) -> bool:
+    """Whether what an expression gives goes by its parts alone, and not by a choice."""
+    if isinstance(node, ast.Call):
+        named = node.func.attr if isinstance(node.func, ast.Attribute) else dotted(node.func)
+        return named in _STEADY
+    return not isinstance(
+        node, (ast.IfExp, ast.BoolOp, ast.Compare, ast.Lambda, ast.NamedExpr, ast.Dict, ast.JoinedStr)
+    )
 
 
-def _depends(node: ast.expr, function: ast.AST, names: set[str]) -> bool:
-    """Whether an expression goes by one of some names, through what the function assigns of them."""
-    names = set(names)
-    while True:
-        before = len(names)
-        for each in ast.walk(function):
-            if isinstance(each, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.NamedExpr)):
-                value, targets = each.value, each.targets if isinstance(each, ast.Assign) else [each.target]
-            elif isinstance(each, (ast.For, ast.comprehension)):
-                value, targets = each.iter, [each.target]
-            else:
-                continue
-            if value is not None and names & _names_in(value):
-                names |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
-        if len(names) == before:
-            return bool(names & _names_in(node))
+def _argument(call: ast.AST | None, name: str, place: int) -> ast.expr | None:
+    """Return what a call gives for an argument; a constant where it is left out; None if nobody can say."""
+    if not isinstance(call, ast.Call) or any(isinstance(each, ast.Starred) for each in call.args):
+        return None
+    if any(keyword.arg is None for keyword in call.keywords):
+        return None
+    if place < len(call.args):
+        return call.args[place]
+    return next((keyword.value for keyword in call.keywords if keyword.arg == name), ast.Constant(0))
+
+
+def _bindings(name: str, function: ast.AST) -> list[ast.expr | None]:
+    """Return what a name is set to in a function, one by one; None where that is no plain assignment."""
+    found: list[ast.expr | None] = []
+    for each in ast.walk(function):
+        if isinstance(each, (ast.Assign, ast.AnnAssign)):
+            targets, value = each.targets if isinstance(each, ast.Assign) else [each.target], each.value
+        elif isinstance(each, (ast.For, ast.comprehension)):
+            targets, value = [each.target], each.iter
+        else:
+            targets, value = [], None
+        found += [value for target in targets if name in _names_in(target)]
+    stored = [
+        n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)
+    ]
+    return found if len(stored) == len(found) and found else [None]
+
+
+def _is_shape(node: ast.expr) -> bool:
+    """Whether an expression reads sizes off a tensor."""
+    if isinstance(node, ast.Subscript):
+        return _is_shape(node.value)
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Attribute) and node.func.attr == "size"
+    return isinstance(node, ast.Attribute) and node.attr == "shape"
 
 
 def _names_in(node: ast.expr) -> set[str]:

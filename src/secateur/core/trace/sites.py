@@ -18,7 +18,7 @@ from secateur.core.surgery.recordable import is_recordable
 from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.calls_made import Place, Site
 from secateur.core.trace.components import Components
-from secateur.core.trace.places import ARGUMENT, Places
+from secateur.core.trace.places import ARGUMENT, CHOICE, Places
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
@@ -187,7 +187,7 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
             again = site.place in split
         else:
             again = state.stack.entered.get(site.module, 0) > 1 or site.place in state.one_sided
-            again = again or site.spot == ARGUMENT or not programs.may_run(site.module)
+            again = again or not found or site.spot in (ARGUMENT, CHOICE) or not programs.may_run(site.module)
         kinds[None if again else found].append(site)
         if again and found:
             stuck.append(site)
