@@ -189,7 +189,8 @@ class Doubtful(nn.Module):
         if float(x.sum()) > 1e9:
             x = x * 0.5
         x = self.mid(self.stem(x)).mean((2, 3))
-        return self.head(x.view(-1, 6))
+        width = 6 if float(x.sum()) < 1e9 else 5
+        return self.head(x.view(-1, width))
 
 
 @pytest.mark.parametrize(

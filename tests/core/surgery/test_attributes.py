@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.core.surgery.attributes import INDIRECT, mentioned, numbers
 from secateur.core.surgery.generated import origin_of
 from secateur.core.surgery.rewriting import rewrite
+from written import changes
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -55,7 +56,7 @@ def test_the_number_is_set_and_the_code_stays(name: str) -> None:
     forward, read, expected = FOUND[name]
     net = module(forward)
     kind = type(net)
-    rewrite(net, [(0, "view", ("args", 2), 4)])
+    rewrite(net, changes(net, torch.ones(12), [(0, "view", ("args", 2), 4)]))
     assert type(net) is kind
     assert read(net) == expected
     assert net(torch.ones(8)).shape == net.eval()(torch.ones(8)).shape == (2, 4)
@@ -81,7 +82,7 @@ def test_a_number_with_another_meaning_stays(name: str) -> None:
     net = module(KEPT[name])
     twelve = net.eval()(torch.ones(12))
     before = {key: value for key, value in vars(net).items() if key[0] != "_"}
-    rewrite(net, [(0, "view", ("args", 2), 4)])
+    rewrite(net, changes(net, torch.ones(12), [(0, "view", ("args", 2), 4)]))
     assert {key: vars(net)[key] for key in before} == before
     assert origin_of(type(net))
     assert torch.equal(net(torch.ones(8)), torch.full((2, 4), float(twelve.flatten()[0])))
@@ -90,31 +91,34 @@ def test_a_number_with_another_meaning_stays(name: str) -> None:
 
 def test_sizes_that_part_ways_cannot_be_one_number() -> None:
     net = module(lambda self, x: torch.cat([x[: self.c], x[-self.c :]]))
-    rewrite(net, [(0, "__getitem__", ("args", 1, "stop"), 4), (1, "__getitem__", ("args", 1, "start"), -2)])
+    ends = [(0, "__getitem__", ("args", 1, "stop"), 4), (1, "__getitem__", ("args", 1, "start"), -2)]
+    rewrite(net, changes(net, torch.ones(12), ends))
     assert net.c == 6
     assert torch.equal(net(torch.arange(10)), torch.tensor([0, 1, 2, 3, 8, 9]))
     same = module(lambda self, x: torch.cat([x[: self.c], x[-self.c :]]))
-    rewrite(same, [(0, "__getitem__", ("args", 1, "stop"), 4), (1, "__getitem__", ("args", 1, "start"), -4)])
+    ends = [(0, "__getitem__", ("args", 1, "stop"), 4), (1, "__getitem__", ("args", 1, "start"), -4)]
+    rewrite(same, changes(same, torch.ones(12), ends))
     assert same.c == 4
 
 
 def test_nothing_to_change_changes_nothing() -> None:
     net = module(KEPT["a number"])
     kind = type(net)
-    rewrite(net, [(0, "view", ("args", 2), 6)])
+    rewrite(net, changes(net, torch.ones(12), [(0, "view", ("args", 2), 6)]))
     assert type(net) is kind
 
 
 def test_numbers_are_set_also_where_the_forward_takes_more_than_numbers() -> None:
     net = module(lambda self, x: x.view(-1, self.c).view(x.shape[0] // 6, self.c))
-    rewrite(net, [(0, "view", ("args", 2), 4), (1, "view", ("args", 1), 2), (1, "view", ("args", 2), 4)])
+    sizes = [(0, "view", ("args", 2), 4), (1, "view", ("args", 1), 2), (1, "view", ("args", 2), 4)]
+    rewrite(net, changes(net, torch.ones(12), sizes))
     assert net.c == 4
     assert net(torch.ones(8)).shape == (2, 4)
 
 
 def test_two_numbers_are_set_together() -> None:
     net = module(lambda self, x: x.view(-1, self.c, self.half))
-    rewrite(net, [(0, "view", ("args", 2), 4), (0, "view", ("args", 3), 2)])
+    rewrite(net, changes(net, torch.ones(18), [(0, "view", ("args", 2), 4), (0, "view", ("args", 3), 2)]))
     assert (net.c, net.half) == (4, 2)
     assert origin_of(type(net)) is None
 

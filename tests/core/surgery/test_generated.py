@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import linecache
 import pickle
@@ -22,9 +23,10 @@ from nets import images, lived_in
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, relative_difference, run, verify
 from secateur.core.surgery.generated import origin_of
-from secateur.core.surgery.rewriting import rewrite
+from secateur.core.surgery.rewriting import Change, rewrite
 from secateur.core.trace import trace
 from secateur.errors import ModelError
+from written import changes
 
 
 class Halves(nn.Module):
@@ -168,8 +170,12 @@ def test_both_modes_can_be_scripted(thin: nn.Module, of_modes: nn.Module) -> Non
 
 
 def test_the_source_can_be_looked_up(thin: nn.Module) -> None:
-    file = type(thin).forward.__code__.co_filename
-    assert "slice(" in "".join(linecache.getlines(file))
+    code = type(thin).forward.__code__
+    file, line = code.co_filename, Halves.forward.__code__.co_firstlineno
+    assert code.co_firstlineno == line
+    before, after = inspect.getsource(Halves.forward), inspect.getsource(type(thin).forward)
+    assert after == before.replace("x[:, 4:]", "x[:, 2:]")
+    assert linecache.getline(file, line).strip() == "def forward(self, x: Tensor) -> Tensor:"
     linecache.checkcache()
     assert linecache.getlines(file)
 
@@ -211,7 +217,7 @@ class Weighed(nn.Module):
 def test_parametrisations_stay_and_can_go() -> None:
     module = parametrize.register_parametrization(Weighed(), "weight", Scale())
     bystander = copy.deepcopy(module)
-    rewrite(module, [(0, "view", ("args", 2), 4)])
+    rewrite(module, changes(module, torch.ones(12), [(0, "view", ("args", 2), 4)]))
     x = torch.arange(8.0)
     assert parametrize.is_parametrized(module, "weight")
     assert torch.equal(module(x), 2 * x.view(-1, 4))
@@ -230,14 +236,14 @@ class Picky(Weighed):
 
 def test_a_class_that_pickles_itself_keeps_the_new_forward() -> None:
     module = Picky()
-    rewrite(module, [(0, "view", ("args", 2), 4)])
+    rewrite(module, changes(module, torch.ones(12), [(0, "view", ("args", 2), 4)]))
     again = pickle.loads(pickle.dumps(module))
     assert again(torch.ones(8)).shape == (2, 4)
 
 
 def test_a_graph_module_gets_another_graph() -> None:
     module = fx.symbolic_trace(Weighed())
-    rewrite(module, [(0, "view", ("args", 2), 4)])
+    rewrite(module, changes(module, torch.ones(12), [(0, "view", ("args", 2), 4)]))
     buffer = io.BytesIO()
     torch.save(module, buffer)
     buffer.seek(0)
@@ -252,11 +258,11 @@ def test_a_forward_that_the_module_was_given_is_the_one_that_is_written_anew() -
 
     module: Any = Two()
     module.forward = module.other
-    rewrite(module, [(0, "view", ("args", 2), 4)])
+    rewrite(module, changes(module, torch.ones(12), [(0, "view", ("args", 2), 4)]))
     assert torch.equal(module(torch.ones(8)), torch.full((2, 4), 2.0))
     module.forward = lambda x: x
     with pytest.raises(ModelError, match=r"Two\.forward cannot be adapted"):
-        rewrite(module, [(0, "view", ("args", 2), 2)])
+        rewrite(module, [Change(0, "view", ("args", 2), 2)])
 
 
 def test_a_class_from_which_none_can_be_derived_is_refused() -> None:
@@ -266,5 +272,5 @@ def test_a_class_from_which_none_can_be_derived_is_refused() -> None:
 
     module = Last()
     with pytest.raises(ModelError, match="no class can be derived from Last: no more"):
-        rewrite(module, [(0, "view", ("args", 2), 4)])
+        rewrite(module, changes(module, torch.ones(12), [(0, "view", ("args", 2), 4)]))
     assert run(module, torch.ones(12)).shape == (2, 6)

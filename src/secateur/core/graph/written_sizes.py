@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from secateur.core.source import Spot
+
 
 @dataclass(frozen=True, eq=False)
 class Axis:
@@ -17,21 +19,29 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class WrittenSize:
-    """A number in the arguments of a call that must follow the widths: ``sign`` times what is left of ``axis``."""
+    """A number in the arguments of a call that must follow the widths: ``sign`` times what is left of ``axis``.
+
+    ``spot`` is where in the source it stands; None where it is at no one place there that can be changed.
+    """
 
     path: tuple[int | str, ...]
     sign: int
     axis: Axis
+    spot: Spot | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
-    """A size written into Python code: the ``call``-th reshaping call in the own forward of ``module``."""
+    """A size written into Python code: the ``call``-th reshaping call in the own forward of ``module``.
+
+    With ``training`` it is the ``call``-th in training mode, where alone it is made.
+    """
 
     module: str
     call: int
     function: str
     literals: tuple[WrittenSize, ...]
+    training: bool = False
 
 
 @dataclass(frozen=True, eq=False)

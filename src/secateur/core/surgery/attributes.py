@@ -42,7 +42,7 @@ def numbers(module: nn.Module) -> list[Number]:
         if kind is nn.Module:
             break
         for name, value in vars(kind).items():
-            if not name.startswith("__"):
+            if not name.startswith("__") and not isinstance(value, types.FunctionType):
                 found.setdefault(name, value)
     return [Number(name, path, value) for name, held in found.items() for path, value in _leaves(held, ())]
 

@@ -17,14 +17,15 @@ import re
 import types
 import typing
 import weakref
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from secateur.core.literals import CONSTANT
+from secateur.core.surgery.editing import Changes, Edited, authors, edited, hold, members
 from secateur.errors import ModelError, first_line
 
 _NUMBERS = itertools.count()
@@ -41,12 +42,14 @@ class Origin:
         source: of its functions.
         modules: names in the source that stand for Python modules, and what to import for them.
         names: names in the source that stand for anything else.
+        methods: functions of the base in which numbers are changed; then there is no source of its own.
     """
 
     base: type[nn.Module]
     source: str
     modules: Mapping[str, str]
     names: Mapping[str, Any]
+    methods: tuple[Edited, ...] = ()
 
 
 def origin_of(kind: type) -> Origin | None:
@@ -62,10 +65,26 @@ def _reduce_ex(self: nn.Module, protocol: Any) -> Any:
     if origin is None or isinstance(made, str):  # somebody derived a class from it, and has to say how it is pickled
         return made
     function, arguments, *rest = made
+    if rest and isinstance(rest[0], dict):
+        rest[0] = {name: authors(value) for name, value in rest[0].items()}
     function = origin.base if function is kind else function
     arguments = tuple(origin.base if argument is kind else argument for argument in arguments)
     parts = (origin.base, origin.source, dict(origin.modules), dict(origin.names))
-    return (restored, (*parts, function, arguments), *rest)
+    return (restored, (*parts, function, arguments, *([origin.methods] if origin.methods else [])), *rest)
+
+
+def _setstate(self: nn.Module, state: Any) -> None:
+    """Take the state as the base does, and put changed functions into it again."""
+    kind = next(each for each in type(self).__mro__ if origin_of(each))
+    base: Any = super(kind, self)
+    base.__setstate__(state)
+    origin = origin_of(kind)
+    _hold(self, origin.methods if origin else ())
+
+
+def _hold(module: nn.Module, functions: Iterable[Edited]) -> None:
+    for file in hold(module, functions):
+        weakref.finalize(module, linecache.cache.pop, file, None)
 
 
 # pickles of pruned modules name this function: keep its place and what it takes
@@ -76,10 +95,11 @@ def restored(
     names: Mapping[str, Any],
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
+    methods: tuple[Edited, ...] = (),
 ) -> Any:
     """Make an object anew, as ``function(*arguments)`` does, and give it its generated class."""
     made = function(*arguments)
-    made.__class__ = generated(Origin(base, source, modules, names))
+    made.__class__ = generated(Origin(base, source, modules, names, methods))
     return made
 
 
@@ -89,7 +109,7 @@ _CLASSES: weakref.WeakValueDictionary[Any, type[nn.Module]] = weakref.WeakValueD
 def generated(origin: Origin) -> type[nn.Module]:
     """Return the class that is made of these parts, the same for the same parts."""
     names = tuple((name, value if isinstance(value, Hashable) else id(value)) for name, value in origin.names.items())
-    key = (origin.base, origin.source, tuple(sorted(origin.modules.items())), names)
+    key = (origin.base, origin.source, tuple(sorted(origin.modules.items())), names, origin.methods)
     known = _CLASSES.get(key)
     if known is None:
         known = _CLASSES[key] = _made(origin)
@@ -97,6 +117,23 @@ def generated(origin: Origin) -> type[nn.Module]:
 
 
 def _made(origin: Origin) -> type[nn.Module]:
+    base = origin.base
+    functions, files = members(base, origin.methods)
+    if origin.source:
+        program, file = _recorded(origin)
+        functions, files = functions | program, [*files, file]
+    about = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    parts = {**about, **functions, "__reduce_ex__": _reduce_ex, "__setstate__": _setstate, _ORIGIN: origin}
+    try:
+        kind = _derived(base.__name__, base, parts)
+    except Exception as error:
+        raise ModelError(f"no class can be derived from {base.__name__}: {first_line(error)}") from error
+    for file in files:
+        weakref.finalize(kind, linecache.cache.pop, file, None)
+    return kind
+
+
+def _recorded(origin: Origin) -> tuple[dict[str, Any], str]:
     base = origin.base
     file = f"<secateur {base.__qualname__} {next(_NUMBERS)}>"
     space: dict[str, Any] = {"__name__": base.__module__, **origin.names}
@@ -111,15 +148,8 @@ def _made(origin: Origin) -> type[nn.Module]:
     }
     for name, function in functions.items():
         function.__qualname__ = f"{base.__qualname__}.{name}"
-    about = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    members = {**about, **functions, "__reduce_ex__": _reduce_ex, _ORIGIN: origin}
-    try:
-        kind = _derived(base.__name__, base, members)
-    except Exception as error:
-        raise ModelError(f"no class can be derived from {base.__name__}: {first_line(error)}") from error
     linecache.cache[file] = (len(origin.source), None, origin.source.splitlines(keepends=True), file)
-    weakref.finalize(kind, linecache.cache.pop, file, None)
-    return kind
+    return dict(functions), file
 
 
 def _derived(name: str, base: type[nn.Module], members: Mapping[str, Any]) -> type[nn.Module]:
@@ -142,13 +172,55 @@ def replace_forward(module: nn.Module, evaluating: fx.Graph, training: fx.Graph)
     if isinstance(module, fx.GraphModule):  # its class is made of its graph, and knows no modes
         module.graph = evaluating
         return
-    kind, above = type(module), None
-    if parametrize.is_parametrized(module):
-        kind, above = kind.__bases__[0], kind  # the last parametrisation that goes puts back the class below
+    base, methods = _present(module)
+    _put(module, generated(replace(_origin(base, evaluating, training), methods=methods)))
+
+
+def replace_numbers(module: nn.Module, changes: Changes) -> None:
+    """Change numbers in the source of a module's methods and of what they call; the code stays the author's.
+
+    Args:
+        module: changed in place; its object, parameters, hooks and the keys of its state stay.
+        changes: where the numbers stand, and what they become.
+
+    Raises:
+        ModelError: if the source is not at hand, two numbers would have to stand at one place, or no class can be
+            derived from that of the module.
+    """
+    base, methods = _present(module)
+    bound = {
+        name: value.__func__
+        for name, value in vars(module).items()
+        if isinstance(value, types.MethodType) and value.__self__ is module
+    }
+    kind = _below(module)
+    old = {
+        name: function for name in dir(kind) if isinstance(function := getattr(kind, name, None), types.FunctionType)
+    }
+    functions = edited(module, methods, changes)
+    made = generated(Origin(base, "", {}, {}, functions))
+    _put(module, made)
+    _hold(module, functions)
+    for name, function in bound.items():  # a method that was put in another one's place for this object alone
+        for own in (own for own, value in old.items() if value is function and getattr(made, own) is not value):
+            vars(module)[name] = types.MethodType(getattr(made, own), module)
+
+
+def _below(module: nn.Module) -> type[nn.Module]:
+    """Return a module's class without that of its parametrisations."""
+    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+
+
+def _present(module: nn.Module) -> tuple[type[nn.Module], tuple[Edited, ...]]:
+    """Return the author's class, and what was changed in it so far."""
+    kind = _below(module)
     known = origin_of(kind)
-    base = known.base if known else kind
-    made = generated(_origin(base, evaluating, training))
-    if above is not None:
+    return (known.base, known.methods) if known else (kind, ())
+
+
+def _put(module: nn.Module, made: type[nn.Module]) -> None:
+    if parametrize.is_parametrized(module):  # the last parametrisation that goes puts back the class below
+        above = type(module)
         own = {name: value for name, value in vars(above).items() if name not in ("__dict__", "__weakref__")}
         made = _derived(above.__name__, made, own)
     module.__class__ = made

@@ -25,7 +25,7 @@ from secateur.core.surgery.gains import follow_gains, refresh
 from secateur.core.surgery.indices import follow_indices
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
-from secateur.core.surgery.rewriting import rewrite
+from secateur.core.surgery.rewriting import Change, rewrite
 from secateur.core.surgery.untouched import computed
 from secateur.core.surgery.widths import follow_widths
 from secateur.errors import ModelError, PlanError, first_line
@@ -173,10 +173,13 @@ def _assign(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
 
 
 def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
-    by_module: dict[str, list[tuple[int, str, tuple[int | str, ...], int]]] = {}
+    by_module: dict[str, list[Change]] = {}
     for entry in graph.rewrites:
         for size in entry.literals:
             new = size.sign * count(size.axis, keep)
-            by_module.setdefault(entry.module, []).append((entry.call, entry.function, size.path, new))
+            owner = entry.module if size.spot is None else size.spot.module
+            numbered = owner == entry.module and not entry.training
+            change = Change(entry.call, entry.function, size.path, new, size.spot, numbered)
+            by_module.setdefault(owner, []).append(change)
     for name, changes in by_module.items():
         rewrite(thin.get_submodule(name), changes)

@@ -2,62 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Iterable, Sequence
+from types import FunctionType
+from typing import NamedTuple
 
 from torch import fx, nn
 
 from secateur.core.literals import Path, call_name, is_written, reshaping_nodes, write
-from secateur.core.surgery.attributes import assign, moves, recorded, solve
-from secateur.core.surgery.generated import replace_forward
+from secateur.core.source import Spot, functions_in, key_of, range_of, written
+from secateur.core.surgery.attributes import INDIRECT, Number, Programs, assign, mentioned, moves, recorded, solve
+from secateur.core.surgery.generated import replace_forward, replace_numbers
+from secateur.core.surgery.recordable import is_recordable
 from secateur.errors import ModelError
 
-Change = tuple[int, str, Path, int]
+
+class Change(NamedTuple):
+    """A size that becomes another one: the ``call``-th reshaping call of a module's own forward, and its arguments.
+
+    Attributes:
+        function: name of the call.
+        path: of the size in its arguments.
+        spot: where it stands in the source; None if it stands at no one place there.
+        numbered: whether the call has this number in a recording of the module's forward.
+    """
+
+    call: int
+    function: str
+    path: Path
+    value: int
+    spot: Spot | None = None
+    numbered: bool = True
 
 
 def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
-    """Replace sizes in the module's own forward, in training and in evaluation mode.
+    """Replace sizes in the module's own code, for training and for evaluation mode.
 
-    Where the sizes come from numbers in its attributes, these are set. Where that is all it takes the code stays, else
-    the module gets a subclass of its class, with a forward that is recorded with ``torch.fx``.
+    Where the sizes come from numbers in its attributes, these are set. Where that is all it takes the class stays, else
+    the module gets a subclass of its class: with the source of its methods in which only the numbers are others, or,
+    where they stand at no one place, with a forward that is recorded with ``torch.fx``.
 
     Args:
         module: changed in place.
-        changes: (number of the reshaping call, its name, path of the constant, new value).
+        changes: all that is to change.
 
     Raises:
-        ModelError: if the forward cannot be recorded or has other calls than expected.
+        ModelError: if the sizes stand at no one place in the source, and the forward cannot be recorded, has other
+            calls than expected, or does what a recording loses.
     """
+    changes = [each for each in changes if each.spot is None or each.spot.number != each.value]
+    if not changes:
+        return
+    programs = _programs(module, changes) if all(change.numbered for change in changes) else None
+    plain = is_recordable(module)
+    if programs is not None:
+        now, named, wanted = programs
+        if plain and moves(now, wanted) == {}:
+            return
+        numbers = solve(module, now, named)
+        if numbers and (is_recordable(module, attributes=True) or _only_there(module, numbers, changes)):
+            assign(module, numbers)  # other methods of the class may use them, also where the forward takes more
+            if all(_is_number(graph, change) for graph in now for change in changes):
+                return
+    if all(change.spot is not None for change in changes):
+        replace_numbers(module, [(change.spot, change.value) for change in changes if change.spot is not None])
+    elif programs is not None and plain:
+        replace_forward(module, *programs[2])
+    else:
+        raise _refusal(module, "" if plain else "alone")
+
+
+def _programs(module: nn.Module, changes: Sequence[Change]) -> tuple[Programs, Programs, Programs] | None:
+    """Return what the forward does, what it would do with other numbers in it, and what it is to do."""
     now, named, wanted = recorded(module), recorded(module), recorded(module)
     if isinstance(now, bool) or isinstance(named, bool) or isinstance(wanted, bool):
-        raise _refusal(module, now is True)
+        return None
     for mode in (0, 1):
-        _change(module, wanted[mode], changes, bool(mode))
-        _change(module, named[mode], [c for c in changes if _is_number(now[mode], c)], bool(mode))
-    if moves(now, wanted) == {}:
-        return
-    numbers = solve(module, now, named)
-    if numbers:  # other methods of the class may use them, also where the forward takes more than numbers
-        assign(module, numbers)
-        if all(_is_number(graph, change) for graph in now for change in changes):
-            return
-    replace_forward(module, *wanted)
+        if not _change(wanted[mode], changes):
+            return None
+        _change(named[mode], [c for c in changes if _is_number(now[mode], c)])
+    return now, named, wanted
 
 
-def _change(module: nn.Module, graph: fx.Graph, changes: Sequence[Change], training: bool) -> None:
+def _change(graph: fx.Graph, changes: Iterable[Change]) -> bool:
     nodes = reshaping_nodes(graph)
-    if any(call >= len(nodes) or call_name(nodes[call].target) != function for call, function, _, _ in changes):
-        raise _refusal(module, training)
-    for call, _, path, value in changes:
-        write(nodes[call], path, value)
+    if any(c.call >= len(nodes) or call_name(nodes[c.call].target) != c.function for c in changes):
+        return False
+    for change in changes:
+        write(nodes[change.call], change.path, change.value)
+    return True
 
 
 def _is_number(graph: fx.Graph, change: Change) -> bool:
-    call, function, path, _ = change
-    return is_written(graph, call, function, path) is True
+    return is_written(graph, change.call, change.function, change.path) is True
 
 
-def _refusal(module: nn.Module, training: bool) -> ModelError:
+def _only_there(module: nn.Module, numbers: Iterable[Number], changes: Sequence[Change]) -> bool:
+    """Whether a module's code looks at some of its attributes for the sizes that change, and for nothing else."""
+    kind, names = type(module), {number.name for number in numbers}
+    methods = mentioned(kind)
+    if methods & INDIRECT:
+        return False
+    spots = [change.spot for change in changes]
+    for owner in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        for value in (vars(owner).get(name) for name in methods):
+            for function in functions_in(value):
+                if names & set(function.__code__.co_names) and not _inside(function, names, spots):
+                    return False
+    return True
+
+
+def _inside(function: FunctionType, names: set[str], spots: Sequence[Spot | None]) -> bool:
+    source = written(function)
+    if source is None:
+        return False
+    own = [spot.at for spot in spots if spot is not None and spot.route[-1].key == key_of(function.__code__)]
+    read = [range_of(n) for n in ast.walk(source.node) if isinstance(n, ast.Attribute) and n.attr in names]
+    return all(any(at[:2] <= each[:2] and each[2:] <= at[2:] for at in own) for each in read)
+
+
+def _refusal(module: nn.Module, alone: str) -> ModelError:
     return ModelError(
-        f"the sizes written in {type(module).__name__}.forward cannot be adapted in "
-        f"{'training' if training else 'evaluation'} mode; compute them from the input's shape instead"
+        f"the sizes written in {type(module).__name__}.forward cannot be adapted{' ' * bool(alone)}{alone}; "
+        "compute them from the input's shape instead"
     )

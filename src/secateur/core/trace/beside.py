@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -93,12 +94,15 @@ def _join_sites(model: nn.Module, state: State, new: _New, reason: str) -> None:
             for site in (*before[place], *now[place]):
                 state.pin(site.layer.reshape(-1), reason)
     for place in now.keys() - before.keys():
+        if place[-1] is not None:  # one more place in the source, which changes alone
+            state.sites += [replace(site, training=True) for site in now[place]]
+            continue
         if _is_computed(model, place):
             continue  # and follows by itself, which a trial will show
         for site in now[place]:
             state.pin(site.layer.reshape(-1), reason)
     often = {name for name, count in new.entered.items() if count > 1}
-    state.one_sided |= {p for p in before if p not in now or p[0] in often}
+    state.one_sided |= {p for p in before if p[-1] is None and (p not in now or p[0] in often)}
 
 
 def _join_dependences(state: State, new: Sequence[Dependence], reason: str) -> None:
@@ -123,5 +127,5 @@ def _alike(a: Site, b: Site) -> bool:
 
 def _is_computed(model: nn.Module, place: Place) -> bool:
     """Tell whether the code of a module computes a size in training mode, rather than having it written."""
-    module, call, function, path = place
+    module, call, function, path, _ = place
     return is_written(recorded_in(model, module, training=True), call, function, path) is False

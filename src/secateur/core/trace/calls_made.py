@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from secateur.core.literals import Path
+from secateur.core.source import Spot
 from secateur.core.statistics import KIND
 
 Layers = tuple[Tensor, ...]
-Place = tuple[str, int, str, Path]  # of a size: module, number of the call there, its name, path in its arguments
+# of a size: module, number of the call there, its name, path in its arguments, where in the source if that is known
+Place = tuple[str, int, str, Path, Spot | None]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Site:
     Attributes:
         window: which positions along ``dim`` the number counts.
         sign: -1 where the number counts from the end.
+        spot: where in the source it stands, or why it is at no one place there that can be changed.
+        training: whether only the run in training mode made the call, which is the ``call``-th there.
     """
 
     module: str
@@ -39,11 +43,15 @@ class Site:
     dim: int
     window: slice
     sign: int
+    spot: Spot | str = ""
+    training: bool = False
 
     @property
     def place(self) -> Place:
-        """Where in the code it is."""
-        return self.module, self.call, self.function, self.path
+        """Where in the code it is; one expression of the source is one place, however often it is run."""
+        if isinstance(self.spot, Spot):
+            return self.module, 0, self.function, self.path, self.spot
+        return self.module, self.call, self.function, self.path, None
 
 
 @dataclass(frozen=True, eq=False)

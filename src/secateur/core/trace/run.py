@@ -218,7 +218,7 @@ class _Calls(FunctionMode):
             out = func(*args, **named)
         finally:
             self._state.reshaping = False
-        sites.note(self._state, call, name, args, named, out)
+        sites.note(self._state, call, func, args, named, out)
         return out
 
     def _reading(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from secateur.core.graph.written_sizes import Rewrite, WrittenSize
 from secateur.core.labels import FIXED
 from secateur.core.layers import SIZED
-from secateur.core.literals import Path, is_written, record
+from secateur.core.literals import Path, at, call_name, is_written, record
+from secateur.core.source import Spot
+from secateur.core.surgery.recordable import is_recordable
 from secateur.core.surgery.untouched import untouched
-from secateur.core.trace.calls_made import Site
+from secateur.core.trace.calls_made import Place, Site
 from secateur.core.trace.components import Components
+from secateur.core.trace.places import ARGUMENT, CHOICE, Places
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
@@ -22,14 +26,19 @@ from secateur.core.trace.state import State
 Found = tuple[Path, Tensor, int, slice, int]  # path, tensor, dim, window, sign
 
 
-def note(state: State, call: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def note(
+    state: State, call: int, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+) -> None:
     """Remember every integer of a reshaping call that speaks of a dimension along which labels vary."""
+    name, places = call_name(func), None
     if name.startswith("conv") and state.module in state.kinds.convolutions:
         return  # whose attributes say how many groups it has
     for path, tensor, dim, window, sign in _sizes(name, args, kwargs, out):
         for layer in state.labels(tensor):
             if layer.shape[dim] > 1:
-                state.sites.append(Site(state.module, call, name, path, layer, dim, window, sign))
+                places = places or Places(state.stack.named(), func, len(args))
+                spot = places.spot(path, at({"args": args, "kwargs": kwargs}, path))
+                state.sites.append(Site(state.module, call, name, path, layer, dim, window, sign, spot))
 
 
 def _sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Found]:
@@ -143,13 +152,15 @@ class Following:
     Attributes:
         constants: written as numbers.
         computed: computed by the code; most follow by themselves.
-        unknown: nobody can say, because the code cannot be recorded or runs more than once.
+        unknown: nobody can say, because the code cannot be recorded, or they cannot be changed alone.
+        stuck: those of the unknown that are written as numbers.
         standard: the modules among them that are standard layers.
     """
 
     constants: tuple[Site, ...]
     computed: tuple[Site, ...]
     unknown: tuple[Site, ...]
+    stuck: tuple[Site, ...]
     standard: frozenset[str]
 
     @property
@@ -161,22 +172,70 @@ class Following:
 def following(model: nn.Module, state: State, components: Components) -> Following:
     """Sort the sizes that were noted by what their modules' own code says about them."""
     kinds: dict[bool | None, list[Site]] = {True: [], False: [], None: []}
-    recorded: dict[str, fx.Graph | None] = {}
+    programs, stuck = _Programs(model), list[Site]()
     lending = {name for name in {site.module for site in state.sites} if _may_lend(name, model, state, components)}
+    split = _parting(state.sites, components)
     for site in state.sites:
         components.clock.check(site.module)
         follows = _follows_units(site, components)
         if not follows and site.module not in lending:
             continue
-        if site.module not in recorded:
-            recorded[site.module] = recorded_in(model, site.module, training=False)
-        found = is_written(recorded[site.module], site.call, site.function, site.path)
+        found = programs.say(site)
         if found and not follows:
             continue
-        again = state.stack.entered.get(site.module, 0) > 1 or site.place in state.one_sided
-        kinds[None if found and again else found].append(site)
-    standard = frozenset(name for name in recorded if isinstance(model.get_submodule(name), SIZED))
-    return Following(tuple(kinds[True]), tuple(kinds[False]), tuple(kinds[None]), standard)
+        if isinstance(site.spot, Spot):
+            again = site.place in split
+        else:
+            again = state.stack.entered.get(site.module, 0) > 1 or site.place in state.one_sided
+            again = again or not found or site.spot in (ARGUMENT, CHOICE) or not programs.may_run(site.module)
+        kinds[None if again else found].append(site)
+        if again and found:
+            stuck.append(site)
+    standard = frozenset(name for name in programs.names if isinstance(model.get_submodule(name), SIZED))
+    return Following(tuple(kinds[True]), tuple(kinds[False]), tuple(kinds[None]), tuple(stuck), standard)
+
+
+class _Programs:
+    """What the recordings of modules' own forwards tell about sizes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._recorded: dict[tuple[str, bool], fx.Graph | None] = {}
+        self._plain: dict[str, bool] = {}
+
+    @property
+    def names(self) -> set[str]:
+        """The modules that were asked for."""
+        return {name for name, _ in self._recorded}
+
+    def say(self, site: Site) -> bool | None:
+        """Tell whether a size is written as a number or computed; None if nobody can say."""
+        key = (site.module, site.training)
+        if key not in self._recorded:
+            self._recorded[key] = recorded_in(self._model, site.module, training=site.training)
+        if isinstance(site.spot, Spot) and site.spot.number is not None:
+            return True
+        return is_written(self._recorded[key], site.call, site.function, site.path)
+
+    def may_run(self, name: str) -> bool:
+        """Whether a recording of the module's forward may stand in for it."""
+        if name not in self._plain:
+            self._plain[name] = is_recordable(self._model.get_submodule(name))
+        return self._plain[name]
+
+
+def _parting(sites: Sequence[Site], components: Components) -> set[Place]:
+    """Return the expressions in the source that give sizes of different channels, as they are run several times."""
+    seen: dict[Place, tuple[int, Tensor]] = {}
+    found: set[Place] = set()
+    for site in sites:
+        if isinstance(site.spot, Spot):
+            rows = _rows(site, components.prunable(site.layer))
+            here = site.sign, rows[site.window, 0]
+            sign, known = seen.setdefault(site.place, here)
+            if sign != here[0] or not torch.equal(known, here[1]):
+                found.add(site.place)
+    return found
 
 
 def recorded_in(model: nn.Module, name: str, *, training: bool) -> fx.Graph | None:
@@ -215,14 +274,17 @@ def _may_lend(name: str, model: nn.Module, state: State, components: Components)
 
 def rewrites(sites: Sequence[Site], units: Units) -> list[Rewrite]:
     """Describe how each written size follows from the widths."""
-    calls: dict[tuple[str, int, str], list[WrittenSize]] = {}
+    calls: dict[tuple[str, int, str, bool], list[WrittenSize]] = {}
     for site in sites:
         atoms = _rows(site, site.layer)
         here = atoms[site.window, 0]
         alone = _varies(units.of(atoms.reshape(-1)).reshape(atoms.shape))
-        size = WrittenSize(site.path, site.sign, units.axis(here if alone else len(here)))
-        calls.setdefault((site.module, site.call, site.function), []).append(size)
-    return [Rewrite(module, call, name, tuple(sizes)) for (module, call, name), sizes in calls.items()]
+        spot = site.spot if isinstance(site.spot, Spot) else None
+        size = WrittenSize(site.path, site.sign, units.axis(here if alone else len(here)), spot)
+        calls.setdefault((site.module, site.call, site.function, site.training), []).append(size)
+    return [
+        Rewrite(module, call, name, tuple(sizes), training) for (module, call, name, training), sizes in calls.items()
+    ]
 
 
 def pinnings(sites: Sequence[Site], state: State, closed: Sequence[str]) -> list[Pinning]:
@@ -230,7 +292,8 @@ def pinnings(sites: Sequence[Site], state: State, closed: Sequence[str]) -> list
     found: list[Pinning] = []
     for site in sites:
         where = f" in '{site.module}'" if site.module else ""
-        reason = f"its size is written into the code ({site.function}{where})"
+        why = f", {site.spot}" if isinstance(site.spot, str) else ""
+        reason = f"its size is written into the code ({site.function}{where}){why}"
         remedy = "compute the size from the input's shape, or use -1"
         found.append(Pinning(site.layer[site.layer != FIXED], reason, remedy))
     for name in closed:

@@ -94,12 +94,14 @@ class _Settling:
             graph = self._read()
             first = first or graph
             broken = self._breaks_at(graph)
+            if broken is None and self._give_up():
+                continue
             if broken is None:
                 culprit = self._breaks_in_training(graph)
                 if culprit is None:
                     return graph
                 self._pin_more(culprit)
-            elif not self._assign_more(broken, graph) and not self._force_more(broken):
+            elif not (self._assign_more(broken, graph) or self._give_up() or self._force_more(broken)):
                 break
         self._clock.check("a trial of a thinner network")
         if first is not None and not self._found.all and not self.gone:
@@ -108,6 +110,14 @@ class _Settling:
             f"{type(self._model).__name__} cannot be made thinner: sizes are written into its code in a way that was "
             "not understood; compute them from the inputs' shapes"
         )
+
+    def _give_up(self) -> bool:
+        """Pin what is written as a number that nothing changes: that it fitted is chance. False if there is none."""
+        moved = {place.module for place in self._assigned}
+        owners = {self._classes[site.module] for site in self._found.stuck if site.module not in moved}
+        more = {owner for owner in owners if self._force[owner] < Force.UNKNOWN}
+        self._force |= dict.fromkeys(more, Force.UNKNOWN)
+        return bool(more)
 
     def _read(self) -> Graph:
         found, state, force = self._found, self._state, self._force

@@ -1,0 +1,411 @@
+"""Where in the source the sizes of a call stand: found from the frames of the run that makes it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import operator
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import secateur
+from secateur.core.literals import Path
+from secateur.core.source import (
+    Hop,
+    Spot,
+    call_at,
+    dotted,
+    functions_in,
+    holds,
+    key_of,
+    looked_up,
+    range_of,
+    written,
+)
+from secateur.core.surgery.generated import origin_of
+from secateur.core.torch_modes import FunctionMode
+
+NO_SOURCE = "whose source is not at hand"
+NO_NUMBER = "in an expression that gives more than this number"
+ARGUMENT = "by an argument that calls may give otherwise"
+CHOICE = "by code that may decide otherwise elsewhere"
+NO_WAY = "in a function that the module's methods do not call by its name"
+
+_INSIDE = tuple(os.path.join(os.path.dirname(str(package.__file__)), "") for package in (torch, secateur))
+_ARITHMETIC: dict[type, Callable[[int, int], int]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul
+}  # fmt: skip
+_STEADY = frozenset(
+    {
+        "size",
+        "dim",
+        "int",
+        "len",
+        "min",
+        "max",
+        "sum",
+        "abs",
+        "round",
+        "range",
+        "zip",
+        "enumerate",
+        "floor",
+        "ceil",
+        "prod",
+        "numel",
+    }
+)
+_HEARING = FunctionMode.__torch_function__.__code__
+_OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A function on the way, the frame that runs it, and the frame that has called it if it is no method."""
+
+    hop: Hop
+    function: Any  # a FunctionType, which some checkers take for a method
+    frame: FrameType
+    caller: FrameType | None = None
+
+
+class Places:
+    """Tells where the arguments of the running call stand, for one call of a torch function.
+
+    Args:
+        names: of the network's modules, by their ``id``.
+        func: what is called.
+        count: how many positional arguments it has.
+    """
+
+    def __init__(self, names: Mapping[int, str], func: Callable[..., Any], count: int) -> None:
+        self._names, self._func, self._count = names, func, count
+        self._frames = _frames()
+        self._why = NO_SOURCE
+        self._module = ""
+        self._levels: list[_Level] = []
+        self._node: ast.Call | ast.Subscript | None = None
+        if self._frames:
+            inner = self._frames[0]
+            self._node = call_at(inner.f_code, inner.f_lasti, inner.f_globals)
+            if self._node is not None and self._climb():
+                self._why = NO_NUMBER
+
+    def spot(self, path: Path, size: int) -> Spot | str:
+        """Return where the size at a path in the arguments stands, or why it is at no one place that can be changed."""
+        if self._node is None or not self._levels:
+            return self._why
+        found = self._expression(self._node, path)
+        if found is None:
+            return NO_NUMBER
+        node, index = found
+        if index is None and self._value(node) not in (size, None):
+            return NO_NUMBER
+        reason = self._varies(node, len(self._levels) - 1)
+        if reason:
+            return reason
+        route = tuple(level.hop for level in self._levels)
+        return Spot(self._module, route, range_of(node), index, None if index is not None else _number(node))
+
+    # -- which function ----------------------------------------------------------------------------------------
+
+    def _climb(self) -> bool:
+        """Find the way from a method of a module to the innermost frame."""
+        self._why = NO_WAY
+        code = self._frames[0].f_code
+        levels: list[_Level] = []
+        for place, frame in enumerate(self._frames):
+            if not holds(frame.f_code, code):
+                continue
+            method = self._method(frame, frame.f_code)
+            if method is not None:
+                name, found = method
+                levels.append(_Level(Hop(name, key_of(found.__code__)), found, frame))
+                return self._arrive(levels, _first(frame))
+            code = frame.f_code  # of the function that has made the one inside
+            if any(outer.f_code is not code and holds(outer.f_code, code) for outer in self._frames[place + 1 :]):
+                continue
+            step = self._called_by(self._frames[place + 1 :], code)
+            if step is None:
+                continue
+            caller, hop, found, bound = step
+            levels.append(_Level(hop, found, frame, None if bound else caller))
+            if bound is not None:
+                return self._arrive(levels, bound)
+            code = caller.f_code
+        return False
+
+    def _arrive(self, levels: list[_Level], module: object) -> bool:
+        if any(written(level.function) is None for level in levels):
+            self._why = NO_SOURCE
+            return False
+        self._module, self._levels = self._names[id(module)], levels[::-1]
+        return True
+
+    def _method(self, frame: FrameType, code: CodeType) -> tuple[str, FunctionType] | None:
+        """Return the name and function of the method of one of the network's modules that a frame runs."""
+        module = _first(frame)
+        if not isinstance(module, nn.Module) or id(module) not in self._names:
+            return None
+        origin = origin_of(type(module))
+        if origin is not None and origin.source:  # a recording, to which no source of the author's belongs
+            return None
+        seen: set[str] = set()
+        for kind in type(module).__mro__:
+            if kind.__module__.partition(".")[0] == "torch":
+                continue
+            for name, value in vars(kind).items():
+                if name not in seen:
+                    for function in functions_in(value):
+                        if function.__code__ is code:
+                            return name, function
+                seen.add(name)
+        return None
+
+    def _called_by(
+        self, frames: Sequence[FrameType], code: CodeType
+    ) -> tuple[FrameType, Hop, FunctionType, nn.Module | None] | None:
+        for frame in frames:
+            if _is_inside(frame):
+                continue
+            call = call_at(frame.f_code, frame.f_lasti, frame.f_globals)
+            name = dotted(call.func) if isinstance(call, ast.Call) else ""
+            if not name or not isinstance(call, ast.Call):
+                return None
+            first, _, rest = name.partition(".")
+            if first in frame.f_locals and first not in frame.f_code.co_freevars:
+                owner = frame.f_locals[first]
+                return self._static(frame, owner, rest, code)
+            outer = _function_of(frame)
+            found = looked_up(outer, name)
+            for function in functions_in(found):
+                if function.__code__ is code:
+                    return frame, Hop(name, key_of(code), range_of(call.func)), function, None
+            return None
+        return None
+
+    def _static(
+        self, frame: FrameType, owner: object, name: str, code: CodeType
+    ) -> tuple[FrameType, Hop, FunctionType, nn.Module | None] | None:
+        """A function in an attribute of a module, or a static or class method."""
+        if not isinstance(owner, nn.Module) or id(owner) not in self._names:
+            return None
+        held = name in vars(owner)
+        for function in functions_in(vars(owner)[name] if held else inspect.getattr_static(type(owner), name, None)):
+            if function.__code__ is code:
+                return frame, Hop(name, key_of(code), held=held), function, owner
+        return None
+
+    # -- which expression --------------------------------------------------------------------------------------
+
+    def _expression(self, node: ast.Call | ast.Subscript, path: Path) -> tuple[ast.expr, int | None] | None:
+        if isinstance(node, ast.Subscript):
+            return _within(node.slice, path[2:]) if path[:2] == ("args", 1) else None
+        if any(keyword.arg is None for keyword in node.keywords):
+            return None
+        kind, which, *rest = path
+        if kind == "kwargs":
+            return self._named(node, str(which), tuple(rest))
+        place = int(which) - self._before(node)
+        stars = [i for i, each in enumerate(node.args) if isinstance(each, ast.Starred)]
+        if not stars:
+            if place < len(node.args):
+                return _within(node.args[place], tuple(rest))
+            return self._named(node, self._name(int(which)), tuple(rest))
+        given = self._count - self._before(node)
+        if len(stars) > 1 or place < 0:
+            return None
+        if place < stars[0]:
+            return _within(node.args[place], tuple(rest))
+        behind = len(node.args) - stars[0] - 1
+        if place >= given - behind:
+            return _within(node.args[place - given], tuple(rest))
+        starred = node.args[stars[0]]
+        assert isinstance(starred, ast.Starred)
+        return None if rest else _within(starred.value, (place - stars[0],))
+
+    def _named(self, node: ast.Call, name: str, rest: Path) -> tuple[ast.expr, int | None] | None:
+        found = next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
+        return None if found is None else _within(found, rest)
+
+    def _name(self, place: int) -> str:
+        try:
+            return list(inspect.signature(self._func).parameters)[place]
+        except (ValueError, TypeError, IndexError):
+            return ""
+
+    def _before(self, node: ast.Call) -> int:
+        """How many of the call's arguments stand before its parentheses: a tensor whose method it is, or none."""
+        name, frame = dotted(node.func), self._frames[0]
+        if not name:
+            return int(isinstance(node.func, ast.Attribute))
+        first, *rest = name.split(".")
+        value = frame.f_locals.get(first, frame.f_globals.get(first))
+        if not rest:
+            return int(isinstance(getattr(value, "__self__", None), Tensor))
+        rest.pop()
+        for part in rest:
+            value = getattr(value, part, None) if isinstance(value, (ModuleType, type)) else None
+        return 0 if isinstance(value, (ModuleType, type)) else 1
+
+    def _value(self, node: ast.expr) -> object:
+        """Return the number that a name or a number gives; None of all else."""
+        if isinstance(node, ast.Name):
+            return self._frames[0].f_locals.get(node.id)
+        return _number(node)
+
+    def _varies(self, node: ast.expr, depth: int, seen: frozenset[str] = frozenset()) -> str:
+        """Return why an expression may give another number elsewhere, where the channels are the same; empty if not.
+
+        It may where the code decides, or takes what callers give. What is read off a tensor goes by its channels.
+        """
+        level = self._levels[depth]
+        source = written(level.function)
+        if source is None or not all(_is_steady(each) for each in ast.walk(node)):
+            return CHOICE
+        code = level.function.__code__
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 12)]
+        for name in _names_in(node) - seen:
+            value = level.frame.f_locals.get(name, self._frames[0].f_locals.get(name, nn))
+            if isinstance(value, (Tensor, nn.Module, ModuleType)) or name in code.co_freevars:
+                continue
+            bindings = _bindings(name, source.node)
+            if name in arguments:
+                if bindings or level.caller is None:
+                    return ARGUMENT
+                call = call_at(level.caller.f_code, level.caller.f_lasti, level.caller.f_globals)
+                given = _argument(call, name, arguments.index(name))
+                reason = CHOICE if given is None else self._varies(given, depth - 1)
+            elif all(each is not None and _is_shape(each) for each in bindings):
+                reason = ""
+            else:
+                bound = bindings[0]
+                reason = CHOICE if len(bindings) > 1 or bound is None else self._varies(bound, depth, seen | {name})
+            if reason:
+                return reason
+        return ""
+
+
+def _frames() -> list[FrameType]:
+    """Return what runs between a torch function and the call of the module around it, the innermost first."""
+    found: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and frame.f_code is not _OWN:
+        if frame.f_code is _HEARING:
+            found.clear()  # what is further inside are those who listen
+        found.append(frame)
+        frame = frame.f_back
+    return list(itertools.dropwhile(_is_inside, found))
+
+
+def _is_inside(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_INSIDE)
+
+
+def _first(frame: FrameType) -> object:
+    """Return the first argument of the function that a frame runs."""
+    code = frame.f_code
+    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+
+
+def _function_of(frame: FrameType) -> FunctionType:
+    """Return a function that looks names up as the code of a frame does."""
+    code = frame.f_code
+    cells = tuple(_cell_of(frame.f_locals, name) for name in code.co_freevars)
+    return FunctionType(code, frame.f_globals, None, None, cells)
+
+
+def _cell_of(values: Mapping[str, Any], name: str) -> Any:
+    cell: Any = (lambda value: lambda: value)(values.get(name)).__closure__
+    return cell[0]
+
+
+def _within(node: ast.expr, path: Path) -> tuple[ast.expr, int | None] | None:
+    """Follow a path through what is written as tuples, lists and slices; the last step also through a name."""
+    for number, step in enumerate(path):
+        if isinstance(node, ast.Slice) and step in ("start", "stop"):
+            bound = node.lower if step == "start" else node.upper
+            if bound is None:
+                return None
+            node = bound
+        elif isinstance(node, (ast.Tuple, ast.List)) and isinstance(step, int):
+            before = node.elts[: step + 1]
+            if step >= len(node.elts) or any(isinstance(each, ast.Starred) for each in before):
+                return None
+            node = node.elts[step]
+        elif isinstance(step, int) and number == len(path) - 1 and dotted(node):
+            return node, step
+        else:
+            return None
+    return None if isinstance(node, (ast.Slice, ast.Starred)) else (node, None)
+
+
+def _number(node: ast.expr) -> int | None:
+    if isinstance(node, ast.Constant):
+        return node.value if type(node.value) is int else None
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _number(node.operand)
+        return None if value is None else -value
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
+        return None
+    left, right = _number(node.left), _number(node.right)
+    return None if left is None or right is None else _ARITHMETIC[type(node.op)](left, right)
+
+
+def _is_steady(node: ast.AST) -> bool:
+    """Whether what an expression gives goes by its parts alone, and not by a choice."""
+    if isinstance(node, ast.Call):
+        named = node.func.attr if isinstance(node.func, ast.Attribute) else dotted(node.func)
+        return named in _STEADY
+    return not isinstance(
+        node, (ast.IfExp, ast.BoolOp, ast.Compare, ast.Lambda, ast.NamedExpr, ast.Dict, ast.JoinedStr)
+    )
+
+
+def _argument(call: ast.AST | None, name: str, place: int) -> ast.expr | None:
+    """Return what a call gives for an argument; a constant where it is left out; None if nobody can say."""
+    if not isinstance(call, ast.Call) or any(isinstance(each, ast.Starred) for each in call.args):
+        return None
+    if any(keyword.arg is None for keyword in call.keywords):
+        return None
+    if place < len(call.args):
+        return call.args[place]
+    return next((keyword.value for keyword in call.keywords if keyword.arg == name), ast.Constant(0))
+
+
+def _bindings(name: str, function: ast.AST) -> list[ast.expr | None]:
+    """Return what a name is set to in a function, one by one; None where that is no plain assignment."""
+    found: list[ast.expr | None] = []
+    for each in ast.walk(function):
+        if isinstance(each, (ast.Assign, ast.AnnAssign)):
+            targets, value = each.targets if isinstance(each, ast.Assign) else [each.target], each.value
+        elif isinstance(each, (ast.For, ast.comprehension)):
+            targets, value = [each.target], each.iter
+        else:
+            targets, value = [], None
+        found += [value for target in targets if name in _names_in(target)]
+    stored = [
+        n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)
+    ]
+    return found if len(stored) == len(found) and found else [None]
+
+
+def _is_shape(node: ast.expr) -> bool:
+    """Whether an expression reads sizes off a tensor."""
+    if isinstance(node, ast.Subscript):
+        return _is_shape(node.value)
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Attribute) and node.func.attr == "size"
+    return isinstance(node, ast.Attribute) and node.attr == "shape"
+
+
+def _names_in(node: ast.expr) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
