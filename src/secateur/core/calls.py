@@ -52,6 +52,11 @@ class ModuleStack:
         return self._path[-1] if self._path else ""
 
     @property
+    def module(self) -> nn.Module:
+        """The module whose forward is running; the network itself where none is."""
+        return self._root.get_submodule(self.current)
+
+    @property
     def running(self) -> bool:
         """Whether any module's forward is running."""
         return bool(self._path)

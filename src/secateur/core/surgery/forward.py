@@ -28,7 +28,7 @@ def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], boo
     Args:
         model: the network.
         inputs: that its forward takes.
-        training: tells which modules run in training mode instead; none by default.
+        training: tells which modules run in training mode instead, and with gradients enabled; none by default.
 
     Raises:
         ModelError: if the forward fails.
@@ -43,7 +43,8 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
     try:
         for module, _ in modes:
             module.training = training(module)
-        with ordinary(), module_by_module(), torch.no_grad():
+        # code may look at whether gradients are wanted, as it may look at whether it trains
+        with ordinary(), module_by_module(), torch.set_grad_enabled(training is not in_evaluation):
             return _call(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise

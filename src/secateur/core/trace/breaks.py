@@ -84,14 +84,11 @@ def _place_of_failure(thin: nn.Module, inputs: Inputs, run: Callable[[nn.Module,
 
 
 def place_in_training(model: nn.Module, graph: Graph, plan: Plan, state: State) -> str | None:
-    """Do what ``breaks_at`` does with a run in training mode; compare where the dense network's is another run."""
+    """Do what ``breaks_at`` does with a run in training mode."""
     assert state.training is not None
     thin = apply(model, graph, plan)
     try:
-        if state.otherwise:
-            return breaks_in_training(model, graph, plan, thin, state.training)
-        run_in_training(thin, state.training)
-        return None
+        return breaks_in_training(model, graph, plan, thin, state.training)
     except CutError as error:
         return error.place
     except REFUSALS:

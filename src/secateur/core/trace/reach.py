@@ -82,7 +82,7 @@ def complete(
 
 def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Again) -> frozenset[str]:
     """Run in training mode; return what is read for the first time there, nothing if the network does not run so."""
-    before, steps = frozenset(state.shapes), state.steps
+    before = frozenset(state.shapes)
     for batch in training_batches(inputs):
         with (
             suppress(ModelError),  # as where the inputs are too small for an auxiliary classifier, or it wants targets
@@ -90,7 +90,7 @@ def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Aga
             training_beside(model, state, "used otherwise in training than in evaluation"),
         ):
             again(True, nullcontext(), batch)
-            state.training, state.otherwise = batch, state.steps != steps
+            state.training = batch
             return frozenset(state.shapes) - before
     return frozenset()
 

@@ -139,8 +139,10 @@ class _Settling:
         """Return where a trial breaks in training mode; None if it does not, or training is not another run."""
         if self._state.training is None:
             return None
+        plans = [uneven(graph, self._together(graph))[0], *(plan_for(graph, gone) for gone in self.gone)]
         with self._clock.running():
-            return place_in_training(self._model, graph, uneven(graph, self._together(graph))[0], self._state)
+            places = (place_in_training(self._model, graph, plan, self._state) for plan in plans)
+            return next((place for place in places if place is not None), None)
 
     def _pin_more(self, culprit: str) -> None:
         """Give up on what enters the module that breaks in training, or on all that it has.
