@@ -128,8 +128,9 @@ class _Settling:
         """Return where the first trial breaks; None if none does."""
         plans = uneven(graph, self._together(graph))
         for number, plan in enumerate([*plans, *(plan_for(graph, gone) for gone in self.gone)]):
+            again = number >= len(plans)
             with self._clock.running():
-                found = breaks_at(self._model, graph, plan, self._inputs, batches=number == 0 or number >= len(plans))
+                found = breaks_at(self._model, graph, plan, self._inputs, batches=again or not number, sizes=again)
             if found is not None:
                 self._broken_plan = plan
                 return found
