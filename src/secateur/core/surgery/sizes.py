@@ -157,10 +157,11 @@ def others(size: Size, spots: Sequence[Spot], *, even: bool = False) -> list[Siz
         [each for each in between if each.elements <= most],
         lambda each: (sum(spot.flips(spot.length * scale * each.lengths[0]) for spot in left), each.count),
     )
+    short = tuple(down(length, _HALF) for length in size.lengths)
     if not any(each.count > 2 * size.count for each in found):
-        found.append(Size(3 * size.count, tuple(down(length, _HALF) for length in size.lengths)))
+        found.append(Size(3 * size.count, short))
     left = [spot for spot in spots if not any(spot.flips(each.count) for each in found)]
-    batches = [Size((spot.after + spot.before) // 2, found[-1].lengths) for spot in left]
+    batches = [Size((spot.after + spot.before) // 2, short) for spot in left]
     found += _most_telling(
         [each for each in batches if each.elements <= _FREE],
         lambda each: (sum(spot.flips(each.count) for spot in left), 0),
