@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.core.attention import module_by_module
 from secateur.core.graph.outputs import named_tensors
+from secateur.core.interrupts import deferred
 from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError, first_line
 
@@ -53,8 +54,9 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
             f"{type(model).__name__} does not run on the example inputs ({describe(inputs)}): {first_line(error)}"
         ) from error
     finally:
-        for module, mode in modes:
-            module.training = mode
+        with deferred:
+            for module, mode in modes:
+                module.training = mode
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:

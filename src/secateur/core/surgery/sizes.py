@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.core.graph import Graph
+from secateur.core.interrupts import deferred
 from secateur.core.plan import Plan
 from secateur.core.surgery.batches import agrees_on, one_by_one, repeated
 from secateur.core.surgery.forward import Inputs, describe, run
@@ -211,6 +212,7 @@ def _spots(graph: Graph, thin: nn.Module, inputs: Inputs, start: int) -> list[Sp
     try:
         run(thin, inputs)
     finally:
-        for hook in hooks:
-            hook.remove()
+        with deferred:
+            for hook in hooks:
+                hook.remove()
     return list(found)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from secateur.core.interrupts import deferred
 from secateur.core.surgery.generators import common, held
 from secateur.core.together import Together
 from secateur.errors import ModelError, first_line
@@ -28,19 +29,24 @@ _BARE = nn.Module()  # whose own dictionaries hold hooks and parts
 @contextmanager
 def ordinary() -> Generator[None]:
     """Run as if the caller had no ``torch.inference_mode``, ``no_grad`` or ``autocast`` around."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        for place in _PLACES:
-            if torch.is_autocast_enabled(place):
-                stack.enter_context(torch.autocast(place, enabled=False))
-        yield
+    gradients = torch.is_grad_enabled()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for place in _PLACES:
+                if torch.is_autocast_enabled(place):
+                    stack.enter_context(torch.autocast(place, enabled=False))
+            yield
+    finally:
+        with deferred:  # Ctrl-C may have kept some context of torch, here or inside, from putting it back
+            torch.set_grad_enabled(gradients)
 
 
 @contextmanager
 def unseen() -> Generator[None]:
     """Hide what is computed from whoever watches the operators of the network that is being run."""
-    with torch._C.DisableTorchFunction(), _disable_current_modes():  # pyright: ignore[reportPrivateUsage]
+    with deferred, torch._C.DisableTorchFunction(), _disable_current_modes():  # pyright: ignore[reportPrivateUsage]
         yield
 
 
@@ -95,24 +101,29 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
     lists = [(value, list(value)) for table in tables for value in table.values() if type(value) is list]
     sets = [(value, set(value)) for table in tables for value in table.values() if type(value) is set]
     generators = [(source, source.get()) for source in held(model)]
+
+    def put_back() -> None:
+        for table, before in kept:
+            _restore(table, before)
+        for kept_list, entries in lists:
+            if len(kept_list) != len(entries) or any(a is not b for a, b in zip(kept_list, entries, strict=True)):
+                kept_list[:] = entries
+        for kept_set, members in sets:
+            if kept_set != members:
+                kept_set.clear()
+                kept_set |= members
+        with unseen():
+            for tensor, value in values:
+                _write(tensor, value)
+        for source, state in generators:
+            source.put(state)
+
     with randomness():
         try:
             yield
         finally:
-            for table, before in kept:
-                _restore(table, before)
-            for kept_list, entries in lists:
-                if len(kept_list) != len(entries) or any(a is not b for a, b in zip(kept_list, entries, strict=True)):
-                    kept_list[:] = entries
-            for kept_set, members in sets:
-                if kept_set != members:
-                    kept_set.clear()
-                    kept_set |= members
-            with unseen():
-                for tensor, value in values:
-                    _write(tensor, value)
-            for source, state in generators:
-                source.put(state)
+            with deferred:
+                put_back()
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:

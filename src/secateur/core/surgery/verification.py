@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
 from secateur.core.graph.outputs import left_of
+from secateur.core.interrupts import deferred
 from secateur.core.plan import Plan
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
 from secateur.core.surgery.precision import InDouble, widened
@@ -223,5 +224,6 @@ def _at_layers(
     try:
         run(model, inputs, training=training)
     finally:
-        for hook in hooks:
-            hook.remove()
+        with deferred:
+            for hook in hooks:
+                hook.remove()

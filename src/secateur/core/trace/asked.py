@@ -60,7 +60,7 @@ def _installed() -> Generator[None]:
     enabled = torch.is_grad_enabled  # which no mode of torch hears
 
     def heard() -> bool:
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):  # pyright: ignore[reportPrivateUsage]
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith(("torch.", "secateur.")):  # pyright: ignore[reportPrivateUsage]
             _tell(None)
         return enabled()
 

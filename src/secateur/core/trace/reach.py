@@ -27,6 +27,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from secateur.core import labels as L
 from secateur.core.calls import Operators
 from secateur.core.graph.explanation import REACH_IT
+from secateur.core.interrupts import deferred
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.training import training_batches
 from secateur.core.surgery.untouched import untouched
@@ -116,7 +117,8 @@ class _AtHand:
             with Operators(lambda _, *touched: self._hear(self._state.module, touched)):  # after labels were set
                 yield
         finally:
-            hook.remove()
+            with deferred:
+                hook.remove()
 
     def _hear(self, caller: str, value: Any) -> None:
         if caller in self._heard:  # nothing is computed here, or it would be taken for the network's own work

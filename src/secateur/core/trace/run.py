@@ -19,7 +19,7 @@ from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
-from secateur.core.surgery.untouched import untouched
+from secateur.core.surgery.untouched import ordinary, untouched
 from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace import again, each, gains, heads, reach, recurrent, sites
 from secateur.core.trace.asked import asking, may_differ
@@ -39,6 +39,7 @@ LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 
+@ordinary()
 def trace(
     model: nn.Module,
     example_inputs: Inputs,
