@@ -13,7 +13,7 @@ from secateur.core.attention import is_attention, set_attention_sizes
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.graph.written_sizes import count
-from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
+from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT, SHAPED_NORMS
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
@@ -146,8 +146,8 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             if module.num_groups > inner:  # whole groups went, see the tracer's rule
                 module.num_groups = len(owned) // inner
             module.num_channels = len(owned)
-        elif isinstance(module, nn.LayerNorm):
-            module.normalized_shape = tuple(owned.shape)
+        elif isinstance(module, SHAPED_NORMS):
+            cast("nn.LayerNorm", module).normalized_shape = tuple(owned.shape)
 
 
 def _set_recurrent_sizes(module: Any) -> None:
