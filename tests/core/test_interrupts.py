@@ -88,7 +88,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.one(x)
-        return self.head(self.two(y.view(y.shape[0], 8, *y.shape[2:])).mean((2, 3)))
+        return self.head(self.two(y.view(y.shape[0], 8, y.shape[2], y.shape[3])).mean((2, 3)))
 
 
 def interrupted_in(file: str, function: str, event: str, nth: int) -> Any:
