@@ -66,16 +66,16 @@ def test_code_that_compares_a_width_with_another_size_is_found_out(use: Use) -> 
     graph = trace(Net().eval(), EXAMPLE)
     thin = apply(net, graph, PLAN)
     assert verify(net, graph, PLAN, thin, EXAMPLE).exact
-    with pytest.raises(CutError, match=r"but not on .*, as the dense one does: it differs by .* first at 'body'") as told:
+    with pytest.raises(
+        CutError, match=r"but not on .*, as the dense one does: it differs by .* first at 'body'"
+    ) as told:
         check_sizes(net, graph, PLAN, thin, EXAMPLE)
     assert told.value.place == "body"
 
 
 @pytest.mark.parametrize("use", [by_length, by_many])
 def test_its_channels_stay_when_the_plan_is_decided_again(use: Use) -> None:
-    result = prune(
-        Net(use).eval(), EXAMPLE, "magnitude", 0.5, latency=False, repair=(), limits=Limits(multiple=1)
-    )
+    result = prune(Net(use).eval(), EXAMPLE, "magnitude", 0.5, latency=False, repair=(), limits=Limits(multiple=1))
     assert {each.layer for each in result.widths if each.before != each.after} == {"body"}
 
 
@@ -93,7 +93,9 @@ def infinite(y: Tensor) -> Tensor:
     return y / 0 if y.shape[2] != 4 else y
 
 
-@pytest.mark.parametrize("use", [lambda y: y, fixed, square, infinite, lambda y: y - y.flatten(1).mean(1)[:, None, None, None]])
+@pytest.mark.parametrize(
+    "use", [lambda y: y, fixed, square, infinite, lambda y: y - y.flatten(1).mean(1)[:, None, None, None]]
+)
 def test_sound_networks_pass(use: Use) -> None:
     net = Net(use).eval()
     graph = trace(net, EXAMPLE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -24,9 +23,9 @@ from secateur.core.surgery.indices import follow_indices
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
-from secateur.core.surgery.untouched import computed
+from secateur.core.surgery.untouched import computed, copied
 from secateur.core.surgery.widths import follow_widths
-from secateur.errors import ModelError, PlanError, first_line
+from secateur.errors import PlanError
 
 
 def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
@@ -101,10 +100,7 @@ def _copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Deep-copy a model, but put the given tensors in the place of the old ones, ties included."""
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed(model)}
     memo |= {id(tensor_of(model, name)): new for name, new in tensors.items()}
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+    return copied(model, memo)
 
 
 def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:

@@ -99,7 +99,9 @@ def starts(inputs: Inputs) -> tuple[int, ...]:
 
 
 def _first(inputs: Inputs) -> Tensor | None:
-    return next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.numel() and leaf.dim()), None)
+    return next(
+        (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.numel() and leaf.dim()), None
+    )
 
 
 def size_of(inputs: Inputs, start: int) -> Size:

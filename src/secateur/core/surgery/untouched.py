@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -168,10 +169,59 @@ def private(model: nn.Module) -> nn.Module:
                 new = tensor.detach().clone()
                 is_parameter = isinstance(tensor, nn.Parameter)
                 memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
-        try:
-            return copy.deepcopy(model, memo)
-        except Exception as error:
-            raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+        return copied(model, memo)
+
+
+def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a deep copy of a model that works without it.
+
+    Args:
+        model: any.
+        memo: what stands for some of its parts, by their ``id``, see ``copy.deepcopy``.
+
+    Raises:
+        ModelError: if it cannot be copied, or the copy would lack something or run modules of the original.
+    """
+    kind = type(model).__name__
+    for name, module in model.named_modules():
+        if _holds_modules(vars(module).get("forward"), model):
+            raise ModelError(
+                f"{kind} cannot be copied: the forward that was put into {_called(name)} holds on to modules of the "
+                "network, which a copy of it would go on to run; make it a method of a class"
+            )
+    try:
+        copy_of = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ModelError(f"{kind} cannot be copied: {first_line(error)}") from error
+    for (name, module), other in zip(model.named_modules(), copy_of.modules(), strict=False):
+        for attribute in _slots(type(module)):
+            if hasattr(module, attribute) and not hasattr(other, attribute):
+                raise ModelError(
+                    f"{kind} cannot be copied: copy.deepcopy leaves out '{attribute}' of {_called(name)}, which is in "
+                    "__slots__; take it out of them, or write __getstate__ and __setstate__ that carry it along"
+                )
+    return copy_of
+
+
+def _called(name: str) -> str:
+    return f"'{name}'" if name else "the network itself"
+
+
+def _slots(kind: type) -> list[str]:
+    found = [slots for base in kind.__mro__ if (slots := vars(base).get("__slots__"))]
+    return [name for slots in found for name in ([slots] if isinstance(slots, str) else slots)]
+
+
+def _holds_modules(function: object, model: nn.Module) -> bool:
+    """Tell whether a function, which is copied as it is, has modules of a model in its closure or defaults."""
+    if not isinstance(function, FunctionType):
+        return False
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a cell may be empty
+            values.append(cell.cell_contents)
+    own = {id(module) for module in model.modules()}
+    return any(id(value.__self__ if isinstance(value, MethodType) else value) in own for value in values)
 
 
 def computed(model: nn.Module) -> list[Tensor]:
