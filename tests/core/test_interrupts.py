@@ -34,11 +34,16 @@ def ordinary_handler() -> Generator[None]:
 
 def test_one_waits_until_the_outermost_block_is_left() -> None:
     done: list[str] = []
-    with pytest.raises(KeyboardInterrupt), deferred:
+
+    def blocks() -> None:
         with deferred:
-            interrupt()
-            done.append("inner")
-        done.append("outer")
+            with deferred:
+                interrupt()
+                done.append("inner")
+            done.append("outer")
+
+    with pytest.raises(KeyboardInterrupt):
+        blocks()
     assert done == ["inner", "outer"]
     with deferred:  # and is heard once
         pass
@@ -46,11 +51,16 @@ def test_one_waits_until_the_outermost_block_is_left() -> None:
 
 def test_a_second_one_breaks_through() -> None:
     done: list[str] = []
-    with pytest.raises(KeyboardInterrupt), deferred:
-        interrupt()
-        done.append("first")
-        interrupt()
-        done.append("second")
+
+    def block() -> None:
+        with deferred:
+            interrupt()
+            done.append("first")
+            interrupt()
+            done.append("second")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
     assert done == ["first"]
 
 
@@ -154,10 +164,6 @@ def test_silenced_weights_come_back_if_putting_them_back_is_interrupted() -> Non
 
 
 def test_a_mode_is_active_and_left_or_not_active() -> None:
-    with pytest.raises(KeyboardInterrupt), deferred:
-        interrupt()
-        with WithoutDropout():
-            pass
     sys.settrace(interrupted_in("torch/overrides.py", "__enter__", "line", 1))
     try:
         with pytest.raises(KeyboardInterrupt), WithoutDropout():

@@ -31,7 +31,7 @@ def other_batches(inputs: Inputs) -> list[Inputs]:
 
 
 def repeated(inputs: Inputs, times: int) -> Inputs | None:
-    """Return all inputs several times in one batch; None if there are none. What counts as a batch: ``other_batches``."""
+    """Return all inputs several times in one batch, see ``other_batches``; None if there are none."""
     if not any(isinstance(leaf, Tensor) and leaf.dim() and leaf.numel() for leaf in tree_leaves(inputs)):
         return None
     return _each(inputs, lambda leaf: torch.cat([leaf] * times))

@@ -80,7 +80,8 @@ def check_sizes(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inp
         even = next((even for even in (False, True) if agrees(_reshaped(size, even=even), start)), None)
         if even is not None:
             sizes = others(size, _spots(graph, thin, inputs, start), even=even)
-            more = any([agrees(other, start) and other.count > size.count for other in sizes])
+            ran = [other for other in sizes if agrees(other, start)]
+            more = any(other.count > size.count for other in ran)
             break
     if not more:
         many = repeated(inputs, 3)
@@ -134,7 +135,7 @@ def _of_length(tensor: Tensor, dim: int, length: int) -> Tensor:
 
 
 def _reshaped(size: Size, *, even: bool) -> Size:
-    """Return a size that is longer along the first dimension and shorter along the others; shorter along all if even."""
+    """Return a size that is longer along the first dimension and shorter along others; shorter along all if even."""
     first = down(size.lengths[0], _SHORTER) if even else up(size.lengths[0], _LONGER)
     return Size(size.count, (first, *(down(length, _SHORTER) for length in size.lengths[1:])))
 

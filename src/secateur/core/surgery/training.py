@@ -85,7 +85,7 @@ def _repeats(model: nn.Module, inputs: Inputs) -> bool:
 
 
 def compare_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> None:
-    """Compare the thin network with the silenced one in training mode, where reading has found that this is another run.
+    """Compare the thin network with the silenced one in training mode, where its code looks at whether it trains.
 
     Args:
         model: the dense network.

@@ -53,8 +53,8 @@ def trace(
 
     The model runs once on the inputs, in evaluation mode and without gradients, and is left as it was, also when
     this is interrupted. Where its code looks at whether it trains, or whether gradients are wanted, it also runs in
-    training mode, without dropout and batch statistics, if it runs so on the inputs. Where sizes are written into the code, thinner networks run on trial.
-    What layers could meet that are never run stays.
+    training mode, without dropout and batch statistics, if it runs so on the inputs. Where sizes are written into the
+    code, thinner networks run on trial. What layers could meet that are never run stays.
 
     Args:
         model: any network whose forward runs.
