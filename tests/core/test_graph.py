@@ -260,3 +260,18 @@ def test_a_name_means_the_module_and_all_that_is_in_it() -> None:
         assert {group.name for group in graph.without(*patterns).free} == left, patterns
     assert graph.without("parts.c").leaves("parts.c.0")
     assert not graph.without("parts.c").leaves("parts.cc")
+
+
+def test_parameters_of_the_network_itself_are_called_by_their_names() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.narrow = nn.Parameter(torch.randn(8, 3, 1, 1)), nn.Parameter(torch.randn(4, 8, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(F.conv2d(x, self.wide), self.narrow)
+
+    graph = trace(Own().eval(), torch.randn(1, 3, 4, 4))
+    assert [(row.layer, row.prunable) for row in graph.explain().rows] == [("wide", 8), ("narrow", 0)]
+    assert [(group.name, group.layers) for group in graph.groups] == [("wide", ("wide",))]
+    assert graph.without("wide").free == ()

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, masked, verify
 from secateur.core.trace import trace
+from secateur.core.trace.rules import NORMS
+from secateur.core.trace.state import State
 
 
 class GroupNormed(nn.Module):
@@ -28,17 +30,23 @@ class GroupNormed(nn.Module):
 class LayerNormed(nn.Module):
     """A layer norm over channels of a map, channels last in between, residual like in ConvNeXt."""
 
+    kind: type[nn.Module] = nn.LayerNorm
+
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 10, 2, 2), nn.LayerNorm(10)
+        self.stem, self.norm = nn.Conv2d(3, 10, 2, 2), self.kind(10)
         self.up, self.down, self.head = nn.Linear(10, 20), nn.Linear(20, 10), nn.Linear(10, 3)
-        nn.init.uniform_(self.norm.weight)
-        nn.init.uniform_(self.norm.bias)
+        for parameter in self.norm.parameters():
+            nn.init.uniform_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).permute(0, 2, 3, 1)
         x = x + self.down(F.gelu(self.up(self.norm(x))))
         return self.head(x.mean((1, 2)))
+
+
+class RmsNormed(LayerNormed):
+    kind = nn.RMSNorm
 
 
 class FunctionNormed(nn.Module):
@@ -100,6 +108,7 @@ NETWORKS = {
     "many groups": (lambda: GroupNormed(6), 1, 6),
     "a group a channel": (lambda: GroupNormed(12), 1, 12),
     "layer norm": (LayerNormed, 2, 30),
+    "RMS norm": (RmsNormed, 2, 30),
     "norms as functions": (FunctionNormed, 1, 8),
     "spatial gate": (SpatialGate, 1, 8),
     "softmax": (ChannelSoftmax, 1, 8),
@@ -120,6 +129,22 @@ def test_removal_equals_silencing(name: str, step: int) -> None:
     check = verify(model, graph, plan, thin, torch.randn(3, 3, 8, 8, dtype=torch.float64))
     assert check.difference < 1e-12, check
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+def test_thin_norms_say_how_wide_they_are() -> None:
+    for make in (LayerNormed, RmsNormed):
+        model = make().eval()
+        graph = trace(model, torch.randn(1, 3, 8, 8))
+        thin = apply(model, graph, Plan((DropUnits("stem", (0, 1, 2)),)))
+        assert thin.get_submodule("norm").normalized_shape == (7,)
+
+
+def test_a_fused_rms_norm_ties_its_weight_to_the_channels() -> None:
+    norm = nn.RMSNorm(6)
+    state, x = State.of(norm), torch.randn(2, 6)
+    state.set(x, [state.fresh(6).reshape(1, 6)])
+    NORMS["_fused_rms_norm"](state, (x, [6], norm.weight, 1e-6), x.clone())
+    assert [one.numel() for one, _ in state.edges] == [6]
 
 
 def test_zeroing_alone_would_not_do() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 
+from secateur.core.interrupts import deferred
 from secateur.core.torch_modes import OperatorMode
 
 
@@ -37,6 +39,7 @@ class ModuleStack:
         self._names = {id(module): name for name, module in model.named_modules()}
         self._path: list[str] = []
         self._made: dict[tuple[str, str], int] = {}
+        self._hooks: list[RemovableHandle] = []
 
     def __len__(self) -> int:
         """Return how many modules the network has."""
@@ -52,6 +55,11 @@ class ModuleStack:
         return self._path[-1] if self._path else ""
 
     @property
+    def module(self) -> nn.Module:
+        """The module whose forward is running; the network itself where none is."""
+        return self._root.get_submodule(self.current)
+
+    @property
     def running(self) -> bool:
         """Whether any module's forward is running."""
         return bool(self._path)
@@ -64,12 +72,18 @@ class ModuleStack:
 
     def __enter__(self) -> ModuleStack:
         self._thread = threading.get_ident()
-        self._hooks = [register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)]
+        try:
+            with deferred:
+                self._hooks = [register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)]
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        with deferred:
+            for hook in self._hooks:
+                hook.remove()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         if threading.get_ident() != self._thread:  # the hooks are the whole process's

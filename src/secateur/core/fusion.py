@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.interrupts import deferred
 from secateur.core.strided import StridedConv2d
 from secateur.core.surgery.forward import Inputs, run, tensors_in
 from secateur.core.torch_modes import FunctionMode
@@ -72,8 +73,9 @@ def fusible(model: nn.Module, inputs: Inputs) -> list[tuple[str, str]]:
         with reads:
             returned = [reads.name_of(tensor) for tensor in tensors_in(run(model, inputs))]
     finally:
-        for hook in hooks:
-            hook.remove()
+        with deferred:
+            for hook in hooks:
+                hook.remove()
     reads.count.update(returned)
     return [(one, two) for one, two in pairs if calls[one] == calls[two] == 1 and reads.once(one)]
 

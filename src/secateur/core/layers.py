@@ -25,4 +25,5 @@ CHANNEL_NORMS = (
 RECURRENT = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 GATES: dict[type[nn.Module], int] = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
 """Rows for each hidden unit in the weights of a recurrent layer; of others one."""
-SIZED = (*CONVOLUTIONS, *CHANNEL_NORMS, nn.Linear, nn.PReLU, nn.GroupNorm, nn.LayerNorm, nn.Embedding, nn.EmbeddingBag)
+SHAPED_NORMS = (nn.LayerNorm, nn.RMSNorm)
+SIZED = (*CONVOLUTIONS, *CHANNEL_NORMS, *SHAPED_NORMS, nn.Linear, nn.PReLU, nn.GroupNorm, nn.Embedding, nn.EmbeddingBag)

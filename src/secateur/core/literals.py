@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from secateur.core.interrupts import deferred
+
 # calls whose arguments may hold the size of a channel dimension, by the name that both torch.fx and a
 # torch-function mode give them
 RESHAPING = frozenset(
@@ -86,7 +88,7 @@ def _record(module: nn.Module, tracer: _OwnForward) -> fx.Graph | None:
         tracer.traced_func_name = own.__name__
     before = set(vars(module))
     try:
-        with _RECORDING:
+        with _RECORDING, deferred:  # torch.fx patches nn.Module meanwhile
             graph = tracer.trace(module)
             made = {name: vars(module)[name] for name in set(vars(module)) - before}
             for node in graph.nodes:

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Graph, layer_of
+from secateur.core.graph import Graph, layer_of, maker_of
 from secateur.core.plan import ZeroWeights
 from secateur.errors import PlanError, SettingError
 
@@ -48,7 +48,7 @@ def maskable(graph: Graph, *, stem: bool = False, linear: bool = False) -> tuple
         and name in graph.parameters
         and (stem or name != first)
         and (linear or len(graph.tensors[name][0]) > 2)
-        and layer_of(name) not in left
+        and maker_of(name) not in left
     )
 
 

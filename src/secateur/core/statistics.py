@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from secateur.core.calls import ModuleStack
 from secateur.core.graph import Statistic, staying
 from secateur.core.literals import call_name
 from secateur.core.torch_modes import FunctionMode
+from secateur.errors import ModelError
 
 KIND = "statistic"
 READING = "reading"
@@ -95,6 +97,40 @@ def over_kept(model: nn.Module, statistics: Sequence[Statistic], keep: Tensor) -
         yield
 
 
+class Fitting(FunctionMode):
+    """While active, notes whether the calls of a network run over as many positions as in the run it was read from.
+
+    Attributes:
+        fit: whether they all do, or over as many more as there are more inputs: else who is silenced is not known.
+
+    Args:
+        stack: of the network.
+        statistics: the calls, from its graph.
+        times: how many times more inputs there are.
+    """
+
+    def __init__(self, stack: ModuleStack, statistics: Sequence[Statistic], times: Fraction) -> None:
+        super().__init__()
+        self.fit = True
+        self._stack, self._times = stack, times
+        self._known: dict[Place, list[tuple[int, int]]] = {}
+        for entry in statistics:
+            self._known.setdefault((entry.kind, entry.module, entry.call), []).append((entry.dim, len(entry.units)))
+
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        name = call_name(func)
+        if args and isinstance(args[0], Tensor) and (name in READS or is_statistic(name)):
+            kind = READING if name in READS else kind_of(name)
+            place = (kind, self._stack.current, self._stack.number(kind))
+            tensor = args[0]
+            if name in READS:
+                tensor = next((named[key] for key in ("weight", "other", "mat2") if key in named), None)
+                tensor = args[1] if tensor is None else tensor
+            for dim, size in self._known.get(place, ()):
+                self.fit &= tensor.shape[dim if tensor.dim() > 1 else 0] in (size, size * self._times)
+        return func(*args, **named)
+
+
 class _OverKept(FunctionMode):
     def __init__(self, stack: ModuleStack, left: Mapping[Place, list[tuple[int, Tensor]]]) -> None:
         super().__init__()
@@ -148,8 +184,14 @@ class _OverKept(FunctionMode):
 
 
 def _places(positions: Tensor, tensor: Tensor, dim: int) -> Tensor:
-    """Return which positions along a dimension are meant; of a batch laid out along it there may be more or fewer."""
+    """Return which positions along a dimension are meant; of a batch laid out along it there may be more or fewer.
+
+    Raises:
+        ModelError: if it cannot be known, as where pixels of an image of another size are laid out along it.
+    """
     size = tensor.shape[dim]
+    if size % len(positions) and len(positions) % size:
+        raise ModelError(f"which of {size} positions are silenced cannot be known from {len(positions)}")
     return torch.nonzero(positions.repeat(-(-size // len(positions)))[:size]).flatten().to(tensor.device)
 
 

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
+from secateur.core.interrupts import deferred
+
 
 class Together:
     """A context of the whole process: the first of several blocks that overlap enters it, the last one leaves it.
@@ -25,16 +27,19 @@ class Together:
     @contextmanager
     def __call__(self) -> Generator[None]:
         """Be inside for a while."""
-        with self._lock:
-            if self._inside == 0:
-                self._context = self._make()
-                self._context.__enter__()
-            self._inside += 1
+        inside = False
         try:
+            with deferred, self._lock:
+                if self._inside == 0:
+                    context = self._make()
+                    context.__enter__()
+                    self._context = context
+                self._inside += 1
+                inside = True
             yield
         finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0 and self._context is not None:
+            with deferred, self._lock:
+                self._inside -= inside
+                if inside and self._inside == 0 and self._context is not None:
                     context, self._context = self._context, None
                     context.__exit__(None, None, None)

@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 import torch
 
 from secateur.core import patterns, shares
-from secateur.core.graph import Graph, Group, layer_of, tensor_of
+from secateur.core.graph import Graph, Group, layer_of, maker_of, tensor_of
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
@@ -194,7 +194,7 @@ class RandomMasks(Method):
 
     def _groups(self, graph: Graph) -> list[Group]:
         """Return the groups that may be drawn from: those of convolutions, without the first."""
-        first = layer_of(patterns.stem_of(graph))
+        first = maker_of(patterns.stem_of(graph))
         return [
             group
             for group in graph.free

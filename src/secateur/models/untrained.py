@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from ..core.layers import CONVOLUTIONS
+from ..core.layers import CONVOLUTIONS, SHAPED_NORMS
 
 _ENOUGH = 64  # weights below which their spread says nothing
 _FIXED_SPREADS = (0.001, 0.01, 0.02)  # that published code draws with
@@ -30,7 +30,7 @@ def is_untrained(model: nn.Module) -> bool:
         if norms:
             convolutions = sum(isinstance(layer, CONVOLUTIONS) for layer in layers)
             return 2 * len(norms) >= convolutions and all(map(_unseen, norms)) and all(map(_has_drawn_bias, layers))
-        others = [m for m in model.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))]
+        others = [m for m in model.modules() if isinstance(m, (*SHAPED_NORMS, nn.GroupNorm))]
         return all(map(_scales_nothing, others)) and (
             _are_uniform(layers) or (_has_zero_biases(layers) and _have_usual_spreads(layers))
         )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.core.graph import Graph, layer_of, tensor_of
+from secateur.core.graph import Graph, maker_of, tensor_of
 from secateur.core.graph.explanation import Explanation
 from secateur.core.method import Method
 from secateur.core.plan import Plan
@@ -156,7 +156,7 @@ class Outcome:
 def widths(graph: Graph, dense: nn.Module, thin: nn.Module) -> tuple[Width, ...]:
     """Compare the output channels of every layer of the dense and the pruned network."""
     found = (
-        Width(layer_of(name), *(graph.width(name, tensor_of(model, name).shape[dim]) for model in (dense, thin)))
+        Width(maker_of(name), *(graph.width(name, tensor_of(model, name).shape[dim]) for model in (dense, thin)))
         for name, roles in graph.roles.items()
         if "makes" in roles and name in graph.parameters
         for dim in [roles.index("makes")]

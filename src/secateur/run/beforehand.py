@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.core.blocks import BlockLayer
-from secateur.core.graph import Graph, Groups, layer_of, within
+from secateur.core.graph import Graph, Groups, maker_of, within
 from secateur.core.graph.explanation import REACH_IT
 from secateur.core.graph.outputs import FREE_IT
 from secateur.core.limits import Limits
@@ -56,7 +56,7 @@ def read(
         TraceError: if it was not read within ``patience`` seconds.
     """
     graph = trace(model, inputs, free_outputs=free_outputs, seconds=patience, tell=tell, tried=tried)
-    layers = [layer_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
+    layers = [maker_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
     names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
     for pattern in leave:
         if not any(within(name, pattern) for name in names):

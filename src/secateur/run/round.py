@@ -16,7 +16,17 @@ from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import Hold, apply, carrying_out, check_batches, check_training, hold, prove
+from secateur.core.surgery import (
+    Hold,
+    apply,
+    carrying_out,
+    check_batches,
+    check_sizes,
+    check_training,
+    compare_training,
+    hold,
+    prove,
+)
 from secateur.core.trials import Search
 from secateur.errors import BranchingError, TargetError
 from secateur.events import Event, Tell, warn
@@ -212,6 +222,9 @@ class Round:
             check, outputs = prove(model, graph, plan, thin, job.inputs)
         with job.clock("verify"):
             check_batches(model, graph, plan, thin, job.inputs, outputs)
+        with job.clock("verify"):
+            check_sizes(model, graph, plan, thin, job.inputs)
+            compare_training(model, graph, plan, thin, job.inputs)
         if check.draws:
             warn(DRAWN, job.tell)
             plan = replace(plan, notes=(*plan.notes, DRAWN))

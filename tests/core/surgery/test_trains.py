@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -10,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import apply, check_training
+from secateur.core.surgery import apply, check_training, compare_training
 from secateur.core.surgery.training import breaks_in_training, run_in_training, training_batches
 from secateur.core.trace import trace
-from secateur.errors import ModelError, VerificationError
+from secateur.errors import CutError, VerificationError
 
 
 class Net(nn.Module):
@@ -115,12 +116,69 @@ def test_a_thin_network_that_computes_something_else_in_training_is_noticed() ->
     assert breaks_in_training(net, graph, PLAN, apply(net, graph, PLAN), IMAGES) is None
 
 
-def test_where_numbers_are_drawn_it_must_run_alone() -> None:
-    def noisy(y: Tensor) -> Tensor:
-        return y + torch.randn(y.shape)
+def noisy(y: Tensor) -> Tensor:
+    return y + torch.randn(y.shape)
 
-    net, graph = Net(noisy).eval(), trace(Net().eval(), IMAGES)
-    assert breaks_in_training(net, graph, PLAN, apply(net, graph, PLAN), IMAGES) is None
-    net = Net(lambda y: fixed(noisy(y))).eval()
-    with pytest.raises(ModelError, match="8 channels"):
+
+def by_width(y: Tensor) -> Tensor:
+    return y / y.shape[1] + 0 * torch.rand(len(y), 1)
+
+
+@pytest.mark.parametrize(
+    ("trains", "place"),
+    [
+        (noisy, None),  # constants stand in the place of other draws
+        (by_width, "head"),
+        (lambda y: noisy(by_width(y)), "head"),
+        (lambda y: y + int.from_bytes(os.urandom(4)) / y.shape[1], None),  # the dense one differs from itself
+    ],
+)
+def test_what_is_drawn_does_not_hide_what_depends_on_the_width(
+    trains: Callable[[Tensor], Tensor], place: str | None
+) -> None:
+    net, graph = Net(trains).eval(), trace(Net().eval(), IMAGES)
+    assert breaks_in_training(net, graph, PLAN, apply(net, graph, PLAN), IMAGES) == place
+
+
+def test_where_numbers_are_drawn_it_must_run() -> None:
+    net, graph = Net(lambda y: fixed(noisy(y))).eval(), trace(Net().eval(), IMAGES)
+    with pytest.raises(CutError, match="8 channels"):
         breaks_in_training(net, graph, PLAN, apply(net, graph, PLAN), IMAGES)
+
+
+def test_where_the_silenced_one_does_not_train_the_thin_one_must_run_alone() -> None:
+    def refuses_zeros(y: Tensor) -> Tensor:
+        if not bool(net.head.weight.all()):
+            raise ValueError("a weight is zero")
+        return y
+
+    net, graph = Net(refuses_zeros).eval(), trace(Net().eval(), IMAGES)
+    assert breaks_in_training(net, graph, PLAN, apply(net, graph, PLAN), IMAGES) is None
+
+
+@pytest.mark.parametrize(
+    "looks", [lambda y: torch.is_grad_enabled(), lambda y: y.requires_grad, lambda y: y.grad_fn is not None]
+)
+def test_code_that_looks_at_gradients_is_read_and_compared_with_them(looks: Callable[[Tensor], bool]) -> None:
+    class Gradients(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).relu().mean((2, 3))
+            return self.head(y / y.shape[1] if looks(y) else y)
+
+    assert [group.name for group in trace(Net().eval(), IMAGES).groups] == ["conv"]
+    assert [group.name for group in trace(Gradients().eval(), IMAGES).groups] == []
+    assert torch.is_grad_enabled.__module__ == "torch"
+
+
+def test_the_plan_that_is_carried_out_is_compared_in_training_and_leads_to_another_reading() -> None:
+    net = Net(lambda y: 2 * y if y.shape[1] < 4 else y).eval()  # which no plan shows that takes less
+    graph, plan = trace(net, IMAGES), Plan((DropUnits("conv", (0, 1, 2, 3, 4)),))
+    compare_training(net, graph, PLAN, apply(net, graph, PLAN), IMAGES)
+    with pytest.raises(CutError, match=r"not in training mode, first at 'head'"):
+        compare_training(net, graph, plan, apply(net, graph, plan), IMAGES)
+    assert trace(net, IMAGES, tried=(plan,)).groups == ()
+
+
+def test_where_training_is_no_other_run_it_is_not_compared() -> None:
+    graph = trace(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)), IMAGES)
+    compare_training(nn.Identity(), graph, PLAN, nn.Identity(), IMAGES)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, run, verify
-from secateur.core.surgery.untouched import randomness, untouched
+from secateur.core.surgery.untouched import private, randomness, untouched
 from secateur.core.trace import trace
+from secateur.errors import ModelError
 
 DRAWS: dict[str, Callable[[], float]] = {
     "torch": lambda: float(torch.rand(())),
@@ -153,3 +154,35 @@ def test_trials_and_recordings_leave_weights_tables_and_sets() -> None:
     assert thin.known == {}
     run(net, inputs, training=lambda module: True)
     assert not bool(net.codes.any())
+
+
+class Sloth(nn.Module):
+    __slots__ = ("width",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, : self.width]
+
+
+@pytest.mark.parametrize("place", ["", "1"])
+def test_a_copy_that_lacks_something_is_refused(place: str) -> None:
+    net = nn.Sequential(nn.Identity(), Sloth())
+    where = "'1'" if place else "the network itself"
+    with pytest.raises(ModelError, match=f"copy.deepcopy leaves out 'width' of {where}, which is in __slots__"):
+        private(net if place else net[1])
+
+
+def test_a_copy_that_would_run_the_original_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    conv, ordinary_forward = net[0], net[0].forward
+    net[1].forward = lambda x: conv(x).relu()
+    with pytest.raises(ModelError, match="the forward that was put into '1' holds on to modules of the network"):
+        private(net)
+    net[1].forward = lambda x: ordinary_forward(x).relu()
+    with pytest.raises(ModelError, match="holds on to modules"):
+        private(net)
+    net[1].forward = lambda x: x.relu()
+    assert torch.equal(private(net)[1](-torch.ones(2)), torch.zeros(2))

@@ -42,6 +42,18 @@ class Shuffles(nn.Module):
         return x.roll(1, 1) if self.training else x
 
 
+class Weighs(nn.Module):
+    """Scales all samples, by their width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.shape[1] if self.training else x
+
+
+class WeighsByGradients(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.shape[1] if torch.is_grad_enabled() else x
+
+
 def asked_by(net: nn.Module) -> set[str]:
     stack = ModuleStack(net.eval())
     with asking(stack) as asked, stack:
@@ -62,6 +74,18 @@ def test_helpers_that_look_are_heard_too() -> None:
         return y if net.training else y.relu()
 
     assert asked_by(nn.Sequential(Helped())) == {"0"}
+
+
+def test_those_that_look_at_gradients_are_named() -> None:
+    class Wants(Looks):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return y.relu() if y.requires_grad else y
+
+    with torch.no_grad():
+        assert asked_by(nn.Sequential(nn.Conv2d(3, 3, 1), Wants())) == {"1"}
+        assert asked_by(nn.Sequential(nn.Conv2d(3, 3, 1), WeighsByGradients())) == {"1"}
+        assert asked_by(nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(64, 2))) == set()
 
 
 def test_norms_and_dropouts_may_look() -> None:
@@ -102,7 +126,17 @@ def test_other_threads_are_not_heard() -> None:
     assert asked == set()
 
 
-@pytest.mark.parametrize(("module", "differs"), [(Drops(), False), (Cuts(), True), (Shuffles(), True), (Looks(), True)])
+@pytest.mark.parametrize(
+    ("module", "differs"),
+    [
+        (Drops(), False),
+        (Cuts(), True),
+        (Shuffles(), True),
+        (Looks(), True),
+        (Weighs(), True),
+        (WeighsByGradients(), True),
+    ],
+)
 def test_what_only_drops_samples_is_told_from_the_rest(module: nn.Module, differs: bool) -> None:
     net = nn.Sequential(module).eval()
     label = torch.arange(12).reshape(1, 12, 1, 1)

@@ -2,7 +2,7 @@
 
 from secateur.core.graph.explanation import Explanation, LayerRow
 from secateur.core.graph.graph import Graph
-from secateur.core.graph.names import layer_of, unparametrized, within
+from secateur.core.graph.names import layer_of, maker_of, unparametrized, within
 from secateur.core.graph.outputs import Output
 from secateur.core.graph.structure import INSIDE, Cost, Groups, Pin, Statistic
 from secateur.core.graph.units import Group, Member, Role, positions, staying, tensor_of, unit_rows
@@ -21,6 +21,7 @@ __all__ = [
     "Role",
     "Statistic",
     "layer_of",
+    "maker_of",
     "positions",
     "staying",
     "tensor_of",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from secateur.core.graph.names import layer_of
+from secateur.core.graph.names import maker_of
 from secateur.core.graph.structure import Structure
 
 UNREACHED = "not run by the example inputs"
@@ -20,7 +20,7 @@ class LayerRow:
     """One layer in the explanation: how many of its output channels can go, with whom, or why not.
 
     Attributes:
-        layer: module name.
+        layer: module name, or that of a parameter of the network itself.
         width: number of output channels; of a recurrent layer the hidden units of one direction.
         prunable: how many of them belong to a unit that may be removed.
         group: name of the group that holds most of them; empty if none.
@@ -77,7 +77,7 @@ def explain(graph: Structure) -> Explanation:
 
 
 def _row(graph: Structure, tensor: str, dim: int) -> LayerRow:
-    layer = layer_of(tensor)
+    layer = maker_of(tensor)
     shape, _ = graph.tensors[tensor]
     holders = {
         group.name: (int((member.unit >= 0).sum()), group)

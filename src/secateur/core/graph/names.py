@@ -13,6 +13,11 @@ def layer_of(tensor: str) -> str:
     return unparametrized(tensor.rpartition(".")[0])
 
 
+def maker_of(tensor: str) -> str:
+    """Return what to call that makes channels with a tensor: its layer, or itself where it is the network's own."""
+    return layer_of(tensor) or tensor
+
+
 def unparametrized(module: str) -> str:
     """Return the layer that a parametrization is of, another module's name as it is."""
     return f".{module}".partition(".parametrizations.")[0].removeprefix(".")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph.computed_weights import Gain
-from secateur.core.graph.names import layer_of
+from secateur.core.graph.names import maker_of
 from secateur.errors import PlanError
 
 Role = Literal["makes", "scales", "reads"]
@@ -56,8 +56,8 @@ class Group:
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers that make the units."""
-        return tuple(dict.fromkeys(layer_of(m.tensor) for m in self.members if m.role == "makes"))
+        """Names of the layers that make the units, or of parameters of the network itself."""
+        return tuple(dict.fromkeys(maker_of(m.tensor) for m in self.members if m.role == "makes"))
 
     @cached_property
     def spans(self) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ from secateur.core.surgery.optimizer import migrate_optimizer
 from secateur.core.surgery.proof import carrying_out, cut, prove
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
-from secateur.core.surgery.training import check_training
+from secateur.core.surgery.sizes import check_sizes
+from secateur.core.surgery.training import check_training, compare_training
 from secateur.core.surgery.verification import TOLERANCE, Verification, left, relative_difference, verified, verify
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "apply",
     "carrying_out",
     "check_batches",
+    "check_sizes",
     "check_training",
+    "compare_training",
     "cut",
     "finite",
     "hold",

@@ -17,6 +17,7 @@ from typing import Any
 from torch import fx, nn
 
 from secateur.core.holders import held_by, renewed
+from secateur.core.interrupts import deferred
 from secateur.core.literals import Path, differences, record
 from secateur.core.surgery.untouched import untouched
 
@@ -68,9 +69,10 @@ def _with(module: nn.Module, changes: Mapping[Number, int]) -> Generator[None]:
         assign(module, changes)
         yield
     finally:
-        for name in names:
-            vars(module).pop(name, None)
-        vars(module).update(before)
+        with deferred:
+            for name in names:
+                vars(module).pop(name, None)
+            vars(module).update(before)
 
 
 def mentioned(kind: type, function: str = "forward") -> frozenset[str]:

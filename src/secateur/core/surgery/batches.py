@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
+from secateur.core.statistics import Fitting
 from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verify
 from secateur.errors import CutError, ModelError
@@ -22,19 +24,26 @@ def other_batches(inputs: Inputs) -> list[Inputs]:
 
     All tensors count as a batch that have as many entries in their first dimension as the first tensor.
     """
-    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() and leaf.numel()]
-    if not tensors:
+    twice = repeated(inputs, 2)
+    if twice is None:
         return []
-    count = tensors[0].shape[0]
+    return [twice] if _count(inputs) == 1 else [_each(inputs, lambda leaf: leaf[:1]), twice]
 
-    def each(change: Callable[[Tensor], Tensor]) -> Inputs:
-        def other(leaf: Any) -> Any:
-            return change(leaf) if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == count else leaf
 
-        return cast(Inputs, tree_map(other, inputs))
+def repeated(inputs: Inputs, times: int) -> Inputs | None:
+    """Return all inputs several times in one batch, see ``other_batches``; None if there are none."""
+    if not any(isinstance(leaf, Tensor) and leaf.dim() and leaf.numel() for leaf in tree_leaves(inputs)):
+        return None
+    return _each(inputs, lambda leaf: torch.cat([leaf] * times))
 
-    twice = each(lambda leaf: torch.cat([leaf, leaf]))
-    return [twice] if count == 1 else [each(lambda leaf: leaf[:1]), twice]
+
+def _each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    count = _count(inputs)
+
+    def other(leaf: Any) -> Any:
+        return change(leaf) if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == count else leaf
+
+    return cast(Inputs, tree_map(other, inputs))
 
 
 def check_batches(
@@ -54,30 +63,68 @@ def check_batches(
         CutError: if the thin network does not run, or computes something else than the silenced one.
     """
     for other in other_batches(inputs):
-        if _one_by_one(thin, inputs, other, outputs):
+        if one_by_one(thin, inputs, other, outputs):
             return
-        with contextlib.suppress(ModelError):  # where the dense one does not run either, that is no fault of the cut
-            if not finite(run(model, other)):  # such as a spread over a batch of one
-                continue
-            _compare(model, graph, plan, thin, other)
+        times = Fraction(_count(other), _count(inputs))
+        if agrees_on(model, graph, plan, thin, other, f"{_count(other)} of them", times):
             return
 
 
-def _compare(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, other: Inputs) -> None:
+def agrees_on(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, other: Inputs, what: str, times: Fraction
+) -> bool:
+    """Tell whether the thin network agrees with the silenced one on other inputs; False if they cannot be compared.
+
+    So it is where the dense one does not run or puts out no numbers, such as a spread over a batch of one, and where
+    pixels lie beside channels in one dimension, of which others are then to be silenced.
+
+    Args:
+        model: the dense network.
+        graph: its graph.
+        plan: what was removed.
+        thin: what is left; it agrees with the silenced network on the example.
+        other: the other inputs.
+        what: they are, in a message.
+        times: how many times as many they are as in the example.
+
+    Raises:
+        CutError: if the thin network does not run, or computes something else than the silenced one.
+    """
+    place = ""
     try:
         found = verify(model, graph, plan, thin, other)
-        trouble = "" if found.exact else f"it differs by {found.difference:.2g} (relative), first at '{found.layer}'"
-    except (CutError, ModelError) as error:
-        trouble = str(error)
-    if trouble:
-        raise CutError(
-            f"the pruned network computes what it should on the example inputs but not on {_count(other)} of them, as "
-            f"the dense one does: {trouble}; nothing was written. Take sizes in its code from the input's shape, the "
-            "batch's too"
-        )
+        if found.exact:
+            return True
+        place = found.layer
+        trouble = f"it differs by {found.difference:.2g} (relative), first at '{place}'"
+    except CutError as error:
+        trouble, place = str(error), error.place
+    except ModelError:
+        return False
+    if not _comparable(model, graph, other, times):
+        return False
+    raise CutError(
+        f"the pruned network computes what it should on the example inputs but not on {what}, as the dense one does: "
+        f"{trouble}; nothing was written. Take sizes in its code from the input's shape, the batch's too, and let no "
+        "other size decide about widths",
+        place,
+    )
 
 
-def _one_by_one(thin: nn.Module, inputs: Inputs, other: Inputs, outputs: Any) -> bool:
+def _comparable(model: nn.Module, graph: Graph, other: Inputs, times: Fraction) -> bool:
+    stack = ModuleStack(model)
+    try:
+        with stack, Fitting(stack, graph.statistics, times) as fitting:
+            outputs = run(model, other)
+    except ModelError:
+        return False
+    tensors = tensors_in(outputs)
+    known = graph.outputs if len(graph.outputs) == len(tensors) else ()
+    axes = [(tensor.shape[d], len(u)) for out, tensor in zip(known, tensors, strict=False) for d, u in out.axes]
+    return fitting.fit and finite(outputs) and all(now in (size, size * times) for now, size in axes)
+
+
+def one_by_one(thin: nn.Module, inputs: Inputs, other: Inputs, outputs: Any = None) -> bool:
     """Whether each input gives the same outputs whatever is beside it: then the dense network need not run."""
     try:
         there = tensors_in(run(thin, other))

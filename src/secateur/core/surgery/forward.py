@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.core.attention import module_by_module
 from secateur.core.graph.outputs import named_tensors
+from secateur.core.interrupts import deferred
 from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError, first_line
 from secateur.rules import Rule
@@ -49,7 +50,7 @@ def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], boo
     Args:
         model: the network.
         inputs: that its forward takes.
-        training: tells which modules run in training mode instead; none by default.
+        training: tells which modules run in training mode instead, and with gradients enabled; none by default.
 
     Raises:
         ModelError: if the forward fails.
@@ -64,7 +65,8 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
     try:
         for module, _ in modes:
             module.training = training(module)
-        with ordinary(), module_by_module(), torch.no_grad():
+        # code may look at whether gradients are wanted, as it may look at whether it trains
+        with ordinary(), module_by_module(), torch.set_grad_enabled(training is not in_evaluation):
             return _call(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise
@@ -73,8 +75,9 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
             f"{type(model).__name__} does not run on the example inputs ({describe(inputs)}): {first_line(error)}"
         ) from error
     finally:
-        for module, mode in modes:
-            module.training = mode
+        with deferred:
+            for module, mode in modes:
+                module.training = mode
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:

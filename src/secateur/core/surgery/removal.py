@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from secateur.core.attention import is_attention, set_attention_sizes
 from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.graph.written_sizes import count
-from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT
+from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT, SHAPED_NORMS
 from secateur.core.plan import Plan
 from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
@@ -26,9 +25,9 @@ from secateur.core.surgery.indices import follow_indices
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import Change, rewrite
-from secateur.core.surgery.untouched import computed
+from secateur.core.surgery.untouched import computed, copied
 from secateur.core.surgery.widths import follow_widths
-from secateur.errors import ModelError, PlanError, first_line
+from secateur.errors import PlanError
 
 
 @checked
@@ -107,10 +106,7 @@ def _copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Deep-copy a model, but put the given tensors in the place of the old ones, ties included."""
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed(model)}
     memo |= {id(tensor_of(model, name)): new for name, new in tensors.items()}
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+    return copied(model, memo)
 
 
 def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
@@ -152,8 +148,8 @@ def _set_sizes(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             if module.num_groups > inner:  # whole groups went, see the tracer's rule
                 module.num_groups = len(owned) // inner
             module.num_channels = len(owned)
-        elif isinstance(module, nn.LayerNorm):
-            module.normalized_shape = tuple(owned.shape)
+        elif isinstance(module, SHAPED_NORMS):
+            cast("nn.LayerNorm", module).normalized_shape = tuple(owned.shape)
 
 
 def _set_recurrent_sizes(module: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.arguments import checked
 from secateur.core.graph import Graph, staying, tensor_of
+from secateur.core.interrupts import deferred
 from secateur.core.plan import Plan, ZeroWeights
 from secateur.core.regroup import layouts
 from secateur.core.shaper import Moment, Shaper
@@ -39,13 +40,13 @@ def masked(model: nn.Module, graph: Graph, plan: Plan) -> Generator[nn.Module]:
     check(model, graph, keep, plan)
     restore: list[Callable[[], object]] = []
     try:
-        with torch.no_grad():
+        with deferred, torch.no_grad():
             for name, positions in _silenced(graph, plan, keep).items():
                 restore.append(_zero(tensor_of(model, name), positions))
         with over_kept(model, graph.statistics, keep):
             yield model
     finally:
-        with torch.no_grad():
+        with deferred, torch.no_grad():
             for undo in reversed(restore):
                 undo()
 

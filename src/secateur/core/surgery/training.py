@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 from torch import nn
@@ -12,13 +11,10 @@ from secateur.core.graph import Graph
 from secateur.core.layers import CHANNEL_NORMS, RECURRENT
 from secateur.core.plan import Plan
 from secateur.core.surgery.batches import other_batches
-from secateur.core.surgery.forward import Inputs, forward, run
-from secateur.core.surgery.generators import common, held
-from secateur.core.surgery.silence import masked
-from secateur.core.surgery.steady import WithoutDropout
-from secateur.core.surgery.untouched import untouched
-from secateur.core.surgery.verification import TOLERANCE, left, relative_difference, verified
-from secateur.errors import ModelError, VerificationError, first_line
+from secateur.core.surgery.forward import Inputs, finite, run
+from secateur.core.surgery.steady import Steady, WithoutDropout
+from secateur.core.surgery.verification import TOLERANCE, relative_difference, verified
+from secateur.errors import CutError, ModelError, VerificationError, first_line
 
 # these do in training what they do in evaluation, but for what they draw and note
 _STEADY = (
@@ -37,7 +33,7 @@ def in_training(module: nn.Module) -> bool:
 
 
 def run_in_training(model: nn.Module, inputs: Inputs) -> Any:
-    """Run the model as training runs it, without gradients, dropout and batch statistics, and leave it as it was.
+    """Run the model as training runs it, gradients enabled, without dropout and batch statistics; leave it as it was.
 
     Raises:
         ModelError: if the forward fails.
@@ -55,7 +51,8 @@ def training_batches(inputs: Inputs) -> list[Inputs]:
 def breaks_in_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> str | None:
     """Return the first layer at which the thin network differs in training from the silenced one, None if none does.
 
-    Where numbers are drawn, the two draw others, so that nothing can be compared: then it must run.
+    What is drawn is the same for both, or constant where its number depends on widths, as in ``verify``. Where the
+    dense network differs from itself even so, nothing can be compared: then the thin one must run.
 
     Args:
         model: the dense network, which runs in training on these inputs.
@@ -65,27 +62,58 @@ def breaks_in_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Modu
         inputs: the example.
 
     Raises:
-        ModelError: if the thin network does not run.
+        CutError: if the thin network does not run.
+        ModelError: if it does not, and the silenced one does not either.
     """
-    found = run_in_training(thin, inputs)
     try:
-        with masked(model, graph, plan):
-            expected, drawn = _run_and_draw(model, inputs)
+        with WithoutDropout():
+            result, _ = verified(model, graph, plan, thin, inputs, training=in_training)
+    except CutError:
+        raise
     except ModelError:
+        run_in_training(thin, inputs)
         return None
-    if drawn or relative_difference(left(graph, plan, expected, in_training), found) <= TOLERANCE:
-        return None
-    with WithoutDropout():
-        result, _ = verified(model, graph, plan, thin, inputs, training=in_training)
-    return None if result.exact else result.layer
+    return None if result.exact or not _repeats(model, inputs) else result.layer
 
 
-def _run_and_draw(model: nn.Module, inputs: Inputs) -> tuple[Any, bool]:
-    with untouched(model, weights=True), WithoutDropout():
-        sources = common() + held(model)
-        before = [pickle.dumps(source.get()) for source in sources]
-        outputs = forward(model, inputs, training=in_training)
-        return outputs, before != [pickle.dumps(source.get()) for source in sources]
+def _repeats(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether the network computes the same finite numbers when it trains twice on constants in the place of draws."""
+    with Steady():
+        first = run(model, inputs, training=in_training)
+    with Steady():
+        return finite(first) and relative_difference(first, run(model, inputs, training=in_training)) <= TOLERANCE
+
+
+def compare_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> None:
+    """Compare the thin network with the silenced one in training mode, where its code looks at whether it trains.
+
+    Args:
+        model: the dense network.
+        graph: its graph.
+        plan: what was removed.
+        thin: what is left; it agrees with the silenced network in evaluation mode.
+        inputs: the example.
+
+    Raises:
+        CutError: if the thin network does not run, or computes something else than the silenced one.
+    """
+    if not graph.trained_outputs:
+        return
+    for batch in training_batches(inputs):
+        try:
+            place = breaks_in_training(model, graph, plan, thin, batch)
+        except CutError as error:
+            raise CutError(f"in training mode {error}", error.place) from error
+        except ModelError:  # such as one image that is too few for both
+            continue
+        if place is not None:
+            raise CutError(
+                f"the pruned network computes what it should in evaluation mode but not in training mode, first at "
+                f"'{place}'; nothing was written. Take sizes in the code that only training runs from its inputs' "
+                "shapes",
+                place,
+            )
+        return
 
 
 def check_training(model: nn.Module, thin: nn.Module, inputs: Inputs) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from secateur.core.interrupts import deferred
 from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.generators import common, held
 from secateur.core.together import Together
@@ -29,19 +31,24 @@ _BARE = nn.Module()  # whose own dictionaries hold hooks and parts
 @contextmanager
 def ordinary() -> Generator[None]:
     """Run as if the caller had no ``torch.inference_mode``, ``no_grad`` or ``autocast`` around."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        for place in _PLACES:
-            if torch.is_autocast_enabled(place):
-                stack.enter_context(torch.autocast(place, enabled=False))
-        yield
+    gradients = torch.is_grad_enabled()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for place in _PLACES:
+                if torch.is_autocast_enabled(place):
+                    stack.enter_context(torch.autocast(place, enabled=False))
+            yield
+    finally:
+        with deferred:  # Ctrl-C may have kept some context of torch, here or inside, from putting it back
+            torch.set_grad_enabled(gradients)
 
 
 @contextmanager
 def unseen() -> Generator[None]:
     """Hide what is computed from whoever watches the operators of the network that is being run."""
-    with torch._C.DisableTorchFunction(), _disable_current_modes():  # pyright: ignore[reportPrivateUsage]
+    with deferred, torch._C.DisableTorchFunction(), _disable_current_modes():  # pyright: ignore[reportPrivateUsage]
         yield
 
 
@@ -127,25 +134,30 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
     lists = [(value, list(value)) for table in tables for value in table.values() if type(value) is list]
     sets = [(value, set(value)) for table in tables for value in table.values() if type(value) is set]
     generators = [(source, source.get()) for source in held(model)]
+
+    def put_back() -> None:
+        for table, before in kept:
+            _restore(table, before)
+        for kept_list, entries in lists:
+            if len(kept_list) != len(entries) or any(a is not b for a, b in zip(kept_list, entries, strict=True)):
+                kept_list[:] = entries
+        for kept_set, members in sets:
+            if kept_set != members:
+                kept_set.clear()
+                kept_set |= members
+        with unseen():
+            for tensor, value, unwritten in values:
+                _write(tensor, value)
+                unwritten.again()
+        for source, state in generators:
+            source.put(state)
+
     with randomness():
         try:
             yield
         finally:
-            for table, before in kept:
-                _restore(table, before)
-            for kept_list, entries in lists:
-                if len(kept_list) != len(entries) or any(a is not b for a, b in zip(kept_list, entries, strict=True)):
-                    kept_list[:] = entries
-            for kept_set, members in sets:
-                if kept_set != members:
-                    kept_set.clear()
-                    kept_set |= members
-            with unseen():
-                for tensor, value, unwritten in values:
-                    _write(tensor, value)
-                    unwritten.again()
-            for source, state in generators:
-                source.put(state)
+            with deferred:
+                put_back()
 
 
 def _shortened(modules: Iterable[nn.Module]) -> list[Tensor]:
@@ -214,10 +226,59 @@ def private(model: nn.Module) -> nn.Module:
                     f"{type(model).__name__} cannot be copied, because of '{name}', a {type(tensor).__name__}: make it "
                     "a plain tensor, such as with .as_subclass(torch.Tensor)"
                 ) from error
-        try:
-            return copy.deepcopy(model, memo)
-        except Exception as error:
-            raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+        return copied(model, memo)
+
+
+def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a deep copy of a model that works without it.
+
+    Args:
+        model: any.
+        memo: what stands for some of its parts, by their ``id``, see ``copy.deepcopy``.
+
+    Raises:
+        ModelError: if it cannot be copied, or the copy would lack something or run modules of the original.
+    """
+    kind = type(model).__name__
+    for name, module in model.named_modules():
+        if _holds_modules(vars(module).get("forward"), model):
+            raise ModelError(
+                f"{kind} cannot be copied: the forward that was put into {_called(name)} holds on to modules of the "
+                "network, which a copy of it would go on to run; make it a method of a class"
+            )
+    try:
+        copy_of = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ModelError(f"{kind} cannot be copied: {first_line(error)}") from error
+    for (name, module), other in zip(model.named_modules(), copy_of.modules(), strict=False):
+        for attribute in _slots(type(module)):
+            if hasattr(module, attribute) and not hasattr(other, attribute):
+                raise ModelError(
+                    f"{kind} cannot be copied: copy.deepcopy leaves out '{attribute}' of {_called(name)}, which is in "
+                    "__slots__; take it out of them, or write __getstate__ and __setstate__ that carry it along"
+                )
+    return copy_of
+
+
+def _called(name: str) -> str:
+    return f"'{name}'" if name else "the network itself"
+
+
+def _slots(kind: type) -> list[str]:
+    found = [slots for base in kind.__mro__ if (slots := vars(base).get("__slots__"))]
+    return [name for slots in found for name in ([slots] if isinstance(slots, str) else slots)]
+
+
+def _holds_modules(function: object, model: nn.Module) -> bool:
+    """Tell whether a function, which is copied as it is, has modules of a model in its closure or defaults."""
+    if not isinstance(function, FunctionType):
+        return False
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a cell may be empty
+            values.append(cell.cell_contents)
+    own = {id(module) for module in model.modules()}
+    return any(id(value.__self__ if isinstance(value, MethodType) else value) in own for value in values)
 
 
 def computed(model: nn.Module) -> list[Tensor]:

@@ -16,6 +16,7 @@ from secateur.arguments import checked
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
 from secateur.core.graph.outputs import left_of
+from secateur.core.interrupts import deferred
 from secateur.core.plan import Plan
 from secateur.core.surgery.apart import apart
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
@@ -227,5 +228,6 @@ def _at_layers(
     try:
         run(model, inputs, training=training)
     finally:
-        for hook in hooks:
-            hook.remove()
+        with deferred:
+            for hook in hooks:
+                hook.remove()

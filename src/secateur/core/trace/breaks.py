@@ -13,11 +13,11 @@ from torch import nn
 from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.surgery import Inputs, apply, check_batches, finite, other_batches, run, verified
+from secateur.core.surgery import Inputs, apply, check_batches, check_sizes, finite, run, verified
 from secateur.core.surgery.training import breaks_in_training, run_in_training
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import Progress, progress
-from secateur.errors import CutError, SecateurError, VerificationError
+from secateur.errors import CutError, SecateurError
 
 REFUSALS = (SecateurError, RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 
@@ -42,8 +42,19 @@ class Break:
         return None if self.reached is None else self.reached.done.get(self.module, 0)
 
 
-def breaks_at(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, batches: bool) -> Break | None:
-    """Thin the network on trial; None if all is well."""
+def breaks_at(
+    model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, batches: bool, sizes: bool = False
+) -> Break | None:
+    """Thin the network on trial; None if all is well.
+
+    Args:
+        model: the network.
+        graph: its graph.
+        plan: what goes.
+        inputs: the example.
+        batches: whether it runs on other numbers of inputs too.
+        sizes: whether these are of other sizes too.
+    """
     if not plan.edits:
         return None
     try:
@@ -56,21 +67,26 @@ def breaks_at(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, bat
         reached = progress(thin, inputs)
         return Break(reached.module or "", reached, thin)
     if result.exact and batches:
-        return _breaks_on_others(model, graph, plan, thin, inputs, outputs)
+        return _breaks_on_others(model, graph, plan, thin, inputs, outputs, sizes=sizes)
     if result.exact or (not math.isfinite(result.difference) and not finite(run(model, inputs))):
         return None  # of NaN nothing can be learned: whoever cuts the network says so
-    known = result.layer in dict(model.named_modules())
-    return Break(result.layer if known else "")
+    return Break(_known(model, result.layer))
+
+
+def _known(model: nn.Module, place: str) -> str:
+    """Return a place if it is a module, else the network."""
+    return place if place in dict(model.named_modules()) else ""
 
 
 def _breaks_on_others(
-    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, outputs: Any
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, outputs: Any, *, sizes: bool
 ) -> Break | None:
     try:
         check_batches(model, graph, plan, thin, inputs, outputs)
-    except VerificationError:
-        places = (_place_of_failure(thin, other) for other in other_batches(inputs))
-        return Break(next((place for place in places if place), ""))
+        if sizes:
+            check_sizes(model, graph, plan, thin, inputs)
+    except CutError as error:
+        return Break(_known(model, error.place))
     except REFUSALS:
         return Break(_place_of_failure(thin, inputs))
     return None
@@ -84,14 +100,11 @@ def _place_of_failure(thin: nn.Module, inputs: Inputs, run: Callable[[nn.Module,
 
 
 def place_in_training(model: nn.Module, graph: Graph, plan: Plan, state: State) -> str | None:
-    """Do what ``breaks_at`` does with a run in training mode; compare where the dense network's is another run."""
+    """Do what ``breaks_at`` does with a run in training mode."""
     assert state.training is not None
     thin = apply(model, graph, plan)
     try:
-        if state.otherwise:
-            return breaks_in_training(model, graph, plan, thin, state.training)
-        run_in_training(thin, state.training)
-        return None
+        return breaks_in_training(model, graph, plan, thin, state.training)
     except CutError as error:
         return error.place
     except REFUSALS:

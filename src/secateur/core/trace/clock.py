@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from secateur.core.interrupts import deferred
 from secateur.errors import SettingError, TraceError
 
 
@@ -49,4 +50,5 @@ class Clock:
         try:
             yield
         finally:
-            hook.remove()
+            with deferred:
+                hook.remove()

@@ -56,7 +56,8 @@ class Closing:
     def _close(self, names: list[str], step: int, what: int, components: Components) -> bool:
         found = False
         for name in names:
-            where = f"of '{name}'" if name else "of the network"
+            owner = self._whose(name)
+            where = f"of '{owner}'" if owner else "of the network"
             reason = f"the code {where} takes a width from here in a way that was not understood"
             for layer in self._layers(name, step, what):
                 atoms = layer[layer != FIXED]
@@ -88,6 +89,10 @@ class Closing:
 
     def _is_foreign(self, name: str) -> bool:
         return not type(self.model.get_submodule(name)).__module__.startswith("torch.")
+
+    def _whose(self, name: str) -> str:
+        """Return the module whose code it is: that around a layer of torch, which takes no width from anywhere."""
+        return next((each for each in above(name) if self._is_foreign(each)), "")
 
     def _alike(self, name: str) -> list[str]:
         """Return the modules with the same code."""

@@ -164,12 +164,12 @@ def group_norm(state: State, args: Args, out: Tensor) -> None:
 
 
 def layer_norm(state: State, args: Args, out: Tensor) -> None:
-    """Layer norm: depends on all channels."""
+    """Layer norm and RMS norm: depend on all channels."""
     x, dims = args[0], len(args[1])
     for d in range(x.dim() - dims, x.dim()):
         channels = state.vector(x, d)
         for tensor in args[2:4]:
-            if tensor is not None:
+            if isinstance(tensor, Tensor):  # and no number
                 join(state, channels, state.vector(tensor, d - x.dim() + dims))
         if channels is not None and dims == 1:
             state.depend(channels, d, "normalised over channels")

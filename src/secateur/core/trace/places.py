@@ -7,6 +7,7 @@ import inspect
 import itertools
 import operator
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import secateur
 from secateur.core.literals import Path
 from secateur.core.source import (
     Hop,
@@ -39,7 +39,10 @@ ARGUMENT = "by an argument that calls may give otherwise"
 CHOICE = "by code that may decide otherwise elsewhere"
 NO_WAY = "in a function that the module's methods do not call by its name"
 
-_INSIDE = tuple(os.path.join(os.path.dirname(str(package.__file__)), "") for package in (torch, secateur))
+_INSIDE = tuple(
+    os.path.join(str(place), "")
+    for place in (pathlib.Path(str(torch.__file__)).parent, pathlib.Path(__file__).parents[2])
+)
 _ARITHMETIC: dict[type, Callable[[int, int], int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul
 }  # fmt: skip

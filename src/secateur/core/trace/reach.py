@@ -27,6 +27,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from secateur.core import labels as L
 from secateur.core.calls import Operators
 from secateur.core.graph.explanation import REACH_IT
+from secateur.core.interrupts import deferred
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.training import training_batches
 from secateur.core.surgery.untouched import untouched
@@ -82,7 +83,7 @@ def complete(
 
 def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Again) -> frozenset[str]:
     """Run in training mode; return what is read for the first time there, nothing if the network does not run so."""
-    before, steps = frozenset(state.shapes), state.steps
+    before = frozenset(state.shapes)
     for batch in training_batches(inputs):
         with (
             suppress(ModelError),  # as where the inputs are too small for an auxiliary classifier, or it wants targets
@@ -90,7 +91,7 @@ def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Aga
             training_beside(model, state, "used otherwise in training than in evaluation"),
         ):
             again(True, nullcontext(), batch)
-            state.training, state.otherwise = batch, state.steps != steps
+            state.training = batch
             return frozenset(state.shapes) - before
     return frozenset()
 
@@ -116,7 +117,8 @@ class _AtHand:
             with Operators(lambda _, *touched: self._hear(self._state.module, touched)):  # after labels were set
                 yield
         finally:
-            hook.remove()
+            with deferred:
+                hook.remove()
 
     def _hear(self, caller: str, value: Any) -> None:
         if caller in self._heard:  # nothing is computed here, or it would be taken for the network's own work

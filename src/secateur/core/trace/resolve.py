@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.core import labels as L
-from secateur.core.graph import Cost, Graph, Group, Member, Pin, Statistic, layer_of
+from secateur.core.graph import Cost, Graph, Group, Member, Pin, Statistic, maker_of
 from secateur.core.graph.outputs import Output
 from secateur.core.graph.written_sizes import Axis, Rewrite
 from secateur.core.trace.calls_made import Call
@@ -137,7 +137,7 @@ def _first_places(values: Tensor) -> tuple[Tensor, Tensor]:
 def _name(members: Sequence[Member], taken: dict[str, int]) -> str:
     """Name a group after the layer that makes it first; a second group of that layer gets a number."""
     makers = [m for m in members if m.role == "makes"] or list(members)
-    name = layer_of(makers[0].tensor) or makers[0].tensor
+    name = maker_of(makers[0].tensor)
     taken[name] = taken.get(name, 0) + 1
     return name if taken[name] == 1 else f"{name}#{taken[name]}"
 

@@ -87,7 +87,7 @@ MIXES: dict[str, Rule] = {
 NORMS: dict[str, Rule] = {
     **dict.fromkeys(["native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"], mix.batch_norm),
     "native_group_norm": mix.group_norm,
-    "native_layer_norm": mix.layer_norm,
+    **dict.fromkeys(["native_layer_norm", "_fused_rms_norm"], mix.layer_norm),
 }
 WINDOWS: dict[str, int] = {  # operator -> number of spatial dimensions
     "max_pool2d_with_indices": 2, "max_pool3d_with_indices": 3, "avg_pool2d": 2, "avg_pool3d": 3, "avg_pool1d": 1,

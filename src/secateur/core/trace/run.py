@@ -21,12 +21,11 @@ from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
-from secateur.core.surgery.untouched import untouched
+from secateur.core.surgery.untouched import ordinary, untouched
 from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace import again, each, gains, heads, reach, recurrent, sites
 from secateur.core.trace.asked import asking, may_differ
 from secateur.core.trace.clock import Clock
-from secateur.core.trace.course import Course
 from secateur.core.trace.decisions import Decisions
 from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
@@ -45,6 +44,7 @@ DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
 
 @checked
 @apart("model")
+@ordinary()
 def trace(
     model: Network,
     example_inputs: Inputs,
@@ -57,9 +57,9 @@ def trace(
     """Read a network into groups of units that can be removed.
 
     The model runs once on the inputs, in evaluation mode and without gradients, and is left as it was, also when
-    this is interrupted. Where its code looks at whether it trains, it also runs in training mode, without dropout and
-    batch statistics, if it runs so on the inputs. Where sizes are written into the code, thinner networks run on trial.
-    What layers could meet that are never run stays.
+    this is interrupted. Where its code looks at whether it trains, or whether gradients are wanted, it also runs in
+    training mode, without dropout and batch statistics, if it runs so on the inputs. Where sizes are written into the
+    code, thinner networks run on trial. What layers could meet that are never run stays.
 
     Args:
         model: any network whose forward runs.
@@ -120,13 +120,11 @@ def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ..
 
 def _carrying(state: State, clock: Clock, tell: Tell) -> Operators:
     """Return what carries labels through every ATen operator."""
-    modules, course = len(state.stack), Course(state.names)
-    state.steps = course.steps
+    modules = len(state.stack)
 
     def hear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         clock.check(state.module)
         tell(Event("trace", state.module, len(state.stack.entered), modules))
-        course.note(state.module, func, args, kwargs, out)
         if not state.paused:
             learn(state, func, args, kwargs, out)
 

@@ -39,9 +39,7 @@ class State:
         unreached: layers that it did not run, with their widths.
         aside: parameters and buffers that are used in training alone.
         did: what the own code of each module did in the first run.
-        steps: of the last run, see ``Course``.
         training: what the network ran on in training, if it was read there.
-        otherwise: whether it did something else there than in evaluation.
         statistic: the running call if it takes a statistic: module, number and name.
         reading: the running call if it multiplies with a weight: module, number, and the dimension that it sums over.
         gains: weight norms by their directions.
@@ -85,9 +83,7 @@ class State:
     summing: bool = False
     unreached: dict[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = frozenset()
-    steps: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
     training: Inputs | None = None
-    otherwise: bool = False
     gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
     transformed: dict[str, Transformed] = field(default_factory=dict[str, Transformed])
     tied: set[str] = field(default_factory=set[str])

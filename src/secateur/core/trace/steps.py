@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from secateur.core.calls import ModuleStack, Operators
+from secateur.core.interrupts import deferred
 from secateur.core.surgery import Inputs, run, tensors_in
 from secateur.core.trace.calls_made import Step
 from secateur.core.trace.state import State
@@ -37,7 +38,8 @@ def listening(stack: ModuleStack, hear: Hear) -> Generator[None]:
         with Operators(lambda _, args, kwargs, out: hear(stack.current, "", (args, kwargs), out)):
             yield
     finally:
-        hook.remove()
+        with deferred:
+            hook.remove()
 
 
 def noting(state: State) -> Hear:

@@ -138,8 +138,9 @@ class _Settling:
         """Return where the first trial breaks; None if none does."""
         plans = uneven(graph, self._together(graph))
         for number, plan in enumerate([*plans, *(plan_for(graph, gone) for gone in self.gone)]):
+            again = number >= len(plans)
             with self._clock.running():
-                found = breaks_at(self._model, graph, plan, self._inputs, batches=number == 0 or number >= len(plans))
+                found = breaks_at(self._model, graph, plan, self._inputs, batches=again or not number, sizes=again)
             if found is not None:
                 self._broken_plan = plan
                 return found
@@ -149,8 +150,10 @@ class _Settling:
         """Return where a trial breaks in training mode; None if it does not, or training is not another run."""
         if self._state.training is None:
             return None
+        plans = [uneven(graph, self._together(graph))[0], *(plan_for(graph, gone) for gone in self.gone)]
         with self._clock.running():
-            return place_in_training(self._model, graph, uneven(graph, self._together(graph))[0], self._state)
+            places = (place_in_training(self._model, graph, plan, self._state) for plan in plans)
+            return next((place for place in places if place is not None), None)
 
     def _pin_more(self, culprit: str) -> None:
         """Give up on what enters the module that breaks in training, or on all that it has.
