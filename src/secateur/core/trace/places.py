@@ -284,11 +284,11 @@ class Places:
                 call = call_at(level.caller.f_code, level.caller.f_lasti, level.caller.f_globals)
                 given = _argument(call, name, arguments.index(name))
                 reason = CHOICE if given is None else self._varies(given, depth - 1)
-            elif all(each is not None and _is_shape(each) for each in bindings):
+            elif bindings and all(each is not None and _is_shape(each) for each in bindings):
                 reason = ""
             else:
-                bound = bindings[0]
-                reason = CHOICE if len(bindings) > 1 or bound is None else self._varies(bound, depth, seen | {name})
+                bound = bindings[0] if len(bindings) == 1 else None
+                reason = CHOICE if bound is None else self._varies(bound, depth, seen | {name})
             if reason:
                 return reason
         return ""
@@ -395,7 +395,7 @@ def _bindings(name: str, function: ast.AST) -> list[ast.expr | None]:
     stored = [
         n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)
     ]
-    return found if len(stored) == len(found) and found else [None]
+    return found if len(stored) == len(found) else [None]
 
 
 def _is_shape(node: ast.expr) -> bool:
