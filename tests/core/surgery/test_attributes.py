@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.core.surgery.attributes import INDIRECT, mentioned, numbers
 from secateur.core.surgery.generated import origin_of
 from secateur.core.surgery.rewriting import rewrite
+from secateur.errors import ModelError
 from written import changes
 
 Forward = Callable[[Any, Tensor], Tensor]
@@ -70,9 +71,13 @@ def test_the_number_is_set_and_the_code_stays(name: str) -> None:
 KEPT: dict[str, Forward] = {
     "means two things": lambda self, x: x.view(-1, self.c) * x.new_ones(1).expand(self.c)[:1],
     "also counts": lambda self, x: x.view(-1, self.c) * self.c,
-    "in one mode only": lambda self, x: x.view(-1, 6 if self.training else self.c),
     "one of two": lambda self, x: x.view(-1, self.c + self.half - 3),
     "a number": lambda self, x: x.view(-1, 6),
+}
+
+# forwards whose size may be another one elsewhere
+CHOSEN: dict[str, Forward] = {
+    "in one mode only": lambda self, x: x.view(-1, 6 if self.training else self.c),
     "checked": lambda self, x: x.view(-1, {6: 6}[self.c]),
 }
 
@@ -87,6 +92,15 @@ def test_a_number_with_another_meaning_stays(name: str) -> None:
     assert origin_of(type(net))
     assert torch.equal(net(torch.ones(8)), torch.full((2, 4), float(twelve.flatten()[0])))
     assert net.train()(torch.ones(8)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_size_that_code_chooses_stays(name: str) -> None:
+    net = module(CHOSEN[name])
+    with pytest.raises(ModelError, match=r"Module\.forward cannot be adapted"):
+        rewrite(net, changes(net, torch.ones(12), [(0, "view", ("args", 2), 4)]))
+    assert net.c == 6
+    assert origin_of(type(net)) is None
 
 
 def test_sizes_that_part_ways_cannot_be_one_number() -> None:

@@ -492,11 +492,6 @@ class Chosen(Net):
         return x.view(n, groups, 16 // groups, -1).transpose(1, 2).reshape(n, -1, h, w)
 
 
-class ChosenWidth(Net):
-    def then(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], 8 if self.training else 16, -1).view(x.shape)
-
-
 class Passed(Net):
     """What callers may give reaches a function that they do not see."""
 
@@ -514,7 +509,6 @@ class Unwritten(Net):
         (Given, "by an argument that calls may give otherwise"),
         (Passed, "by an argument that calls may give otherwise"),
         (Chosen, "by code that may decide otherwise elsewhere"),
-        (ChosenWidth, "by code that may decide otherwise elsewhere"),
         (Unwritten, "whose source is not at hand"),
     ],
 )

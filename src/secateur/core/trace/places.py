@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
-import operator
 import os
 import pathlib
 import sys
@@ -32,6 +31,7 @@ from secateur.core.source import (
 )
 from secateur.core.surgery.generated import origin_of
 from secateur.core.torch_modes import FunctionMode
+from secateur.core.trace.expressions import argument, bindings_of, is_shape, is_steady, names_in, number_in, within
 
 NO_SOURCE = "whose source is not at hand"
 NO_NUMBER = "in an expression that gives more than this number"
@@ -42,29 +42,6 @@ NO_WAY = "in a function that the module's methods do not call by its name"
 _INSIDE = tuple(
     os.path.join(str(place), "")
     for place in (pathlib.Path(str(torch.__file__)).parent, pathlib.Path(__file__).parents[2])
-)
-_ARITHMETIC: dict[type, Callable[[int, int], int]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul
-}  # fmt: skip
-_STEADY = frozenset(
-    {
-        "size",
-        "dim",
-        "int",
-        "len",
-        "min",
-        "max",
-        "sum",
-        "abs",
-        "round",
-        "range",
-        "zip",
-        "enumerate",
-        "floor",
-        "ceil",
-        "prod",
-        "numel",
-    }
 )
 _HEARING = FunctionMode.__torch_function__.__code__
 _OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
@@ -116,7 +93,7 @@ class Places:
         if reason:
             return reason
         route = tuple(level.hop for level in self._levels)
-        return Spot(self._module, route, range_of(node), index, None if index is not None else _number(node))
+        return Spot(self._module, route, range_of(node), index, None if index is not None else number_in(node))
 
     # -- which function ----------------------------------------------------------------------------------------
 
@@ -211,7 +188,7 @@ class Places:
 
     def _expression(self, node: ast.Call | ast.Subscript, path: Path) -> tuple[ast.expr, int | None] | None:
         if isinstance(node, ast.Subscript):
-            return _within(node.slice, path[2:]) if path[:2] == ("args", 1) else None
+            return within(node.slice, path[2:]) if path[:2] == ("args", 1) else None
         if any(keyword.arg is None for keyword in node.keywords):
             return None
         kind, which, *rest = path
@@ -221,23 +198,23 @@ class Places:
         stars = [i for i, each in enumerate(node.args) if isinstance(each, ast.Starred)]
         if not stars:
             if place < len(node.args):
-                return _within(node.args[place], tuple(rest))
+                return within(node.args[place], tuple(rest))
             return self._named(node, self._name(int(which)), tuple(rest))
         given = self._count - self._before(node)
         if len(stars) > 1 or place < 0:
             return None
         if place < stars[0]:
-            return _within(node.args[place], tuple(rest))
+            return within(node.args[place], tuple(rest))
         behind = len(node.args) - stars[0] - 1
         if place >= given - behind:
-            return _within(node.args[place - given], tuple(rest))
+            return within(node.args[place - given], tuple(rest))
         starred = node.args[stars[0]]
         assert isinstance(starred, ast.Starred)
-        return None if rest else _within(starred.value, (place - stars[0],))
+        return None if rest else within(starred.value, (place - stars[0],))
 
     def _named(self, node: ast.Call, name: str, rest: Path) -> tuple[ast.expr, int | None] | None:
         found = next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
-        return None if found is None else _within(found, rest)
+        return None if found is None else within(found, rest)
 
     def _name(self, place: int) -> str:
         try:
@@ -263,7 +240,7 @@ class Places:
         """Return the number that a name or a number gives; None of all else."""
         if isinstance(node, ast.Name):
             return self._frames[0].f_locals.get(node.id)
-        return _number(node)
+        return number_in(node)
 
     def _varies(self, node: ast.expr, depth: int, seen: frozenset[str] = frozenset()) -> str:
         """Return why an expression may give another number elsewhere, where the channels are the same; empty if not.
@@ -272,26 +249,26 @@ class Places:
         """
         level = self._levels[depth]
         source = written(level.function)
-        if source is None or not all(_is_steady(each) for each in ast.walk(node)):
+        if source is None or not all(is_steady(each) for each in ast.walk(node)):
             return CHOICE
         code = level.function.__code__
         arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 12)]
-        for name in _names_in(node) - seen:
+        for name in names_in(node) - seen:
             value = level.frame.f_locals.get(name, self._frames[0].f_locals.get(name, nn))
             if isinstance(value, (Tensor, nn.Module, ModuleType)) or name in code.co_freevars:
                 continue
-            bindings = _bindings(name, source.node)
+            bindings = bindings_of(name, source.node)
             if name in arguments:
                 if bindings or level.caller is None:
                     return ARGUMENT
                 call = call_at(level.caller.f_code, level.caller.f_lasti, level.caller.f_globals)
-                given = _argument(call, name, arguments.index(name))
+                given = argument(call, name, arguments.index(name))
                 reason = CHOICE if given is None else self._varies(given, depth - 1)
-            elif all(each is not None and _is_shape(each) for each in bindings):
+            elif bindings and all(each is not None and is_shape(each) for each in bindings):
                 reason = ""
             else:
-                bound = bindings[0]
-                reason = CHOICE if len(bindings) > 1 or bound is None else self._varies(bound, depth, seen | {name})
+                bound = bindings[0] if len(bindings) == 1 else None
+                reason = CHOICE if bound is None else self._varies(bound, depth, seen | {name})
             if reason:
                 return reason
         return ""
@@ -329,86 +306,3 @@ def _function_of(frame: FrameType) -> FunctionType:
 def _cell_of(values: Mapping[str, Any], name: str) -> Any:
     cell: Any = (lambda value: lambda: value)(values.get(name)).__closure__
     return cell[0]
-
-
-def _within(node: ast.expr, path: Path) -> tuple[ast.expr, int | None] | None:
-    """Follow a path through what is written as tuples, lists and slices; the last step also through a name."""
-    for number, step in enumerate(path):
-        if isinstance(node, ast.Slice) and step in ("start", "stop"):
-            bound = node.lower if step == "start" else node.upper
-            if bound is None:
-                return None
-            node = bound
-        elif isinstance(node, (ast.Tuple, ast.List)) and isinstance(step, int):
-            before = node.elts[: step + 1]
-            if step >= len(node.elts) or any(isinstance(each, ast.Starred) for each in before):
-                return None
-            node = node.elts[step]
-        elif isinstance(step, int) and number == len(path) - 1 and dotted(node):
-            return node, step
-        else:
-            return None
-    return None if isinstance(node, (ast.Slice, ast.Starred)) else (node, None)
-
-
-def _number(node: ast.expr) -> int | None:
-    if isinstance(node, ast.Constant):
-        return node.value if type(node.value) is int else None
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _number(node.operand)
-        return None if value is None else -value
-    if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
-        return None
-    left, right = _number(node.left), _number(node.right)
-    return None if left is None or right is None else _ARITHMETIC[type(node.op)](left, right)
-
-
-def _is_steady(node: ast.AST) -> bool:
-    """Whether what an expression gives goes by its parts alone, and not by a choice."""
-    if isinstance(node, ast.Call):
-        named = node.func.attr if isinstance(node.func, ast.Attribute) else dotted(node.func)
-        return named in _STEADY
-    return not isinstance(
-        node, (ast.IfExp, ast.BoolOp, ast.Compare, ast.Lambda, ast.NamedExpr, ast.Dict, ast.JoinedStr)
-    )
-
-
-def _argument(call: ast.AST | None, name: str, place: int) -> ast.expr | None:
-    """Return what a call gives for an argument; a constant where it is left out; None if nobody can say."""
-    if not isinstance(call, ast.Call) or any(isinstance(each, ast.Starred) for each in call.args):
-        return None
-    if any(keyword.arg is None for keyword in call.keywords):
-        return None
-    if place < len(call.args):
-        return call.args[place]
-    return next((keyword.value for keyword in call.keywords if keyword.arg == name), ast.Constant(0))
-
-
-def _bindings(name: str, function: ast.AST) -> list[ast.expr | None]:
-    """Return what a name is set to in a function, one by one; None where that is no plain assignment."""
-    found: list[ast.expr | None] = []
-    for each in ast.walk(function):
-        if isinstance(each, (ast.Assign, ast.AnnAssign)):
-            targets, value = each.targets if isinstance(each, ast.Assign) else [each.target], each.value
-        elif isinstance(each, (ast.For, ast.comprehension)):
-            targets, value = [each.target], each.iter
-        else:
-            targets, value = [], None
-        found += [value for target in targets if name in _names_in(target)]
-    stored = [
-        n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)
-    ]
-    return found if len(stored) == len(found) and found else [None]
-
-
-def _is_shape(node: ast.expr) -> bool:
-    """Whether an expression reads sizes off a tensor."""
-    if isinstance(node, ast.Subscript):
-        return _is_shape(node.value)
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Attribute) and node.func.attr == "size"
-    return isinstance(node, ast.Attribute) and node.attr == "shape"
-
-
-def _names_in(node: ast.expr) -> set[str]:
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
