@@ -31,7 +31,7 @@ from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import listening, noting
 from secateur.core.trace.trial import settle
-from secateur.errors import TraceError
+from secateur.errors import ModelError, TraceError
 from secateur.events import Event, Tell, ignore
 
 # calls that hand a tensor's elements to other code, from where no operator brings them back
@@ -70,7 +70,8 @@ def trace(
         The groups, what is pinned and why, and everything that sizes and surgery need.
 
     Raises:
-        ModelError: if the model does not run on the inputs, or is a wrapper or program that cannot be read.
+        ModelError: if the model does not run on the inputs, builds layers when it first runs, or is a wrapper or program
+            that cannot be read.
         PlanError: if one of the plans that were tried is of another network.
         SettingError: if ``seconds`` is not above 0, or ``free_outputs`` name no output, class scores or everything.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when
@@ -106,11 +107,23 @@ def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ..
             f"{type(model).__name__} returns no tensors, so that nothing could be verified; "
             "make its forward return tensors"
         )
+    _refuse_built(model, state)
     again.check(model, example_inputs, around, state.stack.entered, clock)
     trains = may_differ(model, asked, state.arrivals)
     reach.complete(model, state, decisions, example_inputs, watched, trains=trains)
     state.outputs.check()
     return state
+
+
+def _refuse_built(model: nn.Module, state: State) -> None:
+    """Refuse a network that made parameters in its first run, which no copy of it would have."""
+    known = {name for name, _ in state.names.values()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in state.names and name not in known:
+            raise ModelError(
+                f"{type(model).__name__} builds '{name}' in its first run: run the network on an input once, or load "
+                "its weights, and give it then"
+            )
 
 
 def _carrying(state: State, clock: Clock, tell: Tell) -> Operators:
