@@ -164,3 +164,31 @@ def test_what_derives_from_torchs_own_attention_stays_with_the_reason_and_the_re
     assert "one width for everything" in rows["patches"].reason
     assert "linear layers of its own" in rows["patches"].remedy
     check(net, graph, Plan((DropUnits("mlp.0", (0, 7)),)))
+
+
+class Token(Vision):
+    """Puts a token of its own beside those of each sample, and attends with all of them."""
+
+    def __init__(self, way: str, spread: str) -> None:
+        super().__init__(Attention(way))
+        self.token, self.spread = nn.Parameter(torch.randn(1, 1, 12)), spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.position
+        n = len(x)
+        token = self.token.repeat(n, 1, 1) if self.spread == "repeat" else self.token.expand(n, -1, -1)
+        x = torch.cat((token, x), 1)
+        x = x + self.attention(self.before(x))
+        return self.head((x + self.mlp(self.after(x)))[:, 0])
+
+
+@pytest.mark.parametrize("spread", ["expand", "repeat"])
+@pytest.mark.parametrize("way", ["fused", "matmul"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_token_that_is_copied_for_each_sample_leaves_the_heads_apart(way: str, spread: str, count: int) -> None:
+    torch.manual_seed(1)
+    net = lived_in(Token(way, spread))
+    graph = trace(net, images(count))
+    assert {group.name: group.size for group in graph.groups} == {"patches": 12, "attention.qkv": 3, "mlp.0": 20}
+    plan = Plan((DropUnits("attention.qkv", (1,)), DropUnits("patches", (0, 5))))
+    assert verify(net, graph, plan, apply(net, graph, plan), images(2)).exact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from secateur.core.plan import Plan
 from secateur.core.statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.foreign import refuse_foreign
-from secateur.core.surgery.forward import forward, in_evaluation
+from secateur.core.surgery.forward import forward, in_evaluation, modes_kept
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import untouched
@@ -83,7 +84,8 @@ def trace(
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
         names = (free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs)
         state = _watch(model, example_inputs, names, clock, tell)
-    return settle(model, state, example_inputs, clock, tried)
+    with modes_kept(model):  # in training mode, looking at a weight may be enough to change it
+        return settle(model, state, example_inputs, clock, tried)
 
 
 def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ...], clock: Clock, tell: Tell) -> State:
@@ -95,6 +97,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ..
 
     def watched(training: bool, beside: AbstractContextManager[object], inputs: Inputs) -> bool:
         without = WithoutDropout() if training else nullcontext()
+        state.samples = next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), 1)
         with state.stack, _carrying(state, clock, tell), _Calls(state, decisions), without, beside:
             outputs = forward(model, inputs, training=in_training if training else in_evaluation)
         state.outputs.note(outputs, state.labels, state.pin, training=training)
@@ -184,13 +187,13 @@ class _Calls(FunctionMode):
     def _recurrent(self, func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
         """One rule for the whole layer, which some processors run as one operator and others step by step."""
         out = self._as_one(func, args, {})
-        recurrent.RULES[name](self._state, args, out)
+        each.careful(self._state, args, out, name, lambda: recurrent.RULES[name](self._state, args, out))
         return out
 
     def _weight_norm(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """One rule for what some processors run as one operator and others step by step."""
         out = self._as_one(func, args, {})
-        gains.weight_norm(self._state, args, out)
+        each.careful(self._state, args, out, "weight_norm", lambda: gains.weight_norm(self._state, args, out))
         return out
 
     def _one_statistic(
@@ -206,7 +209,7 @@ class _Calls(FunctionMode):
         state.statistic = (state.module, state.stack.number(kind_of(name)), name)
         try:
             out = self._as_one(func, args, named)
-            rule(state, bound(func, args, named), out)
+            each.careful(state, [args, named], out, name, lambda: rule(state, bound(func, args, named), out))
         finally:
             state.statistic = None
         return out
@@ -226,7 +229,8 @@ class _Calls(FunctionMode):
             out = func(*args, **named)
         finally:
             self._state.reshaping = False
-        sites.note(self._state, call, name, args, named, out)
+        note = partial(sites.note, self._state, call, name, args, named, out)
+        each.careful(self._state, [args, named], out, name, note)
         return out
 
     def _reading(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -51,6 +51,7 @@ class State:
         indices: labels that buffers of numbers point to.
         one_sided: sizes that may be at another place, or nowhere, in training.
         outputs: what it returned.
+        samples: how many there are in the inputs of the run.
     """
 
     names: dict[int, tuple[str, Tensor]]
@@ -95,6 +96,7 @@ class State:
     indices: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     one_sided: set[Place] = field(default_factory=set[Place])
     outputs: Outputs = field(default_factory=Outputs)
+    samples: int = 1
 
     @staticmethod
     def of(model: nn.Module) -> State:
