@@ -195,3 +195,32 @@ def test_a_gain_times_a_computed_weight_is_no_weight() -> None:
     net = Net()
     net.h = nn.Sequential(Decomposed(), nn.ReLU(), nn.Linear(5, 4))
     assert cut(net) == {"a": 8, "b": 6, "h.0": 5}
+
+
+class Deeper(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid(), nn.Conv2d(8, 8, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_a_weight_that_moves_whenever_it_is_looked_at_is_read_alike_in_every_mode() -> None:
+    for seed in range(8):
+        torch.manual_seed(seed)
+        net = Deeper()
+        net.b = parametrizations.spectral_norm(net.b)
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        names = [[group.name for group in trace(net.train(mode), X).groups] for mode in (True, False)]
+        assert names == [["a", "inner.0"]] * 2
+        net.train()
+        net.h.eval()
+        graph = trace(net, X)
+        plan = Plan((DropUnits("a", (0, 3)),))
+        thin = apply(net, graph, plan)
+        assert thin.b.training
+        assert not thin.h.training
+        assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+        assert torch.equal(thin.b.parametrizations.weight[0]._u, net.b.parametrizations.weight[0]._u)
+        assert verify(net, graph, plan, thin, X).exact

@@ -19,6 +19,7 @@ from secateur.core.regroup import layouts, why_not
 from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.attributes import Number, assign
+from secateur.core.surgery.forward import modes_kept
 from secateur.core.surgery.gains import follow_gains, refresh
 from secateur.core.surgery.indices import follow_indices
 from secateur.core.surgery.ordering import fold_orders
@@ -43,6 +44,15 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
         PlanError: if the plan or graph belongs to another network, or would leave a group without units.
         ModelError: if the model cannot be copied.
     """
+    with modes_kept(model) as modes:  # in training mode, looking at a weight may be enough to change it
+        thin = _applied(model, graph, plan)
+    for name, module in thin.named_modules():
+        module.training = modes.get(name, model.training)
+    return thin
+
+
+def _applied(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
+    """Do the same for a network that is in evaluation mode."""
     keep = graph.kept(plan)
     check(model, graph, keep, plan)
     masks = zero_masks(graph, plan, keep)
