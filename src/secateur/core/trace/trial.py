@@ -20,6 +20,7 @@ from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.core.trace import sites
 from secateur.core.trace.assigning import Assigned, Search, assignments
+from secateur.core.trace.bare import bare_widths
 from secateur.core.trace.breaks import Break, breaks_at, place_in_training
 from secateur.core.trace.calls_made import Site
 from secateur.core.trace.clock import Clock
@@ -124,7 +125,8 @@ class _Settling:
         ]
         self._units = units = Units(state, self._components)
         graph = build(state, self._components, units, sites.rewrites(rewritten, units))
-        return replace(graph, assignments=assignments(self._assigned, units))
+        bare = bare_widths(self._model, state, units)
+        return replace(graph, assignments=(*assignments(self._assigned, units), *bare))
 
     def _breaks_at(self, graph: Graph) -> Break | None:
         """Return where the first trial breaks; None if none does."""
