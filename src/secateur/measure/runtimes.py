@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import os
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from ..core.surgery.untouched import owned
+from ..core.surgery.untouched import owned, private
 from ..errors import ModelError, SettingError, first_line, nearest
 from .conversion import input_names, onnx_program
 from .forward import ExampleInputs, call, call_on, device_of, evaluating, moved, tensors
@@ -116,11 +115,11 @@ def ready(model: nn.Module, example_inputs: ExampleInputs, runtime: Runtime, thr
         return from_program(onnx_program(model, inputs), inputs, runtime, threads)
     if runtime == "channels_last":
         inputs = moved(example_inputs, device, torch.channels_last)
-        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        model = private(model).to(memory_format=torch.channels_last)
     elif runtime == "compile":
         ready_to_compile()
         mode = "reduce-overhead" if device.type == "cuda" else "default"  # the former by CUDA graphs
-        model = cast("nn.Module", torch.compile(copy.deepcopy(model), dynamic=False, mode=mode))
+        model = cast("nn.Module", torch.compile(private(model), dynamic=False, mode=mode))
     return _torch(model, inputs, device, compiled=runtime == "compile")
 
 
