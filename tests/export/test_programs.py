@@ -262,7 +262,7 @@ def test_numbers_that_are_drawn_outside_of_torch_would_become_constants(export: 
 def test_the_noise_of_a_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = Draws().eval()
-    monkeypatch.setattr("secateur.export.steady_onnx.share_of", lambda number: 0.1 * number)
+    monkeypatch.setattr("secateur.measure.steady_onnx.share_of", lambda number: 0.1 * number)
     with pytest.raises(ExportError, match="its outputs differ by"):
         export_onnx(net, torch.randn(2, 3, 8, 8), tmp_path / "model.onnx")
 

@@ -254,6 +254,20 @@ def test_a_network_that_draws_is_compared_under_the_same_numbers(draw: Callable[
         torch.testing.assert_close(*found)
 
 
+def test_noise_like_maps_does_not_depend_on_the_memory_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Like(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return x + torch.randn_like(x)
+
+    ratio_of(monkeypatch, 0.5)
+    assert deploy(Like(), images(2), seconds=QUICK).memory_format == "channels_last"
+
+
 def test_a_network_with_old_weight_norm_that_has_run_with_gradients() -> None:
     net = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)).eval()
     net(images(2)).sum().backward()  # after which its weight is no leaf of the graph of gradients

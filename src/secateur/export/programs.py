@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from secateur.errors import ExportError
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
-from secateur.export.steady_onnx import steady_onnx
+from secateur.measure.steady_onnx import steady_onnx
 
 
 def export_pt2(
