@@ -6,12 +6,14 @@ import errno
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from secateur.core.surgery.untouched import private, randomness
 from secateur.errors import ExportError, first_line
@@ -80,7 +82,7 @@ def export(
             if way.dynamic and not batch_of(example):
                 continue
             try:
-                with quiet(), randomness(), torch.no_grad():  # code that was written draws weights first
+                with quiet(), randomness(), _unvalidated(), torch.no_grad():  # code that was written draws weights first
                     found = _attempt(network, expected, example, way, temporary)
             except OSError:
                 raise
@@ -121,6 +123,17 @@ def _attempt(network: nn.Module, expected: nn.Module, example: Call, way: Way, t
         return found
     run = way.steady(temporary)
     return min(found, max(steady_difference(expected, run, call) for call in (example, other)))
+
+
+@contextmanager
+def _unvalidated() -> Generator[None]:
+    """Let distributions not look at the values of their arguments, which no exporter could follow."""
+    before = Distribution._validate_args  # pyright: ignore[reportPrivateUsage]
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 def _full(folder: Path) -> bool:
