@@ -52,7 +52,7 @@ def test_a_part_that_training_would_run_is_named_once_with_what_is_in_its_way() 
         def __init__(self) -> None:
             super().__init__()
             del self.more
-            self.aux = nn.Sequential(nn.Sequential(nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8)), nn.Conv2d(8, 5, 9))
+            self.aux = nn.Sequential(nn.Sequential(nn.Conv2d(12, 12, 1), nn.BatchNorm2d(12)), nn.Conv2d(12, 12, 9))
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.stem(x).relu()

@@ -40,7 +40,12 @@ def cut(net: nn.Module, x: Tensor = X) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("kind", "call"),
     [
-        (spectral_norm, "torch.nn.utils.remove_spectral_norm(model.get_submodule('b'), 'weight')"),
+        (
+            spectral_norm,
+            "torch.nn.utils.remove_spectral_norm(model.get_submodule('b'), 'weight'), then "
+            "model.get_submodule('b')._load_state_dict_pre_hooks.clear(), for torch leaves a hook there that refuses the "
+            "weights of the layer",
+        ),
         (
             parametrizations.spectral_norm,
             "torch.nn.utils.parametrize.remove_parametrizations(model.get_submodule('b'), 'weight')",
@@ -60,6 +65,17 @@ def test_what_stays_says_with_which_call_it_would_not(kind: Callable[[nn.Module]
     assert rows["b"].remedy == rows["a"].remedy == f"remove it first: {call}"
     assert "in 'b'" in rows["a"].reason
     assert rows["h"].reason == "an output of the network"
+
+
+def test_the_remedy_for_the_old_spectral_norm_leaves_an_ordinary_layer() -> None:
+    model = Net()
+    model.b = spectral_norm(model.b)
+    remedy = next(row.remedy for row in trace(model, X).explain().rows if row.layer == "b")
+    first, then = remedy.removeprefix("remove it first: ").split(", for torch")[0].split(", then ")
+    eval(first)
+    eval(then)
+    model.load_state_dict(model.state_dict())
+    assert cut(model) == {"a": 8, "b": 6}
 
 
 @pytest.mark.filterwarnings("ignore")
