@@ -61,7 +61,9 @@ def test_a_part_that_training_would_run_is_named_once_with_what_is_in_its_way() 
             return self.head(self.wide(y).relu().mean((2, 3)))
 
     (text,) = warned(Auxiliary().eval())
-    said = "the example inputs do not run 'aux' (training mode, which could, fails on them: Calculated padded input size"
+    said = (
+        "the example inputs do not run 'aux' (training mode, which could, fails on them: Calculated padded input size"
+    )
     assert text.startswith(said)
     assert not warned(Auxiliary().eval(), torch.zeros(1, 3, 16, 16))
 

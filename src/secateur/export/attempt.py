@@ -45,7 +45,7 @@ class Way:
         write: writes the network, given a batch to trace it with, to a path.
         load: makes what was written run.
         beside: suffix of a second file that ``write`` puts beside the first.
-        steady: makes it run with constants in the place of what it draws at random, where it draws otherwise than torch.
+        steady: makes it run with constants in the place of random numbers, where it draws otherwise than torch.
     """
 
     dynamic: bool
@@ -82,7 +82,12 @@ def export(
             if way.dynamic and not batch_of(example):
                 continue
             try:
-                with quiet(), randomness(), _unvalidated(), torch.no_grad():  # code that was written draws weights first
+                with (
+                    quiet(),
+                    randomness(),
+                    _unvalidated(),
+                    torch.no_grad(),
+                ):  # code that was written draws weights first
                     found = _attempt(network, expected, example, way, temporary)
             except OSError:
                 raise

@@ -61,7 +61,9 @@ def export_onnx(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ExportError(f'ONNX export needs the package {package}; run: pip install "secateur[export]"')
-    return export(model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx, _load_steady_onnx), reference)
+    return export(
+        model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx, _load_steady_onnx), reference
+    )
 
 
 def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:

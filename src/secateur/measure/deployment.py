@@ -74,7 +74,8 @@ def deploy(
     Batch norms are folded into the layers before them where that is exact. With ``time``, layers with a choice run
     the faster way, see ``fastest``, and kernels are laid out channels last if that is measured to be faster, beyond
     noise; a network that does not run so, or computes something else, stays as it is. Every step is compared with the
-    network, which draws the same random numbers then; where rounding alone could explain a difference, both are compared in float64.
+    network, which draws the same random numbers then; where rounding alone could explain a difference, both are
+    compared in float64.
 
     Args:
         model: any network; left as it is.
@@ -249,7 +250,6 @@ class _Proof:
         wide = [widened(inputs) for inputs, _ in self._trials]
         with InDouble():
             return max(relative_difference(run(self._model, inputs), run(network, inputs)) for inputs in wide)
-
 
     def _if_steady(self, network: nn.Module) -> float:
         """Compare with constants for what is drawn: noise like a tensor is drawn in the order of its memory."""

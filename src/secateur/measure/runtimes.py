@@ -197,6 +197,7 @@ def _torch(model: nn.Module, inputs: Any, device: torch.device, *, compiled: boo
         except Exception as error:  # compilers raise anything
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(f"torch.compile fails on this network ({reason})") from None
+
     def outputs() -> list[Tensor]:
         return _leaves(call(model, inputs))
 

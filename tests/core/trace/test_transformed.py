@@ -43,8 +43,8 @@ def cut(net: nn.Module, x: Tensor = X) -> dict[str, int]:
         (
             spectral_norm,
             "torch.nn.utils.remove_spectral_norm(model.get_submodule('b'), 'weight'), then "
-            "model.get_submodule('b')._load_state_dict_pre_hooks.clear(), for torch leaves a hook there that refuses the "
-            "weights of the layer",
+            "model.get_submodule('b')._load_state_dict_pre_hooks.clear(), for torch leaves a hook there that refuses "
+            "the weights of the layer",
         ),
         (
             parametrizations.spectral_norm,

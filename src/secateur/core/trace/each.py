@@ -147,7 +147,7 @@ def unknown(state: State, args: Any, out: Any, name: str, why: str = "for which 
 
 
 def careful(state: State, args: Any, out: Any, name: str, rule: Callable[[], object]) -> bool:
-    """Follow a rule, and tell whether it held; where it fails on what it was not made for, nothing that the operator touches may be removed.
+    """Follow a rule, and tell whether it held; if it fails, nothing that the operator touches may be removed.
 
     The network has run there, so that its forward must not break for what is learned of it.
 

@@ -191,9 +191,7 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
             _note_work(state, func, args, kwargs, out)
 
 
-def _follow(
-    state: State, func: Any, name: str, args: Args, kwargs: dict[str, Any], out: Any, first: Tensor
-) -> None:
+def _follow(state: State, func: Any, name: str, args: Args, kwargs: dict[str, Any], out: Any, first: Tensor) -> None:
     """Apply the rule of an operator, whose first output is ``first``."""
     if name in MOVES:
         MOVES[name](state, args, out)

@@ -71,8 +71,8 @@ def trace(
         The groups, what is pinned and why, and everything that sizes and surgery need.
 
     Raises:
-        ModelError: if the model does not run on the inputs, builds layers when it first runs, or is a wrapper or program
-            that cannot be read.
+        ModelError: if the model does not run on the inputs, builds layers when it first runs, or is a wrapper or
+            program that cannot be read.
         PlanError: if one of the plans that were tried is of another network.
         SettingError: if ``seconds`` is not above 0, or ``free_outputs`` name no output, class scores or everything.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when

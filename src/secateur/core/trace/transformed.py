@@ -56,8 +56,8 @@ def _of(name: str, module: nn.Module) -> Iterator[tuple[str, str]]:
             call = f"torch.nn.utils.remove_spectral_norm({place}, {hook.name!r})"
             yield (
                 f"{_REASONS['_SpectralNorm']} in '{name}'",
-                f"remove it first: {call}, then {place}._load_state_dict_pre_hooks.clear(), for torch leaves a hook there "
-                "that refuses the weights of the layer",
+                f"remove it first: {call}, then {place}._load_state_dict_pre_hooks.clear(), for torch leaves a hook "
+                "there that refuses the weights of the layer",
             )
     if kind.startswith(_QUANTISING) or kind.startswith(_OBSERVING):
         yield (
