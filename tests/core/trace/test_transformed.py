@@ -78,6 +78,18 @@ def test_the_remedy_for_the_old_spectral_norm_leaves_an_ordinary_layer() -> None
     assert cut(model) == {"a": 8, "b": 6}
 
 
+def test_what_is_left_of_a_spectral_norm_that_was_taken_off_is_not_in_the_thin_network() -> None:
+    net = Net().eval()
+    net.a = spectral_norm(net.a)
+    net.b = nn.utils.remove_spectral_norm(spectral_norm(net.b))
+    with pytest.raises(RuntimeError, match="b.weight_orig"):
+        net.load_state_dict(net.state_dict())
+    thin = apply(net, trace(net, X), Plan())
+    thin.load_state_dict(thin.state_dict())  # with that of the other, which is there
+    assert thin.a._load_state_dict_pre_hooks
+    assert net.b._load_state_dict_pre_hooks
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_layers_prepared_for_quantisation_are_listed() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).train()

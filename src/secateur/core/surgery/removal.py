@@ -22,6 +22,7 @@ from secateur.core.surgery.attributes import Number, assign
 from secateur.core.surgery.forward import modes_kept
 from secateur.core.surgery.gains import follow_gains, refresh
 from secateur.core.surgery.indices import follow_indices
+from secateur.core.surgery.leftovers import drop_leftovers
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import rewrite
@@ -61,6 +62,7 @@ def _applied(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     follow_indices(graph, keep, tensors)
     thin = _copy_with(model, tensors)
     refresh(thin)
+    drop_leftovers(thin)
     if bool((~keep).any()):
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)
