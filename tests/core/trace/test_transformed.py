@@ -82,7 +82,7 @@ def test_what_is_left_of_a_spectral_norm_that_was_taken_off_is_not_in_the_thin_n
     net = Net().eval()
     net.a = spectral_norm(net.a)
     net.b = nn.utils.remove_spectral_norm(spectral_norm(net.b))
-    with pytest.raises(RuntimeError, match="b.weight_orig"):
+    with pytest.raises(RuntimeError, match=r"b\.weight_orig"):
         net.load_state_dict(net.state_dict())
     thin = apply(net, trace(net, X), Plan())
     thin.load_state_dict(thin.state_dict())  # with that of the other, which is there

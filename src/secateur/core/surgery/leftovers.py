@@ -11,7 +11,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDict
 def drop_leftovers(model: nn.Module) -> None:
     """Take off hooks of ``torch.nn.utils.spectral_norm`` that have outlived it, and refuse all state dicts.
 
-    ``remove_spectral_norm`` looks for the hook itself, where modules keep it wrapped since torch 1.13.
+    ``remove_spectral_norm`` looks for the hook itself, where modules keep it wrapped.
     """
     for module in model.modules():
         norms = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]  # pyright: ignore[reportPrivateUsage]
