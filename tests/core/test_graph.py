@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nets import NETS, images, make
 from secateur.core.graph import Graph, Group, Member, layer_of, staying, tensor_of, unit_rows
-from secateur.core.graph.explanation import LayerRow
+from secateur.core.graph.explanation import Explanation, LayerRow
 from secateur.core.graph.written_sizes import Axis, count
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.size import size
@@ -275,3 +275,19 @@ def test_parameters_of_the_network_itself_are_called_by_their_names() -> None:
     assert [(row.layer, row.prunable) for row in graph.explain().rows] == [("wide", 8), ("narrow", 0)]
     assert [(group.name, group.layers) for group in graph.groups] == [("wide", ("wide",))]
     assert graph.without("wide").free == ()
+
+
+def test_an_explanation_is_printed_as_a_table() -> None:
+    rows = (
+        LayerRow("stem", 8, 8, "stem", ("a", "b", "c", "d"), "", ""),
+        LayerRow("stem.long", 16, 12, "x", ("a",), "picked", "let go"),
+        LayerRow("head", 5, 0, "", (), "an output of the network", ""),
+    )
+    assert str(Explanation(rows, 0.1234, "aten.x in 'y'")).splitlines() == [
+        "layer      prunable  together with / why not",
+        "stem         8 of 8  with a, b, 2 more",
+        "stem.long  12 of 16  with a; picked: let go",
+        "head         0 of 5  an output of the network",
+        "With one unit left in every group, 12.3 % of the MACs stay.",
+        "Not counted: aten.x in 'y'.",
+    ]

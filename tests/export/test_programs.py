@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
+import random
 import warnings
 from pathlib import Path
 from typing import Any
@@ -222,3 +223,65 @@ def test_an_error_of_an_exporter_is_quoted_without_its_colours(tmp_path: Path) -
 def test_a_file_needs_a_name() -> None:
     with pytest.raises(ExportError, match=r"is no name for a file; give one such as model\.pt2"):
         export_pt2(Net(), torch.randn(2, 3, 8, 8), "")
+
+
+class Draws(nn.Module):
+    """Adds noise of every kind that torch and ONNX both know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = x + 0.5 * torch.randn_like(x) * torch.exp(x) + torch.rand(x.shape[0], 1, *x.shape[2:])
+        x = nn.functional.dropout(x, 0.2, training=True) + torch.normal(0.0, 1.0, x.shape)
+        return self.b(x * torch.bernoulli(torch.full_like(x, 0.7)))
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_pt2, export_source])
+def test_a_network_that_draws_is_compared_under_the_same_numbers(export: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Draws().eval(), torch.randn(2, 3, 8, 8)
+    found = export(net, x, tmp_path / f"model.{export.__name__}")
+    assert found.difference < 1e-5
+    assert found.dynamic_batch
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_source])
+def test_a_distribution_is_exported_without_its_checks(export: Any, tmp_path: Path) -> None:
+    class Latent(Draws):
+        def forward(self, x: Tensor) -> Tensor:
+            mean, width = self.a(x).chunk(2, 1)
+            return torch.distributions.Normal(mean, nn.functional.softplus(width) + 1e-3).rsample()
+
+    assert torch.distributions.Distribution._validate_args
+    assert export(Latent().eval(), torch.randn(2, 3, 8, 8), tmp_path / "model.file").difference < 1e-5
+    assert torch.distributions.Distribution._validate_args
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_pt2, export_source])
+def test_numbers_that_are_drawn_outside_of_torch_would_become_constants(export: Any, tmp_path: Path) -> None:
+    class Python(Draws):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + random.random()
+
+    with pytest.raises(ExportError, match="its outputs differ by"):
+        export(Python().eval(), torch.randn(2, 3, 8, 8), tmp_path / "model.file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_noise_of_a_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = Draws().eval()
+    monkeypatch.setattr("secateur.measure.steady_onnx.share_of", lambda number: 0.1 * number)
+    with pytest.raises(ExportError, match="its outputs differ by"):
+        export_onnx(net, torch.randn(2, 3, 8, 8), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_pt2, export_source])
+def test_old_weight_norm_that_has_run_with_gradients_is_exported(export: Any, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    net(x).sum().backward()
+    assert export(net, x, tmp_path / "model.file").difference < 1e-5

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import random
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -225,17 +228,51 @@ def test_a_pair_that_moves_the_outputs_is_found_and_undone(
 
 
 class Noisy(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, draw: Callable[[], Any]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
+        self.conv, self.norm, self.draw = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), draw
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) + torch.rand(())
+        return self.norm(self.conv(x)) + self.draw()
 
 
 def test_a_network_that_differs_from_itself_is_refused() -> None:
     with pytest.raises(VerificationError, match="Noisy computes something else each time"):
-        deploy(Noisy(), images(2), time=False)
+        deploy(Noisy(lambda: int.from_bytes(os.urandom(2), "big")), images(2), time=False)
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()), random.random], ids=["torch", "Python"])
+def test_a_network_that_draws_is_compared_under_the_same_numbers(draw: Callable[[], Any]) -> None:
+    net = lived_in(Noisy(draw))
+    made = deploy(net, images(2), time=False)
+    assert made.folded == (("conv", "norm"),)
+    for seed in (1, 2):
+        found = []
+        for each in (net, made.model):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            found.append(each(images(3)))
+        torch.testing.assert_close(*found)
+
+
+def test_noise_like_maps_does_not_depend_on_the_memory_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Like(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return x + torch.randn_like(x)
+
+    ratio_of(monkeypatch, 0.5)
+    assert deploy(Like(), images(2), seconds=QUICK).memory_format == "channels_last"
+
+
+def test_a_network_with_old_weight_norm_that_has_run_with_gradients() -> None:
+    net = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)).eval()
+    net(images(2)).sum().backward()  # after which its weight is no leaf of the graph of gradients
+    torch.testing.assert_close(deploy(net, images(2), seconds=QUICK).model(images(3)), net(images(3)))
 
 
 def test_what_cannot_be_run_or_copied_or_set_is_refused() -> None:

@@ -140,3 +140,19 @@ def test_side_by_side_refuses_what_latency_refuses() -> None:
         side_by_side({}, torch.randn(1), "eagre")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="threads must be a whole number of threads, at least 1"):
         side_by_side({"a": nn.Linear(1, 1)}, torch.randn(1, 1), threads=0)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "channels_last", "onnxruntime"])
+def test_a_network_that_draws_is_timed_where_it_computes_the_same_with_the_same_numbers(runtime: str) -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return x + torch.randn_like(x) * x
+
+    torch.manual_seed(0)
+    found = side_by_side({"a": Draws(), "b": Draws()}, torch.randn(2, 3, 8, 8), runtime, seconds=0.01)
+    assert max(found.differences.values()) < 1e-5

@@ -47,6 +47,27 @@ def test_layers_that_are_not_run_are_named_once() -> None:
     assert not warned(Net().eval(), IMAGE + 1)
 
 
+def test_a_part_that_training_would_run_is_named_once_with_what_is_in_its_way() -> None:
+    class Auxiliary(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.more
+            self.aux = nn.Sequential(nn.Sequential(nn.Conv2d(12, 12, 1), nn.BatchNorm2d(12)), nn.Conv2d(12, 12, 9))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.stem(x).relu()
+            if self.training:
+                self.aux(y)
+            return self.head(self.wide(y).relu().mean((2, 3)))
+
+    (text,) = warned(Auxiliary().eval())
+    said = (
+        "the example inputs do not run 'aux' (training mode, which could, fails on them: Calculated padded input size"
+    )
+    assert text.startswith(said)
+    assert not warned(Auxiliary().eval(), torch.zeros(1, 3, 16, 16))
+
+
 def test_nobody_listening_python_warns_where_the_library_was_called() -> None:
     with pytest.warns(UserWarning, match="do not run 'more'") as caught:
         prune(Net().eval(), IMAGE, "magnitude", 0.7, latency=False)

@@ -229,12 +229,27 @@ def quantised() -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(plain().eval(), {nn.Linear}, dtype=torch.qint8)
 
 
+def held() -> nn.Module:
+    class Predictor(nn.Module):
+        """Loads, trains and predicts with a network, which it holds."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = plain()
+
+        def __call__(self, x: Tensor) -> list[Tensor]:  # pyright: ignore
+            return list(self.network(x))
+
+    return Predictor()
+
+
 FOREIGN: dict[str, tuple[Callable[[], Any], str]] = {
     "traced": (lambda: torch.jit.trace(plain().eval(), X), "the module that it was made from"),
     "scripted": (lambda: torch.jit.script(plain().eval()), "the module that it was made from"),
     "exported": (lambda: torch.export.export(plain().eval(), (X,)).module(), "the network that it was exported from"),
     "program": (lambda: torch.export.export(plain().eval(), (X,)), "the network that it was exported from"),
     "compiled": (lambda: torch.compile(plain()), r"its \._orig_mod"),
+    "held": (held, r"Predictor has no forward of its own and only holds a network: give that, its \.network"),
     "lazy": (wrapped_lazy, "run the network on an input once"),
     "meta": (wrapped_meta, "to_empty"),
     "quantised": (quantised, "before it is quantised"),

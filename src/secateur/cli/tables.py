@@ -18,7 +18,7 @@ from rich.text import Text
 from secateur.cli.output import ours
 
 if TYPE_CHECKING:
-    from secateur.core.graph.explanation import Explanation, LayerRow
+    from secateur.core.graph.explanation import Explanation
     from secateur.measure import Accuracy, Counts, Latency
 
 
@@ -157,7 +157,7 @@ def explanation_table(explanation: Explanation, multiples: Mapping[str, int]) ->
         multiples: of the width of each group, by its name.
     """
     rows = [
-        (row.layer, str(row.width), str(row.prunable), str(multiples.get(row.group, "")), _why(row))
+        (row.layer, str(row.width), str(row.prunable), str(multiples.get(row.group, "")), row.why)
         for row in explanation.rows
     ]
     return table(("Layer", "Width", "Prunable", "Multiple", "Together with / why not"), rows, numbers=(1, 2, 3))
@@ -213,13 +213,6 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         for row in explanation.rows
     ]
     return {"rows": rows, "reachable": explanation.reachable, "uncounted": explanation.uncounted}
-
-
-def _why(row: LayerRow) -> str:
-    parts = [f"with {', '.join(_some(row.with_, 2))}"] if row.with_ and row.prunable else []
-    if row.prunable < row.width:
-        parts.append(f"{row.reason}: {row.remedy}" if row.remedy else row.reason)
-    return "; ".join(parts)
 
 
 def _some(names: Sequence[str], most: int) -> list[str]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from secateur.core.surgery.forward import INPUTS
+from secateur.core.surgery.generators import common
+from secateur.core.surgery.steady import Steady
 from secateur.errors import ExportError
 
 Value: TypeAlias = Tensor | bool | int | float | str | None
@@ -67,9 +69,25 @@ class Call:
 
 
 def difference(network: nn.Module, run: Runner, call: Call) -> float:
-    """Return the largest difference of an output relative to its largest value; inf where not comparable."""
+    """Return the largest difference of an output relative to its largest value; inf where not comparable.
+
+    What both draw at random, they draw from the same states.
+    """
+    states = [(source, source.get()) for source in common()]
     expected = outputs(network(*call.args, **call.kwargs))
-    given = run(call)
+    for source, state in states:
+        source.put(state)
+    return _worst(expected, run(call))
+
+
+def steady_difference(network: nn.Module, run: Runner, call: Call) -> float:
+    """Do the same where the file has constants for all that is drawn at random, see ``Steady``; inf if nothing is."""
+    with Steady() as steady:
+        expected = outputs(network(*call.args, **call.kwargs))
+    return _worst(expected, run(call)) if steady.used else float("inf")
+
+
+def _worst(expected: list[Tensor], given: list[Tensor]) -> float:
     if [x.shape for x in expected] != [x.shape for x in given]:
         return float("inf")
     worst = 0.0

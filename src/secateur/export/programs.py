@@ -16,6 +16,7 @@ from secateur.arguments import checked
 from secateur.errors import ExportError
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
+from secateur.measure.steady_onnx import steady_onnx
 
 
 @checked
@@ -63,7 +64,9 @@ def export_onnx(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ExportError(f'ONNX export needs the package {package}; run: pip install "secateur[export]"')
-    return export(model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx), reference)
+    return export(
+        model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx, _load_steady_onnx), reference
+    )
 
 
 def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:
@@ -82,7 +85,9 @@ def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:
     return program
 
 
-def _ways(content: Callable[[Any], bytes], load: Callable[[Path], Runner]) -> list[Way]:
+def _ways(
+    content: Callable[[Any], bytes], load: Callable[[Path], Runner], steady: Callable[[Path], Runner] | None = None
+) -> list[Way]:
     """Return the two ways to write a program: for batches of any size, else for that of the example."""
 
     def way(dynamic: bool) -> Way:
@@ -90,6 +95,7 @@ def _ways(content: Callable[[Any], bytes], load: Callable[[Path], Runner]) -> li
             dynamic,
             lambda network, traced, path: write_through(path, content(program_of(network, traced, dynamic))),
             load,
+            steady=steady,
         )
 
     return [way(True), way(False)]
@@ -115,10 +121,18 @@ def _write_onnx(program: Any) -> bytes:
 
 
 def _load_onnx(file: Path) -> Runner:
+    return _session(str(file))
+
+
+def _load_steady_onnx(file: Path) -> Runner:
+    return _session(steady_onnx(file.read_bytes()))
+
+
+def _session(program: str | bytes) -> Runner:
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
 
     def run(call: Call) -> list[Tensor]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
@@ -19,11 +18,13 @@ from torch.utils import _pytree
 
 from secateur.arguments import checked
 
-from ..core.surgery.untouched import owned
+from ..core.surgery.steady import Steady
+from ..core.surgery.untouched import owned, private
 from ..errors import ModelError, SettingError, first_line, nearest
 from .conversion import input_names, onnx_program
 from .forward import ExampleInputs, KnownDevice, call, call_on, device_of, evaluating, moved, tensors
 from .quiet import ready_to_compile
+from .steady_onnx import steady_onnx
 
 Runtime = Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"]
 """How a network is run: by PyTorch as it is, with images and kernels laid out channels last, or compiled by
@@ -47,10 +48,12 @@ class Ready:
     Attributes:
         run: does one forward pass, and waits until it is done.
         outputs: does one and returns its tensors, on the CPU.
+        steady: does the same with constants in the place of random numbers, where it draws otherwise than torch.
     """
 
     run: Pass
     outputs: Callable[[], list[Tensor]]
+    steady: Callable[[], list[Tensor]] | None = None
 
 
 def known(runtime: str) -> Runtime:
@@ -117,14 +120,16 @@ def ready(model: nn.Module, example_inputs: ExampleInputs, runtime: Runtime, thr
         raise SettingError(reason)
     inputs = moved(example_inputs, device)
     if runtime in _PACKAGES:
-        return from_program(onnx_program(model, inputs), inputs, runtime, threads)
+        program = onnx_program(model, inputs)
+        made = from_program(program, inputs, runtime, threads)
+        return replace(made, steady=lambda: from_program(steady_onnx(program), inputs, runtime, threads).outputs())
     if runtime == "channels_last":
         inputs = moved(example_inputs, device, torch.channels_last)
-        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        model = private(model).to(memory_format=torch.channels_last)
     elif runtime == "compile":
         ready_to_compile()
         mode = "reduce-overhead" if device.type == "cuda" else "default"  # the former by CUDA graphs
-        model = cast("nn.Module", torch.compile(copy.deepcopy(model), dynamic=False, mode=mode))
+        model = cast("nn.Module", torch.compile(private(model), dynamic=False, mode=mode))
     return _torch(model, inputs, device, compiled=runtime == "compile")
 
 
@@ -135,10 +140,23 @@ def from_program(program: bytes, inputs: ExampleInputs, runtime: Runtime, thread
 
 
 def difference(model: nn.Module, example_inputs: ExampleInputs, made: Ready) -> float:
-    """Return how far the outputs are from those of PyTorch eager, relative to the largest; inf if not comparable."""
+    """Return how far the outputs are from those of PyTorch eager, relative to the largest; inf if not comparable.
+
+    Both draw the same random numbers, or are compared with constants in their place where the runtime has its own.
+    """
+    inputs = moved(example_inputs, device_of(model))
     with evaluating(model), torch.inference_mode():
-        expected = _leaves(call(model, moved(example_inputs, device_of(model))))
-        given = made.outputs()
+        expected = _leaves(call(model, inputs))
+    with evaluating(model), torch.inference_mode():  # from the same random states
+        found = _worst(expected, made.outputs())
+    if found <= TOLERANCE or made.steady is None:
+        return found
+    with evaluating(model), torch.inference_mode(), Steady() as steady:
+        expected = _leaves(call(model, inputs))
+    return min(found, _worst(expected, made.steady())) if steady.used else found
+
+
+def _worst(expected: Sequence[Tensor], given: Sequence[Tensor]) -> float:
     if [x.shape for x in expected] != [x.shape for x in given]:
         return float("inf")
     worst = 0.0
@@ -183,7 +201,15 @@ def _torch(model: nn.Module, inputs: Any, device: torch.device, *, compiled: boo
         except Exception as error:  # compilers raise anything
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(f"torch.compile fails on this network ({reason})") from None
-    return Ready(run, lambda: _leaves(call(model, inputs)))
+
+    def outputs() -> list[Tensor]:
+        return _leaves(call(model, inputs))
+
+    def steady() -> list[Tensor]:
+        with Steady():
+            return outputs()
+
+    return Ready(run, outputs, None if compiled else steady)  # memory is filled in its order, and formats have theirs
 
 
 def _onnxruntime(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:

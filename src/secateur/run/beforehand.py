@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.core.blocks import BlockLayer
-from secateur.core.graph import Graph, Groups, maker_of, within
+from secateur.core.graph import Graph, Groups, layer_of, maker_of, within
 from secateur.core.graph.explanation import REACH_IT
 from secateur.core.graph.outputs import FREE_IT
 from secateur.core.limits import Limits
@@ -150,9 +150,18 @@ def warn_of_seen(model: nn.Module, data: Data, tested: Accuracy | None, place: t
 
 
 def _not_run(graph: Graph) -> str:
-    names = [f"'{name}'" for name in graph.unreached]
+    names = [f"'{name}'" for name in dict.fromkeys(_whole(graph, layer) for layer in graph.unreached)]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"the example inputs do not run {', '.join(names[:3])}{more}"
+    why = f" (training mode, which could, fails on them: {graph.untrained})" if graph.untrained else ""
+    return f"the example inputs do not run {', '.join(names[:3])}{more}{why}"
+
+
+def _whole(graph: Graph, layer: str) -> str:
+    """Return the outermost module around a layer of which nothing runs."""
+    parts = layer.split(".")
+    around = [".".join(parts[:end]) for end in range(1, len(parts))]
+    run = {name for name in map(layer_of, graph.roles) if name not in graph.unreached}
+    return next((name for name in around if not any(each.startswith(f"{name}.") for each in run)), layer)
 
 
 def check_goals(steps: Sequence[tuple[Method, Target | None]], *, told_later: bool) -> None:

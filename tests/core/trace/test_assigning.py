@@ -244,3 +244,22 @@ def test_shared_settings_stay_as_they_are() -> None:
     graph = trace(net, images(1))
     apply(net, graph, Plan((DropUnits("stem.0", (1, 2)),)))
     assert shared.width == 16
+
+
+def test_a_whole_transformer_of_torch_loses_width_with_what_it_embeds() -> None:
+    class Translating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 16, 4, 4)
+            self.transformer = nn.Transformer(16, 4, 1, 1, 24, batch_first=True)
+            self.queries, self.head = nn.Parameter(torch.randn(1, 5, 16)), nn.Linear(16, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patches(x).flatten(2).transpose(1, 2)
+            return self.head(self.transformer(tokens, self.queries.expand(len(x), -1, -1)))
+
+    net = Translating().eval()
+    graph = trace(net, images(2))
+    assert graph.group("patches").size == 16
+    assert_any_cut_is_exact(net, graph)
+    assert apply(net, graph, Plan((DropUnits("patches", (0, 1)),))).transformer.d_model == 14

@@ -89,7 +89,7 @@ WAYS = ("fused", "fused with bias", "by hand", "picked", "bias by head", "einsum
 def test_heads_widths_and_hidden_layers_go(way: str) -> None:
     net, graph = read(Attention(way))
     sizes = {group.name: group.size for group in graph.groups}
-    assert sizes == {"patches": 12, "attention.qkv": 3, "mlp.0": 20}
+    assert sizes == {"patches": 12, "attention.q": 3, "mlp.0": 20}
     thin = check(net, graph, Plan((DropUnits("attention.qkv", (1,)),)))
     assert thin.attention.qkv.weight.shape == (24, 12)
     assert torch.equal(thin.attention.qkv.weight[4:8], net.attention.qkv.weight[8:12])
@@ -164,3 +164,50 @@ def test_what_derives_from_torchs_own_attention_stays_with_the_reason_and_the_re
     assert "one width for everything" in rows["patches"].reason
     assert "linear layers of its own" in rows["patches"].remedy
     check(net, graph, Plan((DropUnits("mlp.0", (0, 7)),)))
+
+
+class Apart(nn.Module):
+    """Queries, keys and values of three linear layers."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.q, self.k, self.v, self.proj = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, _ = x.shape
+        q, k, v = (layer(x).view(n, tokens, 3, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        if self.way == "fused":
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q @ k.transpose(-2, -1) * 0.5).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(n, tokens, -1))
+
+
+class Token(Vision):
+    """Puts a token of its own beside those of each sample, and attends with all of them."""
+
+    def __init__(self, way: str, spread: str) -> None:
+        super().__init__(Apart(way))
+        self.token, self.spread = nn.Parameter(torch.randn(1, 1, 12)), spread
+        self.position = nn.Parameter(torch.randn(1, 17, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        n = len(x)
+        token = self.token.repeat(n, 1, 1) if self.spread == "repeat" else self.token.expand(n, -1, -1)
+        x = torch.cat((token, x), 1) + self.position
+        x = x + self.attention(self.before(x))
+        return self.head((x + self.mlp(self.after(x)))[:, 0])
+
+
+@pytest.mark.parametrize("spread", ["expand", "repeat"])
+@pytest.mark.parametrize("way", ["fused", "matmul"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_token_that_is_copied_for_each_sample_leaves_the_heads_apart(way: str, spread: str, count: int) -> None:
+    torch.manual_seed(1)
+    net = lived_in(Token(way, spread))
+    graph = trace(net, images(count))
+    assert {group.name: group.size for group in graph.groups} == {"patches": 12, "attention.q": 3, "mlp.0": 20}
+    plan = Plan((DropUnits("attention.q", (1,)), DropUnits("patches", (0, 5))))
+    assert verify(net, graph, plan, apply(net, graph, plan), images(2)).exact

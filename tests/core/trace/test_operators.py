@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from nets import lived_in
 from secateur.core.plan import DropUnits, Plan
+from secateur.core.size import size
 from secateur.core.surgery import apply, verify
-from secateur.core.trace import trace
+from secateur.core.trace import rules, trace
 
 Step = Callable[[Tensor], Tensor]
 
@@ -156,3 +157,31 @@ def test_maps_that_are_put_back_where_others_came_from_go_with_those() -> None:
     assert [(group.name, group.layers) for group in graph.groups] == [("one", ("one", "inner"))]
     plan = Plan((DropUnits("one", (0, 5)),))
     assert verify(net, graph, plan, apply(net, graph, plan), images(2)).exact
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "said"),
+    [("MOVES", "transpose", "aten.transpose"), ("MIXES", "convolution", "aten.convolution")],
+)
+def test_a_rule_that_fails_pins_what_it_was_for(
+    table: str, name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.h = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.h(self.b(self.a(x).transpose(2, 3)).mean((2, 3)))
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("the expanded size of the tensor (4) must match")
+
+    before = trace(Turned().eval(), torch.ones(1, 3, 4, 4))
+    monkeypatch.setitem(getattr(rules, table), name, fail)
+    graph = trace(Turned().eval(), torch.ones(1, 3, 4, 4))
+    assert [group.name for group in before.groups] == ["a", "b"]
+    assert "a" not in [group.name for group in graph.groups]
+    reason = f"used by the operator {said}, in a way that its rule does not cover"
+    assert any(pin.reason.startswith(reason) for pin in graph.pins if pin.tensor.startswith("a."))
+    assert size(graph, Plan()).macs == size(before, Plan()).macs

@@ -139,6 +139,59 @@ def test_names_of_nothing_and_of_the_prediction_are_refused(net: Any, free: tupl
         trace(lived_in(made), images(1), free_outputs=free)
 
 
+class Ends(Layers):
+    """Returns scores under any name or place, beside maps and features that the classifier reads."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        del self.neck
+        if way in ("two", "projected"):
+            self.other = nn.Linear(12, 7)
+
+    def put_out(self, stem: Tensor, last: Tensor) -> Any:
+        scores, pooled = self.head(last), last.mean((2, 3))
+        if self.way in ("two", "projected"):
+            return {"age" if self.way == "two" else "logits": scores, "other": self.other(pooled)}
+        return {
+            "named": {"feats": [stem, last], "out": scores},
+            "chances": {"embedding": pooled, "pred": scores.softmax(1)},
+            "second": (stem, scores),
+        }[self.way]
+
+
+@pytest.mark.parametrize(
+    ("way", "free", "beside"),
+    [("named", "out", "feats"), ("chances", "pred", "embedding"), ("second", "1", "0")],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_no_layer_reads_is_the_class_scores_under_any_name(way: str, free: str, beside: str, count: int) -> None:
+    net = lived_in(Ends(way))
+    with pytest.raises(SettingError, match=f"'{free}' .{count}x5. is all that the network returns that can be class"):
+        trace(net, images(count), free_outputs=(free,))
+    assert rows(trace(net, images(count)))["head.fc"] == (f"an output of the network ('{free}')", "")
+    graph = trace(net, images(count), free_outputs=(beside,))
+    assert "head.fc" not in sizes(graph)
+    assert "last.0" in sizes(graph) or way == "second"
+
+
+def test_of_several_that_may_be_scores_all_but_one_can_be_free() -> None:
+    net = lived_in(Ends("two"))
+    assert rows(trace(net, images(1)))["other"] == ("an output of the network ('other')", FREE_IT)
+    graph = trace(net, images(1), free_outputs=("other",))
+    assert sizes(graph) == {"stem.0": 8, "last.0": 12, "other": 7}
+    assert rows(graph)["head.fc"] == ("an output of the network ('age')", "")
+    assert "other" in sizes(trace(lived_in(Ends("projected")), images(1), free_outputs=("other",)))
+
+
+def test_a_single_output_that_differs_in_training_is_said_in_words() -> None:
+    class Wider(Layers):
+        def put_out(self, stem: Tensor, last: Tensor) -> Any:
+            return stem if self.training else self.head(last)
+
+    assert rows(trace(lived_in(Wider()), images(2)))["stem.0"] == ("an output of the network in training", "")
+
+
 def test_channels_beside_samples() -> None:
     class Folded(Layers):
         def put_out(self, stem: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

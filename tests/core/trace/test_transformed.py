@@ -40,7 +40,12 @@ def cut(net: nn.Module, x: Tensor = X) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("kind", "call"),
     [
-        (spectral_norm, "torch.nn.utils.remove_spectral_norm(model.get_submodule('b'), 'weight')"),
+        (
+            spectral_norm,
+            "torch.nn.utils.remove_spectral_norm(model.get_submodule('b'), 'weight'), then "
+            "model.get_submodule('b')._load_state_dict_pre_hooks.clear(), for torch leaves a hook there that refuses "
+            "the weights of the layer",
+        ),
         (
             parametrizations.spectral_norm,
             "torch.nn.utils.parametrize.remove_parametrizations(model.get_submodule('b'), 'weight')",
@@ -60,6 +65,29 @@ def test_what_stays_says_with_which_call_it_would_not(kind: Callable[[nn.Module]
     assert rows["b"].remedy == rows["a"].remedy == f"remove it first: {call}"
     assert "in 'b'" in rows["a"].reason
     assert rows["h"].reason == "an output of the network"
+
+
+def test_the_remedy_for_the_old_spectral_norm_leaves_an_ordinary_layer() -> None:
+    model = Net()
+    model.b = spectral_norm(model.b)
+    remedy = next(row.remedy for row in trace(model, X).explain().rows if row.layer == "b")
+    first, then = remedy.removeprefix("remove it first: ").split(", for torch")[0].split(", then ")
+    eval(first)
+    eval(then)
+    model.load_state_dict(model.state_dict())
+    assert cut(model) == {"a": 8, "b": 6}
+
+
+def test_what_is_left_of_a_spectral_norm_that_was_taken_off_is_not_in_the_thin_network() -> None:
+    net = Net().eval()
+    net.a = spectral_norm(net.a)
+    net.b = nn.utils.remove_spectral_norm(spectral_norm(net.b))
+    with pytest.raises(RuntimeError, match=r"b\.weight_orig"):
+        net.load_state_dict(net.state_dict())
+    thin = apply(net, trace(net, X), Plan())
+    thin.load_state_dict(thin.state_dict())  # with that of the other, which is there
+    assert thin.a._load_state_dict_pre_hooks
+    assert net.b._load_state_dict_pre_hooks
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -195,3 +223,32 @@ def test_a_gain_times_a_computed_weight_is_no_weight() -> None:
     net = Net()
     net.h = nn.Sequential(Decomposed(), nn.ReLU(), nn.Linear(5, 4))
     assert cut(net) == {"a": 8, "b": 6, "h.0": 5}
+
+
+class Deeper(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid(), nn.Conv2d(8, 8, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_a_weight_that_moves_whenever_it_is_looked_at_is_read_alike_in_every_mode() -> None:
+    for seed in range(8):
+        torch.manual_seed(seed)
+        net = Deeper()
+        net.b = parametrizations.spectral_norm(net.b)
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        names = [[group.name for group in trace(net.train(mode), X).groups] for mode in (True, False)]
+        assert names == [["a", "inner.0"]] * 2
+        net.train()
+        net.h.eval()
+        graph = trace(net, X)
+        plan = Plan((DropUnits("a", (0, 3)),))
+        thin = apply(net, graph, plan)
+        assert thin.b.training
+        assert not thin.h.training
+        assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+        assert torch.equal(thin.b.parametrizations.weight[0]._u, net.b.parametrizations.weight[0]._u)
+        assert verify(net, graph, plan, thin, X).exact

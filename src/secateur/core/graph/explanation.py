@@ -12,6 +12,7 @@ from secateur.core.graph.structure import Structure
 UNREACHED = "not run by the example inputs"
 STREAM = "added to the outputs of other layers, and only groups inside blocks are pruned"
 REACH_IT = "give example inputs that run it, or delete it from the network if nothing does"
+_MOST = 2  # layers that go together of which the names are given
 _IN_TRAINING = "runs in training alone"
 
 
@@ -37,6 +38,16 @@ class LayerRow:
     reason: str
     remedy: str
 
+    @property
+    def why(self) -> str:
+        """With which layers the channels go, and why the others do not, in words."""
+        more = len(self.with_) - _MOST
+        names = [*self.with_[:_MOST], f"{more} more"] if more > 1 else self.with_
+        parts = [f"with {', '.join(names)}"] if names and self.prunable else []
+        if self.prunable < self.width:
+            parts.append(f"{self.reason}: {self.remedy}" if self.remedy else self.reason)
+        return "; ".join(parts)
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -52,6 +63,15 @@ class Explanation:
     rows: tuple[LayerRow, ...]
     reachable: float
     uncounted: str = ""
+
+    def __str__(self) -> str:
+        """Return the rows as a table for the eye."""
+        cells = [("layer", "prunable", "together with / why not")]
+        cells += [(row.layer, f"{row.prunable} of {row.width}", row.why) for row in self.rows]
+        layer, prunable = (max(len(row[column]) for row in cells) for column in (0, 1))
+        lines = [f"{row[0]:<{layer}}  {row[1]:>{prunable}}  {row[2]}".rstrip() for row in cells]
+        lines.append(f"With one unit left in every group, {100 * self.reachable:.3g} % of the MACs stay.")
+        return "\n".join([*lines, *([f"Not counted: {self.uncounted}."] if self.uncounted else [])])
 
 
 def explain(graph: Structure) -> Explanation:

@@ -21,6 +21,7 @@ from secateur.spelling import setting
 
 FREE_IT = "if nothing needs that width, name the output in free_outputs"
 SCORES = "logits"
+IN_TRAINING, IN_ANOTHER_RUN = "in training", "in another run"
 _MOST = 12  # outputs that a message lists
 
 
@@ -142,14 +143,15 @@ def check_named(
         )
 
 
-def refuse_scores(path: str, shape: Sequence[int]) -> None:
-    """Refuse to let class scores lose channels.
+def refuse_scores(path: str, shape: Sequence[int], *, known: bool = True) -> None:
+    """Refuse to let class scores lose channels, which are known as such or all that is returned that could be some.
 
     Raises:
         SettingError: always.
     """
+    what = "holds the class scores" if known else "is all that the network returns that can be class scores"
     raise SettingError(
-        f"the output '{path}' ({_written(shape)}) holds the class scores, which must keep their width; leave it out of "
+        f"the output '{path}' ({_written(shape)}) {what}, which must keep their width; leave it out of "
         "free_outputs, and name only what is beside it"
     )
 
@@ -159,6 +161,8 @@ def named(paths: Sequence[str]) -> str:
     known = [f"'{path}'" for path in dict.fromkeys(paths) if path]
     if not known:
         return "an output of the network"
+    if len(known) == 1 and paths[0] in (IN_TRAINING, IN_ANOTHER_RUN):  # of a network that returns one tensor
+        return f"an output of the network {paths[0]}"
     more = f" and {len(known) - 3} more" if len(known) > 3 else ""
     what = "an output" if len(known) == 1 else "outputs"
     return f"{what} of the network ({', '.join(known[:3])}{more})"

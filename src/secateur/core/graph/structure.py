@@ -83,6 +83,7 @@ class Structure:
         transformed: layers and observers whose weights are computed in a way in which no channel can go.
         tied: parameters one of whose dimensions both makes and reads channels, as in a decoder with transposed weights.
         unreached: layers that the example inputs do not run, with their widths; what they could meet stays.
+        untrained: why the network did not run in training mode; empty if it did, or does there what it does otherwise.
         aside: parameters and buffers that are used in training alone.
         streams: groups whose units several layers, or a layer and a padding, put out that are added up.
         left: groups that are left alone.
@@ -107,6 +108,7 @@ class Structure:
     statistics: tuple[Statistic, ...]
     roles: Mapping[str, tuple[Role, ...]]
     unreached: Mapping[str, int] = field(default_factory=dict[str, int])
+    untrained: str = ""
     gates: Mapping[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = field(default=frozenset())
     streams: frozenset[str] = field(default=frozenset())

@@ -52,9 +52,22 @@ def refuse_foreign(model: object) -> None:
         what, instead = _WRAPPERS[name]
         raise ModelError(f"{type(model).__name__} {what} and cannot be pruned as it is: give {instead}")
     if isinstance(model, nn.Module):
+        _refuse_holders(model)
         _refuse_layers(model)
         refuse_odd_tensors(model)
         _refuse_tensors(model)
+
+
+def _refuse_holders(model: nn.Module) -> None:
+    """Refuse what only holds a network, to train or predict with it, and does these in calls of its own."""
+    if type(model).forward is not nn.Module.forward or "forward" in vars(model):
+        return
+    held = {id(parameter) for parameter in model.parameters()}
+    for name, child in model.named_children():
+        if held and held == {id(parameter) for parameter in child.parameters()}:
+            raise ModelError(
+                f"{type(model).__name__} has no forward of its own and only holds a network: give that, its .{name}"
+            )
 
 
 def _refuse_layers(model: nn.Module) -> None:

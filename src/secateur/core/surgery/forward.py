@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias, cast
 
 import torch
@@ -44,6 +45,27 @@ def in_evaluation(module: nn.Module) -> bool:
     return False
 
 
+@contextmanager
+def modes_kept(model: nn.Module, training: Callable[[nn.Module], bool] = in_evaluation) -> Generator[dict[str, bool]]:
+    """Put modules in evaluation mode, or in the modes that are told; restore every module's own afterwards.
+
+    Some weights are computed anew whenever somebody looks at them, and in training mode another time otherwise.
+
+    Yields:
+        the modes that the modules had, by name.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    names = {name: module.training for name, module in model.named_modules()}
+    try:
+        for module, _ in modes:
+            module.training = training(module)
+        yield names
+    finally:
+        with deferred:
+            for module, mode in modes:
+                module.training = mode
+
+
 def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = in_evaluation) -> Any:
     """Run the model on example inputs in evaluation mode without gradients, and leave model and inputs as they were.
 
@@ -61,12 +83,10 @@ def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], boo
 
 def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = in_evaluation) -> Any:
     """Do what ``run`` does, but leave in the model what its forward changes; every module's mode is restored."""
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        for module, _ in modes:
-            module.training = training(module)
         # code may look at whether gradients are wanted, as it may look at whether it trains
-        with ordinary(), module_by_module(), torch.set_grad_enabled(training is not in_evaluation):
+        wanted = torch.set_grad_enabled(training is not in_evaluation)
+        with modes_kept(model, training), ordinary(), module_by_module(), wanted:
             return _call(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise
@@ -74,10 +94,6 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
         raise ModelError(
             f"{type(model).__name__} does not run on the example inputs ({describe(inputs)}): {first_line(error)}"
         ) from error
-    finally:
-        with deferred:
-            for module, mode in modes:
-                module.training = mode
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:

@@ -20,8 +20,10 @@ from secateur.core.size import sliced, zero_masks
 from secateur.core.strided import StridedConv2d, alike
 from secateur.core.surgery.attributes import Number, assign
 from secateur.core.surgery.foreign import refuse_odd_tensors
+from secateur.core.surgery.forward import modes_kept
 from secateur.core.surgery.gains import follow_gains, refresh
 from secateur.core.surgery.indices import follow_indices
+from secateur.core.surgery.leftovers import drop_leftovers
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import Change, rewrite
@@ -46,6 +48,15 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
         ModelError: if the model cannot be copied.
     """
     refuse_odd_tensors(model)
+    with modes_kept(model) as modes:  # in training mode, looking at a weight may be enough to change it
+        thin = _applied(model, graph, plan)
+    for name, module in thin.named_modules():
+        module.training = modes.get(name, model.training)
+    return thin
+
+
+def _applied(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
+    """Do the same for a network that is in evaluation mode."""
     keep = graph.kept(plan)
     check(model, graph, keep, plan)
     masks = zero_masks(graph, plan, keep)
@@ -54,6 +65,7 @@ def apply(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
     follow_indices(graph, keep, tensors)
     thin = _copy_with(model, tensors)
     refresh(thin)
+    drop_leftovers(thin)
     if bool((~keep).any()):
         _set_sizes(thin, graph, keep)
         renumber(thin, graph, keep)

@@ -23,6 +23,11 @@ _DROPOUTS = frozenset(
 _GOLDEN = (math.sqrt(5) - 1) / 2  # whose multiples spread evenly over the unit interval
 
 
+def share_of(number: int) -> float:
+    """Return how far from the smallest to the largest the constant of a draw lies, by its number in the run."""
+    return 0.1 + 0.8 * (number * _GOLDEN % 1)
+
+
 class WithoutDropout(FunctionMode):
     """While active, functions that drop at random return what they were given."""
 
@@ -81,8 +86,7 @@ class _Draws(OperatorMode):
         before = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]  # what is written in place goes
         out = func(*args, **named)
         self.count += 1
-        share = 0.1 + 0.8 * (self.count * _GOLDEN % 1)  # of the way from the smallest to the largest
-        return out.copy_(rule(out, before, share))
+        return out.copy_(rule(out, before, share_of(self.count)))
 
 
 Rule = Callable[[Tensor, Sequence[Any], float], Tensor]

@@ -21,11 +21,11 @@ from torch.utils._pytree import tree_map
 from secateur.core.interrupts import deferred
 from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.generators import common, held
+from secateur.core.surgery.keeping import keeping, kept_tensors
 from secateur.core.together import Together
 from secateur.errors import ModelError, first_line
 
 _PLACES = ("cpu", "cuda", "mps", "xpu")
-_BARE = nn.Module()  # whose own dictionaries hold hooks and parts
 
 
 @contextmanager
@@ -116,8 +116,10 @@ class Unwritten:
 def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
     """Put back afterwards what forwards of the model change in it: modes, attributes, buffers and generators.
 
-    So is what a list, set or dictionary holds that is an attribute. What lies deeper stays; a private copy
-    (``private``) is safe from that too.
+    So are hooks and parts of its modules, and what lists, sets, dictionaries and plain objects hold that are
+    attributes, see ``keeping.keeping``: a network that sets itself up in its first run is then as if it had never
+    run, and does so when its owner runs it. What lies deeper stays; a private copy (``private``) is safe from that
+    too.
 
     What is put back counts as never written, so that a graph of autograd from before can still go backward.
 
@@ -129,22 +131,12 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
     tensors = [*model.buffers(), *(model.parameters() if weights else _shortened(modules))]
     with torch.inference_mode(False), torch.no_grad(), unseen():
         values = [(tensor, tensor.clone(), Unwritten(tensor)) for tensor in tensors if not tensor.is_meta]
-    tables = [table for module in modules for table in _tables(module)]
-    kept = [(table, dict(table)) for table in tables]
-    lists = [(value, list(value)) for table in tables for value in table.values() if type(value) is list]
-    sets = [(value, set(value)) for table in tables for value in table.values() if type(value) is set]
+    kept = keeping(modules)
     generators = [(source, source.get()) for source in held(model)]
 
     def put_back() -> None:
-        for table, before in kept:
-            _restore(table, before)
-        for kept_list, entries in lists:
-            if len(kept_list) != len(entries) or any(a is not b for a, b in zip(kept_list, entries, strict=True)):
-                kept_list[:] = entries
-        for kept_set, members in sets:
-            if kept_set != members:
-                kept_set.clear()
-                kept_set |= members
+        for restore in kept:
+            restore()
         with unseen():
             for tensor, value, unwritten in values:
                 _write(tensor, value)
@@ -164,21 +156,6 @@ def _shortened(modules: Iterable[nn.Module]) -> list[Tensor]:
     """Return the weights of tables whose rows become shorter where they are looked up, in evaluation mode too."""
     tables = [module for module in modules if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     return list(dict.fromkeys(module.weight for module in tables if module.max_norm is not None))
-
-
-def _tables(module: nn.Module) -> list[dict[str, Any]]:
-    """Return the dictionaries in which a module keeps attributes, buffers and parameters, and those that it holds."""
-    own = vars(module)
-    parts = [own[name] for name in ("_buffers", "_parameters", "_modules") if type(own.get(name)) is dict]
-    return [own, *parts, *(value for name, value in own.items() if type(value) is dict and not hasattr(_BARE, name))]
-
-
-def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:
-    for name in [name for name in table if name not in before]:
-        del table[name]
-    for name, value in before.items():
-        if name not in table or table[name] is not value:
-            table[name] = value
 
 
 def _write(tensor: Tensor, value: Tensor) -> None:
@@ -283,5 +260,4 @@ def _holds_modules(function: object, model: nn.Module) -> bool:
 
 def computed(model: nn.Module) -> list[Tensor]:
     """Return tensors that modules have kept from a forward; torch copies none that autograd knows where from."""
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    return [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    return [tensor for tensor in kept_tensors(model.modules()) if not tensor.is_leaf]

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from secateur.core.attention import is_attention
 from secateur.core.graph import Graph
 from secateur.core.graph.written_sizes import Assignment, count
 from secateur.core.plan import Plan
@@ -122,8 +123,8 @@ class Search:
     def _options(self, name: str, step: int, units: Units, assigned: Assigned) -> Iterator[tuple[Place, Width]]:
         """Yield numbers and the widths that they may stand for, those that are used nearest to a step first."""
         module = self.model.get_submodule(name)
-        if type(module).__module__.startswith("torch."):
-            return
+        if type(module).__module__.startswith("torch.") and (is_attention(module) or not any(module.children())):
+            return  # surgery sets what single layers hold
         used = mentioned(type(module))
         for number in numbers(module):
             if number.value < 2 or not (number.name in used or used & INDIRECT):

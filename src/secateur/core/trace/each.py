@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from secateur.core import labels as L
 from secateur.core.trace.move import meet
 from secateur.core.trace.state import State
+from secateur.errors import SecateurError
 
 Args = Sequence[Any]
 
@@ -130,18 +131,43 @@ def halves(state: State, args: Args, out: Tensor) -> None:
     state.set(out, layers)
 
 
-def unknown(state: State, args: Args, outs: Sequence[Tensor], name: str) -> None:
+def unknown(state: State, args: Any, out: Any, name: str, why: str = "for which there is no rule") -> None:
     """An operator without a rule: nothing that it touches may be removed."""
     for tensor in flat(args):
         if isinstance(tensor, Tensor):
             for layer in state.labels(tensor):
                 state.pin(
                     layer.reshape(-1),
-                    f"used by the operator {name}, for which there is no rule",
+                    f"used by the operator {name}, {why}",
                     "keep these channels, or write the operation with common operators",
                 )
-    for out in outs:
-        state.set(out, [])
+    for tensor in flat(out):
+        if isinstance(tensor, Tensor):
+            state.set(tensor, [])
+
+
+def careful(state: State, args: Any, out: Any, name: str, rule: Callable[[], object]) -> bool:
+    """Follow a rule, and tell whether it held; if it fails, nothing that the operator touches may be removed.
+
+    The network has run there, so that its forward must not break for what is learned of it.
+
+    Args:
+        state: that the rule changes.
+        args: of the operator.
+        out: what it has returned.
+        name: of the operator.
+        rule: what to do.
+    """
+    calls = len(state.calls)
+    try:
+        rule()
+    except (SecateurError, MemoryError):
+        raise
+    except Exception:
+        del state.calls[calls:]
+        unknown(state, args, out, name, "in a way that its rule does not cover")
+        return False
+    return True
 
 
 def flat(value: Any) -> list[Any]:

@@ -45,12 +45,17 @@ def expand(state: State, args: Args, out: Tensor) -> None:
 
 
 def copies(state: State, x: Tensor, out: Tensor) -> list[Tensor]:
-    """Return fresh labels along each dimension in which a tensor was repeated."""
+    """Return fresh labels along each dimension in which a tensor was repeated, but for that of the samples.
+
+    A token of its own that a network puts beside those of every sample is no channel there, and must not be joined
+    with heads that lie in one dimension with the samples.
+    """
     old = [1] * (out.dim() - x.dim()) + list(x.shape)
+    first = int(out.dim() > 1 and out.shape[0] == state.samples)
     return [
         state.fresh(size).reshape([-1 if i == d else 1 for i in range(out.dim())])
         for d, size in enumerate(out.shape)
-        if old[d] == 1 and size > 1
+        if old[d] == 1 and size > 1 and d >= first
     ]
 
 

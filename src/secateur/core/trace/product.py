@@ -123,7 +123,7 @@ def attention(state: State, args: Args, out: Any) -> None:
     """Fused scaled dot-product attention over ``(batch, heads, tokens, width)``; its scale follows the width."""
     query, key, value = args[:3]
     masks = [arg for arg in args[3:] if isinstance(arg, Tensor)]
-    heads = _heads(state, (query, key, value), (0, 1))
+    heads, rows = (_heads(state, (query, key, value), dims) for dims in ((1,), (0,)))
     for mask in masks:
         _mask(state, mask, heads)
     for tensor in (query, key):
@@ -136,21 +136,24 @@ def attention(state: State, args: Args, out: Any) -> None:
     many = (first.shape[1], heads)
     _cost(state, batch * tokens, many, (query.shape[3], None))
     _cost(state, batch * tokens, many, (value.shape[3], wide))
-    state.set(first, [place(heads, first, 1), place(wide, first, -1)])
+    state.set(first, [place(rows, first, 0), place(heads, first, 1), place(wide, first, -1)])
     for other in out[1:]:
         if isinstance(other, Tensor):
-            state.set(other, [place(heads, other, 1)] if other.dim() > 1 else [])
+            state.set(other, [place(rows, other, 0), place(heads, other, 1)] if other.dim() > 1 else [])
 
 
 def _heads(state: State, tensors: Sequence[Tensor], dims: Sequence[int]) -> Tensor | None:
-    """Return the labels along the one leading dimension that has some; what meets there lives and dies together."""
+    """Return the labels along the one of some leading dimensions that has any; what meets there goes together.
+
+    Layers that vary along further dimensions are those of the last one.
+    """
     found: Tensor | None = None
     bare = False
     for tensor in tensors:
-        layers = [layer for layer in state.labels(tensor) if any(layer.shape[d] > 1 for d in dims)]
+        layers = [layer for layer in state.labels(tensor) if _leads(layer, tensor.dim() - 2) in dims]
         for layer in layers:
-            varying = [d for d in dims if layer.shape[d] > 1]
-            row = state.merge(layer, [d for d in range(layer.dim()) if d != varying[-1]]).reshape(-1)
+            last = _leads(layer, tensor.dim() - 2)
+            row = state.merge(layer, [d for d in range(layer.dim()) if d != last]).reshape(-1)
             if found is not None and len(found) != len(row):
                 state.pin(row, UNEQUAL)
                 bare = True
@@ -162,6 +165,11 @@ def _heads(state: State, tensors: Sequence[Tensor], dims: Sequence[int]) -> Tens
     if found is not None and bare:
         state.pin(found, UNEQUAL)
     return found
+
+
+def _leads(layer: Tensor, leading: int) -> int:
+    """Return the last of the leading dimensions along which a layer varies, -1 if there is none."""
+    return max((d for d in range(leading) if layer.shape[d] > 1), default=-1)
 
 
 def _mask(state: State, mask: Tensor, heads: Tensor | None) -> None:

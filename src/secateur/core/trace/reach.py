@@ -37,7 +37,7 @@ from secateur.core.trace.decisions import Decisions
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
 from secateur.core.trace.unreached import Unreached, unreached
-from secateur.errors import ModelError
+from secateur.errors import ModelError, first_line
 
 Again = Callable[[bool, AbstractContextManager[object], Inputs], object]
 
@@ -85,14 +85,17 @@ def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Aga
     """Run in training mode; return what is read for the first time there, nothing if the network does not run so."""
     before = frozenset(state.shapes)
     for batch in training_batches(inputs):
-        with (
-            suppress(ModelError),  # as where the inputs are too small for an auxiliary classifier, or it wants targets
-            untouched(model, weights=True),
-            training_beside(model, state, "used otherwise in training than in evaluation"),
-        ):
-            again(True, nullcontext(), batch)
-            state.training = batch
-            return frozenset(state.shapes) - before
+        try:
+            with (
+                untouched(model, weights=True),
+                training_beside(model, state, "used otherwise in training than in evaluation"),
+            ):
+                again(True, nullcontext(), batch)
+        except ModelError as error:  # the inputs are too small for an auxiliary classifier, or it wants targets
+            state.untrained = first_line(error.__cause__ or error)
+            continue
+        state.training, state.untrained = batch, ""
+        return frozenset(state.shapes) - before
     return frozenset()
 
 

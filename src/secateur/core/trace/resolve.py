@@ -157,6 +157,7 @@ def build(state: State, components: Components, units: Units, rewrites: Sequence
         gates=state.gates,
         uncounted=by_operator(state.uncounted),
         unreached=state.unreached,
+        untrained=state.untrained,
         aside=state.aside,
         gains=tuple(state.gains.values()),
         transformed=state.transformed,

@@ -10,18 +10,34 @@ import torch
 from torch import Tensor
 
 from secateur.core import labels as L
-from secateur.core.graph.outputs import FREE_IT, are_scores, check_named, is_named, named, named_tensors, refuse_scores
+from secateur.core.graph.outputs import (
+    FREE_IT,
+    IN_ANOTHER_RUN,
+    IN_TRAINING,
+    are_scores,
+    check_named,
+    is_named,
+    named,
+    named_tensors,
+    refuse_scores,
+)
 from secateur.core.trace.calls_made import Layers
 
 
 @dataclass(frozen=True, eq=False)
 class Returned:
-    """A tensor that a run returned, by its path, with its labels and whether these may go."""
+    """A tensor that a run returned, by its path, with its labels.
+
+    Attributes:
+        free: whether its labels may go.
+        scores: whether it stands where class scores stand.
+    """
 
     path: str
     shape: tuple[int, ...]
     layers: Layers
     free: bool
+    scores: bool = False
 
     @property
     def atoms(self) -> Tensor:
@@ -76,12 +92,12 @@ class Outputs:
                 refuse_scores(path, shape)
             if not first and not free and len(layers):
                 free = bool(len(freed)) and bool(torch.isin(_atoms(layers), freed).all())
-            found.append(Returned(path, shape, layers, free))
+            found.append(Returned(path, shape, layers, free, scores))
             if own and path not in before and not first:
                 self.also[path] = shape
             if not free:
                 can = own and path and not scores and len(tensors) > 1
-                where = path if own else f"{path} in training" if training else f"{path} in another run"
+                where = path if own else f"{path} {IN_TRAINING if training else IN_ANOTHER_RUN}".strip()
                 for layer in layers:
                     pin(layer.reshape(-1), named([where]), FREE_IT if can else "", output=where)
         if first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -184,8 +185,14 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     for tensor in each.flat(out):
         if isinstance(tensor, Tensor):
             state.own[tensor] = own
-    if not tensors:
-        return
+    if tensors:
+        rule = partial(_follow, state, func, name, args, kwargs, out, first)
+        if not each.careful(state, args, out, _full(func, name), rule) and name in MIXES:
+            _note_work(state, func, args, kwargs, out)
+
+
+def _follow(state: State, func: Any, name: str, args: Args, kwargs: dict[str, Any], out: Any, first: Tensor) -> None:
+    """Apply the rule of an operator, whose first output is ``first``."""
     if name in MOVES:
         MOVES[name](state, args, out)
     elif name == "squeeze_" and len(args) > 1:  # without a dimension nothing says which of them went
@@ -217,8 +224,11 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     elif name in ELEMENTWISE or torch.Tag.pointwise in func.tags:
         each.elementwise(state, args, first, name=name)
     else:
-        outs: Sequence[Tensor] = [o for o in each.flat(out) if isinstance(o, Tensor)]
-        each.unknown(state, args, outs, f"aten.{name}" if func.namespace == "aten" else f"{func.namespace}.{name}")
+        each.unknown(state, args, out, _full(func, name))
+
+
+def _full(func: Any, name: str) -> str:
+    return f"aten.{name}" if func.namespace == "aten" else f"{func.namespace}.{name}"
 
 
 def _note_work(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from secateur.core.statistics import KIND, NEIGHBOURS, READING, READS, is_statis
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.apart import apart
 from secateur.core.surgery.foreign import Network, refuse_foreign
-from secateur.core.surgery.forward import forward, in_evaluation
+from secateur.core.surgery.forward import forward, in_evaluation, modes_kept
 from secateur.core.surgery.steady import WithoutDropout
 from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import ordinary, untouched
@@ -32,7 +33,7 @@ from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import listening, noting
 from secateur.core.trace.trial import settle
-from secateur.errors import TraceError
+from secateur.errors import ModelError, TraceError
 from secateur.events import Event, Tell, ignore
 from secateur.rules import Number
 
@@ -75,7 +76,8 @@ def trace(
         The groups, what is pinned and why, and everything that sizes and surgery need.
 
     Raises:
-        ModelError: if the model does not run on the inputs, or is a wrapper or program that cannot be read.
+        ModelError: if the model does not run on the inputs, builds layers when it first runs, or is a wrapper or
+            program that cannot be read.
         PlanError: if one of the plans that were tried is of another network.
         SettingError: if ``seconds`` is not above 0, or ``free_outputs`` name no output, class scores or everything.
         TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when
@@ -87,7 +89,8 @@ def trace(
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
         names = (free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs)
         state = _watch(model, example_inputs, names, clock, tell)
-    return settle(model, state, example_inputs, clock, tried)
+    with modes_kept(model):  # in training mode, looking at a weight may be enough to change it
+        return settle(model, state, example_inputs, clock, tried)
 
 
 def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ...], clock: Clock, tell: Tell) -> State:
@@ -99,6 +102,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ..
 
     def watched(training: bool, beside: AbstractContextManager[object], inputs: Inputs) -> bool:
         without = WithoutDropout() if training else nullcontext()
+        state.samples = next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), 1)
         with state.stack, _carrying(state, clock, tell), _Calls(state, decisions), without, beside:
             outputs = forward(model, inputs, training=in_training if training else in_evaluation)
         state.outputs.note(outputs, state.labels, state.pin, training=training)
@@ -111,11 +115,23 @@ def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ..
             f"{type(model).__name__} returns no tensors, so that nothing could be verified; "
             "make its forward return tensors"
         )
+    _refuse_built(model, state)
     again.check(model, example_inputs, around, state.stack.entered, clock)
     trains = may_differ(model, asked, state.arrivals)
     reach.complete(model, state, decisions, example_inputs, watched, trains=trains)
     state.outputs.check()
     return state
+
+
+def _refuse_built(model: nn.Module, state: State) -> None:
+    """Refuse a network that made parameters in its first run, which no copy of it would have."""
+    known = {name for name, _ in state.names.values()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in state.names and name not in known:
+            raise ModelError(
+                f"{type(model).__name__} builds '{name}' in its first run: run the network on an input once, or load "
+                "its weights, and give it then"
+            )
 
 
 def _carrying(state: State, clock: Clock, tell: Tell) -> Operators:
@@ -174,13 +190,13 @@ class _Calls(FunctionMode):
     def _recurrent(self, func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
         """One rule for the whole layer, which some processors run as one operator and others step by step."""
         out = self._as_one(func, args, {})
-        recurrent.RULES[name](self._state, args, out)
+        each.careful(self._state, args, out, name, lambda: recurrent.RULES[name](self._state, args, out))
         return out
 
     def _weight_norm(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """One rule for what some processors run as one operator and others step by step."""
         out = self._as_one(func, args, {})
-        gains.weight_norm(self._state, args, out)
+        each.careful(self._state, args, out, "weight_norm", lambda: gains.weight_norm(self._state, args, out))
         return out
 
     def _one_statistic(
@@ -196,7 +212,7 @@ class _Calls(FunctionMode):
         state.statistic = (state.module, state.stack.number(kind_of(name)), name)
         try:
             out = self._as_one(func, args, named)
-            rule(state, bound(func, args, named), out)
+            each.careful(state, [args, named], out, name, lambda: rule(state, bound(func, args, named), out))
         finally:
             state.statistic = None
         return out
@@ -216,7 +232,8 @@ class _Calls(FunctionMode):
             out = func(*args, **named)
         finally:
             self._state.reshaping = False
-        sites.note(self._state, call, func, args, named, out)
+        note = partial(sites.note, self._state, call, func, args, named, out)
+        each.careful(self._state, [args, named], out, name, note)
         return out
 
     def _reading(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -49,6 +49,8 @@ class State:
         indices: labels that buffers of numbers point to.
         one_sided: sizes that may be at another place, or nowhere, in training.
         outputs: what it returned.
+        untrained: why it did not run in training mode; empty if it did, or was not asked to.
+        samples: how many there are in the inputs of the run.
     """
 
     names: dict[int, tuple[str, Tensor]]
@@ -91,6 +93,8 @@ class State:
     indices: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     one_sided: set[Place] = field(default_factory=set[Place])
     outputs: Outputs = field(default_factory=Outputs)
+    untrained: str = ""
+    samples: int = 1
 
     @staticmethod
     def of(model: nn.Module) -> State:

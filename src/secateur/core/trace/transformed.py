@@ -54,7 +54,11 @@ def _of(name: str, module: nn.Module) -> Iterator[tuple[str, str]]:
     for hook in module._forward_pre_hooks.values():  # pyright: ignore[reportPrivateUsage]
         if isinstance(hook, SpectralNorm):
             call = f"torch.nn.utils.remove_spectral_norm({place}, {hook.name!r})"
-            yield f"{_REASONS['_SpectralNorm']} in '{name}'", f"remove it first: {call}"
+            yield (
+                f"{_REASONS['_SpectralNorm']} in '{name}'",
+                f"remove it first: {call}, then {place}._load_state_dict_pre_hooks.clear(), for torch leaves a hook "
+                "there that refuses the weights of the layer",
+            )
     if kind.startswith(_QUANTISING) or kind.startswith(_OBSERVING):
         yield (
             f"'{name}' is prepared for quantisation, with scales of all its channels together",

@@ -20,12 +20,14 @@ from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.core.trace import sites
 from secateur.core.trace.assigning import Assigned, Search, assignments
+from secateur.core.trace.bare import bare_widths
 from secateur.core.trace.breaks import Break, breaks_at, place_in_training
 from secateur.core.trace.calls_made import Site
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.closing import Closing
 from secateur.core.trace.components import Components
 from secateur.core.trace.resolve import Units, build
+from secateur.core.trace.scores import keeping_scores
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import above, calls
@@ -58,6 +60,7 @@ def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock,
 
     Raises:
         PlanError: if one of these plans is of another network.
+        SettingError: if free outputs leave no class scores.
         TraceError: if even a network with all doubtful channels pinned does not run or agree, or time is up.
     """
     settling = _Settling(model, state, example_inputs, clock)
@@ -76,9 +79,9 @@ class _Settling:
     """
 
     def __init__(self, model: nn.Module, state: State, example_inputs: Inputs, clock: Clock) -> None:
+        state, self._components = keeping_scores(state, clock)
         self._model, self._state, self._inputs, self._clock = model, state, example_inputs, clock
         self.gone: list[Gone] = []
-        self._components = Components(state, clock)
         self._found = sites.following(model, state, self._components)
         self._classes = {name: type(model.get_submodule(name)) for name in {site.module for site in self._found.all}}
         self._force = dict.fromkeys(self._classes.values(), Force.WRITTEN)
@@ -132,7 +135,8 @@ class _Settling:
         ]
         self._units = units = Units(state, self._components)
         graph = build(state, self._components, units, sites.rewrites(rewritten, units))
-        return replace(graph, assignments=assignments(self._assigned, units))
+        bare = bare_widths(self._model, state, units)
+        return replace(graph, assignments=(*assignments(self._assigned, units), *bare))
 
     def _breaks_at(self, graph: Graph) -> Break | None:
         """Return where the first trial breaks; None if none does."""

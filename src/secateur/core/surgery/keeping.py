@@ -1,0 +1,109 @@
+"""What the modules of a network keep between runs, beside tensors: remembered, and put back entry by entry."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+_BARE = nn.Module()  # whose own dictionaries hold hooks and parts
+_TABLES = (dict, OrderedDict, defaultdict)
+_DEEPEST = 4  # containers and objects within each other, the innermost counted too
+_MOST = 1000  # entries of a container that are looked into
+_FOREIGN = (sys.stdlib_module_names - {"types"}) | {"torch", "numpy"}  # types: SimpleNamespace
+
+
+def keeping(modules: Iterable[nn.Module]) -> list[Callable[[], object]]:
+    """Return what puts back the attributes, parts and hooks of modules, and what their attributes hold.
+
+    These are lists, sets, dictionaries and objects of classes that are no part of Python or torch.
+    """
+    restore: list[Callable[[], object]] = []
+    seen: set[int] = set()
+    for module in modules:
+        own = vars(module)
+        restore.append(partial(_restore_table, own, dict(own)))
+        for name, value in own.items():
+            if hasattr(_BARE, name):
+                restore.append(_restoring(value))
+            else:
+                restore += [_restoring(each) for each in _reached(value, seen)]
+    return restore
+
+
+def kept_tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Return the tensors that modules keep as attributes, or in what their attributes hold; no parts or buffers."""
+    seen: set[int] = set()
+    values = [value for module in modules for name, value in vars(module).items() if not hasattr(_BARE, name)]
+    return [each for value in values for each in _reached(value, seen) if isinstance(each, Tensor)]
+
+
+def _reached(value: Any, seen: set[int], depth: int = 1) -> Iterator[Any]:
+    """Yield a value, and what it holds that was not met before."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    yield value
+    kind, own = type(value), _attributes(value)
+    parts: list[Any] = list(own.values()) if own is not None else []
+    if kind in _TABLES:
+        parts = list(value.values())
+    elif kind is list or issubclass(kind, tuple):
+        parts = list(value)
+    for part in parts if depth < _DEEPEST and len(parts) <= _MOST else ():
+        yield from _reached(part, seen, depth + 1)
+
+
+def _restoring(value: Any) -> Callable[[], object]:
+    """Return what puts a container or an object back; nothing happens to anything else."""
+    kind = type(value)
+    if kind in _TABLES:
+        return partial(_restore_ordered, value, dict(value))
+    if kind is list:
+        return partial(_restore_list, value, list(value))
+    if kind is set:
+        return partial(_restore_set, value, set(value))
+    own = _attributes(value)
+    return (lambda: None) if own is None else partial(_restore_table, own, dict(own))
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """Return the dictionary of an object's own attributes, None where it is of no such kind."""
+    kind: Any = type(value)  # isinstance would wake lazy objects
+    if issubclass(kind, nn.Module | type) or kind.__module__.partition(".")[0] in _FOREIGN:
+        return None
+    with suppress(AttributeError):
+        own: Any = object.__getattribute__(value, "__dict__")
+        return own if type(own) is dict else None
+    return None
+
+
+def _restore_table(table: dict[Any, Any], before: dict[Any, Any]) -> None:
+    for name in [name for name in table if name not in before]:
+        del table[name]
+    for name, value in before.items():
+        if name not in table or table[name] is not value:
+            table[name] = value
+
+
+def _restore_ordered(table: dict[Any, Any], before: dict[Any, Any]) -> None:
+    _restore_table(table, before)
+    if list(table) != list(before):  # hooks run in their order
+        table.clear()
+        table.update(before)
+
+
+def _restore_list(items: list[Any], before: list[Any]) -> None:
+    if len(items) != len(before) or any(a is not b for a, b in zip(items, before, strict=True)):
+        items[:] = before
+
+
+def _restore_set(members: set[Any], before: set[Any]) -> None:
+    if members != before:
+        members.clear()
+        members |= before
