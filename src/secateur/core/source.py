@@ -214,7 +214,7 @@ def _imports(node: ast.AST) -> Iterator[ast.stmt]:
             yield from _imports(child)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)  # trees are large, and networks come in few files
 def _parsed(text: str) -> _File | None:
     try:
         return _File(text)

@@ -430,8 +430,7 @@ def test_only_the_number_changes_wherever_it_stands(make: type[Net]) -> None:
     assert graph.rewrites
     for training in (False, True):
         assert_same(net, graph, plan, thin, training=training)
-    if make is not Held:
-        assert_same(net, graph, plan, pickle.loads(pickle.dumps(thin)))
+    assert_same(net, graph, plan, pickle.loads(pickle.dumps(thin)))
     assert halves(images(1, 16, 2, 2)).shape[1] == 16
     assert shuffle(images(1, 16, 2, 2), 4, 16).shape[1] == 16
 
@@ -613,6 +612,19 @@ def test_another_process_makes_the_same_of_a_pickle(tmp_path: Path) -> None:
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+def thrice(x: Tensor) -> Tensor:
+    return x * 3
+
+
+def test_another_function_that_is_put_into_an_attribute_stays_there() -> None:
+    _, _, _, thin = thinned(Held())
+    assert thin.then is not halves
+    thin.then = thrice
+    for again in (copy.deepcopy(thin), pickle.loads(pickle.dumps(thin))):
+        assert again.then is thrice
+        assert relative_difference(again(images(2, 3, 8, 8)), thin(images(2, 3, 8, 8))) < 1e-12
 
 
 def test_recordings_in_older_pickles_can_still_be_read() -> None:

@@ -185,8 +185,8 @@ def hold(module: nn.Module, functions: Iterable[Edited]) -> list[str]:
     files: list[str] = []
     for each in functions:
         before = authors(vars(module).get(each.name))
-        if each.held and before is not None:  # or somebody has put something else there
-            old = _named(before, each)
+        old = next((f for f in functions_in(before) if f.__code__.co_qualname == each.key), None)
+        if each.held and old is not None:  # or somebody has put something else there
             new = rewrapped(before, old, _made(old, each, files))
             new.__dict__[_BEFORE] = before
             vars(module)[each.name] = new
