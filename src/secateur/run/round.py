@@ -16,17 +16,7 @@ from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.size import Target, size
-from secateur.core.surgery import (
-    Hold,
-    apply,
-    carrying_out,
-    check_batches,
-    check_sizes,
-    check_training,
-    compare_training,
-    hold,
-    prove,
-)
+from secateur.core.surgery import Hold, apply, carrying_out, check_training, hold, prove, prove_elsewhere
 from secateur.core.trials import Search
 from secateur.errors import BranchingError, TargetError
 from secateur.events import Event, Tell, warn
@@ -221,10 +211,7 @@ class Round:
         with job.clock("verify"):
             check, outputs = prove(model, graph, plan, thin, job.inputs)
         with job.clock("verify"):
-            check_batches(model, graph, plan, thin, job.inputs, outputs)
-        with job.clock("verify"):
-            check_sizes(model, graph, plan, thin, job.inputs)
-            compare_training(model, graph, plan, thin, job.inputs)
+            prove_elsewhere(model, graph, plan, thin, job.inputs, outputs)
         if check.draws:
             warn(DRAWN, job.tell)
             plan = replace(plan, notes=(*plan.notes, DRAWN))

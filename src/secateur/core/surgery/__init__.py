@@ -3,7 +3,7 @@
 from secateur.core.surgery.batches import check_batches, other_batches
 from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.optimizer import migrate_optimizer
-from secateur.core.surgery.proof import carrying_out, cut, prove
+from secateur.core.surgery.proof import carrying_out, cut, prove, prove_elsewhere
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
 from secateur.core.surgery.sizes import check_sizes
@@ -29,6 +29,7 @@ __all__ = [
     "migrate_optimizer",
     "other_batches",
     "prove",
+    "prove_elsewhere",
     "relative_difference",
     "run",
     "tensors_in",

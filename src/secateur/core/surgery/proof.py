@@ -11,8 +11,11 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
+from secateur.core.surgery.batches import check_batches
 from secateur.core.surgery.forward import Inputs, finite, run
 from secateur.core.surgery.removal import apply
+from secateur.core.surgery.sizes import check_sizes
+from secateur.core.surgery.training import compare_training
 from secateur.core.surgery.verification import Verification, verified
 from secateur.errors import CutError, VerificationError
 from secateur.spelling import setting
@@ -53,6 +56,27 @@ def prove(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: I
             check.layer,
         )
     return check, outputs
+
+
+def prove_elsewhere(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, outputs: Any = None
+) -> None:
+    """Compare the thin network with the silenced one on other inputs and in training, where the dense one runs so.
+
+    Args:
+        model: the dense network.
+        graph: its graph.
+        plan: what was removed.
+        thin: what is left; it agrees with the silenced network on the inputs.
+        inputs: the example.
+        outputs: of the thin network for them, if they are known.
+
+    Raises:
+        CutError: if the thin one computes something else there, or does not run.
+    """
+    check_batches(model, graph, plan, thin, inputs, outputs)
+    check_sizes(model, graph, plan, thin, inputs)
+    compare_training(model, graph, plan, thin, inputs)
 
 
 @contextmanager

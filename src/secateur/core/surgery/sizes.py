@@ -137,7 +137,7 @@ def _of_length(tensor: Tensor, dim: int, length: int) -> Tensor:
 def _reshaped(size: Size, *, even: bool) -> Size:
     """Return a size that is longer along the first dimension and shorter along others; shorter along all if even."""
     first = down(size.lengths[0], _SHORTER) if even else up(size.lengths[0], _LONGER)
-    return Size(size.count, (first, *(down(length, _SHORTER) for length in size.lengths[1:])))
+    return Size(size.count, (first, *(down(length, _SHORTER if even else _HALF) for length in size.lengths[1:])))
 
 
 def others(size: Size, spots: Sequence[Spot], *, even: bool = False) -> list[Size]:

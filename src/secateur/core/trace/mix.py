@@ -13,7 +13,9 @@ from secateur.core.trace.calls_made import Call
 from secateur.core.trace.state import State
 
 Args = Sequence[Any]
-FIXED_INPUT = "reads channels that cannot be removed"
+FIXED_INPUT = "in groups with channels that cannot be removed"
+ALSO_FIXED = "read by weights that also read channels that cannot be removed"
+NO_PARAMETER = "read by weights that are no parameters of the network"
 NO_WEIGHT = "summed over by no weight"
 
 
@@ -60,7 +62,8 @@ def _grouped(
     for depthwise convolutions), or the same position goes from every group: whichever leaves the finer choice.
     """
     if read is None or rows is None:
-        _pin_all(state, (read, rows, columns), FIXED_INPUT)
+        _pin_all(state, (read,), NO_PARAMETER)
+        _pin_all(state, (rows, columns), FIXED_INPUT)
         return None
     inner = len(read) // groups
     by_group = read.reshape(groups, inner)
@@ -106,7 +109,8 @@ def contract(state: State, read: Tensor | None, weight: Tensor | None, silenceab
     if read is None and weight is None:
         return
     if read is None or weight is None:
-        _pin_all(state, (read, weight), FIXED_INPUT)
+        _pin_all(state, (read,), NO_PARAMETER)
+        _pin_all(state, (weight,), ALSO_FIXED)
         return
     state.unite(read, weight)
     if not silenceable or state.makes(weight):

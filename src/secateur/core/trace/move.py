@@ -194,7 +194,11 @@ def meet(state: State, inputs: Sequence[Sequence[Tensor]], shapes: Sequence[Sequ
 
 
 def regions(state: State, args: Args, out: Tensor | Sequence[Tensor]) -> None:
-    """Maps cut out of a batch of maps (region of interest): a channel stays a channel."""
+    """Maps cut out of a batch of maps (regions of interest, a grid): a channel stays a channel, coordinates stay."""
+    for tensor in args[1:]:
+        if isinstance(tensor, Tensor):
+            for layer in state.labels(tensor):
+                state.pin(layer.reshape(-1), "coordinates at which maps are looked up")
     channels = state.vector(args[0], 1)
     for tensor in [out] if isinstance(out, Tensor) else out:  # beside the largest, where they were
         shape = [-1 if d == 1 else 1 for d in range(tensor.dim())]
