@@ -160,7 +160,7 @@ class _Reading:
         )
 
     def _of_torch(self, name: str, found: object) -> bool:
-        last = name.rpartition(".")[2]
+        last = getattr(found, "__name__", name.rpartition(".")[2])
         known = any(getattr(space, last, None) is found for space in (torch, nn.functional, torch.fft, torch.linalg))
         return found is not None and known and not isinstance(found, type) and not last.startswith(_LOSING)
 

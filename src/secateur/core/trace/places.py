@@ -37,6 +37,7 @@ NO_SOURCE = "whose source is not at hand"
 NO_NUMBER = "in an expression that gives more than this number"
 ARGUMENT = "by an argument that calls may give otherwise"
 CHOICE = "by code that may decide otherwise elsewhere"
+SEVERAL = "by one expression for different channels"
 NO_WAY = "in a function that the module's methods do not call by its name"
 
 _INSIDE = tuple(

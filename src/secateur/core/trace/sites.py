@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from secateur.core.surgery.recordable import is_recordable
 from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.calls_made import Place, Site
 from secateur.core.trace.components import Components
-from secateur.core.trace.places import ARGUMENT, CHOICE, Places
+from secateur.core.trace.places import ARGUMENT, CHOICE, SEVERAL, Places
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
@@ -183,9 +183,10 @@ def following(model: nn.Module, state: State, components: Components) -> Followi
         found = programs.say(site)
         if found and not follows:
             continue
-        if isinstance(site.spot, Spot):
-            again = site.place in split
-        else:
+        if site.place in split:
+            site = replace(site, spot=SEVERAL)
+        again = False
+        if isinstance(site.spot, str):
             again = state.stack.entered.get(site.module, 0) > 1 or site.place in state.one_sided
             again = again or not found or site.spot in (ARGUMENT, CHOICE) or not programs.may_run(site.module)
         kinds[None if again else found].append(site)
