@@ -85,8 +85,8 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
     """Do what ``run`` does, but leave in the model what its forward changes; every module's mode is restored."""
     try:
         # code may look at whether gradients are wanted, as it may look at whether it trains
-        wanted = torch.set_grad_enabled(training is not in_evaluation)
-        with modes_kept(model, training), ordinary(), module_by_module(), wanted:
+        modes, wanted = modes_kept(model, training), training is not in_evaluation
+        with modes, ordinary(), module_by_module(), torch.set_grad_enabled(wanted):  # which acts when it is called
             return _call(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise
