@@ -89,7 +89,7 @@ WAYS = ("fused", "fused with bias", "by hand", "picked", "bias by head", "einsum
 def test_heads_widths_and_hidden_layers_go(way: str) -> None:
     net, graph = read(Attention(way))
     sizes = {group.name: group.size for group in graph.groups}
-    assert sizes == {"patches": 12, "attention.q": 3, "mlp.0": 20}
+    assert sizes == {"patches": 12, "attention.qkv": 3, "mlp.0": 20}
     thin = check(net, graph, Plan((DropUnits("attention.qkv", (1,)),)))
     assert thin.attention.qkv.weight.shape == (24, 12)
     assert torch.equal(thin.attention.qkv.weight[4:8], net.attention.qkv.weight[8:12])

@@ -40,10 +40,9 @@ CHOICE = "by code that may decide otherwise elsewhere"
 SEVERAL = "by one expression for different channels"
 NO_WAY = "in a function that the module's methods do not call by its name"
 
-_INSIDE = tuple(
-    os.path.join(str(place), "")
-    for place in (pathlib.Path(str(torch.__file__)).parent, pathlib.Path(__file__).parents[2])
-)
+_PACKAGE = pathlib.Path(__file__).parents[2]
+_INSIDE = tuple(os.path.join(str(place), "") for place in (pathlib.Path(str(torch.__file__)).parent, _PACKAGE))
+_NETWORKS = tuple(os.path.join(str(_PACKAGE / part), "") for part in ("models", "checks"))  # whose code is networks'
 _HEARING = FunctionMode.__torch_function__.__code__
 _OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
 
@@ -288,7 +287,8 @@ def _frames() -> list[FrameType]:
 
 
 def _is_inside(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(_INSIDE)
+    file = frame.f_code.co_filename
+    return file.startswith(_INSIDE) and not file.startswith(_NETWORKS)
 
 
 def _first(frame: FrameType) -> object:
