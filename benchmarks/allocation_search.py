@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from secateur.search.bayes import (
+from secateur.search.bayesian.gaussian_process import (
     Box,
     Outcome,
     Point,

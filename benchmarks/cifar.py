@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from secateur.core.limits import Limits
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.data import Data, load_data
 from secateur.measure import SpeedUp, side_by_side
 from secateur.measure.machine import processor

@@ -23,10 +23,10 @@ import torchvision
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.data import load_calibration, load_data

@@ -39,8 +39,8 @@ from typing import Any
 
 import torch
 
-from secateur.core.limits import Limits
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import hold
 from secateur.core.trace import trace
 from secateur.data import Data, from_arrays, load_data

@@ -27,7 +27,7 @@ from secateur.measure.forecast import Forecast
 from secateur.measure.layer_table import LayerTable
 from secateur.measure.machine import processor
 from secateur.measure.speed_up import DENSE, PRUNED
-from secateur.run.foretelling import foretell
+from secateur.run.speed_forecast import foretell
 
 NETWORKS = ("resnet18", "resnet50", "densenet121", "mobilenet_v2", "efficientnet_b0")
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "channels_last")

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from secateur.core.blocks import BlockLayer
-from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.size import size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, masked
 from secateur.core.trace import trace
+from secateur.core.zeros.blocks import BlockLayer
 from secateur.measure import fastest
 from secateur.methods.self_grouping import SelfGrouping
 

@@ -37,8 +37,8 @@ import torch
 from torch import nn
 
 from secateur.core.graph import INSIDE, Groups
-from secateur.core.limits import Limits
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import TargetError
 from secateur.measure import accuracy, count

@@ -29,11 +29,11 @@ import torchvision
 
 from secateur.budget import Budget
 from secateur.core.graph import Graph
-from secateur.core.knapsack import kept_importance
 from secateur.core.method import ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import size
+from secateur.core.selection.knapsack import kept_importance
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.data import Data, load_calibration, load_data
@@ -43,8 +43,8 @@ from secateur.measure.machine import processor
 from secateur.methods import find
 from secateur.models import build, load_weights
 from secateur.repair import take
-from secateur.run.bargain import Bargain, Decide, Test
-from secateur.run.within_latency import WithinLatency, in_turns
+from secateur.run.budget_terms import Bargain, Decide, Test
+from secateur.run.latency_search import WithinLatency, in_turns
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those the weights were trained with
 CASES = (

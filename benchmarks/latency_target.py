@@ -19,17 +19,17 @@ import torch
 import torchvision
 
 from secateur.budget import Budget
-from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.measure import side_by_side
 from secateur.measure.machine import processor
 from secateur.methods.magnitude import Magnitude
-from secateur.run.bargain import Bargain
-from secateur.run.settling import settle
-from secateur.run.within_latency import WithinLatency
+from secateur.run.budget_search import settle
+from secateur.run.budget_terms import Bargain
+from secateur.run.latency_search import WithinLatency
 
 NETWORKS = (("resnet18", 0.5), ("mobilenet_v2", 0.6))
 REPEATS = 5

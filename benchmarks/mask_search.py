@@ -27,10 +27,10 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import size
 from secateur.core.surgery import masked
 from secateur.core.trace import trace
 from secateur.data import Data, from_arrays, load_data

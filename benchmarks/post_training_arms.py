@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from gram_channel_map import gram_channel_map
-from secateur.core.error_curves import ErrorCurve
-from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.selection.error_curves import ErrorCurve
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.data import Data, load_calibration, load_data

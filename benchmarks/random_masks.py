@@ -28,14 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, tensor_of
-from secateur.core.limits import Limits
-from secateur.core.patterns import input_maps, maskable, strided_mask
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.size import size
+from secateur.core.selection.search_results import Search
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, hold
 from secateur.core.trace import trace
-from secateur.core.trials import Search
+from secateur.core.zeros.patterns import input_maps, maskable, strided_mask
 from secateur.data import Data, from_arrays, load_data
 from secateur.measure import accuracy
 from secateur.measure.machine import processor

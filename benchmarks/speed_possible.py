@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, Group
-from secateur.core.select import plan_of
-from secateur.core.size import ruler
+from secateur.core.selection.select import plan_of
+from secateur.core.sizes.size import ruler
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.measure import count

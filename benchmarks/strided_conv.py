@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.core.patterns import stride_mask
-from secateur.core.strided import StridedConv2d
+from secateur.core.zeros.patterns import stride_mask
+from secateur.core.zeros.strided import StridedConv2d
 from secateur.measure.machine import processor
 
 SHAPES = ((16, 32, 3), (64, 16, 3), (128, 16, 3), (256, 8, 3), (64, 16, 5), (128, 16, 5))

@@ -26,9 +26,9 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.size import size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import size
 from secateur.core.trace import trace
 from secateur.methods.weak_subnetwork import Streams, WeakSubnetwork, shares
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply, check_batches, check_training, run, verified
 from secateur.core.trace import trace
 from secateur.errors import CutError, SecateurError, TargetError, TraceError

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import torch
 
-from secateur.core.costs import Product, Sizes
-from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Group
 from secateur.core.graph.written_sizes import Axis
-from secateur.core.select import Step
-from secateur.core.standing import Ladder, Standing
+from secateur.core.selection.costs import Product, Sizes
+from secateur.core.selection.error_curves import ErrorCurve
+from secateur.core.selection.select import Step
+from secateur.core.selection.width_ladders import Ladder, Standing
 
 SHAPES = ("rising", "any", "falling", "jumps")
 """How much each unit adds to an error: more than the one before, no matter, less, or nearly nothing but at times."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from secateur import artifact
 from secateur.artifact import folder as folders
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.errors import ArtifactError

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.core.trace import trace
 from secateur.measure import accuracy, count
 from secateur.methods import METHODS

@@ -28,7 +28,7 @@ from secateur.events import Display, Event, Tell, heard, ignore, once, to_caller
 from secateur.methods.magnitude import Magnitude
 from secateur.recipe import Recipe
 from secateur.repair import repair
-from secateur.run import headline, prune, prune_as, run_recipe, timing
+from secateur.run import headline_speed, layer_times, prune, prune_as, run_recipe
 from secateur.run.pipeline import Pipeline
 
 Patch = pytest.MonkeyPatch
@@ -52,16 +52,16 @@ def layers_that_cannot_be_timed(patch: Patch, tell: Tell) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise SettingError("it cannot be had here")
 
-    patch.setattr(timing, "measured_limits", fail)
-    patch.setattr(timing, "worth_timing", lambda graph: True)
+    patch.setattr(layer_times, "measured_limits", fail)
+    patch.setattr(layer_times, "worth_timing", lambda graph: True)
     patch.setattr(Pipeline, "time", lambda self, model: None)
     prune(Plain().eval(), images(2), target=0.5, runtime="eager", tell=tell)
 
 
 def a_choice_that_does_not_fit(patch: Patch, tell: Tell) -> None:
-    patch.setattr(timing, "worth_timing", lambda graph: False)
+    patch.setattr(layer_times, "worth_timing", lambda graph: False)
     patch.setattr(Pipeline, "time", lambda self, model: None)
-    patch.setattr(headline, "fastest_of", lambda *_: "eager")
+    patch.setattr(headline_speed, "fastest_of", lambda *_: "eager")
     prune(Plain().eval(), images(2), target=0.5, chosen={"runtime": "abacus"}, tell=tell)
 
 

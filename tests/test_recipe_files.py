@@ -11,11 +11,11 @@ import torch
 
 from secateur.compare import CONTROLS, Comparison, requests
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.method import shapes
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace
 from secateur.methods.batch_bridgeout import BatchBridgeout
 from secateur.methods.fine_pruning import FinePruning

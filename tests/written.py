@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.literals import Path, at, call_name, is_reshaping
-from secateur.core.source import Spot
+from secateur.core.code.source import Spot
+from secateur.core.code.written_numbers import Path, at, call_name, is_reshaping
 from secateur.core.surgery.rewriting import Change
 from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace.places import Places

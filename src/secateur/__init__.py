@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from secateur.budget import Budget
     from secateur.checks import check_method
     from secateur.core.graph import Graph
-    from secateur.core.limits import Limits
     from secateur.core.method import Method, ScoreMethod
     from secateur.core.plan import Plan
-    from secateur.core.size import Target, size
+    from secateur.core.sizes.limits import Limits
+    from secateur.core.sizes.size import Target, size
     from secateur.core.surgery import apply, hold, masked, verify
     from secateur.core.trace import trace
     from secateur.data import load_data

@@ -16,8 +16,8 @@ from secateur import rules
 from secateur.arguments import checked
 from secateur.budget import Budget, agreed
 from secateur.core.graph import Groups
-from secateur.core.limits import MULTIPLE, Multiple
-from secateur.core.size import Measure
+from secateur.core.sizes.limits import MULTIPLE, Multiple
+from secateur.core.sizes.size import Measure
 from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
 from secateur.reading import Foreign

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 from secateur import rules
-from secateur.core.size import Measure
+from secateur.core.sizes.size import Measure
 from secateur.errors import SettingError, nearest
 from secateur.reading import written
 

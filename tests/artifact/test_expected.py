@@ -76,7 +76,7 @@ def test_a_network_that_looks_at_values_is_not_looked_at():
             return x * self.weight
 
     def built() -> nn.Module:
-        from secateur.models.sources import _call  # which turns its error into one of ours
+        from secateur.models.sources import _call
 
         return _call(Looks, "looks", {})
 

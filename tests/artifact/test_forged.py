@@ -25,7 +25,7 @@ from secateur.cli.command import Given
 from secateur.cli.subject import subject_of
 from secateur.errors import ArtifactError
 from secateur.models import build
-from secateur.search.lines import Lines
+from secateur.search.json_lines import Lines
 
 SENTENCE = re.compile(r"[^\n\x1b]{10,2400}")
 NAMES = re.compile(r"recipe\.toml|\.json|\.safetensors|/forged")

@@ -51,16 +51,16 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "models/weights.py": NAMED,
     "reconstruction/passes.py": DECIDE,
     "repair/kit.py": DECIDE,
-    "run/beforehand.py": ("prune", "plan", "sensitivity", "explain"),
-    "run/budgeting.py": DECIDE,
-    "run/images.py": NAMED,
-    "run/minutes.py": ("prune",),
-    "run/settling.py": DECIDE,
+    "run/preflight.py": ("prune", "plan", "sensitivity", "explain"),
+    "run/budget_target.py": DECIDE,
+    "run/calibration_images.py": NAMED,
+    "run/time_budget.py": ("prune",),
+    "run/budget_search.py": DECIDE,
     "run/sources.py": (*RUNS, "compare"),
     "run/latency_shares.py": ("prune",),
-    "run/work.py": (*RUNS, "compare"),
-    "search/held_out.py": DECIDE,
-    "search/judge.py": DECIDE,
+    "run/work_folder.py": (*RUNS, "compare"),
+    "search/racing/held_out_images.py": DECIDE,
+    "search/racing/evaluation.py": DECIDE,
     "spelling.py": (*RUNS, "compare", "sensitivity"),
     "training/checkpoint.py": (*RUNS, "compare"),
 }
@@ -75,7 +75,7 @@ OTHERWISE = {
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
     ("methods/random_masks.py", "--ratio"): ("random_masks",),
     ("run/latency_shares.py", "--forecast"): ("plan",),
-    ("run/beforehand.py", "--weights"): ("prune", "plan", "sensitivity"),
+    ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }
 _LEFT_OUT = ("cli/app.py", "cli/flags.py", "cli/selection.py", "cli/command.py")  # which make flags, and examples
 

@@ -26,7 +26,7 @@ CHANCE = "warning: the weights of Sequential are as they were drawn at random"
 
 @pytest.fixture(autouse=True)
 def _networks_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateur.run.beforehand.is_untrained", is_untrained)
+    monkeypatch.setattr("secateur.run.preflight.is_untrained", is_untrained)
 
 
 @pytest.mark.parametrize("command", ["plan", "prune", "sensitivity"])

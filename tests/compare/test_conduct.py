@@ -22,7 +22,7 @@ from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide
-from secateur.run import headline, images_of, pipeline, prune_as, recipes
+from secateur.run import headline_speed, images_of, pipeline, prune_as, recipes
 from secateur.run.sources import RECORD
 
 
@@ -221,8 +221,8 @@ def test_each_run_is_timed_in_turns_with_its_own_dense_network(
         chosen.append(among)
         return among[len(chosen) - 1]
 
-    monkeypatch.setattr(headline, "side_by_side", measured)
-    monkeypatch.setattr(headline, "fastest_runtime", choose)
+    monkeypatch.setattr(headline_speed, "side_by_side", measured)
+    monkeypatch.setattr(headline_speed, "fastest_runtime", choose)
     monkeypatch.setattr(pipeline.Pipeline, "foretell", lambda self, graph: None)
     text = "latency = true\nthreads = 1\n" + small.replace("[0, 1]", "[0]").replace("epochs = 2", "epochs = 1")
     comparison = Comparison.from_toml(text)
@@ -248,7 +248,7 @@ def test_each_run_is_timed_in_turns_with_its_own_dense_network(
 def test_a_comparison_refuses_a_runtime_that_is_not_there(
     colours: Data, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headline, "missing", lambda runtime, device: f"{runtime} needs something")
+    monkeypatch.setattr(headline_speed, "missing", lambda runtime, device: f"{runtime} needs something")
     with pytest.raises(SettingError, match="openvino needs something"):
         carry_out(Comparison.from_toml(f'latency = true\nruntime = "openvino"\n{small}'), tmp_path)
     assert list((tmp_path / "runs").iterdir()) == []

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nets import NETS, images, make
 from secateur.core.graph import Graph
 from secateur.core.plan import Block, DropUnits, Plan, Regroup, ZeroWeights
-from secateur.core.size import size
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, hold, masked, relative_difference, run, verify
 from secateur.core.trace import trace
 from secateur.errors import ModelError, PlanError

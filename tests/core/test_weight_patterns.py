@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in, make
-from secateur.core import patterns
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
-from secateur.core.size import size
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, hold, masked, run, verify
 from secateur.core.trace import trace
+from secateur.core.zeros import patterns
 from secateur.errors import PlanError, SettingError
 from secateur.measure import count
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.errors import ExportError

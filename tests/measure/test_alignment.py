@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
+from secateur.core.sizes.limits import Limits
 from secateur.core.trace import trace
 from secateur.measure.alignment import measured_limits, worth_timing
 from secateur.measure.forecast import Forecast

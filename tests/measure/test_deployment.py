@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from nets import NETS, images, lived_in, make
 from secateur import load, prune
-from secateur.core.block_execution import execution_of
 from secateur.core.surgery import relative_difference, run
+from secateur.core.zeros.block_execution import execution_of
 from secateur.errors import ModelError, SettingError, VerificationError
 from secateur.measure import deploy, deployment, side_by_side
 from secateur.measure.side_by_side import SideBySide

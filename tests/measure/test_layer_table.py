@@ -9,7 +9,7 @@ from torch import nn
 
 import nets
 from secateur.core.plan import EMPTY, DropUnits, Plan
-from secateur.core.size import size
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.measure import missing

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from secateur import check_method
-from secateur.core.limits import Limits
-from secateur.core.perturbation import draw, original, spread, weakest
 from secateur.core.problem import Problem
-from secateur.core.shaper import Moment
+from secateur.core.sizes.limits import Limits
 from secateur.core.surgery import Hold, apply
 from secateur.core.trace import trace
+from secateur.core.zeros.perturbation import draw, original, spread, weakest
+from secateur.core.zeros.shaper import Moment
 from secateur.data import Data, from_arrays
 from secateur.errors import SettingError
 from secateur.events import Event

@@ -18,14 +18,14 @@ from secateur import check_method
 from secateur.checks import contract
 from secateur.checks.networks import SHAPE, networks
 from secateur.core.graph import Group
-from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper, ScoreMethod
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.shaper import Shaper
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import TOLERANCE, apply
 from secateur.core.trace import trace
+from secateur.core.zeros.shaper import Shaper
 from secateur.errors import ContractError, DataError, SecateurError, SettingError, TargetError
 from secateur.methods import METHODS, make
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.trace import trace
 from secateur.methods.filter_std import FilterStd
 from secateur.methods.magnitude import Magnitude

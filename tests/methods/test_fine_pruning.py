@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks.networks import networks
-from secateur.core.allocation import Allocation
 from secateur.core.graph import tensor_of
-from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.selection.allocation import Allocation
+from secateur.core.selection.search_results import Search
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace
-from secateur.core.trials import Search
 from secateur.data import Data, from_arrays
 from secateur.errors import DataError, ModelError, SettingError, TargetError
 from secateur.events import Event
 from secateur.methods.fine_pruning import FinePruning
 from secateur.models import build
 from secateur.run import prune
-from secateur.search.adaptation import Effort, Goal
+from secateur.search.bayesian.parameter_search import Effort, Goal
 from secateur.training import Settings, fit
 
 FAST = Settings(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.errors import SettingError

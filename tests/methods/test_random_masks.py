@@ -13,13 +13,13 @@ from torch import nn
 from nets import Head, conv, images, lived_in, make
 from secateur import check_method
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.selection.search_results import Search
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply, masked, run
 from secateur.core.trace import trace
-from secateur.core.trials import Search
 from secateur.data import from_arrays
 from secateur.errors import DataError, PlanError, SettingError, TargetError
 from secateur.measure import count

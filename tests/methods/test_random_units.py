@@ -8,7 +8,7 @@ from torch import nn
 from nets import images, make
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.core.trace import trace
 from secateur.methods.random_units import RandomUnits
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from nets import Plain
-from secateur.core.costs import Times, TimeTerm
-from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.selection.costs import Times, TimeTerm
+from secateur.core.selection.error_curves import ErrorCurve
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.methods.reconstruction import Reconstruction

@@ -18,10 +18,10 @@ from secateur import methods
 from secateur.checks.networks import networks
 from secateur.cli.flags import documentation
 from secateur.core.graph import Group
-from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper, ScoreMethod, settings_of
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import SettingError, TargetError
 from secateur.methods.magnitude import Magnitude

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.regroup import layouts
-from secateur.core.shaper import Moment
-from secateur.core.splicing import by_deviation, chance, splice
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.regrouped import layouts
 from secateur.core.trace import trace
+from secateur.core.zeros.shaper import Moment
+from secateur.core.zeros.splicing import by_deviation, chance, splice
 from secateur.methods.batch_bridgeout import BatchBridgeout
 from secateur.methods.self_grouping import SelfGrouping
 from secateur.methods.weak_subnetwork import WeakSubnetwork

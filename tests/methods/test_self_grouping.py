@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 import secateur
 from nets import images, make
-from secateur.core.block_execution import execute, execution_of
-from secateur.core.blocks import BlockConv2d, BlockLayer
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Block, DropUnits, Plan, Regroup
 from secateur.core.problem import Problem
-from secateur.core.regroup import Layout, layouts
-from secateur.core.size import Target, size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.regrouped import Layout, layouts
+from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
+from secateur.core.zeros.block_execution import execute, execution_of
+from secateur.core.zeros.blocks import BlockConv2d, BlockLayer
 from secateur.errors import SettingError, TargetError
 from secateur.methods.self_grouping import SelfGrouping
 from secateur.models import build

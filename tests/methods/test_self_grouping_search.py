@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from nets import images
 from secateur.core.problem import Problem
-from secateur.core.regroup import layouts
-from secateur.core.size import Target
+from secateur.core.sizes.regrouped import layouts
+from secateur.core.sizes.size import Target
 from secateur.core.trace import trace
 from secateur.methods.self_grouping import SelfGrouping
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from secateur import check_method
-from secateur.core.limits import Limits
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.trace import trace
 from secateur.errors import SettingError
 from secateur.methods.structured_sparsity import Lasso, StructuredSparsity

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from nets import images, make
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.errors import DataError, SettingError, TargetError

@@ -11,7 +11,7 @@ from secateur.core.surgery import apply, run
 from secateur.core.trace import trace
 from secateur.reconstruction import curves as module
 from secateur.reconstruction import error_curves, refit
-from secateur.reconstruction.room import Memory
+from secateur.reconstruction.memory_bounds import Memory
 
 
 @pytest.mark.parametrize("name", nets.NETS)

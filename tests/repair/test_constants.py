@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur import load, prune
-from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Block, DropUnits, Plan, Regroup
 from secateur.core.problem import Problem
+from secateur.core.sizes.limits import Limits
 from secateur.core.surgery import apply, masked, run
 from secateur.core.trace import trace
 from secateur.repair import fold_constants

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from secateur.core.trials import Search, Trial, Tuning
+from secateur.core.selection.search_results import Search, Trial, Tuning
 from secateur.report import tuning
 from secateur.report.page import _searches
 

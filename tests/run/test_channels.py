@@ -15,7 +15,7 @@ from secateur.data import Calibration, load_data
 from secateur.data.folder import IMAGENET, LUMA
 from secateur.recipe import Recipe
 from secateur.run import data_of, images_of, prune_as, run_recipe
-from secateur.run.images import named_images, suited
+from secateur.run.calibration_images import named_images, suited
 
 MEAN = sum(weight * value for weight, value in zip(LUMA, IMAGENET[0], strict=True))
 STD = sum(weight * value for weight, value in zip(LUMA, IMAGENET[1], strict=True))

@@ -16,7 +16,7 @@ from secateur import Limits, Target, prune
 from secateur.budget import Budget
 from secateur.compare import scratch
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.size import size
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.data import Data
@@ -26,7 +26,7 @@ from secateur.measure import Latency, SideBySide
 from secateur.measure.layer_table import LayerTable
 from secateur.methods.fine_pruning import FinePruning
 from secateur.recipe import Recipe
-from secateur.run import Result, foretelling, headline, within_latency
+from secateur.run import Result, headline_speed, latency_search, speed_forecast
 from secateur.run.round import Round
 
 
@@ -185,7 +185,7 @@ def misread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("secateur.core.trace.trial.uneven", blind)
     monkeypatch.setattr(LayerTable, "_measure", lambda self, shape: float(math.prod(shape.weight)))
-    for module in (within_latency, foretelling, headline):
+    for module in (latency_search, speed_forecast, headline_speed):
         monkeypatch.setattr(module, "side_by_side", timed)
     torch.manual_seed(0)
 
@@ -230,7 +230,7 @@ def test_what_is_never_foretold_is_no_end_of_the_run(monkeypatch: pytest.MonkeyP
     def fails(*_: Any, **__: Any) -> Any:
         raise CutError("the cut failed here")
 
-    monkeypatch.setattr(foretelling, "foretell", fails)
+    monkeypatch.setattr(speed_forecast, "foretell", fails)
     result = prune(Lent().eval(), X, "magnitude", 0.8, runtime="eager", repair=(), limits=Limits(multiple=2))
     assert result.foretold["reasons"] == ("the cut failed here",)
 

@@ -27,9 +27,9 @@ from secateur.events import Event
 from secateur.measure import count
 from secateur.methods import make as method
 from secateur.repair import Repair, repair
-from secateur.run.place import place_for
-from secateur.search.best import best_of
-from secateur.search.held_out import HeldOut
+from secateur.run.device_placement import place_for
+from secateur.search.racing.held_out_images import HeldOut
+from secateur.search.racing.race import best_of
 from secateur.training.history import History
 
 NETS = ["plain", "option A", "squeeze and excite", "channel shuffle", "grouped conv", "channel statistics (CBAM)"]
@@ -165,7 +165,7 @@ def test_workers_of_a_cluster_get_everything_on_the_cpu(monkeypatch: pytest.Monk
         sent.extend([held.images, held.labels, *model.parameters(), *model.buffers()])
         raise Stop
 
-    monkeypatch.setattr("secateur.search.cluster.Cluster", cluster)
+    monkeypatch.setattr("secateur.search.racing.ray_cluster.Cluster", cluster)
     net = make("plain").eval().requires_grad_(False)
     with accelerator() as device:
         graph = trace(net.to(device), images(1).to(device))

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nets import Plain, images
 from secateur.artifact import document
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.data import Data, load_calibration
 from secateur.data.arrays import from_arrays
 from secateur.errors import BranchingError, DataError, SettingError, TargetError, VerificationError
@@ -27,9 +27,9 @@ from secateur.methods.reconstruction import Reconstruction
 from secateur.recipe import Recipe
 from secateur.run import Result, Step, prune, run_recipe
 from secateur.run import round as one_round
-from secateur.run.clock import Clock
 from secateur.run.job import Job
 from secateur.run.pipeline import Pipeline
+from secateur.run.stopwatch import Clock
 from secateur.training import Settings, fit
 
 Heard = list[str]

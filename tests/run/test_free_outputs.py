@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from nets import Head, conv, images, lived_in
 from secateur import artifact
 from secateur.core.graph import Group
-from secateur.core.limits import Limits
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Block, Plan, Regroup
 from secateur.core.problem import Problem
+from secateur.core.sizes.limits import Limits
 from secateur.core.surgery import apply, relative_difference, run, tensors_in
 from secateur.core.trace import trace
 from secateur.data import Data, load_calibration
@@ -25,7 +25,7 @@ from secateur.errors import ArtifactError, SettingError, TargetError
 from secateur.export import export_pt2
 from secateur.recipe import Recipe
 from secateur.repair import fold_constants, helps
-from secateur.run import Result, prune, run_recipe, work
+from secateur.run import Result, prune, run_recipe, work_folder
 from secateur.training import Settings
 
 FREE, ANY = ("feats",), Limits(multiple=1)
@@ -166,7 +166,7 @@ class Counting(ScoreMethod):
 def test_a_run_goes_on_only_from_one_with_the_same_free_outputs(
     dense: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(work_folder, "WORTH_KEEPING", 0.0)
 
     def again(*free: str) -> Result:
         asked = {"method": Counting(), "target": 0.9, "repair": (), "free_outputs": free, "work": tmp_path}

@@ -18,11 +18,11 @@ from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.trials import Search, Trial
+from secateur.core.selection.search_results import Search, Trial
 from secateur.data import Data
 from secateur.events import Event, ignore
-from secateur.run import Result, prune, work
-from secateur.run.clock import Clock, of_epochs
+from secateur.run import Result, prune, work_folder
+from secateur.run.stopwatch import Clock, of_epochs
 from secateur.training import History, Row, Settings
 
 TIMES = {"seconds", "repair", "training"}
@@ -78,7 +78,7 @@ def said(result: Result) -> Any:
 
 @pytest.fixture(autouse=True)
 def _every_decision_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(work_folder, "WORTH_KEEPING", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import nets
-from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
+from secateur.core.selection.error_curves import ErrorCurve
 from secateur.core.trace import trace
 from secateur.run import error_curves
-from secateur.run.clock import Clock
+from secateur.run.stopwatch import Clock
 
 
 class Job:

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from nets import Plain, images, make
 from secateur.core.graph import Group
-from secateur.core.limits import Limits
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.select import CLOSE
-from secateur.core.shaper import Shaper
-from secateur.core.size import Target, size
+from secateur.core.selection.select import CLOSE
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
+from secateur.core.zeros.shaper import Shaper
 from secateur.data import Data
 from secateur.errors import SettingError, TargetError, VerificationError
 from secateur.events import Event

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import secateur
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.data import Data
 from secateur.errors import DataError, ModelError, SettingError, TargetError
 from secateur.methods.magnitude import Magnitude

@@ -22,11 +22,11 @@ from nets import Plain, images, make
 from secateur import artifact, events, rules
 from secateur.artifact import folder as folders
 from secateur.core.graph import Group
-from secateur.core.limits import Limits
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.data import Data, load_calibration
 from secateur.errors import (
     ArtifactError,

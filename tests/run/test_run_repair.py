@@ -15,15 +15,15 @@ import secateur
 from nets import Plain, images
 from secateur.artifact import document
 from secateur.budget import Budget
-from secateur.core.blocks import BlockLayer
 from secateur.core.graph import tensor_of
-from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Block, Plan, Regroup, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import masked, run
 from secateur.core.trace import trace
+from secateur.core.zeros.blocks import BlockLayer
 from secateur.data import Data, load_calibration
 from secateur.errors import DataError
 from secateur.events import Event
@@ -32,7 +32,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.methods.random_masks import RandomMasks
 from secateur.repair.error import squared_errors
 from secateur.report import outcome
-from secateur.run import Result, Step, budgeting, prune
+from secateur.run import Result, Step, budget_target, prune
 from secateur.run import round as one_round
 from secateur.training import Settings, fit
 
@@ -306,8 +306,10 @@ def test_a_repair_that_few_images_do_not_carry_is_left_out_by_the_budget_too(
     trained: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weighed: list[tuple[str, ...]] = []
-    taken = budgeting.taken
-    monkeypatch.setattr(budgeting, "taken", lambda steps, *rest: weighed.append(tuple(steps)) or taken(steps, *rest))
+    taken = budget_target.taken
+    monkeypatch.setattr(
+        budget_target, "taken", lambda steps, *rest: weighed.append(tuple(steps)) or taken(steps, *rest)
+    )
     monkeypatch.setattr(one_round, "helps", lambda *_: False)
     heard: list[Event] = []
     asked = {"method": "magnitude", "target": None, "repair": "reconstruct", "calibrate": images(20)}

@@ -16,12 +16,12 @@ from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.data import Data
 from secateur.errors import ArtifactError, TrainingError
 from secateur.events import Event, ignore
 from secateur.recipe import Recipe
-from secateur.run import Result, prune, recipes, run_recipe, work
+from secateur.run import Result, prune, recipes, run_recipe, work_folder
 from secateur.training import Settings
 
 
@@ -87,7 +87,7 @@ def go(data: Data, train: Settings) -> Callable[..., Result]:
 
 @pytest.fixture(autouse=True)
 def _every_decision_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(work_folder, "WORTH_KEEPING", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_a_damaged_plan_is_decided_again(go: Callable[..., Result], whole: Resul
 def test_a_quick_decision_is_not_kept(
     go: Callable[..., Result], whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "WORTH_KEEPING", 1e6)
+    monkeypatch.setattr(work_folder, "WORTH_KEEPING", 1e6)
     with pytest.raises(Killed):
         go(tmp_path, kill("apply", 1))
     assert list(tmp_path.iterdir()) == []

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from secateur.budget import Budget
 from secateur.checks.curves import error_curves
-from secateur.core.error_curves import ErrorCurve
-from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.selection.error_curves import ErrorCurve
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.errors import SettingError
 from secateur.measure import Latency, SideBySide
 from secateur.measure.layer_table import LayerShape, LayerTable
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.reconstruction import Reconstruction
 from secateur.report.limits import kept
-from secateur.run import foretelling, headline, latency_shares, prune, timing, within_latency
-from secateur.run.bargain import Settled
+from secateur.run import headline_speed, latency_search, latency_shares, layer_times, prune, speed_forecast
+from secateur.run.budget_terms import Settled
 from secateur.run.round import Round
 
 X = torch.randn(1, 3, 8, 8)
@@ -59,7 +59,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(LayerTable, "_measure", layer)
-    for module in (timing, within_latency, headline, foretelling):
+    for module in (layer_times, latency_search, headline_speed, speed_forecast):
         monkeypatch.setattr(module, "side_by_side", whole)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 import secateur
 from nets import images, make
 from secateur.core.graph import tensor_of
-from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan, Regroup, ZeroWeights
-from secateur.core.regroup import blocks_of
-from secateur.core.size import Target, size
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.regrouped import blocks_of
+from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply, masked, run, zeros_left
 from secateur.core.trace import trace
 from secateur.data import Data

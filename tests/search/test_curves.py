@@ -9,13 +9,14 @@ import torch.nn.functional as F
 
 from nets import Plain
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
-from secateur.core.sensitivity import points
+from secateur.core.selection.sensitivity_curves import points
+from secateur.core.sizes.limits import Limits
 from secateur.core.surgery import masked
 from secateur.core.trace import trace
 from secateur.errors import ModelError
 from secateur.events import Event
-from secateur.search import HeldOut, runners
+from secateur.search import HeldOut
+from secateur.search.racing import candidates
 from secateur.search.sensitivity import curves
 
 
@@ -102,7 +103,7 @@ def test_no_clock_decides_how_candidates_run(
     monkeypatch.setattr(HeldOut, "batch", 50)
     for best in range(4):
         times = iter(0.0 if turn // 3 == best else 1.0 for turn in range(1000))  # each way is timed three times
-        monkeypatch.setattr(runners.Bench, "_seconds", lambda self, work, times=times: (work(), next(times))[1])
+        monkeypatch.setattr(candidates.Bench, "_seconds", lambda self, work, times=times: (work(), next(times))[1])
         found.append(curves(net, graph, scores(graph), held))
     assert all(each == found[0] for each in found)
 
@@ -110,7 +111,7 @@ def test_no_clock_decides_how_candidates_run(
 def test_a_measurement_that_goes_on_runs_the_rest_as_before(
     net: Plain, graph: Graph, held: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = runners.Ways(thin=False, channels_last=True)
+    ways = candidates.Ways(thin=False, channels_last=True)
     monkeypatch.setattr(HeldOut, "batch", 50)
 
     def kill(event: Event) -> None:
@@ -118,7 +119,7 @@ def test_a_measurement_that_goes_on_runs_the_rest_as_before(
             raise KilledError
 
     with monkeypatch.context() as then:
-        then.setattr(runners.Bench, "_fastest", lambda self, timed: ways)
+        then.setattr(candidates.Bench, "_fastest", lambda self, timed: ways)
         whole = curves(net, graph, scores(graph), held)
         with pytest.raises(KilledError):
             curves(net, graph, scores(graph), held, work=tmp_path, tell=kill)
@@ -126,7 +127,7 @@ def test_a_measurement_that_goes_on_runs_the_rest_as_before(
     with file.open("a") as lines:  # what nobody measured is measured anew
         lines.write('{"number": 2, "points": [[0.1, 0.5]], "ways": {"thin": 3}}\n{"number": 3, "points": 4}\n')
     used: list[object] = []
-    use = runners.Bench.use
-    monkeypatch.setattr(runners.Bench, "use", lambda self, ways: (used.append(ways), use(self, ways))[1])
+    use = candidates.Bench.use
+    monkeypatch.setattr(candidates.Bench, "use", lambda self, ways: (used.append(ways), use(self, ways))[1])
     assert curves(net, graph, scores(graph), held, work=tmp_path) == whole
     assert set(used) == {ways}

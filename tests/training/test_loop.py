@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from secateur.core.shaper import Shaper
+from secateur.core.zeros.shaper import Shaper
 from secateur.errors import ArtifactError, ModelError, SettingError, TrainingError
 from secateur.events import Event
 from secateur.training import History, Row, Settings, Speed, fit

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.core.shaper import Moment, Shaper
+from secateur.core.zeros.shaper import Moment, Shaper
 from secateur.events import Event
 from secateur.training import Settings, fit
 

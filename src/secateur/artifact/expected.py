@@ -17,7 +17,7 @@ from secateur import reading
 from secateur.artifact.document import inputs_like
 from secateur.artifact.foreign import entry, whole_number
 from secateur.artifact.weights import Header
-from secateur.core.calls import Operators
+from secateur.core.module_calls import Operators
 from secateur.core.surgery import run, tensors_in
 from secateur.errors import SecateurError
 

@@ -23,10 +23,10 @@ from secateur.artifact.document import FORMAT, document, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
 from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_number
-from secateur.core.block_execution import execute
 from secateur.core.plan import Plan
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
+from secateur.core.zeros.block_execution import execute
 from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
 from secateur.measure.forward import device_of

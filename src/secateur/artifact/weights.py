@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from secateur import reading
 from secateur.artifact.foreign import ADVICE, naming
-from secateur.core.blocks import BlockLayer
+from secateur.core.zeros.blocks import BlockLayer
 from secateur.errors import ArtifactError
 from secateur.spelling import said
 

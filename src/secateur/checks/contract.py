@@ -25,17 +25,17 @@ from secateur.checks.networks import SHAPE
 from secateur.checks.networks import networks as tiny_networks
 from secateur.checks.state import other_randomness, same, state_of
 from secateur.core.graph import Graph, tensor_of
-from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper, settings_of
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.shaper import Moment, Shaper
-from secateur.core.size import Measure, Target, size, zero_masks
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Measure, Target, size, zero_masks
 from secateur.core.surgery import apply, hold, run, verify
 from secateur.core.surgery.apart import apart
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import private, randomness
 from secateur.core.trace import trace
+from secateur.core.zeros.shaper import Moment, Shaper
 from secateur.errors import ContractError, SecateurError, TargetError
 from secateur.measure import accuracy, count
 from secateur.measure.forward import logits_of

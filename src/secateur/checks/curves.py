@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
+from secateur.core.selection.error_curves import ErrorCurve
 
 
 def error_curves(graph: Graph, scores: Mapping[str, Tensor] | None) -> list[ErrorCurve]:

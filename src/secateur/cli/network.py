@@ -125,10 +125,10 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say of every layer how much of it can be removed, with what, or why not."""
-    from secateur.core.limits import Limits
+    from secateur.core.sizes.limits import Limits
     from secateur.core.trace import trace
     from secateur.report.limits import sentence
-    from secateur.run import beforehand
+    from secateur.run import preflight
 
     subject = subject_of(given, folder, trust, download=download)
     asked = given.of("recipe")
@@ -136,7 +136,7 @@ def explain(
     free = asked.get("free_outputs", ())
     with Listener(quiet or as_json) as tell:
         try:
-            graph = beforehand.read(
+            graph = preflight.read(
                 subject.model, subject.example, leave, free_outputs=free, groups=groups, patience=patience, tell=tell
             )
         except TargetError:  # nothing can be pruned: that is what is to be explained
@@ -167,7 +167,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of a network on data that it was not trained on."""
-    from secateur.run.place import accuracy_at, place_for
+    from secateur.run.device_placement import accuracy_at, place_for
 
     testing = Testing(**given.of("own"))
     subject = subject_of(given, folder, trust, test=True, download=download)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from secateur.core.plan import Plan
     from secateur.events import Tell
     from secateur.recipe import Recipe
-    from secateur.run.foretelling import Foretold
+    from secateur.run.speed_forecast import Foretold
 
     _Decided = tuple[Graph, Plan, Foretold | None, Mapping[str, Any]]
 
@@ -57,7 +57,7 @@ def plan(
     is timed, unless a latency is limited, and widths follow the rule.
     """
     from secateur import artifact, run
-    from secateur.core.size import size
+    from secateur.core.sizes.size import size
     from secateur.methods import name_of
     from secateur.report import limits
     from secateur.run.fallback import without_fit
@@ -106,26 +106,26 @@ def plan(
 def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: bool) -> _Decided:
     """Return the network's graph, the plan that ``prune`` would begin with, what it promises, and its limits."""
     from secateur import run
-    from secateur.core.limits import Limits
-    from secateur.core.size import Target
+    from secateur.core.sizes.limits import Limits
+    from secateur.core.sizes.size import Target
     from secateur.core.surgery import cut
     from secateur.repair import chosen
-    from secateur.run import beforehand
-    from secateur.run.budgeting import check_budget
-    from secateur.run.deciding import carried_out
+    from secateur.run import preflight
+    from secateur.run.budget_target import check_budget
+    from secateur.run.calibration_images import for_network
+    from secateur.run.device_placement import place_for
     from secateur.run.fallback import for_images
-    from secateur.run.foretelling import foretell
-    from secateur.run.images import for_network
     from secateur.run.job import Job
     from secateur.run.latency_shares import check_timing
     from secateur.run.pipeline import Pipeline
-    from secateur.run.place import place_for
     from secateur.run.recipes import runtime_of
+    from secateur.run.replanning import carried_out
     from secateur.run.round import Round
+    from secateur.run.speed_forecast import foretell
 
     method = run.method_of(recipe)
     target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
-    beforehand.check_goals([(method, target)], told_later=recipe.budget is not None)
+    preflight.check_goals([(method, target)], told_later=recipe.budget is not None)
     recipe = replace(recipe, latency=forecast)
     named, among, threads = runtime_of(recipe)
     data = run.data_of(recipe, download=download)
@@ -159,8 +159,8 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
         tell=tell,
         place=place_for(model, recipe.train or recipe.shape),
     )
-    beforehand.check_weights(model)
-    beforehand.warn_of_random_weights(model, tell)
+    preflight.check_weights(model)
+    preflight.warn_of_random_weights(model, tell)
     check_budget(recipe.budget, data, recipe.train)
     check_timing([method], recipe.latency, recipe.budget)
     graph = job.graph = job.read(model)

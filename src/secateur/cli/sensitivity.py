@@ -23,7 +23,7 @@ from secateur.progress import Listener
 if TYPE_CHECKING:
     from torch import nn
 
-    from secateur.core.sensitivity import Curve
+    from secateur.core.selection.sensitivity_curves import Curve
     from secateur.events import Tell
     from secateur.recipe import Recipe
 
@@ -100,16 +100,16 @@ def _measured(
     import torch
 
     from secateur import run
-    from secateur.core.limits import Limits
     from secateur.core.method import ScoreMethod
     from secateur.core.problem import Problem
+    from secateur.core.sizes.limits import Limits
     from secateur.data import load_calibration
     from secateur.data.calibration import Later
-    from secateur.run import beforehand
-    from secateur.run.images import suited
-    from secateur.run.place import place_for, there
+    from secateur.run import preflight
+    from secateur.run.calibration_images import suited
+    from secateur.run.device_placement import place_for, there
     from secateur.run.sources import sources
-    from secateur.search.judge import sample
+    from secateur.search.racing.evaluation import sample
     from secateur.search.sensitivity import curves
 
     code = [each.sha256[:12] for each in sources(recipe) if each.setting == "model"]  # all else is known by its content
@@ -123,8 +123,8 @@ def _measured(
         raise DataError("sensitivity is measured on validation images; name a data set with --data")
     model, limits = run.model_of(recipe, data), Limits(recipe.min_units, recipe.multiple)
     data = suited(data, model)
-    beforehand.check_weights(model)
-    beforehand.warn_of_random_weights(model, tell)
+    preflight.check_weights(model)
+    preflight.warn_of_random_weights(model, tell)
     graph = run.graph_of(recipe, model, data.example(), tell=tell)
     batches = data.batches("train", 128, seed=recipe.seed)
 

@@ -98,7 +98,7 @@ def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, An
 
 def _named(asked: dict[str, Any], download: bool) -> Subject:
     from secateur import run
-    from secateur.run.images import suited
+    from secateur.run.calibration_images import suited
 
     recipe = _recipe(asked)
     data = run.data_of(recipe, download=download)

@@ -20,8 +20,8 @@ from secateur.compare.requests import Request, distinct, requests
 from secateur.compare.runs import Run
 from secateur.compare.runtime import runtime_of
 from secateur.compare.scratch import uniform
-from secateur.core.limits import Limits
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.data import Calibration, Data
 from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.events import Event, Tell, ignore, once
@@ -29,12 +29,12 @@ from secateur.measure import Measurement, SpeedUp
 from secateur.outcome.network_stages import CUT, REPAIRED
 from secateur.progress import shown
 from secateur.recipe import Recipe
-from secateur.run import beforehand, data_of, example_of, graph_of, images_of, model_of, prune_as, recipes
-from secateur.run.headline import timed_together
-from secateur.run.images import suited
-from secateur.run.place import accuracy_at, measure_at, place_for
+from secateur.run import data_of, example_of, graph_of, images_of, model_of, preflight, prune_as, recipes
+from secateur.run.calibration_images import suited
+from secateur.run.device_placement import accuracy_at, measure_at, place_for
+from secateur.run.headline_speed import timed_together
 from secateur.run.sources import change, hold, recorded, refuse
-from secateur.run.work import Work
+from secateur.run.work_folder import Work
 from secateur.spelling import elsewhere, said
 from secateur.training import History, fit
 
@@ -156,16 +156,16 @@ class _Conductor:
         (data, model), base = self._opened(recipe), self.comparison.base
         if not data.size("val"):
             raise DataError(f"{data.name} holds no images out; a comparison needs some to choose settings on")
-        beforehand.check_weights(model)
+        preflight.check_weights(model)
         if base.pretrain is None:
-            beforehand.warn_of_random_weights(model, self.tell)
+            preflight.warn_of_random_weights(model, self.tell)
         graph = graph_of(base, model, data.example(), tell=self.tell)
         for entry in self.comparison.all_entries():
             for keep in self.comparison.keeps:
                 try:
                     target, method = Target(keep, base.of), entry.made()
                     method.check(target)
-                    beforehand.check_target(graph, method, target, Limits(base.min_units, base.multiple))
+                    preflight.check_target(graph, method, target, Limits(base.min_units, base.multiple))
                 except SecateurError as error:
                     error.args = (f"{entry.label}, keep {keep:g}: {error}",)
                     raise
@@ -260,7 +260,7 @@ class _Conductor:
         if recipe.seed not in self._tested:
             dense = self.dense(recipe, data)
             found = self._measure(dense, "the dense network", recipe, data)
-            beforehand.warn_of_seen(dense, data, found.accuracy, place_for(dense, recipe.train), self.tell)
+            preflight.warn_of_seen(dense, data, found.accuracy, place_for(dense, recipe.train), self.tell)
             self._tested = {recipe.seed: found}
         return self._tested[recipe.seed]
 

@@ -11,8 +11,8 @@ from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.requests import Request, requests
 from secateur.compare.runs import Run, same_network
 from secateur.compare.verdicts import Spread, Verdict, holm, verdict, welch
-from secateur.core.work import remark
-from secateur.measure.interval import differs
+from secateur.core.operator_macs import remark
+from secateur.measure.confidence_interval import differs
 from secateur.report.numbers import TIMES
 from secateur.report.summary import SAME
 

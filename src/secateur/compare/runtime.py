@@ -15,7 +15,7 @@ from secateur.events import Tell
 from secateur.measure import Runtime
 from secateur.measure.runtimes import known
 from secateur.recipe import Recipe
-from secateur.run.headline import asked_for, fastest_of, meant_for
+from secateur.run.headline_speed import asked_for, fastest_of, meant_for
 
 
 def runtime_of(

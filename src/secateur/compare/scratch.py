@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import cut
 from secateur.data import Data
 from secateur.events import Tell
 from secateur.methods.random_units import RandomUnits
 from secateur.recipe import Recipe
 from secateur.run import example_of, graph_of, model_of
-from secateur.run.deciding import carried_out
+from secateur.run.replanning import carried_out
 
 
 def uniform(recipe: Recipe, keep: float, data: Data, tell: Tell) -> nn.Module:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from secateur.core.together import Together
+from secateur.core.shared_contexts import Together
 
 ATTENTION = "multi_head_attention_forward"  # the name of the call, here and in torch
 

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-from secateur.core.error_shares import NO_IMAGES_NOTE, note, toward
 from secateur.core.graph import Group
-from secateur.core.knapsack import by_latency
-from secateur.core.limits import Limits
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Scope, Step, by_share, family, meet
-from secateur.core.sensitivity import Allocate, by_damage
-from secateur.core.shaper import Shaper
-from secateur.core.size import Target
+from secateur.core.selection.error_shares import NO_IMAGES_NOTE, note, toward
+from secateur.core.selection.knapsack import by_latency
+from secateur.core.selection.select import Scope, Step, by_share, family, meet
+from secateur.core.selection.sensitivity_curves import Allocate, by_damage
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
+from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError, TargetError
 from secateur.spelling import said, setting
 from secateur.typed import check_types

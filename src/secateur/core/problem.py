@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-from secateur.core.costs import Times
-from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Plan
-from secateur.core.sensitivity import Curve, points
-from secateur.core.size import Target
+from secateur.core.selection.costs import Times
+from secateur.core.selection.error_curves import ErrorCurve
+from secateur.core.selection.search_results import Search
+from secateur.core.selection.sensitivity_curves import Curve, points
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import Inputs, masked, tensors_in
-from secateur.core.trials import Search
 from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
 from secateur.spelling import setting

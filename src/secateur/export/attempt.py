@@ -33,7 +33,7 @@ from secateur.export.comparison import (
     steady_difference,
 )
 from secateur.measure.forward import moved
-from secateur.measure.quiet import quiet
+from secateur.measure.quiet_exporters import quiet
 from secateur.spelling import said
 
 _LITTLE = 1 << 16

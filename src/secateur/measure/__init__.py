@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .accuracy import Accuracy, accuracy
-from .choice import fastest_runtime
-from .counts import Counts, count
-from .deployment import Deployed, deploy
-from .execution import fastest
-from .forward import ExampleInputs
-from .latency import Latency, latency
-from .measurement import Measurement, measure
-from .runtimes import RUNTIMES, Runtime, installed, missing
-from .side_by_side import SideBySide, side_by_side
-from .speed_up import SpeedUp
+from secateur.measure.accuracy import Accuracy, accuracy
+from secateur.measure.counts import Counts, count
+from secateur.measure.deployment import Deployed, deploy
+from secateur.measure.fastest_runtime import fastest_runtime
+from secateur.measure.forward import ExampleInputs
+from secateur.measure.latency import Latency, latency
+from secateur.measure.layer_execution import fastest
+from secateur.measure.measurement import Measurement, measure
+from secateur.measure.runtimes import RUNTIMES, Runtime, installed, missing
+from secateur.measure.side_by_side import SideBySide, side_by_side
+from secateur.measure.speed_up import SpeedUp
 
 __all__ = [
     "RUNTIMES",

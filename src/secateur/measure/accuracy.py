@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-
-from ..core.surgery.apart import apart
-from ..errors import DataError, ModelError
-from ..events import Event, Tell, ignore
-from ..rules import Number
-from .forward import Device, call, device_of, dtype_of, evaluating, logits_of, moved
-from .record import Record
+from secateur.core.surgery.apart import apart
+from secateur.errors import DataError, ModelError
+from secateur.events import Event, Tell, ignore
+from secateur.measure.forward import Device, call, device_of, dtype_of, evaluating, logits_of, moved
+from secateur.measure.record import Record
+from secateur.rules import Number
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Which multiples of channels run fast here: the static rule, corrected by layers that are timed.
 
 Kernels compute channels in blocks, so that the time of a layer is a staircase in its widths. The rule of
-``core.limits.static_multiple`` knows the blocks of common processors. Here each group's layers are timed on and off the
-steps: a multiple is doubled where widths between are dear, and halved in small groups where they cost nothing more.
+``core.sizes.limits.static_multiple`` knows the blocks of common processors. Here each group's layers are
+timed on and off the steps: a multiple is doubled where widths between are dear, and halved in small groups where they
+cost nothing more.
 The rule stands wherever the difference is small, so that noise does not decide.
 """
 
@@ -12,11 +13,11 @@ from dataclasses import replace
 
 import torch
 
-from ..core.graph import Graph, Group
-from ..core.limits import Limits, small, static_multiple
-from ..events import Event, Tell, ignore
-from .forecast import Forecast, LayerCall
-from .machine import device_name
+from secateur.core.graph import Graph, Group
+from secateur.core.sizes.limits import Limits, small, static_multiple
+from secateur.events import Event, Tell, ignore
+from secateur.measure.forecast import Forecast, LayerCall
+from secateur.measure.machine import device_name
 
 _SHARE = 0.7  # of the units, about which widths are tried: its square is half of the MACs
 _DEAR = 1.1  # a width that costs so much more for each unit is worth avoiding

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ExportError, first_line
-from .forward import ExampleInputs, call, evaluating, refilled, tensors
-from .quiet import quiet
+from secateur.errors import ExportError, first_line
+from secateur.measure.forward import ExampleInputs, call, evaluating, refilled, tensors
+from secateur.measure.quiet_exporters import quiet
 
 
 def onnx_program(model: nn.Module, inputs: ExampleInputs) -> bytes:

@@ -14,15 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from secateur.arguments import checked
-from secateur.core.block_execution import executing
-
-from ..core.attention import module_by_module
-from ..core.calls import ModuleStack, Operators
-from ..core.surgery.apart import apart
-from ..core.together import Together
-from ..core.work import Uncounted, by_operator, macs, mapping, remark, uncounted
-from .forward import ExampleInputs, call, device_of, evaluating, moved
-from .record import Record
+from secateur.core.attention import module_by_module
+from secateur.core.module_calls import ModuleStack, Operators
+from secateur.core.operator_macs import Uncounted, by_operator, macs, mapping, remark, uncounted
+from secateur.core.shared_contexts import Together
+from secateur.core.surgery.apart import apart
+from secateur.core.zeros.block_execution import executing
+from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, moved
+from secateur.measure.record import Record
 
 _MAKERS = (
     torch.ops.aten.convolution,
@@ -40,8 +39,8 @@ class Counts(Record):
         params: number of parameter elements; shared parameters count once, buffers not at all.
         nonzero: how many of them are not zero.
         macs: multiply-accumulates of one forward pass of the example inputs (2 floating-point operations are
-            1 MAC), in convolutions, products of matrices and what consists of them, see ``core.work``; the rest is not
-            counted, as is usual.
+            1 MAC), in convolutions, products of matrices and what consists of them, see ``core.operator_macs``; the
+            rest is not counted, as is usual.
         activations: elements that the convolutions and linear layers of that pass put out.
         uncounted: operators that multiply and are not in ``macs``, and where, in words; empty if there are none.
         uncounted_macs: what they take at least.
@@ -73,7 +72,8 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
         example_inputs: what its forward takes; moved to the model's device.
 
     Returns:
-        The counts; MACs by ``torch.utils.flop_counter`` and, of operators that it does not know, by ``core.work``.
+        The counts; MACs by ``torch.utils.flop_counter`` and, of operators that it does not know, by
+        ``core.operator_macs``.
 
     Raises:
         ModelError: if the model does not run on the example inputs.

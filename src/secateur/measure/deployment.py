@@ -11,22 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
+from secateur.core.batchnorm_folding import fuse, fusible
+from secateur.core.surgery import relative_difference, run, tensors_in
+from secateur.core.surgery.apart import apart
+from secateur.core.surgery.precision import InDouble, widened
+from secateur.core.surgery.steady import Steady
+from secateur.core.surgery.untouched import owned, private
+from secateur.errors import ModelError, VerificationError, first_line
+from secateur.events import Event, Tell, ignore
+from secateur.measure.forward import ExampleInputs, device_of, moved, refilled, tensors
+from secateur.measure.latency import Latency
+from secateur.measure.layer_execution import fastest
+from secateur.measure.runtimes import threads_set
+from secateur.measure.side_by_side import side_by_side
+from secateur.rules import Seconds, Threads
 from secateur.typed import check_types
-
-from ..core.fusion import fuse, fusible
-from ..core.surgery import relative_difference, run, tensors_in
-from ..core.surgery.apart import apart
-from ..core.surgery.precision import InDouble, widened
-from ..core.surgery.steady import Steady
-from ..core.surgery.untouched import owned, private
-from ..errors import ModelError, VerificationError, first_line
-from ..events import Event, Tell, ignore
-from ..rules import Seconds, Threads
-from .execution import fastest
-from .forward import ExampleInputs, device_of, moved, refilled, tensors
-from .latency import Latency
-from .runtimes import threads_set
-from .side_by_side import side_by_side
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 Pairs = tuple[tuple[str, str], ...]

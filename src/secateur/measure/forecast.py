@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.costs import Times, TimeTerm
-from ..core.graph import Graph, staying
-from ..core.size import ruler
-from .forward import ExampleInputs, call, device_of, evaluating, moved
-from .layer_table import CONVOLUTIONS, Convolution, LayerShape, LayerTable
+from secateur.core.graph import Graph, staying
+from secateur.core.selection.costs import Times, TimeTerm
+from secateur.core.sizes.size import ruler
+from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, moved
+from secateur.measure.layer_table import CONVOLUTIONS, Convolution, LayerShape, LayerTable
 
 
 @dataclass(frozen=True, eq=False)

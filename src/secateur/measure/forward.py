@@ -9,11 +9,11 @@ from typing import Annotated, Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from ..core.graph.outputs import scores_in
-from ..core.surgery.forward import INPUTS
-from ..core.surgery.untouched import owned, untouched
-from ..errors import ModelError, first_line
-from ..rules import Rule
+from secateur.core.graph.outputs import scores_in
+from secateur.core.surgery.forward import INPUTS
+from secateur.core.surgery.untouched import owned, untouched
+from secateur.errors import ModelError, first_line
+from secateur.rules import Rule
 
 ExampleInputs: TypeAlias = Annotated[Tensor | tuple[Any, ...] | Mapping[str, Any], INPUTS]
 """A tensor (one argument), a tuple (positional arguments) or a mapping (keyword arguments)."""

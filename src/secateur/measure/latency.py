@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from secateur.arguments import checked
-
-from ..core.surgery.apart import apart
-from ..rules import Seconds, Threads
-from .forward import ExampleInputs, device_of, evaluating, tensors
-from .quiet import ready_to_compile
-from .record import Record
-from .runtimes import Runtime, ready, threads_set, verified
+from secateur.core.surgery.apart import apart
+from secateur.measure.forward import ExampleInputs, device_of, evaluating, tensors
+from secateur.measure.quiet_exporters import ready_to_compile
+from secateur.measure.record import Record
+from secateur.measure.runtimes import Runtime, ready, threads_set, verified
+from secateur.rules import Seconds, Threads
 
 WARM_UP = 3  # passes; the first ones pick kernels and fill caches
 

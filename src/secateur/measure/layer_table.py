@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .layer_program import layer_program
-from .machine import capability, device_name, steadiest_clock
-from .runtimes import Ready, Runtime, from_program, ready, threads_set
+from secateur.measure.layer_program import layer_program
+from secateur.measure.machine import capability, device_name, steadiest_clock
+from secateur.measure.runtimes import Ready, Runtime, from_program, ready, threads_set
 
 Convolution: TypeAlias = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d

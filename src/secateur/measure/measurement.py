@@ -9,16 +9,15 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from secateur.arguments import checked
+from secateur.core.surgery.apart import apart
+from secateur.errors import ArtifactError
+from secateur.events import Event, Tell, ignore
+from secateur.measure.accuracy import Accuracy, accuracy
+from secateur.measure.counts import Counts, count
+from secateur.measure.forward import ExampleInputs
+from secateur.measure.latency import Latency, latency
+from secateur.rules import Seconds, Threads
 from secateur.typed import check_types
-
-from ..core.surgery.apart import apart
-from ..errors import ArtifactError
-from ..events import Event, Tell, ignore
-from ..rules import Seconds, Threads
-from .accuracy import Accuracy, accuracy
-from .counts import Counts, count
-from .forward import ExampleInputs
-from .latency import Latency, latency
 
 
 @checked

@@ -8,10 +8,9 @@ from dataclasses import MISSING, dataclass
 from typing import Any, Self
 
 from secateur.arguments import checked
+from secateur.errors import ArtifactError
+from secateur.reading import written
 from secateur.typed import check_types
-
-from ..errors import ArtifactError
-from ..reading import written
 
 
 @checked

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from secateur.arguments import checked
-
-from ..core.surgery.steady import Steady
-from ..core.surgery.untouched import owned, private
-from ..errors import ModelError, SettingError, first_line, nearest
-from .conversion import input_names, onnx_program
-from .forward import ExampleInputs, KnownDevice, call, call_on, device_of, evaluating, moved, tensors
-from .quiet import ready_to_compile
-from .steady_onnx import steady_onnx
+from secateur.core.surgery.steady import Steady
+from secateur.core.surgery.untouched import owned, private
+from secateur.errors import ModelError, SettingError, first_line, nearest
+from secateur.measure.conversion import input_names, onnx_program
+from secateur.measure.forward import ExampleInputs, KnownDevice, call, call_on, device_of, evaluating, moved, tensors
+from secateur.measure.quiet_exporters import ready_to_compile
+from secateur.measure.steady_onnx import steady_onnx
 
 Runtime = Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"]
 """How a network is run: by PyTorch as it is, with images and kernels laid out channels last, or compiled by

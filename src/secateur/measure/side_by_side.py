@@ -14,17 +14,16 @@ import torch
 from torch import nn
 
 from secateur.arguments import checked
+from secateur.core.surgery.apart import apart
+from secateur.errors import SettingError, nearest
+from secateur.events import Event, Tell, ignore
+from secateur.measure.confidence_interval import differs, median_interval
+from secateur.measure.forward import ExampleInputs, device_of, evaluating
+from secateur.measure.latency import WARM_UP, Latency, batch_of
+from secateur.measure.machine import steadiest_clock
+from secateur.measure.runtimes import Ready, Runtime, ready, threads_set, verified
+from secateur.rules import Seconds, Threads
 from secateur.typed import check_types
-
-from ..core.surgery.apart import apart
-from ..errors import SettingError, nearest
-from ..events import Event, Tell, ignore
-from ..rules import Seconds, Threads
-from .forward import ExampleInputs, device_of, evaluating
-from .interval import differs, median_interval
-from .latency import WARM_UP, Latency, batch_of
-from .machine import steadiest_clock
-from .runtimes import Ready, Runtime, ready, threads_set, verified
 
 ROUNDS = 11
 """Turns that are taken in any case; an interval of 95 % needs 6."""

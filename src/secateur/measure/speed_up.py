@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from secateur.arguments import checked
+from secateur.measure.confidence_interval import CONFIDENCE, differs
+from secateur.measure.latency import Latency
+from secateur.measure.side_by_side import Clock, SideBySide
 from secateur.typed import check_types
-
-from .interval import CONFIDENCE, differs
-from .latency import Latency
-from .side_by_side import Clock, SideBySide
 
 DENSE, PRUNED = "dense", "pruned"
 

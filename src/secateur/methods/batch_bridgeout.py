@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from secateur.core.graph import Group, within
 from secateur.core.method import Paper, ScoreMethod
-from secateur.core.perturbation import OfInputs, OfWeights, OfWeightsPerExample, Perturbation, refuse_parametrized
 from secateur.core.problem import Problem
-from secateur.core.shaper import Moment, Shaper
+from secateur.core.zeros.perturbation import OfInputs, OfWeights, OfWeightsPerExample, Perturbation, refuse_parametrized
+from secateur.core.zeros.shaper import Moment, Shaper
 from secateur.errors import SettingError, nearest
 
 Noise = Literal["bridgeout", "dropconnect", "dropout"]

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from secateur.core.graph import Group, layer_of, tensor_of, unit_rows
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.problem import Problem
-from secateur.core.select import Scope
-from secateur.core.shaper import Shaper
+from secateur.core.selection.select import Scope
+from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

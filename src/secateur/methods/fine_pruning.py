@@ -34,19 +34,19 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
-from secateur.core.allocation import Allocation, By, Granularity, Per, plan_of, present
 from secateur.core.graph import tensor_of
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
-from secateur.core.shaper import Shaper
-from secateur.core.size import Measure, Target, size
+from secateur.core.selection.allocation import Allocation, By, Granularity, Per, plan_of, present
+from secateur.core.sizes.size import Measure, Target, size
+from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError, TargetError
-from secateur.search.adaptation import Effort, Goal
-from secateur.search.adviser import Adviser
-from secateur.search.bayes import need_optuna
-from secateur.search.cooling import Cooling
-from secateur.search.joint import Joint, Schedule
+from secateur.search.bayesian.cooled_search import Adviser
+from secateur.search.bayesian.cooling_schedule import Cooling
+from secateur.search.bayesian.gaussian_process import need_optuna
+from secateur.search.bayesian.joint_training import Joint, Schedule
+from secateur.search.bayesian.parameter_search import Effort, Goal
 from secateur.spelling import said
 
 Judges = Literal["train", "val"]

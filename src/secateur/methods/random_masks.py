@@ -26,13 +26,14 @@ from typing import ClassVar, Literal
 
 import torch
 
-from secateur.core import patterns, shares
 from secateur.core.graph import Graph, Group, layer_of, maker_of, tensor_of
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.select import family, meet
-from secateur.core.size import Target
+from secateur.core.selection import uniform_shares
+from secateur.core.selection.select import family, meet
+from secateur.core.sizes.size import Target
+from secateur.core.zeros import patterns
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.search import HeldOut, best_of
 from secateur.spelling import said, setting
@@ -145,7 +146,7 @@ class RandomMasks(Method):
             plans = [self._regular(problem, names) for _ in range(self.candidates)]
             if not plans[0].edits:
                 raise TargetError(f"no prunable layer of this network takes the pattern {self._pattern()}", 1.0)
-            shares.check_left(problem.graph, plans[0], problem.target)
+            uniform_shares.check_left(problem.graph, plans[0], problem.target)
             return plans
         draw = patterns.draw_kernels if self.granularity == "kernels" else patterns.draw_weights
         counts = self._counts(problem, names)
@@ -173,12 +174,14 @@ class RandomMasks(Method):
         if not groups:
             raise TargetError("no feature maps can go but those of the first convolution or of linear layers")
         assert self.ratio is not None
-        counts = {group.name: shares.number(self.ratio, group.size) for group in groups}
+        counts = {group.name: uniform_shares.number(self.ratio, group.size) for group in groups}
         if self.ratio_of == "weights":
-            counts = shares.by_weights(graph, groups, self.ratio)
+            counts = uniform_shares.by_weights(graph, groups, self.ratio)
         for group in groups:
-            shares.refuse_empty(self.ratio, counts[group.name], group.size, "maps", group.name)
-        counts = {group.name: shares.within(problem.limits, group, counts[group.name], near=True) for group in groups}
+            uniform_shares.refuse_empty(self.ratio, counts[group.name], group.size, "maps", group.name)
+        counts = {
+            group.name: uniform_shares.within(problem.limits, group, counts[group.name], near=True) for group in groups
+        }
         return [
             Plan(
                 tuple(
@@ -225,8 +228,8 @@ class RandomMasks(Method):
                 raise TargetError(
                     f"no {self.granularity} can go but those of the first convolution or of linear layers"
                 )
-            counts = {name: shares.number(self.ratio, total) for name, total in totals.items()}
+            counts = {name: uniform_shares.number(self.ratio, total) for name, total in totals.items()}
             for name, total in totals.items():
-                shares.refuse_empty(self.ratio, counts[name], total, self.granularity, layer_of(name))
+                uniform_shares.refuse_empty(self.ratio, counts[name], total, self.granularity, layer_of(name))
             return counts
-        return shares.enough(problem.graph, problem.target, totals, window)
+        return uniform_shares.enough(problem.graph, problem.target, totals, window)

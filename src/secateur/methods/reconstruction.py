@@ -30,14 +30,14 @@ from typing import ClassVar, Literal
 
 import torch
 
-from secateur.core.error_curves import ErrorCurve
-from secateur.core.error_shares import NO_IMAGES_NOTE, by_error, chosen, note, ranks, toward
-from secateur.core.limits import Limits
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Step, family, meet
-from secateur.core.size import Target
+from secateur.core.selection.error_curves import ErrorCurve
+from secateur.core.selection.error_shares import NO_IMAGES_NOTE, by_error, chosen, note, ranks, toward
+from secateur.core.selection.select import Step, family, meet
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.errors import TargetError
 from secateur.spelling import said
 

@@ -38,15 +38,15 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, within
-from secateur.core.limits import BLOCK, Multiple, small
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Plan, Regroup
 from secateur.core.problem import Problem
-from secateur.core.regroup import blocks_of, without_unread
-from secateur.core.regroupable import can_be_regrouped, is_convolution, is_projection, layers_of
-from secateur.core.size import size
+from secateur.core.sizes.limits import BLOCK, Multiple, small
+from secateur.core.sizes.regrouped import blocks_of, without_unread
+from secateur.core.sizes.size import size
+from secateur.core.zeros.blocks import BlockLayer
+from secateur.core.zeros.regroupable import can_be_regrouped, is_convolution, is_projection, layers_of
 from secateur.errors import SettingError, TargetError
 
 Schedule = Literal["steps", "once"]

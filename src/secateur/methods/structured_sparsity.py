@@ -30,9 +30,9 @@ from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.select import Scope, plan_of, steps
-from secateur.core.shaper import Shaper
-from secateur.core.size import Target
+from secateur.core.selection.select import Scope, plan_of, steps
+from secateur.core.sizes.size import Target
+from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError
 
 

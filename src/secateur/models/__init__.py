@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .builtin import MODELS
-from .head import classes_of, head_of, replace_head
-from .sources import build
-from .transfer import Transferred, classes_in, fit_classes, give_weights, transfer_weights
-from .weights import load_weights
+from secateur.models.builtin import MODELS
+from secateur.models.head import classes_of, head_of, replace_head
+from secateur.models.sources import build
+from secateur.models.transfer import Transferred, classes_in, fit_classes, give_weights, transfer_weights
+from secateur.models.weights import load_weights
 
 __all__ = [
     "MODELS",

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from ..errors import SettingError
-from .initial import initialise
+from secateur.errors import SettingError
+from secateur.models.initial import initialise
 
 
 class ConvChain(nn.Module):

@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 from torch import nn
 
-from .anwar import ConvChain
-from .densenet import DenseNet
-from .lenet import LeNet5
-from .resnet import ResNet
-from .vgg import VGG
+from secateur.models.anwar import ConvChain
+from secateur.models.densenet import DenseNet
+from secateur.models.lenet import LeNet5
+from secateur.models.resnet import ResNet
+from secateur.models.vgg import VGG
 
 _DEPTHS = (20, 32, 44, 56, 110)
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SettingError
-from .initial import initialise
+from secateur.errors import SettingError
+from secateur.models.initial import initialise
 
 
 class DenseLayer(nn.Module):

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-
-from ..core.surgery.apart import apart
-from ..errors import ModelError, SettingError
-from ..measure.forward import ExampleInputs, call, device_of, evaluating, logits_of, moved
+from secateur.core.surgery.apart import apart
+from secateur.errors import ModelError, SettingError
+from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, logits_of, moved
 
 _COUNTS = ("num_classes", "classes", "n_classes")
 _TOLERANCE = 1e-3  # of float32 gradients that went through a mean over a feature map

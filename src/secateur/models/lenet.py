@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SettingError
-from .initial import initialise
+from secateur.errors import SettingError
+from secateur.models.initial import initialise
 
 
 class LeNet5(nn.Module):

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ModelError, first_line
-from .weights import read_weights
+from secateur.errors import ModelError, first_line
+from secateur.models.weights import read_weights
 
 PRETRAINED = "pretrained"
 """What is written for the weights file to get the published weights."""

@@ -11,8 +11,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SettingError
-from .initial import initialise
+from secateur.errors import SettingError
+from secateur.models.initial import initialise
 
 Shortcut = Literal["A", "B"]
 

@@ -16,12 +16,11 @@ from typing import Any
 from torch import nn
 
 from secateur.arguments import checked
-
-from ..errors import ModelError, SecateurError, first_line, nearest
-from ..reading import Foreign, shown
-from ..rules import Channels, Classes, Count
-from ..spelling import said
-from .builtin import BUILDERS
+from secateur.errors import ModelError, SecateurError, first_line, nearest
+from secateur.models.builtin import BUILDERS
+from secateur.reading import Foreign, shown
+from secateur.rules import Channels, Classes, Count
+from secateur.spelling import said
 
 _SOURCES = ("secateur", "torchvision", "timm")
 _CHANNELS: tuple[str, ...] = ("channels", "in_channels", "in_chans")

@@ -9,13 +9,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from secateur.arguments import checked
+from secateur.errors import ModelError
+from secateur.measure.forward import ExampleInputs
+from secateur.models.head import classes_of, heads_of, replace_head
+from secateur.models.published import PRETRAINED, published
+from secateur.models.weights import load_weights, put_weights, read_weights, shorten
 from secateur.typed import check_types
-
-from ..errors import ModelError
-from ..measure.forward import ExampleInputs
-from .head import classes_of, heads_of, replace_head
-from .published import PRETRAINED, published
-from .weights import load_weights, put_weights, read_weights, shorten
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from ..core.layers import CONVOLUTIONS, SHAPED_NORMS
+from secateur.core.layer_families import CONVOLUTIONS, SHAPED_NORMS
 
 _ENOUGH = 64  # weights below which their spread says nothing
 _FIXED_SPREADS = (0.001, 0.01, 0.02)  # that published code draws with

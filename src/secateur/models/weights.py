@@ -12,11 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from secateur import reading
 from secateur.arguments import checked
-
-from .. import reading
-from ..errors import ModelError, nearest
-from ..spelling import said
+from secateur.errors import ModelError, nearest
+from secateur.spelling import said
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")

@@ -13,9 +13,9 @@ from secateur.core.graph import Graph, maker_of, tensor_of
 from secateur.core.graph.explanation import Explanation
 from secateur.core.method import Method
 from secateur.core.plan import Plan
-from secateur.core.sensitivity import Curve
-from secateur.core.size import Target
-from secateur.core.trials import Search
+from secateur.core.selection.search_results import Search
+from secateur.core.selection.sensitivity_curves import Curve
+from secateur.core.sizes.size import Target
 from secateur.measure import Measurement, SpeedUp, deploy
 from secateur.outcome.network_stages import DISTILLED, stages, way_of
 from secateur.outcome.source import Source
@@ -71,7 +71,7 @@ class Outcome:
         shaped: the method's own training before each decision; empty where it has none.
         speed: how much faster the pruned network is, both timed in turns when all else was done; None if not timed.
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
-        foretold: the speed-up that was promised before the work, see ``run.foretelling``; empty without.
+        foretold: the speed-up that was promised before the work, see ``run.speed_forecast``; empty without.
         multiples: of what the width of each group was to be a multiple, by its name.
         chosen: what the clock has decided, by name; a run that is otherwise alike and is given it (``prune(chosen=)``)
             ends with the same numbers.

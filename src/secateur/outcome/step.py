@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secateur.core.method import Method
-from secateur.core.size import Target
+from secateur.core.sizes.size import Target
 from secateur.typed import check_types
 
 

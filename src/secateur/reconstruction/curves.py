@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Group
+from secateur.core.selection.error_curves import ErrorCurve
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.apart import apart
 from secateur.events import Event, Tell, ignore
@@ -21,9 +21,9 @@ from secateur.reconstruction import rows
 from secateur.reconstruction.contribution import contributions
 from secateur.reconstruction.elimination import FEW, Reader, best_choices, eliminate, order_of
 from secateur.reconstruction.least_squares import Moments, inverted, ridged
+from secateur.reconstruction.memory_bounds import Room, memory, room, warn_of_little
 from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, laid_out
 from secateur.reconstruction.reading import columns, evened, readers, units_read
-from secateur.reconstruction.room import Room, memory, room, warn_of_little
 from secateur.reconstruction.sites import PAIR, Place, Site, norm_scale, sites
 
 PULL = 1e-3

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.blocks import BlockConv2d, BlockLayer
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.size import zero_masks
+from secateur.core.sizes.size import zero_masks
+from secateur.core.zeros.blocks import BlockConv2d, BlockLayer
 from secateur.reconstruction import rows
 from secateur.reconstruction.least_squares import Fit, Solution
 from secateur.reconstruction.sites import Site, is_layer, norm_scale

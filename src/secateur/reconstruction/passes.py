@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.literals import call_name
+from secateur.core.code.written_numbers import call_name
 from secateur.core.surgery import Inputs, run
 from secateur.core.surgery.forward import tensors_in
 from secateur.core.torch_modes import FunctionMode

@@ -18,8 +18,8 @@ from secateur.measure.forward import part
 from secateur.reconstruction import rows
 from secateur.reconstruction.layer import Fitted, can_fit, masks
 from secateur.reconstruction.least_squares import Fit
+from secateur.reconstruction.memory_bounds import Memory, memory, room, warn_of_little
 from secateur.reconstruction.passes import Arrival, Passes, joined_if_stateful, laid_out, parted
-from secateur.reconstruction.room import Memory, memory, room, warn_of_little
 from secateur.reconstruction.sites import PAIR, Place, Site, sites, together
 
 NOTHING = 1e-10

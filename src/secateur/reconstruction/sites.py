@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.core.fusion import QUESTIONS, is_norm
-from secateur.core.literals import call_name
-from secateur.core.strided import StridedConv2d
+from secateur.core.batchnorm_folding import QUESTIONS, is_norm
+from secateur.core.code.written_numbers import call_name
 from secateur.core.surgery import Inputs, run, tensors_in
 from secateur.core.torch_modes import FunctionMode
+from secateur.core.zeros.strided import StridedConv2d
 
 Place: TypeAlias = tuple[str, int]
 """A call: the module whose forward makes it, and how many additions that has made before in this pass."""

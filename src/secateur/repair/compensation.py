@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from secateur.core.fusion import fusible
+from secateur.core.batchnorm_folding import fusible
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, layer_of
-from secateur.core.limits import Limits
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.regroup import droppable, layouts
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.regrouped import droppable, layouts
 from secateur.core.surgery import TOLERANCE, apply, left, masked, relative_difference, run
 from secateur.core.surgery.apart import apart
 from secateur.repair.compensation import compensate

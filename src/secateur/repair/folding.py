@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from secateur.core.graph import Graph, Group, Member, layer_of, positions, tensor_of
 from secateur.core.plan import Plan
-from secateur.core.regroup import layouts
-from secateur.core.size import sliced, zero_masks
+from secateur.core.sizes.regrouped import layouts
+from secateur.core.sizes.size import sliced, zero_masks
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.apart import apart
 from secateur.errors import PlanError
@@ -22,8 +22,8 @@ def fold(dense: nn.Module, thin: nn.Module, graph: Graph, plan: Plan, inputs: Se
     """Let the kept units of each group stand in for those that went; no image is looked at.
 
     What removed units sent is given to the kept ones by the combination that leaves the least squared error, if inputs
-    have equal variance and no correlation (``secateur.reconstruction.likeness``); then the columns of whatever read
-    them are added to those of the kept ones in these shares. Copies of a unit, and behind rectifiers its positive
+    have equal variance and no correlation (``secateur.reconstruction.unit_similarity``); then the columns of whatever
+    read them are added to those of the kept ones in these shares. Copies of a unit, and behind rectifiers its positive
     multiples, are replaced exactly. Wang et al., *Forget the Data and Fine-Tuning!*, 2025 (model folding), put the mean
     of similar units in their place and restore its variance, Kim et al., *Neuron Merging*, 2020, add the whole of a
     column to that of the nearest unit; both take more to the readers than what the units have in common.

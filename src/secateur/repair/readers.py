@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.core.graph import Graph, layer_of, staying
 from secateur.core.plan import Plan
-from secateur.core.size import zero_masks
+from secateur.core.sizes.size import zero_masks
 from secateur.core.surgery import Inputs, run
 from secateur.measure.forward import device_of, moved
 

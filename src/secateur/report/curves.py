@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from secateur.core.sensitivity import Curve
+from secateur.core.selection.sensitivity_curves import Curve
 from secateur.report import figures
 from secateur.report.numbers import NONE, percent
 

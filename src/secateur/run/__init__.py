@@ -1,7 +1,7 @@
 """The one pipeline: read, decide, act, verify, recover, measure, in as many rounds as asked."""
 
 from secateur.outcome import Step, Width
-from secateur.run.images import images_of
+from secateur.run.calibration_images import images_of
 from secateur.run.pruning import prune
 from secateur.run.recipes import data_of, example_of, graph_of, method_of, model_of, prune_as, run_recipe, steps_of
 from secateur.run.result import Result

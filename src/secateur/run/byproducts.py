@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from secateur.core.sensitivity import Curve
-from secateur.core.trials import Search
-from secateur.run.clock import Clock
+from secateur.core.selection.search_results import Search
+from secateur.core.selection.sensitivity_curves import Curve
+from secateur.run.stopwatch import Clock
 
 BESIDE = "beside"
 """Under what name a file holds it."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph
+from secateur.core.selection.error_curves import ErrorCurve
 from secateur.measure.forward import device_of, moved
 from secateur.reconstruction import blind_curves, error_curves
 from secateur.run.job import Job

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from secateur.budget import Budget
-from secateur.core.block_execution import execute, execution_of
-from secateur.core.error_curves import ErrorCurve
 from secateur.core.graph import Graph, Groups
-from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.core.plan import Plan
-from secateur.core.sensitivity import Curve
-from secateur.core.size import Target
+from secateur.core.selection.error_curves import ErrorCurve
+from secateur.core.selection.search_results import Search
+from secateur.core.selection.sensitivity_curves import Curve
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.forward import describe
-from secateur.core.trials import Search
+from secateur.core.zeros.block_execution import execute, execution_of
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import COUNT, Later
 from secateur.data.loaders import LoaderSource
@@ -31,15 +31,15 @@ from secateur.measure import Accuracy, Measurement, Runtime, fastest
 from secateur.measure.forecast import Forecast
 from secateur.outcome import Step
 from secateur.repair import Repair
-from secateur.run import beforehand
-from secateur.run.bargain import Settled
+from secateur.run import preflight
+from secateur.run.budget_terms import Settled
 from secateur.run.byproducts import Byproducts
-from secateur.run.choices import Choices
-from secateur.run.clock import Clock
+from secateur.run.device_placement import measure_at
 from secateur.run.fallback import FEWEST_CHOSEN
-from secateur.run.foretold import Foretold
-from secateur.run.place import measure_at
-from secateur.run.work import Work
+from secateur.run.recorded_choices import Choices
+from secateur.run.speed_promise import Foretold
+from secateur.run.stopwatch import Clock
+from secateur.run.work_folder import Work
 from secateur.training import History, Settings
 
 
@@ -98,7 +98,7 @@ class Job:
     def read(self, model: nn.Module, tried: Sequence[Plan] = ()) -> Graph:
         """Trace a network, perhaps again after plans that failed; refuse one without anything to prune."""
         how: dict[str, Any] = {"free_outputs": self.free_outputs, "groups": self.groups, "patience": self.patience}
-        return beforehand.read(model, self.inputs, self.leave, **how, tell=self.tell, tried=tried)
+        return preflight.read(model, self.inputs, self.leave, **how, tell=self.tell, tried=tried)
 
     def about_data(self) -> tuple[object, ...]:
         """Return what a plan that was decided on the data, or on unlabelled images, depends on."""

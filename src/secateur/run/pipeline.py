@@ -8,17 +8,17 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import EMPTY, Plan
-from secateur.core.size import Size, Target, size
+from secateur.core.sizes.size import Size, Target, size
 from secateur.core.surgery import zeros_left
 from secateur.events import Event
 from secateur.measure import SpeedUp
 from secateur.outcome import Step, widths
-from secateur.run import beforehand, budgeting, foretelling, headline
+from secateur.run import budget_target, headline_speed, preflight, speed_forecast
 from secateur.run.job import Job
-from secateur.run.minutes import spend
+from secateur.run.layer_times import aligned
 from secateur.run.result import Result
 from secateur.run.round import Round
-from secateur.run.timing import aligned
+from secateur.run.time_budget import spend
 from secateur.training import History
 
 
@@ -37,15 +37,15 @@ class Pipeline:
         job = self.job
         with job.clock("trace"):
             graph = job.graph = job.graph or job.read(job.dense)
-        beforehand.warn_of_unreached(graph, job.tell)
+        preflight.warn_of_unreached(graph, job.tell)
         self.settle(graph)
-        beforehand.warn_of_uncounted(graph, job.tell)
+        preflight.warn_of_uncounted(graph, job.tell)
         steps = [*self.first_steps(rounds), *job.then]
         self.foretell(job.graph)
         graph = job.graph  # which both may have read anew
         before = job.measure(job.dense, "the dense network", job.tested)
         if job.data is not None and job.tested is None:
-            beforehand.warn_of_seen(job.dense, job.data, before.accuracy, job.place, job.tell)
+            preflight.warn_of_seen(job.dense, job.data, before.accuracy, job.place, job.tell)
         job.tested = before.accuracy
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = job.dense, list[Plan](), list[History](), [0.0]
@@ -116,7 +116,7 @@ class Pipeline:
         job = self.job
         for step in (Step(job.method, job.target), *job.then):  # the last of the first rounds is the hardest
             step.method.check(step.target)
-            beforehand.check_target(graph, step.method, step.target, job.limits)
+            preflight.check_target(graph, step.method, step.target, job.limits)
 
     def settle(self, graph: Graph) -> None:
         """Choose the runtime and the widths that run fast there, and turn a budget into the target that meets it.
@@ -128,11 +128,11 @@ class Pipeline:
         if job.budget is None:
             self.check(graph)
         if job.runtime is None and job.timed:
-            job.runtime = headline.chosen(job)
+            job.runtime = headline_speed.chosen(job)
         job.limits = aligned(job, graph)
         if job.budget is not None:
             with job.clock("budget"):
-                graph, job.settled = budgeting.settled(job, graph, job.budget)
+                graph, job.settled = budget_target.settled(job, graph, job.budget)
             job.graph = graph
             job.target, job.limits = job.settled.target, job.settled.limits
             job.method = job.settled.method(job.method)
@@ -141,7 +141,7 @@ class Pipeline:
     def foretell(self, graph: Graph) -> None:
         """Say how fast the network will get, where long work follows, or what widths that were asked for will cost."""
         job = self.job
-        job.graph, job.foretold = foretelling.foretold(job, graph)
+        job.graph, job.foretold = speed_forecast.foretold(job, graph)
         if job.foretold is not None:
             job.tell(Event("warning" if job.foretold.warns else "forecast", job.foretold.sentence()))
 
@@ -167,7 +167,7 @@ class Pipeline:
             return None
         assert job.runtime is not None
         with job.clock("measure"):
-            speed = headline.timed_together(job.dense, model, job.inputs, job.runtime, job.threads, job.tell)
+            speed = headline_speed.timed_together(job.dense, model, job.inputs, job.runtime, job.threads, job.tell)
         if job.settled is not None and "latency" in job.settled.found:
-            job.settled = budgeting.timed_again(job, job.settled, speed)
+            job.settled = budget_target.timed_again(job, job.settled, speed)
         return speed

@@ -14,9 +14,9 @@ from torch import nn
 from secateur.arguments import checked
 from secateur.budget import Budget
 from secateur.core.graph import Groups
-from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.apart import apart
 from secateur.core.surgery.foreign import Network, refuse_foreign
@@ -34,19 +34,19 @@ from secateur.outcome import Step
 from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
 from secateur.rules import Images, Minutes, Number, Rounds, Seed, Threads
-from secateur.run.beforehand import check_goals, check_weights, warn_of_random_weights
-from secateur.run.budgeting import check_budget
-from secateur.run.choices import Choices
+from secateur.run.budget_target import check_budget
+from secateur.run.calibration_images import as_taken, check_size, named_images, shape_of, suited
+from secateur.run.device_placement import place_for
 from secateur.run.fallback import for_images, without_fit
-from secateur.run.headline import asked_for, check_runtime
-from secateur.run.images import as_taken, check_size, named_images, shape_of, suited
+from secateur.run.headline_speed import asked_for, check_runtime
 from secateur.run.job import Job
 from secateur.run.latency_shares import check_timing
-from secateur.run.minutes import check_minutes
 from secateur.run.pipeline import Pipeline
-from secateur.run.place import place_for
+from secateur.run.preflight import check_goals, check_weights, warn_of_random_weights
+from secateur.run.recorded_choices import Choices
 from secateur.run.result import Result
-from secateur.run.work import Work
+from secateur.run.time_budget import check_minutes
+from secateur.run.work_folder import Work
 from secateur.training import Settings
 
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from secateur.arguments import checked
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.method import Method
 from secateur.core.plan import Plan
-from secateur.core.size import Target
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target
 from secateur.core.surgery.apart import apart
 from secateur.data import Calibration, Data, load_data
 from secateur.data.folder import with_channels
@@ -30,15 +30,15 @@ from secateur.models.sources import images_for, refuse_own_code
 from secateur.outcome import Step
 from secateur.progress import shown
 from secateur.recipe import Recipe
-from secateur.run import beforehand
-from secateur.run.choices import Choices
-from secateur.run.clock import Clock, of_epochs
-from secateur.run.headline import asked_for, check_runtime, meant_for
-from secateur.run.images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
+from secateur.run import preflight
+from secateur.run.calibration_images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
+from secateur.run.headline_speed import asked_for, check_runtime, meant_for
 from secateur.run.pruning import prune
+from secateur.run.recorded_choices import Choices
 from secateur.run.result import Result
 from secateur.run.sources import hold, sources
-from secateur.run.work import Work
+from secateur.run.stopwatch import Clock, of_epochs
+from secateur.run.work_folder import Work
 from secateur.training import fit
 
 
@@ -73,7 +73,7 @@ def run_recipe(
     runtime_of(recipe)  # refused before the long work
     target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
     told_later = recipe.budget is not None
-    beforehand.check_goals([(method, target), *((step.method, step.target) for step in then)], told_later=told_later)
+    preflight.check_goals([(method, target), *((step.method, step.target) for step in then)], told_later=told_later)
     data = data_of(recipe, download=download)
     folder = Work.at(work)
     made_from = sources(recipe) if folder is None else hold(folder.folder, recipe)
@@ -89,7 +89,7 @@ def run_recipe(
         graph = graph_of(recipe, model, example_of(recipe, data, images), tell=tell)
         first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
         for step in (*first, *then):
-            beforehand.check_target(graph, step.method, step.target, limits)
+            preflight.check_target(graph, step.method, step.target, limits)
         place = None if folder is None else folder.place("dense.ckpt", model)
         memory = choices.speed("pretrain", model, recipe.pretrain)
         whole = partial(fit, model, data, recipe.pretrain, checkpoint=place, seed=recipe.seed, memory=memory, tell=tell)
@@ -260,7 +260,7 @@ def graph_of(
     recipe: Recipe, model: nn.Module, inputs: Any, *, tell: Tell = ignore, tried: Sequence[Plan] = ()
 ) -> Graph:
     """Read a network as the recipe asks, see ``beforehand.read``."""
-    return beforehand.read(
+    return preflight.read(
         model,
         inputs,
         recipe.leave,

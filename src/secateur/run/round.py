@@ -11,27 +11,27 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.method import Method, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.size import Target, size
+from secateur.core.selection.search_results import Search
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import Hold, apply, carrying_out, check_training, hold, prove, prove_elsewhere
-from secateur.core.trials import Search
 from secateur.errors import BranchingError, TargetError
 from secateur.events import Event, Tell, warn
 from secateur.measure import accuracy
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
-from secateur.run.clock import of_epochs
-from secateur.run.deciding import carried_out
+from secateur.run.calibration_images import repaired_by
+from secateur.run.device_placement import mended_there, there
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.fallback import without_fit
-from secateur.run.images import repaired_by
 from secateur.run.job import Job
 from secateur.run.latency_shares import decides_by_the_clock
-from secateur.run.place import mended_there, there
+from secateur.run.layer_times import place_of_use, timing
+from secateur.run.replanning import carried_out
 from secateur.run.sensitivity import measuring
-from secateur.run.timing import place_of_use, timing
+from secateur.run.stopwatch import of_epochs
 from secateur.training import History, fit
 
 DRAWN = (

@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
-from secateur.core.sensitivity import Curve
+from secateur.core.selection.sensitivity_curves import Curve
+from secateur.core.sizes.limits import Limits
 from secateur.data import Data
 from secateur.events import Tell
-from secateur.search.judge import sample
+from secateur.search.racing.evaluation import sample
 from secateur.search.sensitivity import IMAGES, curves
 
 

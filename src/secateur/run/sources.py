@@ -23,7 +23,7 @@ from secateur.models.published import PRETRAINED
 from secateur.models.sources import own_code
 from secateur.outcome import Source
 from secateur.recipe import Recipe
-from secateur.run.work import keep, unwritable
+from secateur.run.work_folder import keep, unwritable
 from secateur.spelling import said
 
 RECORD = "sources.json"

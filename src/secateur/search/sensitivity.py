@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
-from secateur.core.limits import Limits
 from secateur.core.plan import Plan
-from secateur.core.sensitivity import LEVELS, Curve, points
-from secateur.core.trials import key_of
+from secateur.core.selection.search_results import key_of
+from secateur.core.selection.sensitivity_curves import LEVELS, Curve, points
+from secateur.core.sizes.limits import Limits
 from secateur.errors import ModelError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import call, evaluating, logits_of
-from secateur.search.held_out import HeldOut, digest
-from secateur.search.journal import Journal
-from secateur.search.runners import Bench, Ways
+from secateur.search.racing.candidates import Bench, Ways
+from secateur.search.racing.held_out_images import HeldOut, digest
+from secateur.search.trial_journal import Journal
 
 IMAGES = 2048
 """Validation images that are looked at, unless told otherwise."""

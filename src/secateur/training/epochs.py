@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.errors import TrainingError
 from secateur.events import Event, Tell, ignore
-from secateur.measure.quiet import ready_to_compile
+from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.training import checkpoint as disk
 from secateur.training.batchnorm import recalibrate
 from secateur.training.history import History, Row, Speed
@@ -25,7 +25,7 @@ from secateur.training.share import Share, number_of
 from secateur.training.steps import NotFiniteError, Parts, lr_of, train_epoch
 
 if TYPE_CHECKING:
-    from secateur.core.shaper import Shaper
+    from secateur.core.zeros.shaper import Shaper
 
 _RECALIBRATION_BATCHES = 200
 _SHAPING = 1  # the stream of random numbers that is the shaper's

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.core.shaper import Shaper
 from secateur.core.surgery.apart import apart
 from secateur.core.surgery.untouched import ordinary
+from secateur.core.zeros.shaper import Shaper
 from secateur.data import Data
 from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateur.errors import first_line
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import logits_of
-from secateur.measure.quiet import ready_to_compile
+from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.training.history import Speed
 from secateur.training.objective import loss_of
 from secateur.training.optimizers import optimizer

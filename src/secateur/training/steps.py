@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from secateur.core.shaper import Moment
+from secateur.core.zeros.shaper import Moment
 from secateur.events import Event, Tell
 from secateur.measure.forward import logits_of
 from secateur.training.history import Speed
@@ -24,7 +24,7 @@ from secateur.training.shared_norms import SharedNorms
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from secateur.core.shaper import Shaper
+    from secateur.core.zeros.shaper import Shaper
 
 _NEWS = 20  # events per epoch; on CUDA also how often the losses are looked at, which waits for the device
 

@@ -30,7 +30,7 @@ from secateur.training.steps import NotFiniteError, Parts
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from secateur.core.shaper import Shaper
+    from secateur.core.zeros.shaper import Shaper
 
 Now = Callable[[], float]
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nets import images, lived_in
-from secateur.core.blocks import BlockLayer
 from secateur.core.plan import Block, DropUnits, Plan, Regroup, ZeroWeights
-from secateur.core.regroup import blocks_of
+from secateur.core.sizes.regrouped import blocks_of
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
+from secateur.core.zeros.blocks import BlockLayer
 
 
 class Chain(nn.Module):

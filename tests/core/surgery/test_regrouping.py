@@ -10,13 +10,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nets import NETS, images, make
-from secateur.core.blocks import BlockConv2d, BlockLayer, BlockLinear
 from secateur.core.graph import Graph
 from secateur.core.plan import Block, DropUnits, Plan, Regroup, ZeroWeights
-from secateur.core.regroup import blocks_of, why_not
-from secateur.core.size import size
+from secateur.core.sizes.regrouped import blocks_of, why_not
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, hold, masked, relative_difference, run, verify
 from secateur.core.trace import trace
+from secateur.core.zeros.blocks import BlockConv2d, BlockLayer, BlockLinear
 from secateur.export import export_onnx, export_pt2
 from secateur.measure import count, fastest
 from strategies import networks, plans
@@ -64,7 +64,7 @@ def test_regrouping_and_removal_equal_silence(net: nn.Module, data: st.DataObjec
 
 
 def _still_reads(graph: Graph, edit: Regroup, keep: torch.Tensor) -> bool:
-    from secateur.core.regroup import layouts
+    from secateur.core.sizes.regrouped import layouts
 
     return layouts(graph, Plan((edit,)), keep)[edit.layer].pairs > 0
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.core.calls import ModuleStack
+from secateur.core.module_calls import ModuleStack
 from secateur.core.trace.asked import asking, may_differ
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.core.code.written_numbers import record
 from secateur.core.graph import Graph
-from secateur.core.literals import record
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, masked, relative_difference, verify
 from secateur.core.surgery.training import run_in_training

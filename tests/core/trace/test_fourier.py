@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nets import lived_in
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.size import size
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.measure import count

@@ -14,7 +14,7 @@ from nets import lived_in
 from secateur.core.attention import PrunedMultiheadAttention
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.size import size
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, check_training, verify
 from secateur.core.trace import trace
 from secateur.measure import count

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.size import size
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.measure import count

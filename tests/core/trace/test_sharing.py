@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nets import Head, conv, images, lived_in, make
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.size import size
+from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 

@@ -16,8 +16,8 @@ from secateur.core.graph.names import within
 from secateur.core.graph.outputs import Output
 from secateur.core.graph.units import Group, Role
 from secateur.core.graph.written_sizes import Assignment, Axis, Rewrite
+from secateur.core.operator_macs import Uncounted
 from secateur.core.plan import Plan
-from secateur.core.work import Uncounted
 from secateur.errors import PlanError
 
 Groups = Literal["all", "inside blocks"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from secateur.core.source import Spot
+from secateur.core.code.source import Spot
 
 
 @dataclass(frozen=True, eq=False)

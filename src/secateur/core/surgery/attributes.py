@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from secateur.core.holders import held_by, renewed
+from secateur.core.code.number_holders import held_by, renewed
+from secateur.core.code.written_numbers import Path, differences, record
 from secateur.core.interrupts import deferred
-from secateur.core.literals import Path, differences, record
 from secateur.core.surgery.untouched import untouched
 
 _PLAIN = frozenset(vars(nn.Module()))

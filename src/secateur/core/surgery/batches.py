@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from secateur.core.calls import ModuleStack
+from secateur.core.channel_statistics import Fitting
 from secateur.core.graph import Graph
+from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
-from secateur.core.statistics import Fitting
 from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verify
 from secateur.errors import CutError, ModelError

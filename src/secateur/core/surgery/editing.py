@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.core.source import (
+from secateur.core.code.source import (
     MADE,
     Hop,
     Range,

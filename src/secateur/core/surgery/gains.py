@@ -10,7 +10,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from secateur.core.graph import Graph, tensor_of
 from secateur.core.plan import Plan
-from secateur.core.size import sliced, zero_masks
+from secateur.core.sizes.size import sliced, zero_masks
 
 
 def follow_gains(model: nn.Module, graph: Graph, plan: Plan, keep: Tensor, thin: Mapping[str, Tensor]) -> None:

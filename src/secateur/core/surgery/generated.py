@@ -24,7 +24,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from secateur.core.literals import CONSTANT
+from secateur.core.code.written_numbers import CONSTANT
 from secateur.core.surgery.editing import Changes, Edited, authors, edited, hold, members
 from secateur.errors import ModelError, first_line
 

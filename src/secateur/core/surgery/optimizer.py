@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan, Regroup
-from secateur.core.size import sliced, zero_masks
+from secateur.core.sizes.size import sliced, zero_masks
 from secateur.errors import ModelError, PlanError
 
 

@@ -11,9 +11,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from secateur.core.blocks import BlockLayer
+from secateur.core.channel_statistics import NEIGHBOURS
 from secateur.core.graph import Graph, Group, Member, layer_of, tensor_of
-from secateur.core.statistics import NEIGHBOURS
+from secateur.core.zeros.blocks import BlockLayer
 
 
 def fold_orders(thin: nn.Module, graph: Graph, regrouped: Collection[str], held: Collection[str]) -> None:

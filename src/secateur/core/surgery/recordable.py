@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from secateur.core.source import dotted, functions_in, looked_up, written
+from secateur.core.code.source import dotted, functions_in, looked_up, written
 from secateur.core.surgery.generated import origin_of
 
 _STATEMENTS = (

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.core.blocks import BlockConv2d, BlockLayer, BlockLinear
 from secateur.core.graph import Graph, staying, tensor_of
 from secateur.core.plan import Block
-from secateur.core.regroup import Layout, merged
+from secateur.core.sizes.regrouped import Layout, merged
+from secateur.core.zeros.blocks import BlockConv2d, BlockLayer, BlockLinear
 
 
 def regroup(model: nn.Module, found: Mapping[str, Layout]) -> None:

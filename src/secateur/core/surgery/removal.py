@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from secateur.arguments import checked
 from secateur.core.attention import is_attention, set_attention_sizes
-from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.graph.written_sizes import count
-from secateur.core.layers import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT, SHAPED_NORMS
+from secateur.core.layer_families import CHANNEL_NORMS, CONVOLUTIONS, GATES, RECURRENT, SHAPED_NORMS
 from secateur.core.plan import Plan
-from secateur.core.regroup import layouts, why_not
-from secateur.core.size import sliced, zero_masks
-from secateur.core.strided import StridedConv2d, alike
+from secateur.core.sizes.regrouped import layouts, why_not
+from secateur.core.sizes.size import sliced, zero_masks
 from secateur.core.surgery.attributes import Number, assign
 from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.forward import modes_kept
@@ -29,6 +27,8 @@ from secateur.core.surgery.regrouping import regroup, renumber
 from secateur.core.surgery.rewriting import Change, rewrite
 from secateur.core.surgery.untouched import computed, copied
 from secateur.core.surgery.widths import follow_widths
+from secateur.core.zeros.blocks import BlockLayer
+from secateur.core.zeros.strided import StridedConv2d, alike
 from secateur.errors import PlanError
 
 

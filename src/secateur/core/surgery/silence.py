@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
+from secateur.core.channel_statistics import over_kept
 from secateur.core.graph import Graph, staying, tensor_of
 from secateur.core.interrupts import deferred
 from secateur.core.plan import Plan, ZeroWeights
-from secateur.core.regroup import layouts
-from secateur.core.shaper import Moment, Shaper
-from secateur.core.size import zero_masks
-from secateur.core.statistics import over_kept
+from secateur.core.sizes.regrouped import layouts
+from secateur.core.sizes.size import zero_masks
 from secateur.core.surgery.regrouping import held
 from secateur.core.surgery.removal import check
 from secateur.core.surgery.untouched import Unwritten
+from secateur.core.zeros.shaper import Moment, Shaper
 
 
 @checked

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from secateur.core.graph import Graph
-from secateur.core.layers import CHANNEL_NORMS, RECURRENT
+from secateur.core.layer_families import CHANNEL_NORMS, RECURRENT
 from secateur.core.plan import Plan
 from secateur.core.surgery.batches import other_batches
 from secateur.core.surgery.forward import Inputs, finite, run

@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import _disable_current_modes  # pyright: igno
 from torch.utils._pytree import tree_map
 
 from secateur.core.interrupts import deferred
+from secateur.core.shared_contexts import Together
 from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.generators import common, held
 from secateur.core.surgery.keeping import keeping, kept_tensors
-from secateur.core.together import Together
 from secateur.errors import ModelError, first_line
 
 _PLACES = ("cpu", "cuda", "mps", "xpu")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph, staying
 from secateur.core.graph.outputs import left_of
 from secateur.core.interrupts import deferred
+from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
 from secateur.core.surgery.apart import apart
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.attention import is_attention
-from secateur.core.blocks import BlockLayer
 from secateur.core.graph import Graph, Role, staying
-from secateur.core.layers import CONVOLUTIONS
+from secateur.core.layer_families import CONVOLUTIONS
 from secateur.core.surgery.attributes import INDIRECT, Number, assign, mentioned, numbers
+from secateur.core.zeros.blocks import BlockLayer
 
 ENTERING = frozenset(
     {"in_channels", "in_features", "in_planes", "in_chs", "in_dim", "in_ch", "inplanes", "input_dim", "inp", "c1"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.core.calls import ModuleStack, Operators
+from secateur.core.module_calls import ModuleStack, Operators
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.forward import forward
 from secateur.core.surgery.untouched import untouched

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.calls import ModuleStack
+from secateur.core.module_calls import ModuleStack
+from secateur.core.shared_contexts import Together
 from secateur.core.surgery.steady import Steady
 from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import unseen, untouched
-from secateur.core.together import Together
 from secateur.core.torch_modes import FunctionMode
 
 _HEAR: list[tuple[int, Callable[[nn.Module | None], object]]] = []  # by thread

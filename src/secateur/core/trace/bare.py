@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
 
+from secateur.core.code.written_numbers import Path
 from secateur.core.graph.written_sizes import Assignment
-from secateur.core.layers import CHANNEL_NORMS
-from secateur.core.literals import Path
+from secateur.core.layer_families import CHANNEL_NORMS
 from secateur.core.trace.resolve import Units
 from secateur.core.trace.state import State
 

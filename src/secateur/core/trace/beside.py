@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from secateur.core.literals import is_written
+from secateur.core.code.written_numbers import is_written
 from secateur.core.trace.calls_made import Dependence, Place, Site
 from secateur.core.trace.sites import recorded_in
 from secateur.core.trace.state import State

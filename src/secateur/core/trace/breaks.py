@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from secateur.core.calls import ModuleStack
 from secateur.core.graph import Graph
+from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply, check_batches, check_sizes, finite, run, verified
 from secateur.core.surgery.training import breaks_in_training, run_in_training

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from secateur.core.literals import Path
-from secateur.core.source import Spot
-from secateur.core.statistics import KIND
+from secateur.core.channel_statistics import KIND
+from secateur.core.code.source import Spot
+from secateur.core.code.written_numbers import Path
 
 Layers = tuple[Tensor, ...]
 # of a size: module, number of the call there, its name, path in its arguments, where in the source if that is known

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from secateur.core.labels import FIXED
+from secateur.core.channel_labels import FIXED
 from secateur.core.trace.calls_made import Step
 from secateur.core.trace.components import Components
 from secateur.core.trace.slots import Pinning

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from secateur.core import labels as L
+from secateur.core import channel_labels as L
 from secateur.core.graph.outputs import named
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.slots import Pinning

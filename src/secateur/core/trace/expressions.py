@@ -6,8 +6,8 @@ import ast
 import operator
 from collections.abc import Callable
 
-from secateur.core.literals import Path
-from secateur.core.source import dotted
+from secateur.core.code.source import dotted
+from secateur.core.code.written_numbers import Path
 
 _STEADY = frozenset(
     {

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.core.labels import varying
+from secateur.core.channel_labels import varying
+from secateur.core.operator_macs import fourier
 from secateur.core.trace.calls_made import Call
 from secateur.core.trace.move import unless_along
 from secateur.core.trace.state import State
-from secateur.core.work import fourier
 
 
 def transform(state: State, args: Sequence[Any], out: Tensor) -> None:

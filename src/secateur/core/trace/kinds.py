@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.core.attention import is_attention
-from secateur.core.blocks import BlockLayer
-from secateur.core.layers import CONVOLUTIONS, RECURRENT
+from secateur.core.layer_families import CONVOLUTIONS, RECURRENT
+from secateur.core.zeros.blocks import BlockLayer
 
 
 @dataclass(frozen=True)

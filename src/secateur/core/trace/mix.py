@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.core import labels as L
+from secateur.core import channel_labels as L
 from secateur.core.trace.calls_made import Call
 from secateur.core.trace.state import State
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.core import labels as L
+from secateur.core import channel_labels as L
 from secateur.core.trace.state import State
 
 Args = Sequence[Any]

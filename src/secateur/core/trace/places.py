@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.literals import Path
-from secateur.core.source import (
+from secateur.core.code.source import (
     Hop,
     Spot,
     call_at,
@@ -29,6 +28,7 @@ from secateur.core.source import (
     range_of,
     written,
 )
+from secateur.core.code.written_numbers import Path
 from secateur.core.surgery.generated import origin_of
 from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace.expressions import argument, bindings_of, is_shape, is_steady, names_in, number_in, within

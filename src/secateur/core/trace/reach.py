@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from secateur.core import labels as L
-from secateur.core.calls import Operators
+from secateur.core import channel_labels as L
 from secateur.core.graph.explanation import REACH_IT
 from secateur.core.interrupts import deferred
+from secateur.core.module_calls import Operators
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.training import training_batches
 from secateur.core.surgery.untouched import untouched

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.core import labels as L
+from secateur.core import channel_labels as L
 from secateur.core.graph import Cost, Graph, Group, Member, Pin, Statistic, maker_of
 from secateur.core.graph.outputs import Output
 from secateur.core.graph.written_sizes import Axis, Rewrite
+from secateur.core.operator_macs import by_operator
 from secateur.core.trace.calls_made import Call
 from secateur.core.trace.components import NOT_PRUNABLE, Components
 from secateur.core.trace.returned import Returned
 from secateur.core.trace.state import State
-from secateur.core.work import by_operator
 
 
 class Units:

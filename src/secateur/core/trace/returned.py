@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.core import labels as L
+from secateur.core import channel_labels as L
 from secateur.core.graph.outputs import (
     FREE_IT,
     IN_ANOTHER_RUN,

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.core.operator_macs import macs, uncounted
 from secateur.core.trace import assemble, deform, each, fourier, mix, move, pick, product
 from secateur.core.trace.calls_made import Call
 from secateur.core.trace.state import State
-from secateur.core.work import macs, uncounted
 
 Args = Sequence[Any]
 Rule = Callable[[State, Args, Any], None]

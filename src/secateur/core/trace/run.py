@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from secateur.arguments import checked
 from secateur.core.attention import ATTENTION
-from secateur.core.calls import Operators, bound
+from secateur.core.channel_statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
+from secateur.core.code.written_numbers import call_name, is_reshaping
 from secateur.core.graph import Graph
-from secateur.core.literals import call_name, is_reshaping
+from secateur.core.module_calls import Operators, bound
 from secateur.core.plan import Plan
-from secateur.core.statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.apart import apart
 from secateur.core.surgery.foreign import Network, refuse_foreign

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from secateur.core.channel_labels import FIXED
+from secateur.core.code.source import Spot
+from secateur.core.code.written_numbers import Path, at, call_name, is_written, record
 from secateur.core.graph.written_sizes import Rewrite, WrittenSize
-from secateur.core.labels import FIXED
-from secateur.core.layers import SIZED
-from secateur.core.literals import Path, at, call_name, is_written, record
-from secateur.core.source import Spot
+from secateur.core.layer_families import SIZED
 from secateur.core.surgery.recordable import is_recordable
 from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.calls_made import Place, Site

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from secateur.core import labels as L
-from secateur.core.calls import ModuleStack
+from secateur.core import channel_labels as L
+from secateur.core.channel_statistics import READING, kind_of
 from secateur.core.graph import Role, unparametrized
 from secateur.core.graph.computed_weights import Gain, Transformed
-from secateur.core.statistics import READING, kind_of
+from secateur.core.module_calls import ModuleStack
+from secateur.core.operator_macs import Uncounted
 from secateur.core.surgery import Inputs
 from secateur.core.trace.calls_made import Call, Dependence, Layers, Place, Site, Step
 from secateur.core.trace.kinds import Kinds
 from secateur.core.trace.returned import Outputs
 from secateur.core.trace.slots import Pinning, Slot
 from secateur.core.trace.transformed import reason_at, transformed
-from secateur.core.work import Uncounted
 
 LINEAR = 1  # dimension that a linear map sums over
 MANY = 4096  # labels from which looking for repeats pays

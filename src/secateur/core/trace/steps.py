@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from secateur.core.calls import ModuleStack, Operators
 from secateur.core.interrupts import deferred
+from secateur.core.module_calls import ModuleStack, Operators
 from secateur.core.surgery import Inputs, run, tensors_in
 from secateur.core.trace.calls_made import Step
 from secateur.core.trace.state import State

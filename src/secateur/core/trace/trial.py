@@ -14,7 +14,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor, nn
 
-from secateur.core import labels as L
+from secateur.core import channel_labels as L
 from secateur.core.graph import Graph, layer_of
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from secateur.core.layers import CONVOLUTIONS
+from secateur.core.layer_families import CONVOLUTIONS
 from secateur.core.trace.spoken import speaks_of, takes_more
 from secateur.core.trace.state import State
 

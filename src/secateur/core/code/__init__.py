@@ -1,0 +1,1 @@
+"""Numbers in Python code and in what modules hold: where they stand, and the same with another number."""
