@@ -12,71 +12,105 @@ if TYPE_CHECKING:
     from secateur.artifact import load, save
     from secateur.budget import Budget
     from secateur.checks import check_method
-    from secateur.core.graph import Graph
-    from secateur.core.method import Method, ScoreMethod
-    from secateur.core.plan import Plan
+    from secateur.core.graph import Graph, Group
+    from secateur.core.method import Method, Paper, ScoreMethod
+    from secateur.core.plan import DropUnits, Plan
+    from secateur.core.problem import Problem
     from secateur.core.sizes.limits import Limits
     from secateur.core.sizes.size import Target, size
-    from secateur.core.surgery import apply, hold, masked, verify
+    from secateur.core.surgery import apply, hold, masked, migrate_optimizer, verify
     from secateur.core.trace import trace
-    from secateur.data import load_data
+    from secateur.data import from_arrays, from_loaders, load_calibration, load_data
     from secateur.errors import SecateurError
+    from secateur.export import export_onnx, export_pt2, export_source
     from secateur.methods import METHODS
+    from secateur.models import build, transfer_weights
+    from secateur.outcome import Step
     from secateur.recipe import Recipe
     from secateur.run import Result, prune, run_recipe
-    from secateur.training import Settings
+    from secateur.training import Settings, fit
 
 _HOMES = {
     "METHODS": "methods",
     "Budget": "budget",
+    "DropUnits": "core.plan",
     "Graph": "core.graph",
-    "Limits": "core.limits",
+    "Group": "core.graph",
+    "Limits": "core.sizes.limits",
     "Method": "core.method",
+    "Paper": "core.method",
     "Plan": "core.plan",
+    "Problem": "core.problem",
     "Recipe": "recipe",
     "Result": "run",
     "ScoreMethod": "core.method",
     "SecateurError": "errors",
     "Settings": "training",
-    "Target": "core.size",
+    "Step": "outcome",
+    "Target": "core.sizes.size",
     "apply": "core.surgery",
+    "build": "models",
     "check_method": "checks",
+    "export_onnx": "export",
+    "export_pt2": "export",
+    "export_source": "export",
+    "fit": "training",
+    "from_arrays": "data",
+    "from_loaders": "data",
     "hold": "core.surgery",
     "load": "artifact",
+    "load_calibration": "data",
     "load_data": "data",
     "masked": "core.surgery",
+    "migrate_optimizer": "core.surgery",
     "prune": "run",
     "run_recipe": "run",
     "save": "artifact",
-    "size": "core.size",
+    "size": "core.sizes.size",
     "trace": "core.trace",
+    "transfer_weights": "models",
     "verify": "core.surgery",
 }
 
 __all__ = [
     "METHODS",
     "Budget",
+    "DropUnits",
     "Graph",
+    "Group",
     "Limits",
     "Method",
+    "Paper",
     "Plan",
+    "Problem",
     "Recipe",
     "Result",
     "ScoreMethod",
     "SecateurError",
     "Settings",
+    "Step",
     "Target",
     "apply",
+    "build",
     "check_method",
+    "export_onnx",
+    "export_pt2",
+    "export_source",
+    "fit",
+    "from_arrays",
+    "from_loaders",
     "hold",
     "load",
+    "load_calibration",
     "load_data",
     "masked",
+    "migrate_optimizer",
     "prune",
     "run_recipe",
     "save",
     "size",
     "trace",
+    "transfer_weights",
     "verify",
 ]
 

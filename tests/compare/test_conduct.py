@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from kills import Killed
 from secateur.artifact.claims import claimed
 from secateur.compare import Comparison, carry_out, conduct, gather, requests, write
 from secateur.compare.runs import path_of
@@ -24,10 +25,6 @@ from secateur.events import Event
 from secateur.measure import Latency, SideBySide
 from secateur.run import headline_speed, images_of, pipeline, prune_as, recipes
 from secateur.run.sources import RECORD
-
-
-class KilledError(Exception):
-    """Stands for a kill."""
 
 
 def numbers(comparison: Comparison, folder: Path) -> dict[str, tuple[float, ...]]:
@@ -52,9 +49,9 @@ def test_a_killed_comparison_goes_on_and_ends_alike(colours: Data, small: str, t
         if event.stage == "run":
             kill.run = event.text  # type: ignore[attr-defined]
         if event.text.startswith("epoch 2 of 2") and "random units, keep 0.5, repair" in kill.run:  # type: ignore[attr-defined]
-            raise KilledError
+            raise Killed
 
-    with pytest.raises(KilledError):
+    with pytest.raises(Killed):
         carry_out(comparison, tmp_path / "killed", tell=kill)
     there = numbers(comparison, tmp_path / "killed")
     assert 0 < len(there) < 10

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from nets import NETS, images, lived_in, make
+from plans import norms_in
 from secateur.core.batchnorm_folding import fuse, fusible
 from secateur.core.surgery import relative_difference, run
 from secateur.core.zeros.strided import StridedConv2d
@@ -94,10 +95,6 @@ def folded(net: nn.Module, given: Any, *others: Any, tolerance: float = 1e-6) ->
     for inputs in (given, *others):
         assert relative_difference(run(net, inputs), run(twin, inputs)) <= tolerance
     return twin
-
-
-def norms_in(net: nn.Module) -> int:
-    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
 
 
 @pytest.mark.parametrize("name", NETS)

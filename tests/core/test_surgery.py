@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nets import NETS, images, make
+from plans import half
 from secateur.core.graph import Graph
 from secateur.core.plan import Block, DropUnits, Plan, Regroup, ZeroWeights
 from secateur.core.sizes.size import size
@@ -19,10 +20,6 @@ from secateur.core.surgery import apply, hold, masked, relative_difference, run,
 from secateur.core.trace import trace
 from secateur.errors import ModelError, PlanError
 from strategies import networks, plans
-
-
-def half(graph: Graph) -> Plan:
-    return Plan(tuple(DropUnits(g.name, tuple(range(0, g.size, 2))[: g.size // 2]) for g in graph.groups))
 
 
 def counted_macs(model: nn.Module, x: Tensor) -> int:

@@ -15,17 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in, make
-from secateur.core.graph import Graph
+from plans import half
 from secateur.core.graph.outputs import named, named_tensors
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import TOLERANCE, Verification, apply, relative_difference, run, tensors_in, verify
 from secateur.core.trace import trace
 from secateur.errors import CutError, TraceError
 from strategies import networks, plans
-
-
-def half(graph: Graph) -> Plan:
-    return Plan(tuple(DropUnits(g.name, tuple(range(0, g.size, 2))[: g.size // 2]) for g in graph.groups))
 
 
 def checked(net: nn.Module, spoil: Callable[[nn.Module], object], x: Tensor | None = None) -> Verification:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nets import NETS, images, lived_in, make
+from plans import norms_in
 from secateur import load, prune
 from secateur.core.surgery import relative_difference, run
 from secateur.core.zeros.block_execution import execution_of
@@ -20,10 +21,6 @@ from secateur.measure import deploy, deployment, side_by_side
 from secateur.measure.side_by_side import SideBySide
 
 QUICK = 0.01
-
-
-def norms_in(net: nn.Module) -> int:
-    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
 
 
 def ratio_of(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:

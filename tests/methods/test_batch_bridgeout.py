@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from kills import Killed
 from secateur import check_method
 from secateur.core.problem import Problem
 from secateur.core.sizes.limits import Limits
@@ -168,10 +169,6 @@ def test_the_cut_takes_the_filters_with_the_smallest_l2_norm_from_every_layer() 
     norms = model[3].weight.detach().flatten(1).norm(dim=1)
     assert set(dropped["3"]) == set(norms.argsort()[:4].tolist())
     assert torch.allclose(method.score(problem.graph.group("3"), problem), norms)
-
-
-class Killed(BaseException):
-    """What a kill looks like from the inside."""
 
 
 def killed_in(epoch: int) -> Any:

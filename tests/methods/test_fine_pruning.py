@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kills import Killed
 from secateur.checks.networks import networks
 from secateur.core.graph import tensor_of
 from secateur.core.plan import EMPTY, ZeroWeights
@@ -113,10 +114,6 @@ def test_helpers_do_not_change_the_result(workers: int) -> None:
     alone = method.plan(problem(net(), Target(0.5)))
     assert dataclasses.replace(method, workers=workers).plan(problem(net(), Target(0.5))) == alone
     assert alone != EMPTY
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from kills import Killed
 from nets import Plain
 from secateur.core.sizes.limits import Limits
 from secateur.data import Data
@@ -45,10 +46,6 @@ RECIPE = Recipe(
     export=(),
     threads=1,
 )
-
-
-class Killed(BaseException):
-    """What a kill looks like from the inside."""
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kills import Killed
 from nets import Plain
 from secateur.artifact import document
 from secateur.core.graph import Group
@@ -42,10 +43,6 @@ class Thorough(ScoreMethod):
         problem.curves({group.name: self.score(group, problem) for group in problem.graph.free})
         problem.found(Search((Trial("key", 1, 20),), 0, 20))
         return super().plan(problem)
-
-
-class Killed(BaseException):
-    """What a kill looks like from the inside: nothing catches it."""
 
 
 def kill(stage: str, number: int) -> Callable[[Event], None]:

@@ -31,12 +31,9 @@ from secateur.methods.magnitude import Magnitude
 from secateur.run import prune
 from secateur.run import round as one_round
 from secateur.training import Settings
+from states import tensors
 
 PAPER = Paper("On tests", "Ada Author", "Journal of Tests", 2020)
-
-
-def tensors(net: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import secateur
 from secateur.core.sizes.size import Target
@@ -19,6 +19,7 @@ from secateur.models import build
 from secateur.recipe import Recipe
 from secateur.run import data_of, example_of, model_of, recipes, run_recipe
 from secateur.training import Settings
+from states import tensors
 
 NET = """
 import torch
@@ -50,10 +51,6 @@ def recipe(tmp_path: Path, data: Data, train: Settings, monkeypatch: pytest.Monk
         train=train,
         latency=False,
     )
-
-
-def tensors(net: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

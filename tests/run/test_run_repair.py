@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur
+from kills import Killed
 from nets import Plain, images
 from secateur.artifact import document
 from secateur.budget import Budget
@@ -222,10 +223,6 @@ def test_a_drop_of_accuracy_is_that_of_the_repaired_network(trained: nn.Module, 
     assert result.budget["drop"]["found"] == pytest.approx(dense - thin)
     bare = pruned(trained, data, method="magnitude", target=None, budget=Budget(max_drop=0.15), repair=())
     assert result.after.counts.macs <= bare.after.counts.macs
-
-
-class Killed(BaseException):
-    pass
 
 
 def test_a_repair_outlives_a_kill(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kills import Killed
 from nets import Plain
 from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
@@ -23,6 +24,7 @@ from secateur.events import Event, ignore
 from secateur.recipe import Recipe
 from secateur.run import Result, prune, recipes, run_recipe, work_folder
 from secateur.training import Settings
+from states import tensors
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,6 @@ class Slow(ScoreMethod):
         return super().plan(problem)
 
 
-class Killed(BaseException):
-    """What a kill looks like from the inside: nothing catches it."""
-
-
 def kill(stage: str, number: int) -> Callable[[Event], None]:
     """Return a listener that kills at the ``number``-th event of a stage that has a text."""
     seen: list[Event] = []
@@ -55,10 +53,6 @@ def kill(stage: str, number: int) -> Callable[[Event], None]:
                 raise Killed
 
     return tell
-
-
-def tensors(net: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kills import Killed
 from nets import Plain
 from secateur.core.graph import Graph
 from secateur.core.selection.sensitivity_curves import points
@@ -18,10 +19,6 @@ from secateur.events import Event
 from secateur.search import HeldOut
 from secateur.search.racing import candidates
 from secateur.search.sensitivity import curves
-
-
-class KilledError(Exception):
-    """Stands for a kill."""
 
 
 @pytest.fixture
@@ -71,9 +68,9 @@ def test_a_killed_measurement_goes_on(net: Plain, graph: Graph, held: HeldOut, t
 
     def kill(event: Event) -> None:
         if event.step == 1:
-            raise KilledError
+            raise Killed
 
-    with pytest.raises(KilledError):
+    with pytest.raises(Killed):
         curves(net, graph, scores(graph), held, work=tmp_path, tell=kill)
     [file] = tmp_path.glob("sensitivity-*.jsonl")
     lines = file.read_text().splitlines()
@@ -116,12 +113,12 @@ def test_a_measurement_that_goes_on_runs_the_rest_as_before(
 
     def kill(event: Event) -> None:
         if event.step == 1:
-            raise KilledError
+            raise Killed
 
     with monkeypatch.context() as then:
         then.setattr(candidates.Bench, "_fastest", lambda self, timed: ways)
         whole = curves(net, graph, scores(graph), held)
-        with pytest.raises(KilledError):
+        with pytest.raises(Killed):
             curves(net, graph, scores(graph), held, work=tmp_path, tell=kill)
     (file,) = tmp_path.iterdir()
     with file.open("a") as lines:  # what nobody measured is measured anew

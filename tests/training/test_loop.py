@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kills import Killed
 from secateur.core.zeros.shaper import Shaper
 from secateur.errors import ArtifactError, ModelError, SettingError, TrainingError
 from secateur.events import Event
@@ -252,10 +253,6 @@ def test_without_validation_images(toys: Any, net: Net, plain: Plain) -> None:
     assert history.rows[0].val_accuracy is None
     with pytest.raises(TrainingError, match="no validation images"):
         fit(net(0), toys(val=0), plain(select="best"))
-
-
-class Killed(Exception):
-    pass
 
 
 def killed_in(epoch: int) -> Callable[[Event], None]:

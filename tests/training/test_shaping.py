@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kills import Killed
 from secateur.core.zeros.shaper import Moment, Shaper
 from secateur.events import Event
 from secateur.training import Settings, fit
@@ -39,10 +40,6 @@ class Diary(Shaper):
     def after_step(self, step: int) -> None:
         assert not torch.is_grad_enabled()
         self.calls.append(f"after {step}")
-
-
-class Killed(BaseException):
-    """A kill, as the training sees it."""
 
 
 def killed_in(epoch: int) -> Callable[[Event], None]:

@@ -270,6 +270,6 @@ def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
         return
     text = (
         "the network has gradients, so it seems to be in training: an optimizer that was made for it goes on with the "
-        "dense network; make a new one for the pruned network, or move it with secateur.core.surgery.migrate_optimizer"
+        "dense network; make a new one for the pruned network, or move it with secateur.migrate_optimizer"
     )
     warn_once(text, tell)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,9 @@ from torch import Tensor
 
 import ladders
 import nets
+from plans import Numbered
 from secateur.checks.curves import error_curves
-from secateur.core.graph import Graph, Group
-from secateur.core.method import Paper, ScoreMethod
+from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.problem import Problem
 from secateur.core.selection.costs import Product, Sizes, Times, TimeTerm
@@ -222,16 +221,6 @@ def test_a_prediction_is_put_in_words() -> None:
 
 
 # methods
-
-
-@dataclass(frozen=True)
-class Numbered(ScoreMethod):
-    """Units go in the order of their numbers."""
-
-    paper: ClassVar[Paper] = Paper("t", "a", "v", 2000)
-
-    def score(self, group: Group, problem: Problem) -> Tensor:
-        return torch.arange(group.size).float()
 
 
 @pytest.mark.parametrize("network", NETWORKS)

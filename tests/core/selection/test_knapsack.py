@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import nets
+from ladders import graph_of
 from secateur.core.graph import Graph, Group
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import DropUnits, Plan
@@ -23,12 +24,6 @@ from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import SettingError, TargetError
-
-
-def graph_of(*sizes: int) -> Graph:
-    """Return a graph of groups that no layer makes or reads."""
-    groups = tuple(Group(f"g{number}", size, ()) for number, size in enumerate(sizes))
-    return Graph(groups, (), {}, frozenset(), (), {}, (), (), {})
 
 
 def width(graph: Graph, name: str, keep: Tensor) -> int:

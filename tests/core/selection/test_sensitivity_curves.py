@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
@@ -11,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nets import Plain
+from plans import Numbered
 from secateur.core.graph import Graph, Group
-from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.selection.sensitivity_curves import Curve, by_damage, points
@@ -113,16 +111,6 @@ def test_any_prefix_does_equal_damage_within_limits(
         for other in curves:
             if other.group in coming:
                 assert found.damage(gone[group.name]) <= other.damage(gone[other.group] + coming[other.group])
-
-
-@dataclass(frozen=True)
-class Numbered(ScoreMethod):
-    """Units go in the order of their numbers."""
-
-    paper: ClassVar[Paper] = Paper("t", "a", "v", 2000)
-
-    def score(self, group: Group, problem: Problem) -> Tensor:
-        return torch.arange(group.size).float()
 
 
 def problem(graph: Graph, keep: float, per_unit: tuple[float, float]) -> Problem:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pictures import images
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, check_batches, other_batches, verify
 from secateur.core.trace import trace
@@ -27,10 +28,6 @@ class Net(nn.Module):
         elif self.way == "over the batch":
             y = y - y.mean(0, keepdim=True)
         return self.head(y)
-
-
-def images(count: int) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
 def cut(net: nn.Module, count: int) -> tuple[object, Plan, nn.Module]:

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from nets import Head, conv, lived_in
+from pictures import images
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
-
-
-def images(count: int) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
 class Net(nn.Module):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import lived_in
+from pictures import images
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.sizes.size import size
@@ -62,10 +63,6 @@ class Vision(nn.Module):
         x = self.patches(x).flatten(2).transpose(1, 2) + self.position
         x = x + self.attention(self.before(x))
         return self.head((x + self.mlp(self.after(x))).mean(1))
-
-
-def images(count: int) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
 def read(attention: nn.Module) -> tuple[nn.Module, Graph]:

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plans import third
 from secateur.core.code.written_numbers import record
-from secateur.core.graph import Graph
-from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, masked, relative_difference, verify
 from secateur.core.surgery.training import run_in_training
 from secateur.core.trace import sites, trace
@@ -267,16 +266,6 @@ CASES: dict[type[Net], dict[str, int]] = {
     ByHand: FREE,
     Alone: FREE,
 }
-
-
-def third(graph: Graph) -> Plan:
-    """Drop another number of units from each group, so that widths that must be equal are not by chance."""
-    return Plan(
-        tuple(
-            DropUnits(group.name, tuple(range(min(group.size - 1, group.size // 3 + number))))
-            for number, group in enumerate(graph.groups)
-        )
-    )
 
 
 @pytest.mark.parametrize("images", [IMAGES, IMAGES[:1]], ids=["two", "one"])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import lived_in
+from pictures import images
 from secateur.core.code.written_numbers import record
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.sizes.size import size
@@ -74,10 +75,6 @@ class Around(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.two(F.relu(self.inner(F.relu(self.one(x)))))
-
-
-def images(count: int) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
 def cut(net: nn.Module, example: Tensor, expected: dict[str, int]) -> nn.Module:

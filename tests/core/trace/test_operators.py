@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import lived_in
+from pictures import images
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, verify
@@ -27,10 +28,6 @@ class Between(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.two(self.step(self.one(x)))
-
-
-def images(count: int) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
 def silenced_map(x: Tensor) -> Tensor:

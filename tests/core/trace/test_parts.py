@@ -8,14 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in
+from plans import sizes
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
-
-
-def sizes(graph: Graph) -> dict[str, int]:
-    return {g.name: g.size for g in graph.groups}
 
 
 def assert_exact(net: nn.Module, graph: Graph) -> None:

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.core.graph import Graph
-from secateur.core.plan import DropUnits, Plan
+from plans import third
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 
@@ -178,16 +177,6 @@ class Loops(Net):
         while not rest < 0.3:
             y, rest = self.more(y).relu(), rest / 2
         return self.head(self.last(self.wide(y).relu()).relu().mean((2, 3)))
-
-
-def third(graph: Graph) -> Plan:
-    """Drop another number of units from each group, so that widths that must be equal are not by chance."""
-    return Plan(
-        tuple(
-            DropUnits(group.name, tuple(range(min(group.size - 1, group.size // 3 + number))))
-            for number, group in enumerate(graph.groups)
-        )
-    )
 
 
 NEVER = (Behind, Listed, Expert, Tied, Norms, Parameter, Beside, Flattened)

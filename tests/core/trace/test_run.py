@@ -12,18 +12,15 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from nets import NETS, Head, conv, images, lived_in, make
+from plans import half
 from secateur.core.graph import Graph
-from secateur.core.plan import DropUnits, Plan
+from secateur.core.plan import Plan
 from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, run, verify
 from secateur.core.trace import trace
 from secateur.errors import ModelError
 from secateur.events import Event
 from strategies import networks
-
-
-def half(graph: Graph) -> Plan:
-    return Plan(tuple(DropUnits(g.name, tuple(range(0, g.size, 2))[: g.size // 2]) for g in graph.groups))
 
 
 def account(graph: Graph) -> Any:

@@ -7,15 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from nets import Head, conv, images, lived_in, make
+from plans import half, sizes
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
-
-
-def half(graph: Graph) -> Plan:
-    return Plan(tuple(DropUnits(g.name, tuple(range(0, g.size, 2))[: g.size // 2]) for g in graph.groups))
 
 
 def thinned(net: nn.Module) -> tuple[Graph, nn.Module]:
@@ -27,10 +24,6 @@ def thinned(net: nn.Module) -> tuple[Graph, nn.Module]:
     assert verify(net, graph, plan, thin, images(3, seed=4)).exact
     assert size(graph, plan).params == sum(p.numel() for p in thin.parameters())
     return graph, thin
-
-
-def sizes(graph: Graph) -> dict[str, int]:
-    return {g.name: g.size for g in graph.groups}
 
 
 # -- modules ------------------------------------------------------------------------------------------------

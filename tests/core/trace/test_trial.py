@@ -7,15 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from nets import Head, conv, lived_in
+from pictures import images
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.errors import SettingError, TraceError
 from secateur.events import Event
-
-
-def images(count: int) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
 class Borrowed(nn.Module):

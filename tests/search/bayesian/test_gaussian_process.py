@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kills import Killed
 from secateur.errors import ArtifactError, ModelError, SettingError
 from secateur.search.bayesian.gaussian_process import (
     Outcome,
@@ -30,10 +31,6 @@ BOX = [(0.0, 1.0), (0.0, 2.0)]
 def bowl(points: Sequence[Point]) -> Iterator[Outcome]:
     for x, y in points:
         yield Outcome((x - 0.3) ** 2 + (y - 1.6) ** 2)
-
-
-class Killed(Exception):
-    pass
 
 
 def test_the_gaussian_process_needs_fewer_trials_than_chance() -> None:

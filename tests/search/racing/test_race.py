@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from kills import Killed
 from nets import NETS, Head, conv, images, make
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
@@ -293,10 +294,6 @@ def seen_in(path: Path) -> dict[str, int]:
         key = part.partition(".")[0]
         seen[key] = seen.get(key, 0) + max(images for plan, images in steps if plan == part)
     return seen
-
-
-class Killed(Exception):
-    pass
 
 
 def test_a_killed_search_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
