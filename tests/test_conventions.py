@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "secateur"
 FILES = sorted(PACKAGE.rglob("*.py"))
 METHOD_FILES = [path for path in sorted((PACKAGE / "methods").glob("*.py")) if not path.name.startswith("_")]
-LONGEST = 350
+LONGEST = 300
 CARD = ("Idea", "Rule", "Needs", "Cost", "Differences")
 
 

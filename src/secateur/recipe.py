@@ -16,20 +16,16 @@ from secateur import rules
 from secateur.arguments import checked
 from secateur.budget import Budget, agreed
 from secateur.core.graph import Groups
-from secateur.core.sizes.limits import MULTIPLE, Multiple
+from secateur.core.sizes.limits import Multiple
 from secateur.core.sizes.size import Measure
 from secateur.errors import SettingError, nearest
 from secateur.measure.runtimes import Runtime, known
 from secateur.reading import Foreign
+from secateur.recipe_rules import EXPORTS, RULES
 from secateur.recipe_text import parsed, read
-from secateur.rules import Rule, Text
-from secateur.stages import FRACTION, MEASURE, OPTIONS, Option, Stage, options
+from secateur.rules import Text
+from secateur.stages import Option, Stage, options
 from secateur.training.settings import Settings
-
-EXPORTS = ("pt2", "onnx")
-FORMATS = (*EXPORTS, "source")
-REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
-DATA_FREE = frozenset({"fold"})  # those that look at no image
 
 _TARGET = ("keep", "of", "rounds", "leave", "free_outputs", "groups", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
@@ -146,7 +142,7 @@ class Recipe:
                 object.__setattr__(self, name, tuple(cast("list[object]", value)))
         if isinstance(self.budget, Mapping):
             object.__setattr__(self, "budget", Budget.from_dict(self.budget))
-        for name, refusal in rules.broken(self, _RULES):
+        for name, refusal in rules.broken(self, RULES):
             raise SettingError(f"'{name}' {refusal}; correct it in the recipe")
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise SettingError(
@@ -294,53 +290,3 @@ def _refuse_unknown(entries: Mapping[str, Any], known: tuple[str, ...] | list[st
         if name not in known:
             hint = " (it belongs in [target])" if name in _TARGET else nearest(name, known)
             raise SettingError(f"unknown setting '{name}' {where}{hint}; known are {', '.join(known)}")
-
-
-_TRAINING_RULE = rules.optional(rules.instance(Settings, "training settings"))
-
-
-def _choice_of(names: tuple[str, ...], what: str) -> Rule:
-    known = Rule(lambda value: value in names, "", names)
-    return rules.different(rules.each(known, f"a list of different {what} of {', '.join(names)}"))
-
-
-_RULES: dict[str, Rule] = {
-    "model": rules.text('the name of a network such as "secateur:resnet20"', least=1),
-    "weights": rules.text("the path of a file, or empty"),
-    "transfer": rules.FLAG,
-    "data": rules.text('the name of a data set such as "mnist5k", or empty'),
-    "calibrate": rules.text("the path of a folder of pictures or of a file of arrays, or empty"),
-    "calibrate_images": rules.IMAGES,
-    "method": rules.text("the name of a pruning method", least=1),
-    "options": OPTIONS,
-    "keep": rules.optional(FRACTION),
-    "of": MEASURE,
-    "budget": rules.optional(rules.instance(Budget, "a table of limits")),
-    "rounds": rules.ROUNDS,
-    "leave": rules.each(rules.text(""), "a list of layer names"),
-    "free_outputs": rules.each(rules.text(""), "a list of paths of outputs"),
-    "groups": rules.one_of(Groups, '"'),
-    "repair": rules.optional(_choice_of(REPAIRS, "repairs")),
-    "patience": rules.optional(rules.number(lambda value: value > 0, "a number of seconds above 0")),
-    "min_units": rules.whole(1),
-    "multiple": MULTIPLE,
-    "seed": rules.SEED,
-    "classes": rules.optional(rules.CLASSES),
-    "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
-    "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),
-    "val_fraction": rules.optional(rules.number(lambda value: 0 < value < 1, "a fraction above 0 and below 1")),
-    "train_images": rules.optional(rules.whole(1, "images")),
-    "image": rules.IMAGE,
-    "image_size": rules.optional(rules.SIDE),
-    "workers": rules.WORKERS,
-    "minutes": rules.MINUTES,
-    "then": rules.each(rules.instance(Stage, ""), "a list of stages"),
-    "train": _TRAINING_RULE,
-    "pretrain": _TRAINING_RULE,
-    "shape": _TRAINING_RULE,
-    "export": _choice_of(FORMATS, "formats"),
-    "latency": rules.FLAG,
-    "runtime": rules.optional(rules.text("the name of a runtime")),
-    "threads": rules.THREADS,
-    "chosen": Rule(lambda value: isinstance(value, Mapping), "a table of choices, as a saved recipe has it"),
-}

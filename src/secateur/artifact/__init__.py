@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from secateur.artifact.claims import check_name
 from secateur.artifact.document import document
-from secateur.artifact.folder import check, is_full, record, recover, refuse, write_file
+from secateur.artifact.folder import check, record, recover, refuse
 from secateur.artifact.store import Loaded, load, save, saving
+from secateur.atomic import is_full, write_file
 
 __all__ = [
     "Loaded",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any, cast
 from secateur import reading, recipe_text
 from secateur.artifact.claims import check_name, claimed, lock_of
 from secateur.artifact.foreign import ADVICE, MOST, MOST_PLAN
+from secateur.atomic import UNFINISHED, hidden, is_full, sync, unfinished, write_file
 from secateur.errors import ArtifactError, ExportError
 from secateur.spelling import said
 
@@ -25,29 +25,6 @@ DERIVED = ("report.html", "model.pt2", "model.onnx", "model.py", "model.safetens
 _MOST_MANIFEST = 4 * reading.MIB
 _MOST = {"recipe.toml": recipe_text.MOST, "measurement.json": MOST, "environment.json": MOST}
 _NAME = re.compile(r"(?:[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}/){0,4}[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}")
-_UNFINISHED = re.compile(r"^\..+\.(partial|old)-(\d+)")
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically: whatever happens, ``path`` holds the old bytes or all of the new ones.
-
-    Raises:
-        OSError: if it cannot be written; nothing is left behind then.
-    """
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    for left in _unfinished(path, "partial", alone=False):  # by a process that was killed
-        if left.is_file() or left.is_symlink():
-            left.unlink(missing_ok=True)
-    try:
-        with temporary.open("xb") as file:  # and not where a link of this name leads
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager
@@ -70,7 +47,7 @@ def replacing(folder: Path, *, force: bool, claim: bool = True) -> Generator[Pat
     """
     recover(folder)
     refuse(folder, force=force)
-    partial = _hidden(folder, "partial")
+    partial = hidden(folder, "partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder) if claim else contextlib.nullcontext():
@@ -105,11 +82,6 @@ def _alone(folder: Path) -> Generator[None]:
         yield
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Say whether an error means that a disk, or the share of it that one may use, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def recover(folder: Path, *, alone: bool = False) -> None:
     """Finish the swap of a save that was killed between its two renames; otherwise do nothing.
 
@@ -128,10 +100,10 @@ def left_by_a_kill(folder: Path, *, alone: bool) -> Path | None:
     """Return the folder that ``recover`` puts in its place; None if there is nothing to do."""
     if folder.exists():
         return None
-    for old in _unfinished(folder, "old", alone=alone):
+    for old in unfinished(folder, "old", alone=alone):
         new = folder.with_name(old.name.replace(".old-", ".partial-"))
         return new if (new / MANIFEST).is_file() else old
-    partial = _unfinished(folder, "partial", alone=alone)  # of a save that had nothing to replace
+    partial = unfinished(folder, "partial", alone=alone)  # of a save that had nothing to replace
     return next((new for new in partial if (new / MANIFEST).is_file()), None)
 
 
@@ -243,11 +215,11 @@ def _seal(folder: Path) -> None:
     files = {name: _entry(folder / name) for name in names}
     write_file(folder / MANIFEST, _json({"secateur": version("secateur"), "format": FORMAT, "files": files}))
     for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        _sync(place)
+        sync(place)
 
 
 def _swap(new: Path, folder: Path) -> None:
-    old = _hidden(folder, "old")
+    old = hidden(folder, "old")
     if folder.exists():
         os.rename(folder, old)
     try:
@@ -256,7 +228,7 @@ def _swap(new: Path, folder: Path) -> None:
         if old.exists() and not folder.exists():
             os.rename(old, folder)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -284,46 +256,13 @@ def refuse(folder: Path, *, force: bool) -> None:
         raise ArtifactError(f"{folder} is not replaced, even with force: {error}") from None
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if not path.is_dir() and name not in known and not _UNFINISHED.match(path.name):
+        if not path.is_dir() and name not in known and not UNFINISHED.match(path.name):
             raise ArtifactError(f"{folder} holds {name}, which Secateur did not write; move it away first")
-
-
-def _hidden(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{folder.name}.{kind}-{os.getpid()}")
-
-
-def _unfinished(folder: Path, kind: str, *, alone: bool) -> list[Path]:
-    """Return what a killed save left behind under hidden names; what another one still works on only if ``alone``."""
-    found: list[Path] = []
-    for path in sorted(folder.parent.glob(f".{_escape(folder.name)}.{kind}-*")):
-        match = _UNFINISHED.match(path.name)
-        if match and (alone or not _at_work(int(match[2]))):
-            found.append(path)
-    return found
-
-
-def _escape(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
-
-
-def _at_work(process: int) -> bool:
-    """Say whether another process of this number runs; our own cannot have left anything before now."""
-    if process == os.getpid():
-        return False
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _clean(folder: Path, *, alone: bool = False) -> None:
     for kind in ("partial", "old"):
-        for path in _unfinished(folder, kind, alone=alone):
+        for path in unfinished(folder, kind, alone=alone):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -338,13 +277,3 @@ def _digest(path: Path) -> str:
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def _sync(folder: Path) -> None:
-    """Make renames in a folder durable, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -11,20 +11,17 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-from secateur.checks.curves import error_curves
+from secateur.checks.case import Case, fail
 from secateur.checks.networks import SHAPE
 from secateur.checks.networks import networks as tiny_networks
 from secateur.checks.state import other_randomness, same, state_of
-from secateur.core.graph import Graph, tensor_of
+from secateur.core.graph import tensor_of
 from secateur.core.method import Method, Paper, settings_of
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
@@ -36,8 +33,8 @@ from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import private, randomness
 from secateur.core.trace import trace
 from secateur.core.zeros.shaper import Moment, Shaper
-from secateur.errors import ContractError, SecateurError, TargetError
-from secateur.measure import accuracy, count
+from secateur.errors import SecateurError, TargetError
+from secateur.measure import count
 from secateur.measure.forward import logits_of
 
 KEEP = 0.6
@@ -80,61 +77,28 @@ def check_method(
         cases = list(_cases(method, networks, free_outputs))
         removed = [_check_on(case, thorough=number == 0) for number, case in enumerate(cases)]
     if not any(removed):
-        _fail(method, "removes something", f"it reached no target, however mild, on {', '.join(c.name for c in cases)}")
-
-
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """One method on one network."""
-
-    method: Method
-    name: str
-    model: nn.Module
-    graph: Graph
-    inputs: Tensor
-    batches: list[tuple[Tensor, Tensor]] = field(repr=False)
-
-    def problem(self, model: nn.Module, target: Target, limits: Limits = Limits(), *, data: bool = True) -> Problem:  # noqa: B008
-        return Problem(
-            model=model,
-            graph=self.graph,
-            target=target,
-            loss=(lambda network: accuracy(network, self.batches).loss) if data else None,
-            batches=self.batches if data else None,
-            images=[images for images, _ in self.batches] if data else None,
-            validation=self.batches if data else None,
-            limits=limits,
-            rng=torch.Generator().manual_seed(7),
-            errors=partial(error_curves, self.graph) if data else None,
-        )
-
-    def fail(self, promise: str, what: str) -> NoReturn:
-        _fail(self.method, promise, f"on the network '{self.name}' {what}")
-
-
-def _fail(method: object, promise: str, what: str) -> NoReturn:
-    raise ContractError(f"{type(method).__name__} breaks the promise '{promise}': {what}", promise)
+        fail(method, "removes something", f"it reached no target, however mild, on {', '.join(c.name for c in cases)}")
 
 
 def _check_settings(method: Method) -> None:
     promise = "settings are a frozen dataclass and survive a recipe"
     if not isinstance(method, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
-        _fail(method, promise, "it is no Method; pass an object of the class, with its settings")
+        fail(method, promise, "it is no Method; pass an object of the class, with its settings")
     if not isinstance(getattr(type(method), "paper", None), Paper):
-        _fail(method, promise, "its class names no paper; give it paper: ClassVar[Paper] = Paper(...)")
+        fail(method, promise, "its class names no paper; give it paper: ClassVar[Paper] = Paper(...)")
     known = {entry.name for entry in dataclasses.fields(method)}
     for name, kind in inspect.get_annotations(type(method)).items():
         if name not in known and "ClassVar" not in str(kind):
-            _fail(method, promise, f"'{name}' is no setting; write @dataclass(frozen=True) above the class")
+            fail(method, promise, f"'{name}' is no setting; write @dataclass(frozen=True) above the class")
     try:
         again = type(method)(**json.loads(json.dumps(settings_of(method))))
     except (TypeError, ValueError) as error:
-        _fail(method, promise, f"its settings cannot be written down ({error})")
+        fail(method, promise, f"its settings cannot be written down ({error})")
     if again != method:
-        _fail(method, promise, f"written down and read again, {method} becomes {again}")
+        fail(method, promise, f"written down and read again, {method} becomes {again}")
 
 
-def _check_on(case: _Case, thorough: bool) -> bool:
+def _check_on(case: Case, thorough: bool) -> bool:
     """Check all promises on one network; tell whether anything could be removed there.
 
     What has nothing to do with how channels are coupled is tried on one network only, with ``thorough``: methods
@@ -158,7 +122,7 @@ def _check_on(case: _Case, thorough: bool) -> bool:
     return bool(found)
 
 
-def _answer(case: _Case, target: Target, limits: Limits = Limits()) -> Plan | None:  # noqa: B008
+def _answer(case: Case, target: Target, limits: Limits = Limits()) -> Plan | None:  # noqa: B008
     """Ask for a plan twice, and check all that can be seen without cutting; None if the target is out of reach."""
     model = copy.deepcopy(case.model)
     before = state_of(model)
@@ -182,7 +146,7 @@ def _answer(case: _Case, target: Target, limits: Limits = Limits()) -> Plan | No
     return plan
 
 
-def _ask(case: _Case, problem: Problem) -> Plan | TargetError:
+def _ask(case: Case, problem: Problem) -> Plan | TargetError:
     try:
         plan = case.method.plan(problem)
     except TargetError as error:
@@ -192,7 +156,7 @@ def _ask(case: _Case, problem: Problem) -> Plan | TargetError:
     return plan
 
 
-def _check_refusal(case: _Case, target: Target, error: TargetError, limits: Limits) -> None:
+def _check_refusal(case: Case, target: Target, error: TargetError, limits: Limits) -> None:
     promise = "TargetError names the reachable minimum"
     if error.reachable is None or not target.keep < error.reachable <= 1.0:
         case.fail(promise, f"keep={target.keep:g} of {target.of} was refused with reachable={error.reachable}")
@@ -201,7 +165,7 @@ def _check_refusal(case: _Case, target: Target, error: TargetError, limits: Limi
         case.fail(promise, f"it said that {error.reachable:.3g} of the {target.of} can be kept, and then refused it")
 
 
-def _check_target(case: _Case, target: Target, plan: Plan) -> None:
+def _check_target(case: Case, target: Target, plan: Plan) -> None:
     try:
         left, whole = size(case.graph, plan).of(target.of), size(case.graph).of(target.of)
     except SecateurError as error:
@@ -212,7 +176,7 @@ def _check_target(case: _Case, target: Target, plan: Plan) -> None:
         )
 
 
-def _check_limits(case: _Case, plan: Plan, limits: Limits) -> None:
+def _check_limits(case: Case, plan: Plan, limits: Limits) -> None:
     for name, units in plan.dropped().items():
         group = case.graph.group(name)
         left = group.size - len(units)
@@ -225,7 +189,7 @@ def _check_limits(case: _Case, plan: Plan, limits: Limits) -> None:
             )
 
 
-def _check_left(case: _Case, found: Iterable[Plan]) -> None:
+def _check_left(case: Case, found: Iterable[Plan]) -> None:
     """Leave a group alone that would have lost units, and ask again."""
     name = next((name for plan in found for name in plan.dropped()), None)
     if name is None:
@@ -237,7 +201,7 @@ def _check_left(case: _Case, found: Iterable[Plan]) -> None:
             case.fail("spares what is left alone", f"it drops units of '{name}'; look at the groups of graph.free only")
 
 
-def _check_without_data(case: _Case) -> None:
+def _check_without_data(case: Case) -> None:
     try:
         case.method.plan(case.problem(case.model, Target(KEEP, "macs"), data=False))
     except SecateurError:
@@ -247,7 +211,7 @@ def _check_without_data(case: _Case) -> None:
         case.fail("says that it needs data", what)
 
 
-def _check_surgery(case: _Case, plan: Plan) -> None:
+def _check_surgery(case: Case, plan: Plan) -> None:
     try:
         thin = apply(case.model, case.graph, plan)
         check = verify(case.model, case.graph, plan, thin, case.inputs)
@@ -264,7 +228,7 @@ def _check_surgery(case: _Case, plan: Plan) -> None:
             case.fail(promise, f"weights of '{name}' that the plan sets to zero did not stay there")
 
 
-def _check_size(case: _Case, plan: Plan, thin: nn.Module) -> None:
+def _check_size(case: Case, plan: Plan, thin: nn.Module) -> None:
     paper, counted = size(case.graph, plan), count(thin, case.inputs[:1])
     pairs = {"params": (paper.params, counted.params), "macs": (paper.macs, counted.macs)}
     if count(case.model, case.inputs[:1]).nonzero == size(case.graph).params:  # chance zeros are none of the plan's
@@ -274,7 +238,7 @@ def _check_size(case: _Case, plan: Plan, thin: nn.Module) -> None:
             case.fail("size on paper is the size counted", f"the {measure} are {on_paper} on paper and {real} counted")
 
 
-def _check_shaping(case: _Case) -> None:
+def _check_shaping(case: Case) -> None:
     promise = "the shaped network trains"
     model = copy.deepcopy(case.model)
     with case.method.shaping(case.problem(model, Target(KEEP, "nonzero"))) as shaper:
@@ -287,7 +251,7 @@ def _check_shaping(case: _Case) -> None:
         case.fail(promise, "after training its tensors have other names or shapes")
 
 
-def _check_steps(case: _Case, model: nn.Module, shaper: Shaper, promise: str) -> None:
+def _check_steps(case: Case, model: nn.Module, shaper: Shaper, promise: str) -> None:
     """Take two steps of plain gradient descent as a training would."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -313,7 +277,7 @@ def _check_steps(case: _Case, model: nn.Module, shaper: Shaper, promise: str) ->
 
 def _cases(
     method: Method, networks: Mapping[str, tuple[nn.Module, Tensor]] | None, free_outputs: Sequence[str]
-) -> Iterator[_Case]:
+) -> Iterator[Case]:
     rng = torch.Generator().manual_seed(1)
     if networks is None:
         images = torch.randn(4, *SHAPE, generator=rng)
@@ -328,7 +292,7 @@ def _cases(
             for _ in range(4)
         ]
         graph = trace(model, images[:1], free_outputs=free_outputs)
-        yield _Case(method, name, model, graph, images, batches)
+        yield Case(method, name, model, graph, images, batches)
 
 
 def _said(answer: Plan | TargetError) -> Plan | float | None:

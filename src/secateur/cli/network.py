@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
+from secateur.cli.network_flags import Files, Testing, Timing
 from secateur.cli.output import saved
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
 from secateur.cli.subject import Folder, example_of, load, network_flags, subject_of
@@ -31,68 +31,6 @@ from secateur.progress import Listener
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Testing:
-    """How accuracy is measured.
-
-    Attributes:
-        split: which images.
-        batch_size: images at a time.
-    """
-
-    split: Literal["test", "val"] = "test"
-    batch_size: int = 256
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How a forward pass is timed.
-
-    Attributes:
-        latency: whether to time at all.
-        batch_size: images in a pass.
-        threads: of the CPU; as many as torch takes if not given.
-        seconds: how long to time.
-        runtime: how the network is run.
-        device: where, such as cpu or cuda.
-    """
-
-    latency: bool = True
-    batch_size: int = 1
-    threads: int | None = None
-    seconds: float = 1.0
-    runtime: Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"] = "eager"
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "threads", "seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingError(f"{name} must be above 0, not {value}")
-
-
-@dataclass(frozen=True)
-class Files:
-    """What to export.
-
-    Attributes:
-        format: what to write, one or several.
-        source: the same as --format source; plain PyTorch code and its weights, as it was trained.
-        fold: make pt2 and onnx ready to run, batch norms folded and kernels laid out as it runs fastest here; else they
-            are exported as trained.
-        latency: whether to time memory formats for pt2; else they stay as trained.
-    """
-
-    format: tuple[Literal["pt2", "onnx", "source"], ...] = ()
-    source: bool = False
-    fold: bool = True
-    latency: bool = True
-
-    def kinds(self) -> tuple[str, ...]:
-        """Return what to write, each once."""
-        return tuple(dict.fromkeys([*self.format, *(["source"] if self.source else [])]))
 
 
 def flags_of_explain(args: Sequence[str]) -> list[Flag]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, overload
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -159,29 +158,6 @@ class Calibration:
                 found.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
                 found.update(some.view(torch.uint8).numpy().data)
         return found.hexdigest()[:12]
-
-
-class Later(Sequence[Inputs]):
-    """Batches that are made when somebody first looks at them.
-
-    Args:
-        load: makes them.
-    """
-
-    def __init__(self, load: Callable[[], Sequence[Inputs]]) -> None:
-        self._load = functools.cache(load)
-
-    def __len__(self) -> int:
-        """Return how many batches there are."""
-        return len(self._load())
-
-    @overload
-    def __getitem__(self, index: int) -> Inputs: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Inputs]: ...
-    def __getitem__(self, index: int | slice) -> Inputs | Sequence[Inputs]:
-        """Return a batch, or some."""
-        return self._load()[index]
 
 
 @checked

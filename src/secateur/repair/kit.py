@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -21,15 +19,15 @@ from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, heard, ignore
 from secateur.measure import Accuracy, accuracy
 from secateur.measure.forward import device_of, joined, length, moved
-from secateur.recipe import DATA_FREE, REPAIRS
+from secateur.recipe_rules import DATA_FREE, REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
 from secateur.repair.error import squared_errors
 from secateur.repair.folding import fold
+from secateur.repair.record import MIN_IMAGES_FOR_MEANS, Judge, Repair
 from secateur.rules import Seed
 from secateur.spelling import setting
 from secateur.training import recalibrate
-from secateur.typed import check_types
 
 STEPS = REPAIRS
 """Every repair by name, in the order in which they are carried out, whatever the order in which they are asked for.
@@ -49,62 +47,6 @@ WITHOUT_IMAGES = ("fold",)
 
 MIN_IMAGES_TO_FIT = 8
 """Images below which layers are not fitted: fresh images would gain less than by ``fold``, or lose."""
-
-MIN_IMAGES_FOR_MEANS = 2
-"""Images below which there are no means either."""
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What tells whether a repair that looks at no image brings a network closer to the dense one.
-
-    Attributes:
-        name: what that is, in words.
-        times: the squared error of the cut network that may be left on it.
-    """
-
-    name: str
-    times: float
-
-    @staticmethod
-    def of(images: int | None) -> Judge:
-        """Return what so many different images are as a judge; None: there is an example input alone.
-
-        A single input says little about others, so what it finds a little worse is let pass.
-        """
-        name = "the example input" if images is None else "the images"
-        return Judge(name, 1.5 if images is None or images < MIN_IMAGES_FOR_MEANS else 1.0)
-
-
-@checked
-@dataclass(frozen=True)
-class Repair:
-    """One repair and what it brought, on the validation images.
-
-    Attributes:
-        step: which repair.
-        layers: how many layers it changed.
-        before: accuracy without it; None where there is no labelled data to measure it on.
-        after: accuracy with it; None in the same case.
-    """
-
-    step: str
-    layers: int
-    before: Accuracy | None
-    after: Accuracy | None
-
-    def __post_init__(self) -> None:
-        check_types(self)
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Repair:
-        """Read what ``dataclasses.asdict`` returns.
-
-        Raises:
-            KeyError, TypeError: if it is not that.
-        """
-        parts: dict[str, Any] = {name: values[name] and Accuracy(**values[name]) for name in ("before", "after")}
-        return Repair(**{**values, **parts})
 
 
 @checked

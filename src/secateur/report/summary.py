@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from secateur.outcome.network_stages import DISTILLED, measured, way_of
-from secateur.recipe import DATA_FREE
+from secateur.recipe_rules import DATA_FREE
 from secateur.report.numbers import NONE, TIMES, change, milliseconds, percent, short, signed
 
 Document = Mapping[str, Any]

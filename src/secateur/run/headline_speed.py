@@ -14,7 +14,7 @@ from secateur.measure import Runtime, SpeedUp, fastest_runtime, missing, side_by
 from secateur.measure.forward import ExampleInputs, device_of
 from secateur.measure.runtimes import known
 from secateur.measure.speed_up import DENSE, PRUNED
-from secateur.recipe import EXPORTS
+from secateur.recipe_rules import EXPORTS
 from secateur.run.device_placement import several_processes
 from secateur.run.job import Job
 

@@ -12,21 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from secateur.core.code.source import (
-    MADE,
-    Hop,
-    Range,
-    Spot,
-    Written,
-    compiled,
-    functions_in,
-    key_of,
-    lines_of,
-    looked_up,
-    rewrapped,
-    twin,
-    written,
-)
+from secateur.core.code.functions import functions_in, rewrapped, twin
+from secateur.core.code.source import MADE, Hop, Range, Spot, Written, compiled, key_of, lines_of, looked_up, written
 from secateur.errors import ModelError
 
 _NUMBERS = itertools.count()

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from secateur.core.code.source import dotted, functions_in, looked_up, written
+from secateur.core.code.functions import functions_in
+from secateur.core.code.source import dotted, looked_up, written
 from secateur.core.surgery.generated import origin_of
 
 _STATEMENTS = (

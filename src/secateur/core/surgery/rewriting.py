@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from secateur.core.code.source import Spot, functions_in, key_of, range_of, written
+from secateur.core.code.functions import functions_in
+from secateur.core.code.source import Spot, key_of, range_of, written
 from secateur.core.code.written_numbers import Path, call_name, is_written, reshaping_nodes, write
 from secateur.core.surgery.attributes import INDIRECT, Number, Programs, assign, mentioned, moves, recorded, solve
 from secateur.core.surgery.generated import replace_forward, replace_numbers

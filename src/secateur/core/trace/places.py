@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import ast
 import inspect
-import itertools
-import os
-import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from secateur.core.code.source import (
-    Hop,
-    Spot,
-    call_at,
-    dotted,
-    functions_in,
-    holds,
-    key_of,
-    looked_up,
-    range_of,
-    written,
-)
+from secateur.core.code.functions import functions_in
+from secateur.core.code.source import Hop, Spot, call_at, dotted, holds, key_of, looked_up, range_of, written
 from secateur.core.code.written_numbers import Path
 from secateur.core.surgery.generated import origin_of
-from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace.expressions import argument, bindings_of, is_shape, is_steady, names_in, number_in, within
+from secateur.core.trace.frames import first, frames, function_of, is_inside
 
 NO_SOURCE = "whose source is not at hand"
 NO_NUMBER = "in an expression that gives more than this number"
@@ -39,12 +24,6 @@ ARGUMENT = "by an argument that calls may give otherwise"
 CHOICE = "by code that may decide otherwise elsewhere"
 SEVERAL = "by one expression for different channels"
 NO_WAY = "in a function that the module's methods do not call by its name"
-
-_PACKAGE = pathlib.Path(__file__).parents[2]
-_INSIDE = tuple(os.path.join(str(place), "") for place in (pathlib.Path(str(torch.__file__)).parent, _PACKAGE))
-_NETWORKS = tuple(os.path.join(str(_PACKAGE / part), "") for part in ("models", "checks"))  # whose code is networks'
-_HEARING = FunctionMode.__torch_function__.__code__
-_OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True)
@@ -68,7 +47,7 @@ class Places:
 
     def __init__(self, names: Mapping[int, str], func: Callable[..., Any], count: int) -> None:
         self._names, self._func, self._count = names, func, count
-        self._frames = _frames()
+        self._frames = frames()
         self._why = NO_SOURCE
         self._module = ""
         self._levels: list[_Level] = []
@@ -109,7 +88,7 @@ class Places:
             if method is not None:
                 name, found = method
                 levels.append(_Level(Hop(name, key_of(found.__code__)), found, frame))
-                return self._arrive(levels, _first(frame))
+                return self._arrive(levels, first(frame))
             code = frame.f_code  # of the function that has made the one inside
             if any(outer.f_code is not code and holds(outer.f_code, code) for outer in self._frames[place + 1 :]):
                 continue
@@ -132,7 +111,7 @@ class Places:
 
     def _method(self, frame: FrameType, code: CodeType) -> tuple[str, FunctionType] | None:
         """Return the name and function of the method of one of the network's modules that a frame runs."""
-        module = _first(frame)
+        module = first(frame)
         if not isinstance(module, nn.Module) or id(module) not in self._names:
             return None
         origin = origin_of(type(module))
@@ -154,7 +133,7 @@ class Places:
         self, frames: Sequence[FrameType], code: CodeType
     ) -> tuple[FrameType, Hop, FunctionType, nn.Module | None] | None:
         for frame in frames:
-            if _is_inside(frame):
+            if is_inside(frame):
                 continue
             call = call_at(frame.f_code, frame.f_lasti, frame.f_globals)
             name = dotted(call.func) if isinstance(call, ast.Call) else ""
@@ -164,7 +143,7 @@ class Places:
             if first in frame.f_locals and first not in frame.f_code.co_freevars:
                 owner = frame.f_locals[first]
                 return self._static(frame, owner, rest, code)
-            outer = _function_of(frame)
+            outer = function_of(frame)
             found = looked_up(outer, name)
             for function in functions_in(found):
                 if function.__code__ is code:
@@ -272,38 +251,3 @@ class Places:
             if reason:
                 return reason
         return ""
-
-
-def _frames() -> list[FrameType]:
-    """Return what runs between a torch function and the call of the module around it, the innermost first."""
-    found: list[FrameType] = []
-    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None and frame.f_code is not _OWN:
-        if frame.f_code is _HEARING:
-            found.clear()  # what is further inside are those who listen
-        found.append(frame)
-        frame = frame.f_back
-    return list(itertools.dropwhile(_is_inside, found))
-
-
-def _is_inside(frame: FrameType) -> bool:
-    file = frame.f_code.co_filename
-    return file.startswith(_INSIDE) and not file.startswith(_NETWORKS)
-
-
-def _first(frame: FrameType) -> object:
-    """Return the first argument of the function that a frame runs."""
-    code = frame.f_code
-    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-
-
-def _function_of(frame: FrameType) -> FunctionType:
-    """Return a function that looks names up as the code of a frame does."""
-    code = frame.f_code
-    cells = tuple(_cell_of(frame.f_locals, name) for name in code.co_freevars)
-    return FunctionType(code, frame.f_globals, None, None, cells)
-
-
-def _cell_of(values: Mapping[str, Any], name: str) -> Any:
-    cell: Any = (lambda value: lambda: value)(values.get(name)).__closure__
-    return cell[0]

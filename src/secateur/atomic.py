@@ -1,0 +1,82 @@
+"""Files that appear whole or not at all, and what is left of those whose process was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from pathlib import Path
+
+UNFINISHED = re.compile(r"^\..+\.(partial|old)-(\d+)")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file atomically: whatever happens, ``path`` holds the old bytes or all of the new ones.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind then.
+    """
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    for left in unfinished(path, "partial", alone=False):  # by a process that was killed
+        if left.is_file() or left.is_symlink():
+            left.unlink(missing_ok=True)
+    try:
+        with temporary.open("xb") as file:  # and not where a link of this name leads
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Say whether an error means that a disk, or the share of it that one may use, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def hidden(folder: Path, kind: str) -> Path:
+    """Return under which name this process keeps what is to become, or was, a folder."""
+    return folder.with_name(f".{folder.name}.{kind}-{os.getpid()}")
+
+
+def unfinished(folder: Path, kind: str, *, alone: bool) -> list[Path]:
+    """Return what a killed save left behind under hidden names; what another one still works on only if ``alone``."""
+    found: list[Path] = []
+    for path in sorted(folder.parent.glob(f".{_escape(folder.name)}.{kind}-*")):
+        match = UNFINISHED.match(path.name)
+        if match and (alone or not _at_work(int(match[2]))):
+            found.append(path)
+    return found
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _at_work(process: int) -> bool:
+    """Say whether another process of this number runs; our own cannot have left anything before now."""
+    if process == os.getpid():
+        return False
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def sync(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
