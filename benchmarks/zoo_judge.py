@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map
 
 from secateur.core.surgery import relative_difference, run
 from secateur.core.surgery.precision import InDouble
-from secateur.core.surgery.steady import Steady
+from secateur.core.surgery.steady_draws import Steady
 from zoo_norms import OverKept
 
 EXACT, PRECISE = 1e-4, 1e-6  # relative, in float32; in float64, where the weights are still those of float32

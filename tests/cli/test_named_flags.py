@@ -50,7 +50,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "models/sources.py": ("run", "compare"),
     "models/weights.py": NAMED,
     "reconstruction/passes.py": DECIDE,
-    "repair/kit.py": DECIDE,
+    "repair/repairs.py": DECIDE,
     "run/preflight.py": ("prune", "plan", "sensitivity", "explain"),
     "run/budget_target.py": DECIDE,
     "run/calibration_images.py": NAMED,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from secateur.core.interrupts import deferred
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import masked
-from secateur.core.surgery.steady import WithoutDropout
+from secateur.core.surgery.steady_draws import WithoutDropout
 from secateur.core.trace import trace
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, T
 from secateur.data import Calibration, calibration, from_arrays, from_loaders, load_calibration, load_data, pictures
 from secateur.data.distinct import distinct
 from secateur.data.folder import GREY, IMAGENET
-from secateur.data.later import Later
+from secateur.data.lazy_batches import Later
 from secateur.errors import DataError, SettingError
 from secateur.measure.forward import tensors
 

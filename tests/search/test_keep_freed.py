@@ -10,7 +10,7 @@ import pytest
 
 CODE = """
 import ctypes, torch
-from secateur.search.allocator import keep_freed
+from secateur.search.malloc_settings import keep_freed
 
 class Info(ctypes.Structure):  # mallinfo(3)
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"

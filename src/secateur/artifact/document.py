@@ -15,7 +15,7 @@ from secateur.core.graph.outputs import is_named, named_tensors
 from secateur.core.method import settings_of
 from secateur.core.operator_macs import remark
 from secateur.core.surgery import TOLERANCE, run
-from secateur.core.surgery.apart import stand_in
+from secateur.core.surgery.private_copies import stand_in
 from secateur.core.zeros.block_execution import execution_of
 from secateur.errors import ArtifactError, SecateurError
 from secateur.methods import card, name_of

@@ -23,6 +23,8 @@ from secateur.artifact.document import FORMAT, document, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
 from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_number
+from secateur.artifact.manifest import check, check_size, manifest
+from secateur.atomic import write_file
 from secateur.core.plan import Plan
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
@@ -113,11 +115,11 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
     recipe = result.recipe
     with folders.replacing(place, force=force, claim=claim) as new:
         if recipe:
-            folders.write_file(new / "recipe.toml", recipe.to_toml().encode())
+            write_file(new / "recipe.toml", recipe.to_toml().encode())
         (new / "plans").mkdir()
         for number, plan in enumerate(result.plans, start=1):
-            folders.write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
-        folders.write_file(new / WEIGHTS, weights.to_bytes(result.model))
+            write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
+        write_file(new / WEIGHTS, weights.to_bytes(result.model))
         _write_json(new / MEASUREMENT, document(result))
         _write_json(new / "environment.json", environment(result.method, recipe.seed if recipe else None))
         yield new
@@ -145,12 +147,12 @@ def load(
     """
     place = Path(folder).resolve()
     folders.recover(place)
-    known: dict[str, Any] = folders.manifest(place)["files"]
+    known: dict[str, Any] = manifest(place)["files"]
     names = sorted((name for name in known if re.fullmatch(r"plans/[0-9]{1,9}\.json", name)), key=_number)
     if len(names) > MOST_PLANS:
         raise ArtifactError(f"{place} holds {len(names):,} plans, and at most {MOST_PLANS:,} are read; check the path")
     asked = ["recipe.toml"] if "recipe.toml" in known else []
-    folders.check(place, [*asked, MEASUREMENT, "environment.json", *names])
+    check(place, [*asked, MEASUREMENT, "environment.json", *names])
     stored = _stored(place, known)
     recipe = None
     if asked:
@@ -168,11 +170,11 @@ def load(
 
 def _stored(place: Path, known: dict[str, Any]) -> weights.Header:
     """Return what the weights are, checked against the manifest; of a large file not before its header is sound."""
-    if folders.check_size(place, WEIGHTS, known) <= _QUICK:
-        folders.check(place, [WEIGHTS])
+    if check_size(place, WEIGHTS, known) <= _QUICK:
+        check(place, [WEIGHTS])
         return weights.header(place / WEIGHTS)
     found = weights.header(place / WEIGHTS)
-    folders.check(place, [WEIGHTS])
+    check(place, [WEIGHTS])
     return found
 
 
@@ -283,4 +285,4 @@ def _number(name: str) -> int:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    folders.write_file(path, (text + "\n").encode())
+    write_file(path, (text + "\n").encode())

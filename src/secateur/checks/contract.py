@@ -28,8 +28,8 @@ from secateur.core.problem import Problem
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Measure, Target, size, zero_masks
 from secateur.core.surgery import apply, hold, run, verify
-from secateur.core.surgery.apart import apart
 from secateur.core.surgery.foreign import refuse_foreign
+from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.untouched import private, randomness
 from secateur.core.trace import trace
 from secateur.core.zeros.shaper import Moment, Shaper

@@ -85,7 +85,7 @@ def _is_of(folder: Path, recipe: Recipe) -> bool:
 def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Say whether a folder holds the whole result of this recipe, with its report, which is written last."""
     from secateur import artifact
-    from secateur.artifact.folder import manifest
+    from secateur.artifact.manifest import manifest
     from secateur.report.page import NAME
 
     if not folder.is_dir() or not _is_of(folder, recipe):
@@ -124,7 +124,7 @@ def will_be_finished(place: Path, recipe: Recipe) -> bool:
 
 def sweep(work: Path, folder: Path) -> None:
     """Remove the work folder that a result was made from, where a kill came between; not that of a later run."""
-    from secateur.artifact.folder import MANIFEST
+    from secateur.artifact.manifest import MANIFEST
 
     with contextlib.suppress(OSError):
         if (work / RECIPE).stat().st_mtime <= (folder / MANIFEST).stat().st_mtime:

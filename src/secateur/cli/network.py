@@ -206,7 +206,7 @@ def _spare(folder: Path, *names: str) -> None:
         ArtifactError: naming the file.
     """
     from secateur import artifact
-    from secateur.artifact.folder import manifest
+    from secateur.artifact.manifest import manifest
 
     for name in names:
         if not (folder / name).exists():

@@ -104,7 +104,7 @@ def _measured(
     from secateur.core.problem import Problem
     from secateur.core.sizes.limits import Limits
     from secateur.data import load_calibration
-    from secateur.data.later import Later
+    from secateur.data.lazy_batches import Later
     from secateur.run import preflight
     from secateur.run.calibration_images import suited
     from secateur.run.device_placement import place_for, there

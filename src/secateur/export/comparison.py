@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from secateur.core.surgery.forward import INPUTS
 from secateur.core.surgery.generators import common
-from secateur.core.surgery.steady import Steady
+from secateur.core.surgery.steady_draws import Steady
 from secateur.errors import ExportError
 
 Value: TypeAlias = Tensor | bool | int | float | str | None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.errors import DataError, ModelError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import Device, call, device_of, dtype_of, evaluating, logits_of, moved

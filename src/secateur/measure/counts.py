@@ -18,7 +18,7 @@ from secateur.core.attention import module_by_module
 from secateur.core.module_calls import ModuleStack, Operators
 from secateur.core.operator_macs import Uncounted, by_operator, macs, mapping, remark, uncounted
 from secateur.core.shared_contexts import Together
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.core.zeros.block_execution import executing
 from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, moved
 from secateur.measure.record import Record

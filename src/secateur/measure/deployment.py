@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from secateur.arguments import checked
 from secateur.core.batchnorm_folding import fuse, fusible
 from secateur.core.surgery import relative_difference, run, tensors_in
-from secateur.core.surgery.apart import apart
 from secateur.core.surgery.precision import InDouble, widened
-from secateur.core.surgery.steady import Steady
+from secateur.core.surgery.private_copies import apart
+from secateur.core.surgery.steady_draws import Steady
 from secateur.core.surgery.untouched import owned, private
 from secateur.errors import ModelError, VerificationError, first_line
 from secateur.events import Event, Tell, ignore

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.events import Event, Tell, ignore
 from secateur.measure.conversion import onnx_program
 from secateur.measure.forward import ExampleInputs, device_of, evaluating, moved

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.measure.forward import ExampleInputs, device_of, evaluating, tensors
 from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.measure.record import Record

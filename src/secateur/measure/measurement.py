@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.errors import ArtifactError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.accuracy import Accuracy, accuracy

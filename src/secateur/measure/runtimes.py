@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from secateur.arguments import checked
-from secateur.core.surgery.steady import Steady
+from secateur.core.surgery.steady_draws import Steady
 from secateur.core.surgery.untouched import owned, private
 from secateur.errors import ModelError, SettingError, first_line, nearest
 from secateur.measure.conversion import input_names, onnx_program

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.errors import SettingError, nearest
 from secateur.events import Event, Tell, ignore
 from secateur.measure.confidence_interval import differs, median_interval

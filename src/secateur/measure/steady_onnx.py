@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from secateur.core.surgery.steady import share_of
+from secateur.core.surgery.steady_draws import share_of
 
 
 def steady_onnx(content: bytes) -> bytes:

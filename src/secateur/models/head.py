@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.errors import ModelError, SettingError
 from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, logits_of, moved
 

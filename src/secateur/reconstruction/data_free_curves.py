@@ -12,7 +12,7 @@ from secateur.core.batchnorm_folding import fusible
 from secateur.core.graph import Graph, Group, layer_of, tensor_of, unit_rows
 from secateur.core.selection.error_curves import ErrorCurve
 from secateur.core.surgery import Inputs
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.reconstruction.curves import STREAM
 from secateur.reconstruction.elimination import Reader, eliminate, order_of
 from secateur.reconstruction.sites import norm_scale

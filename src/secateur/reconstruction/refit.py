@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph, staying
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import part
 from secateur.reconstruction import rows

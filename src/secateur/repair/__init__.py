@@ -5,8 +5,19 @@ from secateur.reconstruction import refit as reconstruct
 from secateur.repair.compensation import compensate
 from secateur.repair.constants import fold_constants
 from secateur.repair.folding import fold
-from secateur.repair.kit import DEFAULT, STEPS, WITHOUT_IMAGES, affordable, check, chosen, ordered, repair, take, taken
 from secateur.repair.record import Judge, Repair
+from secateur.repair.repairs import (
+    DEFAULT,
+    STEPS,
+    WITHOUT_IMAGES,
+    affordable,
+    check,
+    chosen,
+    ordered,
+    repair,
+    take,
+    taken,
+)
 from secateur.repair.trial import helps
 
 __all__ = [

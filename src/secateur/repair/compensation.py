@@ -12,7 +12,7 @@ from secateur.core.batchnorm_folding import fusible
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.measure.forward import device_of, evaluating, moved
 from secateur.repair.readers import Reader, inputs_and_outputs, readers
 

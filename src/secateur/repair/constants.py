@@ -13,7 +13,7 @@ from secateur.core.plan import DropUnits, Plan
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.regrouped import droppable, layouts
 from secateur.core.surgery import TOLERANCE, apply, left, masked, relative_difference, run
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.repair.compensation import compensate
 
 

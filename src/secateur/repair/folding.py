@@ -12,7 +12,7 @@ from secateur.core.plan import Plan
 from secateur.core.sizes.regrouped import layouts
 from secateur.core.sizes.size import sliced, zero_masks
 from secateur.core.surgery import Inputs
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.errors import PlanError
 from secateur.reconstruction import shares
 

@@ -12,10 +12,10 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, left
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.measure.forward import joined, length, part
 from secateur.repair.error import squared_errors
-from secateur.repair.kit import taken
+from secateur.repair.repairs import taken
 
 ALONE = 8
 """Images below which each of them is held out in turn; of more, one of ``SHARE`` is held out, once."""

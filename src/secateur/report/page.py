@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 from secateur import reading, recipe_text
 from secateur.artifact import record, write_file
 from secateur.artifact.document import FORMAT
-from secateur.artifact.folder import MANIFEST
 from secateur.artifact.foreign import naming, table_of, text_of, whole_number
+from secateur.artifact.manifest import MANIFEST
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured
 from secateur.report import curves, figures, limits, minutes, speed, summary, tuning

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.surgery import Inputs, run
-from secateur.core.surgery.apart import stand_in
+from secateur.core.surgery.private_copies import stand_in
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.folder import GREY, with_channels
 from secateur.data.loaders import LoaderSource

@@ -25,7 +25,7 @@ from secateur.core.surgery.forward import describe
 from secateur.core.zeros.block_execution import execute, execution_of
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import COUNT
-from secateur.data.later import Later
+from secateur.data.lazy_batches import Later
 from secateur.data.loaders import LoaderSource
 from secateur.events import Event, Tell
 from secateur.measure import Accuracy, Measurement, Runtime, fastest

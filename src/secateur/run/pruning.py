@@ -18,8 +18,8 @@ from secateur.core.method import Method, shapes
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.surgery import Inputs
-from secateur.core.surgery.apart import apart
 from secateur.core.surgery.foreign import Network, refuse_foreign
+from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
 from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT, SOURCE

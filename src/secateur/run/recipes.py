@@ -17,7 +17,7 @@ from secateur.core.method import Method
 from secateur.core.plan import Plan
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.data import Calibration, Data, load_data
 from secateur.data.folder import with_channels
 from secateur.data.pictures import FolderSource

@@ -20,7 +20,7 @@ from secateur.run.job import Job
 from secateur.run.round import Round
 from secateur.spelling import setting
 from secateur.training.lessons import FEWEST, Imitation, Labelled
-from secateur.training.within import Now, within
+from secateur.training.time_limit import Now, within
 
 clock: Now = time.monotonic
 """What the minutes are read from."""

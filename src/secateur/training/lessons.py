@@ -13,7 +13,7 @@ from secateur.core.surgery import run
 from secateur.core.surgery.forward import tensors_in
 from secateur.data.inputs import Inputs
 from secateur.measure.forward import call, joined, length, moved, part
-from secateur.training.lesson import Judgement
+from secateur.training.lesson_kind import Judgement
 from secateur.training.objective import Scores
 from secateur.training.placement import memory_format
 from secateur.training.settings import Settings

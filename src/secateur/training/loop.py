@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.untouched import ordinary
 from secateur.core.zeros.shaper import Shaper
 from secateur.data import Data

@@ -12,7 +12,7 @@ from secateur.core.layer_families import CHANNEL_NORMS, RECURRENT
 from secateur.core.plan import Plan
 from secateur.core.surgery.batches import other_batches
 from secateur.core.surgery.forward import Inputs, finite, run
-from secateur.core.surgery.steady import Steady, WithoutDropout
+from secateur.core.surgery.steady_draws import Steady, WithoutDropout
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verified
 from secateur.errors import CutError, ModelError, VerificationError, first_line
 

@@ -22,7 +22,7 @@ from secateur.core.interrupts import deferred
 from secateur.core.shared_contexts import Together
 from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.generators import common, held
-from secateur.core.surgery.keeping import keeping, kept_tensors
+from secateur.core.surgery.restoring import keeping, kept_tensors
 from secateur.errors import ModelError, first_line
 
 _PLACES = ("cpu", "cuda", "mps", "xpu")

@@ -18,11 +18,11 @@ from secateur.core.graph.outputs import left_of
 from secateur.core.interrupts import deferred
 from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
-from secateur.core.surgery.apart import apart
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
 from secateur.core.surgery.precision import InDouble, widened
+from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.silence import masked
-from secateur.core.surgery.steady import Steady
+from secateur.core.surgery.steady_draws import Steady
 from secateur.errors import CutError, ModelError, first_line
 from secateur.spelling import setting
 

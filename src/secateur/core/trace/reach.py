@@ -31,9 +31,9 @@ from secateur.core.module_calls import Operators
 from secateur.core.surgery import Inputs, tensors_in
 from secateur.core.surgery.training import training_batches
 from secateur.core.surgery.untouched import untouched
-from secateur.core.trace.beside import beside, training_beside
 from secateur.core.trace.calls_made import Layers
 from secateur.core.trace.decisions import Decisions
+from secateur.core.trace.further_runs import beside, training_beside
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
 from secateur.core.trace.unreached import Unreached, unreached

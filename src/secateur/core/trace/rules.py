@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.operator_macs import macs, uncounted
-from secateur.core.trace import assemble, deform, each, fourier, mix, move, pick, product
+from secateur.core.trace import assemble, deform, elementwise, fourier, mix, move, pick, product
 from secateur.core.trace.calls_made import Call
 from secateur.core.trace.state import State
 
@@ -180,14 +180,14 @@ def learn(state: State, func: Any, args: Args, kwargs: dict[str, Any], out: Any)
     first = next((o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)), None)
     if first is None:
         return
-    tensors = [arg for arg in each.flat(args) if isinstance(arg, Tensor)]
+    tensors = [arg for arg in elementwise.flat(args) if isinstance(arg, Tensor)]
     own = all(state.is_own(arg) for arg in tensors)
-    for tensor in each.flat(out):
+    for tensor in elementwise.flat(out):
         if isinstance(tensor, Tensor):
             state.own[tensor] = own
     if tensors:
         rule = partial(_follow, state, func, name, args, kwargs, out, first)
-        if not each.careful(state, args, out, _full(func, name), rule) and name in MIXES:
+        if not elementwise.careful(state, args, out, _full(func, name), rule) and name in MIXES:
             _note_work(state, func, args, kwargs, out)
 
 
@@ -206,25 +206,25 @@ def _follow(state: State, func: Any, name: str, args: Args, kwargs: dict[str, An
     elif name in NORMS:
         NORMS[name](state, args, first)
     elif name in WINDOWS:
-        for tensor in each.flat(out):  # beside the largest, where they were
-            each.window(state, args, tensor, spatial=WINDOWS[name])
+        for tensor in elementwise.flat(out):  # beside the largest, where they were
+            elementwise.window(state, args, tensor, spatial=WINDOWS[name])
     elif name in REDUCTIONS:
         # whether sizes of one stay is an argument that some operators take by its name alone
-        each.reduce(state, args, first, dims=_reduced(func, args, kwargs))
-        for indices in each.flat(out)[1:]:  # where the largest or smallest were found
+        elementwise.reduce(state, args, first, dims=_reduced(func, args, kwargs))
+        for indices in elementwise.flat(out)[1:]:  # where the largest or smallest were found
             state.set(indices, state.labels(first))
     elif name in ("_softmax", "_log_softmax", "_safe_softmax"):
-        each.softmax(state, args, first)
+        elementwise.softmax(state, args, first)
     elif name in QUANTISES:
-        each.quantised(state, args, first)
+        elementwise.quantised(state, args, first)
     elif name == "glu":
-        each.halves(state, args, first)
+        elementwise.halves(state, args, first)
     elif name in LIKE:
-        each.like(state, args, first)
+        elementwise.like(state, args, first)
     elif name in ELEMENTWISE or torch.Tag.pointwise in func.tags:
-        each.elementwise(state, args, first, name=name)
+        elementwise.elementwise(state, args, first, name=name)
     else:
-        each.unknown(state, args, out, _full(func, name))
+        elementwise.unknown(state, args, out, _full(func, name))
 
 
 def _full(func: Any, name: str) -> str:

@@ -17,21 +17,21 @@ from secateur.core.graph import Graph
 from secateur.core.module_calls import Operators, bound
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, tensors_in
-from secateur.core.surgery.apart import apart
 from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation, modes_kept
-from secateur.core.surgery.steady import WithoutDropout
+from secateur.core.surgery.private_copies import apart
+from secateur.core.surgery.steady_draws import WithoutDropout
 from secateur.core.surgery.training import in_training
 from secateur.core.surgery.untouched import ordinary, untouched
 from secateur.core.torch_modes import FunctionMode
-from secateur.core.trace import again, each, gains, heads, reach, recurrent, sites
-from secateur.core.trace.asked import asking, may_differ
+from secateur.core.trace import elementwise, gains, heads, reach, recurrent, repeated_run, sites
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.decisions import Decisions
 from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import listening, noting
+from secateur.core.trace.training_flag import asking, may_differ
 from secateur.core.trace.trial import settle
 from secateur.errors import ModelError, TraceError
 from secateur.events import Event, Tell, ignore
@@ -116,7 +116,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ..
             "make its forward return tensors"
         )
     _refuse_built(model, state)
-    again.check(model, example_inputs, around, state.stack.entered, clock)
+    repeated_run.check(model, example_inputs, around, state.stack.entered, clock)
     trains = may_differ(model, asked, state.arrivals)
     reach.complete(model, state, decisions, example_inputs, watched, trains=trains)
     state.outputs.check()
@@ -176,7 +176,7 @@ class _Calls(FunctionMode):
                 for layer in self._state.labels(tensor):
                     self._state.pin(layer.reshape(-1), heads.ONE_WIDTH, heads.REMEDY)
         if name == NEIGHBOURS:
-            return self._one_statistic(func, name, args, named, each.neighbours)
+            return self._one_statistic(func, name, args, named, elementwise.neighbours)
         if name in READS:
             return self._reading(func, name, args, named)
         if is_reshaping(name, args):
@@ -190,13 +190,13 @@ class _Calls(FunctionMode):
     def _recurrent(self, func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
         """One rule for the whole layer, which some processors run as one operator and others step by step."""
         out = self._as_one(func, args, {})
-        each.careful(self._state, args, out, name, lambda: recurrent.RULES[name](self._state, args, out))
+        elementwise.careful(self._state, args, out, name, lambda: recurrent.RULES[name](self._state, args, out))
         return out
 
     def _weight_norm(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """One rule for what some processors run as one operator and others step by step."""
         out = self._as_one(func, args, {})
-        each.careful(self._state, args, out, "weight_norm", lambda: gains.weight_norm(self._state, args, out))
+        elementwise.careful(self._state, args, out, "weight_norm", lambda: gains.weight_norm(self._state, args, out))
         return out
 
     def _one_statistic(
@@ -212,7 +212,7 @@ class _Calls(FunctionMode):
         state.statistic = (state.module, state.stack.number(kind_of(name)), name)
         try:
             out = self._as_one(func, args, named)
-            each.careful(state, [args, named], out, name, lambda: rule(state, bound(func, args, named), out))
+            elementwise.careful(state, [args, named], out, name, lambda: rule(state, bound(func, args, named), out))
         finally:
             state.statistic = None
         return out
@@ -233,7 +233,7 @@ class _Calls(FunctionMode):
         finally:
             self._state.reshaping = False
         note = partial(sites.note, self._state, call, func, args, named, out)
-        each.careful(self._state, [args, named], out, name, note)
+        elementwise.careful(self._state, [args, named], out, name, note)
         return out
 
     def _reading(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:

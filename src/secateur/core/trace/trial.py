@@ -20,7 +20,7 @@ from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.core.trace import sites
 from secateur.core.trace.assigning import Assigned, Search, assignments
-from secateur.core.trace.bare import bare_widths
+from secateur.core.trace.bare_norms import bare_widths
 from secateur.core.trace.breaks import Break, breaks_at, place_in_training
 from secateur.core.trace.calls_made import Site
 from secateur.core.trace.clock import Clock
@@ -31,7 +31,7 @@ from secateur.core.trace.scores import keeping_scores
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import above, calls
-from secateur.core.trace.uneven import Gone, gone_in, plan_for, uneven
+from secateur.core.trace.uneven_plans import Gone, gone_in, plan_for, uneven
 from secateur.errors import TraceError
 
 ATTEMPTS = 64

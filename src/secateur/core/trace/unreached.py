@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from secateur.core.layer_families import CONVOLUTIONS
-from secateur.core.trace.spoken import speaks_of, takes_more
+from secateur.core.trace.numbers_in_code import speaks_of, takes_more
 from secateur.core.trace.state import State
 
 

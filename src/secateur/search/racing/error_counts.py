@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.search.allocator import keep_freed
+from secateur.search.malloc_settings import keep_freed
 from secateur.search.racing.candidates import Bench, Runner, Ways
 from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.prefix_cache import Tape

@@ -20,7 +20,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.selection.search_results import Search, Trial, key_of
 from secateur.core.sizes.size import size
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.errors import SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.search.racing.executors import Here, Workers

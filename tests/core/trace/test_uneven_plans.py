@@ -11,7 +11,7 @@ from nets import Bottleneck, CatSelf, Plain, lived_in
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.trace import trace
-from secateur.core.trace.uneven import MOST, gone_in, plan_for, uneven
+from secateur.core.trace.uneven_plans import MOST, gone_in, plan_for, uneven
 
 
 def graph_of(*sizes: int) -> Graph:

@@ -12,7 +12,7 @@ from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, left, run
-from secateur.core.surgery.apart import apart
+from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.removal import check as belongs
 from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from secateur.events import Event, Tell, ignore
 from secateur.training import checkpoint as disk
 from secateur.training.history import Speed
-from secateur.training.lesson import Judgement, Lesson
+from secateur.training.lesson_kind import Judgement, Lesson
 from secateur.training.loop import alone, own_randomness
 from secateur.training.optimizers import lasting, optimizer
 from secateur.training.placement import accelerated, device_type, placed

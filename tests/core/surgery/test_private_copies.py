@@ -17,7 +17,7 @@ import secateur
 from secateur import Plan, apply, check_method, hold, masked, prune, trace, verify
 from secateur.core.plan import DropUnits, ZeroWeights
 from secateur.core.surgery import migrate_optimizer, run
-from secateur.core.surgery.apart import apart, stand_in
+from secateur.core.surgery.private_copies import apart, stand_in
 from secateur.data import from_loaders
 from secateur.errors import ModelError
 from secateur.export import export_pt2, export_source

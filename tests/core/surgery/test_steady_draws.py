@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur import prune, trace
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
-from secateur.core.surgery.steady import Steady
+from secateur.core.surgery.steady_draws import Steady
 
 X = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) + 0.5
 DRAWS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from secateur.core.surgery import Hold
 from secateur.errors import TrainingError
 from secateur.events import Event
-from secateur.training.lesson import Judgement
+from secateur.training.lesson_kind import Judgement
 from secateur.training.lessons import FEWEST, FINE_TUNING, IMITATING, Imitation, Labelled
 from secateur.training.optimizers import lasting
 from secateur.training.settings import Settings
 from secateur.training.share import number_of
-from secateur.training.within import within
+from secateur.training.time_limit import within
 
 Net = Callable[..., nn.Module]
 
