@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from secateur import Limits, prune
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import apply, check_sizes, verify
-from secateur.core.surgery.sizes import Size, Spot, down, others, resized, size_of, starts, up
+from secateur.core.surgery import apply, check_sizes, sizes, verify
+from secateur.core.surgery.sizes import Size, Spot, down, looks_at_sizes, others, resized, size_of, starts, up
 from secateur.core.trace import trace
 from secateur.errors import CutError
 
@@ -161,3 +161,42 @@ def test_further_sizes_lie_between_widths_and_cost_little() -> None:
     assert any(30 < size.lengths[0] <= 40 for size in small)
     assert any(30 < size.count <= 40 for size in small)
     assert all(size.elements <= 2**13 for size in small)
+
+
+LOOKS: dict[str, Use] = {
+    "shape": lambda y: y / y.shape[1],
+    "size": lambda y: y / y.size(1),
+    "numel": lambda y: y / y.numel(),
+    "nbytes": lambda y: y / y.nbytes,
+    "stride": lambda y: y / y.stride(0),
+    "len": lambda y: y / len(y),
+    "loop": lambda y: torch.stack([each * 2 for each in y]),
+    "chunk": lambda y: torch.cat([each * 2 for each in y.chunk(2, 1)], 1),
+    "split": lambda y: torch.cat([each * 2 for each in torch.split(y, 4, 1)], 1),
+    "unbind": lambda y: torch.stack([each * 2 for each in y.unbind(1)], 1),
+}
+
+
+@pytest.mark.parametrize("use", LOOKS.values(), ids=LOOKS)
+def test_code_that_looks_at_sizes_is_heard(use: Use) -> None:
+    assert looks_at_sizes(Net(use).eval(), EXAMPLE)
+
+
+def test_layers_of_torch_look_at_sizes_and_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = nn.Sequential(
+        nn.Conv2d(3, 16, 1),
+        nn.BatchNorm2d(16),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+    ).eval()
+    assert not looks_at_sizes(plain, EXAMPLE)
+    graph, plan = trace(plain, EXAMPLE), Plan((DropUnits("0", (0, 1, 2)),))
+    thin = apply(plain, graph, plan)
+
+    def never(*args: object) -> None:
+        raise AssertionError("it is run on other sizes")
+
+    monkeypatch.setattr(sizes, "agrees_on", never)
+    check_sizes(plain, graph, plan, thin, EXAMPLE)

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_BARE = nn.Module()  # whose own dictionaries hold hooks and parts
+_OWN = frozenset(vars(nn.Module()))  # attributes of every module, most of them empty dictionaries of hooks and parts
 _TABLES = (dict, OrderedDict, defaultdict)
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None), tuple})
 _DEEPEST = 4  # containers and objects within each other, the innermost counted too
 _MOST = 1000  # entries of a container that are looked into
 _FOREIGN = (sys.stdlib_module_names - {"types"}) | {"torch", "numpy"}  # types: SimpleNamespace
@@ -24,23 +25,32 @@ def keeping(modules: Iterable[nn.Module]) -> list[Callable[[], object]]:
     These are lists, sets, dictionaries and objects of classes that are no part of Python or torch.
     """
     restore: list[Callable[[], object]] = []
+    empty: list[Any] = []
     seen: set[int] = set()
     for module in modules:
         own = vars(module)
         restore.append(partial(_restore_table, own, dict(own)))
         for name, value in own.items():
-            if hasattr(_BARE, name):
+            if name not in _OWN:
+                restore += [_restoring(each) for each in _reached(value, seen) if type(each) not in _PLAIN]
+            elif value:
                 restore.append(_restoring(value))
-            else:
-                restore += [_restoring(each) for each in _reached(value, seen)]
-    return restore
+            elif type(value) in _TABLES:  # nine of ten: a network has hundreds of modules
+                empty.append(value)
+    return [*restore, partial(_empty_again, empty)]
 
 
 def kept_tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
     """Return the tensors that modules keep as attributes, or in what their attributes hold; no parts or buffers."""
     seen: set[int] = set()
-    values = [value for module in modules for name, value in vars(module).items() if not hasattr(_BARE, name)]
+    values = [value for module in modules for name, value in vars(module).items() if name not in _OWN]
     return [each for value in values for each in _reached(value, seen) if isinstance(each, Tensor)]
+
+
+def _empty_again(tables: Iterable[dict[Any, Any]]) -> None:
+    for table in tables:
+        if table:
+            table.clear()
 
 
 def _reached(value: Any, seen: set[int], depth: int = 1) -> Iterator[Any]:

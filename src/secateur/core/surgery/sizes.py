@@ -7,6 +7,7 @@ another way in a thinner network, on some sizes only: those between the two widt
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,16 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from secateur.core.code.written_numbers import call_name
 from secateur.core.graph import Graph
 from secateur.core.interrupts import deferred
 from secateur.core.plan import Plan
 from secateur.core.surgery.batches import agrees_on, one_by_one, repeated
 from secateur.core.surgery.forward import Inputs, describe, run
+from secateur.core.torch_modes import FunctionMode
 
 _MOST = 1.0  # times the elements of the example (channels aside) that a further input may have ...
 _FREE = 2**13  # ... or so many, where even that costs next to nothing
 _MULTIPLE = 32  # of which sizes stay multiples where those of the example are, for networks that halve them so often
 _SHORTER, _LONGER, _HALF = 0.75, 1.5, 0.5
+_ASKING = frozenset(
+    {"size", "numel", "nelement", "__len__", "__iter__", "split", "split_with_sizes", "chunk", "unbind", "tensor_split",
+     "stride", "storage_offset", "nbytes", "unsafe_split", "unsafe_chunk", "tolist", "numpy", "__array__"}
+)  # fmt: skip
+_SHAPES = tuple(vars(torch._C.TensorBase)[name] for name in ("shape", "nbytes"))  # pyright: ignore[reportPrivateUsage]
+_BETWEEN = ("torch.overrides", "torch._tensor", "torch.functional")  # of methods that torch writes in Python
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ class Spot:
 def check_sizes(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> None:
     """Run the thin network on inputs of other sizes, and on more of them, where the dense one can do so.
 
-    Inputs that would cost much more than the example are left out.
+    Inputs that would cost much more than the example are left out. So are all where no code but that of torch looks
+    at a size: it takes the same way whatever the sizes are.
 
     Args:
         model: the dense network.
@@ -74,6 +84,8 @@ def check_sizes(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inp
         other, times = resized(inputs, size, start), Fraction(size.count, size_of(inputs, start).count)
         return agrees_on(model, graph, plan, thin, other, f"inputs of other sizes ({describe(other)})", times)
 
+    if not looks_at_sizes(thin, inputs):
+        return
     more = False
     for start in starts(inputs):
         size = size_of(inputs, start)
@@ -87,6 +99,27 @@ def check_sizes(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inp
         many = repeated(inputs, 3)
         if many is not None and not one_by_one(thin, inputs, many):
             agrees_on(model, graph, plan, thin, many, "three times as many of them", Fraction(3))
+
+
+class _Listening(FunctionMode):
+    """Hears whether code that is not torch's looks at the size of a tensor, or takes one apart along a dimension."""
+
+    asked = False
+
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not self.asked and (call_name(func) in _ASKING or getattr(func, "__self__", None) in _SHAPES):
+            frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+            while frame.f_back is not None and frame.f_globals.get("__name__", "") in _BETWEEN:
+                frame = frame.f_back
+            self.asked = not frame.f_globals.get("__name__", "").startswith("torch.")
+        return func(*args, **named)
+
+
+def looks_at_sizes(model: nn.Module, inputs: Inputs) -> bool:
+    """Run a network and tell whether its code, other than that of torch, can know a size."""
+    with _Listening() as listening:
+        run(model, inputs)
+    return listening.asked
 
 
 def starts(inputs: Inputs) -> tuple[int, ...]:
