@@ -30,5 +30,5 @@ def _same_seed_for_every_test() -> None:
 @pytest.fixture(autouse=True)
 def _networks_count_as_trained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the warning of random weights, which nearly all these networks have, to the tests of it."""
-    if request.path.name != "test_beforehand.py":
+    if request.path.name != "test_preflight.py":
         monkeypatch.setattr("secateur.run.preflight.is_untrained", lambda model: False)

@@ -289,6 +289,7 @@ class World:
                 "optimizer": torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9),
                 "model": self.model,
             },
+            "Paper": lambda: {"title": "t", "authors": "a", "venue": "v", "year": 2000},
             "Problem": lambda: {"model": self.model, "graph": self.graph, "target": secateur.Target(0.5)},
             "Problem.error_curves": lambda: {"scores": None},
             "Problem.curves": lambda: {"scores": {}},
@@ -420,6 +421,8 @@ def public() -> dict[str, Any]:
     found |= {kind.__name__: kind for kind in (Step, DropUnits, Block, Regroup, ZeroWeights, methods.find("magnitude"))}
     found |= {name: getattr(methods, name) for name in ("find", "make", "default", "name_of", "card")}
     found |= {name: getattr(errors, name) for name in ("nearest",)}
+    for name in ("Group", "Structure", "Outcome"):  # which come out of readings and runs
+        del found[name]
     return {name: value for name, value in found.items() if callable(value) and not _is_error(value)}
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from kills import Killed
 from secateur.artifact.claims import claimed
-from secateur.compare import Comparison, carry_out, conduct, gather, requests, write
+from secateur.compare import Comparison, carry_out, conductor, gather, requests, write
 from secateur.compare.runs import path_of
 from secateur.compare.scratch import rescale
 from secateur.data import Data
@@ -270,8 +270,8 @@ def test_all_methods_are_repaired_by_the_same_unlabelled_images(
         used.append(images)
         return prune_as(*given, images=images, **more)
 
-    monkeypatch.setattr(conduct, "images_of", load)
-    monkeypatch.setattr(conduct, "prune_as", pruned)
+    monkeypatch.setattr(conductor, "images_of", load)
+    monkeypatch.setattr(conductor, "prune_as", pruned)
     carry_out(comparison, tmp_path / "out")
     assert [found.count for found in loaded] == [70, 70]  # once for each seed
     assert used == [loaded[0], loaded[0], loaded[1], loaded[1]]

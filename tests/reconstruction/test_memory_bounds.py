@@ -187,7 +187,9 @@ def test_with_little_room_every_network_is_fitted_all_the_same(name: str, monkey
 
 def little(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(
-        "secateur.reconstruction.room.psutil.virtual_memory", lambda: SimpleNamespace(available=free), raising=True
+        "secateur.reconstruction.memory_bounds.psutil.virtual_memory",
+        lambda: SimpleNamespace(available=free),
+        raising=True,
     )
 
 

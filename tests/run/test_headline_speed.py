@@ -18,7 +18,7 @@ from secateur.budget import Budget
 from secateur.data import Data
 from secateur.errors import ExportError, SettingError
 from secateur.events import Event
-from secateur.measure import Latency, SideBySide, fastest_runtime, measurement
+from secateur.measure import Latency, SideBySide, measurement, runtime_choice
 from secateur.recipe import Recipe
 from secateur.run import headline_speed, job, pipeline, prune, run_recipe, speed_forecast
 from secateur.run.headline_speed import meant_for
@@ -125,14 +125,14 @@ def test_what_cannot_run_a_network_is_passed_over(net: nn.Module, monkeypatch: p
     def fails(*given: Any) -> bytes:
         raise ExportError("no")
 
-    found = fastest_runtime.fastest_runtime(net, X, ("eager", "channels_last"), seconds=0.01)
+    found = runtime_choice.fastest_runtime(net, X, ("eager", "channels_last"), seconds=0.01)
     assert found in ("eager", "channels_last")
-    monkeypatch.setattr(fastest_runtime, "onnx_program", fails)
-    assert fastest_runtime.fastest_runtime(net, X, ("onnxruntime", "eager")) == "eager"
-    assert fastest_runtime.fastest_runtime(net, X, ("onnxruntime", "openvino")) is None
+    monkeypatch.setattr(runtime_choice, "onnx_program", fails)
+    assert runtime_choice.fastest_runtime(net, X, ("onnxruntime", "eager")) == "eager"
+    assert runtime_choice.fastest_runtime(net, X, ("onnxruntime", "openvino")) is None
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else there(name))
-    assert fastest_runtime.fastest_runtime(net, X, ("openvino",)) is None
+    assert runtime_choice.fastest_runtime(net, X, ("openvino",)) is None
     assert net.training
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from secateur.measure.accuracy import Accuracy, accuracy
 from secateur.measure.counts import Counts, count
 from secateur.measure.deployment import Deployed, deploy
-from secateur.measure.fastest_runtime import fastest_runtime
 from secateur.measure.forward import ExampleInputs
 from secateur.measure.latency import Latency, latency
 from secateur.measure.layer_execution import fastest
 from secateur.measure.measurement import Measurement, measure
+from secateur.measure.runtime_choice import fastest_runtime
 from secateur.measure.runtimes import RUNTIMES, Runtime, installed, missing
 from secateur.measure.side_by_side import SideBySide, side_by_side
 from secateur.measure.speed_up import SpeedUp
