@@ -125,7 +125,7 @@ def interrupted_in(file: str, function: str, event: str, nth: int) -> Any:
     ("file", "function"),
     [
         ("surgery/silence.py", "_zero"),
-        ("surgery/keeping.py", "_restore_table"),
+        ("surgery/restoring.py", "_restore_table"),
         ("surgery/untouched.py", "_write"),
         ("fx/_symbolic_trace.py", "revert_all_patches"),
     ],

@@ -24,7 +24,6 @@ from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
 from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_number
 from secateur.artifact.manifest import check, check_size, manifest
-from secateur.atomic import write_file
 from secateur.core.plan import Plan
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
@@ -115,11 +114,11 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
     recipe = result.recipe
     with folders.replacing(place, force=force, claim=claim) as new:
         if recipe:
-            write_file(new / "recipe.toml", recipe.to_toml().encode())
+            folders.write_file(new / "recipe.toml", recipe.to_toml().encode())
         (new / "plans").mkdir()
         for number, plan in enumerate(result.plans, start=1):
-            write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
-        write_file(new / WEIGHTS, weights.to_bytes(result.model))
+            folders.write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
+        folders.write_file(new / WEIGHTS, weights.to_bytes(result.model))
         _write_json(new / MEASUREMENT, document(result))
         _write_json(new / "environment.json", environment(result.method, recipe.seed if recipe else None))
         yield new
@@ -285,4 +284,4 @@ def _number(name: str) -> int:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_file(path, (text + "\n").encode())
+    folders.write_file(path, (text + "\n").encode())
