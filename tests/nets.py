@@ -415,3 +415,7 @@ def lived_in(model: nn.Module) -> nn.Module:
 def images(batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return random images that every tiny network takes."""
     return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def norms_in(net: nn.Module) -> int:
+    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())

@@ -1,4 +1,4 @@
-"""Plans, methods and counts that tests of several parts make alike."""
+"""Plans, and what makes them, for the tests of several parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.core.graph import Graph, Group
 from secateur.core.method import Paper, ScoreMethod
@@ -17,10 +17,6 @@ from secateur.core.problem import Problem
 def blind(*_: Any) -> list[Plan]:
     """In place of the trials of a network: none, as if all of them had fitted by chance."""
     return []
-
-
-def norms_in(net: nn.Module) -> int:
-    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
 
 
 def half(graph: Graph) -> Plan:

@@ -13,17 +13,9 @@ from secateur.stages import FRACTION, MEASURE, OPTIONS, Stage
 from secateur.training.settings import Settings
 
 EXPORTS = ("pt2", "onnx")
-
-
 FORMATS = (*EXPORTS, "source")
-
-
 REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
-
-
 DATA_FREE = frozenset({"fold"})  # those that look at no image
-
-
 _TRAINING_RULE = rules.optional(rules.instance(Settings, "training settings"))
 
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from nets import NETS, images, lived_in, make
-from plans import norms_in
+from nets import NETS, images, lived_in, make, norms_in
 from secateur.core.batchnorm_folding import fuse, fusible
 from secateur.core.surgery import relative_difference, run
 from secateur.core.zeros.strided import StridedConv2d

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nets import NETS, images, lived_in, make
-from plans import norms_in
+from nets import NETS, images, lived_in, make, norms_in
 from secateur import load, prune
 from secateur.core.surgery import relative_difference, run
 from secateur.core.zeros.block_execution import execution_of

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from nets import Plain
 from secateur.data import Data
 from secateur.data.arrays import from_arrays
-from secateur.training import Settings
+from secateur.training import Settings, fit
 
 CLASSES = 5
 COLOURS = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [-1, -1, 0], [0, -1, -1]])
@@ -39,6 +41,15 @@ def train() -> Settings:
         compile="off",
         device="cpu",
     )
+
+
+@pytest.fixture(scope="session")
+def trained(data: Data, train: Settings) -> nn.Module:
+    """Return a network that tells the colours, in evaluation mode; it is pruned and never changed."""
+    torch.manual_seed(0)
+    net = Plain()
+    fit(net, data, replace(train, epochs=15))
+    return net.eval()
 
 
 @pytest.fixture

@@ -40,14 +40,6 @@ from secateur.training import Settings, fit
 KERNELS = RandomMasks(granularity="kernels", ratio=0.5, candidates=3)
 
 
-@pytest.fixture(scope="module")
-def trained(data: Data, train: Settings) -> nn.Module:
-    torch.manual_seed(0)
-    net = Plain()
-    fit(net, data, replace(train, epochs=15))
-    return net.eval()
-
-
 def pruned(net: nn.Module, data: Data, **more: Any) -> Result:
     return prune(net, None, **{"method": "random_units", "target": 0.4, "data": data, "latency": False, **more})
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nets import Plain, images
+from nets import images
 from secateur.artifact import document, load
 from secateur.core.graph import tensor_of
 from secateur.core.plan import ZeroWeights
@@ -29,7 +29,7 @@ from secateur.report.minutes import used
 from secateur.report.summary import verification
 from secateur.run import Result, Step, prune
 from secateur.run import time_budget as module
-from secateur.training import Settings, fit
+from secateur.training import Settings
 
 
 class Ticks:
@@ -48,14 +48,6 @@ class Ticks:
 @pytest.fixture(autouse=True)
 def _ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "clock", Ticks())
-
-
-@pytest.fixture(scope="module")
-def trained(data: Data, train: Settings) -> nn.Module:
-    torch.manual_seed(0)
-    net = Plain()
-    fit(net, data, replace(train, epochs=15))
-    return net.eval()
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,9 @@ from secateur.atomic import write_file
 from secateur.errors import ArtifactError
 
 FORMAT = 1
-
-
 MANIFEST = "manifest.json"
-
-
 _MOST_MANIFEST = 4 * reading.MIB
-
-
 _MOST = {"recipe.toml": recipe_text.MOST, "measurement.json": MOST, "environment.json": MOST}
-
-
 _NAME = re.compile(r"(?:[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}/){0,4}[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 

@@ -12,29 +12,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.core.interrupts import deferred
 
 
-def _enter(enter: Callable[[], object], leave: Callable[[None, None, None], object]) -> None:
-    """Enter a mode so that Ctrl-C finds it either active and to be left, or not active."""
-    active = False
-    try:
-        with deferred:
-            enter()
-            active = True
-    except BaseException:
-        if active:
-            leave(None, None, None)
-        raise
-
-
-class FunctionMode(TorchFunctionMode):
-    """While active, ``_called`` stands in for every function of torch, also for methods and attributes of tensors."""
+class _Whole:
+    """A mode that Ctrl-C finds either active and to be left, or not active."""
 
     def __enter__(self) -> Self:
-        _enter(super().__enter__, self.__exit__)
+        active = False
+        try:
+            with deferred:
+                super().__enter__()  # type: ignore[misc]  # pyright: ignore
+                active = True
+        except BaseException:
+            if active:
+                self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, *error: Any) -> None:
         with deferred:
-            super().__exit__(*error)
+            super().__exit__(*error)  # type: ignore[misc]  # pyright: ignore
+
+
+class FunctionMode(_Whole, TorchFunctionMode):
+    """While active, ``_called`` stands in for every function of torch, also for methods and attributes of tensors."""
 
     @abstractmethod
     def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -46,19 +45,11 @@ class FunctionMode(TorchFunctionMode):
         return self._called(func, args, kwargs or {})
 
 
-class OperatorMode(TorchDispatchMode):
+class OperatorMode(_Whole, TorchDispatchMode):
     """While active, ``_ran`` stands in for every operator, below autograd and the decompositions of functions."""
 
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
-
-    def __enter__(self) -> Self:
-        _enter(super().__enter__, self.__exit__)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        with deferred:
-            super().__exit__(*error)
 
     @abstractmethod
     def _ran(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:

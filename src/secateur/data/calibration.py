@@ -29,8 +29,6 @@ FEWEST, MOST = 64, 1000
 COUNT = 1000
 BATCH = 128
 BYTES = 64 << 20  # of one batch
-
-
 SOURCE = Rule(
     lambda value: PATH.accepts(value) if isinstance(value, str | Path) else ends(value) and not is_bare(value),
     "a folder of pictures, an array or a file of arrays, a data loader, or an iterable of model inputs",

@@ -35,8 +35,8 @@ def shares(
         gone: the units that go, by group.
 
     Returns:
-        How the units behave, and ``(size, size)`` as ``likeness.given`` returns it; without the groups in which not
-        even copies of a unit can stand in for it.
+        How the units behave, and ``(size, size)`` as ``unit_similarity.given`` returns it; without the groups in which
+        not even copies of a unit can stand in for it.
     """
     trials = Trials(model, graph, inputs)
     norms, asked, found = _norms(trials), list[Trial](), dict[str, tuple[Behaviour, Tensor]]()
@@ -59,9 +59,9 @@ def blind_curves(
 ) -> list[ErrorCurve]:
     """Return for each group the order in which its units go and the error that is left, estimated from weights alone.
 
-    As ``error_curves``, but the second moments of what units send are those of ``likeness.moments``, one number for
-    each pair of units, and what a reader loses is divided by what it puts out under the same. That is enough to share
-    out the cut, and not to choose units by: they go in the order of the sums of the magnitudes of their filters.
+    As ``error_curves``, but the second moments of what units send are those of ``unit_similarity.moments``, one number
+    for each pair of units, and what a reader loses is divided by what it puts out under the same. That is enough to
+    share out the cut, and not to choose units by: they go in the order of the sums of the magnitudes of their filters.
 
     Args:
         model: the dense network, left as it is.

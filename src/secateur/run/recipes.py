@@ -259,7 +259,7 @@ def example_of(recipe: Recipe, data: Data | None, images: Calibration | None = N
 def graph_of(
     recipe: Recipe, model: nn.Module, inputs: Any, *, tell: Tell = ignore, tried: Sequence[Plan] = ()
 ) -> Graph:
-    """Read a network as the recipe asks, see ``beforehand.read``."""
+    """Read a network as the recipe asks, see ``preflight.read``."""
     return preflight.read(
         model,
         inputs,

@@ -10,9 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from types import FunctionType, MethodType
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
 from torch import nn
@@ -76,20 +74,6 @@ def stand_in(model: nn.Module) -> nn.Module:
     refuse_odd_tensors(model)
     try:
         refuse_foreign(model)
-        return model if any(_kept(model)) else private(model)
+        return private(model)
     except ModelError:
         return model
-
-
-def _kept(model: nn.Module) -> Iterator[bool]:
-    """Yield for each function that stands in for a module's own forward whether it holds on to modules of the model."""
-    own = {id(module) for module in model.modules()}
-    for module in model.modules():
-        function = vars(module).get("forward")
-        if isinstance(function, FunctionType):
-            values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-            for cell in function.__closure__ or ():
-                with suppress(ValueError):  # a cell may be empty
-                    values.append(cell.cell_contents)
-            for value in values:
-                yield id(value.__self__ if isinstance(value, MethodType) else value) in own

@@ -31,7 +31,8 @@ _MULTIPLE = 32  # of which sizes stay multiples where those of the example are, 
 _SHORTER, _LONGER, _HALF = 0.75, 1.5, 0.5
 _ASKING = frozenset(
     {"size", "numel", "nelement", "__len__", "__iter__", "split", "split_with_sizes", "chunk", "unbind", "tensor_split",
-     "stride", "storage_offset", "nbytes", "unsafe_split", "unsafe_chunk", "tolist", "numpy", "__array__"}
+     "stride", "storage_offset", "nbytes", "_shape_as_tensor", "unsafe_split", "unsafe_chunk", "tolist", "numpy",
+     "__array__"}
 )  # fmt: skip
 _SHAPES = tuple(vars(torch._C.TensorBase)[name] for name in ("shape", "nbytes"))  # pyright: ignore[reportPrivateUsage]
 _BETWEEN = ("torch.overrides", "torch._tensor", "torch.functional")  # of methods that torch writes in Python

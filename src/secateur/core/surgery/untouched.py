@@ -117,7 +117,7 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
     """Put back afterwards what forwards of the model change in it: modes, attributes, buffers and generators.
 
     So are hooks and parts of its modules, and what lists, sets, dictionaries and plain objects hold that are
-    attributes, see ``keeping.keeping``: a network that sets itself up in its first run is then as if it had never
+    attributes, see ``restoring.keeping``: a network that sets itself up in its first run is then as if it had never
     run, and does so when its owner runs it. What lies deeper stays; a private copy (``private``) is safe from that
     too.
 

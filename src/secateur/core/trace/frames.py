@@ -16,17 +16,9 @@ from torch import nn
 from secateur.core.torch_modes import FunctionMode
 
 _PACKAGE = pathlib.Path(__file__).parents[2]
-
-
 _INSIDE = tuple(os.path.join(str(place), "") for place in (pathlib.Path(str(torch.__file__)).parent, _PACKAGE))
-
-
 _NETWORKS = tuple(os.path.join(str(_PACKAGE / part), "") for part in ("models", "checks"))  # whose code is networks'
-
-
 _HEARING = FunctionMode.__torch_function__.__code__
-
-
 _OWN = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
 
 

@@ -20,7 +20,7 @@ from secateur.core.trace.calls_made import Place, Site
 from secateur.core.trace.components import Components
 from secateur.core.trace.places import ARGUMENT, CHOICE, SEVERAL, Places
 from secateur.core.trace.resolve import Units
-from secateur.core.trace.size_arguments import sizes
+from secateur.core.trace.size_arguments import sizes_in
 from secateur.core.trace.slots import Pinning
 from secateur.core.trace.state import State
 
@@ -32,7 +32,7 @@ def note(
     name, places = call_name(func), None
     if name.startswith("conv") and state.module in state.kinds.convolutions:
         return  # whose attributes say how many groups it has
-    for path, tensor, dim, window, sign in sizes(name, args, kwargs, out):
+    for path, tensor, dim, window, sign in sizes_in(name, args, kwargs, out):
         for layer in state.labels(tensor):
             if layer.shape[dim] > 1:
                 places = places or Places(state.stack.named(), func, len(args))

@@ -12,7 +12,7 @@ from secateur.core.code.written_numbers import Path
 Found = tuple[Path, Tensor, int, slice, int]  # path, tensor, dim, window, sign
 
 
-def sizes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Found]:
+def sizes_in(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Found]:
     """Return the sizes in the arguments of a call, each with the tensor and the positions that it counts."""
     everything = slice(None)
     if name in ("view", "reshape", "expand", "broadcast_to"):

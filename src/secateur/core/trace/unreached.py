@@ -25,7 +25,7 @@ class Unreached:
         tied: its parameters that modules share which did run.
         callers: the modules whose code could run it.
         takes: how many channels each of its layers reads.
-        cut: whether own code could cut a tensor to so many channels, see ``spoken.speaks_of``.
+        cut: whether own code could cut a tensor to so many channels, see ``numbers_in_code.speaks_of``.
         more: whether that code could be given tensors that the example did not have.
         alone: whether it mixes no channels, such as a norm or a single parameter, and so meets what has its size.
     """
