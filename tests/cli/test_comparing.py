@@ -20,7 +20,7 @@ from secateur.compare.findings import Findings, Line
 from secateur.compare.verdicts import Spread, Verdict
 from secateur.core.selection.sensitivity_curves import Curve
 from secateur.models import build
-from secateur.run import recipes
+from secateur.run import subject
 
 RECIPE = """
 model = "nets.py:small"
@@ -145,7 +145,7 @@ def test_sensitivity_builds_a_network_once_and_gives_it_grey_pictures(
         made.append(spec)
         return build(spec, **asked)
 
-    monkeypatch.setattr(recipes, "build", counted)
+    monkeypatch.setattr(subject, "build", counted)
     words = ("sensitivity", "--model", "nets.py:small", "--data", "imagefolder:pets", "--image-size", "28")
     ended = secateur(*words, "--workers", "0", "--levels", "1", "--multiple", "1")
     assert ended.status == 0, ended.err

@@ -23,7 +23,7 @@ from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide
-from secateur.run import headline_speed, images_of, pipeline, prune_as, recipes
+from secateur.run import headline_speed, images_of, pipeline, prune_as, subject
 from secateur.run.sources import RECORD
 
 
@@ -148,7 +148,7 @@ def test_pictures_get_the_channels_of_the_network_which_is_built_once_for_it(
         shapes.append(made[0].weight.shape)
         return made
 
-    monkeypatch.setattr(recipes, "build", built)
+    monkeypatch.setattr(subject, "build", built)
     comparison = replace(Comparison.from_toml(small), keeps=(1e-6,))
     base = replace(comparison.base, data=f"imagefolder:{tmp_path / 'pets'}", image_size=8, workers=0)
     with pytest.raises(TargetError, match="cannot keep only 1e-06"):  # it is traced on grey pictures

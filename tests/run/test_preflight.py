@@ -176,7 +176,7 @@ def test_a_missing_target_is_said_before_anything_is_read_or_built(
 
     for place in ("secateur.run.pruning.load_data", "secateur.run.pruning.named_images", "secateur.run.pruning.build"):
         monkeypatch.setattr(place, touched)
-    for place in ("secateur.run.recipes.load_data", "secateur.run.recipes.build"):
+    for place in ("secateur.run.subject.load_data", "secateur.run.subject.build"):
         monkeypatch.setattr(place, touched)
     with pytest.raises(TargetError, match="say how much to keep"):
         prune("lenet5", None, method, data="mnist5k")

@@ -26,9 +26,9 @@ from secateur.run import (
     layer_times,
     pipeline,
     prune,
-    recipes,
     recorded_choices,
     run_recipe,
+    subject,
     work_folder,
 )
 from secateur.training import Settings, Speed, loop
@@ -76,8 +76,8 @@ def clocks(monkeypatch: pytest.MonkeyPatch, data: Data) -> dict[str, list[Any]]:
     monkeypatch.setattr(layer_times, "worth_timing", lambda graph: True)
     monkeypatch.setattr(pipeline.Pipeline, "time", lambda self, model: None)
     monkeypatch.setattr(pipeline.Pipeline, "foretell", lambda self, graph: None)
-    monkeypatch.setattr(recipes, "load_data", lambda *_, **__: data)
-    monkeypatch.setattr(recipes, "build", build)
+    monkeypatch.setattr(subject, "load_data", lambda *_, **__: data)
+    monkeypatch.setattr(subject, "build", build)
     return measured
 
 

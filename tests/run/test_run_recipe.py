@@ -17,7 +17,7 @@ from secateur.errors import DataError, ModelError, SettingError, TargetError
 from secateur.methods.magnitude import Magnitude
 from secateur.models import build
 from secateur.recipe import Recipe
-from secateur.run import data_of, example_of, model_of, recipes, run_recipe
+from secateur.run import data_of, example_of, model_of, recipes, run_recipe, subject
 from secateur.training import Settings
 from states import tensors
 
@@ -41,7 +41,7 @@ class Net(nn.Module):
 def recipe(tmp_path: Path, data: Data, train: Settings, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Return a recipe whose network comes from a file, and whose data is the small set of these tests."""
     (tmp_path / "net.py").write_text(NET)
-    monkeypatch.setattr(recipes, "load_data", lambda spec, **how: data)
+    monkeypatch.setattr(subject, "load_data", lambda spec, **how: data)
     return Recipe(
         model=f"{tmp_path / 'net.py'}:Net",
         data="colours",

@@ -22,7 +22,7 @@ from secateur.data import Data
 from secateur.errors import ArtifactError, TrainingError
 from secateur.events import Event, ignore
 from secateur.recipe import Recipe
-from secateur.run import Result, prune, recipes, run_recipe, work_folder
+from secateur.run import Result, prune, run_recipe, subject, work_folder
 from secateur.training import Settings
 from states import tensors
 
@@ -211,7 +211,7 @@ def test_a_recipe_goes_on_in_its_dense_training_too(
     (tmp_path / "net.py").write_text(
         "from torch import nn\nfrom nets import Plain\n\ndef build():\n    return Plain()\n"
     )
-    monkeypatch.setattr(recipes, "load_data", lambda spec, **how: data)
+    monkeypatch.setattr(subject, "load_data", lambda spec, **how: data)
     recipe = Recipe(
         model=f"{tmp_path / 'net.py'}:build",
         data="colours",

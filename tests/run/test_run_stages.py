@@ -24,7 +24,7 @@ from secateur.errors import SettingError, TargetError
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random_masks import RandomMasks
 from secateur.recipe import Recipe
-from secateur.run import Result, Step, prune, recipes, run_recipe
+from secateur.run import Result, Step, prune, run_recipe, subject
 from secateur.stages import Stage
 from secateur.training import Settings
 
@@ -156,8 +156,8 @@ def test_a_recipe_states_the_stages(data: Data, train: Settings, monkeypatch: py
     assert last == Stage(method="magnitude", keep=0.9, of="params")
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     assert recipe.name() != replace(recipe, then=(kernels,)).name()
-    monkeypatch.setattr(recipes, "load_data", lambda spec, **how: data)
-    monkeypatch.setattr(recipes, "model_of", lambda recipe, data, images=None: make("plain"))
+    monkeypatch.setattr(subject, "load_data", lambda spec, **how: data)
+    monkeypatch.setattr(subject, "model_of", lambda recipe, data, images=None: make("plain"))
     result = run_recipe(replace(recipe, train=train, then=(kernels,)))
     direct = prune(make("plain"), None, MAPS, data=data, train=train, then=[Step(KERNELS)], latency=False)
     assert result.plans == direct.plans

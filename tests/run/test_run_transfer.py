@@ -15,7 +15,7 @@ from secateur.data import Data
 from secateur.errors import ModelError, SettingError
 from secateur.models import build
 from secateur.recipe import Recipe
-from secateur.run import model_of, recipes, run_recipe
+from secateur.run import model_of, run_recipe, subject
 from secateur.training import Settings
 
 # knows one number of classes, whatever it is asked for
@@ -37,7 +37,7 @@ class Net(nn.Module):
 def recipe(tmp_path: Path, data: Data, train: Settings, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Return a recipe that moves a network of 100 classes to the small set of these tests, which has 5."""
     (tmp_path / "net.py").write_text(FIXED)
-    monkeypatch.setattr(recipes, "load_data", lambda spec, **how: data)
+    monkeypatch.setattr(subject, "load_data", lambda spec, **how: data)
     spec = f"{tmp_path / 'net.py'}:Net"
     save_file(build(spec).state_dict(), tmp_path / "w.safetensors")
     return Recipe(

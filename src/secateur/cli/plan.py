@@ -112,7 +112,6 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     from secateur.repair import chosen
     from secateur.run import preflight
     from secateur.run.budget_target import check_budget
-    from secateur.run.calibration_images import for_network
     from secateur.run.device_placement import place_for
     from secateur.run.fallback import for_images
     from secateur.run.job import Job
@@ -128,15 +127,13 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     preflight.check_goals([(method, target)], told_later=recipe.budget is not None)
     recipe = replace(recipe, latency=forecast)
     named, among, threads = runtime_of(recipe)
-    data = run.data_of(recipe, download=download)
-    images = run.images_of(recipe, data, tell)
-    model = run.model_of(recipe, data, images)
-    data, images = for_network(recipe, model, data, images, tell)
+    subject = run.subject_of(recipe, download=download, tell=tell)
+    model, data, images = subject.model, subject.data, subject.images
     repair = chosen(recipe.repair, images=data is not None or images is not None)
     method, repair = for_images(images, data, recipe.calibrate_images, method, repair, method_asked=asked, tell=tell)
     job = Job(
         dense=model,
-        inputs=run.example_of(recipe, data, images),
+        inputs=subject.example,
         method=method,
         target=target,
         data=data,

@@ -106,7 +106,6 @@ def _measured(
     from secateur.data import load_calibration
     from secateur.data.lazy_batches import Later
     from secateur.run import preflight
-    from secateur.run.calibration_images import suited
     from secateur.run.device_placement import place_for, there
     from secateur.run.sources import sources
     from secateur.search.racing.evaluation import sample
@@ -118,14 +117,13 @@ def _measured(
         raise SettingError(
             f"{recipe.method} gives units no scores, so nothing goes first; take a method that does, such as {METHOD}"
         )
-    data = run.data_of(recipe, download=download)
-    if data is None:
+    subject = run.subject_of(recipe, download=download, tell=tell) if recipe.data else None
+    if subject is None or subject.data is None:
         raise DataError("sensitivity is measured on validation images; name a data set with --data")
-    model, limits = run.model_of(recipe, data), Limits(recipe.min_units, recipe.multiple)
-    data = suited(data, model)
+    model, data, limits = subject.model, subject.data, Limits(recipe.min_units, recipe.multiple)
     preflight.check_weights(model)
     preflight.warn_of_random_weights(model, tell)
-    graph = run.graph_of(recipe, model, data.example(), tell=tell)
+    graph = run.graph_of(recipe, model, subject.example, tell=tell)
     batches = data.batches("train", 128, seed=recipe.seed)
 
     def measured(model: nn.Module) -> tuple[tuple[Curve, ...], int]:

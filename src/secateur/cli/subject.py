@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,25 +14,13 @@ from secateur.cli.flags import Flag, flags_of
 from secateur.cli.selection import NETWORK, speaking_of_flags
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from secateur.artifact import Loaded
-    from secateur.data import Data
     from secateur.recipe import Recipe
+    from secateur.run import Subject
 
 Folder = Annotated[
     Path | None, typer.Argument(help="A result folder, instead of --model.", show_default=False, metavar="DIR")
 ]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The network in question, with something to run it on."""
-
-    name: str
-    model: nn.Module
-    data: Data | None
-    example: Any
 
 
 def network_flags(*more: str) -> list[Flag]:
@@ -54,18 +42,19 @@ def subject_of(
         test: whether the data is needed, and not only the shape of an image.
         download: fetch a missing data set.
     """
+    from secateur import run
+
     asked = given.of("recipe")
     for name in ("leave", "free_outputs", "groups", "patience"):
         asked.pop(name, None)
     if folder is None:
         if "model" not in asked:
             raise typer.BadParameter("give a result folder, or name a network.", param_hint="'--model'")
-        return _named(asked, download)
+        subject = run.subject_of(_recipe(asked), download=download)
+        return replace(subject, model=subject.model.eval())
     for name in ("model", "weights", "transfer", "classes", *(() if "data" in asked else ("image",))):
         if name in asked:
             raise typer.BadParameter("a result folder holds its own.", param_hint=f"'--{name}'")
-    from secateur import run
-
     loaded = load(folder, trust)
     if (test or "data" in asked) and not {"mean", "std"} & asked.keys():
         asked |= _normalisation(folder, loaded.measurement)
@@ -75,7 +64,7 @@ def subject_of(
     elif "data" in asked:
         data = run.data_of(_recipe({"model": "none", **asked}), download=download)
     example = example_of(loaded) if data is None else data.example()
-    return Subject(str(folder), loaded.model, data, example)
+    return run.Subject(str(folder), loaded.model, data, None, example)
 
 
 def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,17 +83,6 @@ def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, An
         named = {name: tuple(found[name]) for name in ("mean", "std")}
         _recipe({"model": "none", **named})  # which refuses what no mean or deviation can be
         return named
-
-
-def _named(asked: dict[str, Any], download: bool) -> Subject:
-    from secateur import run
-    from secateur.run.calibration_images import suited
-
-    recipe = _recipe(asked)
-    data = run.data_of(recipe, download=download)
-    model = run.model_of(recipe, data)
-    data = None if data is None else suited(data, model)
-    return Subject(recipe.model, model.eval(), data, run.example_of(recipe, data))
 
 
 def _recipe(asked: dict[str, Any]) -> Recipe:

@@ -20,6 +20,8 @@ from secateur.arguments import checked
 from secateur.core.method import Method
 from secateur.errors import SettingError, first_line, nearest
 
+__all__ = ["ENTRY_POINTS", "card", "default", "find", "make", "methods", "name_of"]
+
 ENTRY_POINTS = "secateur.methods"
 
 

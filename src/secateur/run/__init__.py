@@ -3,12 +3,14 @@
 from secateur.outcome import Step, Width
 from secateur.run.calibration_images import images_of
 from secateur.run.pruning import prune
-from secateur.run.recipes import data_of, example_of, graph_of, method_of, model_of, prune_as, run_recipe, steps_of
+from secateur.run.recipes import method_of, prune_as, run_recipe, steps_of
 from secateur.run.result import Result
+from secateur.run.subject import Subject, data_of, example_of, graph_of, model_of, subject_of
 
 __all__ = [
     "Result",
     "Step",
+    "Subject",
     "Width",
     "data_of",
     "example_of",
@@ -20,4 +22,5 @@ __all__ = [
     "prune_as",
     "run_recipe",
     "steps_of",
+    "subject_of",
 ]

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.core.graph import Graph
 from secateur.core.method import Method
-from secateur.core.plan import Plan
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.surgery.private_copies import apart
-from secateur.data import Calibration, Data, load_data
-from secateur.data.folder import with_channels
-from secateur.data.pictures import FolderSource
+from secateur.data import Calibration, Data
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
 from secateur.measure import Accuracy, Runtime
 from secateur.methods import make, name_of
-from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import images_for, refuse_own_code
+from secateur.models.sources import refuse_own_code
 from secateur.outcome import Step
 from secateur.progress import shown
 from secateur.recipe import Recipe
 from secateur.run import preflight
-from secateur.run.calibration_images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
+from secateur.run.calibration_images import for_network, images_of
 from secateur.run.headline_speed import asked_for, check_runtime, meant_for
 from secateur.run.pruning import prune
 from secateur.run.recorded_choices import Choices
 from secateur.run.result import Result
 from secateur.run.sources import hold, sources
 from secateur.run.stopwatch import Clock, of_epochs
+from secateur.run.subject import example_of, graph_of, subject_of
 from secateur.run.work_folder import Work
 from secateur.training import fit
 
@@ -74,19 +67,17 @@ def run_recipe(
     target = None if recipe.keep is None else Target(recipe.keep, recipe.of)
     told_later = recipe.budget is not None
     preflight.check_goals([(method, target), *((step.method, step.target) for step in then)], told_later=told_later)
-    data = data_of(recipe, download=download)
     folder = Work.at(work)
     made_from = sources(recipe) if folder is None else hold(folder.folder, recipe)
-    images = images_of(recipe, data, tell)
-    model = model_of(recipe, data, images)
-    data, images = for_network(recipe, model, data, images, tell)
+    subject = subject_of(recipe, download=download, tell=tell)
+    model, data, images = subject.model, subject.data, subject.images
     clock, trained = Clock(), None
     choices = Choices(folder, recipe.chosen, tell)
     limits = Limits(recipe.min_units, recipe.multiple)
     if recipe.pretrain is not None:
         if data is None:
             raise DataError("training the dense network needs data; name a data set in the recipe")
-        graph = graph_of(recipe, model, example_of(recipe, data, images), tell=tell)
+        graph = graph_of(recipe, model, subject.example, tell=tell)
         first = [Step(method, target)] if target is not None or recipe.budget is None else []  # a budget tells later
         for step in (*first, *then):
             preflight.check_target(graph, step.method, step.target, limits)
@@ -193,80 +184,4 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
     return tuple(
         Step(make(stage.method, stage.options), None if stage.keep is None else Target(stage.keep, stage.of))
         for stage in recipe.then
-    )
-
-
-def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
-    """Return the recipe's data set, None if it names none."""
-    if not recipe.data:
-        return None
-    shape = recipe.shape_asked
-    found = load_data(
-        recipe.data,
-        seed=recipe.seed,
-        download=download,
-        val_fraction=recipe.val_fraction,
-        train_images=recipe.train_images,
-        mean=recipe.mean,
-        std=recipe.std,
-        image_size=recipe.image_size or (shape[1] if shape else 224),
-        workers=recipe.workers,
-    )
-    if isinstance(found.source, FolderSource) and (shape[0] == 1 if shape else grey_by_default(recipe, found)):
-        found = with_channels(found, 1)
-    if recipe.image or not recipe.calibrate:  # else the size is that of the unlabelled ones
-        check_asked(recipe, found.shape, found.name)
-    return found
-
-
-def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> nn.Module:
-    """Return the recipe's dense network, with its weights if it names any.
-
-    Without data its classes are those that the recipe names, else those of the weights, else the network's own.
-
-    Raises:
-        ModelError: if it cannot be built, does not run on noise where there are no images, or if the recipe came as a
-            file and names code, see ``Recipe.vouched``.
-    """
-    shape = data.shape if data else shape_of(images.example()) if images else recipe.shape_asked
-    channels, image = (shape[0], shape[1]) if shape else (images_for(recipe.model)[0], recipe.image_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        classes = recipe.classes or (data.classes if data else None)
-        model = build(recipe.model, classes=classes, channels=channels, image=image)
-        if recipe.weights:
-            example = example_of(recipe, data, images)
-            if classes is None and (trained := classes_in(recipe.weights, model, example)) is not None:
-                model = build(recipe.model, classes=trained, channels=channels, image=image)
-            give_weights(model, recipe.weights, example, name=recipe.model, classes=classes, transfer=recipe.transfer)
-    if data is None and images is None:
-        check_runs(model, example_of(recipe, None))
-    return model
-
-
-def example_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> Any:
-    """Return an input for the recipe's network: one of its images, else noise of the shape that is named or usual."""
-    if data is not None:
-        return data.example()
-    if images is not None:
-        return images.example()
-    channels, side = images_for(recipe.model)
-    side = recipe.image_size or side
-    shape = recipe.shape_asked or (channels, side, side)
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(recipe.seed))
-
-
-def graph_of(
-    recipe: Recipe, model: nn.Module, inputs: Any, *, tell: Tell = ignore, tried: Sequence[Plan] = ()
-) -> Graph:
-    """Read a network as the recipe asks, see ``preflight.read``."""
-    return preflight.read(
-        model,
-        inputs,
-        recipe.leave,
-        free_outputs=recipe.free_outputs,
-        groups=recipe.groups,
-        patience=recipe.patience,
-        tell=tell,
-        tried=tried,
     )

@@ -1,0 +1,136 @@
+"""The subject of a recipe: its dense network, its data and images, and an input to run it on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.data import Calibration, Data, load_data
+from secateur.data.folder import with_channels
+from secateur.data.pictures import FolderSource
+from secateur.events import Tell, ignore
+from secateur.models import build, classes_in, give_weights
+from secateur.models.sources import images_for
+from secateur.recipe import Recipe
+from secateur.run import preflight
+from secateur.run.calibration_images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a recipe is about.
+
+    Attributes:
+        name: of the network.
+        model: the dense network, with the weights that are named.
+        data: the data set with the channels that the network takes; None if none is named.
+        images: the unlabelled ones, likewise.
+        example: an input of the network: one of its images, else noise.
+    """
+
+    name: str
+    model: nn.Module
+    data: Data | None
+    images: Calibration | None
+    example: Any
+
+
+def subject_of(recipe: Recipe, *, download: bool = False, tell: Tell = ignore) -> Subject:
+    """Open the data and build the network that a recipe names, each as the other wants it.
+
+    Args:
+        recipe: what names them.
+        download: whether a missing data set may be fetched.
+        tell: hears what is being read.
+
+    Raises:
+        DataError: if data or images are not there or do not fit.
+        ModelError: as ``model_of``.
+    """
+    data = data_of(recipe, download=download)
+    images = images_of(recipe, data, tell)
+    model = model_of(recipe, data, images)
+    data, images = for_network(recipe, model, data, images, tell)
+    return Subject(recipe.model, model, data, images, example_of(recipe, data, images))
+
+
+def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
+    """Return the recipe's data set, None if it names none."""
+    if not recipe.data:
+        return None
+    shape = recipe.shape_asked
+    found = load_data(
+        recipe.data,
+        seed=recipe.seed,
+        download=download,
+        val_fraction=recipe.val_fraction,
+        train_images=recipe.train_images,
+        mean=recipe.mean,
+        std=recipe.std,
+        image_size=recipe.image_size or (shape[1] if shape else 224),
+        workers=recipe.workers,
+    )
+    if isinstance(found.source, FolderSource) and (shape[0] == 1 if shape else grey_by_default(recipe, found)):
+        found = with_channels(found, 1)
+    if recipe.image or not recipe.calibrate:  # else the size is that of the unlabelled ones
+        check_asked(recipe, found.shape, found.name)
+    return found
+
+
+def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> nn.Module:
+    """Return the recipe's dense network, with its weights if it names any.
+
+    Without data its classes are those that the recipe names, else those of the weights, else the network's own.
+
+    Raises:
+        ModelError: if it cannot be built, does not run on noise where there are no images, or if the recipe came as a
+            file and names code, see ``Recipe.vouched``.
+    """
+    shape = data.shape if data else shape_of(images.example()) if images else recipe.shape_asked
+    channels, image = (shape[0], shape[1]) if shape else (images_for(recipe.model)[0], recipe.image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        classes = recipe.classes or (data.classes if data else None)
+        model = build(recipe.model, classes=classes, channels=channels, image=image)
+        if recipe.weights:
+            example = example_of(recipe, data, images)
+            if classes is None and (trained := classes_in(recipe.weights, model, example)) is not None:
+                model = build(recipe.model, classes=trained, channels=channels, image=image)
+            give_weights(model, recipe.weights, example, name=recipe.model, classes=classes, transfer=recipe.transfer)
+    if data is None and images is None:
+        check_runs(model, example_of(recipe, None))
+    return model
+
+
+def example_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> Any:
+    """Return an input for the recipe's network: one of its images, else noise of the shape that is named or usual."""
+    if data is not None:
+        return data.example()
+    if images is not None:
+        return images.example()
+    channels, side = images_for(recipe.model)
+    side = recipe.image_size or side
+    shape = recipe.shape_asked or (channels, side, side)
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(recipe.seed))
+
+
+def graph_of(
+    recipe: Recipe, model: nn.Module, inputs: Any, *, tell: Tell = ignore, tried: Sequence[Plan] = ()
+) -> Graph:
+    """Read a network as the recipe asks, see ``preflight.read``."""
+    return preflight.read(
+        model,
+        inputs,
+        recipe.leave,
+        free_outputs=recipe.free_outputs,
+        groups=recipe.groups,
+        patience=recipe.patience,
+        tell=tell,
+        tried=tried,
+    )
