@@ -1,10 +1,11 @@
-"""A data set as the rest of the library sees it: three splits of labelled, normalised images in batches."""
+"""A data set as the rest of the library sees it: three splits of examples with targets, in batches."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from secateur.data.order import Order, Split, known_split
 from secateur.errors import DataError
 from secateur.measure.forward import Device
 from secateur.rules import AnySeed, Count
+from secateur.tasks import Classification, Task
 from secateur.typed import check_types
 
 
@@ -25,8 +27,11 @@ class Batches(ABC):
         """How many batches this process gets."""
 
     @abstractmethod
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images, (N, C, H, W) float32 and normalised, with their labels, (N,) int64."""
+    def __iter__(self) -> Iterator[Any]:
+        """Yield batches as the task of the data takes them.
+
+        For classification these are images, (N, C, H, W) float32 and normalised, with their labels, (N,) int64.
+        """
 
 
 class Source(ABC):
@@ -41,32 +46,35 @@ class Source(ABC):
         """Return the batches of one pass."""
 
     @abstractmethod
-    def example(self) -> Tensor:
-        """Return the first validation image, (1, C, H, W) float32, normalised."""
+    def example(self) -> Any:
+        """Return what the network takes for the first validation example, such as (1, C, H, W) float32, normalised."""
 
 
 @checked
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A labelled image data set with training, validation and test splits.
+    """A data set for a task, with training, validation and test splits.
 
     The validation split is always held out of the training images; the test split is not even read before
     it is asked for.
 
     Attributes:
         name: what reports call it.
-        classes: number of labels; labels are 0..classes-1.
+        classes: number of labels; labels are 0..classes-1. None where targets are no classes.
         shape: channels, height and width of an image.
         mean: what was taken from each channel, for pixels in 0..1.
         std: what each channel was divided by after that.
+        source: where the examples come from.
+        task: what a network is to do with them.
     """
 
     name: str
-    classes: Count
+    classes: Count | None
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: Source = field(repr=False)
+    task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -100,7 +108,8 @@ class Data:
             world: number of processes.
 
         Returns:
-            An iterable with a length; it yields images, (N, C, H, W) float32, and labels, (N,) int64.
+            An iterable with a length; it yields batches as the task takes them: for classification images, (N, C, H,
+            W) float32, and labels, (N,) int64.
 
         Raises:
             DataError: if there is no such augmentation, or the numbers do not go together.
@@ -117,8 +126,8 @@ class Data:
         """
         return self.source.size(known_split(split))
 
-    def example(self) -> Tensor:
-        """Return one real validation image, (1, C, H, W) float32, normalised, on the CPU."""
+    def example(self) -> Any:
+        """Return what the network takes for one real validation example, on the CPU, such as (1, C, H, W) float32."""
         return self.source.example()
 
 
