@@ -29,8 +29,8 @@ class Budget:
         max_params: most parameters: a fraction of the dense network's up to 1, or a number above 1.
         max_latency: longest forward pass of the example's batch: a fraction of the dense network's up to 1, or a time
             such as 12ms.
-        max_drop: largest loss of accuracy on the validation images, as a fraction such as 0.01; alone it asks for the
-            smallest network that loses no more.
+        max_drop: largest loss of the metric on the validation examples, of accuracy as a fraction such as 0.01;
+            alone it asks for the smallest network that loses no more.
         drop_after: when that loss counts: cut (with the repair of the run), or training (every candidate is fine-tuned
             then).
         runtime: in what the latency is measured; None for that of the run.

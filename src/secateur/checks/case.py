@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from secateur.core.problem import Problem
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.errors import ContractError
-from secateur.measure import accuracy
+from secateur.measure import quality
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Case:
             model=model,
             graph=self.graph,
             target=target,
-            loss=(lambda network: accuracy(network, self.batches).loss) if data else None,
+            loss=(lambda network: cast("float", quality(network, self.batches).loss)) if data else None,
             batches=self.batches if data else None,
             images=[images for images, _ in self.batches] if data else None,
             validation=self.batches if data else None,

@@ -119,9 +119,16 @@ def speak(found: Findings) -> None:
         keep = "" if line.keep is None else f"{line.keep:g}"
         random = "" if line.against_random is None else line.against_random.short
         name = f"{line.label if one else line.name}{' *' if line.same_as else ''}"
-        return name, keep, f"{100 * line.macs:.1f}", spread(line.test), change(line), random
+        return (
+            name,
+            keep,
+            f"{100 * line.macs:.1f}",
+            spread(line.test, line.metric.scale, line.metric.digits),
+            change(line),
+            random,
+        )
 
-    dense = ("dense network", "", "100.0", spread(found.dense), "", "")
+    dense = ("dense network", "", "100.0", spread(found.dense, found.metric.scale, found.metric.digits), "", "")
     headings = ("Method", "Keep", "MACs %", "Test %", "Change", "Against random")
     say(table(headings, [dense, *map(cells, found.lines)], numbers=range(1, 5), whole=(5,)), "")
     same = "* The same networks as another line, see below." if any(line.same_as for line in found.lines) else ""

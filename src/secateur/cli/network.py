@@ -16,11 +16,11 @@ from secateur.cli.output import saved
 from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
 from secateur.cli.subject import Folder, example_of, load, network_flags, subject_of
 from secateur.cli.tables import (
-    accuracy_rows,
     counts_rows,
     explanation_document,
     explanation_table,
     latency_rows,
+    quality_rows,
     say,
     say_json,
     table,
@@ -104,8 +104,8 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the accuracy of a network on data that it was not trained on."""
-    from secateur.run.device_placement import accuracy_at, place_for
+    """Measure how well a network does on data that it was not trained on."""
+    from secateur.run.device_placement import place_for, quality_at
 
     testing = Testing(**given.of("own"))
     subject = subject_of(given, folder, trust, test=True, download=download)
@@ -114,13 +114,20 @@ def evaluate(
     with Listener(quiet or as_json) as tell:
         tell(Event("measure", f"testing {subject.name}"))
         batches = subject.data.batches(testing.split, testing.batch_size)
-        found = accuracy_at(subject.model, batches, place_for(subject.model), tell)
+        found = quality_at(subject.model, batches, subject.data.task, place_for(subject.model), tell)
     scaled = {"mean": list(subject.data.mean), "std": list(subject.data.std)}
     if as_json:
         about = {"network": subject.name, "data": subject.data.name, "split": testing.split, **scaled}
         say_json({**about, **found.to_dict()})
         return
-    say(table((subject.name, f"{subject.data.name}, {testing.split}"), accuracy_rows(found), numbers=(1,)), "")
+    say(
+        table(
+            (subject.name, f"{subject.data.name}, {testing.split}"),
+            quality_rows(found, subject.data.task),
+            numbers=(1,),
+        ),
+        "",
+    )
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in scaled.values())
     say(f"Images normalised with --mean {mean} --std {std}.")
 

@@ -10,7 +10,7 @@ from secateur.errors import SettingError
 
 @dataclass(frozen=True)
 class Testing:
-    """How accuracy is measured.
+    """How quality is measured.
 
     Attributes:
         split: which images.

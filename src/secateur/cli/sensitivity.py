@@ -108,7 +108,7 @@ def _measured(
     from secateur.run import preflight
     from secateur.run.device_placement import place_for, there
     from secateur.run.sources import sources
-    from secateur.search.racing.evaluation import sample
+    from secateur.search.racing.evaluation import held_for
     from secateur.search.sensitivity import curves
 
     code = [each.sha256[:12] for each in sources(recipe) if each.setting == "model"]  # all else is known by its content
@@ -129,9 +129,12 @@ def _measured(
     def measured(model: nn.Module) -> tuple[tuple[Curve, ...], int]:
         rng = torch.Generator().manual_seed(recipe.seed * 1000 + 1)  # as in the first round of pruning
         images = Later(lambda: load_calibration(data, seed=recipe.seed).batches)
-        problem = Problem(model, graph, batches=batches, images=images, limits=limits, rng=rng, tell=tell)
+        problem = Problem(
+            model, graph, batches=batches, task=data.task, images=images, limits=limits, rng=rng, tell=tell
+        )
         scores = method.scores(problem)
-        held, work = sample(data.batches("val"), model, looking.images), folder / "work" / "-".join(code)
+        held = held_for(data.task, data.batches("val"), model, looking.images)
+        work = folder / "work" / "-".join(code)
         return curves(model, graph, scores, held, limits=limits, levels=looking.levels, work=work, tell=tell), len(held)
 
     return there(model, place_for(model), measured, tell)
@@ -166,8 +169,9 @@ def _speak(found: Sequence[Curve], images: int) -> None:
         for group, size, cells in curves.table(found)
     ]
     say(table(headings, rows, numbers=range(1, len(headings))), "")
-    if found and found[0].accuracy:
+    if found and found[0].values:
+        metric = curves.metric_in(found)
         say(
-            f"Validation accuracy in % ({images:,} images) with this share of a group's units left; "
-            f"the dense network has {100 * found[0].accuracy[0]:.2f} %."
+            f"Validation {metric.title} ({images:,} images) with this share of a group's units left; "
+            f"the dense network has {metric.text(found[0].values[0])}."
         )

@@ -19,7 +19,8 @@ from secateur.cli.output import ours
 
 if TYPE_CHECKING:
     from secateur.core.graph.explanation import Explanation
-    from secateur.measure import Accuracy, Counts, Latency
+    from secateur.measure import Counts, Latency, Quality
+    from secateur.tasks import Task
 
 
 _GAP = 3  # between the columns of a table
@@ -189,13 +190,14 @@ def latency_rows(latency: Latency) -> list[tuple[str, str]]:
     ]
 
 
-def accuracy_rows(accuracy: Accuracy) -> list[tuple[str, str]]:
+def quality_rows(quality: Quality, task: Task) -> list[tuple[str, str]]:
     """Return how well a network does as rows."""
-    return [
-        ("Accuracy", f"{100 * accuracy.top1:.2f} %"),
-        ("Loss", f"{accuracy.loss:.4f}"),
-        ("Images", f"{accuracy.examples:,}"),
-    ]
+    from secateur.report.summary import capital
+
+    pairs = zip(quality.metrics, quality.values, strict=True)
+    metrics = [(capital(metric.name), metric.text(value)) for metric, value in pairs]
+    loss = [] if quality.loss is None else [("Loss", f"{quality.loss:.4f}")]
+    return [*metrics, *loss, (f"{capital(task.example)}s", f"{quality.examples:,}")]
 
 
 def explanation_document(explanation: Explanation) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import nn
@@ -29,7 +29,7 @@ from secateur.outcome.network_stages import CUT, REPAIRED
 from secateur.recipe import Recipe
 from secateur.run import data_of, example_of, graph_of, images_of, model_of, preflight, prune_as, recipes
 from secateur.run.calibration_images import suited
-from secateur.run.device_placement import accuracy_at, measure_at, place_for
+from secateur.run.device_placement import measure_at, place_for, quality_at
 from secateur.run.headline_speed import timed_together
 from secateur.run.work_folder import Work
 from secateur.spelling import elsewhere
@@ -155,18 +155,18 @@ class Conductor:
     def _prune(self, request: Request, data: Data) -> Run:
         recipe = request.recipe
         work = self.folder / "work" / request.name
-        dense, tested = self.dense(recipe, data), self._measured_dense(recipe, data).accuracy
+        dense, tested = self.dense(recipe, data), self._measured_dense(recipe, data).quality
         runtime, _ = runtime_of(self.folder, recipe, dense, data.example(), self.tell)
         timed = replace(recipe, runtime=runtime)
         images = self.images(recipe, data)
         result = prune_as(timed, dense, data, images=images, tested=tested, work=work, tell=self.tell)
         histories = (*result.shaped, *result.histories)
         made = _run(request, data, result.model, result.before, result.after, result.speed, histories)
-        accuracies = {name: found.accuracy.top1 for name, found in result.stages.items() if found.accuracy}
+        known = {name: found.quality.value for name, found in result.stages.items() if found.quality}
         return replace(
             made,
-            cut=accuracies.get(CUT),
-            repaired=accuracies.get(REPAIRED),
+            cut=known.get(CUT),
+            repaired=known.get(REPAIRED),
             verification=result.verification,
             plans=tuple(plan.to_json() for plan in result.plans),
         )
@@ -187,7 +187,7 @@ class Conductor:
         if recipe.seed not in self._tested:
             dense = self.dense(recipe, data)
             found = self._measure(dense, "the dense network", recipe, data)
-            preflight.warn_of_seen(dense, data, found.accuracy, place_for(dense, recipe.train), self.tell)
+            preflight.warn_of_seen(dense, data, found.quality, place_for(dense, recipe.train), self.tell)
             self._tested = {recipe.seed: found}
         return self._tested[recipe.seed]
 
@@ -213,7 +213,7 @@ class Conductor:
     def _measure(self, model: nn.Module, name: str, recipe: Recipe, data: Data) -> Measurement:
         self.tell(Event("measure", f"measuring {name}"))
         example, place = example_of(recipe, data), place_for(model, recipe.train)
-        return measure_at(model, example, data.batches("test"), place, tell=self.tell)
+        return measure_at(model, example, data, place, tell=self.tell)
 
 
 def _run(
@@ -225,19 +225,20 @@ def _run(
     speed: SpeedUp | None,
     histories: tuple[History, ...],
 ) -> Run:
-    assert before.accuracy is not None
-    assert after.accuracy is not None
+    assert before.quality is not None
+    assert after.quality is not None
     return Run(
         name=request.name,
         method="" if request.kind == "dense" else request.recipe.method,
         keep=request.keep,
         seed=request.seed,
-        dense=before.accuracy.top1,
+        dense=before.quality.value,
         cut=None,
-        test=after.accuracy.top1,
-        val=accuracy_at(model, data.batches("val"), place_for(model, request.recipe.train)).top1,
-        test_images=after.accuracy.examples,
+        test=after.quality.value,
+        val=quality_at(model, data.batches("val"), data.task, place_for(model, request.recipe.train)).value,
+        test_images=after.quality.examples,
         macs=after.counts.macs,
+        metric=asdict(after.quality.metric),
         uncounted=after.counts.uncounted,
         uncounted_macs=after.counts.uncounted_macs,
         params=after.counts.params,

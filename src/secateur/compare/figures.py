@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.compare.findings import Findings, Line
 from secateur.report.figures import BEFORE, fragment
+from secateur.tasks import Classification
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b5ea7")
 """Told apart by most eyes (Okabe and Ito), then two more."""
@@ -15,7 +16,7 @@ MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "
 
 
 def trade_off(found: Findings, quantity: str) -> str:
-    """Return test accuracy over what is left, a line for each method, with the standard deviation and every run.
+    """Return the test metric over what is left, a line for each method, with the standard deviation and every run.
 
     Args:
         found: the table.
@@ -38,7 +39,7 @@ def trade_off(found: Findings, quantity: str) -> str:
     _reference(figure, found)
     title = {"macs": "MACs left in %", "params": "parameters left in %", "latency": "milliseconds a forward pass"}
     figure.update_xaxes(title_text=title[quantity])
-    figure.update_yaxes(title_text="test accuracy in %")
+    figure.update_yaxes(title_text=f"test {found.metric.title}")
     return fragment(figure, f"trade-off-{quantity}", 420, below=len(names))
 
 
@@ -58,11 +59,12 @@ def _style(number: int, control: bool, methods: int) -> dict[str, Any]:
 def _add(figure: Any, name: str, lines: Sequence[Line], sizes: Sequence[float | None], style: dict[str, Any]) -> None:
     import plotly.graph_objects as go
 
-    stds = [100 * (line.test.std or 0.0) for line in lines]
+    metric = lines[0].metric if lines else Classification().metric
+    stds = [metric.scale * (line.test.std or 0.0) for line in lines]
     figure.add_trace(
         go.Scatter(
             x=sizes,
-            y=[100 * line.test.mean for line in lines],
+            y=[metric.scale * line.test.mean for line in lines],
             name=name,
             legendgroup=name,
             mode="lines+markers",
@@ -70,11 +72,11 @@ def _add(figure: Any, name: str, lines: Sequence[Line], sizes: Sequence[float | 
             marker={"color": style["color"], "size": 9, "symbol": style["symbol"]},
             error_y={"type": "data", "array": stds, "thickness": 1.5, "width": 4, "visible": any(stds)},
             customdata=[[line.keep, _count(len(line.seeds))] for line in lines],
-            hovertemplate="%{y:.2f} % (keep %{customdata[0]}, %{customdata[1]})",
+            hovertemplate=f"%{{y:.{metric.digits}f}} {metric.unit} (keep %{{customdata[0]}}, %{{customdata[1]}})",
         )
     )
     if any(len(line.seeds) > 1 for line in lines):
-        points = [(size, 100 * v) for line, size in zip(lines, sizes, strict=True) for v in line.test.values]
+        points = [(size, metric.scale * v) for line, size in zip(lines, sizes, strict=True) for v in line.test.values]
         figure.add_trace(
             go.Scatter(
                 x=[x for x, _ in points],
@@ -96,8 +98,9 @@ def _reference(figure: Any, found: Findings) -> None:
     """Draw the dense network as a line: as it came, and trained on."""
     if not found.lines:
         return
-    levels = [("dense network", 100 * (found.dense or found.lines[0].dense).mean, "dash")]
-    levels += [(line.label, 100 * line.test.mean, "longdash") for line in found.at(None)]
+    scale = found.metric.scale
+    levels = [("dense network", scale * (found.dense or found.lines[0].dense).mean, "dash")]
+    levels += [(line.label, scale * line.test.mean, "longdash") for line in found.at(None)]
     for name, level, dash in levels:
         figure.add_hline(y=level, line={"color": BEFORE, "width": 1.5, "dash": dash})
         figure.add_annotation(

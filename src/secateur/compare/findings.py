@@ -15,23 +15,24 @@ from secateur.core.operator_macs import remark
 from secateur.measure.confidence_interval import differs
 from secateur.report.numbers import TIMES
 from secateur.report.summary import SAME
+from secateur.tasks import Classification, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of the table: a method at one keep, over all seeds. Accuracies are shares in [0, 1].
+    """One line of the table: a method at one keep, over all seeds. Qualities are in the unit of the metric.
 
     Attributes:
         label: what it is called.
         method: its name; empty for the dense network.
         control: whether it is a control.
         keep: what was asked for; None for the dense network.
-        test: test accuracy at the end.
-        val: validation accuracy at the end.
+        test: test quality at the end.
+        val: validation quality at the end.
         repair: what was done after the cut without training, in words; empty where nothing was cut.
-        cut: test accuracy after the cut, before any repair and training; None where nothing was cut.
-        repaired: test accuracy after the repair, before any training; None where there was none.
-        dense: test accuracy of the network that went in.
+        cut: test quality after the cut, before any repair and training; None where nothing was cut.
+        repaired: test quality after the repair, before any training; None where there was none.
+        dense: test quality of the network that went in.
         macs: share of the MACs left, of those that are counted.
         uncounted: what is not, and what that means for the target, in words; empty if everything is.
         params: share of the parameters left.
@@ -43,6 +44,7 @@ class Line:
         same_as: names of other lines at the same keep that have the very same networks.
         epochs: of training after the dense network was there.
         seeds: of the runs.
+        metric: what the qualities are.
         tried: how many settings of this label there were, of which this one did best on the validation images.
         settings: of the method, in words; shown where several were tried.
         against_random: comparison with random units at the same keep and with the same repair; None for these
@@ -64,6 +66,7 @@ class Line:
     speedup: float | None
     epochs: int
     seeds: tuple[int, ...]
+    metric: Metric
     tried: int = 1
     settings: str = ""
     repair: str = ""
@@ -100,7 +103,7 @@ class Findings:
         left_out: settings that did worse on the validation images than others of the same label.
         done: how many runs there are.
         total: how many there will be.
-        dense: test accuracy of the networks that went in, one per seed; of weights that were given there is one.
+        dense: test quality of the networks that went in, one per seed; of weights that were given there is one.
     """
 
     lines: tuple[Line, ...]
@@ -108,6 +111,11 @@ class Findings:
     done: int
     total: int
     dense: Spread | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """Return what the qualities are."""
+        return self.lines[0].metric if self.lines else Classification().metric
 
     @property
     def several(self) -> bool:
@@ -127,8 +135,8 @@ class Findings:
 def findings(comparison: Comparison, found: Sequence[tuple[Request, Run]]) -> Findings:
     """Make the table of the runs that are there.
 
-    Where several settings have one label, that of the highest mean validation accuracy is chosen for each keep, and
-    the first of those that tie; test accuracies are not looked at.
+    Where several settings have one label, that of the best mean validation quality is chosen for each keep, and
+    the first of those that tie; test qualities are not looked at.
     """
     lines: list[Line] = []
     left_out: list[Line] = []
@@ -158,7 +166,7 @@ def _chosen(comparison: Comparison, here: Sequence[tuple[Request, Run]]) -> tupl
     worse: list[Line] = []
     for variants in labels.values():
         made = [_line(same, comparison=comparison) for same in variants.values()]
-        best = max(made, key=lambda line: line.val.mean)
+        best = max(made, key=lambda line: line.metric.key(line.val.mean))
         chosen.append(replace(best, tried=len(made)))
         worse += [line for line in made if line is not best]
     return chosen, worse
@@ -192,6 +200,7 @@ def _line(
         speedup=statistics.fmean(ratios) if ratios else None,
         epochs=max(run.epochs for run in runs),
         seeds=tuple(run.seed for run in runs),
+        metric=Metric(**runs[0].metric) if runs[0].metric else Classification().metric,
         settings=_words(changes),
         interval=_interval([run.speed for run in runs if run.speed is not None]),
         networks=tuple(same_network(run, request.repair) for run in runs),
@@ -216,7 +225,7 @@ def _compared(lines: Sequence[Line]) -> list[Line]:
 
     What was not cut is compared with the first random units, the best of them.
     """
-    ordered = sorted(lines, key=lambda line: -line.test.mean)
+    ordered = sorted(lines, key=lambda line: -line.metric.key(line.test.mean))
     randoms = [line for line in ordered if line.label == CONTROLS["random"]]
     best = next((line for line in ordered if not line.control), None)
     alike = [next((r for r in randoms if line.repair in (r.repair, "")), None) for line in ordered]
@@ -239,7 +248,7 @@ def _verdicts(lines: Sequence[Line], references: Sequence[Line | None]) -> list[
         for line, other in pairs
     ]
     return [
-        None if other is None else verdict(line.test, other.test, p, same=other.networks == line.networks)
+        None if other is None else verdict(line.test, other.test, p, line.metric, same=other.networks == line.networks)
         for (line, other), p in zip(pairs, holm(raw), strict=True)
     ]
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from secateur.compare.comparison import CONTROLS
 from secateur.compare.findings import Findings, Line
 from secateur.compare.verdicts import LEVEL, SAME_NETWORKS
+from secateur.tasks import Metric
 
 UNEQUAL = 2.0
 """Points of the MACs by which lines of one keep may differ without a note."""
@@ -58,13 +59,24 @@ def _best_of(lines: Sequence[Line], keep: float | None) -> str:
 
 def _dense_of(lines: Sequence[Line]) -> str:
     """Return a warning if the networks that went in are not alike, as when training fails from some new weights."""
-    went_in = [100 * value for line in lines for value in line.dense.values]
-    if not went_in or max(went_in) - min(went_in) < UNLIKE:
+    went_in = [value for line in lines for value in line.dense.values]
+    if not went_in or not _unlike(went_in, lines[0].metric):
         return ""
+    metric = lines[0].metric
     return (
-        f"The dense networks that went in have a test accuracy of {min(went_in):.1f} to {max(went_in):.1f} %, "
+        f"The dense networks that went in have a test {metric.name} of {_range(went_in, metric)}, "
         "depending on the seed, which covers what the methods do; train them longer, or at a lower rate."
     )
+
+
+def _unlike(values: Sequence[float], metric: Metric) -> bool:
+    """Tell whether dense networks differ by more than seeds explain; of numbers without bounds nobody knows."""
+    return metric.unit == "%" and 100 * (max(values) - min(values)) >= UNLIKE
+
+
+def _range(values: Sequence[float], metric: Metric) -> str:
+    low, high = metric.scale * min(values), metric.scale * max(values)
+    return f"{low:.1f} to {high:.1f} {metric.unit}".strip()
 
 
 def _same_of(lines: Sequence[Line], keep: float | None) -> list[str]:

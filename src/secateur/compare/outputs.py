@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def render(comparison: Comparison, found: Findings, done: Sequence[tuple[Request
 
     loaders = [jinja2.PackageLoader(f"secateur.{package}", "templates") for package in ("compare", "report")]
     pages = jinja2.Environment(loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined)
-    pages.filters |= {"spread": tables.spread, "change": tables.change, "verdict": tables.verdict}
+    spread = partial(tables.spread, scale=found.metric.scale, digits=found.metric.digits)
+    pages.filters |= {"spread": spread, "change": tables.change, "verdict": tables.verdict}
     timed = any(line.latency for line in found.lines)
     quantities = ("macs", "params", *(("latency",) if timed else ()))
     tried = any(line.tried > 1 for line in found.lines)
@@ -97,6 +99,7 @@ def render(comparison: Comparison, found: Findings, done: Sequence[tuple[Request
         percent=percent,
         subject=_subject(comparison),
         found=found,
+        metric=found.metric,
         done=done,
         notes=notes(found),
         charts=[Markup(figures.trade_off(found, quantity)) for quantity in quantities],

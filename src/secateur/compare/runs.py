@@ -20,19 +20,22 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What came out of one run. Accuracies are shares in [0, 1]; sizes are of one forward pass of one image.
+    """What came out of one run. Qualities are in the unit of the metric, accuracies shares in [0, 1].
+
+    Sizes are of one forward pass of one image.
 
     Attributes:
         name: of the request.
         method: name of the method; empty for the dense network.
         keep: the fraction asked for.
         seed: of everything random.
-        dense: test accuracy of the network that went in.
+        dense: test quality of the network that went in.
         cut: the same after the cut, before any repair and training; None where nothing was cut, or not measured.
         repaired: the same after the repair, before any training; None where there was none.
         test: the same at the end.
-        val: accuracy on the validation images at the end.
-        test_images: how many test images there are.
+        val: quality on the validation examples at the end.
+        test_images: how many test examples there are.
+        metric: what the qualities are, as a table; empty for accuracy.
         macs: at the end.
         params: at the end.
         dense_macs: of the network that went in.
@@ -78,6 +81,7 @@ class Run:
     repaired: float | None = None
     uncounted: str = ""
     uncounted_macs: int = 0
+    metric: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -122,7 +126,7 @@ def load(folder: Path, request: Request) -> Run | None:
     version = values.pop("format", None)
     if isinstance(version, int) and version > FORMAT:
         raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
-    for name, value in (("speed", None), ("uncounted", ""), ("uncounted_macs", 0)):
+    for name, value in (("speed", None), ("uncounted", ""), ("uncounted_macs", 0), ("metric", {})):
         values.setdefault(name, value)  # what earlier versions did not write
     if "repaired" not in values:  # a run of an earlier version, which measured once before training
         values["repaired"] = None

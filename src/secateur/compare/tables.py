@@ -58,7 +58,7 @@ def document(comparison: Comparison, found: Findings, done: Sequence[tuple[Reque
 
 
 def spread(value: Spread | None, scale: float = 100.0, digits: int = 2) -> str:
-    """Return mean and standard deviation, such as ``91.20 ± 0.15``, accuracies in percent."""
+    """Return mean and standard deviation, such as ``91.20 ± 0.15``, shares in percent."""
     if value is None:
         return NONE
     text = f"{scale * value.mean:.{digits}f}"
@@ -66,9 +66,10 @@ def spread(value: Spread | None, scale: float = 100.0, digits: int = 2) -> str:
 
 
 def change(line: Line) -> str:
-    """Return the difference from the dense network in points, with its sign."""
-    points = 100 * (line.test.mean - line.dense.mean)
-    return f"{MINUS if points < -0.005 else '+'}{abs(points):.2f}"
+    """Return the difference from the dense network, of shares in points, with its sign."""
+    metric = line.metric
+    points = metric.scale * (line.test.mean - line.dense.mean)
+    return f"{MINUS if points < -0.5 * 10**-metric.digits else '+'}{abs(points):.{metric.digits}f}"
 
 
 def verdict(value: Verdict | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.report.numbers import NONE
+from secateur.tasks import Metric
 
 LEVEL = 0.05
 """A difference that chance makes less often than this is called a difference."""
@@ -43,7 +44,7 @@ class Verdict:
     """How one line compares with another.
 
     Attributes:
-        difference: of the mean test accuracies, in points.
+        difference: of the mean test qualities, in points where they are shares; positive is better.
         p: probability that chance makes a difference of this size, by Welch's test, after Holm's correction for the
             number of lines; None where nothing can be said.
         text: in words.
@@ -84,16 +85,17 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return out
 
 
-def verdict(mine: Spread, other: Spread, p: float | None, *, same: bool) -> Verdict:
+def verdict(mine: Spread, other: Spread, p: float | None, metric: Metric, *, same: bool) -> Verdict:
     """Return how two means compare.
 
     Args:
-        mine: test accuracies, one per seed.
+        mine: test qualities, one per seed.
         other: those to compare with.
         p: of the difference, corrected; None where there is none.
+        metric: what they are.
         same: whether both are of the same networks, which leaves nothing to test.
     """
-    difference = 100 * (mine.mean - other.mean)
+    difference = -metric.scale * metric.lost(other.mean, mine.mean)
     if same:
         return Verdict(difference, None, SAME_NETWORKS)
     if p is None or math.isnan(p):
@@ -102,4 +104,4 @@ def verdict(mine: Spread, other: Spread, p: float | None, *, same: bool) -> Verd
     if p >= LEVEL:
         return Verdict(difference, p, f"within noise (p = {p:.2g})")
     word = "better" if difference > 0 else "worse"
-    return Verdict(difference, p, f"{word} by {abs(difference):.2f} points (p = {p:.2g})")
+    return Verdict(difference, p, f"{word} by {metric.change(0.0, abs(difference) / metric.scale)[1:]} (p = {p:.2g})")

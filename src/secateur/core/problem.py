@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,13 @@ from secateur.core.selection.sensitivity_curves import Curve, points
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.surgery import Inputs, masked, tensors_in
+from secateur.core.task import Task
 from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
 from secateur.spelling import setting
 from secateur.typed import check_types
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
 
 
 @checked
@@ -37,10 +39,12 @@ class Problem:
         graph: its groups.
         target: how much may be kept; None if the method's own settings say it all.
         loss: loss of a network on held-out images, lower is better; None without data.
-        batches: calibration batches of ``(images, labels)`` from the training images; None without data.
+        batches: calibration batches from the training examples, as the task takes them; of classification ``(images,
+            labels)``. None without data.
         images: calibration batches as the network's forward takes them, without labels; None where there are none.
             They are read when they are first looked at, and are on the CPU.
-        validation: all held-out images, as batches of ``(images, labels)``; None without data.
+        validation: all held-out examples, likewise; None without data.
+        task: what the network is for; None for classification.
         history: the plans of earlier rounds.
         limits: floors and multiples for every plan.
         rng: the only source of randomness, on the CPU.
@@ -61,6 +65,7 @@ class Problem:
     batches: Batches | None = None
     images: Sequence[Inputs] | None = None
     validation: Batches | None = None
+    task: Task | None = None
     history: tuple[Plan, ...] = ()
     limits: Limits = field(default_factory=Limits)
     rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))

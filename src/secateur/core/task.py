@@ -3,71 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
 
 from secateur.core.graph.outputs import named_tensors
+from secateur.core.metric import Metric
 from secateur.core.surgery.forward import Inputs
 from secateur.errors import DataError, SettingError
-from secateur.typed import check_types
 
 TARGETS = ("labels", "label", "targets", "target")
 """Names under which a batch that is a table holds what is wanted of the network."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that says how well a network does.
-
-    Attributes:
-        name: as the field calls it.
-        unit: what is written behind it; with ``"%"`` values are fractions in [0, 1] that are shown in hundredths.
-        higher_is_better: its direction.
-        digits: decimal places that are shown.
-    """
-
-    name: str
-    unit: str = ""
-    higher_is_better: bool = True
-    digits: int = 3
-
-    def __post_init__(self) -> None:
-        check_types(self)
-
-    @property
-    def scale(self) -> float:
-        """What values are multiplied with to be shown."""
-        return 100.0 if self.unit == "%" else 1.0
-
-    @property
-    def title(self) -> str:
-        """Its name with the unit, as for an axis."""
-        return f"{self.name} in {self.unit}" if self.unit else self.name
-
-    def text(self, value: float) -> str:
-        """Return a value as people read it."""
-        return f"{self.scale * value:.{self.digits}f}{f' {self.unit}' if self.unit else ''}"
-
-    def change(self, before: float, after: float) -> str:
-        """Return the difference of two values, with its sign; that of shares in points."""
-        unit = "points" if self.unit == "%" else self.unit
-        return f"{self.scale * (after - before):+.{self.digits}f}{f' {unit}' if unit else ''}"
-
-    def lost(self, before: float, after: float) -> float:
-        """Return by how much ``after`` is worse, in the unit of the values; negative if it is better."""
-        return before - after if self.higher_is_better else after - before
-
-    def key(self, value: float | None) -> float:
-        """Return what is larger the better a value is; NaN and None are worse than anything."""
-        if value is None or math.isnan(value):
-            return -math.inf
-        return value if self.higher_is_better else -value
 
 
 class Meter(ABC):
@@ -156,6 +105,9 @@ class Task(ABC):
             output: from ``output``, of the network in training mode, or in evaluation mode where ``judges_loss``.
             batch: one of the data, on the same device.
         """
+
+    metric_is_mean: ClassVar[bool] = False
+    """Whether the deciding metric of a split is the mean over its examples, so that several processes can share it."""
 
     judges_loss: ClassVar[bool] = True
     """Whether ``loss`` can be computed in evaluation mode as well."""

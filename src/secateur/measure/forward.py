@@ -85,8 +85,16 @@ def tensors(inputs: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
-def moved(inputs: Any, device: torch.device, memory_format: torch.memory_format | None = None) -> Any:
+def moved(
+    inputs: Any,
+    device: torch.device,
+    memory_format: torch.memory_format | None = None,
+    *,
+    non_blocking: bool = False,
+) -> Any:
     """Return ``inputs`` with its tensors on ``device``, and those of 4 dimensions in ``memory_format``.
+
+    With ``non_blocking`` pinned memory is copied while other work goes on.
 
     Raises:
         ModelError: if one of them has no values that could be moved.
@@ -94,13 +102,14 @@ def moved(inputs: Any, device: torch.device, memory_format: torch.memory_format 
     if isinstance(inputs, Tensor):
         if inputs.is_meta and device.type != "meta":
             raise ModelError("an example input has a shape and no values (device 'meta'): give a tensor with values")
-        inputs = inputs.to(device)
+        inputs = inputs.to(device, non_blocking=non_blocking)
         return inputs if memory_format is None or inputs.ndim != 4 else inputs.to(memory_format=memory_format)
     if isinstance(inputs, Mapping):
         entries = cast("Mapping[Any, Any]", inputs)
-        return {key: moved(value, device, memory_format) for key, value in entries.items()}
+        return {key: moved(value, device, memory_format, non_blocking=non_blocking) for key, value in entries.items()}
     if isinstance(inputs, tuple | list):
-        values = [moved(value, device, memory_format) for value in cast("tuple[Any, ...]", inputs)]
+        entries = cast("tuple[Any, ...]", inputs)
+        values = [moved(value, device, memory_format, non_blocking=non_blocking) for value in entries]
         return tuple(values) if isinstance(inputs, tuple) else values
     return inputs
 
@@ -150,15 +159,20 @@ def call_on(model: nn.Module, inputs: ExampleInputs) -> Any:
         ModelError: if the forward pass fails.
     """
     try:
-        if isinstance(inputs, tuple):
-            return model(*inputs)
-        return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+        return spread(model, inputs)
     except torch.OutOfMemoryError:  # whoever called may try elsewhere
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs)) or "no tensors"
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}") from error
+
+
+def spread(model: nn.Module, inputs: ExampleInputs) -> Any:
+    """Call ``model`` with a tensor, with a tuple of arguments or with a table of named ones."""
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
 def logits_of(output: Any) -> Tensor:

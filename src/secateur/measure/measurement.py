@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.arguments import checked
 from secateur.core.surgery.private_copies import apart
 from secateur.errors import ArtifactError
 from secateur.events import Event, Tell, ignore
-from secateur.measure.accuracy import Accuracy, accuracy
 from secateur.measure.counts import Counts, count
 from secateur.measure.forward import ExampleInputs
 from secateur.measure.latency import Latency, latency
+from secateur.measure.quality import Quality, quality
 from secateur.rules import Seconds, Threads
+from secateur.tasks import Task
 from secateur.typed import check_types
 
 
@@ -27,12 +28,12 @@ class Measurement:
 
     Attributes:
         counts: parameters, MACs and activations.
-        accuracy: None where there was no data.
+        quality: how well it does its task; None where there was no data.
         latency: None where it was not timed.
     """
 
     counts: Counts
-    accuracy: Accuracy | None = None
+    quality: Quality | None = None
     latency: Latency | None = None
 
     def __post_init__(self) -> None:
@@ -42,7 +43,7 @@ class Measurement:
         """Return nested dicts of numbers and strings, with None for what was not measured."""
         return {
             "counts": self.counts.to_dict(),
-            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
+            "quality": None if self.quality is None else self.quality.to_dict(),
             "latency": None if self.latency is None else self.latency.to_dict(),
         }
 
@@ -53,7 +54,9 @@ class Measurement:
         Raises:
             ArtifactError: if an entry is missing, unknown, or of the wrong type.
         """
-        known = ("counts", "accuracy", "latency")
+        known = ("counts", "quality", "latency")
+        if "accuracy" in values and "quality" not in values:  # as earlier versions wrote it
+            values = {"quality" if name == "accuracy" else name: part for name, part in values.items()}
         for name in values:
             if name not in known:
                 raise ArtifactError(f"the stored measurement has an unknown entry '{name}': the file is damaged")
@@ -62,7 +65,7 @@ class Measurement:
             raise ArtifactError("the stored measurement lacks 'counts': the file is damaged")
         return cls(
             counts=Counts.from_dict(parts["counts"]),
-            accuracy=None if parts["accuracy"] is None else Accuracy.from_dict(parts["accuracy"]),
+            quality=None if parts["quality"] is None else Quality.from_dict(parts["quality"]),
             latency=None if parts["latency"] is None else Latency.from_dict(parts["latency"]),
         )
 
@@ -72,8 +75,9 @@ class Measurement:
 def measure(
     model: nn.Module,
     example_inputs: ExampleInputs,
-    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+    batches: Iterable[Any] | None = None,
     *,
+    task: Task | None = None,
     time: bool = True,
     threads: Threads = None,
     seconds: Seconds = 1.0,
@@ -82,9 +86,10 @@ def measure(
     """Count, test and time ``model``, which stays as it is.
 
     Args:
-        model: any network; a classifier where ``batches`` are given.
+        model: any network.
         example_inputs: what its forward takes; its batch size is that of the MACs and the time.
-        batches: labelled images to measure the accuracy on, as for ``accuracy``.
+        batches: examples to measure how well it does on, as for ``quality``.
+        task: what the network is for; None for classification.
         time: whether to measure the latency.
         threads: for the latency, as for ``latency``.
         seconds: to time for.
@@ -101,8 +106,8 @@ def measure(
     counts = count(model, example_inputs)
     tested = None
     if batches is not None:
-        tell(Event("measure", "testing the accuracy"))
-        tested = accuracy(model, batches, tell=tell)
+        tell(Event("measure", "testing the network"))
+        tested = quality(model, batches, task, tell=tell)
     timed = None
     if time:
         tell(Event("measure", "timing the forward pass"))

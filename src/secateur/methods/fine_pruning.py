@@ -195,6 +195,7 @@ class FinePruning(Method):
             cooling=self.cooling,
             batches=problem.batches if self.judge == "train" else problem.validation,
             images=self.images,
+            task=problem.task,
             seed=int(torch.randint(2**31, (), generator=problem.rng)),
             work=problem.work,
             tell=problem.tell,

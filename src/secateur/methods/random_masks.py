@@ -31,11 +31,14 @@ from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.selection import uniform_shares
+from secateur.core.selection.search_results import Search
 from secateur.core.selection.select import family, meet
 from secateur.core.sizes.size import Target
 from secateur.core.zeros import patterns
 from secateur.errors import DataError, SettingError, TargetError
-from secateur.search import HeldOut, best_of
+from secateur.search import HeldOut, best_of, task_examples
+from secateur.search.racing.evaluation import counts_errors
+from secateur.search.task_examples import Examples
 from secateur.spelling import said, setting
 
 Granularity = Literal["maps", "kernels", "strided", "weights", "n:m"]
@@ -109,7 +112,24 @@ class RandomMasks(Method):
             raise DataError(
                 f"random_masks tries its masks on validation images, and there are none; give {setting('data')}"
             )
-        search = best_of(
+        search = self._best(problem, plans)
+        problem.found(search)
+        return plans[search.best]
+
+    def _best(self, problem: Problem, plans: list[Plan]) -> Search:
+        """Let the candidates compete on the validation examples."""
+        if not counts_errors(problem.task):
+            assert problem.task is not None
+            if self.racing or self.ray:
+                raise SettingError(
+                    f"racing and ray count wrong answers, and {problem.task.name} has none; leave them out, and every "
+                    f"mask is tried on all {problem.task.example}s"
+                )
+            examples = Examples.of(problem.validation, problem.model, problem.task)
+            return task_examples.best_of(
+                problem.model, problem.graph, plans, examples, work=problem.work, tell=problem.tell
+            )
+        return best_of(
             problem.model,
             problem.graph,
             plans,
@@ -120,8 +140,6 @@ class RandomMasks(Method):
             ray=self.ray,
             tell=problem.tell,
         )
-        problem.found(search)
-        return plans[search.best]
 
     def check(self, target: Target | None) -> None:
         """Refuse settings that do not say how much goes, or say it twice."""

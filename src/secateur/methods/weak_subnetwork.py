@@ -35,7 +35,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
@@ -45,8 +44,9 @@ from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.selection.select import family, meet, plan_of, steps
 from secateur.errors import DataError, SettingError, TargetError
-from secateur.measure.forward import device_of, logits_of
+from secateur.measure.gradient import loss_with_gradient
 from secateur.spelling import setting
+from secateur.tasks import Classification
 
 Criterion = Literal["weights", "activation"]
 Streams = Literal["safe", "tied"]
@@ -175,11 +175,11 @@ class _Calibration:
         model = copy.deepcopy(problem.model).eval().requires_grad_(True)
         layers = {layer_of(m.tensor) for g in problem.graph.free for m in g.members if m.role == "reads"}
         hooks = [model.get_submodule(layer).register_forward_pre_hook(self._watch(layer)) for layer in layers]
-        device, seen = device_of(model), 0
+        seen = 0
         with torch.enable_grad():
-            for images, labels in itertools.islice(problem.batches, batches):
+            for batch in itertools.islice(problem.batches, batches):
                 model.zero_grad(set_to_none=True)
-                F.cross_entropy(logits_of(model(images.to(device))), labels.to(device)).backward()
+                loss_with_gradient(model, batch, problem.task or Classification()).backward()
                 seen += 1
         for hook in hooks:
             hook.remove()

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from secateur.measure import Quality
+from secateur.tasks import Classification, Metric
+
 DENSE, CUT, REPAIRED, TUNED, DISTILLED = "dense", "cut", "repaired", "fine-tuned", "distilled"
 _T = TypeVar("_T")
 
@@ -54,4 +57,16 @@ def measured(document: Mapping[str, Any]) -> dict[str, Any]:
         way=way_of(document.get("minutes")),
     )
     ends = (next(iter(found)), next(reversed(found)))
-    return {name: part for name, part in found.items() if name in ends or part["accuracy"]}
+    return {name: part for name, part in found.items() if name in ends or quality_in(part)}
+
+
+def quality_in(part: Mapping[str, Any]) -> Quality | None:
+    """Return how well a network of a document does, None where that was not measured."""
+    found = part.get("quality") or part.get("accuracy")  # as earlier versions called it
+    return Quality.from_dict(found) if found else None
+
+
+def metric_of(document: Mapping[str, Any]) -> Metric:
+    """Return what a document measures networks by; the accuracy where it measures none."""
+    found = next(filter(None, map(quality_in, (document["before"], document["after"]))), None)
+    return found.metric if found else Classification().metric

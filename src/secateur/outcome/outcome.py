@@ -47,7 +47,7 @@ class Outcome:
         dense: the network that went in; the same object that was given, untouched.
         plans: what was removed, round by round.
         before: measurement of the dense network.
-        cut: the same after the last cut and before its repair; accuracy and size only. None where nothing was repaired,
+        cut: the same after the last cut and before its repair; quality and size only. None where nothing was repaired,
             or where there are no labels.
         middle: the same before the last fine-tuning, after its repair if there was one. None without fine-tuning, or
             where the minutes that there were for it have gained nothing.
@@ -125,15 +125,16 @@ class Outcome:
         return f"<{type(self).__name__} of {type(self.method).__name__}: {story}>"
 
     def _came_about(self) -> Iterator[str]:
-        """Yield what was done after the cut, and the accuracy of each network that the run had where it is known."""
+        """Yield what was done after the cut, and how well each network that the run had does where it is known."""
         steps = dict.fromkeys(each.step for each in self.repairs if each.layers)
         if steps:
             yield f"repaired by {' and '.join(steps)}"
         if self.repairs and not steps:
             yield "nothing to repair"
-        known = [(name, found.accuracy) for name, found in self.stages.items() if found.accuracy is not None]
+        known = [(name, found.quality) for name, found in self.stages.items() if found.quality is not None]
         if known:
-            yield f"test accuracy {', '.join(f'{name} {100 * found.top1:.2f} %' for name, found in known)}"
+            metric = known[0][1].metric
+            yield f"test {metric.name} {', '.join(f'{name} {metric.text(found.value)}' for name, found in known)}"
         elif DISTILLED in self.stages:
             yield DISTILLED
 

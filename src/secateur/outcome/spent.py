@@ -21,8 +21,8 @@ class Spent:
         before: loss on these of the network as training found it: cross-entropy with labels, else the squared error of
             the outputs against those of the dense network, relative to their squares. None without training.
         after: the same of the network that was kept.
-        accuracy_before: share of right answers on these; None without labels.
-        accuracy_after: the same of the network that was kept.
+        metric_before: the metric on these, such as the share of right answers; None without labels.
+        metric_after: the same of the network that was kept.
         gained: whether training has found anything better; if not, the network is the one that training found.
         ended: why there is no more of it, in words.
     """
@@ -36,7 +36,7 @@ class Spent:
     held_out: int = 0
     before: float | None = None
     after: float | None = None
-    accuracy_before: float | None = None
-    accuracy_after: float | None = None
+    metric_before: float | None = None
+    metric_after: float | None = None
     gained: bool = False
     ended: str = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.arguments import checked
-from secateur.measure import Accuracy
+from secateur.measure import Quality
 from secateur.typed import check_types
 
 MIN_IMAGES_FOR_MEANS = 2
@@ -39,29 +39,38 @@ class Judge:
 @checked
 @dataclass(frozen=True)
 class Repair:
-    """One repair and what it brought, on the validation images.
+    """One repair and what it brought, on the validation examples.
 
     Attributes:
         step: which repair.
         layers: how many layers it changed.
-        before: accuracy without it; None where there is no labelled data to measure it on.
-        after: accuracy with it; None in the same case.
+        before: how well the network does without it; None where there is no labelled data to measure it on.
+        after: how well it does with it; None in the same case.
     """
 
     step: str
     layers: int
-    before: Accuracy | None
-    after: Accuracy | None
+    before: Quality | None
+    after: Quality | None
 
     def __post_init__(self) -> None:
         check_types(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return values that JSON has."""
+        parts = {"before": self.before, "after": self.after}
+        return {
+            "step": self.step,
+            "layers": self.layers,
+            **{name: None if part is None else part.to_dict() for name, part in parts.items()},
+        }
+
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Repair:
-        """Read what ``dataclasses.asdict`` returns.
+        """Read what ``to_dict`` returns.
 
         Raises:
-            KeyError, TypeError: if it is not that.
+            KeyError, TypeError, ArtifactError: if it is not that.
         """
-        parts: dict[str, Any] = {name: values[name] and Accuracy(**values[name]) for name in ("before", "after")}
+        parts: dict[str, Any] = {name: values[name] and Quality.from_dict(values[name]) for name in ("before", "after")}
         return Repair(**{**values, **parts})

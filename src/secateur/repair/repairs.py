@@ -17,7 +17,7 @@ from secateur.core.surgery.removal import check as belongs
 from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, heard, ignore
-from secateur.measure import Accuracy, accuracy
+from secateur.measure import Quality, quality
 from secateur.measure.forward import device_of, joined, length, moved
 from secateur.recipe_rules import DATA_FREE, REPAIRS
 from secateur.reconstruction import refit
@@ -240,5 +240,5 @@ def check(steps: Sequence[str]) -> None:
             raise SettingError(f"unknown repair '{step}'{nearest(step, STEPS)}; choose of {', '.join(STEPS)}")
 
 
-def _judge(network: nn.Module, data: Data | None) -> Accuracy | None:
-    return None if data is None else accuracy(network, data.batches("val"))
+def _judge(network: nn.Module, data: Data | None) -> Quality | None:
+    return None if data is None else quality(network, data.batches("val"), data.task)

@@ -9,7 +9,9 @@ from markupsafe import Markup
 
 from secateur.core.selection.sensitivity_curves import Curve
 from secateur.report import figures
-from secateur.report.numbers import NONE, percent
+from secateur.report.numbers import NONE
+from secateur.report.summary import metric_text
+from secateur.tasks import Classification, Metric
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)
 """Fractions at which tables read the curves."""
@@ -18,7 +20,7 @@ _RAMP = ("#6a4fc4", "#2f7fb8", "#1fa187", "#7fb93a", "#e08a1e")
 
 
 def chart(found: Sequence[Curve], number: int = 1) -> str:
-    """Return the validation accuracy over the share of units left in each group, or the loss where only it is known.
+    """Return the validation metric over the share of units left in each group, or the loss where only it is known.
 
     Args:
         found: in the order of execution, which the colours follow.
@@ -26,14 +28,14 @@ def chart(found: Sequence[Curve], number: int = 1) -> str:
     """
     import plotly.graph_objects as go
 
-    accuracy = all(curve.accuracy for curve in found)
+    known, metric = all(curve.values for curve in found), metric_in(found)
     figure = go.Figure()
     for place, curve in enumerate(found):
         shares = [100 * kept / curve.size for kept in curve.kept]
         figure.add_trace(
             go.Scatter(
                 x=shares,
-                y=[100 * share for share in curve.accuracy] if accuracy else list(curve.loss),
+                y=[metric.scale * value for value in curve.values] if known else list(curve.loss),
                 name=curve.group,
                 mode="lines+markers",
                 line={"color": _colour(place, len(found)), "width": 2},
@@ -42,16 +44,21 @@ def chart(found: Sequence[Curve], number: int = 1) -> str:
             )
         )
     figure.update_xaxes(title_text="units left in the group in %", range=[-2, 102])
-    figure.update_yaxes(title_text="validation accuracy in %" if accuracy else "validation loss")
+    figure.update_yaxes(title_text=f"validation {metric.title}" if known else "validation loss")
     return figures.fragment(figure, f"sensitivity-{number}", 420, below=len(found))
 
 
+def metric_in(found: Sequence[Curve]) -> Metric:
+    """Return the metric of curves."""
+    return next((curve.metric for curve in found if curve.metric), Classification().metric)
+
+
 def table(found: Sequence[Curve]) -> list[tuple[str, int, list[tuple[str, float]]]]:
-    """Return for each group its name, its size, and text and number of the accuracy at ``KEEPS``."""
+    """Return for each group its name, its size, and text and number of the metric at ``KEEPS``."""
     rows: list[tuple[str, int, list[tuple[str, float]]]] = []
     for curve in found:
-        values = [curve.accuracy_at(keep) for keep in KEEPS]
-        cells = [(NONE, float("nan")) if v is None else (percent(v, 2), v) for v in values]
+        values, metric = [curve.value_at(keep) for keep in KEEPS], metric_in([curve])
+        cells = [(NONE, float("nan")) if v is None else (metric_text(metric, v), v) for v in values]
         rows.append((curve.group, curve.size, cells))
     return rows
 

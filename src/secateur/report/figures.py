@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur.outcome.network_stages import measured
+from secateur.outcome.network_stages import measured, metric_of, quality_in
+from secateur.tasks import Metric
 
 BEFORE, AFTER = "#94a3b8", "#2f9e5b"
 TRAIN, VALIDATION = "#e08a1e", "#2878c8"
@@ -88,26 +89,27 @@ def search(errors: Sequence[float], complete: Sequence[bool], number: int) -> st
 
 
 def trade_off(document: Mapping[str, Any]) -> str:
-    """Return accuracy against what is left of MACs, parameters and latency, from the dense to the final network.
+    """Return the metric against what is left of MACs, parameters and latency, from the dense to the final network.
 
     Args:
-        document: content of measurement.json; with accuracies.
+        document: content of measurement.json; with qualities.
     """
     import plotly.graph_objects as go
 
     before, after = document["before"], document["after"]
-    known = [(name, network) for name, network in measured(document).items() if network["accuracy"]]
+    metric = metric_of(document)
+    known = [(name, network, found) for name, network in measured(document).items() if (found := quality_in(network))]
     sizes = [("MACs", "counts", "macs"), ("parameters", "counts", "params"), ("latency", "latency", "milliseconds")]
     figure = go.Figure()
     for (size, part, key), color, symbol in zip(sizes, (AFTER, VALIDATION, TRAIN), _SYMBOLS, strict=True):
         if not before[part] or not after[part] or not before[part][key]:
             continue
         left = 100 * after[part][key] / before[part][key]
-        points = [(100.0 if network is before else left, network, name) for name, network in known]
+        points = [(100.0 if network is before else left, found, name) for name, network, found in known]
         figure.add_trace(
             go.Scatter(
                 x=[x for x, _, _ in points],
-                y=[100 * network["accuracy"]["top1"] for _, network, _ in points],
+                y=[metric.scale * found.value for _, found, _ in points],
                 name=size,
                 mode="lines+markers",
                 line={"color": color, "width": 2, "dash": "dot"},
@@ -117,30 +119,31 @@ def trade_off(document: Mapping[str, Any]) -> str:
                     "symbol": [symbol, *[f"{symbol}-open"] * (len(points) - 2), symbol],
                 },
                 customdata=[words for _, _, words in points],
-                hovertemplate="%{customdata}: %{y:.2f} % with %{x:.1f} % left",
+                hovertemplate=f"%{{customdata}}: %{{y:.{metric.digits}f}} {metric.unit} with %{{x:.1f}} % left",
             )
         )
     figure.update_xaxes(title_text="left of the dense network in %", rangemode="tozero")
-    figure.update_yaxes(title_text="test accuracy in %")
+    figure.update_yaxes(title_text=f"test {metric.title}")
     return fragment(figure, "trade-off", 330)
 
 
-def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: str) -> str:
-    """Return the curves of ``"loss"`` or ``"accuracy"`` over all epochs, run after run.
+def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: str, metric: Metric) -> str:
+    """Return the curves of ``"loss"`` or ``"metric"`` over all epochs, run after run.
 
     Args:
         runs: name and rows of each training, in the order of time.
         quantity: which of the two.
+        metric: of the task.
     """
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    scale = 100.0 if quantity == "accuracy" else 1.0
+    scale = metric.scale if quantity == "metric" else 1.0
     start, total = 0, sum(len(rows) for _, rows in runs)
     for number, (name, rows) in enumerate(runs):
         epochs = list(range(start + 1, start + len(rows) + 1))
         for part, label, color in (("train", "training", TRAIN), ("val", "validation", VALIDATION)):
-            values = [None if (v := row[f"{part}_{quantity}"]) is None else scale * v for row in rows]
+            values = [None if (v := of_epoch(row, f"{part}_{quantity}")) is None else scale * v for row in rows]
             line = {"color": color, "width": 2, "dash": "dot" if part == "train" else "solid"}
             mode = "lines+markers" if len(rows) < 3 else "lines"
             figure.add_trace(
@@ -156,9 +159,14 @@ def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: 
             figure.add_vline(x=start + 0.5, line={"color": _GRID, "dash": "dash"})
         start += len(rows)
     figure.update_xaxes(dtick=math.ceil(start / 10))
-    title = "accuracy in %" if quantity == "accuracy" else "loss"
+    title = metric.title if quantity == "metric" else "loss"
     figure.update_layout(hovermode="x unified", xaxis_title="epoch", yaxis_title=title)
     return fragment(figure, quantity, 350, above=1.1)  # over the names of the runs
+
+
+def of_epoch(row: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of an epoch; earlier versions wrote the metric as the accuracy."""
+    return row[name] if name in row else row.get(name.replace("metric", "accuracy"))
 
 
 def script() -> str:

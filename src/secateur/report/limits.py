@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from secateur.outcome.network_stages import metric_of
 from secateur.report.numbers import TIMES, milliseconds
-from secateur.report.summary import SAME, Document
+from secateur.report.summary import SAME, Document, capital
 
 
 def kept(document: Document) -> list[str]:
@@ -30,9 +31,12 @@ def kept(document: Document) -> list[str]:
         )
         lines += _shares(latency.get("shares"))
     if drop := found.get("drop"):
+        metric = metric_of(document)
+        unit = "points" if metric.unit == "%" else metric.unit
+        lost, most = (f"{metric.scale * drop[name]:.{max(2, metric.digits)}f}" for name in ("found", "asked"))
         lines.append(
-            f"Accuracy on the validation images when the target was chosen: {100 * drop['found']:.2f} points lost, "
-            f"at most {100 * drop['asked']:.2f} were allowed."
+            f"{capital(metric.name)} on the validation images when the target was chosen: {lost} {unit} lost, at most "
+            f"{most} were allowed."
         )
     return lines
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +16,10 @@ from secateur.artifact.document import FORMAT
 from secateur.artifact.foreign import naming, table_of, text_of, whole_number
 from secateur.artifact.manifest import MANIFEST
 from secateur.errors import ArtifactError, SecateurError
-from secateur.outcome.network_stages import measured
+from secateur.outcome.network_stages import measured, metric_of, quality_in
 from secateur.report import curves, figures, limits, minutes, speed, summary, tuning
 from secateur.spelling import said
+from secateur.tasks import Metric
 
 NAME = "report.html"
 _STAGES = {
@@ -104,7 +105,7 @@ def render(
         outcome=summary.outcome(document),
         rows=rows,
         stages=list(measured(document)),
-        tiles=[row for row in rows if row.ratio and row.label.split(" ")[0] in _TILES],
+        tiles=[row for row in rows if row.ratio and _is_tile(row, metric_of(document))],
         target=summary.target(document),
         verification=summary.verification(document),
         limits=[*limits.foretold(document), *limits.kept(document)],
@@ -115,7 +116,9 @@ def render(
         minutes=minutes.used(document),
         timing=summary.timing(document),
         zeros=summary.zeros(document),
-        training=summary.training(document) if document["after"]["accuracy"] else "",
+        training=summary.training(document) if quality_in(document["after"]) else "",
+        tested=quality_in(document["after"]),
+        metric=metric_of(document),
         layers=layers,
         pinned=[layer for layer in layers if layer["prunable"] < layer["width"]],
         card=sections(document["method"]["card"]),
@@ -127,13 +130,13 @@ def render(
         sensitivity=curves.of(document),
         keeps=curves.KEEPS,
         searches=[Markup(chart) for chart in _searches(document)],
-        curves=[Markup(figures.training(runs, quantity)) for quantity in ("loss", "accuracy")] if runs else [],
+        curves=[Markup(figures.training(runs, quantity, metric_of(document))) for quantity in _drawn(runs)],
         plotly=Markup(figures.script()),
     )
 
 
 def _tested(document: Mapping[str, Any]) -> bool:
-    return bool(document["before"]["accuracy"] and document["after"]["accuracy"])
+    return bool(quality_in(document["before"]) and quality_in(document["after"]))
 
 
 def _speed(bench: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +145,17 @@ def _speed(bench: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": speed.rows(bench), "conditions": speed.conditions(bench), "left_out": left_out}
 
 
-_TILES = ("Accuracy", "Parameters", "MACs", "Latency")
+_TILES = ("Parameters", "MACs", "Latency")
+
+
+def _is_tile(row: summary.Row, metric: Metric) -> bool:
+    return row.label.split(" ")[0] in _TILES or row.label == summary.capital(metric.name)
+
+
+def _drawn(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[str]:
+    """Return which curves a training has: of the loss, and of the metric where there were validation examples."""
+    known = any(figures.of_epoch(row, "val_metric") is not None for _, rows in runs for row in rows)
+    return ["loss", *(["metric"] if known else [])] if runs else []
 
 
 def sections(card: str) -> tuple[str, list[tuple[str, str]]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
-from secateur.outcome.network_stages import DISTILLED, measured, way_of
+from secateur.measure import Quality
+from secateur.outcome.network_stages import DISTILLED, measured, metric_of, quality_in, way_of
 from secateur.recipe_rules import DATA_FREE
 from secateur.report.numbers import NONE, TIMES, change, milliseconds, percent, short, signed
+from secateur.tasks import Metric
 
 Document = Mapping[str, Any]
 _Values: TypeAlias = tuple[float | None, ...]
@@ -65,8 +68,8 @@ class Row:
 
 
 def rows(document: Document) -> list[Row]:
-    """Return the table of all networks that a run had: accuracy, loss, sizes and latency, as far as measured."""
-    found = [_accuracy(document), _loss(document), _count(document, "params", "Parameters")]
+    """Return the table of all networks that a run had: metrics, loss, sizes and latency, as far as measured."""
+    found = [*_metrics(document), _loss(document), _count(document, "params", "Parameters")]
     if any(part and part["counts"]["nonzero"] != part["counts"]["params"] for part in _parts(document)):
         found.append(_count(document, "nonzero", "Nonzero parameters"))
     found += [_count(document, "macs", "MACs"), _count(document, "activations", "Activations"), _latency(document)]
@@ -91,12 +94,13 @@ def outcome(document: Document) -> str:
         text += f", repaired without images ({' and '.join(steps)})"
     if (minutes := document.get("minutes")) and minutes["gained"]:
         text += f", {way_of(minutes)} in {minutes['training']:.0f} s"
-    if accuracy := by_label.get("Accuracy"):
-        gain = f" ({accuracy.ratio})" if accuracy.ratio else ""
+    metric = metric_of(document)
+    if quality := by_label.get(capital(metric.name)):
+        gain = f" ({quality.ratio})" if quality.ratio else ""
         names = list(measured(document))[1:]
-        parts = [f"{value} {name}" for name, value in zip(names, accuracy.values[1:], strict=True) if value != NONE]
+        parts = [f"{value} {name}" for name, value in zip(names, quality.values[1:], strict=True) if value != NONE]
         way = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0] if parts else NONE
-        text += f"; its test accuracy goes from {accuracy.before} to {way}{gain}"
+        text += f"; its test {metric.name} goes from {quality.before} to {way}{gain}"
     if latency := by_label.get(LATENCY):
         place = latency.label.removeprefix(LATENCY).partition(" (")[0]
         gain = f"shows {latency.ratio}" if latency.ratio == SAME else f"is {latency.ratio}"
@@ -169,7 +173,7 @@ def training(document: Document) -> str:
         return ""
     return (
         f"The pruned network was trained for {epochs} more epoch{'s' if epochs > 1 else ''} than the dense one: "
-        "what that alone would have changed is part of the difference in accuracy."
+        f"what that alone would have changed is part of the difference in {metric_of(document).name}."
     )
 
 
@@ -193,13 +197,14 @@ def timing(document: Document) -> str:
 
 
 def repairs(document: Document) -> list[str]:
-    """Return one sentence for each repair without training: what it did to the accuracy on validation images."""
+    """Return one sentence for each repair without training: what it did to the metric on validation examples."""
     texts: list[str] = []
     for done in document.get("repairs", ()):
         text = f"{done['step']} ({done['layers']} layer{'' if done['layers'] == 1 else 's'})"
-        if done["before"] and done["after"]:
-            before, after = (percent(done[when]["top1"]) for when in ("before", "after"))
-            text += f": validation accuracy from {before} to {after}"
+        known = [Quality.from_dict(done[when]) for when in ("before", "after") if done[when]]
+        if len(known) == 2:
+            before, after = (metric_text(found.metric, found.value) for found in known)
+            text += f": validation {known[0].metric.name} from {before} to {after}"
         else:
             text += "; what it brought is not known without labelled images"
         texts.append(f"{text}.")
@@ -233,18 +238,40 @@ def _parts(document: Document) -> list[Any]:
     return list(measured(document).values())
 
 
-def _accuracy(document: Document) -> Row | None:
-    values = _values(document, "accuracy", "top1")
-    if values is None:
-        return None
-    before, after = values[0], values[-1]
-    gain = "" if before is None or after is None else f"{signed(100 * (after - before), 2)} points"
-    return Row("Accuracy", _texts(values, lambda value: percent(value, 2)), gain)
+def capital(name: str) -> str:
+    """Return a name as a label; what is an abbreviation stays as it is."""
+    return name[:1].upper() + name[1:] if name[1:2].islower() and name.partition(" ")[0].islower() else name
+
+
+def metric_text(metric: Metric, value: float, digits: int | None = None) -> str:
+    """Return a value of a metric as the tables write it."""
+    return percent(value, metric.digits if digits is None else digits) if metric.unit == "%" else metric.text(value)
+
+
+def metric_change(metric: Metric, before: float, after: float) -> str:
+    """Return a difference of two values of a metric as the tables write it."""
+    unit = "points" if metric.unit == "%" else metric.unit
+    return f"{signed(metric.scale * (after - before), metric.digits)}{f' {unit}' if unit else ''}"
+
+
+def _metrics(document: Document) -> list[Row]:
+    found = [quality_in(part) for part in _parts(document)]
+    first = next((one for one in found if one), None)
+    if first is None:
+        return []
+    rows = list[Row]()
+    for place, metric in enumerate(first.metrics):
+        values = tuple(one.values[place] if one else None for one in found)
+        before, after = values[0], values[-1]
+        gain = "" if before is None or after is None else metric_change(metric, before, after)
+        rows.append(Row(capital(metric.name), _texts(values, partial(metric_text, metric)), gain))
+    return rows
 
 
 def _loss(document: Document) -> Row | None:
-    values = _values(document, "accuracy", "loss")
-    if values is None:
+    found = [quality_in(part) for part in _parts(document)]
+    values = tuple(one.loss if one else None for one in found)
+    if all(value is None for value in values):
         return None
     before, after = values[0], values[-1]
     gain = "" if before is None or after is None else signed(after - before, 3)

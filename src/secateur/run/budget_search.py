@@ -33,7 +33,7 @@ def settle(bargain: Bargain, budget: Budget, target: Target | None = None) -> Se
         TargetError: if the limits cannot be met, or not together.
         SettingError: if the runtime is not installed.
     """
-    if budget.max_drop is not None and bargain.accuracy is None:
+    if budget.max_drop is not None and bargain.worth is None:
         raise DataError(f"a limit on the drop of accuracy needs data; name a data set ({setting('data')})")
     sizes = _sizes(bargain, budget, target)
     settled = None if sizes is None else Settled(sizes, bargain.limits)
@@ -95,10 +95,10 @@ def _lowered(bargain: Bargain, targets: list[Target]) -> Target | None:
 
 def _within_drop(bargain: Bargain, most: float, settled: Settled | None) -> Settled:
     """Check the drop of a settled network; without other limits find the smallest network whose drop is allowed."""
-    assert bargain.accuracy is not None
-    dense = bargain.accuracy(EMPTY)
+    assert bargain.worth is not None
+    dense = bargain.worth(EMPTY)
     if settled is not None:
-        lost = dense - bargain.accuracy(bargain.decide(settled.target, settled.limits))
+        lost = dense - bargain.worth(bargain.decide(settled.target, settled.limits))
         if lost > most + 1e-9:
             raise TargetError(
                 f"the limits cannot be met together: with the others the accuracy drops by {lost:.3g}, and at most "
@@ -114,7 +114,7 @@ def _within_drop(bargain: Bargain, most: float, settled: Settled | None) -> Sett
         except TargetError:  # no network is that small
             low = middle
             continue
-        drop = dense - bargain.accuracy(plan)
+        drop = dense - bargain.worth(plan)
         if drop <= most + 1e-9:
             high, lost = middle, drop
         else:

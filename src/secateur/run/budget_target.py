@@ -24,19 +24,19 @@ from secateur.core.surgery import cut, hold
 from secateur.data import Data
 from secateur.errors import DataError, SettingError
 from secateur.events import Event, ignore
-from secateur.measure import SpeedUp, accuracy
+from secateur.measure import SpeedUp
 from secateur.measure.forecast import Forecast
 from secateur.repair import taken
 from secateur.run.budget_search import settle
 from secateur.run.budget_terms import Alternative, Bargain, Decide, Settled
 from secateur.run.calibration_images import repaired_by
-from secateur.run.device_placement import accuracy_at, there
+from secateur.run.device_placement import quality_at
 from secateur.run.job import Job
 from secateur.run.latency_search import TOLERANCE
 from secateur.run.latency_shares import latency_aware
 from secateur.run.replanning import carried_out
 from secateur.run.round import Round
-from secateur.search.racing.evaluation import sample
+from secateur.search import task_examples
 from secateur.spelling import setting
 from secateur.training import Settings, fit
 
@@ -103,7 +103,7 @@ def _bargain(job: Job, graph: Graph, budget: Budget) -> Bargain:
         return _decided(job, graph, job.method, target, limits)
 
     def tested(plan: Plan) -> float:
-        return _accuracy(job, graph, plan, trained=budget.drop_after == "training")
+        return _worth(job, graph, plan, trained=budget.drop_after == "training")
 
     test = None if job.data is None else tested
     return Bargain(job.dense, graph, job.inputs, decide, job.limits, test, _alternative(job, graph), tell=job.tell)
@@ -134,24 +134,24 @@ def _alternative(job: Job, graph: Graph) -> Alternative | None:
 
         by = "kept importance" if isinstance(asked, ScoreMethod) else "predicted variance that layers keep"
         return Alternative(decide, kept, by)
+    metric, shown = job.data.task.metric.name, f"{job.data.task.example}s"
     steps = job.repair or (() if job.train is None else ("recalibrate",))
     after = f" after {' and '.join(steps)}" if steps else ""
     return Alternative(
-        decide, lambda plan: _promise(job, graph, plan, steps), f"accuracy on the validation images{after}"
+        decide, lambda plan: _promise(job, graph, plan, steps), f"{metric} on the validation {shown}{after}"
     )
 
 
 def _promise(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> float:
-    """Return the accuracy under a plan on some validation images, after repairs without training.
+    """Return what the network is worth under a plan on some validation examples, after repairs without training.
 
     Right after a cut it is often that of chance, and says nothing about what recovers.
     """
     data = job.data
     assert data is not None
     thin = _repaired(job, graph, plan, steps)
-    held = sample(data.batches("val"), thin, _IMAGES)
-    pairs = list(zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True))
-    return there(thin, job.place, lambda network: accuracy(network, pairs).top1, job.tell)
+    some = list(task_examples.first(data.batches("val"), data.task, _IMAGES))
+    return data.task.metric.key(quality_at(thin, some, data.task, job.place, job.tell).value)
 
 
 def _repaired(job: Job, graph: Graph, plan: Plan, steps: Sequence[str]) -> nn.Module:
@@ -186,8 +186,8 @@ def timed_again(job: Job, settled: Settled, speed: SpeedUp) -> Settled:
     return replace(settled, found={**settled.found, "latency": {**latency, **now}})
 
 
-def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
-    """Return the accuracy under a plan on the validation images, after the repair and, if so asked, fine-tuning."""
+def _worth(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
+    """Return the metric, larger is better, on the validation examples after the repair and, if asked, fine-tuning."""
     assert job.data is not None
     thin = _repaired(job, graph, plan, job.repair)
     if trained and plan.edits:
@@ -202,7 +202,8 @@ def _accuracy(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
             memory=job.choices.speed("train", job.dense, job.train),
             tell=job.tell,
         )
-    return accuracy_at(thin, job.data.batches("val"), job.place, job.tell).top1
+    found = quality_at(thin, job.data.batches("val"), job.data.task, job.place, job.tell)
+    return job.data.task.metric.key(found.value)
 
 
 def _read(text: str) -> tuple[Settled, tuple[Plan, ...]]:

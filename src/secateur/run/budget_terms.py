@@ -47,7 +47,8 @@ class Bargain:
         inputs: what its forward takes, of the batch size that the latency is of.
         decide: asks the method for a plan.
         limits: floors and multiples that hold in any case.
-        accuracy: of the network under a plan, on validation images, in [0, 1]; None without data.
+        worth: the metric of the network under a plan, on validation examples, negative where lower is better; None
+            without data.
         alternative: latency-aware shares, to be tried where a latency is limited; None for none.
         seconds: to time whole networks for, each time.
         tell: hears the progress.
@@ -58,7 +59,7 @@ class Bargain:
     inputs: Any
     decide: Decide
     limits: Limits = field(default_factory=Limits)
-    accuracy: Test | None = None
+    worth: Test | None = None
     alternative: Alternative | None = None
     seconds: float = 2.5
     tell: Tell = ignore

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from secateur.data import Batches
+from secateur.data import Data
 from secateur.events import Event, Tell, ignore
-from secateur.measure import Accuracy, Measurement, accuracy, measure
+from secateur.measure import Measurement, Quality, measure, quality
 from secateur.measure.forward import ExampleInputs, device_of
+from secateur.tasks import Task
 from secateur.training import Settings
 from secateur.training.placement import device_type
 
@@ -87,17 +88,19 @@ def mended_there(
     return there(dense, place, both, tell)
 
 
-def accuracy_at(model: nn.Module, batches: Batches, place: torch.device, tell: Tell = ignore) -> Accuracy:
-    """Return the accuracy of a network on labelled images, measured on a device, see ``there``."""
-    return there(model, place, lambda network: accuracy(network, batches, tell=tell), tell)
+def quality_at(
+    model: nn.Module, batches: Iterable[Any], task: Task, place: torch.device, tell: Tell = ignore
+) -> Quality:
+    """Return how well a network does its task on labelled examples, measured on a device, see ``there``."""
+    return there(model, place, lambda network: quality(network, batches, task, tell=tell), tell)
 
 
 def measure_at(
-    model: nn.Module, inputs: ExampleInputs, batches: Batches | None, place: torch.device, *, tell: Tell
+    model: nn.Module, inputs: ExampleInputs, data: Data | None, place: torch.device, *, tell: Tell
 ) -> Measurement:
-    """Return what ``measure`` does but for the time, with the accuracy, if there are batches, measured on a device."""
+    """Return what ``measure`` does but for the time, with the quality on test examples, if any, from a device."""
     tested = None
-    if batches is not None:
-        tell(Event("measure", "testing the accuracy"))
-        tested = accuracy_at(model, batches, place, tell)
-    return replace(measure(model, inputs, time=False, tell=tell), accuracy=tested)
+    if data is not None:
+        tell(Event("measure", "testing the network"))
+        tested = quality_at(model, data.batches("test"), data.task, place, tell)
+    return replace(measure(model, inputs, time=False, tell=tell), quality=tested)

@@ -28,7 +28,7 @@ from secateur.data.calibration import COUNT
 from secateur.data.lazy_batches import Later
 from secateur.data.loaders import LoaderSource
 from secateur.events import Event, Tell
-from secateur.measure import Accuracy, Measurement, Runtime, fastest
+from secateur.measure import Measurement, Quality, Runtime, fastest
 from secateur.measure.forecast import Forecast
 from secateur.outcome import Step
 from secateur.repair import Repair
@@ -65,7 +65,7 @@ class Job:
     shaping: Settings | None = None
     patience: float | None = None
     budget: Budget | None = None
-    tested: Accuracy | None = None
+    tested: Quality | None = None
     repair: tuple[str, ...] = ()
     repair_asked: bool = True  # by somebody: never replaced by what needs no fit
     calibrate: Calibration | None = None
@@ -171,14 +171,12 @@ class Job:
             read,
         )
 
-    def measure(self, model: nn.Module, name: str, tested: Accuracy | None = None) -> Measurement:
+    def measure(self, model: nn.Module, name: str, tested: Quality | None = None) -> Measurement:
         """Count, and test on the test split unless that was done before."""
         self.tell(Event("measure", f"measuring {name}"))
-        untested = self.data if tested is None else None
-        batches = None if untested is None else untested.batches("test")
         with self.clock("measure"):
-            found = measure_at(model, self.inputs, batches, self.place, tell=self.tell)
-        return found if tested is None else replace(found, accuracy=tested)
+            found = measure_at(model, self.inputs, self.data if tested is None else None, self.place, tell=self.tell)
+        return found if tested is None else replace(found, quality=tested)
 
     def checkpoint(self, name: str, model: nn.Module, method: Method) -> Path | None:
         """Return where the checkpoint of a training of this network goes, None without a work folder."""

@@ -45,8 +45,8 @@ class Pipeline:
         graph = job.graph  # which both may have read anew
         before = job.measure(job.dense, "the dense network", job.tested)
         if job.data is not None and job.tested is None:
-            preflight.warn_of_seen(job.dense, job.data, before.accuracy, job.place, job.tell)
-        job.tested = before.accuracy
+            preflight.warn_of_seen(job.dense, job.data, before.quality, job.place, job.tell)
+        job.tested = before.quality
         dense_size, zeros = size(graph), EMPTY
         model, plans, histories, differences = job.dense, list[Plan](), list[History](), [0.0]
         first, cut, middle, spent = graph, None, None, None

@@ -24,9 +24,9 @@ from secateur.core.zeros.blocks import BlockLayer
 from secateur.data import Data
 from secateur.errors import ModelError, SettingError, TargetError, nearest
 from secateur.events import Tell, ignore, warn
-from secateur.measure import Accuracy
+from secateur.measure import Quality
 from secateur.models.untrained import is_untrained
-from secateur.run.device_placement import accuracy_at
+from secateur.run.device_placement import quality_at
 from secateur.spelling import said
 
 SEEN_IMAGES = 1000  # of validation, to find out whether the network was trained on them
@@ -121,7 +121,7 @@ def warn_of_random_weights(model: nn.Module, tell: Tell) -> None:
         )
 
 
-def warn_of_seen(model: nn.Module, data: Data, tested: Accuracy | None, place: torch.device, tell: Tell) -> None:
+def warn_of_seen(model: nn.Module, data: Data, tested: Quality | None, place: torch.device, tell: Tell) -> None:
     """Say so where a dense network does so much better on validation than on test images that it must know them.
 
     Published weights were trained on all training images, of which some are set aside here.
@@ -129,21 +129,21 @@ def warn_of_seen(model: nn.Module, data: Data, tested: Accuracy | None, place: t
     Args:
         model: the dense network.
         data: whose first validation images are looked at, ``SEEN_IMAGES`` of them.
-        tested: its accuracy on the test images; None where there are none.
+        tested: how well it does on the test images; None where there are none.
         place: where the network meets the images.
         tell: hears it.
     """
-    if tested is None or not tested.examples or not data.size("val"):
-        return
+    if tested is None or not tested.examples or not data.size("val") or not data.task.metric_is_mean:
+        return  # of other metrics nobody knows how far chance spreads them
     batches: Any = list(itertools.islice(data.batches("val", _BATCH), SEEN_IMAGES // _BATCH))
-    held = accuracy_at(model, batches, place)
+    held = quality_at(model, batches, data.task, place)
     whole = held.examples + tested.examples
-    right = (held.top1 * held.examples + tested.top1 * tested.examples) / whole
+    right = (held.value * held.examples + tested.value * tested.examples) / whole
     chance = math.sqrt(right * (1 - right) * (1 / held.examples + 1 / tested.examples))
-    if held.top1 - tested.top1 > max(SEEN_GAP, 4 * chance):
+    if held.value - tested.value > max(SEEN_GAP, 4 * chance):
         warn(
-            f"the dense network gets {100 * held.top1:.1f} % of {held.examples} validation images right and "
-            f"{100 * tested.top1:.1f} % of the test images, so it was trained on the former: what is chosen by them "
+            f"the dense network gets {100 * held.value:.1f} % of {held.examples} validation images right and "
+            f"{100 * tested.value:.1f} % of the test images, so it was trained on the former: what is chosen by them "
             "(masks, shares, budgets, epochs) is chosen by images that it knows; train it on the training images alone",
             tell,
         )

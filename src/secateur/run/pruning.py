@@ -25,7 +25,7 @@ from secateur.data import Data, load_data
 from secateur.data.calibration import COUNT, SOURCE
 from secateur.errors import BranchingError, DataError, SettingError
 from secateur.events import Tell, ignore, once, warn_once
-from secateur.measure import Accuracy, Runtime
+from secateur.measure import Quality, Runtime
 from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.methods import default, find, name_of
 from secateur.models import build
@@ -80,7 +80,7 @@ def prune(
     budget: Budget | None = None,
     runtime: Runtime | Sequence[Runtime] | None = None,
     threads: Threads = None,
-    tested: Accuracy | None = None,
+    tested: Quality | None = None,
     work: str | Path | None = None,
     chosen: Mapping[str, Any] | None = None,
     progress: bool | None = None,

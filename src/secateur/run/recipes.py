@@ -16,7 +16,7 @@ from secateur.core.surgery.private_copies import apart
 from secateur.data import Calibration, Data
 from secateur.errors import DataError
 from secateur.events import Tell, ignore
-from secateur.measure import Accuracy, Runtime
+from secateur.measure import Quality, Runtime
 from secateur.methods import make, name_of
 from secateur.models.sources import refuse_own_code
 from secateur.outcome import Step
@@ -101,7 +101,7 @@ def prune_as(
     *,
     images: Calibration | None = None,
     method_asked: bool = True,
-    tested: Accuracy | None = None,
+    tested: Quality | None = None,
     work: str | Path | None = None,
     progress: bool | None = None,
     tell: Tell = ignore,

@@ -20,7 +20,7 @@ from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import Hold, apply, carrying_out, check_training, hold, prove, prove_elsewhere
 from secateur.errors import BranchingError, TargetError
 from secateur.events import Event, Tell, warn
-from secateur.measure import accuracy
+from secateur.measure import quality
 from secateur.repair import DATA_FREE, WITHOUT_IMAGES, Repair, fold_constants, helps, repair
 from secateur.run.calibration_images import repaired_by
 from secateur.run.device_placement import mended_there, there
@@ -173,6 +173,7 @@ class Round:
             errors=fitting(job, model, self.graph, self.model),
             blind=job.image_batches() is None,
             validation=None if job.data is None else job.data.batches("val"),
+            task=None if job.data is None else job.data.task,
             history=self.plans,
             limits=job.limits,
             rng=torch.Generator().manual_seed(job.seed * 1000 + self.number),
@@ -184,11 +185,16 @@ class Round:
         )
 
     def loss(self) -> Callable[[nn.Module], float] | None:
-        """Return the loss on the validation images as a function of a network."""
+        """Return the loss on the validation examples as a function of a network; its error where a task has none."""
         data = self.job.data
         if data is None:
             return None
-        return lambda network: accuracy(network, data.batches("val")).loss
+
+        def judged(network: nn.Module) -> float:
+            found = quality(network, data.batches("val"), data.task)
+            return data.task.metric.error(found.value) if found.loss is None else found.loss
+
+        return judged
 
     def check_size(self, plan: Plan) -> None:
         """Refuse a plan that does not do what was asked; the shipped methods never make one."""

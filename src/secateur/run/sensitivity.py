@@ -12,7 +12,7 @@ from secateur.core.selection.sensitivity_curves import Curve
 from secateur.core.sizes.limits import Limits
 from secateur.data import Data
 from secateur.events import Tell
-from secateur.search.racing.evaluation import sample
+from secateur.search.racing.evaluation import held_for
 from secateur.search.sensitivity import IMAGES, curves
 
 
@@ -40,7 +40,7 @@ def measuring(
         return None
 
     def measure(scores: Mapping[str, Tensor]) -> Sequence[Curve]:
-        held = sample(data.batches("val"), model, IMAGES)
+        held = held_for(data.task, data.batches("val"), model, IMAGES)
         found = curves(model, graph, scores, held, limits=limits, work=work, tell=tell)
         keep.append(found)
         return found

@@ -92,8 +92,8 @@ def spend(job: Job, last: Round, plan: Plan) -> tuple[Measurement | None, Spent]
         held_out=held_out,
         before=taught.before.loss,
         after=taught.after.loss,
-        accuracy_before=taught.before.accuracy,
-        accuracy_after=taught.after.accuracy,
+        metric_before=taught.before.value,
+        metric_after=taught.after.value,
         gained=taught.selected > 0,
         ended=_ENDS[taught.ended],
     )

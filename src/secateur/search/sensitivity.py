@@ -18,25 +18,28 @@ from secateur.core.plan import Plan
 from secateur.core.selection.search_results import key_of
 from secateur.core.selection.sensitivity_curves import LEVELS, Curve, points
 from secateur.core.sizes.limits import Limits
+from secateur.core.surgery import masked
 from secateur.errors import ModelError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import call, evaluating, logits_of
+from secateur.search.content_digest import digest
 from secateur.search.racing.candidates import Bench, Ways
-from secateur.search.racing.held_out_images import HeldOut, digest
+from secateur.search.racing.held_out_images import HeldOut
+from secateur.search.task_examples import Examples, check_sound
 from secateur.search.trial_journal import Journal
 
 IMAGES = 2048
 """Validation images that are looked at, unless told otherwise."""
 
 _Point = tuple[float, float]
-"""Loss and accuracy."""
+"""Loss and metric."""
 
 
 def curves(
     model: nn.Module,
     graph: Graph,
     scores: Mapping[str, Tensor],
-    held: HeldOut,
+    held: HeldOut | Examples,
     *,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     levels: int = LEVELS,
@@ -49,7 +52,7 @@ def curves(
         model: the dense network; left as it is.
         graph: its graph.
         scores: for each group, ``(size,)``; the lowest go first.
-        held: the images.
+        held: the images, or the examples of another task.
         limits: floors and multiples; curves end where these do.
         levels: points of a curve besides the dense network.
         work: folder in which every group is noted when it is done, so that a killed measurement goes on.
@@ -68,11 +71,15 @@ def curves(
         for number, group in enumerate(groups, 1):
             tell(Event("sensitivity", "measuring the sensitivity of each group", number - 1, len(groups)))
             if number not in journal.entries and ladder[group.name]:
-                bench = Bench(model, graph, [plan for _, plan in ladder[group.name]], held, ways, timed=False)
+                plans = [plan for _, plan in ladder[group.name]]
+                if isinstance(held, Examples):
+                    found = _judged(model, graph, plans, held)
+                    journal.note(number, {"points": [_noted(point) for point in found]})
+                    continue
+                bench = Bench(model, graph, plans, held, ways, timed=False)
                 ways = ways or bench.ways
-                found = _measured(bench, len(ladder[group.name]), held)
-                seen = [[_noted(loss), accuracy] for loss, accuracy in found]
-                journal.note(number, {"points": seen, "ways": asdict(ways)})
+                found = _measured(bench, len(plans), held)
+                journal.note(number, {"points": [_noted(point) for point in found], "ways": asdict(ways)})
         tell(Event("sensitivity", step=len(groups), total=len(groups)))
         return tuple(
             Curve(
@@ -81,7 +88,8 @@ def curves(
                 size=group.size,
                 kept=(group.size, *(kept for kept, _ in ladder[group.name])),
                 loss=(start[0], *(loss for loss, _ in _read(journal.entries[number])[0])),
-                accuracy=(start[1], *(accuracy for _, accuracy in _read(journal.entries[number])[0])),
+                values=(start[1], *(value for _, value in _read(journal.entries[number])[0])),
+                metric=held.task.metric if isinstance(held, Examples) else None,
             )
             for number, group in enumerate(groups, 1)
             if ladder[group.name]
@@ -90,8 +98,23 @@ def curves(
         journal.close()
 
 
-def _dense(model: nn.Module, held: HeldOut, journal: Journal) -> _Point:
-    if 0 not in journal.entries:
+def _judged(model: nn.Module, graph: Graph, plans: Sequence[Plan], held: Examples) -> list[_Point]:
+    """Return loss and metric under each plan, one after the other."""
+    points = list[_Point]()
+    for plan in plans:
+        with masked(model, graph, plan) as network:
+            loss, error = held.loss_and_error(network)
+        points.append((loss, held.task.metric.value_of(error)))
+    return points
+
+
+def _dense(model: nn.Module, held: HeldOut | Examples, journal: Journal) -> _Point:
+    if 0 not in journal.entries and isinstance(held, Examples):
+        check_sound(model, held)
+        loss, error = held.loss_and_error(model)
+        journal.note(0, {"points": [_noted((loss, held.task.metric.value_of(error)))]})
+    elif 0 not in journal.entries:
+        assert isinstance(held, HeldOut)
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad(), evaluating(model):
             for images, labels in zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True):
@@ -99,7 +122,7 @@ def _dense(model: nn.Module, held: HeldOut, journal: Journal) -> _Point:
         loss, accuracy = (total / len(held)).tolist()
         if not math.isfinite(loss):
             raise ModelError("the network's class scores are not finite before anything is pruned; load sound weights")
-        journal.note(0, {"points": [[loss, accuracy]]})
+        journal.note(0, {"points": [_noted((loss, accuracy))]})
     return _read(journal.entries[0])[0][0]
 
 
@@ -126,17 +149,19 @@ def _counted(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _read(entry: Mapping[str, Any]) -> tuple[list[_Point], Ways | None]:
     """Return the points of an entry, and how they were found but for the dense network's."""
-    found = [(math.inf if loss is None else float(loss), float(accuracy)) for loss, accuracy in entry["points"]]
+    found = [(math.inf if loss is None else float(loss), float(value)) for loss, value in entry["points"]]
     return found, Ways(**entry["ways"]) if "ways" in entry else None
 
 
-def _noted(loss: float) -> float | None:
-    return loss if math.isfinite(loss) else None
+def _noted(point: _Point) -> tuple[float | None, float]:
+    loss, value = point
+    return loss if math.isfinite(loss) else None, value
 
 
-def _name(model: nn.Module, held: HeldOut, ladder: Mapping[str, Sequence[tuple[int, Plan]]]) -> str:
+def _name(model: nn.Module, held: HeldOut | Examples, ladder: Mapping[str, Sequence[tuple[int, Plan]]]) -> str:
     """Return a name for everything that the numbers depend on."""
     state = digest({**dict(model.named_parameters()), **dict(model.named_buffers())})
-    seen = digest({"images": held.images, "labels": held.labels})
+    several = isinstance(held, Examples)
+    seen = held.fingerprint() if several else digest({"images": held.images, "labels": held.labels})
     plans = [key_of(plan) for rungs in ladder.values() for _, plan in rungs]
     return hashlib.sha256(" ".join([state, seen, *plans]).encode()).hexdigest()[:12]

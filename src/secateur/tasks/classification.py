@@ -40,6 +40,11 @@ class Classification(Task):
         check_types(self)
 
     @property
+    def metric_is_mean(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the metric is the mean over images, as accuracy is."""
+        return not self.multi_label
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Top-1 accuracy, or the mean average precision of labels."""
         return (_LABEL_MAP,) if self.multi_label else (ACCURACY,)

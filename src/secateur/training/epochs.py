@@ -19,7 +19,7 @@ from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.training import checkpoint as disk
 from secateur.training.batchnorm import recalibrate
 from secateur.training.history import History, Row, Speed
-from secateur.training.objective import Scores
+from secateur.training.objective import Outputs
 from secateur.training.optimizers import optimizer, schedule
 from secateur.training.share import Share, number_of
 from secateur.training.steps import NotFiniteError, Parts, lr_of, train_epoch
@@ -66,7 +66,7 @@ class Training:
         self.batches = len(share.train(0))
         steps = math.ceil(self.batches / self.settings.accumulate)
         rates = schedule(rule, self.settings, steps)
-        network: Any = self.accelerator.prepare(Scores(model))
+        network: Any = self.accelerator.prepare(Outputs(model, share.task))
         # accelerate's wrapper looks for optional packages on every step; only gradient scaling needs it
         stepper = rule if self.accelerator.scaler is None else self.accelerator.prepare(rule)
         if speed.compile == "on":
@@ -75,6 +75,7 @@ class Training:
         taught = teacher.eval() if teacher is not None and self.settings.distill else None
         self.parts = Parts(
             network=network,
+            task=share.task,
             teacher=taught,
             optimizer=rule,
             stepper=stepper,
@@ -104,7 +105,7 @@ class Training:
         if self.best is not None:
             selected, tensors = self.best
             disk.restore(self.model, tensors)
-        return History(tuple(self.rows), self.parts.speed, selected)
+        return History(tuple(self.rows), self.parts.speed, selected, self.share.task.metric)
 
     def _epoch(self, epoch: int, checkpoint: Path | None) -> None:
         number = number_of(self.share.seed, epoch)
@@ -115,7 +116,7 @@ class Training:
         good = disk.snapshot(self.model)
         started, lr = time.perf_counter(), lr_of(self.parts.optimizer)
         try:
-            train_loss, train_accuracy = train_epoch(self.parts, self.share.train(epoch), epoch)
+            train_loss, train_metric = train_epoch(self.parts, self.share.train(epoch), epoch)
             self._settle()
         except NotFiniteError as trouble:
             disk.restore(self.model, good)
@@ -126,12 +127,16 @@ class Training:
             raise TrainingError(
                 f"torch.compile cannot compile this network here ({type(error).__name__}); train with compile 'off'"
             ) from error
-        val_loss, val_accuracy = self.share.validate(self.model)
-        row = Row(epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, time.perf_counter() - started)
-        if self.settings.select == "best" and all((val_accuracy or 0) > (r.val_accuracy or 0) for r in self.rows):
+        val_loss, val_metric = self.share.validate(self.model)
+        row = Row(epoch, train_loss, train_metric, val_loss, val_metric, lr, time.perf_counter() - started)
+        if self.settings.select == "best" and self._best_so_far(val_metric):
             self.best = epoch, disk.snapshot(self.model)
         self.rows.append(row)
         self._tell_epoch(row)
+
+    def _best_so_far(self, value: float | None) -> bool:
+        key = self.share.task.metric.key
+        return all(key(value) > key(row.val_metric) for row in self.rows)
 
     def _settle(self) -> None:
         """Give all processes the first one's batch-norm statistics, and check what was learned."""
@@ -145,8 +150,9 @@ class Training:
 
     def _tell_epoch(self, row: Row) -> None:
         text = f"epoch {row.epoch} of {self.settings.epochs}: loss {row.train_loss:.4f}"
-        if row.val_accuracy is not None:
-            text += f", validation accuracy {row.val_accuracy:.2%}"
+        if row.val_metric is not None:
+            metric = self.share.task.metric
+            text += f", validation {metric.name} {metric.text(row.val_metric)}"
         values = {name: float(value) for name, value in asdict(row).items() if value is not None}
         done, total = row.epoch * self.batches, self.settings.epochs * self.batches
         self.tell(Event("train", text, done, total, values))

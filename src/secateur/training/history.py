@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from secateur import reading
 from secateur.arguments import checked
 from secateur.errors import ArtifactError, SettingError
 from secateur.rules import Number
+from secateur.tasks import Classification, Metric
 from secateur.typed import check_types
+
+_RENAMED = {"train_accuracy": "train_metric", "val_accuracy": "val_metric"}  # what earlier versions wrote
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,21 @@ class Row:
 
     Attributes:
         epoch: counted from 1.
-        train_loss: mean loss over the training images as they were trained on, without a method's penalty.
-        train_accuracy: share in [0, 1] of them that were right at that moment.
-        val_loss: mean cross-entropy on the validation images after the epoch; None without such images.
-        val_accuracy: share in [0, 1] of the validation images that are right; None without such images.
+        train_loss: mean loss over the training examples as they were trained on, without a method's penalty.
+        train_metric: the metric on them at that moment, of classes the share in [0, 1] that were right; None where it
+            costs more than a look.
+        val_loss: mean loss on the validation examples after the epoch; None without such examples, or where the loss
+            exists in training alone.
+        val_metric: the metric on the validation examples; None without such examples.
         lr: learning rate of the epoch's first step.
         seconds: time of the epoch, validation included.
     """
 
     epoch: int
     train_loss: Number
-    train_accuracy: float
+    train_metric: float | None
     val_loss: Number | None
-    val_accuracy: float | None
+    val_metric: Number | None
     lr: float
     seconds: float
 
@@ -69,11 +74,13 @@ class History:
         rows: one per epoch, in order.
         speed: what the training ran with; give its fields back as settings to repeat it exactly.
         selected: the epoch whose weights the network has, counted from 1; 0 if it was not trained.
+        metric: of the task.
     """
 
     rows: tuple[Row, ...] = ()
     speed: Speed = Speed()
     selected: int = 0
+    metric: Metric = field(default_factory=lambda: Classification().metric)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -81,7 +88,8 @@ class History:
     def to_dict(self) -> dict[str, Any]:
         """Return the history in values that JSON has."""
         rows = [asdict(row) for row in self.rows]
-        return {"rows": rows, "speed": asdict(self.speed), "selected": self.selected}
+        metric = asdict(self.metric)
+        return {"rows": rows, "speed": asdict(self.speed), "selected": self.selected, "metric": metric}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> History:
@@ -91,7 +99,10 @@ class History:
             ArtifactError: if it is none.
         """
         try:
-            rows = tuple(Row(**row) for row in values["rows"])
-            return History(rows, Speed(**values["speed"]), values["selected"])
+            named: list[dict[str, Any]] = [
+                {_RENAMED.get(name, name): each for name, each in row.items()} for row in values["rows"]
+            ]
+            metric = Metric(**values["metric"]) if "metric" in values else Classification().metric
+            return History(tuple(Row(**row) for row in named), Speed(**values["speed"]), values["selected"], metric)
         except (LookupError, TypeError, SettingError) as error:
             raise ArtifactError(f"the stored history is damaged: {reading.wrong(error)}") from error

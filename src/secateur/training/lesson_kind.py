@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from secateur.tasks import Metric, Task
 from secateur.training.settings import Settings
 from secateur.training.steps import Parts
 
@@ -18,22 +19,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judgement:
-    """How good a network is on held-out images.
+    """How good a network is on held-out examples.
 
     Attributes:
         loss: what is to be small; NaN and infinite are worse than anything.
-        accuracy: share in [0, 1] of right answers, which goes before the loss; None where nobody knows the answers.
+        value: of the metric, which goes before the loss; None where nobody knows the answers.
+        metric: of the task; None in the same case.
     """
 
     loss: float
-    accuracy: float | None = None
+    value: float | None = None
+    metric: Metric | None = None
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Judgement:
+        """Return what ``dataclasses.asdict`` was called on."""
+        metric = values["metric"]
+        return Judgement(values["loss"], values["value"], None if metric is None else Metric(**metric))
 
     def better_than(self, other: Judgement) -> bool:
-        """Tell whether this is better: more right answers, or as many and a smaller loss."""
-        return self._key() < other._key()
+        """Tell whether this is better: by the metric, or as good by it and with a smaller loss."""
+        return self._key() > other._key()
 
     def _key(self) -> tuple[float, float]:
-        return (-(self.accuracy or 0.0), self.loss if math.isfinite(self.loss) else math.inf)
+        value = 0.0 if self.metric is None else self.metric.key(self.value)
+        return (value, -self.loss if math.isfinite(self.loss) else -math.inf)
 
 
 class Lesson(Protocol):
@@ -42,6 +52,11 @@ class Lesson(Protocol):
     @property
     def settings(self) -> Settings:
         """Return batch size, optimizer and schedule; ``select`` and ``recalibrate`` are not looked at."""
+        ...
+
+    @property
+    def task(self) -> Task | None:
+        """Return what is learned; None where it is another network's outputs."""
         ...
 
     @property

@@ -14,10 +14,9 @@ from secateur.core.surgery.forward import tensors_in
 from secateur.data.inputs import Inputs
 from secateur.measure.forward import call, joined, length, moved, part
 from secateur.training.lesson_kind import Judgement
-from secateur.training.objective import Scores
-from secateur.training.placement import memory_format
+from secateur.training.objective import Outputs
 from secateur.training.settings import Settings
-from secateur.training.share import Share
+from secateur.training.share import Share, trained_on
 from secateur.training.steps import Parts
 
 if TYPE_CHECKING:
@@ -53,7 +52,8 @@ class Labelled:
         self.settings = settings or FINE_TUNING
         self.passes = None if settings is None else settings.epochs
         self.teacher = teacher if self.settings.distill else None
-        self.name = f"{data.name}/{data.size('train')}"
+        self.name = trained_on(data)
+        self.task = data.task.smoothed(self.settings.label_smoothing)
 
     def open(self, model: nn.Module, accelerator: Accelerator) -> nn.Module:
         """Prepare for a network on its device; return what its gradients are taken through."""
@@ -62,15 +62,15 @@ class Labelled:
         self.model = model
         if self.teacher is not None:
             self.teacher.eval()
-        prepared: nn.Module = accelerator.prepare(Scores(model))
+        prepared: nn.Module = accelerator.prepare(Outputs(model, self.task))
         return prepared
 
     def count(self) -> int:
         """Return the number of batches of a pass."""
         return self.length
 
-    def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (N, C, H, W), augmented, and labels (N,)."""
+    def batches(self, seed: int) -> Iterator[Any]:
+        """Yield batches of the training examples, augmented."""
         order: Any = self.data.batches(
             "train",
             self.settings.batch_size,
@@ -81,19 +81,15 @@ class Labelled:
         )
         yield from order
 
-    def loss(self, parts: Parts, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(self, parts: Parts, batch: Any) -> Tensor:
         """Return that of ``fit``."""
         self.model.train()
-        images, labels = moved(batch, parts.accelerator.device)
-        if images.dim() == 4:
-            images = images.contiguous(memory_format=memory_format(parts.speed))
-        return parts.loss(images, labels)[0]
+        return parts.loss(parts.placed(batch))[0]
 
     def judge(self, model: nn.Module) -> Judgement:
-        """Judge by accuracy and loss on the validation images."""
-        loss, accuracy = self.share.validate(model)
-        assert loss is not None
-        return Judgement(loss, accuracy)
+        """Judge by metric and loss on the validation examples."""
+        loss, value = self.share.validate(model)
+        return Judgement(math.nan if loss is None else loss, value, self.task.metric)
 
 
 class Imitation:
@@ -120,7 +116,7 @@ class Imitation:
         name: str,
         left: Callable[[Any], list[Tensor]] = tensors_in,
     ) -> None:
-        self.settings, self.passes, self.teacher, self.name = IMITATING, None, dense, name
+        self.settings, self.task, self.passes, self.teacher, self.name = IMITATING, None, None, dense, name
         self.left = left
         self.images = tuple(images)
         places = [(number, row) for number, batch in enumerate(self.images) for row in range(length(batch))]

@@ -24,15 +24,17 @@ from secateur.core.zeros.shaper import Shaper
 from secateur.data import Data
 from secateur.errors import ModelError, TrainingError
 from secateur.events import Tell, ignore
-from secateur.measure.forward import call, device_of, dtype_of, evaluating, logits_of
+from secateur.measure.forward import call, device_of, dtype_of, evaluating, moved
+from secateur.measure.quality import typed
 from secateur.progress import shown
 from secateur.rules import AnySeed, Rule
+from secateur.tasks import Classification
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
 from secateur.training.placement import accelerated, device_type, placed, speaking
 from secateur.training.settings import Settings
-from secateur.training.share import Share
+from secateur.training.share import Share, trained_on
 from secateur.training.speed import Memory, choose, fixed
 
 _DATA = Rule(
@@ -66,9 +68,9 @@ def fit(
     one writes and tells.
 
     Args:
-        model: returns class scores (N, classes), or an output with ``logits``, or a tuple that begins with
-            them.
-        data: gives the batches; each process asks for its own share of every batch.
+        model: returns what the task of the data needs: for classification class scores (N, classes), or an output
+            with ``logits``, or a tuple that begins with them.
+        data: gives the batches, and says what the task is; each process asks for its own share of every batch.
         settings: everything else about the training.
         shaper: acts before every batch (drawing noise, for instance), adds its ``penalty`` to the loss and acts
             after every optimizer step (holding masks, for instance). Its ``state_dict`` is part of the
@@ -89,15 +91,15 @@ def fit(
     Raises:
         SettingError: if the seed is out of range.
         DataError: if the data knows no such augmentation, or cannot be divided into such batches.
-        ModelError: if the network, or the teacher, does not score the classes of the data.
+        ModelError: if the network, or the teacher, returns nothing that the task can use, or scores too few classes.
         TrainingError: if there is nothing to train, the device or the teacher is missing, the checkpoint
             belongs to another training, or the loss is not finite; in that case the network has the weights
             of the last good epoch.
     """
     _check(model, data, settings, teacher, seed)
-    _check_scores(model, data, teacher if settings.distill else None)
+    _check_outputs(model, data, teacher if settings.distill else None)
     kind = device_type(settings)
-    owner = disk.fingerprint(model, settings, seed, f"{data.name}/{data.size('train')}")
+    owner = disk.fingerprint(model, settings, seed, trained_on(data))
     saved = None if checkpoint is None else disk.read(Path(checkpoint), owner)
     with ExitStack() as stack:
         stack.enter_context(alone())
@@ -126,12 +128,16 @@ def _check(model: nn.Module, data: Data, settings: Settings, teacher: nn.Module 
         raise TrainingError("'select' is 'best' but there are no validation images; hold some out, or use 'last'")
 
 
-def _check_scores(model: nn.Module, data: Data, teacher: nn.Module | None) -> None:
+def _check_outputs(model: nn.Module, data: Data, teacher: nn.Module | None) -> None:
     widths: list[int] = []
     for network in [model] if teacher is None else [model, teacher]:
-        example = data.example().to(device_of(network), dtype_of(network))
+        example = moved(typed(data.example(), dtype_of(network)), device_of(network))
         with evaluating(network), torch.no_grad():
-            widths.append(logits_of(call(network, example)).shape[1])
+            output = data.task.output(call(network, example))
+        if isinstance(data.task, Classification):
+            widths.append(output.shape[1])
+    if not widths or data.classes is None:
+        return
     if min(widths) < data.classes:
         raise ModelError(
             f"{data.name} has {data.classes} classes but the network scores {min(widths)}; "
@@ -185,7 +191,7 @@ def _speed(model: nn.Module, share: Share, saved: Speed | None, memory: Memory, 
         if batch is None:
             raise TrainingError(f"the training split of {share.data.name} gives no batch; use a smaller 'batch_size'")
         steps = len(batches) * settings.epochs
-        chosen = choose(model, batch, settings, device, steps=steps, tell=tell if main else ignore)
+        chosen = choose(model, share.task, batch, settings, device, steps=steps, tell=tell if main else ignore)
         known = _shared(chosen, share) or chosen
     if main:
         memory.note(known, device.type)

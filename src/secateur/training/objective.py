@@ -1,55 +1,52 @@
-"""The loss: cross-entropy on the labels, and, where there is a teacher, its soft targets."""
+"""The loss: that of the task, and, where there is a teacher, the distance from what it returns."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.measure.forward import logits_of
+from secateur.tasks import Task
 from secateur.training.settings import Settings
 
 
-class Scores(nn.Module):
-    """A stand-in for the network that returns its class scores, (N, classes), whatever it returns itself.
+class Outputs(nn.Module):
+    """A stand-in for the network that returns what matters to its task, whatever it returns itself.
 
     What accelerate hangs on a prepared module (a wrapped ``forward``, marks) stays on the stand-in, so that
     the caller's network comes back clean.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, task: Task) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.task = network, task
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the scores of images (N, C, H, W).
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the output of the network for what it takes, such as class scores (N, classes) for images.
 
         Raises:
-            ModelError: if the network's output holds no class scores.
+            ModelError: if it is nothing that the task can use.
         """
-        return logits_of(self.network(images))
+        return self.task.output(self.network(*args, **kwargs))
 
 
-def loss_of(scores: Tensor, labels: Tensor, taught: Tensor | None, settings: Settings) -> Tensor:
+def loss_of(task: Task, output: Any, batch: Any, taught: Any, settings: Settings) -> Tensor:
     """Return the mean loss of a batch, a scalar.
 
-    With a teacher it is ``(1 - distill) * cross_entropy + distill * temperature**2 * kl``, where ``kl`` is
-    the divergence of the network's from the teacher's probabilities, both softened by ``temperature``
-    (Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015).
+    With a teacher it is ``(1 - distill) * loss + distill * imitation``, see ``Task.imitation``.
 
     Args:
-        scores: (N, classes) of the network that learns.
-        labels: (N,) int64.
-        taught: (N, classes) of the teacher; None for the labels alone.
-        settings: label_smoothing, distill and temperature.
+        task: with the labels smoothed as the settings say.
+        output: of the network that learns, from ``Task.output``.
+        batch: one of the data, on the same device.
+        taught: the same of the teacher; None for the targets alone.
+        settings: distill and temperature.
     """
-    hard = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
+    hard = task.loss(output, batch)
     if taught is None:
         return hard
-    heat = settings.temperature
-    learner = F.log_softmax(scores / heat, dim=1)
-    teacher = F.log_softmax(taught.to(scores.dtype) / heat, dim=1)
-    soft = F.kl_div(learner, teacher, log_target=True, reduction="batchmean") * heat**2
+    soft = task.imitation(output, taught, settings.temperature)
     return (1 - settings.distill) * hard + settings.distill * soft
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.measure import accuracy
+from secateur.measure import quality
+from secateur.tasks import Classification
 from secateur.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ def number_of(seed: int, epoch: int, *stream: int) -> int:
     return int(np.random.SeedSequence([seed, epoch], spawn_key=stream).generate_state(1)[0] >> 1)
 
 
+def trained_on(data: Data) -> str:
+    """Return what a checkpoint tells data apart by."""
+    name = f"{data.name}/{data.size('train')}"
+    return name if isinstance(data.task, Classification) else f"{name}/{data.task.name}"
+
+
 class Share:
     """The batches of this process.
 
@@ -41,6 +48,7 @@ class Share:
     def __init__(self, data: Data, settings: Settings, seed: int, accelerator: Accelerator) -> None:
         self.data, self.settings, self.seed, self.accelerator = data, settings, seed, accelerator
         self.world = accelerator.num_processes
+        self.task = data.task.smoothed(settings.label_smoothing)
 
     def train(self, epoch: int) -> Batches:
         """Return the training batches of an epoch, shuffled and augmented."""
@@ -63,17 +71,19 @@ class Share:
         )
 
     def validate(self, model: nn.Module) -> tuple[float | None, float | None]:
-        """Return loss and accuracy on the validation images of all processes; None without such images."""
-        images = self.data.size("val")
-        if not images:
+        """Return loss and metric on the validation examples of all processes; None without such examples."""
+        examples = self.data.size("val")
+        if not examples:
             return None, None
         device = self.accelerator.device
-        # fewer images than processes: everyone takes all of them, since nobody may stay without any
-        rank, world = (self.accelerator.process_index, self.world) if images >= self.world else (0, 1)
+        # a metric that is no mean needs all of them at once; and nobody may stay without any
+        shared = self.data.task.metric_is_mean and examples >= self.world
+        rank, world = (self.accelerator.process_index, self.world) if shared else (0, 1)
         batches = self.data.batches("val", self.settings.batch_size, device=device, rank=rank, world=world)
-        found = accuracy(model, batches, device=device)
-        if self.world == 1:
-            return found.loss, found.top1
-        sums = torch.tensor([found.loss, found.top1, 1.0], dtype=torch.float64, device=device)
+        found = quality(model, batches, self.data.task, device=device)
+        if world == 1:
+            return found.loss, found.value
+        sums = torch.tensor([found.loss or 0.0, found.value, 1.0], dtype=torch.float64, device=device)
         total: Any = self.accelerator.reduce(sums * found.examples, "sum")
-        return float(total[0] / total[2]), float(total[1] / total[2])
+        loss = None if found.loss is None else float(total[0] / total[2])
+        return loss, float(total[1] / total[2])

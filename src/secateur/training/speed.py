@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from secateur.errors import first_line
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import logits_of
+from secateur.measure import forward
+from secateur.measure.forward import moved, spread
+from secateur.measure.quality import typed
 from secateur.measure.quiet_exporters import ready_to_compile
+from secateur.tasks import Task
 from secateur.training.history import Speed
 from secateur.training.objective import loss_of
 from secateur.training.optimizers import optimizer
@@ -41,13 +44,18 @@ class _Trial:
     """What all candidates have in common."""
 
     model: nn.Module
-    images: Tensor
-    labels: Tensor
+    task: Task
+    batch: Any
     settings: Settings
     device: torch.device
 
     def part(self, size: int) -> _Trial:
-        return _Trial(self.model, self.images[:size], self.labels[:size], self.settings, self.device)
+        """Return the trial on a part of its examples, or on all where they do not lie in rows."""
+        rows = isinstance(self.batch, tuple | list) and all(isinstance(part, Tensor) for part in self.batch)
+        return replace(self, batch=forward.part(self.batch, slice(size))) if rows else self
+
+    def __len__(self) -> int:
+        return self.task.count(self.batch)
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class Memory:
 
 def choose(
     model: nn.Module,
-    batch: tuple[Tensor, Tensor],
+    task: Task,
+    batch: Any,
     settings: Settings,
     device: torch.device,
     *,
@@ -82,7 +91,8 @@ def choose(
 
     Args:
         model: on any device; not changed.
-        batch: (images (N, C, H, W), labels (N,)) on ``device``, of the size that one process trains with.
+        task: what it is trained for.
+        batch: as the task takes it, on ``device``, of the size that one process trains with.
         settings: the fields precision, memory_format, compile, and what makes a step.
         device: where the training will run.
         steps: batches of the whole training.
@@ -90,7 +100,7 @@ def choose(
     """
     candidates = _candidates(settings, device)
     default = replace(candidates[0], compile="on" if settings.compile == "on" else "off")
-    trial = _Trial(model, batch[0], batch[1], settings, device)
+    trial = _Trial(model, task, batch, settings, device)
     try:
         trial, expected = _sized(trial, candidates[0], steps)
         if expected < _WORTH:
@@ -129,13 +139,14 @@ def _bf16(device: torch.device) -> bool:
 
 def _sized(trial: _Trial, speed: Speed, steps: int) -> tuple[_Trial, float]:
     """Return the trial on as many images as are needed, and the seconds that the training will take about."""
-    full = len(trial.images)
+    full = len(trial)
     if trial.device.type == "cuda":
         return trial, steps * _warm(_stepper(trial, speed), trial.device)
     size = min(2, full)
-    few = _stepper(trial.part(size), speed)
+    part = trial.part(size)
+    few = _stepper(part, speed)
     _warm(few, trial.device)
-    one = _once(few, trial.device) / size
+    one = _once(few, trial.device) / len(part)
     return trial.part(max(size, min(full, int(_CPU_STEP / one)))), steps * full * one
 
 
@@ -180,15 +191,15 @@ def _stepper(trial: _Trial, speed: Speed) -> Step:
     network = move(copy.deepcopy(trial.model), trial.device, speed).train()
     if speed.compile == "on":
         ready_to_compile()
-    forward: Callable[[Tensor], Any] = torch.compile(network) if speed.compile == "on" else network
+    run: Any = torch.compile(network) if speed.compile == "on" else network
     rule = optimizer([p for p in network.parameters() if p.requires_grad], trial.settings)
-    images = trial.images.contiguous(memory_format=memory_format(speed)) if trial.images.dim() == 4 else trial.images
+    inputs = moved(trial.task.inputs(trial.batch, training=True), trial.device, memory_format(speed))
     dtype = _DTYPES[speed.precision]
 
     def step() -> None:
         with torch.autocast(trial.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-            scores = logits_of(forward(images))
-        loss_of(scores.float(), trial.labels, None, trial.settings).backward()
+            output = trial.task.output(spread(run, inputs))
+        loss_of(trial.task, typed(output, torch.float32), trial.batch, None, trial.settings).backward()
         rule.step()
         rule.zero_grad(set_to_none=True)
 

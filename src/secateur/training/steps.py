@@ -1,4 +1,4 @@
-"""One pass over the training images: the inner loop, which does as little as possible besides training."""
+"""One pass over the training examples: the inner loop, which does as little as possible besides training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from secateur.core.zeros.shaper import Moment
 from secateur.events import Event, Tell
-from secateur.measure.forward import logits_of
+from secateur.measure.forward import moved, spread
+from secateur.tasks import Task
 from secateur.training.history import Speed
 from secateur.training.objective import first_not_finite, loss_of
 from secateur.training.placement import memory_format
@@ -38,7 +39,8 @@ class Parts:
     """Everything that a training step touches.
 
     Attributes:
-        network: the prepared stand-in of the model: images in, class scores out.
+        network: the prepared stand-in of the model, which returns what ``Task.output`` does.
+        task: what is learned, its labels smoothed as the settings say; None where ``loss`` is not asked.
         teacher: placed and in eval mode; None without distillation.
         optimizer: torch's own.
         stepper: the optimizer, or accelerate's wrapper of it where gradients are scaled.
@@ -48,6 +50,7 @@ class Parts:
     """
 
     network: nn.Module
+    task: Task | None
     teacher: nn.Module | None
     optimizer: torch.optim.Optimizer
     stepper: Any
@@ -67,17 +70,23 @@ class Parts:
             with torch.no_grad():
                 self.shaper.before_batch(Moment(self.steps, self.total, self.rng))
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss, a scalar, and the scores (N, classes) of a batch on the training device."""
+    def placed(self, batch: Any) -> Any:
+        """Return a batch on the training device."""
+        return moved(batch, self.accelerator.device, non_blocking=True)
+
+    def loss(self, batch: Any) -> tuple[Tensor, Any]:
+        """Return the mean loss, a scalar, and what the network returned for a batch on the training device."""
+        assert self.task is not None
+        inputs = moved(self.task.inputs(batch, training=True), self.accelerator.device, memory_format(self.speed))
         taught = None
         if self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
-                taught = logits_of(self.teacher(images))
+                taught = self.task.output(spread(self.teacher, inputs))
         # torch.compile cannot look through the mode: there each process keeps its own statistics
         shared = self.accelerator.num_processes > 1 and self.speed.compile != "on"
         with SharedNorms() if shared else nullcontext():
-            scores: Tensor = self.network(images)
-        return loss_of(scores, labels, taught, self.settings), scores
+            output = spread(self.network, inputs)
+        return loss_of(self.task, output, batch, taught, self.settings), output
 
     def update(self) -> None:
         """Take one optimizer step with the gradients at hand, and forget them."""
@@ -93,40 +102,36 @@ class Parts:
         self.steps += 1
 
 
-def train_epoch(parts: Parts, batches: Any, epoch: int) -> tuple[float, float]:
+def train_epoch(parts: Parts, batches: Any, epoch: int) -> tuple[float, float | None]:
     """Train on all batches once.
 
     Args:
         parts: what is trained, and with what.
-        batches: sized iterable of (images (N, C, H, W), labels (N,)); this process's share.
+        batches: sized iterable of what the task takes; this process's share.
         epoch: counted from 1, for the events.
 
     Returns:
-        The mean loss and the share of right answers over the images of all processes.
+        The mean loss over the examples of all processes, and the share of them that came out right where the task
+        counts such.
 
     Raises:
         NotFiniteError: soon after a loss that is nan or infinite, in all processes alike.
     """
-    layout = memory_format(parts.speed)
     log = _Log(parts, batches, epoch)
     window = parts.settings.accumulate
     total = len(batches)
     parts.network.train()
-    for index, (images, labels) in enumerate(batches):
-        images = images.to(log.device, non_blocking=True)
-        labels = labels.to(log.device, non_blocking=True)
-        if images.dim() == 4:
-            images = images.contiguous(memory_format=layout)
+    for index, batch in enumerate(map(parts.placed, batches)):
         last = (index + 1) % window == 0 or index + 1 == total
         if window > 1:  # a shorter window at the end of the epoch averages over what it has
             parts.accelerator.sync_gradients = last
             parts.accelerator.gradient_accumulation_steps = min(window, total - index // window * window)
         parts.prepare()
         with nullcontext() if last else parts.accelerator.no_sync(parts.network):
-            loss, scores = parts.loss(images, labels)
+            loss, output = parts.loss(batch)
             penalty = parts.shaper.penalty() if parts.shaper is not None else None
             parts.accelerator.backward(loss if penalty is None else loss + penalty)
-        log.add(index, loss.detach(), scores.detach(), labels)
+        log.add(index, loss.detach(), output, batch)
         if last:
             parts.update()
     return log.means()
@@ -137,20 +142,23 @@ class _Log:
 
     def __init__(self, parts: Parts, batches: Sized, epoch: int) -> None:
         self.device = parts.accelerator.device
-        self._parts = parts
+        assert parts.task is not None
+        self._parts, self._task = parts, parts.task
         self._epoch = epoch
         self._total = len(batches)
         self._every = max(1, self._total // _NEWS)
         self._each = self.device.type == "cpu" and parts.accelerator.num_processes == 1
         self._losses = torch.zeros(self._total, device=self.device)
-        self._right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._right: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
         self._sizes: list[int] = []
         self._looked = 0
 
-    def add(self, index: int, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
+    def add(self, index: int, loss: Tensor, output: Any, batch: Any) -> None:
         self._losses[index] = loss
-        self._right += (scores.argmax(dim=1) == labels).sum()
-        self._sizes.append(len(labels))
+        with torch.no_grad():
+            right = None if self._right is None else self._task.right(output, batch)
+        self._right = None if self._right is None or right is None else self._right + right
+        self._sizes.append(self._task.count(batch))
         if self._each and not math.isfinite(value := float(loss)):
             raise NotFiniteError(f"the training loss became {value} at step {index + 1}")
         if (index + 1) % self._every == 0 or index + 1 == self._total:
@@ -173,13 +181,14 @@ class _Log:
         before = (self._epoch - 1) * self._total
         self._parts.tell(Event("train", "", before + done, self._parts.settings.epochs * self._total, values))
 
-    def means(self) -> tuple[float, float]:
+    def means(self) -> tuple[float, float | None]:
         sizes = torch.tensor(self._sizes, dtype=torch.float64, device=self.device)
-        sums: Any = torch.stack([(self._losses * sizes).sum(), self._right.double(), sizes.sum()])
+        right = torch.full((), torch.nan, device=self.device) if self._right is None else self._right
+        sums: Any = torch.stack([(self._losses * sizes).sum(), right.double(), sizes.sum()])
         if self._parts.accelerator.num_processes > 1:
             sums = self._parts.accelerator.reduce(sums, "sum")
-        loss, right, images = sums.tolist()
-        return loss / images, right / images
+        loss, counted, examples = sums.tolist()
+        return loss / examples, None if self._right is None else counted / examples
 
 
 def lr_of(optimizer: torch.optim.Optimizer) -> float:

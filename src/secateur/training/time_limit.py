@@ -144,6 +144,7 @@ class _Course:
         rule = optimizer([p for p in model.parameters() if p.requires_grad], lesson.settings)
         self.parts = Parts(
             network=network,
+            task=lesson.task,
             teacher=lesson.teacher,
             optimizer=rule,
             stepper=rule if accelerator.scaler is None else accelerator.prepare(rule),
@@ -288,5 +289,5 @@ class _Course:
         self.begun, self.longest, self.looking = (float(facts[name]) for name in ("begun", "longest", "looking"))
         self.turn, self.seen, self.selected, self.at = (int(facts[name]) for name in ("turn", "seen", "selected", "at"))
         self.parts.steps = int(facts["steps"])
-        self.before, self.best = Judgement(**facts["before"]), Judgement(**facts["best"])
+        self.before, self.best = Judgement.of(facts["before"]), Judgement.of(facts["best"])
         disk.restore(self.model, groups["model"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from secateur.core.metric import Metric
 from secateur.core.plan import Plan
 
 
@@ -23,7 +24,8 @@ class Trial:
         key: of its plan, see ``key_of``.
         errors: how many images it got wrong.
         images: out of how many; fewer than all if it was given up because it could not win any more.
-        guess: share of wrong images to be expected of it, if it was given up; those that it saw are not typical.
+        guess: share of wrong images to be expected of it, if it was given up; those that it saw are not typical. Of
+            other tasks the error by their metric.
     """
 
     key: str
@@ -85,6 +87,7 @@ class Search:
         best: number of the winner.
         images: how many images a complete trial sees.
         exact: whether the winner has provably the fewest errors of all candidates.
+        metric: what the errors are of, see ``Metric.error``; None for the share of wrong images.
         tuning: parameters and objectives, where pruning parameters were searched for.
     """
 
@@ -93,6 +96,7 @@ class Search:
     images: int
     exact: bool = True
     tuning: Tuning | None = None
+    metric: Metric | None = None
 
     def curve(self) -> list[float]:
         """Return the smallest error among the first 1, 2, ... candidates (estimates where they were given up)."""
@@ -112,6 +116,7 @@ class Search:
                 for t in self.trials
             ],
             **({} if self.tuning is None else {"tuning": asdict(self.tuning)}),
+            **({} if self.metric is None else {"metric": asdict(self.metric)}),
         }
 
     @staticmethod
@@ -121,4 +126,5 @@ class Search:
             Trial(str(t["key"]), int(t["errors"]), int(t["images"]), t.get("guess")) for t in values["trials"]
         )
         tuning = Tuning.from_dict(values["tuning"]) if "tuning" in values else None
-        return Search(trials, int(values["best"]), int(values["images"]), bool(values["exact"]), tuning)
+        metric = Metric(**values["metric"]) if "metric" in values else None
+        return Search(trials, int(values["best"]), int(values["images"]), bool(values["exact"]), tuning, metric)

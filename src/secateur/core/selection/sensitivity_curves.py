@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from secateur.core.graph import Graph, Group
+from secateur.core.metric import Metric
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.selection.select import Step, steps
 from secateur.core.sizes.limits import Limits
@@ -35,7 +36,8 @@ class Curve:
         size: how many units it has.
         kept: units left at each point, the whole group first; falling.
         loss: of the network at each point, lower is better; infinite where it is not finite.
-        accuracy: share in [0, 1] of images that are right at each point; empty where it was not measured.
+        values: the metric on the held-out examples at each point; empty where it was not measured.
+        metric: what the values are; None for the share of images that are right.
     """
 
     group: str
@@ -43,7 +45,8 @@ class Curve:
     size: int
     kept: tuple[int, ...]
     loss: tuple[float, ...]
-    accuracy: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    metric: Metric | None = None
 
     def damage(self, gone: int) -> float:
         """Return by how much the loss has risen when so many units are gone; it never falls again."""
@@ -51,11 +54,11 @@ class Curve:
         highest = list(accumulate((max(0.0, rise) for rise in rises), max))
         return float(np.interp(gone, [self.size - kept for kept in self.kept], highest))
 
-    def accuracy_at(self, keep: float) -> float | None:
-        """Return the accuracy with this fraction of the units, read off the curve; None beyond its end."""
-        if not self.accuracy or keep * self.size < self.kept[-1] - 1e-9:
+    def value_at(self, keep: float) -> float | None:
+        """Return the metric with this fraction of the units, read off the curve; None beyond its end."""
+        if not self.values or keep * self.size < self.kept[-1] - 1e-9:
             return None
-        return float(np.interp(keep * self.size, self.kept[::-1], self.accuracy[::-1]))
+        return float(np.interp(keep * self.size, self.kept[::-1], self.values[::-1]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON; None for a loss that is not finite."""
@@ -71,7 +74,8 @@ class Curve:
             size=int(values["size"]),
             kept=tuple(int(kept) for kept in values["kept"]),
             loss=tuple(math.inf if loss is None else float(loss) for loss in values["loss"]),
-            accuracy=tuple(float(share) for share in values["accuracy"]),
+            values=tuple(float(each) for each in values.get("values", values.get("accuracy", ()))),
+            metric=None if values.get("metric") is None else Metric(**values["metric"]),
         )
 
 

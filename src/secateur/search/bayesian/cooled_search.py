@@ -12,8 +12,10 @@ from secateur.events import Tell, ignore
 from secateur.measure import latency
 from secateur.search.bayesian.cooling_schedule import Cooling, cooled
 from secateur.search.bayesian.parameter_search import SECONDS, Choice, Effort, Goal, adapt
-from secateur.search.racing.evaluation import Batches, sample
+from secateur.search.racing.evaluation import Batches, held_for
 from secateur.search.racing.held_out_images import HeldOut
+from secateur.search.task_examples import Examples
+from secateur.tasks import Task
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Adviser:
         cooling: how the constraint is tightened from round to round.
         batches: of labelled images; the first ``images`` of them judge candidates.
         images: see batches.
+        task: what the network is for; None for classification.
         seed: of all randomness.
         work: folder for notes, None for none.
         tell: hears the progress.
@@ -40,20 +43,21 @@ class Adviser:
     cooling: Cooling
     batches: Batches | None
     images: int
+    task: Task | None = None
     seed: int = 0
     work: Path | None = None
     tell: Tell = ignore
-    _held: HeldOut | None = field(default=None, init=False, repr=False)
+    _held: HeldOut | Examples | None = field(default=None, init=False, repr=False)
     _dense: float | None = field(default=None, init=False, repr=False)
 
-    def held(self, model: nn.Module) -> HeldOut:
+    def held(self, model: nn.Module) -> HeldOut | Examples:
         """Return the images that judge candidates, on the network's device.
 
         Raises:
             DataError: if there are none, or they have no labels.
         """
         if self._held is None:
-            self._held = sample(self.batches, model, self.images)
+            self._held = held_for(self.task, self.batches, model, self.images)
         return self._held
 
     def choose(self, model: nn.Module, number: int, last: Point | None = None) -> Choice:
@@ -85,14 +89,14 @@ class Adviser:
         """Return how many of each layer stay in the end, by the parameters of the last round."""
         return ranking.counts(ranking.within(point, self.goal.of, self.goal.limit))
 
-    def _now(self, model: nn.Module, held: HeldOut, number: int) -> Goal:
+    def _now(self, model: nn.Module, held: HeldOut | Examples, number: int) -> Goal:
         """Return what holds in a round."""
         goal = self.goal
         if goal.limit is not None:
             goal = replace(goal, limit=cooled(1.0, goal.limit, number, self.rounds, self.cooling))
         if goal.milliseconds is not None:
             if self._dense is None:
-                self._dense = latency(model, held.images[:1], seconds=SECONDS).milliseconds
+                self._dense = latency(model, held.example, seconds=SECONDS).milliseconds
             now = cooled(max(self._dense, goal.milliseconds), goal.milliseconds, number, self.rounds, self.cooling)
             goal = replace(goal, milliseconds=now)
         return goal

@@ -19,7 +19,7 @@ from secateur.core.surgery.silence import silencing
 from secateur.core.zeros import splicing
 from secateur.core.zeros.shaper import Moment, Shaper
 from secateur.search.bayesian.cooled_search import Adviser
-from secateur.search.racing.evaluation import Judge
+from secateur.search.racing.evaluation import judge
 
 Mark = tuple[int, float, float]
 
@@ -163,7 +163,7 @@ class Joint(Shaper):
         graph, of = self._allocation.graph, self._adviser.goal.of
         share = size(graph, self._plan()).of(of) / size(graph).of(of)
         held = self._adviser.held(self._model)
-        (errors,) = Judge(self._model, graph, held, 1).errors([EMPTY])
+        (errors,) = judge(self._model, graph, held, 1).errors([EMPTY])
         return step, share, errors / len(held)
 
     def state_dict(self) -> Mapping[str, Tensor]:

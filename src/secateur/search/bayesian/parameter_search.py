@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from secateur.core.graph import tensor_of
+from secateur.core.metric import Metric
 from secateur.core.selection.allocation import Allocation, Point, Ranking
 from secateur.core.selection.search_results import Search, Trial, Tuning, key_of
 from secateur.core.sizes.size import Measure
@@ -19,9 +20,10 @@ from secateur.errors import TargetError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import latency
 from secateur.search.bayesian.gaussian_process import Outcome, Tried, best, minimise, read
-from secateur.search.racing.evaluation import Judge
+from secateur.search.racing.evaluation import judge
 from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.race import subject
+from secateur.search.task_examples import Examples
 from secateur.search.trial_journal import Journal
 
 SECONDS = 0.2
@@ -75,7 +77,7 @@ class Choice:
 def adapt(
     model: nn.Module,
     allocation: Allocation,
-    held: HeldOut,
+    held: HeldOut | Examples,
     goal: Goal,
     effort: Effort,
     *,
@@ -141,11 +143,21 @@ def adapt(
 
 
 class _Task:
-    def __init__(self, model: nn.Module, allocation: Allocation, held: HeldOut, goal: Goal, workers: int) -> None:
+    def __init__(
+        self, model: nn.Module, allocation: Allocation, held: HeldOut | Examples, goal: Goal, workers: int
+    ) -> None:
         self._model, self._allocation, self._held, self._goal = model, allocation, held, goal
         self._ranking = allocation.rank(lambda name: tensor_of(model, name))
         self._whole = self._ranking.whole(goal.of)
-        self._judge = Judge(model, allocation.graph, held, workers)
+        self._judge = judge(model, allocation.graph, held, workers)
+
+    @property
+    def _metric(self) -> Metric | None:
+        return self._held.task.metric if isinstance(self._held, Examples) else None
+
+    def _trial(self, key: str, error: float) -> Trial:
+        images = len(self._held)
+        return Trial(key, 0, images, error) if self._metric else Trial(key, round(error * images), images)
 
     def meant(self, point: Point) -> Point:
         """Return what is tried when this is proposed."""
@@ -160,8 +172,8 @@ class _Task:
             share = self._ranking.size(count, self._goal.of) / self._whole
             excess = None
             if self._goal.milliseconds is not None:
-                thin = cut(self._model, self._allocation.graph, plan, self._held.images[:1])
-                excess = latency(thin, self._held.images[:1], seconds=SECONDS).milliseconds - self._goal.milliseconds
+                thin = cut(self._model, self._allocation.graph, plan, self._held.example)
+                excess = latency(thin, self._held.example, seconds=SECONDS).milliseconds - self._goal.milliseconds
             constrained = self._goal.limit is not None or excess is not None
             value = error if constrained else error + self._goal.tradeoff * share
             yield Outcome(value, excess, error, share)
@@ -170,9 +182,8 @@ class _Task:
         """Write down the search and its winner."""
         points = [self.meant(t.point) for t in tried]
         counts = [self._ranking.counts(point) for point in points]
-        images = len(self._held)
         trials = [
-            Trial(key_of(self._ranking.plan(count)), round(t.outcome.error * images), images)
+            self._trial(key_of(self._ranking.plan(count)), t.outcome.error)
             for t, count in zip(tried, counts, strict=True)
         ]
         tuning = Tuning(
@@ -184,5 +195,8 @@ class _Task:
             goal=self._goal.limit,
         )
         return Choice(
-            points[number], self._ranking, counts[number], Search(tuple(trials), number, images, False, tuning)
+            points[number],
+            self._ranking,
+            counts[number],
+            Search(tuple(trials), number, len(self._held), False, tuning, self._metric),
         )

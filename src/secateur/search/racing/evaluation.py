@@ -6,6 +6,7 @@ import copy
 import queue
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,12 @@ from secateur.core.surgery import masked
 from secateur.errors import DataError, ModelError
 from secateur.measure.forward import call, device_of, evaluating, logits_of
 from secateur.search.racing.held_out_images import HeldOut
+from secateur.search.task_examples import Examples, check_sound
 from secateur.search.torch_threads import own_threads
 from secateur.spelling import setting
+from secateur.tasks import Classification, Task
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
 
 
 class Judge:
@@ -74,6 +77,53 @@ class Judge:
             return int(torch.stack(wrong).sum())
         finally:
             self._copies.put(network)
+
+
+class MetricJudge:
+    """Says how much of the metric is missing under each of some plans, for tasks that count no errors.
+
+    Args:
+        model: the network; left as it is.
+        graph: its graph.
+        held: the examples.
+
+    Raises:
+        ModelError: if the network's output is not finite.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, held: Examples) -> None:
+        check_sound(model, held)
+        self._model, self._graph, self._held = copy.deepcopy(model).eval().requires_grad_(False), graph, held
+
+    def errors(self, plans: Sequence[Plan]) -> Iterator[float]:
+        """Yield for each plan, in their order, the error by the metric times the number of examples."""
+        for plan in plans:
+            with masked(self._model, self._graph, plan) as network:
+                yield self._held.loss_and_error(network)[1] * len(self._held)
+
+
+def judge(model: nn.Module, graph: Graph, held: HeldOut | Examples, workers: int = 0) -> Judge | MetricJudge:
+    """Return what compares plans on some images or examples, see ``Judge`` and ``MetricJudge``."""
+    if isinstance(held, HeldOut):
+        return Judge(model, graph, held, workers)
+    return MetricJudge(model, graph, held)
+
+
+def held_for(task: Task | None, batches: Batches | None, model: nn.Module, images: int) -> HeldOut | Examples:
+    """Gather the first examples on which plans are compared: images whose wrong answers are counted, else any.
+
+    Raises:
+        DataError: if there are none, or no labels.
+    """
+    if counts_errors(task):
+        return sample(batches, model, images)
+    assert task is not None
+    return Examples.of(batches, model, task, images)
+
+
+def counts_errors(task: Task | None) -> bool:
+    """Tell whether the metric of a task is the share of right answers, so that wrong ones can be counted."""
+    return task is None or (isinstance(task, Classification) and not task.multi_label)
 
 
 def _wrong(scores: Tensor, labels: Tensor) -> Tensor:

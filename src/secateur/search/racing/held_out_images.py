@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +46,11 @@ class HeldOut:
         return HeldOut(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]).long())
 
     @property
+    def example(self) -> Tensor:
+        """The first image, (1, ...)."""
+        return self.images[:1]
+
+    @property
     def batch(self) -> int:
         """How many images are looked at in one go; every candidate stops at multiples of it."""
         return BATCH.get(self.images.device.type, BATCH["cuda"])
@@ -54,12 +58,3 @@ class HeldOut:
     def stop(self, images: int) -> int:
         """Return the first place at or after so many images at which candidates stop."""
         return min(len(self), -(-max(1, images) // self.batch) * self.batch)
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a name for the content of named tensors."""
-    total = hashlib.sha256()
-    for name, tensor in tensors.items():
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()

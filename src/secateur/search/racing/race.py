@@ -23,11 +23,13 @@ from secateur.core.sizes.size import size
 from secateur.core.surgery.private_copies import apart
 from secateur.errors import SettingError
 from secateur.events import Event, Tell, ignore
+from secateur.search.content_digest import digest
 from secateur.search.racing.executors import Here, Workers
-from secateur.search.racing.held_out_images import HeldOut, digest
+from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.image_order import Parts
 from secateur.search.racing.known_counts import Ledger
 from secateur.search.racing.work_item import Stretch, split
+from secateur.search.task_examples import Examples
 
 LEADERS = 2  # run to the end: the best of them on a sample is often not the best of all ...
 PURSUERS = 4  # ... so these go next, since every better count lets the others be given up earlier
@@ -95,8 +97,10 @@ def best_of(
     return Search(tuple(trials[own[key]] for key in keys), best, len(held), exact=not racing)
 
 
-def subject(model: nn.Module, held: HeldOut) -> str:
-    """Return a name for the content of a network and the images, for which numbers of errors hold."""
+def subject(model: nn.Module, held: HeldOut | Examples) -> str:
+    """Return a name for the content of a network and the examples, for which numbers of errors hold."""
+    if isinstance(held, Examples):
+        return digest(dict(model.state_dict())) + held.fingerprint()
     batch = torch.tensor(held.batch)  # candidates stop at its multiples
     return digest({**model.state_dict(), " images": held.images, " labels": held.labels, " batch": batch})
 

@@ -1,0 +1,181 @@
+"""How well a network does its task on examples whose targets are known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from secateur import reading
+from secateur.arguments import checked
+from secateur.core.surgery.private_copies import apart
+from secateur.errors import ArtifactError, DataError, ModelError, SecateurError
+from secateur.events import Event, Tell, ignore
+from secateur.measure.forward import Device, call, device_of, dtype_of, evaluating, moved
+from secateur.rules import Number
+from secateur.tasks import Classification, Metric, Task
+from secateur.typed import check_types
+
+
+@checked
+@dataclass(frozen=True)
+class Quality:
+    """How well a network did.
+
+    Attributes:
+        metrics: of its task; the first one decides.
+        values: one for each of them; NaN where it is not defined.
+        loss: the mean over the examples, of classes the cross-entropy in nats; may be infinite or NaN where the output
+            of the network is, and is None for tasks whose loss exists in training alone.
+        examples: how many there were.
+    """
+
+    metrics: tuple[Metric, ...]
+    values: tuple[Number, ...]
+    loss: Number | None
+    examples: int
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that decides."""
+        return self.metrics[0]
+
+    @property
+    def value(self) -> float:
+        """That of the metric that decides: of classification the share of right answers, in [0, 1]."""
+        return self.values[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return values that JSON has."""
+        pairs = zip(self.metrics, self.values, strict=True)
+        metrics = [{**dataclasses.asdict(metric), "value": value} for metric, value in pairs]
+        return {"metrics": metrics, "loss": self.loss, "examples": self.examples}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the quality that ``to_dict`` was called on, or that an earlier version wrote as an accuracy.
+
+        Raises:
+            ArtifactError: if it is none.
+        """
+        if "top1" in values:
+            accuracy = {**dataclasses.asdict(Classification().metric), "value": values["top1"]}
+            values = {"metrics": [accuracy], **{name: each for name, each in values.items() if name != "top1"}}
+        try:
+            entries = [dict(entry) for entry in values["metrics"]]
+            numbers = tuple(_number(entry.pop("value")) for entry in entries)
+            loss = None if values["loss"] is None else _number(values["loss"])
+            metrics = tuple(Metric(**entry) for entry in entries)
+            if not metrics or set(values) != {"metrics", "loss", "examples"}:
+                raise ValueError("its entries are others")
+            return cls(metrics, numbers, loss, values["examples"])
+        except (LookupError, TypeError, ValueError, SecateurError) as error:
+            raise ArtifactError(f"the stored quality is damaged: {reading.wrong(error)}") from error
+
+
+@checked
+@apart("model")
+def quality(
+    model: nn.Module,
+    batches: Iterable[Any],
+    task: Task | None = None,
+    *,
+    device: Device | None = None,
+    tell: Tell = ignore,
+) -> Quality:
+    """Measure how well ``model`` does its task in eval mode.
+
+    The model keeps its weights, buffers and mode.
+
+    Args:
+        model: the network.
+        batches: as the task takes them; for classification pairs of float images (N, C, H, W) and int64 labels (N,).
+            Floating-point inputs are converted to the model's device and type.
+        task: what the network is for; None for classification.
+        device: where to run; None means where the model is. The model is moved back afterwards.
+        tell: hears of each batch, under the stage ``"measure"``.
+
+    Returns:
+        The metrics of the task and the mean loss over all examples, each counting the same.
+
+    Raises:
+        DataError: if there are no examples, or inputs and targets do not fit each other or the model.
+        ModelError: if the model does not run on the inputs or returns nothing that the task can use.
+    """
+    home = device_of(model)
+    place = home if device is None else torch.device(device)
+    # A model spread over several devices must stay so; and it is moved outside of inference mode, since
+    # tensors made there could not be trained any more.
+    if place != home:
+        model.to(place)
+    try:
+        with evaluating(model), torch.inference_mode():
+            return _measured(model, batches, task or Classification(), place, tell)
+    finally:
+        if place != home:
+            model.to(home)
+
+
+def _measured(model: nn.Module, batches: Iterable[Any], task: Task, place: torch.device, tell: Tell) -> Quality:
+    meter, losses, examples = task.meter(place), list[Tensor](), 0
+    dtype = dtype_of(model)
+    layout = torch.channels_last if place.type == "cpu" else None  # convolutions are faster so; only rounding differs
+    total = len(batches) if isinstance(batches, Sized) else None
+    for step, batch in enumerate(batches, start=1):
+        try:
+            count = task.count(batch)
+            if not count:
+                continue
+            batch = moved(batch, place)
+            inputs = typed(task.inputs(batch), dtype)
+        except DataError as error:
+            raise DataError(f"batch {step}: {error}") from error
+        try:
+            output = call(model, moved(inputs, place, layout))
+        except ModelError:  # code that looks at strides, such as a view; any other error comes again
+            if layout is None:
+                raise
+            layout, output = None, call(model, inputs)
+        found = _single(task.output(output))
+        try:
+            meter.update(found, batch)
+        except (DataError, ModelError) as error:
+            raise type(error)(f"batch {step}: {error}") from error
+        if task.judges_loss:
+            losses.append(task.loss(found, batch).double().cpu() * count)
+        examples += count
+        tell(Event("measure", step=step, total=total))
+    if not examples:
+        raise DataError(f"there are no examples to measure the {task.metric.name} on: the batches are empty")
+    loss = float(torch.stack(losses).sum()) / examples if losses else None
+    return Quality(task.metrics, tuple(meter.compute()), loss, examples)
+
+
+def typed(inputs: Any, dtype: torch.dtype) -> Any:
+    """Return inputs with their floating-point tensors in another type."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(dtype) if inputs.is_floating_point() else inputs
+    if isinstance(inputs, Mapping):
+        return {name: typed(value, dtype) for name, value in cast("Mapping[str, Any]", inputs).items()}
+    if isinstance(inputs, list | tuple):
+        values = [typed(value, dtype) for value in cast("Sequence[Any]", inputs)]
+        return tuple(values) if isinstance(inputs, tuple) else values
+    return inputs
+
+
+def _single(output: Any) -> Any:
+    """Return an output with its floating-point tensors in single precision."""
+    return typed(output, torch.float32)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{reading.written(value)} is no number")
+    return float(value)

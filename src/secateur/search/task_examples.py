@@ -1,0 +1,174 @@
+"""Labelled examples of any task on which candidates are compared by its metric, each on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from secateur.core.graph import Graph
+from secateur.core.graph.outputs import named_tensors
+from secateur.core.plan import Plan
+from secateur.core.selection.search_results import Search, Trial, key_of
+from secateur.core.surgery import masked
+from secateur.errors import DataError, ModelError, SettingError
+from secateur.events import Event, Tell, ignore
+from secateur.measure import Quality, quality
+from secateur.measure.forward import device_of, moved
+from secateur.search.content_digest import digest
+from secateur.search.trial_journal import Journal
+from secateur.spelling import setting
+from secateur.tasks import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Some batches of a task.
+
+    Attributes:
+        batches: as the task takes them, on the network's device.
+        task: what the network is for.
+        count: how many examples there are.
+    """
+
+    batches: Sequence[Any]
+    task: Task
+    count: int
+
+    @staticmethod
+    def of(batches: Iterable[Any] | None, model: nn.Module, task: Task, most: int | None = None) -> Examples:
+        """Gather the first examples, whole batches of them.
+
+        Args:
+            batches: of the data.
+            model: where they shall be.
+            task: what it is for.
+            most: examples from which on no further batch is taken; None for all.
+
+        Raises:
+            DataError: if there are none.
+        """
+        found = [moved(batch, device_of(model)) for batch in first(batches or (), task, most)]
+        count = sum(task.count(batch) for batch in found)
+        if not count:
+            raise DataError(
+                f"candidates are compared on labelled {task.example}s, and there are none; give {setting('data')}"
+            )
+        return Examples(found, task, count)
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return self.count
+
+    @property
+    def example(self) -> Any:
+        """What the network takes for the first of them."""
+        return _one(self.task.inputs(self.batches[0]))
+
+    def judged(self, model: nn.Module) -> Quality:
+        """Return how well a network does on all of them."""
+        return quality(model, self.batches, self.task)
+
+    def loss_and_error(self, model: nn.Module) -> tuple[float, float]:
+        """Return two numbers that are smaller the better a network does: loss, and error by the metric.
+
+        The loss is the error where the task has a loss in training alone.
+        """
+        found = self.judged(model)
+        error = self.task.metric.error(found.value)
+        return error if found.loss is None else found.loss, error
+
+    def fingerprint(self) -> str:
+        """Return a name for the content."""
+        named = {f"{at}.{name}": each for at, batch in enumerate(self.batches) for name, each in named_tensors(batch)}
+        return digest(named) + self.task.name
+
+
+def first(batches: Iterable[Any], task: Task, most: int | None) -> Iterator[Any]:
+    """Yield the first batches until they hold so many examples; None for all of them."""
+    seen = 0
+    for batch in batches:
+        if task.count(batch):
+            yield batch
+        seen += task.count(batch)
+        if most is not None and seen >= most:
+            return
+
+
+def check_sound(model: nn.Module, held: Examples) -> float:
+    """Return the error of the dense network by the metric.
+
+    Raises:
+        ModelError: if it has none, since its output is not finite.
+    """
+    loss, error = held.loss_and_error(model)
+    if error == float("inf") and loss != loss:
+        raise ModelError(
+            "the network's output is NaN or infinite before anything is pruned; load sound weights, or train with a "
+            "lower learning rate"
+        )
+    return error
+
+
+def best_of(
+    model: nn.Module,
+    graph: Graph,
+    plans: Sequence[Plan],
+    held: Examples,
+    *,
+    work: Path | None = None,
+    tell: Tell = ignore,
+) -> Search:
+    """Try every candidate on all examples, and return which has the best metric; of equally good ones the first.
+
+    Counts of errors let candidates be given up early (``secateur.search.racing``); metrics of other tasks, such as mean
+    IoU or mAP, are known of all examples alone.
+
+    Args:
+        model: the dense network; left as it is.
+        graph: its graph.
+        plans: the candidates, in the order of drawing.
+        held: the examples on which they compete.
+        work: folder in which every trial is noted, so that a killed search goes on; None for none.
+        tell: hears the progress, under the stage ``"search"``.
+
+    Raises:
+        SettingError: if there is no candidate.
+        PlanError: if a plan belongs to another network.
+    """
+    if not plans:
+        raise SettingError("there is no candidate to choose from; draw at least 1")
+    keys = [key_of(plan) for plan in plans]
+    name = digest({**model.state_dict()})[:12] + held.fingerprint()[:12]
+    journal = Journal(None if work is None else work / f"candidates-{name}.jsonl", _error)
+    known = {str(entry["key"]): _error(entry) for entry in journal.entries.values()}
+    try:
+        for number, (key, plan) in enumerate(zip(keys, plans, strict=True)):
+            if key not in known:
+                with masked(model, graph, plan) as network:
+                    known[key] = held.loss_and_error(network)[1]
+                journal.note(number, {"key": key, "error": known[key]})
+            tell(Event("search", step=number + 1, total=len(plans), values={"error": known[key]}))
+    finally:
+        journal.close()
+    best = min(range(len(plans)), key=lambda number: (known[keys[number]], number))
+    trials = tuple(Trial(key, 0, len(held), known[key]) for key in keys)
+    return Search(trials, best, len(held), metric=held.task.metric)
+
+
+def _error(entry: Mapping[str, Any]) -> float:
+    return float(entry["error"])
+
+
+def _one(inputs: Any) -> Any:
+    """Return the first example of what a network takes: rows of tensors, first entries of lists."""
+    if isinstance(inputs, Tensor):
+        return inputs[:1] if inputs.dim() else inputs
+    if isinstance(inputs, Mapping):
+        return {name: _one(value) for name, value in cast("Mapping[str, Any]", inputs).items()}
+    if isinstance(inputs, tuple):
+        return tuple(_one(value) for value in cast("tuple[Any, ...]", inputs))
+    return inputs[:1] if isinstance(inputs, list) else inputs
