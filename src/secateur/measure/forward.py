@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias, cast
 
@@ -98,10 +99,10 @@ def moved(inputs: Any, device: torch.device, memory_format: torch.memory_format 
         return inputs if memory_format is None or inputs.ndim != 4 else inputs.to(memory_format=memory_format)
     if isinstance(inputs, Mapping):
         entries = cast("Mapping[Any, Any]", inputs)
-        return {key: moved(value, device, memory_format) for key, value in entries.items()}
+        return table_like(entries, {key: moved(value, device, memory_format) for key, value in entries.items()})
     if isinstance(inputs, tuple | list):
         values = [moved(value, device, memory_format) for value in cast("tuple[Any, ...]", inputs)]
-        return tuple(values) if isinstance(inputs, tuple) else values
+        return tuple_like(cast("tuple[Any, ...]", inputs), values) if isinstance(inputs, tuple) else values
     return inputs
 
 
@@ -111,11 +112,25 @@ def refilled(inputs: Any, values: Iterator[Tensor]) -> Any:
         return next(values)
     if isinstance(inputs, Mapping):
         entries = cast("Mapping[Any, Any]", inputs)
-        return {key: refilled(value, values) for key, value in entries.items()}
+        return table_like(entries, {key: refilled(value, values) for key, value in entries.items()})
     if isinstance(inputs, tuple | list):
         entries = [refilled(value, values) for value in cast("tuple[Any, ...]", inputs)]
-        return tuple(entries) if isinstance(inputs, tuple) else entries
+        return tuple_like(cast("tuple[Any, ...]", inputs), entries) if isinstance(inputs, tuple) else entries
     return inputs
+
+
+def tuple_like(like: tuple[Any, ...], values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return a tuple of other values; code that reads a named one by its fields still finds them."""
+    return getattr(type(like), "_make", tuple)(values)
+
+
+def table_like(like: Mapping[Any, Any], values: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return a table of other values; one of a class of its own, as with its keys as attributes, keeps that."""
+    if type(like) is dict or not isinstance(like, MutableMapping):
+        return values
+    made = copy.copy(cast("MutableMapping[Any, Any]", like))
+    made.update(values)
+    return made
 
 
 def length(inputs: Any) -> int:
