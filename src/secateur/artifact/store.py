@@ -157,7 +157,9 @@ def load(
     place = Path(folder).resolve()
     folders.recover(place)
     known: dict[str, Any] = manifest(place)["files"]
-    names = sorted((name for name in known if re.fullmatch(r"plans/[0-9]{1,9}\.json", name)), key=lambda name: int(Path(name).stem))
+    names = sorted(
+        (name for name in known if re.fullmatch(r"plans/[0-9]{1,9}\.json", name)), key=lambda name: int(Path(name).stem)
+    )
     if len(names) > MOST_PLANS:
         raise ArtifactError(f"{place} holds {len(names):,} plans, and at most {MOST_PLANS:,} are read; check the path")
     asked = ["recipe.toml"] if "recipe.toml" in known else []
