@@ -128,7 +128,7 @@ def table_like(like: Mapping[Any, Any], values: Mapping[Any, Any]) -> Mapping[An
     """Return a table of other values; one of a class of its own, as with its keys as attributes, keeps that."""
     if type(like) is dict or not isinstance(like, MutableMapping):
         return values
-    made = copy.copy(cast("MutableMapping[Any, Any]", like))
+    made = copy.copy(like)
     made.update(values)
     return made
 
