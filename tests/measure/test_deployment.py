@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import random
 import threading
@@ -305,6 +306,45 @@ def test_named_and_positional_inputs_are_taken_and_left_alone(named: bool) -> No
     assert made.folded == (("conv", "norm"),)
     assert made.difference <= 1e-5
     assert torch.equal(inputs["image"] if named else inputs[0], before)
+
+
+SEEN: list[Tensor] = []  # by all copies
+TURNS = itertools.count()
+
+
+class Boxed(nn.Module):
+    """Notes the tables that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
+        SEEN.append(boxes)
+        return self.layers(x).mean((2, 3)) + boxes.mean()
+
+
+def test_tables_beside_images_are_compared_as_they_are_given() -> None:
+    boxes = torch.tensor([[1.0, 0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 1.0, 3.0, 3.0]])
+    SEEN.clear()
+    deploy(Boxed().eval(), (torch.randn(2, 3, 8, 8), boxes), time=False)
+    assert all(any(torch.equal(row, one) for one in boxes) for table in SEEN for row in table)
+
+
+class Wild(nn.Module):
+    """Puts out something else each time, but for images like those of the example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return y if x.min() >= 0 else y + next(TURNS)
+
+
+def test_inputs_on_which_a_network_differs_from_itself_prove_nothing() -> None:
+    assert deploy(Wild().eval(), torch.rand(2, 3, 8, 8), time=False).folded == (("layers.0", "layers.1"),)
 
 
 def test_a_network_of_one_batch_size_is_compared_on_that() -> None:

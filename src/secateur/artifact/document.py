@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from secateur.core.zeros.block_execution import execution_of
 from secateur.errors import ArtifactError, SecateurError
 from secateur.methods import card, name_of
 from secateur.outcome import Outcome
+from secateur.spelling import said
 
 FORMAT = 1
 MOST_SAMPLE = 2**23
@@ -89,6 +90,8 @@ def document(result: Outcome) -> dict[str, Any]:
 def inputs_like(example: Mapping[str, Any], device: torch.device) -> Any:
     """Return inputs of the recorded shapes and types: random numbers, zeros where whole ones are wanted.
 
+    Tables beside images hold numbers from 0 to 1: they may be boxes, whose first column says in which image they lie.
+
     Args:
         example: as it stands in the document.
         device: where they shall be; on ``meta`` they take no memory, however large they are.
@@ -98,6 +101,7 @@ def inputs_like(example: Mapping[str, Any], device: torch.device) -> Any:
     """
     generator = torch.Generator().manual_seed(0)
     left = MOST_INPUT
+    images = any(len(shape) > 2 for shape in _shapes(example))
 
     def make(entry: Mapping[str, Any]) -> Any:
         nonlocal left
@@ -109,7 +113,9 @@ def inputs_like(example: Mapping[str, Any], device: torch.device) -> Any:
             return entry["value"]
         if "shape" not in entry:
             kind = reading.shown(entry.get("type"))
-            raise ArtifactError(f"the example inputs held a {kind}, which cannot be made again from a file")
+            raise ArtifactError(
+                f"the example inputs held a {kind}, which cannot be made again from a file; give {inputs_as_well()}"
+            )
         shape, dtype = _shape(entry["shape"]), _dtype(entry.get("dtype", "float32"))
         left -= math.prod(shape)
         if left < 0 or math.prod(shape[1:]) > MOST_SAMPLE:
@@ -120,10 +126,28 @@ def inputs_like(example: Mapping[str, Any], device: torch.device) -> Any:
         if device.type == "meta":
             return torch.empty(shape, dtype=dtype, device=device)
         if dtype.is_floating_point:
-            return torch.randn(shape, generator=generator).to(device, dtype)
+            draw = torch.rand if len(shape) == 2 and images else torch.randn
+            return draw(shape, generator=generator).to(device, dtype)
         return torch.zeros(shape, dtype=dtype, device=device)
 
     return make(example)
+
+
+def _shapes(example: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """Yield what stands for the shapes of tensors, sound or not."""
+    if "items" in example or "entries" in example:
+        for entry in example["items"] if "items" in example else example["entries"].values():
+            yield from _shapes(entry)
+    elif isinstance(example.get("shape"), list):
+        yield example["shape"]
+
+
+def inputs_as_well() -> str:
+    """Return how to load a network that does not run on inputs that are made from a file."""
+    return said(
+        "inputs that it runs on as example_inputs=",
+        "inputs that it runs on in Python, with secateur.load(..., example_inputs=...)",
+    )
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:

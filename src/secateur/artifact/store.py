@@ -19,18 +19,18 @@ from secateur.arguments import checked
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
 from secateur.artifact.claims import check_name
-from secateur.artifact.document import FORMAT, document, inputs_like
+from secateur.artifact.document import FORMAT, document, inputs_as_well, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
 from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_number
 from secateur.artifact.manifest import check, check_size, manifest
 from secateur.core.plan import Plan
-from secateur.core.surgery import apply
+from secateur.core.surgery import Inputs, apply
 from secateur.core.trace import trace
 from secateur.core.zeros.block_execution import execute
 from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
-from secateur.measure.forward import device_of
+from secateur.measure.forward import device_of, moved
 from secateur.models import build as build_by_name
 from secateur.models import fit_classes
 from secateur.models.sources import own_code
@@ -61,6 +61,7 @@ class Loaded:
         plans: what was removed, round by round.
         measurement: what came out, see ``document``.
         environment: on what it was made.
+        example_inputs: that the dense network was run on; None: such as were recorded.
     """
 
     model: nn.Module
@@ -69,10 +70,13 @@ class Loaded:
     plans: tuple[Plan, ...]
     measurement: dict[str, Any]
     environment: dict[str, Any]
+    example_inputs: Any = None
 
     def deploy(self, *, time: bool = True, seconds: Seconds = 0.5, threads: Threads = None) -> nn.Module:
         """Return the pruned network ready to run, see ``secateur.measure.deploy``, which also says what it did."""
-        example = inputs_like(self.measurement["example"], device_of(self.model))
+        example = self.example_inputs
+        if example is None:
+            example = inputs_like(self.measurement["example"], device_of(self.model))
         return deploy(self.model, example, time=time, seconds=seconds, threads=threads).model
 
 
@@ -126,7 +130,11 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
 
 @checked
 def load(
-    folder: str | Path, *, dense: nn.Module | None = None, build: Callable[..., nn.Module] | None = None
+    folder: str | Path,
+    *,
+    dense: nn.Module | None = None,
+    build: Callable[..., nn.Module] | None = None,
+    example_inputs: Inputs | None = None,
 ) -> Loaded:
     """Rebuild the pruned network of an artifact: build the dense one, replay the plans, read the weights.
 
@@ -139,6 +147,8 @@ def load(
         dense: the dense network, untrained; left untouched. None builds it as the recipe says.
         build: builds the dense network from the recipe's ``model``, with the keywords ``classes``,
             ``channels`` and ``image`` of ``secateur.models.build``, the default but for the user's own code.
+        example_inputs: what the dense network is run on. None: numbers of the recorded shapes and types, on which not
+            every network runs: an artifact holds no values, and nothing but tensors, numbers, text and containers.
 
     Raises:
         ArtifactError: if the folder is missing, foreign, damaged, newer, or does not fit the network; it names the
@@ -147,7 +157,9 @@ def load(
     place = Path(folder).resolve()
     folders.recover(place)
     known: dict[str, Any] = manifest(place)["files"]
-    names = sorted((name for name in known if re.fullmatch(r"plans/[0-9]{1,9}\.json", name)), key=_number)
+    names = sorted(
+        (name for name in known if re.fullmatch(r"plans/[0-9]{1,9}\.json", name)), key=lambda name: int(Path(name).stem)
+    )
     if len(names) > MOST_PLANS:
         raise ArtifactError(f"{place} holds {len(names):,} plans, and at most {MOST_PLANS:,} are read; check the path")
     asked = ["recipe.toml"] if "recipe.toml" in known else []
@@ -160,11 +172,11 @@ def load(
     measurement = _measurement(place)
     if dense is None:
         dense = _dense(place, recipe, measurement, stored, build)
-    model, plans = _replay(place, dense, names, measurement["example"])
+    model, plans = _replay(place, dense, names, measurement["example"], example_inputs)
     weights.read_into(model, place / WEIGHTS)
     with naming(place / MEASUREMENT):
         execute(model, entry({"execution": {}, **measurement}, "execution"))
-    return Loaded(model.eval(), dense, recipe, plans, measurement, table_of(place / "environment.json"))
+    return Loaded(model.eval(), dense, recipe, plans, measurement, table_of(place / "environment.json"), example_inputs)
 
 
 def _stored(place: Path, known: dict[str, Any]) -> weights.Header:
@@ -245,12 +257,12 @@ def _sizes(sizes: Any, name: str) -> list[int]:
 
 
 def _replay(
-    place: Path, dense: nn.Module, names: Sequence[str], example: dict[str, Any]
+    place: Path, dense: nn.Module, names: Sequence[str], example: dict[str, Any], given: Inputs | None
 ) -> tuple[nn.Module, tuple[Plan, ...]]:
     """Cut the dense network as it was cut in the run, plan by plan; an unpruned network is copied."""
     device = next((x.device for x in (*dense.parameters(), *dense.buffers())), torch.device("cpu"))
     with naming(place / MEASUREMENT):
-        inputs = _few(inputs_like(example, device))
+        inputs = _few(inputs_like(example, device)) if given is None else moved(given, device)
     model, plans = dense, list[Plan]()
     for path in [place / name for name in names] or [None]:
         with naming(path or place / MEASUREMENT):
@@ -258,7 +270,12 @@ def _replay(
             try:
                 graph = trace(model, inputs, free_outputs=plan.free_outputs, tried=plan.tried)
                 model = apply(model, graph, plan)
-            except (PlanError, TraceError, ModelError, SettingError) as error:
+            except ModelError as error:
+                raise ArtifactError(
+                    f"the network given for {path or place} cannot be cut again ({reading.line(str(error))}); "
+                    f"give the one that was pruned, and {inputs_as_well()}"
+                ) from error
+            except (PlanError, TraceError, SettingError) as error:
                 raise ArtifactError(
                     f"the network given for {path or place} is not the one that was pruned: {reading.line(str(error))}"
                 ) from error
@@ -276,10 +293,6 @@ def _few(inputs: Any) -> Any:
         return inputs
     some = max(1, ENOUGH * rows.pop() // numbers)
     return cast(Any, _pytree).tree_map(lambda it: it[:some] if isinstance(it, torch.Tensor) else it, inputs)
-
-
-def _number(name: str) -> int:
-    return int(Path(name).stem)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

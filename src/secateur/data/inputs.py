@@ -15,7 +15,7 @@ from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import constants
 from secateur.data.folder import GREY, IMAGENET
 from secateur.errors import DataError
-from secateur.measure.forward import ExampleInputs, refilled, tensors
+from secateur.measure.forward import ExampleInputs, refilled, table_like, tensors, tuple_like
 from secateur.spelling import said
 
 Inputs = ExampleInputs
@@ -71,9 +71,11 @@ def plain(item: Any) -> Any:
     if isinstance(item, Tensor | np.ndarray):
         return tensor_of(cast("Tensor", item))
     if isinstance(item, Mapping):
-        return {key: plain(value) for key, value in cast("Mapping[Any, Any]", item).items()}
+        entries = cast("Mapping[Any, Any]", item)
+        return table_like(entries, {key: plain(value) for key, value in entries.items()})
     if isinstance(item, tuple | list):
-        return tuple(plain(value) for value in cast("tuple[Any, ...]", item))
+        values = cast("tuple[Any, ...]", item)
+        return tuple_like(values, map(plain, values))
     return item
 
 
@@ -187,13 +189,13 @@ def _like(item: Any, example: Any) -> Any:
         entries = cast("Mapping[Any, Any]", example)
         theirs = cast("Mapping[Any, Any]", item) if isinstance(item, Mapping) else {}
         found = {key: _like(theirs[key], value) if key in theirs else _UNLIKE for key, value in entries.items()}
-        return _UNLIKE if any(value is _UNLIKE for value in found.values()) else found
+        return _UNLIKE if any(value is _UNLIKE for value in found.values()) else table_like(entries, found)
     if isinstance(example, tuple):
         values = cast("tuple[Any, ...]", example)
         if not isinstance(item, tuple) or len(cast("tuple[Any, ...]", item)) != len(values):
             return _UNLIKE
         parts = tuple(_like(one, value) for one, value in zip(cast("tuple[Any, ...]", item), values, strict=True))
-        return _UNLIKE if any(one is _UNLIKE for one in parts) else parts
+        return _UNLIKE if any(one is _UNLIKE for one in parts) else tuple_like(values, parts)
     return example  # what is no tensor is the same for all images
 
 

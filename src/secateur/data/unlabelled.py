@@ -22,7 +22,7 @@ from secateur.data.order import Order
 from secateur.data.pictures import FolderSource
 from secateur.data.splits import mixed
 from secateur.errors import DataError
-from secateur.measure.forward import refilled, tensors
+from secateur.measure.forward import refilled, table_like, tensors, tuple_like
 
 CHUNK = 128
 ENDINGS = (".npy", ".npz", ".safetensors")
@@ -194,9 +194,11 @@ def _rows(arrays: Any, rows: Tensor) -> Any:
     if isinstance(arrays, np.ndarray):
         return arrays[rows.numpy()]
     if isinstance(arrays, Mapping):
-        return {key: _rows(value, rows) for key, value in cast("Mapping[Any, Any]", arrays).items()}
+        entries = cast("Mapping[Any, Any]", arrays)
+        return table_like(entries, {key: _rows(value, rows) for key, value in entries.items()})
     if isinstance(arrays, tuple | list):
-        return tuple(_rows(value, rows) for value in cast("Sequence[Any]", arrays))
+        parts = cast("tuple[Any, ...]", arrays)
+        return tuple_like(parts, (_rows(value, rows) for value in parts))
     return arrays
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias, cast
 
@@ -106,11 +107,14 @@ def moved(
         return inputs if memory_format is None or inputs.ndim != 4 else inputs.to(memory_format=memory_format)
     if isinstance(inputs, Mapping):
         entries = cast("Mapping[Any, Any]", inputs)
-        return {key: moved(value, device, memory_format, non_blocking=non_blocking) for key, value in entries.items()}
+        return table_like(
+            entries,
+            {key: moved(value, device, memory_format, non_blocking=non_blocking) for key, value in entries.items()},
+        )
     if isinstance(inputs, tuple | list):
-        entries = cast("tuple[Any, ...]", inputs)
-        values = [moved(value, device, memory_format, non_blocking=non_blocking) for value in entries]
-        return tuple(values) if isinstance(inputs, tuple) else values
+        several = cast("tuple[Any, ...]", inputs)
+        values = [moved(value, device, memory_format, non_blocking=non_blocking) for value in several]
+        return tuple_like(several, values) if isinstance(inputs, tuple) else values
     return inputs
 
 
@@ -120,11 +124,25 @@ def refilled(inputs: Any, values: Iterator[Tensor]) -> Any:
         return next(values)
     if isinstance(inputs, Mapping):
         entries = cast("Mapping[Any, Any]", inputs)
-        return {key: refilled(value, values) for key, value in entries.items()}
+        return table_like(entries, {key: refilled(value, values) for key, value in entries.items()})
     if isinstance(inputs, tuple | list):
         entries = [refilled(value, values) for value in cast("tuple[Any, ...]", inputs)]
-        return tuple(entries) if isinstance(inputs, tuple) else entries
+        return tuple_like(cast("tuple[Any, ...]", inputs), entries) if isinstance(inputs, tuple) else entries
     return inputs
+
+
+def tuple_like(like: tuple[Any, ...], values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return a tuple of other values; code that reads a named one by its fields still finds them."""
+    return getattr(type(like), "_make", tuple)(values)
+
+
+def table_like(like: Mapping[Any, Any], values: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return a table of other values; one of a class of its own, as with its keys as attributes, keeps that."""
+    if type(like) is dict or not isinstance(like, MutableMapping):
+        return values
+    made = copy.copy(like)
+    made.update(values)
+    return made
 
 
 def length(inputs: Any) -> int:

@@ -186,3 +186,11 @@ def test_a_copy_that_would_run_the_original_is_refused() -> None:
         private(net)
     net[1].forward = lambda x: x.relu()
     assert torch.equal(private(net)[1](-torch.ones(2)), torch.zeros(2))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("work", [trace, run])
+def test_inputs_without_a_shape_are_refused_in_one_sentence(work: Callable[..., object]) -> None:
+    nested = torch.nested.nested_tensor([torch.randn(3, 8, 8), torch.randn(3, 8, 8)])
+    with pytest.raises(ModelError, match="nested tensor, which has no shape: give a padded one"):
+        work(nn.Conv2d(3, 8, 3), nested)

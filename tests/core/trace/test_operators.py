@@ -42,6 +42,33 @@ def overwritten(x: Tensor) -> Tensor:
     return y
 
 
+def sent_apart(x: Tensor) -> Tensor:
+    """As experts do that each take some of the images, and put what they make of them in their places."""
+    y, chosen = torch.zeros_like(x), x.mean((1, 2, 3)) > 0
+    y[chosen] = x[chosen] * 2
+    y[~chosen] = x[~chosen].relu() - 1
+    return y
+
+
+def written_at(x: Tensor) -> Tensor:
+    y, rows = x.clone(), torch.tensor([[4, 1], [0, 6]])
+    y[:, :, rows] = x[:, :, rows].flip(2) * 2
+    y[:, :, :, torch.tensor([True, False] * 4)] = x[:, :, :, :1]
+    return y.index_put((torch.tensor([0]),), x[:1], accumulate=True)
+
+
+def swapped(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, torch.tensor([0, 3])] = x[:, torch.tensor([3, 0])]
+    return y
+
+
+def at_points(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, :, torch.tensor([0, 3]), torch.tensor([1, 2])] = x[:, :, :2, 0]
+    return y
+
+
 BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])[None, None] / 16
 GRID = torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
 PRUNED: dict[str, tuple[int, Step]] = {
@@ -60,6 +87,8 @@ PRUNED: dict[str, tuple[int, Step]] = {
     "largest of a row": (8, lambda x: x.topk(2, dim=3).values),
     "sampled on a grid": (8, lambda x: F.grid_sample(x, GRID.expand(x.shape[0], -1, -1, -1), align_corners=False)),
     "a row overwritten": (8, silenced_map),
+    "images sent apart": (8, sent_apart),
+    "rows written": (8, written_at),
     "places picked": (8, lambda x: x[:, :, torch.tensor([3, 1, 1])]),
     "a place picked by a mask": (8, lambda x: x[:, :, torch.tensor([True, False] * 4)]),
     "one row picked": (8, lambda x: x[:, :, 2:3] + x.select(3, 1).unsqueeze(3)),
@@ -104,6 +133,8 @@ PINNED: dict[str, tuple[str, Step]] = {
     "largest channels": ("the order of channels", lambda x: F.pad(x.topk(3, dim=1).values, (0, 0, 0, 0, 0, 5))),
     "rolled channels": ("change their order", lambda x: x.roll(2, 1)),
     "channels picked": ("picked by their number", lambda x: x[:, torch.tensor([0, 2, 1, 3, 4, 5, 7, 6])]),
+    "channels written": ("picked by their number", swapped),
+    "points written": ("picked by their number", at_points),
     "place of the largest": ("averaged or compared", lambda x: x + x.argmax(1, keepdim=True)),
     "spectrum over channels": ("the order of channels", lambda x: torch.fft.fft(x, dim=1).real),
     "scattered over channels": ("picked by their number", lambda x: x.scatter(1, torch.zeros(1, 1, 8, 8).long(), 0.0)),

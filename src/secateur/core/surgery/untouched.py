@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.core.interrupts import deferred
 from secateur.core.shared_contexts import Together
@@ -176,9 +176,25 @@ def equal(one: Tensor, other: Tensor) -> bool:
 
 
 def owned(inputs: Any) -> Any:
-    """Return example inputs with copies of their tensors, which a forward may write into."""
+    """Return example inputs with copies of their tensors, which a forward may write into.
+
+    Raises:
+        ModelError: if one of them has no shape.
+    """
+    refuse_shapeless(inputs)
     with unseen():
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def refuse_shapeless(inputs: Any) -> None:
+    """Refuse example inputs whose tensors cannot be asked for their shapes.
+
+    Raises:
+        ModelError: if there are some.
+    """
+    for leaf in tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.is_nested and leaf.layout == torch.strided:
+            raise ModelError("an example input is a nested tensor, which has no shape: give a padded one in its place")
 
 
 def private(model: nn.Module) -> nn.Module:

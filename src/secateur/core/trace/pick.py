@@ -16,6 +16,7 @@ from secateur.core.trace.state import State
 Args = Sequence[Any]
 # operators that write to their first argument; each has a twin, with a _ behind its name, that does so in place
 WRITING = frozenset({"scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put"})
+MASKS = (torch.bool, torch.uint8)
 NUMBERED = "channels are picked by their number"
 
 
@@ -27,16 +28,19 @@ def index(state: State, args: Args, out: Tensor, *, func: Any) -> None:
         state.set(out, followed)
         return
     layers: list[Tensor] = []
+    first = [None if positions is None else _first_only(positions) for positions in indices]
     for layer in state.labels(args[0]):
-        picked = _picked(indices)
-        if any(layer.shape[d] > 1 for d in picked):
+        if any(layer.shape[d] > 1 for d in _picked(indices)):
             state.pin(layer.reshape(-1), NUMBERED)
-            continue
-        spread = list(layer.shape)
-        for d in picked:
-            spread[d] = args[0].shape[d]
-        layers.append(L.compact(func(layer.expand(spread), args[1])))
+        else:  # wherever it is picked there, also if nothing is
+            layers.append(func(layer, first))
     state.set(out, layers)
+
+
+def _first_only(positions: Tensor) -> Tensor:
+    """Return positions of as many dimensions that pick what is first."""
+    mask = positions.dtype in MASKS
+    return torch.full([1] * positions.dim(), int(mask), dtype=torch.bool if mask else torch.long)
 
 
 def index_select(state: State, args: Args, out: Tensor) -> None:
@@ -86,7 +90,7 @@ def _picked(indices: Sequence[Tensor | None]) -> list[int]:
         if positions is None:
             dim += 1
             continue
-        covers = positions.dim() if positions.dtype in (torch.bool, torch.uint8) else 1
+        covers = positions.dim() if positions.dtype in MASKS else 1
         found += range(dim, dim + covers)
         dim += covers
     return found
@@ -119,7 +123,7 @@ def _along_others(state: State, args: Args, out: Tensor, tensors: Sequence[Tenso
 
 
 def put(state: State, args: Args, out: Tensor) -> None:
-    """Write at positions (``args``: tensor, positions for each dimension, values): one value, or channels stay."""
+    """Write at positions (``args``: tensor, positions for each dimension, values): along the others what meets goes."""
     x, positions, values = args[0], list(args[1]), args[2]
     masks = [mask for mask in positions if mask is not None]
     if masks and masks[0].dtype == torch.bool and masks[0].shape == x.shape and values.numel() == 1:
@@ -127,16 +131,47 @@ def put(state: State, args: Args, out: Tensor) -> None:
         state.set(out, meet(state, [state.labels(x), state.labels(masks[0])], [x.shape, x.shape], x.dim()))
         return
     picked = _picked(positions)
+    beside = _beside(state, x, positions, picked, values)
     layers: list[Tensor] = []
     for layer in state.labels(x):
-        if any(layer.shape[d] > 1 for d in picked) or values.numel() > 1:
+        if any(layer.shape[d] > 1 for d in picked) or beside is None:
             state.pin(layer.reshape(-1), NUMBERED)
         else:
             layers.append(layer)
-    for tensor in (*masks, values):
+    for tensor in masks if beside is not None else (*masks, values):
         for layer in state.labels(tensor):
             state.pin(layer.reshape(-1), NUMBERED)
+    if beside is not None:
+        shape = [1 if d in picked else size for d, size in enumerate(x.shape)]
+        layers = meet(state, [layers, beside[0]], [shape, beside[1]], x.dim())
     state.set(out, layers)
+
+
+def _beside(
+    state: State, x: Tensor, positions: Sequence[Tensor | None], picked: Sequence[int], values: Tensor
+) -> tuple[list[Tensor], list[int]] | None:
+    """Return the labels of what is written, and its sizes, along the dimensions that no positions pick from.
+
+    None where the positions of several dimensions say where it goes.
+    """
+    given = [each for each in positions if each is not None]
+    if len(given) != 1:
+        return ([], [1] * x.dim()) if values.numel() == 1 and not state.labels(values) else None
+    first, covers = picked[0], len(picked)
+    rank = 1 if given[0].dtype in MASKS else given[0].dim()
+    dims = x.dim() - covers + rank
+
+    def without(sizes: Sequence[int]) -> list[int]:
+        return [*sizes[:first], *[1] * covers, *sizes[first + rank :]]
+
+    layers: list[Tensor] = []
+    for layer in state.labels(values):
+        aligned = L.align(layer, dims)
+        if any(first <= d < first + rank for d in L.varying(aligned)):
+            state.pin(layer.reshape(-1), NUMBERED)
+        else:
+            layers.append(aligned.reshape(without(aligned.shape)))
+    return layers, without([1] * (dims - values.dim()) + list(values.shape))
 
 
 def table(state: State, args: Args, out: Any) -> None:

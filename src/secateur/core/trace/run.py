@@ -22,7 +22,7 @@ from secateur.core.surgery.forward import forward, in_evaluation, modes_kept
 from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.steady_draws import WithoutDropout
 from secateur.core.surgery.training import in_training
-from secateur.core.surgery.untouched import ordinary, untouched
+from secateur.core.surgery.untouched import ordinary, refuse_shapeless, untouched
 from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace import elementwise, gains, heads, reach, recurrent, repeated_run, sites
 from secateur.core.trace.clock import Clock
@@ -84,6 +84,7 @@ def trace(
             it runs again, or time is up.
     """
     refuse_foreign(model)
+    refuse_shapeless(example_inputs)
     tell(Event("trace", "reading the network"))  # before the names of its modules
     clock = Clock(type(model).__name__, seconds)
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
