@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from secateur import reading
 from secateur.data.folder_settings import SPLITS
 from secateur.data.order import Split
 from secateur.errors import DataError
+from secateur.events import ignore, warn_once
 
 MOST = 1024 * reading.MIB
 """Bytes of a file; that of COCO itself has half of it."""
@@ -80,7 +80,9 @@ def read(path: Path, root: Path, split: Split) -> tuple[list[Boxed], dict[Any, s
         image, category = entry.get("image_id"), entry.get("category_id")
         for what, value, known in (("image", image, entries), ("category", category, numbers)):
             if not _is_id(value) or value not in known:
-                raise _wrong(path, f"annotation {reading.shown(key)} is of the {what} {reading.shown(value)}, unknown there")
+                raise _wrong(
+                    path, f"annotation {reading.shown(key)} is of the {what} {reading.shown(value)}, unknown there"
+                )
         box = _corners(entry.get("bbox"), key, path)
         clipped, inside = _clipped(box, _size(entries[image], path))
         outside += 2 * inside < _area(box)
@@ -92,7 +94,7 @@ def read(path: Path, root: Path, split: Split) -> tuple[list[Boxed], dict[Any, s
     if 2 * outside > total:
         raise _wrong(path, f"{outside} of {total} boxes lie mostly outside of their images: it belongs to other ones")
     if dropped:
-        warnings.warn(f"'{path}' has {dropped} boxes without area on their images, which are left out", stacklevel=2)
+        warn_once(f"'{path}' has {dropped} boxes without area on their images, which are left out", ignore)
     places = _images(path, root, split, [_name(entry, path) for entry in entries.values()])
     found = [
         Boxed(place, _size(entries[key], path), tuple(tuple(box) for box, _ in own), tuple(label for _, label in own))
@@ -170,7 +172,9 @@ def _corners(box: Any, key: object, path: Path) -> list[float]:
     numbers = cast("list[Any]", box) if isinstance(box, list) else []
     sound = len(numbers) == 4 and all(isinstance(each, int | float) and math.isfinite(each) for each in numbers)
     if not sound:
-        raise _wrong(path, f"the bbox of annotation {reading.shown(key)} ({reading.shown(box)}) is not four finite numbers")
+        raise _wrong(
+            path, f"the bbox of annotation {reading.shown(key)} ({reading.shown(box)}) is not four finite numbers"
+        )
     x, y, wide, high = map(float, numbers)
     return [x, y, x + wide, y + high]
 
@@ -195,7 +199,9 @@ def _images(path: Path, root: Path, split: Split, names: Sequence[str]) -> list[
     folders += [root / "images" / years[0].name, *(root / word / "images" for word in words), root / "images", root]
     folder = next((folder for folder in folders if os.path.isfile(folder / names[0])), None)
     if folder is None:
-        raise _wrong(path, f"there is no image '{names[0]}' in '{path.parent}', '{root / 'images'}' or '{root / words[0]}'")
+        raise _wrong(
+            path, f"there is no image '{names[0]}' in '{path.parent}', '{root / 'images'}' or '{root / words[0]}'"
+        )
     found = [os.path.join(folder, name) for name in names]
     missing = [place for place in found if not os.path.isfile(place)]
     if missing:

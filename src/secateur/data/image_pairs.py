@@ -19,7 +19,6 @@ MOST_CHECKED = 2000
 """Pairs whose sizes are compared before any work; the others are when they are read."""
 
 
-
 @dataclass(frozen=True, eq=False)
 class ImagePairs:
     """The pairs of one split.

@@ -58,7 +58,7 @@ class Joint:
         canvas = (picture.size[1], picture.size[0])
         image, moved = self.steps(picture, _tv_tensors().BoundingBoxes(boxes, format="XYXY", canvas_size=canvas))
         found = moved.as_subclass(Tensor).reshape(-1, 4).float()
-        kept = ((found[:, 2:] - found[:, :2]) >= torch.minimum(torch.tensor(SMALLEST), _sides(boxes, canvas, image)))
+        kept = (found[:, 2:] - found[:, :2]) >= torch.minimum(torch.tensor(SMALLEST), _sides(boxes, canvas, image))
         left = kept.all(dim=1)
         return pixels(image), {"boxes": found[left], "labels": labels[left]}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Annotated, Any, cast
 
@@ -15,6 +14,7 @@ from secateur.data.batch_checks import check_batch, is_class_batch, labelled
 from secateur.data.dataset import Batches, Data, Source, example_of
 from secateur.data.order import Order, Split
 from secateur.errors import DataError, nearest
+from secateur.events import ignore, warn_once
 from secateur.measure.forward import are_images, tensors
 from secateur.rules import Classes, Count, Rule
 from secateur.tasks import Classification, Task
@@ -58,10 +58,10 @@ def from_loaders(
         DataError: if a loader can be read only once, or the first validation batch is none of the task.
     """
     if test is None:
-        warnings.warn(
+        warn_once(
             "there is no test loader, so the validation loader stands for it: what is chosen by validation looks "
             "better there than it is",
-            stacklevel=3,
+            ignore,
         )
     task = task or Classification()
     loaders: dict[Split, Loader] = {"train": train, "val": val, "test": val if test is None else test}

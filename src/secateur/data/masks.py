@@ -96,7 +96,9 @@ def read_mask(path: str, table: ColourTable | None) -> Any:
     strange = known[numbers] != codes
     if strange.any():
         red, green, blue = found[strange][0].tolist()
-        raise DataError(f"the mask '{path}' holds the colour {red},{green},{blue}, which the table does not have: add it")
+        raise DataError(
+            f"the mask '{path}' holds the colour {red},{green},{blue}, which the table does not have: add it"
+        )
     return numbers.astype(np.uint8)
 
 

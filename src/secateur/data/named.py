@@ -123,9 +123,7 @@ def load_data(
         raise DataError(f"the data set {name} needs a folder: write {name}:DIR")
     root, fraction = Path(folder).expanduser(), VAL_FRACTION if val_fraction is None else val_fraction
     if name in FOLDERS:
-        settings = FolderSettings(
-            seed, fraction, train_images, mean, std, image_size, workers, channels, classes, task
-        )
+        settings = FolderSettings(seed, fraction, train_images, mean, std, image_size, workers, channels, classes, task)
         return _as_asked(FOLDERS[name](root, settings), channels, classes, task)
     found = known_set(name, root, fraction, train_images, seed, mean, std, download)
     return _as_asked(found, channels, classes, task)
@@ -138,7 +136,9 @@ def _as_asked(found: Data, channels: int | None, classes: int | None, task: Task
         DataError: if it is not as was asked for.
     """
     if channels is not None and channels != len(found.mean):
-        raise DataError(f"the images of {found.name} have {len(found.mean)} channel(s), and channels={channels} was said")
+        raise DataError(
+            f"the images of {found.name} have {len(found.mean)} channel(s), and channels={channels} was said"
+        )
     if classes is not None and found.classes is not None and classes != found.classes:
         raise DataError(f"{found.name} has {found.classes} classes, and classes={classes} was said: leave that out")
     return found if task is None or found.task is task else found.source.under(found, task)
@@ -161,5 +161,3 @@ def _digits_store() -> Store:
     with importlib.resources.as_file(file) as path:
         table = torch.as_tensor(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     return Store(table[:, :-1].reshape(-1, 1, 28, 28).contiguous(), table[:, -1].long())
-
-

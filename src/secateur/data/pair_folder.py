@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from secateur.data import layouts
 from secateur.data.dataset import Data
 from secateur.data.folder_settings import AS_THEY_ARE, SPLITS, FolderSettings
-from secateur.data.image_pairs import CroppedSource, ImagePairs, factor_of, check_sizes
+from secateur.data.image_pairs import CroppedSource, ImagePairs, check_sizes, factor_of
 from secateur.data.number_table import TABLE, numbers_in
 from secateur.data.order import Split
 from secateur.data.pictures import Files, FolderSource
@@ -82,8 +83,10 @@ def _images(root: Path, found: Mapping[Split, ImagePairs], scale: int, settings:
     parts = settings.completed(found)
     side = settings.image_size // scale
     if not side:
-        raise DataError(f"crops of {settings.image_size} pixels are too small at a scale of {scale}: name a larger size")
-    parts["train"] = parts["train"].cropped(side)
+        raise DataError(
+            f"crops of {settings.image_size} pixels are too small at a scale of {scale}: name a larger size"
+        )
+    parts["train"] = replace(parts["train"], side=side)
     constants = settings.scale(AS_THEY_ARE)
     for split in ("train", "val"):
         check_sizes(parts[split], scale)

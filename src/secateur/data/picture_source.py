@@ -32,7 +32,9 @@ class Listed(Protocol):
     """
 
     @property
-    def labels(self) -> Tensor: ...
+    def labels(self) -> Tensor:
+        """The class of each example."""
+        ...
 
     def take(self, rows: Tensor) -> Self:
         """Return some of them, in the order of ``rows``, (M,) int64."""

@@ -70,7 +70,10 @@ def opened(
         return _of_arrays(_file(path, wanted.example), f"'{path}'", wanted, count, seed)
     if isinstance(source, Data):
         own = not isinstance(source.source, LoaderSource)  # which has normalised by itself, nobody knows how
-        wanted = replace(wanted, any_size=True, **({"mean": source.mean, "std": source.std} if own else {}))
+        example = source.example() if wanted.example is None else wanted.example
+        wanted = replace(
+            wanted, example=example, any_size=True, **({"mean": source.mean, "std": source.std} if own else {})
+        )
         return Read(_of_data(source, count, seed), f"training images of {source.name}", wanted, scaled=own)
     if isinstance(source, DataLoader):
         return Read(_of_loader(cast("DataLoader[Any]", source), count, seed), "a data loader", wanted)

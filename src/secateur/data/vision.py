@@ -227,5 +227,5 @@ def _why_no_mask(opened: Any) -> str:
     if opened.mode.startswith(("I", "F")):
         return "holds numbers of more than 8 bits: class numbers are 0 to 255, so save it with 8 bits"
     if opened.mode not in _NUMBERS:
-        return f"has the mode {opened.mode}, which is neither class numbers nor colours: save it in grey, or with a palette"
+        return f"has the mode {opened.mode}, neither class numbers nor colours: save it in grey, or with a palette"
     return ""
