@@ -71,10 +71,10 @@ def read(path: Path, root: Path, split: Split) -> tuple[list[Boxed], dict[Any, s
     table = _table(path)
     names = _categories(table, path)
     numbers = {name: number for number, name in enumerate(names, start=1)}
-    entries = _by_id(table["images"], path, "image")
+    entries = _by_id(table["images"], path, "images")
     boxes: dict[Any, list[tuple[list[float], int]]] = {key: [] for key in entries}
     dropped = outside = 0
-    for key, entry in _by_id(table["annotations"], path, "annotation").items():
+    for key, entry in _by_id(table["annotations"], path, "annotations").items():
         if entry.get("iscrowd"):
             continue
         image, category = entry.get("image_id"), entry.get("category_id")
@@ -131,15 +131,15 @@ def _by_id(entries: Sequence[Any], path: Path, what: str) -> dict[Any, Mapping[s
     for entry in entries:
         key = cast("Mapping[str, Any]", entry).get("id") if isinstance(entry, Mapping) else None
         if not _is_id(key):
-            raise _wrong(path, f"one {what} has no id")
+            raise _wrong(path, f"one of the {what} has no id")
         if key in found:
-            raise _wrong(path, f"two of the {what}s have the id {reading.shown(key)}")
+            raise _wrong(path, f"two of the {what} have the id {reading.shown(key)}")
         found[key] = cast("Mapping[str, Any]", entry)
     return found
 
 
 def _categories(table: Mapping[str, Any], path: Path) -> dict[Any, str]:
-    found = _by_id(table["categories"], path, "category")
+    found = _by_id(table["categories"], path, "categories")
     if not found:
         raise _wrong(path, "it has no categories")
     try:

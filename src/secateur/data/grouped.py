@@ -19,8 +19,8 @@ class GroupedSource(FolderSource):
     """Class folders whose shuffled training batches are made of groups of ``TOGETHER`` images of one class.
 
     Each pass goes through every class in turns until its images are used up; what fills no group waits for another
-    pass, and a class of fewer images shows some of them again. Incomplete batches are left out. Passes without shuffling
-    and other splits show each image once.
+    pass, and a class of fewer images shows some of them again. Incomplete batches are left out. Other splits, and
+    passes without shuffling, show each image once.
     """
 
     def shares(self, order: Order) -> list[slice]:

@@ -187,8 +187,8 @@ def _check_large(path: str, given: tuple[int, int], side: int, scale: int) -> No
     """Refuse an image too small for its crop; ``given`` is the height and width of its input."""
     if min(given) < side:
         raise DataError(
-            f"the image '{path}' is smaller than the crops of {side * scale} pixels that training takes: name a smaller "
-            f"size (image_size={max(1, min(given)) * scale} or less), or remove it"
+            f"the image '{path}' is smaller than the crops of {side * scale} pixels that training takes: name a smaller"
+            f" size (image_size={max(1, min(given)) * scale} or less), or remove it"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -95,6 +95,7 @@ def fitted(item: Any, wanted: Wanted, *, single: bool = False) -> Inputs:
         DataError: if it does not fit.
     """
     if wanted.example is not None and (like := listed(wanted.example)) is not None:
+        wanted = replace(wanted, any_size=True)  # which is what lists are for
         return ([_fitted(it[None], like[0][None], wanted, _WHAT)[0] for it in _images(item)],)
     item = plain(item)
     found = unlabelled(item, wanted.example)

@@ -72,6 +72,22 @@ def known_set(
     std: Sequence[float] | None,
     download: bool,
 ) -> Data:
+    """Make a data set of ``KNOWN``; the validation split is held out of the training images.
+
+    Args:
+        name: which one.
+        root: where its files are.
+        fraction: share of the training images to hold out, in (0, 1).
+        most: train on so many of the images that are left; all of them if None.
+        seed: fixes which are held out.
+        mean: per channel, for pixels in 0..1; the usual one if None.
+        std: the same.
+        download: whether to fetch what is not there.
+
+    Raises:
+        DataError: if files are missing or damaged.
+        SecateurError: if torchvision is not installed.
+    """
     known = KNOWN[name]
     if not download:
         _look_for(name, known, root)

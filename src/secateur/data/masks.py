@@ -63,8 +63,8 @@ def colour_table(root: Path) -> ColourTable | None:
         parts = [] if match is None else [int(match[part]) for part in "rgb"]
         if match is None or max(parts) > 255 or _code(*parts) in found:
             raise DataError(
-                f"line {number + 1} of '{path}' ({reading.shown(line)}) must be a class with a colour of its own, as in "
-                "'road,128,64,128'"
+                f"line {number + 1} of '{path}' ({reading.shown(line)}) must be a class with a colour of its own, as in"
+                " 'road,128,64,128'"
             )
         found[_code(*parts)] = match["name"].strip()
     if not 1 <= len(found) <= 255:
@@ -96,9 +96,7 @@ def read_mask(path: str, table: ColourTable | None) -> Any:
     strange = known[numbers] != codes
     if strange.any():
         red, green, blue = found[strange][0].tolist()
-        raise DataError(
-            f"the mask '{path}' holds the colour {red},{green},{blue}, which the table does not have: add it"
-        )
+        raise DataError(f"the mask '{path}' holds the colour {red},{green},{blue}, unknown to the table: add it")
     return numbers.astype(np.uint8)
 
 
@@ -118,8 +116,8 @@ def classes_in(paths: Sequence[str], table: ColourTable | None, ignore: int | No
     if max(counted, default=0) == 0:
         aside = f" beside {ignore}, which is ignored" if ignore in seen else ""
         raise DataError(
-            f"the masks in '{os.path.dirname(paths[0])}' hold one class alone{aside}: write class numbers 0, 1, 2 and so "
-            "on as pixel values, or name another number that does not count (Segmentation(ignore=...))"
+            f"the masks in '{os.path.dirname(paths[0])}' hold one class alone{aside}: write class numbers 0, 1, 2 and "
+            "so on as pixel values, or name another number that does not count (Segmentation(ignore=...))"
         )
     return max(counted) + 1
 

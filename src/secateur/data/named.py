@@ -22,13 +22,13 @@ from secateur.data.known_sets import KNOWN, MNIST, known_set
 from secateur.data.mask_folder import mask_folder
 from secateur.data.memory import MemorySource, Part, Store
 from secateur.data.order import Split
-from secateur.data.pair_folder import pair_folder, superresolution_folder
+from secateur.data.pair_folder import pair_folder, split_scale, superresolution_folder
 from secateur.data.splits import first, holdout
 from secateur.errors import DataError, nearest
 from secateur.rules import Classes, Count, Seed, Side, Workers
 from secateur.tasks import Task
 
-__all__ = ["DATASETS", "FOLDERS", "KNOWN", "load_data"]
+__all__ = ["DATASETS", "FOLDERS", "KNOWN", "folder_of", "load_data"]
 
 VAL_FRACTION = 0.1
 DIGITS_SEED = 0  # the splits of the embedded digits are part of what they are: no setting moves them
@@ -58,8 +58,8 @@ DATASETS: Mapping[str, str] = MappingProxyType(
         "segmentation": "segmentation:DIR, images and masks of class numbers, in DIR/train/images and DIR/train/masks, "
         "or as CamVid and Pascal VOC have them",
         "coco": "coco:DIR, images and boxes in COCO JSON, for detection",
-        "pairs": "pairs:DIR, images and wanted images in DIR/train/input and DIR/train/target, or images and the numbers "
-        "of DIR/train/targets.csv",
+        "pairs": "pairs:DIR, images and wanted images in DIR/train/input and DIR/train/target, or images and the "
+        "numbers of DIR/train/targets.csv",
         "superresolution": "superresolution:DIR?scale=2, images and smaller copies of them",
     }
 )
@@ -161,3 +161,11 @@ def _digits_store() -> Store:
     with importlib.resources.as_file(file) as path:
         table = torch.as_tensor(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     return Store(table[:, :-1].reshape(-1, 1, 28, 28).contiguous(), table[:, -1].long())
+
+
+def folder_of(spec: str) -> Path | None:
+    """Return the folder that a data set is read from, None if it needs none."""
+    name, _, folder = spec.partition(":")
+    if not folder:
+        return None
+    return (split_scale(folder)[0] if name == "superresolution" else Path(folder)).expanduser()

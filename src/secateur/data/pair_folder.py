@@ -19,6 +19,7 @@ from secateur.tasks import Regression, Restoration
 
 NAMES = (("input", "target"), ("inputs", "targets"), ("lr", "hr"), ("noisy", "clean"))
 FACTORS = (2, 8)
+"""The smallest and the largest scale of super-resolution; the first is taken if nothing is said."""
 _OPTION = re.compile(r"(?P<folder>.*)\?scale=(?P<scale>\d{1,3})")
 
 
@@ -32,14 +33,14 @@ def pair_folder(root: Path, settings: FolderSettings) -> Data:
         SecateurError: if torchvision is not installed.
     """
     layouts.there(root)
-    tables = {split: root / word / TABLE for split, words in SPLITS.items() for word in words}
-    tables = {split: path for split, path in tables.items() if path.is_file()}
+    places = [(split, root / word / TABLE) for split, words in SPLITS.items() for word in reversed(words)]
+    tables: dict[Split, Path] = {split: path for split, path in places if path.is_file()}
     if not tables and (root / TABLE).is_file():
         tables = {"train": root / TABLE}
     if tables:
         return _numbers(root, tables, settings)
     pairs = layouts.paired(root, NAMES)
-    parts = {split: ImagePairs(*layouts.taken(pairs, split)) for split in pairs}
+    parts: dict[Split, ImagePairs] = {split: ImagePairs(*layouts.taken(pairs, split)) for split in pairs}
     return _images(root, parts, factor_of(parts), settings)
 
 
@@ -55,8 +56,7 @@ def superresolution_folder(root: Path, settings: FolderSettings) -> Data:
         DataError: if there are no pictures, or the scale is out of range.
         SecateurError: if torchvision is not installed.
     """
-    match = _OPTION.fullmatch(str(root))
-    root, scale = (Path(match["folder"]), int(match["scale"])) if match else (root, FACTORS[0])
+    root, scale = split_scale(str(root))
     if not FACTORS[0] <= scale <= FACTORS[1]:
         raise DataError(f"scale={scale} is out of range: pictures can be {FACTORS[0]} to {FACTORS[1]} times as large")
     layouts.there(root)
@@ -70,6 +70,12 @@ def superresolution_folder(root: Path, settings: FolderSettings) -> Data:
             raise DataError(f"'{root}' holds no folder 'train': put the pictures to train on there")
         parts["train"] = _alone(root, scale)
     return _images(root, parts, scale, settings)
+
+
+def split_scale(folder: str) -> tuple[Path, int]:
+    """Return a folder and what is said of the scale behind its name."""
+    match = _OPTION.fullmatch(folder)
+    return (Path(match["folder"]), int(match["scale"])) if match else (Path(folder), FACTORS[0])
 
 
 def _alone(folder: Path, scale: int) -> ImagePairs:

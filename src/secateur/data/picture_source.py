@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -227,7 +228,7 @@ def with_channels(data: Data, channels: int) -> Data:
     if not isinstance(source, PictureSource) or channels == len(data.mean):
         return data
     mean, std = (grey(it) if channels == 1 else it * channels for it in (data.mean, data.std))
-    again = cast("PictureSource", source.recoloured(mean, std))
+    again = source.recoloured(mean, std)
     return replace(data, shape=(channels, *data.shape[1:]), mean=mean, std=std, source=again)
 
 
@@ -237,4 +238,4 @@ LUMA = (0.299, 0.587, 0.114)
 
 def grey(values: Sequence[float]) -> tuple[float, ...]:
     """Return the mean, or the deviation, of grey pictures from that of their colours, which rise and fall together."""
-    return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
+    return (math.fsum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
