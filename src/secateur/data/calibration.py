@@ -15,11 +15,11 @@ from torch import Tensor
 from secateur.arguments import checked
 from secateur.core.surgery.forward import ends
 from secateur.data.arrays import is_bare
-from secateur.data.distinct import NORMALISED, SAMPLES, distinct, largest
+from secateur.data.distinct import NORMALISED, SAMPLES, distinct, images_in, largest
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
-from secateur.measure.forward import joined, length, part, refilled, tensors
+from secateur.measure.forward import joined, length, listed, part, refilled, tensors
 from secateur.rules import PATH, Images, Rule, Seed, Side, Workers
 from secateur.typed import check_types
 
@@ -203,7 +203,7 @@ def load_calibration(
     """
     if (mean is None) != (std is None):
         raise DataError("mean and std belong together: name both, or neither")
-    known = None if example is None else plain(example)
+    known = example if example is None or listed(example) is not None else plain(example)
     wanted = Wanted(known, None if mean is None else tuple(mean), None if std is None else tuple(std))
     if isinstance(source, Calibration):
         return _checked(source, wanted)
@@ -218,10 +218,7 @@ def load_calibration(
     if not batches:
         raise DataError(f"there are no images in {read.name}: give some, {FEWEST} to {MOST:,} if you can")
     used: tuple[tuple[float, ...] | None, tuple[float, ...] | None] = (None, None)
-    images, source = (
-        next((it for it in tensors(batches[0]) if it.dim() == 4 and it.is_floating_point()), None),
-        read.name,
-    )
+    images, source = next(iter(images_in(batches[0])), None), read.name
     if images is not None and (read.scaled or any(raw)):
         used = read.wanted.scale(images.shape[1])
     if images is not None and not read.scaled:
@@ -291,5 +288,5 @@ def _refuse_infinite(inputs: Inputs) -> None:
 
 def _largest(inputs: Inputs) -> int:
     """Return how many images a batch may have."""
-    images: list[Tensor] = [tensor[0] for tensor in tensors(inputs)]
-    return max(1, min(BATCH, BYTES // max(1, sum(image.numel() * image.element_size() for image in images))))
+    first = list(tensors(part(inputs, slice(0, 1))))
+    return max(1, min(BATCH, BYTES // max(1, sum(it.numel() * it.element_size() for it in first))))

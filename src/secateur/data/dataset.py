@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from secateur.arguments import checked
 from secateur.data.order import Order, Split, known_split
 from secateur.errors import DataError
-from secateur.measure.forward import Device
+from secateur.measure.forward import Device, are_images
 from secateur.rules import AnySeed, Count
 from secateur.tasks import Classification, Task
 from secateur.typed import check_types
@@ -46,8 +46,12 @@ class Source(ABC):
         """Return the batches of one pass."""
 
     @abstractmethod
-    def example(self) -> Any:
-        """Return what the network takes for the first validation example, such as (1, C, H, W) float32, normalised."""
+    def first(self) -> Any:
+        """Return the first validation example as a batch of one, on the CPU."""
+
+    def under(self, data: Data, task: Task) -> Data:
+        """Return the data set of this source with another task; sources whose batches depend on it make them anew."""
+        return replace(data, task=task)
 
 
 @checked
@@ -66,6 +70,7 @@ class Data:
         std: what each channel was divided by after that.
         source: where the examples come from.
         task: what a network is to do with them.
+        names: what the labels are called, in their order; empty where nobody has said.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Data:
     std: tuple[float, ...]
     source: Source = field(repr=False)
     task: Task = field(default_factory=Classification)
+    names: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -128,7 +134,29 @@ class Data:
 
     def example(self) -> Any:
         """Return what the network takes for one real validation example, on the CPU, such as (1, C, H, W) float32."""
-        return self.source.example()
+        return example_of(self.task, self.source.first())
+
+
+def example_of(task: Task, batch: Any) -> Any:
+    """Return what the network takes for the first example of a batch, as a copy.
+
+    Of inputs that are a list of images, as detectors take them, the first one is left.
+    """
+    return _cut(task.inputs(batch), task.count(batch))
+
+
+def _cut(inputs: Any, count: int) -> Any:
+    if isinstance(inputs, Tensor):
+        return (inputs[:1] if inputs.dim() and len(inputs) == count else inputs).clone()
+    if isinstance(inputs, Mapping):
+        entries = cast("Mapping[Any, Any]", inputs)
+        return {name: _cut(value, count) for name, value in entries.items()}
+    if isinstance(inputs, list) and are_images(inputs):
+        return [inputs[0].clone()]
+    if isinstance(inputs, tuple | list):
+        parts = [_cut(value, count) for value in cast("Sequence[Any]", inputs)]
+        return tuple(parts) if isinstance(inputs, tuple) else parts
+    return inputs
 
 
 def constants(

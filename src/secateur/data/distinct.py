@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.data.inputs import Inputs
-from secateur.measure.forward import length, tensors
+from secateur.measure.forward import length, listed, tensors
 
 SAMPLES = 4096
 """Numbers of each tensor that are looked at."""
@@ -19,16 +19,23 @@ NORMALISED = 20.0
 
 def distinct(batches: Sequence[Inputs]) -> list[Tensor]:
     """Return for each batch which images are neither repeats nor of a single colour; a part of each is looked at."""
-    seen, found = set[bytes](), list[Tensor]()
-    for batch in batches:
-        rows = [it for it in tensors(batch) if it.dim() and len(it) == length(batch) and it.numel()]
-        vary: list[bool] = torch.stack([_varies(it) for it in rows]).any(0).tolist()
-        flat = [it.reshape(len(it), -1) for it in rows]
-        some = torch.cat([it[:, :: max(1, it.shape[1] // SAMPLES) | 1].to(torch.float64) for it in flat], 1)
-        texts = [row.numpy().tobytes() for row in some]
-        new = [kept and text not in seen and not seen.add(text) for kept, text in zip(vary, texts, strict=True)]
-        found.append(torch.tensor(new))
-    return found
+    seen = set[bytes]()
+    return [
+        _new(batch, seen) if (images := listed(batch)) is None else torch.cat([_new(it[None], seen) for it in images])
+        for batch in batches
+    ]
+
+
+def _new(batch: Inputs, seen: set[bytes]) -> Tensor:
+    """Return which images of a batch were not seen before, and remember them."""
+    rows = [it for it in tensors(batch) if it.dim() and len(it) == length(batch) and it.numel()]
+    vary: list[bool] = torch.stack([_varies(it) for it in rows]).any(0).tolist()
+    flat = [it.reshape(len(it), -1) for it in rows]
+    some = torch.cat([it[:, :: max(1, it.shape[1] // SAMPLES) | 1].to(torch.float64) for it in flat], 1)
+    texts = [row.numpy().tobytes() for row in some]
+    return torch.tensor(
+        [kept and text not in seen and not seen.add(text) for kept, text in zip(vary, texts, strict=True)]
+    )
 
 
 def _varies(tensor: Tensor) -> Tensor:
@@ -41,5 +48,12 @@ def _varies(tensor: Tensor) -> Tensor:
 
 def largest(batches: Sequence[Inputs]) -> float:
     """Return the largest magnitude in images of floating point; 0 without any."""
-    images = [it for batch in batches for it in tensors(batch) if it.dim() == 4 and it.is_floating_point()]
+    images = [it for batch in batches for it in images_in(batch)]
     return max((float(it.abs().amax()) for it in images if it.numel()), default=0.0)
+
+
+def images_in(batch: Inputs) -> list[Tensor]:
+    """Return the images of floating point in inputs, (N, C, H, W) each."""
+    several = listed(batch)
+    found = list(tensors(batch)) if several is None else [image[None] for image in several]
+    return [it for it in found if it.dim() == 4 and it.is_floating_point()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,12 +15,13 @@ from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import constants
 from secateur.data.folder import GREY, IMAGENET
 from secateur.errors import DataError
-from secateur.measure.forward import ExampleInputs, refilled, table_like, tensors, tuple_like
+from secateur.measure.forward import ExampleInputs, are_images, listed, refilled, table_like, tensors, tuple_like
 from secateur.spelling import said
 
 Inputs = ExampleInputs
 _CPU = torch.device("cpu")
 _UNLIKE = object()
+_WHAT = "the calibration images"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,9 @@ def fitted(item: Any, wanted: Wanted, *, single: bool = False) -> Inputs:
     Raises:
         DataError: if it does not fit.
     """
+    if wanted.example is not None and (like := listed(wanted.example)) is not None:
+        wanted = replace(wanted, any_size=True)  # which is what lists are for
+        return ([_fitted(it[None], like[0][None], wanted, _WHAT)[0] for it in _images(item)],)
     item = plain(item)
     found = unlabelled(item, wanted.example)
     leaves = list(tensors(found))
@@ -111,7 +115,7 @@ def fitted(item: Any, wanted: Wanted, *, single: bool = False) -> Inputs:
         pairs = list(zip(leaves, tensors(wanted.example), strict=True))
         single = all(leaf.dim() == like.dim() - 1 and not _lacks_channel(leaf, like) for leaf, like in pairs)
     names = [f"input {number} of the calibration images" for number in range(1, len(leaves) + 1)]
-    names = names if len(leaves) > 1 else ["the calibration images"]
+    names = names if len(leaves) > 1 else [_WHAT]
     made = [
         _fitted(leaf.unsqueeze(0) if single else leaf, like, wanted, name)
         for leaf, like, name in zip(leaves, likes, names, strict=True)
@@ -139,6 +143,20 @@ def unlabelled(item: Any, example: Inputs | None) -> Any:
         f"the calibration images are {_structure(item)}, but the network takes {_structure(example)}: give inputs as "
         "its forward takes them"
     )
+
+
+def _images(item: Any) -> list[Tensor]:
+    """Return the single images in an item for a network that takes a list of them."""
+    found = listed(item) or (cast("list[Tensor]", item) if are_images(item) else None)
+    if found is not None:
+        return found
+    pair = cast("tuple[Any, ...]", item) if isinstance(item, tuple | list) else ()
+    if pair and not isinstance(item[0], Tensor | np.ndarray):
+        return _images(pair[0])
+    first = plain(pair[0] if pair else item)
+    if isinstance(first, Tensor) and first.dim() in (3, 4):
+        return [first] if first.dim() == 3 else list(first.unbind())
+    raise DataError(f"{_WHAT} are {_structure(plain(item))}, but the network takes a list of images (C, H, W) each")
 
 
 def has_labels(item: Any) -> bool:

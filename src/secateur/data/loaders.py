@@ -3,53 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from secateur.arguments import checked
-from secateur.data.dataset import Batches, Data, Source, check_labels
+from secateur.data.batch_checks import check_batch, is_class_batch, labelled
+from secateur.data.dataset import Batches, Data, Source, example_of
 from secateur.data.order import Order, Split
-from secateur.errors import DataError
-from secateur.rules import Count
+from secateur.errors import DataError, nearest
+from secateur.events import ignore, warn_once
+from secateur.measure.forward import are_images, tensors
+from secateur.rules import Classes, Count, Rule
+from secateur.tasks import Classification, Task
 
 Loader = Iterable[Any]
+_ORDER: tuple[Split, ...] = ("train", "val", "test")
+_GIVEN = Rule(
+    lambda value: isinstance(value, Data | Mapping) or (isinstance(value, tuple | list) and len(value) in (2, 3)),
+    "a data set, which secateur.load_data returns, or the loaders for training, validation and test",
+)
 
 
 @checked
-def from_loaders(train: Loader, val: Loader, test: Loader, classes: Count, *, name: str = "loaders") -> Data:
-    """Make a data set of three loaders that yield normalised images with labels.
+def from_loaders(
+    train: Loader,
+    val: Loader,
+    test: Loader | None = None,
+    classes: Count | None = None,
+    *,
+    task: Task | None = None,
+    name: str = "loaders",
+) -> Data:
+    """Make a data set of three loaders that yield batches as a task takes them.
 
     Order, batch size, augmentation and normalisation are the loaders' own: what ``Data.batches`` is asked
     for does not change them, so that two runs are alike only if the loaders are. With several processes each
     loader needs a ``DistributedSampler``, whose epoch is set to the seed of the pass.
 
     Args:
-        train: usually a torch DataLoader; yields (images, labels): (N, C, H, W) floating point and (N,)
-            integers.
-        val: the same, of images held out of the training images.
-        test: the same; not touched before it is asked for.
-        classes: number of labels.
+        train: usually a torch DataLoader; yields pairs of inputs and targets, tables with the targets under
+            ``labels``, or whatever a task of your own takes. For classification without more words: (images,
+            labels), (N, C, H, W) floating point, normalised, and (N,) integers. Numbers of other floating types
+            arrive as float32.
+        val: the same, of examples held out of the training ones.
+        test: the same; not touched before it is asked for. If None, ``val`` stands for it, with a warning.
+        classes: number of labels; needed for classification, and None where it is not known or there are none.
+        task: what the examples are for; classification if None.
         name: what reports call the data set.
 
     Raises:
-        DataError: if a loader can be read only once, or the first validation batch is not as described.
+        DataError: if a loader can be read only once, or the first validation batch is none of the task.
     """
-    loaders: dict[Split, Loader] = {"train": train, "val": val, "test": test}
+    if test is None:
+        warn_once(
+            "there is no test loader, so the validation loader stands for it: what is chosen by validation looks "
+            "better there than it is",
+            ignore,
+        )
+    task = task or Classification()
+    loaders: dict[Split, Loader] = {"train": train, "val": val, "test": val if test is None else test}
     for split, loader in loaders.items():
         if isinstance(loader, Iterator) or not hasattr(loader, "__iter__"):
             raise DataError(
                 f"the {split} loader can be read at most once: pass a torch DataLoader or a list of batches"
             )
-    first = next(iter(val), None)
-    if first is None:
+    if classes is None and isinstance(task, Classification) and not task.multi_label:
+        raise DataError("nobody says how many classes the loaders have: name their number (classes=)")
+    return _data(loaders, task, classes, name)
+
+
+@checked
+def with_task(
+    data: Annotated[Any, _GIVEN], task: Task, *, classes: Classes | None = None, name: str = "loaders"
+) -> Data:
+    """Return a data set for a task.
+
+    Args:
+        data: a ``Data``, whose batches stay as they are, or loaders as for ``from_loaders``: two or three of them, or a
+            table with the entries ``train``, ``val`` and, if there is one, ``test``.
+        task: what the examples are for.
+        classes: of loaders, see ``from_loaders``.
+        name: of loaders, in reports.
+
+    Raises:
+        DataError: if the examples are none of the task.
+    """
+    if isinstance(data, Data):
+        return data if data.task is task else data.source.under(data, task)
+    if isinstance(data, Mapping):
+        named = cast("Mapping[str, Loader]", data)
+        strange = next((key for key in named if key not in _ORDER), None)
+        if strange is not None or not {"train", "val"} <= set(named):
+            near = nearest(strange, _ORDER)
+            what = "entries 'train' and 'val'" if strange is None else f"no entry {strange!r}{near}"
+            raise DataError(f"a table of loaders must have {what}; name them train, val and, if there is one, test")
+        data = [named[split] for split in _ORDER if split in named]
+    return from_loaders(*cast("Sequence[Loader]", data), classes=classes, task=task, name=name)
+
+
+def _data(loaders: Mapping[Split, Loader], task: Task, classes: int | None, name: str) -> Data:
+    batch = next(iter(loaders["val"]), None)
+    if batch is None:
         raise DataError("the val loader yields no batch")
-    images, _ = _pair(first, classes, "val")
-    channels, height, width = images.shape[1:]
-    source = LoaderSource(loaders, classes, images[:1].clone())
-    return Data(name, classes, (channels, height, width), (0.0,) * channels, (1.0,) * channels, source)
+    source = LoaderSource(loaders, task, classes, batch)
+    shape = _shape(example_of(task, source.first()))
+    return Data(name, classes, shape, (0.0,) * shape[0], (1.0,) * shape[0], source, task)
+
+
+def _shape(inputs: Any) -> tuple[int, int, int]:
+    """Return channels, height and width of the first image in inputs of one example; ones for what it has not."""
+    found = [tuple(tensor.shape) for tensor in tensors(inputs)]
+    if isinstance(inputs, tuple) and are_images(cast("Any", inputs)[0]):
+        found = [(1, *shape) for shape in found]
+    first = next((shape for shape in found if len(shape) == 4), found[0])[1:]
+    if len(first) > 3:  # of films and volumes
+        first = (first[0], *first[-2:])
+    channels, height, width = (*first, 1, 1, 1)[:3]
+    return channels, height, width
 
 
 class NoLengthError(DataError, TypeError):
@@ -61,17 +134,20 @@ class LoaderSource(Source):
 
     Args:
         loaders: one for each split.
-        classes: number of labels.
-        image: the first validation image, (1, C, H, W).
+        task: what its batches are for.
+        classes: number of labels; None if not known.
+        batch: the first one of the validation loader.
     """
 
-    def __init__(self, loaders: Mapping[Split, Loader], classes: int, image: Tensor) -> None:
+    def __init__(self, loaders: Mapping[Split, Loader], task: Task, classes: int | None, batch: Any) -> None:
         self.loaders = dict(loaders)
+        self.task = task
         self.classes = classes
-        self.image = image
+        self._first = taken(batch, task, classes, "val", torch.device("cpu"))
+        check_batch(self._first, task, classes)
 
     def size(self, split: Split) -> int:
-        """Return the number of images in a split."""
+        """Return the number of examples in a split."""
         loader = self.loaders[split]
         if isinstance(loader, DataLoader):
             # A sampler may leave images out, but a distributed one counts only the share of this process.
@@ -80,24 +156,29 @@ class LoaderSource(Source):
                 if isinstance(one, Sized) and not isinstance(one, DistributedSampler):
                     return len(one)
         elif isinstance(loader, Sequence):
-            return sum(len(_pair(batch, self.classes, split)[1]) for batch in loader)
+            return sum(self.task.count(batch) for batch in loader)
         raise DataError(f"the {split} loader does not tell how many images it has: give its data set a length")
 
     def batches(self, order: Order) -> Batches:
         """Return the batches of one pass."""
-        return LoaderBatches(self.loaders[order.split], order, self.classes)
+        return LoaderBatches(self.loaders[order.split], order, self.task, self.classes)
 
-    def example(self) -> Tensor:
-        """Return the first validation image, (1, C, H, W) float32."""
-        return self.image
+    def first(self) -> Any:
+        """Return the first validation batch."""
+        return self._first
+
+    def under(self, data: Data, task: Task) -> Data:
+        """Return the same loaders for another task, if their batches are fit for it."""
+        return _data(self.loaders, task, data.classes, data.name)
 
 
 class LoaderBatches(Batches):
     """One pass over a loader."""
 
-    def __init__(self, loader: Loader, order: Order, classes: int) -> None:
+    def __init__(self, loader: Loader, order: Order, task: Task, classes: int | None) -> None:
         self.loader = loader
         self.order = order
+        self.task = task
         self.classes = classes
         if order.world > 1 and self._sampler() is None:
             raise DataError(
@@ -117,32 +198,39 @@ class LoaderBatches(Batches):
             message = f"the {self.order.split} loader has no length: give it, or its data set, one"
             raise NoLengthError(message) from error
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the loader's images with their labels, on the device of the pass."""
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the loader's batches, on the device of the pass."""
         sampler = self._sampler()
         if sampler is not None:
             sampler.set_epoch(self.order.seed)
+        own = not isinstance(self.loader, DataLoader)  # the batches are the caller's own, and a forward may write
         for batch in self.loader:
-            images, labels = _pair(batch, self.classes, self.order.split)
-            device = self.order.device
-            if not isinstance(self.loader, DataLoader):  # the batches are the caller's own, and a forward may write
-                images = images.clone()
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            yield taken(batch, self.task, self.classes, self.order.split, self.order.device, copied=own)
 
 
-def _pair(batch: Any, classes: int, split: Split) -> tuple[Tensor, Tensor]:
-    """Return a batch as images, (N, C, H, W) float32, and labels, (N,) int64, checked."""
-    pair = cast("Sequence[Any]", batch) if isinstance(batch, (tuple, list)) else ()
-    if len(pair) != 2:
-        raise DataError(
-            f"the {split} loader yields a {type(cast('object', batch)).__name__}: it must yield pairs (images, labels)"
-        )
-    images, labels = pair
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
-        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise DataError(f"the {split} loader yields images as {what}: give normalised float tensors (N, C, H, W)")
-    whole = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.shape == (len(images),)
-    if not whole:
-        raise DataError(f"the {split} loader must yield one whole-number label for each image, as a tensor (N,)")
-    check_labels(labels, classes, f"batches of the {split} loader")
-    return images.to(torch.float32), labels.long()
+def taken(
+    batch: Any, task: Task, classes: int | None, split: Split, device: torch.device, *, copied: bool = False
+) -> Any:
+    """Return a batch on a device, its numbers of floating point in float32; class numbers are looked at.
+
+    Raises:
+        DataError: if it is no batch of images with class numbers, where it should be one.
+    """
+    if classes is not None and is_class_batch(batch, task):
+        batch = labelled(batch, task, classes, split)
+    return _moved(batch, device, copied)
+
+
+def _moved(value: Any, device: torch.device, copied: bool) -> Any:
+    if isinstance(value, Tensor):
+        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        return value.to(device, dtype, non_blocking=True, copy=copied)
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[Any, Any]", value)
+        return {key: _moved(each, device, copied) for key, each in entries.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_moved(each, device, copied) for each in cast("tuple[Any, ...]", value)))
+    if isinstance(value, tuple | list):
+        parts = [_moved(each, device, copied) for each in cast("Sequence[Any]", value)]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    return value.to(device) if callable(getattr(value, "to", None)) else value

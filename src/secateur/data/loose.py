@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from secateur.data.folder import GREY
 from secateur.data.inputs import Wanted
 from secateur.data.listing import pictures_below
-from secateur.data.pictures import Files, FolderSource, Item, readers
+from secateur.data.picture_source import readers
+from secateur.data.pictures import Files, FolderSource, Item
 from secateur.data.splits import mixed
 from secateur.data.vision import picture_size, torchvision
 from secateur.errors import DataError
@@ -106,7 +107,7 @@ def _read(source: FolderSource, count: int, only: tuple[int, int] | None, lost: 
                 yield source.scaled(pictures, torch.device("cpu"))
 
 
-def _sorted(items: list[Item]) -> tuple[Tensor | None, list[str]]:
+def _sorted(items: list[Item | DataError]) -> tuple[Tensor | None, list[str]]:
     """Return the pictures in one tensor, None if there are none, and what is wrong with the others."""
     found = [item[0] for item in items if not isinstance(item, DataError)]
     return torch.stack(found) if found else None, [str(item) for item in items if isinstance(item, DataError)]

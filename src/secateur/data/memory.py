@@ -77,11 +77,12 @@ class MemorySource(Source):
         """Return the batches of one pass."""
         return MemoryBatches(self.parts[order.split], order, self.mean, self.std)
 
-    def example(self) -> Tensor:
-        """Return the first validation image, (1, C, H, W) float32, normalised."""
+    def first(self) -> tuple[Tensor, Tensor]:
+        """Return the first validation image, (1, C, H, W) float32, normalised, with its label, (1,) int64."""
         part = self.parts["val"]
-        raw = part.store().images[part.indices()[:1]]
-        return normalise(raw, *scaling(self.mean, self.std, raw.dtype, raw.device))
+        store, rows = part.store(), part.indices()[:1]
+        raw = store.images[rows]
+        return normalise(raw, *scaling(self.mean, self.std, raw.dtype, raw.device)), store.labels[rows]
 
 
 class MemoryBatches(Batches):

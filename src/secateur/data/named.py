@@ -4,71 +4,46 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from secateur.arguments import checked
-from secateur.data.dataset import Data, check_labels, constants
-from secateur.data.folder import image_folder
+from secateur.data.box_folder import box_folder
+from secateur.data.dataset import Data, constants
+from secateur.data.folder import image_folder, retrieval_folder
+from secateur.data.folder_settings import FolderSettings
+from secateur.data.known_sets import KNOWN, MNIST, known_set
+from secateur.data.mask_folder import mask_folder
 from secateur.data.memory import MemorySource, Part, Store
 from secateur.data.order import Split
+from secateur.data.pair_folder import pair_folder, split_scale, superresolution_folder
 from secateur.data.splits import first, holdout
-from secateur.data.vision import torchvision
 from secateur.errors import DataError, nearest
-from secateur.reading import MIB, regular, shown
-from secateur.rules import Count, Seed, Side, Workers
-from secateur.spelling import said
+from secateur.rules import Classes, Count, Seed, Side, Workers
+from secateur.tasks import Task
+
+__all__ = ["DATASETS", "FOLDERS", "KNOWN", "folder_of", "load_data"]
 
 VAL_FRACTION = 0.1
-MOST_BYTES = 512 * MIB
-"""Of a file of a known data set; the largest, of SVHN, has a third of it."""
-
 DIGITS_SEED = 0  # the splits of the embedded digits are part of what they are: no setting moves them
 
-
-@dataclass(frozen=True)
-class Known:
-    """A data set that torchvision reads whole.
-
-    Attributes:
-        reader: torchvision's class.
-        files: what must lie in the folder.
-        classes: number of labels.
-        mean: per channel, for pixels in 0..1.
-        std: per channel.
-    """
-
-    reader: str
-    files: tuple[str, ...]
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-MNIST = ((0.1307,), (0.3081,))
-KNOWN: Mapping[str, Known] = MappingProxyType(
+FOLDERS: Mapping[str, Callable[[Path, FolderSettings], Data]] = MappingProxyType(
     {
-        "cifar10": Known("CIFAR10", ("cifar-10-batches-py",), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-        "cifar100": Known("CIFAR100", ("cifar-100-python",), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-        "mnist": Known("MNIST", ("MNIST/raw",), 10, *MNIST),
-        "fashion_mnist": Known("FashionMNIST", ("FashionMNIST/raw",), 10, (0.2860,), (0.3530,)),
-        "svhn": Known(
-            "SVHN",
-            ("train_32x32.mat", "test_32x32.mat"),
-            10,
-            (0.4377, 0.4438, 0.4728),
-            (0.1980, 0.2010, 0.1970),
-        ),
+        "imagefolder": image_folder,
+        "retrieval": retrieval_folder,
+        "segmentation": mask_folder,
+        "coco": box_folder,
+        "pairs": pair_folder,
+        "superresolution": superresolution_folder,
     }
 )
+"""What reads each kind of folder."""
 
 DATASETS: Mapping[str, str] = MappingProxyType(
     {
@@ -79,6 +54,13 @@ DATASETS: Mapping[str, str] = MappingProxyType(
         "fashion_mnist": "fashion_mnist:DIR, 70,000 pieces of clothing, 28x28 grey, 10 classes",
         "svhn": "svhn:DIR, 99,289 house-number digits, 32x32 colour, 10 classes",
         "imagefolder": "imagefolder:DIR, your own images in DIR/train/CLASS, DIR/val/CLASS, DIR/test/CLASS",
+        "retrieval": "retrieval:DIR, the same for retrieval; splits may have classes of their own",
+        "segmentation": "segmentation:DIR, images and masks of class numbers, in DIR/train/images and DIR/train/masks, "
+        "or as CamVid and Pascal VOC have them",
+        "coco": "coco:DIR, images and boxes in COCO JSON, for detection",
+        "pairs": "pairs:DIR, images and wanted images in DIR/train/input and DIR/train/target, or images and the "
+        "numbers of DIR/train/targets.csv",
+        "superresolution": "superresolution:DIR?scale=2, images and smaller copies of them",
     }
 )
 """Name of each data set and one line about it."""
@@ -96,6 +78,9 @@ def load_data(
     std: Sequence[float] | None = None,
     image_size: Side = 224,
     workers: Workers = None,
+    channels: Literal[1, 3] | None = None,
+    classes: Classes | None = None,
+    task: Task | None = None,
 ) -> Data:
     """Load a data set by name.
 
@@ -108,8 +93,12 @@ def load_data(
         train_images: train on so many of the images that are left, drawn by the seed; all of them if None.
         mean: per channel, for pixels in 0..1; the data set's usual constants if None.
         std: the same.
-        image_size: height and width of images from an image folder, in pixels.
-        workers: processes that read an image folder; chosen by the machine if None.
+        image_size: height and width of images from a folder, in pixels; with pairs of images those of the crops of
+            wanted images in training.
+        workers: processes that read a folder; chosen by the machine if None.
+        channels: 1 for grey images, 3 for coloured ones; None for what the data set has. Folders alone have a choice.
+        classes: of masks, for which all masks are looked at otherwise; None for what is found.
+        task: what the examples are for; None for what the kind of data set is usually for.
 
     Raises:
         DataError: if there is no such data set, its folder is missing or damaged, or a setting is out of
@@ -129,22 +118,30 @@ def load_data(
         if folder:
             raise DataError(f"the data set mnist5k comes with secateur and takes no folder, so '{spec}' has no meaning")
         fraction = 0.125 if val_fraction is None else val_fraction
-        return _digits(fraction, train_images, mean or MNIST[0], std or MNIST[1])
+        return _as_asked(_digits(fraction, train_images, mean or MNIST[0], std or MNIST[1]), channels, classes, task)
     if not folder:
         raise DataError(f"the data set {name} needs a folder: write {name}:DIR")
     root, fraction = Path(folder).expanduser(), VAL_FRACTION if val_fraction is None else val_fraction
-    if name != "imagefolder":
-        return _known(name, root, fraction, train_images, seed, mean, std, download)
-    return image_folder(
-        root,
-        seed=seed,
-        val_fraction=fraction,
-        train_images=train_images,
-        mean=mean,
-        std=std,
-        image_size=image_size,
-        workers=workers,
-    )
+    if name in FOLDERS:
+        settings = FolderSettings(seed, fraction, train_images, mean, std, image_size, workers, channels, classes, task)
+        return _as_asked(FOLDERS[name](root, settings), channels, classes, task)
+    found = known_set(name, root, fraction, train_images, seed, mean, std, download)
+    return _as_asked(found, channels, classes, task)
+
+
+def _as_asked(found: Data, channels: int | None, classes: int | None, task: Task | None) -> Data:
+    """Return data for a task.
+
+    Raises:
+        DataError: if it is not as was asked for.
+    """
+    if channels is not None and channels != len(found.mean):
+        raise DataError(
+            f"the images of {found.name} have {len(found.mean)} channel(s), and channels={channels} was said"
+        )
+    if classes is not None and found.classes is not None and classes != found.classes:
+        raise DataError(f"{found.name} has {found.classes} classes, and classes={classes} was said: leave that out")
+    return found if task is None or found.task is task else found.source.under(found, task)
 
 
 def _digits(fraction: float, most: int | None, mean: Sequence[float], std: Sequence[float]) -> Data:
@@ -166,76 +163,9 @@ def _digits_store() -> Store:
     return Store(table[:, :-1].reshape(-1, 1, 28, 28).contiguous(), table[:, -1].long())
 
 
-def _known(
-    name: str,
-    root: Path,
-    fraction: float,
-    most: int | None,
-    seed: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    download: bool,
-) -> Data:
-    known = KNOWN[name]
-    if not download:
-        _look_for(name, known, root)
-    train = _read(name, known, root, "train", download)
-    if download:  # now, while it was asked for, and not at the end of a long training
-        _read(name, known, root, "test", download)
-    kept, held = holdout(train.labels, fraction, seed)
-    test: Callable[[], Store] = functools.cache(lambda: _read(name, known, root, "test", download=False))
-    parts: dict[Split, Part] = {
-        "train": Part(lambda: train, first(kept, most)),
-        "val": Part(lambda: train, held),
-        "test": Part(test),
-    }
-    channels, height, width = train.images.shape[1:]
-    checked = constants(tuple(mean or known.mean), tuple(std or known.std), channels)
-    return Data(name, known.classes, (channels, height, width), *checked, MemorySource(parts, *checked))
-
-
-def _download() -> str:
-    return said("download=True", "--download")
-
-
-def _look_for(name: str, known: Known, root: Path) -> None:
-    for file in known.files:
-        if not (root / file).exists():
-            hint = f"give {_download()} to fetch it, or write {name}:DIR with the folder that holds {file}"
-            raise DataError(f"the data set {name} is not in '{root}': looked for '{root / file}'; {hint}")
-        for path in [root / file] if not (root / file).is_dir() else sorted((root / file).iterdir()):
-            _check_file(path)
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what a reader would wait for without end, or read whole, however large it is."""
-    try:
-        size = 0 if path.is_dir() else regular(path)
-    except OSError as error:
-        raise DataError(f"'{path}' of the data set cannot be read: {shown(error)}; remove it") from None
-    if size > MOST_BYTES:
-        raise DataError(f"'{path}' of the data set has {size:,} bytes, and at most {MOST_BYTES:,} are read; remove it")
-
-
-def _read(name: str, known: Known, root: Path, split: str, download: bool) -> Store:
-    """Read one split with torchvision's own reader, which also checks the files."""
-    reader = getattr(torchvision().datasets, known.reader)
-    which: dict[str, Any] = {"split": split} if known.reader == "SVHN" else {"train": split == "train"}
-    try:
-        read = reader(str(root), download=download, **which)
-    except (OSError, RuntimeError, ValueError, AssertionError, EOFError, pickle.UnpicklingError) as error:
-        what = "could not be downloaded to" if download else "is incomplete or damaged in"
-        remedy = "check the connection" if download else f"remove it and give {_download()} to fetch it again"
-        raise DataError(f"the data set {name} {what} '{root}' ({_one_line(error)}): {remedy}") from error
-    pixels = torch.as_tensor(read.data)
-    if pixels.ndim == 3:
-        pixels = pixels.unsqueeze(1)
-    elif pixels.shape[-1] == 3:
-        pixels = pixels.permute(0, 3, 1, 2)
-    labels = torch.as_tensor(read.labels if known.reader == "SVHN" else read.targets).long()
-    check_labels(labels, known.classes, f"the {split} images of {name}")
-    return Store(pixels.contiguous(), labels)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def folder_of(spec: str) -> Path | None:
+    """Return the folder that a data set is read from, None if it needs none."""
+    name, _, folder = spec.partition(":")
+    if not folder:
+        return None
+    return (split_scale(folder)[0] if name == "superresolution" else Path(folder)).expanduser()

@@ -19,7 +19,7 @@ from secateur.data.inputs import Inputs, Wanted, is_image, plain, unlabelled
 from secateur.data.loaders import LoaderSource
 from secateur.data.loose import of_folder
 from secateur.data.order import Order
-from secateur.data.pictures import FolderSource
+from secateur.data.picture_source import PictureSource
 from secateur.data.splits import mixed
 from secateur.errors import DataError
 from secateur.measure.forward import refilled, table_like, tensors, tuple_like
@@ -70,7 +70,10 @@ def opened(
         return _of_arrays(_file(path, wanted.example), f"'{path}'", wanted, count, seed)
     if isinstance(source, Data):
         own = not isinstance(source.source, LoaderSource)  # which has normalised by itself, nobody knows how
-        wanted = replace(wanted, any_size=True, **({"mean": source.mean, "std": source.std} if own else {}))
+        example = source.example() if wanted.example is None else wanted.example
+        wanted = replace(
+            wanted, example=example, any_size=True, **({"mean": source.mean, "std": source.std} if own else {})
+        )
         return Read(_of_data(source, count, seed), f"training images of {source.name}", wanted, scaled=own)
     if isinstance(source, DataLoader):
         return Read(_of_loader(cast("DataLoader[Any]", source), count, seed), "a data loader", wanted)
@@ -90,18 +93,16 @@ def opened(
     )
 
 
-def _of_data(data: Data, count: int, seed: int) -> Iterator[Tensor]:
-    """Yield training images drawn by the seed; of pictures in files only as many as are wanted are read."""
+def _of_data(data: Data, count: int, seed: int) -> Iterator[Any]:
+    """Yield inputs of training examples drawn by the seed; of pictures in files only as many as are wanted are read."""
     source = data.source
-    if isinstance(source, FolderSource):
-        files = source.parts["train"]
-        files = files.take(mixed(len(files.paths), seed)[:count])
-        some = FolderSource({"test": files}, source.mean, source.std, source.image_size, source.workers)
+    if isinstance(source, PictureSource):
+        some = source.only("train", mixed(source.size("train"), seed)[:count])
         batches = some.batches(Order("test", CHUNK, "none", False, seed, torch.device("cpu"), 0, 1))
     else:
         batches = data.batches("train", CHUNK, shuffle=not isinstance(source, LoaderSource), seed=seed)
-    for images, _ in batches:
-        yield images
+    for batch in batches:
+        yield data.task.inputs(batch)
 
 
 def _of_loader(loader: DataLoader[Any], count: int, seed: int) -> Iterator[Any]:

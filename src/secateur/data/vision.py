@@ -9,6 +9,8 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from secateur.errors import DataError, SecateurError
 from secateur.reading import Unfit, regular, shown
@@ -64,6 +66,22 @@ def picture(path: str, channels: int) -> Any:
         if not refusal:
             return _converted(opened, "L" if channels == 1 else "RGB")
     raise DataError(f"the image '{path}' {refusal}")
+
+
+def pixels(found: Any) -> Tensor:
+    """Return a picture of mode L or RGB as a tensor, (C, H, W) uint8."""
+    whole = torch.from_numpy(np.array(found))
+    return whole[None] if whole.ndim == 2 else whole.permute(2, 0, 1).contiguous()
+
+
+def flipped(found: Any) -> Any:
+    """Return a picture mirrored left to right."""
+    return found.transpose(_images().Transpose.FLIP_LEFT_RIGHT)
+
+
+def shrunk(found: Any, wide: int, high: int) -> Any:
+    """Return a smaller copy of a picture, by bicubic interpolation with its filter widened to the step."""
+    return found.resize((wide, high), _images().Resampling.BICUBIC)
 
 
 def _images() -> Any:
@@ -178,3 +196,36 @@ def _upright(found: Any, orientation: int) -> Any:
         8: ways.ROTATE_90,
     }
     return found.transpose(turns[orientation]) if orientation in turns else found
+
+
+_SPREAD = {"L;2": 85, "L;4": 17}  # what PIL multiplies small numbers with
+_NUMBERS = ("1", "L", "P", "RGB")
+
+
+def class_map(path: str) -> Any:
+    """Return the pixels of a mask as they are stored, upright: (H, W) uint8, or (H, W, 3) where they are colours.
+
+    Of palettes these are the numbers and not the colours.
+
+    Raises:
+        DataError: naming the file, if it cannot be read, or not hold class numbers as they were meant.
+    """
+    with _opened(path) as opened:
+        refusal = _why_no_mask(opened)
+        if not refusal:
+            turned = _orientation(opened)
+            spread = _SPREAD.get(str(opened.tile[0].args), 1) if opened.tile else 1
+            return np.asarray(_upright(opened, turned)).astype(np.uint8) // np.uint8(spread)
+    raise DataError(f"the mask '{path}' {refusal}")
+
+
+def _why_no_mask(opened: Any) -> str:
+    if _pages(opened) > 1:
+        return "holds several pictures: save the one that is meant"
+    if opened.format in ("JPEG", "MPO"):
+        return "is a JPEG, which changes numbers a little: save masks as PNG"
+    if opened.mode.startswith(("I", "F")):
+        return "holds numbers of more than 8 bits: class numbers are 0 to 255, so save it with 8 bits"
+    if opened.mode not in _NUMBERS:
+        return f"has the mode {opened.mode}, neither class numbers nor colours: save it in grey, or with a palette"
+    return ""

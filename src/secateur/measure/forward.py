@@ -145,18 +145,40 @@ def table_like(like: Mapping[Any, Any], values: Mapping[Any, Any]) -> Mapping[An
     return made
 
 
+def are_images(inputs: Any) -> bool:
+    """Tell whether inputs are a list of single images, (C, H, W) each of its own size, as detectors take them."""
+    if not isinstance(inputs, list):
+        return False
+    values = cast("list[Any]", inputs)
+    return bool(values) and all(isinstance(value, Tensor) and value.dim() == 3 for value in values)
+
+
+def listed(inputs: Any) -> list[Tensor] | None:
+    """Return the images of a network whose one argument is a list of them; None for any other inputs."""
+    values = cast("tuple[Any, ...]", inputs) if isinstance(inputs, tuple) else ()
+    return cast("list[Tensor]", values[0]) if len(values) == 1 and are_images(values[0]) else None
+
+
 def length(inputs: Any) -> int:
-    """Return how many images a batch holds: the first dimension of its first tensor."""
-    return len(next(tensors(inputs)))
+    """Return how many images a batch holds: those of its list, or the first dimension of its first tensor."""
+    images = listed(inputs)
+    return len(next(tensors(inputs))) if images is None else len(images)
 
 
 def part(inputs: Any, rows: slice | Tensor) -> Any:
     """Return some of the images of a batch; a slice shares memory. Tensors without dimensions are of all images."""
+    images = listed(inputs)
+    if images is not None:
+        chosen: list[int] = torch.arange(len(images))[rows].tolist()
+        return ([images[row] for row in chosen],)
     return refilled(inputs, (tensor[rows] if tensor.dim() else tensor for tensor in tensors(inputs)))
 
 
 def joined(batches: Sequence[Any]) -> Any:
     """Return the images of batches of one structure in one batch, as a copy."""
+    several = [listed(batch) for batch in batches]
+    if several[0] is not None:
+        return ([image.clone() for images in several for image in images or ()],)
     columns = zip(*(tensors(batch) for batch in batches), strict=True)
     return refilled(batches[0], (torch.cat(column) if column[0].dim() else column[0] for column in columns))
 

@@ -39,7 +39,7 @@ class Detection(Task):
     def inputs(self, batch: Any, *, training: bool = False) -> Inputs:
         """Return the images, and in training mode the targets as well; a list, for they may differ in size."""
         images = super().inputs(batch)
-        several = list(images.unbind()) if isinstance(images, Tensor) else images
+        several = list(images) if isinstance(images, Tensor | tuple | list) else images
         return (several, self.target(batch)) if training else (several,)
 
     def count(self, batch: Any) -> int:

@@ -1,0 +1,111 @@
+"""Whether what a loader yields is a batch of a task; said before any work, and in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from secateur.core.task import TARGETS, Task
+from secateur.data.dataset import check_labels
+from secateur.data.order import Split
+from secateur.errors import DataError
+from secateur.measure.forward import listed, tensors
+from secateur.tasks import Classification, Detection, Regression, Restoration, Retrieval, Segmentation
+from secateur.tasks.detection import check_boxes
+from secateur.tasks.segmentation import check_masks
+from secateur.tasks.shapes import described
+
+_MANY = 2**31  # classes, where nobody knows how many there are
+
+
+def is_class_batch(batch: Any, task: Task) -> bool:
+    """Tell whether a batch must hold one class number for each example."""
+    return isinstance(task, Classification) and not task.multi_label
+
+
+def labelled(batch: Any, task: Task, classes: int, split: Split) -> Any:
+    """Return a batch of inputs with class numbers, checked; of a plain pair the images as well.
+
+    Raises:
+        DataError: if it is none.
+    """
+    if isinstance(batch, Mapping) and any(name in batch for name in TARGETS):
+        labels = _numbers(task.target(batch), task.count(batch), classes, split)
+        name = next(name for name in TARGETS if name in batch)
+        return {**cast("Mapping[str, Any]", batch), name: labels}
+    pair = cast("Sequence[Any]", batch) if isinstance(batch, (tuple, list)) else ()
+    if len(pair) != 2:
+        raise DataError(
+            f"the {split} loader yields a {type(cast('object', batch)).__name__}: it must yield pairs (images, labels)"
+        )
+    images, labels = pair
+    if isinstance(images, Mapping | tuple | list) and next(tensors(images), None) is not None:
+        return images, _numbers(labels, task.count(batch), classes, split)
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
+        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise DataError(f"the {split} loader yields images as {what}: give normalised float tensors (N, C, H, W)")
+    return images, _numbers(labels, len(images), classes, split)
+
+
+def check_batch(batch: Any, task: Task, classes: int | None) -> None:
+    """Refuse a first validation batch that is none of a task.
+
+    Raises:
+        DataError: saying what it lacks.
+    """
+    where = "the first batch of the val loader"
+    try:
+        inputs, target, count = task.inputs(batch), task.target(batch), task.count(batch)
+    except DataError as error:
+        raise DataError(f"{where} does not fit {task.name}: {error}") from None
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise DataError(f"{where} does not fit {task.name}: {type(error).__name__}: {error}") from error
+    found = list(tensors(inputs))
+    if not found or not count:
+        raise DataError(f"{where} holds no tensors that a network could be called with, but {described(inputs)}")
+    if any(it.dtype == torch.uint8 and it.dim() > 2 for it in found):
+        raise DataError(f"{where} holds pixels as whole numbers: give normalised float tensors (N, C, H, W)")
+    if any(it.is_floating_point() and not bool(torch.isfinite(it).all()) for it in found):
+        raise DataError(f"{where} holds inputs that are NaN or infinite: repair or remove those examples")
+    try:
+        _check_target(target, inputs, count, task, classes)
+    except DataError as error:
+        raise DataError(f"{where} does not fit {task.name}: {error}") from None
+
+
+def _check_target(target: Any, inputs: Any, count: int, task: Task, classes: int | None) -> None:
+    if isinstance(task, Segmentation):
+        check_masks(target, torch.empty(count, classes or _MANY, device="meta"), task.ignore)
+    elif isinstance(task, Detection):
+        _check_detection(target, inputs, classes)
+    elif isinstance(task, Retrieval):
+        if not isinstance(target, Tensor) or target.is_floating_point() or target.shape != (count,):
+            raise DataError(f"its targets must be class numbers of shape ({count},), not {described(target)}")
+    elif isinstance(task, Regression | Restoration):
+        if not isinstance(target, Tensor) or not target.dim() or len(target) != count:
+            raise DataError(f"its targets must be numbers for each of {count} examples, not {described(target)}")
+        if not bool(torch.isfinite(target).all()):
+            raise DataError("a target is NaN or infinite: leave such examples out")
+        if isinstance(task, Restoration) and target.dim() != 4:
+            raise DataError(f"its targets must be images (N, C, H, W), not {described(target)}")
+
+
+def _check_detection(target: Any, inputs: Any, classes: int | None) -> None:
+    boxes, images = check_boxes(target), listed(inputs)
+    if images is None or len(images) != len(boxes):
+        raise DataError(
+            f"it must hold an image (C, H, W) for each of {len(boxes)} tables of boxes, stacked or in a list, not "
+            f"{described(inputs[0])}"
+        )
+    for one in boxes:
+        check_labels(one["labels"], classes or _MANY, "its boxes")
+
+
+def _numbers(labels: Any, count: int, classes: int, split: Split) -> Tensor:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (count,):
+        raise DataError(f"the {split} loader must yield one whole-number label for each image, as a tensor (N,)")
+    check_labels(labels, classes, f"batches of the {split} loader")
+    return labels.long()

@@ -1,0 +1,88 @@
+"""Retrieval: training batches of several images of each class, and splits with classes of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from secateur.data import load_data
+from secateur.errors import DataError
+from secateur.tasks import Retrieval
+
+
+def fill(root: Path, counts: dict[str, int]) -> Path:
+    for place, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (12, 12), (20 * place, 3 * number, 7)).save(root / name / f"{number:02}.png")
+    return root
+
+
+def load(root: Path, **settings: Any) -> Any:
+    return load_data(f"retrieval:{root}", image_size=8, **{"workers": 0, **settings})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fill(tmp_path / "train", {"a": 9, "b": 12, "c": 8, "d": 5, "e": 3})
+    fill(tmp_path / "val", {"a": 3, "f": 3})
+    fill(tmp_path / "test", {"f": 2, "g": 4})
+    return tmp_path
+
+
+def test_splits_may_have_classes_of_their_own(folder: Path):
+    data = load(folder)
+    assert (data.classes, data.names, data.task) == (None, tuple("abcdefg"), Retrieval())
+    labels = torch.cat([y for _, y in data.batches("test", 4)])
+    assert labels.tolist() == [5, 5, 6, 6, 6, 6]
+    assert [data.size(split) for split in ("train", "val", "test")] == [37, 6, 6]
+
+
+def test_training_batches_hold_four_images_of_each_class(folder: Path):
+    data = load(folder)
+    batches = data.batches("train", 8, shuffle=True, seed=3)
+    found = [(images, labels) for images, labels in batches]
+    assert len(found) == len(batches) == 4  # 2 + 3 + 2 + 1 + 1 groups, two in a batch
+    for images, labels in found:
+        assert images.shape == (8, 3, 8, 8)
+        assert all(count in (0, 4, 8) for count in torch.bincount(labels).tolist())
+    assert sum(len(labels.unique()) == 2 for _, labels in found) >= 3
+    whole = [image for images, labels in found for image in images[labels != 4]]
+    assert len({image.numpy().tobytes() for image in whole}) == len(whole)  # a class of three shows one again
+
+
+def test_batches_depend_on_the_seed_and_processes_share_them_class_by_class(folder: Path):
+    one_pass = {"augment": "crop_flip", "shuffle": True, "seed": 4}
+    single = list(load(folder).batches("train", 16, **one_pass))
+    other = list(load(folder).batches("train", 16, **{**one_pass, "seed": 5}))
+    assert not torch.equal(single[0][0], other[0][0])
+    for rank in range(2):
+        share = list(load(folder, workers=2).batches("train", 16, rank=rank, world=2, **one_pass))
+        assert len(share) == len(single) == 2
+        for (images, labels), (every, _) in zip(share, single, strict=True):
+            assert torch.equal(images, every[rank::2])
+            assert all(count in (0, 4, 8) for count in torch.bincount(labels).tolist())
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 6, 100])
+def test_any_batch_size_gives_batches_of_two_classes(folder: Path, batch_size: int):
+    batches = list(load(folder).batches("train", batch_size, shuffle=True))
+    assert batches
+    for _, labels in batches:
+        present = torch.bincount(labels)
+        assert int(present[present > 0].min()) >= 2
+
+
+def test_passes_in_order_show_each_image_once(folder: Path):
+    labels = torch.cat([y for _, y in load(folder).batches("train", 8)])
+    assert torch.bincount(labels).tolist() == [9, 12, 8, 5, 3]
+
+
+def test_one_class_is_refused(tmp_path: Path):
+    fill(tmp_path / "train", {"a": 9})
+    with pytest.raises(DataError, match="learned from images of two classes or more, and there is one"):
+        load(tmp_path).batches("train", 8, shuffle=True)
