@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from secateur.arguments import checked
 from secateur.core.task import Task
 from secateur.errors import SettingError, nearest
 from secateur.tasks.classification import Classification
@@ -21,6 +22,7 @@ TASKS: Mapping[str, type[Task]] = {
 """The class of each built-in task."""
 
 
+@checked
 def task_of(name: str, options: Mapping[str, Any] | None = None) -> Task:
     """Return the built-in task of this name with these settings.
 
