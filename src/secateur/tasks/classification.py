@@ -149,9 +149,12 @@ class _LabelMeter(Meter):
             raise nothing_measured()
         scores, labels = (torch.cat(column) for column in zip(*self._seen, strict=True))
         # NaN is below all others where the label is there, and above them where it is not
-        scores = torch.where(scores.isnan(), torch.where(labels, -torch.inf, torch.inf), scores).nan_to_num()
-        columns = zip(labels.T.numpy(), scores.T.numpy(), strict=True)
-        found = [float(average_precision_score(there, score)) for there, score in columns if there.any()]
+        scores = torch.where(scores.isnan(), torch.where(labels, -torch.inf, torch.inf), scores)
+        found = [
+            float(average_precision_score(there.numpy(), score.unique(return_inverse=True)[1].numpy()))  # none infinite
+            for there, score in zip(labels.T, scores.T, strict=True)
+            if there.any()
+        ]
         if not found:
             raise DataError("no image has any label, so that the average precision of none can be told")
         return (sum(found) / len(found),)

@@ -97,8 +97,11 @@ def _judged(found: Tensor, right: Tensor) -> Tensor:
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     noise = peak_signal_noise_ratio(found, right, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    likeness: Any = structural_similarity_index_measure(found, right, data_range=1.0, reduction="none")
-    return torch.stack([noise, likeness.reshape(-1)], dim=1).cpu()
+    _, likeness = structural_similarity_index_measure(
+        found, right, data_range=1.0, reduction="none", return_full_image=True
+    )
+    whole = slice(_WINDOW // 2, -(_WINDOW // 2))  # windows within the image; torchmetrics mirrors what is beyond
+    return torch.stack([noise, likeness[..., whole, whole].mean(dim=(1, 2, 3))], dim=1).cpu()
 
 
 def _luma(images: Tensor) -> Tensor:
