@@ -44,6 +44,9 @@ class Recipe:
             for none.
         transfer: the weights were trained on other data: the classifier is drawn anew for the classes of this data.
         data: which data set, for instance ``"mnist5k"`` or ``"cifar10:DIR"``; empty for none.
+        task: what the network is for, if not what the data set is usually for: ``"segmentation"`` for instance, with
+            settings as in ``"segmentation?ignore=11"``, or your own function that returns a task, as
+            ``"my_task.py:make"``.
         calibrate: unlabelled images to repair and decide by: a folder of pictures, or a .npy, .npz or .safetensors file
             of arrays; empty for training images of the data.
         calibrate_images: how many unlabelled images to use; 64 to 1,000 are useful.
@@ -98,6 +101,7 @@ class Recipe:
     weights: str = ""
     transfer: bool = False
     data: str = ""
+    task: str = ""
     calibrate: str = ""
     calibrate_images: int = 1000
     method: str
@@ -221,8 +225,8 @@ class Recipe:
         return tuple(map(int, self.image.split("x"))) if self.image else None  # pyright: ignore[reportReturnType]
 
     def vouched(self) -> Recipe:
-        """Return the recipe with leave to run the Python code that its ``model`` names, which you have looked at."""
-        return replace(self, model=str(self.model))
+        """Return the recipe with leave to run the Python code that ``model`` and ``task`` name, which you have looked at."""
+        return replace(self, model=str(self.model), task=str(self.task))
 
     def name(self) -> str:
         """Return a short folder name such as ``l1-keep0.5-1f0c9a``; equal recipes have equal names.

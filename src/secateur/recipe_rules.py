@@ -29,6 +29,7 @@ RULES: dict[str, Rule] = {
     "weights": rules.text("the path of a file, or empty"),
     "transfer": rules.FLAG,
     "data": rules.text('the name of a data set such as "mnist5k", or empty'),
+    "task": rules.text('the name of a task such as "segmentation?ignore=11", or empty'),
     "calibrate": rules.text("the path of a folder of pictures or of a file of arrays, or empty"),
     "calibrate_images": rules.IMAGES,
     "method": rules.text("the name of a pruning method", least=1),

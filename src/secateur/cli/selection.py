@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 NETWORK = (
-    "model", "weights", "transfer", "data", "classes", "mean", "std", "val_fraction", "train_images", "image",
+    "model", "weights", "transfer", "data", "task", "classes", "mean", "std", "val_fraction", "train_images", "image",
     "image_size", "workers",
 )  # fmt: skip
 IMAGES = ("calibrate", "calibrate_images")

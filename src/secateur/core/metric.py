@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
+from secateur.rules import text as words
+from secateur.rules import whole
 from secateur.typed import check_types
 
 
@@ -17,12 +20,15 @@ class Metric:
         unit: what is written behind it; with ``"%"`` values are fractions in [0, 1] that are shown in hundredths.
         higher_is_better: its direction.
         digits: decimal places that are shown.
+
+    Raises:
+        SettingError: if one of them is out of range.
     """
 
-    name: str
-    unit: str = ""
+    name: Annotated[str, words("a name", 1)]
+    unit: Annotated[str, words("a unit")] = ""
     higher_is_better: bool = True
-    digits: int = 3
+    digits: Annotated[int, whole(0, "decimal places", most=12)] = 3
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -44,11 +50,16 @@ class Metric:
     def change(self, before: float, after: float) -> str:
         """Return the difference of two values, with its sign; that of shares in points."""
         unit = "points" if self.unit == "%" else self.unit
-        return f"{self.scale * (after - before):+.{self.digits}f}{f' {unit}' if unit else ''}"
+        difference = round(self.scale * (after - before), self.digits) + 0.0  # which makes -0 a 0
+        return f"{difference:+.{self.digits}f}{f' {unit}' if unit else ''}"
 
     def lost(self, before: float, after: float) -> float:
-        """Return by how much ``after`` is worse, in the unit of the values; negative if it is better."""
-        return before - after if self.higher_is_better else after - before
+        """Return by how much ``after`` is worse, in the unit of the values; negative if it is better.
+
+        Infinite where only one of them is NaN, which is worse than anything; 0 where both are.
+        """
+        was, now = self.key(before), self.key(after)
+        return 0.0 if was == now else was - now
 
     def error(self, value: float) -> float:
         """Return a number that is smaller the better a value is: the share that is missing, else the value turned."""

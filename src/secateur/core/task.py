@@ -13,22 +13,36 @@ from torch import Tensor
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.metric import Metric
 from secateur.core.surgery.forward import Inputs
-from secateur.errors import DataError, SettingError
+from secateur.errors import DataError, ModelError, SettingError
 
 TARGETS = ("labels", "label", "targets", "target")
 """Names under which a batch that is a table holds what is wanted of the network."""
 
 
 class Meter(ABC):
-    """Collects what a network returned for the batches of a split, and says how well it did."""
+    """Collects what a network returned for the batches of a split, and says how well it did.
+
+    Outputs that are NaN count as wrong: they never make a value better, and never stop the measurement.
+    """
 
     @abstractmethod
     def update(self, output: Any, batch: Any) -> None:
-        """Look at what ``Task.output`` returned for a batch."""
+        """Look at what ``Task.output`` returned for a batch, in evaluation mode and without gradients.
+
+        Targets are checked here, where it costs no training step to wait for a device.
+
+        Raises:
+            DataError: if the targets are none of the task, or do not fit the output.
+            ModelError: if the output has more or fewer examples than the batch.
+        """
 
     @abstractmethod
     def compute(self) -> Sequence[float]:
-        """Return a value for each of the task's metrics, in their order."""
+        """Return a value for each of the task's metrics, in their order.
+
+        Raises:
+            DataError: if there was no example, or none that says anything.
+        """
 
 
 class Task(ABC):
@@ -63,7 +77,10 @@ class Task(ABC):
         """
         if isinstance(batch, Mapping):
             entries = cast("Mapping[str, Any]", batch)
-            return {name: value for name, value in entries.items() if name not in TARGETS}
+            named = {name: value for name, value in entries.items() if name not in TARGETS}
+            if named:
+                return named
+            raise DataError(f"a batch is a table without inputs; it has {_listed(entries)}")
         return pair_of(batch)[0]
 
     def target(self, batch: Any) -> Any:
@@ -78,8 +95,8 @@ class Task(ABC):
                 if name in entries:
                     return entries[name]
             raise DataError(
-                f"a batch is a table without targets; it has {', '.join(map(str, entries))}, and they are looked for "
-                f"under {', '.join(TARGETS)}"
+                f"a batch is a table without targets; it has {_listed(entries)}, and they are looked for under "
+                f"{', '.join(TARGETS)}"
             )
         return pair_of(batch)[1]
 
@@ -101,9 +118,14 @@ class Task(ABC):
     def loss(self, output: Any, batch: Any) -> Tensor:
         """Return the mean loss of a batch, a scalar with gradient.
 
+        It never waits for an accelerator: values of targets that are not on the CPU are left to ``Meter.update``.
+
         Args:
             output: from ``output``, of the network in training mode, or in evaluation mode where ``judges_loss``.
             batch: one of the data, on the same device.
+
+        Raises:
+            DataError: if the targets are none of the task, or do not fit the output.
         """
 
     metric_is_mean: ClassVar[bool] = False
@@ -124,15 +146,29 @@ class Task(ABC):
         """Return how far a network is from its teacher on a batch, a scalar with gradient.
 
         By default the squared difference over the squared size, the mean over all tensors of the output.
+
+        Args:
+            output: from ``output``, of the network that learns.
+            taught: the same of its teacher, without gradient.
+            temperature: by which scores are divided, where there are some.
+
+        Raises:
+            SettingError: if there is nothing to imitate.
+            ModelError: if the teacher returns something else than the network.
         """
-        pairs = zip(_floats(output), _floats(taught), strict=True)
-        tiny = torch.finfo(torch.float32).tiny
-        errors = [(own - told).square().sum() / told.square().sum().clamp(min=tiny) for own, told in pairs]
-        if not errors:
-            raise SettingError(
-                f"a network for {self.name} returns no tensors in training mode that another could imitate; set "
-                "'distill' to 0"
+        own, told = _floats(output), _floats(taught)
+        if not own:
+            raise nothing_to_imitate(self)
+        if [each.shape for each in own] != [each.shape for each in told]:
+            raise ModelError(
+                f"the teacher returns tensors of shape {_shapes(told)}, and the network that learns from it of shape "
+                f"{_shapes(own)}: both must return the same"
             )
+        tiny = torch.finfo(torch.float32).tiny
+        errors = [
+            (mine - right).square().sum() / right.square().sum().clamp(min=tiny)
+            for mine, right in zip(own, told, strict=True)
+        ]
         return torch.stack(errors).mean()
 
     def smoothed(self, label_smoothing: float) -> Self:
@@ -146,9 +182,9 @@ class Task(ABC):
         raise SettingError(f"label_smoothing is for class numbers, and {self.name} has none; set it to 0")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the name and the settings of the task, in values that JSON has."""
-        settings = dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
-        return {"name": self.name, **settings}
+        """Return the name and the settings of the task, those of them that JSON can hold."""
+        settings = {field.name: getattr(self, field.name) for field in _fields(self)}
+        return {"name": self.name, **{name: value for name, value in settings.items() if _in_json(value)}}
 
 
 def pair_of(batch: Any) -> tuple[Any, Any]:
@@ -162,8 +198,43 @@ def pair_of(batch: Any) -> tuple[Any, Any]:
         if len(entries) == 2:
             return entries[0], entries[1]
         raise DataError(f"a batch must be a pair of inputs and targets, and one has {len(entries)} parts")
-    raise DataError(f"a batch must be a pair of inputs and targets, and one is a {type(batch).__name__}")
+    raise DataError(
+        f"a batch must be a pair of inputs and targets, or a table of named ones, and one is a {type(batch).__name__}"
+    )
+
+
+def nothing_measured() -> DataError:
+    """Return the error of a meter that has seen no example."""
+    return DataError("there are no examples to measure the network on: the batches are empty")
+
+
+def nothing_to_imitate(task: Task) -> SettingError:
+    """Return the error of a task whose networks return nothing that another could imitate."""
+    return SettingError(
+        f"a network for {task.name} returns nothing in training mode that another could imitate; set 'distill' to 0"
+    )
 
 
 def _floats(value: Any) -> list[Tensor]:
     return [tensor.float() for _, tensor in named_tensors(value) if tensor.is_floating_point()]
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "none"
+
+
+def _listed(entries: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, entries)) or "nothing"
+
+
+def _fields(task: Task) -> Sequence[dataclasses.Field[Any]]:
+    return dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
+
+
+def _in_json(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_in_json, cast("Sequence[Any]", value)))
+    if isinstance(value, dict):
+        entries = cast("dict[Any, Any]", value)
+        return all(isinstance(key, str) and _in_json(each) for key, each in entries.items())
+    return value is None or isinstance(value, str | int | float | bool)

@@ -14,15 +14,18 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.arguments import checked
 from secateur.core.method import Method
 from secateur.errors import SettingError, first_line, nearest
 
-__all__ = ["ENTRY_POINTS", "card", "default", "find", "make", "methods", "name_of"]
+__all__ = ["ENTRY_POINTS", "METHODS", "card", "default", "find", "make", "methods", "name_of"]
 
 ENTRY_POINTS = "secateur.methods"
+
+if TYPE_CHECKING:
+    METHODS: Mapping[str, type[Method]]  # made when it is first asked for
 
 
 @cache

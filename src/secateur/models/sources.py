@@ -190,6 +190,16 @@ def _own(spec: str, source: str, name: str, offered: Mapping[str, int]) -> nn.Mo
     return _call(_factory(source, name), spec, offered)
 
 
+def own_function(spec: str) -> Callable[..., Any]:
+    """Return the user's own function that a text such as ``my_code.py:make`` names; its file is run.
+
+    Raises:
+        ModelError: if there is no such file or function.
+    """
+    source, _, name = spec.rpartition(":")
+    return _factory(source, name)
+
+
 def _factory(source: str, name: str) -> Callable[..., object]:
     """Return the user's own function ``name`` from the file or module ``source``, which is run."""
     is_file = source.endswith(".py") or "/" in source or "\\" in source

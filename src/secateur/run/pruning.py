@@ -21,7 +21,7 @@ from secateur.core.surgery import Inputs
 from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.untouched import ordinary, owned, private, randomness
-from secateur.data import Data, load_data
+from secateur.data import Data, load_data, with_task
 from secateur.data.calibration import COUNT, SOURCE
 from secateur.errors import BranchingError, DataError, SettingError
 from secateur.events import Tell, ignore, once, warn_once
@@ -33,7 +33,7 @@ from secateur.models.sources import side_of
 from secateur.outcome import Step
 from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
-from secateur.rules import Images, Minutes, Number, Rounds, Seed, Threads
+from secateur.rules import Images, Minutes, Number, Rounds, Rule, Seed, Threads
 from secateur.run.budget_target import check_budget
 from secateur.run.calibration_images import as_taken, check_size, named_images, shape_of, suited
 from secateur.run.device_placement import place_for
@@ -47,7 +47,17 @@ from secateur.run.recorded_choices import Choices
 from secateur.run.result import Result
 from secateur.run.time_budget import check_minutes
 from secateur.run.work_folder import Work
+from secateur.tasks import Task
 from secateur.training import Settings
+
+_DATA = Rule(
+    lambda value: (
+        value is None
+        or isinstance(value, str | Data | Mapping)
+        or (isinstance(value, tuple | list) and len(value) in (2, 3))
+    ),
+    "a data set, which secateur.load_data returns, its name, or with a task two or three loaders",
+)
 
 
 @checked
@@ -60,8 +70,9 @@ def prune(
     example_inputs: Inputs | None = None,
     method: Method | str | None = None,
     target: Target | Number | None = None,
-    data: Data | str | None = None,
+    data: Annotated[Data | str | Sequence[Any] | Mapping[str, Any] | None, _DATA] = None,
     *,
+    task: Task | None = None,
     train: Settings | None = None,
     shape: Settings | None = None,
     rounds: Rounds = 1,
@@ -101,7 +112,9 @@ def prune(
         method: a method or its name; None: ``reconstruction`` where images are at hand (``data`` or ``calibrate``),
             else ``magnitude``.
         target: what to keep; a number is a fraction of the MACs. None: the method's own rates decide.
-        data: a data set or its name; for methods that measure, for accuracies and for fine-tuning.
+        data: a data set or its name; for methods that measure, for qualities and for fine-tuning. With a task also two
+            or three loaders (training, validation and, if there is one, test examples), which yield what it takes.
+        task: what the network is for; None for that of the data, which usually is classification.
         train: how to fine-tune after each round; None for not at all.
         shape: how a method that trains before it decides (``batch_bridgeout``, ``bn_scale``) does so; None: like
             ``train``. With neither it decides on the network as it is.
@@ -164,7 +177,7 @@ def prune(
     given = model
     if isinstance(model, nn.Module):
         model = _own(model)
-    images = load_data(data, seed=seed) if isinstance(data, str) else data
+    images = _data(data, task, seed)
     if images is not None and isinstance(model, nn.Module):
         images = suited(images, model)
     side = side_of(model) if isinstance(model, str) else 224
@@ -244,6 +257,23 @@ def prune(
         other.images, other.looked_at = job.images, job.looked_at  # which the fit has looked at
         result = Pipeline(other).run(rounds)
     return replace(result, dense=given)
+
+
+def _data(data: Any, task: Task | None, seed: int) -> Data | None:
+    """Return the data under a task.
+
+    Raises:
+        DataError: if there are loaders without a task, or a task without data.
+    """
+    if data is None and task is not None:
+        raise DataError(f"{task.name} is learned and measured on data, and there is none; give some, or leave task out")
+    if isinstance(data, str):
+        return load_data(data, seed=seed, task=task)
+    if data is None or (isinstance(data, Data) and task is None):
+        return data
+    if task is None:
+        raise DataError("loaders say nothing about the task: name it (task=), or make them a data set (from_loaders)")
+    return with_task(data, task)
 
 
 def _own(model: nn.Module) -> nn.Module:

@@ -14,12 +14,15 @@ from secateur.core.plan import Plan
 from secateur.data import Calibration, Data, load_data
 from secateur.data.folder import with_channels
 from secateur.data.pictures import FolderSource
+from secateur.errors import ModelError
 from secateur.events import Tell, ignore
 from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import images_for
+from secateur.models.sources import images_for, own_code, own_function, refuse_own_code
+from secateur.reading import shown, written
 from secateur.recipe import Recipe
 from secateur.run import preflight
 from secateur.run.calibration_images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
+from secateur.tasks import Task, read_task
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,25 @@ def subject_of(recipe: Recipe, *, download: bool = False, tell: Tell = ignore) -
     return Subject(recipe.model, model, data, images, example_of(recipe, data, images))
 
 
+def task_in(recipe: Recipe) -> Task | None:
+    """Return the task that a recipe names; None for what the data set is usually for.
+
+    Raises:
+        SettingError: if there is no such task, or one of its settings is wrong.
+        ModelError: if it is your own, and its code cannot be run or returns no task; or if the recipe came as a file
+            and names code, see ``Recipe.vouched``.
+    """
+    if not recipe.task:
+        return None
+    if not own_code(recipe.task):
+        return read_task(recipe.task)
+    refuse_own_code(recipe.task)
+    task = own_function(recipe.task)()
+    if not isinstance(task, Task):
+        raise ModelError(f"{shown(recipe.task)} must return a task (secateur.tasks.Task), not {written(task)}")
+    return task
+
+
 def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
     """Return the recipe's data set, None if it names none."""
     if not recipe.data:
@@ -75,6 +97,7 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
         std=recipe.std,
         image_size=recipe.image_size or (shape[1] if shape else 224),
         workers=recipe.workers,
+        task=task_in(recipe),
     )
     if isinstance(found.source, FolderSource) and (shape[0] == 1 if shape else grey_by_default(recipe, found)):
         found = with_channels(found, 1)

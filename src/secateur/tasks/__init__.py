@@ -4,7 +4,7 @@ from secateur.core.task import Meter, Metric, Task
 from secateur.tasks.classification import Classification
 from secateur.tasks.custom import Custom
 from secateur.tasks.detection import Detection
-from secateur.tasks.named import TASKS, task_of
+from secateur.tasks.named import TASKS, read_task, task_of
 from secateur.tasks.regression import Regression
 from secateur.tasks.restoration import Restoration
 from secateur.tasks.retrieval import Retrieval
@@ -22,5 +22,6 @@ __all__ = [
     "Retrieval",
     "Segmentation",
     "Task",
+    "read_task",
     "task_of",
 ]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from secateur.core.graph.outputs import named_tensors
 from secateur.core.surgery.forward import Inputs
-from secateur.core.task import Meter, Metric, Task
-from secateur.errors import DataError, ModelError, first_line
+from secateur.core.task import Meter, Metric, Task, nothing_measured
+from secateur.errors import DataError, ModelError, SecateurError, SettingError, first_line
 from secateur.tasks.shapes import described
 from secateur.typed import check_types
+
+_METRIC = ("update", "compute", "reset")  # what a metric that sees all batches can do
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,19 @@ class Custom(Task):
 
     Attributes:
         criterion: takes what the network returned and the targets of a batch; returns the mean loss, a scalar tensor.
+            A module is moved to the device of the network's output; parameters of its own are not trained.
         score: takes the same; returns how well the network did on the batch, a number, whose mean over examples is the
             metric. Or a metric of torchmetrics (or anything with ``update(output, target)``, ``compute()`` and
-            ``reset()``), which sees all batches before it is asked.
+            ``reset()``), of which a copy sees all batches before it is asked.
         title: what the metric is called.
         unit: of the metric; with ``"%"`` values are fractions in [0, 1].
         higher_is_better: its direction.
         network_inputs: takes a batch and returns what the network is called with; None: the first of a pair, or all of
             a table but for its targets.
         targets: takes a batch and returns its targets; None: the second of a pair, or ``labels`` of a table.
+
+    Raises:
+        SettingError: if one of them is of another kind.
     """
 
     name: ClassVar[str] = "a task of your own"
@@ -46,6 +54,12 @@ class Custom(Task):
 
     def __post_init__(self) -> None:
         check_types(self)
+        Metric(self.title, self.unit, self.higher_is_better)
+        if not callable(self.score) and not _sees_all(self.score):
+            raise SettingError(
+                "score of a task must be a function of what the network returned and of the targets, or have "
+                f"{', '.join(_METRIC)}, and it is {described(self.score)}"
+            )
 
     @property
     def metrics(self) -> tuple[Metric, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -54,41 +68,45 @@ class Custom(Task):
 
     def inputs(self, batch: Any, *, training: bool = False) -> Inputs:
         """Return what the network is called with."""
-        return super().inputs(batch) if self.network_inputs is None else self.network_inputs(batch)
+        if self.network_inputs is None:
+            return super().inputs(batch)
+        found: Any = _of_batch(self.network_inputs, "network_inputs", batch)
+        if isinstance(found, Tensor | Sequence | Mapping):
+            return found
+        raise DataError(
+            "network_inputs of the task must return what the network is called with, a tensor, a tuple of arguments or "
+            f"a table of named ones, not {described(found)}"
+        )
 
     def target(self, batch: Any) -> Any:
         """Return what is wanted of the network."""
-        return super().target(batch) if self.targets is None else self.targets(batch)
+        return super().target(batch) if self.targets is None else _of_batch(self.targets, "targets", batch)
 
     def loss(self, output: Any, batch: Any) -> Tensor:
         """Return what the criterion says.
 
         Raises:
             ModelError: if it fails on this output.
-            DataError: if it returns no scalar tensor.
+            DataError: if it returns no scalar tensor, or one without gradient in training.
         """
-        found = self._asked(self.criterion, "criterion", output, batch)
+        if isinstance(self.criterion, nn.Module):
+            _follow(self.criterion, output)
+        target = self.target(batch)
+        found = _asked(self.criterion, "criterion", output, target)
         if not isinstance(found, Tensor) or found.numel() != 1:
-            raise DataError(f"the criterion must return the mean loss as a scalar tensor, not {described(found)}")
+            raise DataError(
+                f"the criterion of the task must return the mean loss as a scalar tensor, not {described(found)}"
+            )
+        if not found.requires_grad and any(tensor.requires_grad for _, tensor in named_tensors(output)):
+            raise DataError(
+                "the criterion of the task returns a loss without gradient, from which nothing can be learned; compute "
+                "it with torch from what the network returned, without detach() or item()"
+            )
         return found.reshape(())
 
     def meter(self, device: torch.device) -> Meter:
         """Return a meter of the score."""
-        return _ScoreMeter(self, device)
-
-    def measured(self, output: Any, batch: Any) -> float:
-        """Return the score of a batch."""
-        return _number(self._asked(self.score, "score", output, batch))
-
-    def _asked(self, what: Callable[[Any, Any], Any], name: str, output: Any, batch: Any) -> Any:
-        target = self.target(batch)
-        try:
-            return what(output, target)
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise ModelError(
-                f"the {name} of the task does not take what the network returned ({described(output)}) with the "
-                f"targets ({described(target)}): {type(error).__name__}: {first_line(error)}"
-            ) from error
+        return _WholeMeter(self, device) if _sees_all(self.score) else _ScoreMeter(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the name of the metric; code is not described."""
@@ -96,24 +114,83 @@ class Custom(Task):
 
 
 class _ScoreMeter(Meter):
-    def __init__(self, task: Custom, device: torch.device) -> None:
+    def __init__(self, task: Custom) -> None:
         self._task, self._sum, self._examples = task, 0.0, 0
-        self._whole = task.score if hasattr(task.score, "update") and hasattr(task.score, "compute") else None
-        if self._whole is not None:
-            self._whole.reset()
-            if hasattr(self._whole, "to"):
-                self._whole.to(device)
 
     def update(self, output: Any, batch: Any) -> None:
-        if self._whole is not None:
-            self._whole.update(output, self._task.target(batch))
-            return
         count = self._task.count(batch)
-        self._sum += self._task.measured(output, batch) * count
-        self._examples += count
+        if count:
+            self._sum += count * _number(_asked(self._task.score, "score", output, self._task.target(batch)))
+            self._examples += count
 
     def compute(self) -> tuple[float, ...]:
-        return (_number(self._whole.compute()) if self._whole is not None else self._sum / self._examples,)
+        if not self._examples:
+            raise nothing_measured()
+        return (self._sum / self._examples,)
+
+
+class _WholeMeter(Meter):
+    def __init__(self, task: Custom, device: torch.device) -> None:
+        try:
+            self._metric: Any = copy.deepcopy(task.score)  # two meters may be in use at the same time
+            self._metric.reset()
+            if hasattr(self._metric, "to"):
+                self._metric.to(device)
+        except Exception as error:
+            raise SettingError(f"the score of the task cannot be copied and reset: {_said(error)}") from error
+        self._task, self._seen = task, False
+
+    def update(self, output: Any, batch: Any) -> None:
+        _asked(self._metric.update, "score", output, self._task.target(batch))
+        self._seen = True
+
+    def compute(self) -> tuple[float, ...]:
+        if not self._seen:
+            raise nothing_measured()
+        try:
+            found = self._metric.compute()
+        except Exception as error:
+            raise ModelError(f"the score of the task cannot be computed: {_said(error)}") from error
+        return (_number(found),)
+
+
+def _sees_all(score: Any) -> bool:
+    return not isinstance(score, type) and all(callable(getattr(score, name, None)) for name in _METRIC)
+
+
+def _asked(what: Callable[[Any, Any], Any], name: str, output: Any, target: Any) -> Any:
+    try:
+        return what(output, target)
+    except (SecateurError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the {name} of the task does not take what the network returned ({described(output)}) with the targets "
+            f"({described(target)}): {_said(error)}"
+        ) from error
+
+
+def _of_batch(what: Callable[[Any], Any], name: str, batch: Any) -> Any:
+    try:
+        return what(batch)
+    except (SecateurError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"{name} of the task does not take a batch ({described(batch)}): {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _follow(criterion: nn.Module, output: Any) -> None:
+    """Move a loss with weights, such as those of classes, to where the output is."""
+    held = next(chain(criterion.parameters(), criterion.buffers()), None)
+    if held is not None:
+        for _, tensor in named_tensors(output):
+            if tensor.device != held.device:
+                criterion.to(tensor.device)
+            return
 
 
 def _number(value: Any) -> float:
@@ -125,7 +202,8 @@ def _number(value: Any) -> float:
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     try:
-        number = float(value)
+        if isinstance(value, str | bytes):  # which float() reads
+            raise TypeError
+        return float(value)
     except (TypeError, ValueError):
-        raise DataError(f"the metric of the task must be a number, not {described(value)}") from None
-    return number if math.isfinite(number) else math.nan
+        raise DataError(f"the score of the task must be a number, not {described(value)}") from None

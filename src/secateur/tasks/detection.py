@@ -11,25 +11,31 @@ import torch
 from torch import Tensor
 
 from secateur.core.surgery.forward import Inputs
-from secateur.core.task import Meter, Metric, Task
+from secateur.core.task import Meter, Metric, Task, nothing_measured, nothing_to_imitate
 from secateur.errors import DataError, ModelError, SettingError
-from secateur.tasks.shapes import described
+from secateur.tasks.shapes import cheap_to_read, described, is_whole
 
 MAP = Metric("mAP", "%", digits=2)
 MAP_50 = Metric("mAP@0.5", "%", digits=2)
 MAP_75 = Metric("mAP@0.75", "%", digits=2)
 _BACKENDS = ("faster_coco_eval", "pycocotools")
+_FINDINGS = ("boxes", "scores", "labels")
+_AWAY = -1e6  # where no box of a target is
 
 
 @dataclass(frozen=True)
 class Detection(Task):
     """Boxes with classes and scores for each image.
 
-    Targets are one table for each image: ``boxes`` (n, 4) as x1, y1, x2, y2 in pixels and ``labels`` (n,) int64. In
-    training mode the network is called with images and targets and returns a table of losses, whose sum is minimised;
-    in evaluation mode it is called with images alone and returns one table with ``boxes``, ``scores`` and ``labels``
-    for each image. The metrics are those of COCO (Lin et al. 2014): average precision over classes, over overlaps of
-    0.5 to 0.95 and at two of them.
+    Targets are one table for each image: ``boxes`` (n, 4) as x1, y1, x2, y2 in pixels and ``labels`` (n,) int64, both
+    without rows where nothing is to be found; ``iscrowd`` (n,) may say which of them are crowds, which need not be
+    found.
+    In training mode the network is called with images and targets and returns a table of losses, whose sum is
+    minimised; in evaluation mode it is called with images alone and returns one table with ``boxes``, ``scores`` and
+    ``labels`` for each image.
+
+    The metrics are those of COCO (Lin et al.: Microsoft COCO: Common Objects in Context, 2014), with at most 100 boxes
+    for each image: average precision over classes, over overlaps of 0.5 to 0.95 and at two of them.
     """
 
     name: ClassVar[str] = "detection"
@@ -37,14 +43,36 @@ class Detection(Task):
     judges_loss: ClassVar[bool] = False
 
     def inputs(self, batch: Any, *, training: bool = False) -> Inputs:
-        """Return the images, and in training mode the targets as well; a list, for they may differ in size."""
-        images = super().inputs(batch)
-        several = list(images) if isinstance(images, Tensor | tuple | list) else images
-        return (several, self.target(batch)) if training else (several,)
+        """Return the images, and in training mode the targets as well; a list, for they may differ in size.
+
+        Raises:
+            DataError: if the batch has no images, or in training mode if its targets are no boxes, or none of them.
+        """
+        images = self._images(batch)
+        if not training:
+            return (images,)
+        targets = check_boxes(self.target(batch), wait=False)
+        if len(targets) != len(images):
+            raise DataError(f"a batch for detection has {len(images)} images and targets for {len(targets)}")
+        return images, targets
+
+    def _images(self, batch: Any) -> list[Tensor]:
+        images: Any = super().inputs(batch)
+        if isinstance(images, Mapping):
+            named = cast("Mapping[str, Any]", images)
+            if len(named) != 1:
+                raise DataError(
+                    "a batch for detection must hold one entry beside its targets, the images, and one has "
+                    f"{', '.join(map(str, named))}"
+                )
+            (images,) = named.values()
+        if not isinstance(images, Tensor | list | tuple):
+            raise DataError(f"the images of a batch for detection must be a list of tensors, not {described(images)}")
+        return list(cast("Sequence[Tensor]", images))
 
     def count(self, batch: Any) -> int:
         """Return how many images a batch holds."""
-        return len(self.target(batch))
+        return len(self._images(batch))
 
     def output(self, returned: Any) -> Any:
         """Return the losses of training mode, or the detections of evaluation mode.
@@ -58,7 +86,7 @@ class Detection(Task):
                 return losses
         elif isinstance(returned, list | tuple):
             found = cast("Sequence[Any]", returned)
-            if all(isinstance(each, Mapping) and {"boxes", "scores", "labels"} <= set(each) for each in found):
+            if all(map(_is_finding, found)):
                 return found
         raise ModelError(
             "a network for detection must return a table of losses in training mode, and in evaluation mode a list of "
@@ -71,6 +99,14 @@ class Detection(Task):
             raise ModelError("a network for detection has losses in training mode alone, and this one was not in it")
         losses = cast("Mapping[str, Tensor]", output)
         return torch.stack([each.reshape(()) for each in losses.values()]).sum()
+
+    def imitation(self, output: Any, taught: Any, temperature: float) -> Tensor:
+        """Refuse, for losses are all that networks for detection return in training mode.
+
+        Raises:
+            SettingError: always.
+        """
+        raise nothing_to_imitate(self)
 
     def meter(self, device: torch.device) -> Meter:
         """Return a meter of the average precisions.
@@ -86,6 +122,7 @@ class _BoxMeter(Meter):
         from torchmetrics.detection import MeanAveragePrecision
 
         self._task = task
+        self._images, self._boxes = 0, 0
         for backend in _BACKENDS:
             try:
                 self._metric = MeanAveragePrecision(backend=backend)
@@ -94,8 +131,8 @@ class _BoxMeter(Meter):
                 continue
         else:
             raise SettingError(
-                "the average precision of detections is counted by faster-coco-eval (or pycocotools), and neither is "
-                "installed: pip install 'secateur[detection]'"
+                "the average precision of detections is counted by faster-coco-eval (or pycocotools) and torchvision, "
+                "and one of them is not installed: pip install 'secateur[detection,vision]'"
             )
         self._metric.warn_on_many_detections = False
 
@@ -103,27 +140,61 @@ class _BoxMeter(Meter):
         targets = check_boxes(self._task.target(batch))
         if not isinstance(output, list | tuple) or len(cast("Sequence[Any]", output)) != len(targets):
             raise ModelError(f"the network returned {described(output)} for {len(targets)} images")
-        self._metric.update([_plain(one) for one in output], [_plain(one) for one in targets])
+        self._images += len(targets)
+        self._boxes += sum(int((_crowds(each) == 0).sum()) for each in targets)
+        self._metric.update([_found(each) for each in output], [_wanted(each) for each in targets])
 
     def compute(self) -> tuple[float, ...]:
+        if not self._images:
+            raise nothing_measured()
+        if not self._boxes:
+            raise DataError("no image has a box, so that there is nothing to be found in any")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = self._metric.compute()
-        # torchmetrics says -1 where no image has a box at all
-        return tuple(max(float(found[name]), 0.0) for name in ("map", "map_50", "map_75"))
+        return tuple(float(found[name]) for name in ("map", "map_50", "map_75"))
 
 
-def _plain(boxes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the metric looks at, on the CPU; detections that are not finite count as none."""
-    named = {name: boxes[name].detach().cpu() for name in ("boxes", "scores", "labels") if name in boxes}
-    sound = torch.isfinite(named["boxes"]).all(dim=1)
-    if "scores" in named:
-        sound &= torch.isfinite(named["scores"])
-    return {name: tensor[sound] for name, tensor in named.items()}
+def _is_finding(value: Any) -> bool:
+    """Tell whether a value is what a network found in an image."""
+    if not isinstance(value, Mapping):
+        return False
+    parts = [cast("Mapping[str, Any]", value).get(name) for name in _FINDINGS]
+    if not all(isinstance(each, Tensor) for each in parts):
+        return False
+    boxes, scores, labels = cast("list[Tensor]", parts)
+    return boxes.ndim == 2 and boxes.shape[1] == 4 and scores.shape == labels.shape == boxes.shape[:1]
 
 
-def check_boxes(targets: Any) -> Sequence[Mapping[str, Tensor]]:
+def _found(one: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the metric looks at; what is NaN or infinite was found where nothing is, surely so if need be."""
+    boxes, scores = (one[name].detach().cpu().float() for name in _FINDINGS[:2])
+    lost = ~(torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores))
+    nowhere = torch.tensor([_AWAY, _AWAY, _AWAY + 1, _AWAY + 1])
+    return {
+        "boxes": torch.where(lost[:, None], nowhere, boxes),
+        "scores": scores.nan_to_num(nan=torch.finfo(torch.float32).max),
+        "labels": one["labels"].detach().cpu().long(),
+    }
+
+
+def _wanted(one: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the metric looks at of a target."""
+    boxes, labels = one["boxes"].detach().cpu().float(), one["labels"].detach().cpu().long()
+    return {"boxes": boxes, "labels": labels, "iscrowd": _crowds(one).cpu()}
+
+
+def _crowds(one: Mapping[str, Tensor]) -> Tensor:
+    crowds = one.get("iscrowd")
+    return torch.zeros_like(one["labels"]) if crowds is None else crowds.long()
+
+
+def check_boxes(targets: Any, *, wait: bool = True) -> Sequence[Mapping[str, Tensor]]:
     """Return the targets of a batch.
+
+    Args:
+        targets: of a batch.
+        wait: whether to look at values on an accelerator as well.
 
     Raises:
         DataError: if they are no boxes with labels, saying what they are instead.
@@ -131,7 +202,8 @@ def check_boxes(targets: Any) -> Sequence[Mapping[str, Tensor]]:
     if not isinstance(targets, list | tuple):
         raise DataError(f"the targets of detection must be one table for each image, not {described(targets)}")
     for number, each in enumerate(cast("Sequence[Any]", targets)):
-        boxes, labels = (each.get("boxes"), each.get("labels")) if isinstance(each, Mapping) else (None, None)
+        table = cast("Mapping[str, Any]", each) if isinstance(each, Mapping) else dict[str, Any]()
+        boxes, labels, crowds = table.get("boxes"), table.get("labels"), table.get("iscrowd")
         if not isinstance(boxes, Tensor) or not isinstance(labels, Tensor):
             raise DataError(
                 f"the target of image {number} of a batch must be a table with boxes and labels, not {described(each)}"
@@ -141,9 +213,25 @@ def check_boxes(targets: Any) -> Sequence[Mapping[str, Tensor]]:
                 f"image {number} of a batch has boxes of shape {tuple(boxes.shape)} and labels of shape "
                 f"{tuple(labels.shape)}: there must be four numbers and one label for each box"
             )
-        if not bool(torch.isfinite(boxes).all()) or bool((boxes[:, 2:] <= boxes[:, :2]).any()):
+        if not boxes.is_floating_point() or not is_whole(labels):
             raise DataError(
-                f"image {number} of a batch has a box without area, or with a corner that is no number; boxes are x1, "
-                "y1, x2, y2 in pixels, with x1 < x2 and y1 < y2"
+                f"image {number} of a batch has boxes that are {described(boxes)} and labels that are "
+                f"{described(labels)}: boxes must be floating-point numbers, and labels whole ones"
             )
+        if crowds is not None and (not is_whole(crowds) or crowds.shape != labels.shape):
+            raise DataError(
+                f"'iscrowd' of image {number} of a batch must be 0 or 1 for each box, not {described(crowds)}"
+            )
+        if wait or cheap_to_read(boxes):
+            _check_values(number, boxes, labels)
     return cast("Sequence[Mapping[str, Tensor]]", targets)
+
+
+def _check_values(number: int, boxes: Tensor, labels: Tensor) -> None:
+    if not bool(torch.isfinite(boxes).all()) or bool((boxes[:, 2:] <= boxes[:, :2]).any()):
+        raise DataError(
+            f"image {number} of a batch has a box without area, or with a corner that is no number; boxes are x1, "
+            "y1, x2, y2 in pixels, with x1 < x2 and y1 < y2"
+        )
+    if bool((labels < 0).any()):
+        raise DataError(f"image {number} of a batch has the label {int(labels.min())}; labels are 0 or more")

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from secateur.arguments import checked
 from secateur.core.task import Task
 from secateur.errors import SettingError, nearest
 from secateur.tasks.classification import Classification
@@ -21,6 +22,37 @@ TASKS: Mapping[str, type[Task]] = {
 """The class of each built-in task."""
 
 
+@checked
+def read_task(spec: str) -> Task:
+    """Return the built-in task that a text names, with its settings: ``segmentation`` or ``segmentation?ignore=11``.
+
+    Raises:
+        SettingError: as ``task_of``, or if a setting has no value.
+    """
+    name, _, query = spec.partition("?")
+    options = dict[str, Any]()
+    for part in filter(None, query.split("&")):
+        option, given, text = part.partition("=")
+        if not given:
+            raise SettingError(f"the setting '{option}' of the task '{name}' has no value; write {name}?{option}=VALUE")
+        options[option] = _value(text)
+    return task_of(name, options)
+
+
+def _value(text: str) -> Any:
+    """Return what a setting says: none, a truth value or a number, else the text itself."""
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@checked
 def task_of(name: str, options: Mapping[str, Any] | None = None) -> Task:
     """Return the built-in task of this name with these settings.
 

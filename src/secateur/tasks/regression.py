@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.core.graph.outputs import scores_in
-from secateur.core.task import Meter, Metric, Task
+from secateur.core.task import Meter, Metric, Task, nothing_measured
 from secateur.errors import DataError, ModelError
-from secateur.tasks.shapes import described
+from secateur.tasks.shapes import at_least_single, cheap_to_read, described, is_real
 
 R_SQUARED = Metric("R squared", digits=4)
 MEAN_ABSOLUTE_ERROR = Metric("mean absolute error", higher_is_better=False, digits=4)
@@ -22,7 +22,8 @@ MEAN_ABSOLUTE_ERROR = Metric("mean absolute error", higher_is_better=False, digi
 class Regression(Task):
     """Real numbers (N,) or (N, numbers) for each example, learned by the squared error.
 
-    The metric is the coefficient of determination, the mean over the numbers.
+    The metrics are the coefficient of determination over the whole split, the mean over the numbers (as scikit-learn's
+    ``r2_score`` counts it, also where a number never changes), and the mean absolute error.
     """
 
     name: ClassVar[str] = "regression"
@@ -35,16 +36,18 @@ class Regression(Task):
             ModelError: if there are none.
         """
         found = scores_in(returned)
-        if isinstance(found, Tensor) and found.is_floating_point() and found.ndim in (1, 2):
-            return found.reshape(len(found), -1)
+        if is_real(found) and found.ndim in (1, 2):
+            return found if found.ndim == 2 else found[:, None]
         raise ModelError(
             "a network for regression must return numbers of shape (batch,) or (batch, numbers), not "
-            f"{described(found)}"
+            f"{described(returned)}"
         )
 
     def loss(self, output: Tensor, batch: Any) -> Tensor:
-        """Return the mean squared error."""
-        return F.mse_loss(output, _wanted(self.target(batch), output))
+        """Return the mean squared error, in float32 or wider."""
+        target = self.target(batch)
+        wanted = _wanted(target, output, values=isinstance(target, Tensor) and cheap_to_read(target))
+        return F.mse_loss(at_least_single(output), at_least_single(wanted))
 
     def meter(self, device: torch.device) -> Meter:
         """Return a meter of R squared and the mean absolute error."""
@@ -54,34 +57,36 @@ class Regression(Task):
 class _NumberMeter(Meter):
     def __init__(self, task: Regression) -> None:
         self._task = task
-        self._metrics: list[Any] = []
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def update(self, output: Tensor, batch: Any) -> None:
-        wanted = _wanted(self._task.target(batch), output)
-        if not self._metrics:
-            from torchmetrics import MeanAbsoluteError, R2Score
-
-            self._metrics = [R2Score(), MeanAbsoluteError()]
-        for metric in self._metrics:
-            metric.update(output.detach().double().cpu(), wanted.double().cpu())
+        wanted = _wanted(self._task.target(batch), output, values=True)
+        if len(wanted):
+            self._seen.append((output.detach().cpu().double(), wanted.cpu().double()))
 
     def compute(self) -> tuple[float, ...]:
-        determination, error = self._metrics
-        if int(determination.total) < 2:
+        from sklearn.metrics import r2_score  # torchmetrics takes a sum of squares below 1e-4 for no error at all
+
+        if not self._seen:
+            raise nothing_measured()
+        found, wanted = (torch.cat(column) for column in zip(*self._seen, strict=True))
+        if len(wanted) < 2:
             raise DataError("R squared needs two examples or more, and there is one")
-        return float(determination.compute()), float(error.compute())
+        error = float((found - wanted).abs().mean())
+        sound = bool(torch.isfinite(found).all())
+        return float(r2_score(wanted.numpy(), found.numpy())) if sound else float("nan"), error
 
 
-def _wanted(target: Any, output: Tensor) -> Tensor:
-    """Return targets as (N, numbers), in the type of the output.
+def _wanted(target: Any, output: Tensor, *, values: bool) -> Tensor:
+    """Return targets as (N, numbers), in their own type.
 
     Raises:
-        DataError: if they are no finite numbers, or of another shape.
+        DataError: if they are no finite numbers (looked at with ``values``), or of another shape.
     """
-    if not isinstance(target, Tensor) or target.ndim > 2 or target.numel() != output.numel():
-        raise DataError(
-            f"the targets of regression must be numbers of shape {tuple(output.shape)}, not {described(target)}"
-        )
-    if not bool(torch.isfinite(target).all()):
+    several = tuple(output.shape)
+    fits = isinstance(target, Tensor) and not target.is_complex()
+    if not fits or (target.shape != output.shape and (several[1] != 1 or target.shape != output.shape[:1])):
+        raise DataError(f"the targets of regression must be numbers of shape {several}, not {described(target)}")
+    if values and not bool(torch.isfinite(target).all()):
         raise DataError("a target is NaN or infinite; leave such examples out")
-    return target.reshape(output.shape).to(output.dtype)
+    return target.reshape(several)

@@ -10,24 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.core.graph.outputs import scores_in
-from secateur.core.task import Meter, Metric, Task
+from secateur.core.task import Meter, Metric, Task, nothing_measured
 from secateur.errors import DataError, ModelError
 from secateur.rules import Pixels
-from secateur.tasks.shapes import described
+from secateur.tasks.shapes import at_least_single, cheap_to_read, described, is_real
 from secateur.typed import check_types
 
 PSNR = Metric("PSNR", "dB", digits=2)
 SSIM = Metric("SSIM", digits=4)
-_LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # of ITU-R BT.601, as the field measures restoration
+_LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # ITU-R BT.601 in the range of studios, as the field measures it
+_BLACK = 16 / 255
 _WINDOW = 11  # of SSIM
+_SLACK = 1e-3  # by which rounding in half precision may leave 0..1
 
 
 @dataclass(frozen=True)
 class Restoration(Task):
     """An image (N, C, H, W) in 0..1 for each image, learned by the absolute error.
 
-    The metrics are the peak signal-to-noise ratio and the structural similarity (Wang et al. 2004), the mean over
-    images, on the luma of coloured images.
+    The metrics are the peak signal-to-noise ratio and the structural similarity (Wang et al. 2004, a Gaussian window of
+    11 pixels and sigma 1.5 where it lies within the image), the mean over images, as super-resolution is measured on
+    Set5: what the network returns is cut to 0..1, coloured images are judged by their luma (Y of YCbCr, ITU-R BT.601),
+    and a border is left out. Nothing is rounded to 8 bits.
 
     Attributes:
         border: pixels on each side that are not measured; in super-resolution as many as its factor.
@@ -47,16 +51,18 @@ class Restoration(Task):
             ModelError: if there are none.
         """
         found = scores_in(returned)
-        if isinstance(found, Tensor) and found.is_floating_point() and found.ndim == 4:
+        if is_real(found) and found.ndim == 4:
             return found
         raise ModelError(
-            f"a network for restoration must return images of shape (batch, channels, height, width), not "
-            f"{described(found)}"
+            "a network for restoration must return images of shape (batch, channels, height, width), not "
+            f"{described(returned)}"
         )
 
     def loss(self, output: Tensor, batch: Any) -> Tensor:
-        """Return the mean absolute error."""
-        return F.l1_loss(output, _wanted(self.target(batch), output))
+        """Return the mean absolute error, in float32 or wider."""
+        target = self.target(batch)
+        wanted = _wanted(target, output, values=isinstance(target, Tensor) and cheap_to_read(target))
+        return F.l1_loss(at_least_single(output), at_least_single(wanted))
 
     def meter(self, device: torch.device) -> Meter:
         """Return a meter of PSNR and SSIM."""
@@ -66,51 +72,60 @@ class Restoration(Task):
 class _ImageMeter(Meter):
     def __init__(self, task: Restoration) -> None:
         self._task = task
-        self._found: list[tuple[float, float]] = []
+        self._found: list[Tensor] = []
 
     def update(self, output: Tensor, batch: Any) -> None:
-        wanted, edge = _wanted(self._task.target(batch), output), self._task.border
+        wanted, edge = _wanted(self._task.target(batch), output, values=True), self._task.border
+        if not len(wanted):
+            return
         if min(wanted.shape[-2:]) - 2 * edge < _WINDOW:
             raise DataError(
                 f"images of {wanted.shape[-2]}x{wanted.shape[-1]} without {edge} pixels on each side are smaller than "
                 f"the window of {_WINDOW} in which SSIM is measured"
             )
         inner = slice(edge, -edge or None)
-        for found, right in zip(output.detach().float(), wanted.float(), strict=True):
-            pair = [_luma(image.clamp(0, 1))[:, inner, inner] for image in (found, right)]
-            self._found.append(_judged(*pair))
+        self._found.append(_judged(*(_luma(each)[..., inner, inner] for each in (output.detach(), wanted))))
 
     def compute(self) -> tuple[float, ...]:
-        found = torch.tensor(self._found, dtype=torch.float64)
-        return tuple(found.mean(dim=0).tolist())
+        if not self._found:
+            raise nothing_measured()
+        return tuple(torch.cat(self._found).double().mean(dim=0).tolist())
 
 
-def _judged(found: Tensor, right: Tensor) -> tuple[float, float]:
+def _judged(found: Tensor, right: Tensor) -> Tensor:
+    """Return PSNR in dB and SSIM of each image, (N, 2) on the CPU."""
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-    noise = peak_signal_noise_ratio(found, right, data_range=1.0)
-    likeness: Any = structural_similarity_index_measure(found[None], right[None], data_range=1.0)
-    return float(noise), float(likeness)
+    noise = peak_signal_noise_ratio(found, right, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    _, likeness = structural_similarity_index_measure(
+        found, right, data_range=1.0, reduction="none", return_full_image=True
+    )
+    whole = slice(_WINDOW // 2, -(_WINDOW // 2))  # windows within the image; torchmetrics mirrors what is beyond
+    return torch.stack([noise, likeness[..., whole, whole].mean(dim=(1, 2, 3))], dim=1).cpu()
 
 
-def _luma(image: Tensor) -> Tensor:
-    if len(image) != 3:
-        return image
-    weights = torch.tensor(_LUMA, device=image.device, dtype=image.dtype)
-    return 16 / 255 + (image * weights[:, None, None]).sum(dim=0, keepdim=True)
+def _luma(images: Tensor) -> Tensor:
+    """Return images in 0..1 as (N, 1, H, W) if they have three channels, else with the channels that they have."""
+    images = images.float().clamp(0, 1)
+    if images.shape[1] != 3:
+        return images
+    weights = torch.tensor(_LUMA, device=images.device)
+    return _BLACK + (images * weights[:, None, None]).sum(dim=1, keepdim=True)
 
 
-def _wanted(target: Any, output: Tensor) -> Tensor:
-    """Return the images that are wanted, in the type of the output.
+def _wanted(target: Any, output: Tensor, *, values: bool) -> Tensor:
+    """Return the images that are wanted.
 
     Raises:
-        DataError: if they are none, or of another size.
+        DataError: if they are none, of another size, or outside of 0..1 (looked at with ``values``).
     """
-    if not isinstance(target, Tensor) or target.shape != output.shape:
+    if not is_real(target) or target.shape != output.shape:
         raise DataError(
-            f"the targets must be images of shape {tuple(output.shape)}, as the network returns them, not "
-            f"{described(target)}"
+            f"the targets must be images of floating-point numbers of shape {tuple(output.shape)}, as the network "
+            f"returns them, not {described(target)}"
         )
-    if not bool(torch.isfinite(target).all()):
-        raise DataError("a pixel of a target is NaN or infinite")
-    return target.to(output.dtype)
+    if values and target.numel():
+        low, high = (float(each) for each in target.aminmax())
+        if not (-_SLACK <= low <= high <= 1 + _SLACK):  # also if one of them is NaN
+            raise DataError(f"pixels of targets must be in 0..1, and there are some from {low:g} to {high:g}")
+    return target

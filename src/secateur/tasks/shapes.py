@@ -1,10 +1,11 @@
-"""Saying in a few words what came out of a network where something else was wanted."""
+"""What came out of a network or a data set where something else was wanted, in a few words; and what fits together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
+import torch
 from torch import Tensor
 
 _SHOWN = 4
@@ -21,6 +22,26 @@ def described(value: Any) -> str:
         parts = cast("Sequence[Any]", value)
         return f"a {type(value).__name__} of {_listed([described(part) for part in parts])}"
     return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def is_real(value: Any) -> TypeGuard[Tensor]:
+    """Tell whether a value is a tensor of floating-point numbers."""
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def is_whole(value: Any) -> TypeGuard[Tensor]:
+    """Tell whether a value is a tensor of whole numbers, as classes are."""
+    return isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """Return numbers in float32, or in float64 where they are: sums of halves overflow."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def cheap_to_read(tensor: Tensor) -> bool:
+    """Tell whether values of a tensor can be looked at without waiting for an accelerator."""
+    return tensor.device.type == "cpu"
 
 
 def _listed(parts: Sequence[str]) -> str:
