@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from secateur import reading
 from secateur.data.folder_settings import SPLITS
@@ -153,7 +153,7 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
@@ -165,10 +165,10 @@ def _name(entry: Mapping[str, Any], path: Path) -> str:
 
 
 def _size(entry: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    sides = entry.get("width"), entry.get("height")
-    if not all(_is_number(side) and side > 0 for side in sides):
+    wide, high = entry.get("width"), entry.get("height")
+    if not (_is_number(wide) and _is_number(high) and wide > 0 and high > 0):
         raise _wrong(path, f"the image {reading.shown(entry['id'])} has no width and height in pixels")
-    return int(cast("float", sides[0])), int(cast("float", sides[1]))
+    return int(wide), int(high)
 
 
 def _corners(box: Any, key: object, path: Path) -> list[float]:

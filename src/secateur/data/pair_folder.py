@@ -39,7 +39,7 @@ def pair_folder(root: Path, settings: FolderSettings) -> Data:
         if path is not None:
             tables[split] = path
     if not tables and (root / TABLE).is_file():
-        tables = {"train": root / TABLE}
+        tables["train"] = root / TABLE
     if tables:
         return _numbers(root, tables, settings)
     pairs = layouts.paired(root, NAMES)
