@@ -217,7 +217,7 @@ class Recipe:
             SettingError: if the file cannot be read or is not a recipe; the message names the file.
         """
         found = read(path, Recipe.from_toml)
-        return replace(found, model=Foreign(found.model))
+        return replace(found, model=Foreign(found.model), task=Foreign(found.task))
 
     @property
     def shape_asked(self) -> tuple[int, int, int] | None:
@@ -225,7 +225,7 @@ class Recipe:
         return tuple(map(int, self.image.split("x"))) if self.image else None  # pyright: ignore[reportReturnType]
 
     def vouched(self) -> Recipe:
-        """Return the recipe with leave to run the Python code that ``model`` and ``task`` name, which you have looked at."""
+        """Return the recipe with leave to run the code that ``model`` and ``task`` name, which you have looked at."""
         return replace(self, model=str(self.model), task=str(self.task))
 
     def name(self) -> str:

@@ -134,7 +134,9 @@ def test_crowds_are_left_out_and_images_without_boxes_stay(tmp_path: Path):
     data = load(simple(tmp_path, content), val_fraction=0.1)
     boxes = [len(image.boxes) for part in data.source.parts.values() for image in part.images]
     assert sorted(boxes) == [0] * 6 + [1] * 6
-    empty = [one for _, batch in data.batches("train", 4, augment="crop_flip") for one in batch if not len(one["boxes"])]
+    empty = [
+        one for _, batch in data.batches("train", 4, augment="crop_flip") for one in batch if not len(one["boxes"])
+    ]
     assert empty
     assert all(one["boxes"].shape == (0, 4) and one["labels"].shape == (0,) for one in empty)
 
@@ -206,6 +208,7 @@ def change(**changes: Any) -> Any:
         (change(images={"id": 101}), "two of the images have the id 101"),
         (change(categories={"id": 3}), "two of the categories have the id 3"),
         (change(annotations={"bbox": [1, 2, math.nan, 4]}), r"the bbox of annotation 0 \(.*nan.*\) is not four finite"),
+        (change(annotations={"bbox": [1, 2, 10**400, 4]}), "is not four finite numbers"),
         (change(annotations={"bbox": [1, 2, 3]}), "is not four finite numbers"),
         (change(annotations={"bbox": None}), "is not four finite numbers"),
         (change(images={"file_name": "none.png"}), "there is no image 'none.png'|1 images that are not there"),

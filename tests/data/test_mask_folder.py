@@ -148,7 +148,9 @@ def test_the_ignored_number_decides_how_many_classes_there_are(tmp_path: Path, m
     assert (other.classes, other.task, read) == (2, Segmentation(ignore=2), [])
     (_, masks), *_ = other.batches("train", 8, augment="crop")
     assert 255 not in masks.unique().tolist()
-    assert load(tmp_path, classes=7).classes == with_task(load(tmp_path, classes=7), Segmentation(ignore=2)).classes == 7
+    assert (
+        load(tmp_path, classes=7).classes == with_task(load(tmp_path, classes=7), Segmentation(ignore=2)).classes == 7
+    )
 
 
 def test_palettes_and_few_bits_are_numbers(tmp_path: Path):
@@ -189,7 +191,10 @@ def deep(path: Path) -> None:
     ("spoil", "message"),
     [
         (lambda path: Image.new("L", (9, 9)).save(path), r"has 9 x 9 pixels and its image '.*' 24 x 20: they must be"),
-        (lambda path: Image.new("L", (24, 20), 9).save(path), r"holds the class 9, but there are 3 classes.*classes=10"),
+        (
+            lambda path: Image.new("L", (24, 20), 9).save(path),
+            r"holds the class 9, but there are 3 classes.*classes=10",
+        ),
         (deep, "holds numbers of more than 8 bits"),
         (lambda path: Image.new("RGBA", (24, 20)).save(path), "has the mode RGBA, neither class numbers nor colours"),
         (lambda path: Image.new("L", (24, 20)).save(path, "JPEG"), "is a JPEG, which changes numbers"),

@@ -3,13 +3,16 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from secateur.data import load_data
+from secateur.data.named import folder_of
 from secateur.errors import DataError
+from secateur.tasks import Retrieval
 
 RNG = np.random.default_rng(0)
 
@@ -204,3 +207,30 @@ def test_optional_libraries_are_not_imported_at_start():
     code += "('torchvision', 'mlxtend.data', 'pandas', 'sklearn', 'matplotlib', 'PIL') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("spec", "folder"),
+    [
+        ("mnist5k", None),
+        ("coco:some/where", "some/where"),
+        ("superresolution:some/where?scale=4", "some/where"),
+        ("superresolution:some/where", "some/where"),
+        ("pairs:odd?scale=4", "odd?scale=4"),
+    ],
+)
+def test_the_folder_of_a_data_set_is_known_from_its_name(spec, folder):
+    assert folder_of(spec) == (None if folder is None else Path(folder))
+
+
+def test_channels_and_classes_that_a_data_set_does_not_have_are_refused():
+    with pytest.raises(DataError, match=r"the images of mnist5k have 1 channel\(s\), and channels=3 was said"):
+        load_data("mnist5k", channels=3)
+    with pytest.raises(DataError, match="mnist5k has 10 classes, and classes=7 was said"):
+        load_data("mnist5k", classes=7)
+    assert load_data("mnist5k", task=Retrieval()).task == Retrieval()
+
+
+def test_names_close_to_a_data_set_are_offered():
+    with pytest.raises(DataError, match=r"unknown data set 'segmentations' \(did you mean 'segmentation'\?\)"):
+        load_data("segmentations:x")

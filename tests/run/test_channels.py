@@ -12,7 +12,8 @@ from torch import nn
 
 from secateur import prune
 from secateur.data import Calibration, load_data
-from secateur.data.folder import IMAGENET, LUMA
+from secateur.data.folder import IMAGENET
+from secateur.data.picture_source import LUMA
 from secateur.recipe import Recipe
 from secateur.run import data_of, images_of, prune_as, run_recipe
 from secateur.run.calibration_images import named_images, suited

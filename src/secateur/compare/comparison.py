@@ -184,7 +184,7 @@ class Comparison:
             SettingError: if the file cannot be read or is no comparison; the message names the file.
         """
         found = read(path, Comparison.from_toml)
-        return replace(found, base=replace(found.base, model=Foreign(found.base.model)))
+        return replace(found, base=replace(found.base, model=Foreign(found.base.model), task=Foreign(found.base.task)))
 
 
 def _refuse_run(document: Mapping[str, Any]) -> None:

@@ -21,8 +21,8 @@ from secateur.tasks.shapes import described
 _MANY = 2**31  # classes, where nobody knows how many there are
 
 
-def is_class_batch(batch: Any, task: Task) -> bool:
-    """Tell whether a batch must hold one class number for each example."""
+def wants_labels(task: Task) -> bool:
+    """Tell whether batches of a task must hold one class number for each example."""
     return isinstance(task, Classification) and not task.multi_label
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from secateur import reading
 from secateur.data.folder_settings import SPLITS
 from secateur.data.order import Split
 from secateur.errors import DataError
 from secateur.events import ignore, warn_once
+from secateur.rules import LARGEST
 
 MOST = 1024 * reading.MIB
 """Bytes of a file; that of COCO itself has half of it."""
@@ -153,6 +153,10 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
 def _name(entry: Mapping[str, Any], path: Path) -> str:
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
@@ -161,16 +165,16 @@ def _name(entry: Mapping[str, Any], path: Path) -> str:
 
 
 def _size(entry: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    sides = entry.get("width"), entry.get("height")
-    if not all(isinstance(side, int) and side > 0 for side in sides):
+    wide, high = entry.get("width"), entry.get("height")
+    if not (_is_number(wide) and _is_number(high) and wide > 0 and high > 0):
         raise _wrong(path, f"the image {reading.shown(entry['id'])} has no width and height in pixels")
-    return cast("tuple[int, int]", sides)
+    return int(wide), int(high)
 
 
 def _corners(box: Any, key: object, path: Path) -> list[float]:
     """Return x1, y1, x2, y2 of a box that is given as x, y, width and height."""
     numbers = cast("list[Any]", box) if isinstance(box, list) else []
-    sound = len(numbers) == 4 and all(isinstance(each, int | float) and math.isfinite(each) for each in numbers)
+    sound = len(numbers) == 4 and all(_is_number(each) for each in numbers)
     if not sound:
         raise _wrong(
             path, f"the bbox of annotation {reading.shown(key)} ({reading.shown(box)}) is not four finite numbers"

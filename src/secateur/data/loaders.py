@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from secateur.arguments import checked
-from secateur.data.batch_checks import check_batch, is_class_batch, labelled
+from secateur.data.batch_checks import check_batch, labelled, wants_labels
 from secateur.data.dataset import Batches, Data, Source, example_of
 from secateur.data.order import Order, Split
 from secateur.errors import DataError, nearest
@@ -70,7 +70,7 @@ def from_loaders(
             raise DataError(
                 f"the {split} loader can be read at most once: pass a torch DataLoader or a list of batches"
             )
-    if classes is None and isinstance(task, Classification) and not task.multi_label:
+    if classes is None and wants_labels(task):
         raise DataError("nobody says how many classes the loaders have: name their number (classes=)")
     return _data(loaders, task, classes, name)
 
@@ -144,7 +144,8 @@ class LoaderSource(Source):
         self.task = task
         self.classes = classes
         self._first = taken(batch, task, classes, "val", torch.device("cpu"))
-        check_batch(self._first, task, classes)
+        if not wants_labels(task):  # which were looked at just now
+            check_batch(self._first, task, classes)
 
     def size(self, split: Split) -> int:
         """Return the number of examples in a split."""
@@ -216,7 +217,7 @@ def taken(
     Raises:
         DataError: if it is no batch of images with class numbers, where it should be one.
     """
-    if classes is not None and is_class_batch(batch, task):
+    if classes is not None and wants_labels(task):
         batch = labelled(batch, task, classes, split)
     return _moved(batch, device, copied)
 

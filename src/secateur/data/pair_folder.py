@@ -33,10 +33,13 @@ def pair_folder(root: Path, settings: FolderSettings) -> Data:
         SecateurError: if torchvision is not installed.
     """
     layouts.there(root)
-    places = [(split, root / word / TABLE) for split, words in SPLITS.items() for word in reversed(words)]
-    tables: dict[Split, Path] = {split: path for split, path in places if path.is_file()}
+    tables = dict[Split, Path]()
+    for split, words in SPLITS.items():
+        path = next((path for word in words if (path := root / word / TABLE).is_file()), None)
+        if path is not None:
+            tables[split] = path
     if not tables and (root / TABLE).is_file():
-        tables = {"train": root / TABLE}
+        tables["train"] = root / TABLE
     if tables:
         return _numbers(root, tables, settings)
     pairs = layouts.paired(root, NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from secateur.data.order import Order
 from secateur.data.picture_source import PictureSource
 from secateur.data.splits import mixed
 from secateur.errors import DataError
-from secateur.measure.forward import refilled, table_like, tensors, tuple_like
+from secateur.measure.forward import part, refilled, table_like, tensors, tuple_like
 
 CHUNK = 128
 ENDINGS = (".npy", ".npz", ".safetensors")
@@ -70,11 +71,13 @@ def opened(
         return _of_arrays(_file(path, wanted.example), f"'{path}'", wanted, count, seed)
     if isinstance(source, Data):
         own = not isinstance(source.source, LoaderSource)  # which has normalised by itself, nobody knows how
-        example = source.example() if wanted.example is None else wanted.example
-        wanted = replace(
-            wanted, example=example, any_size=True, **({"mean": source.mean, "std": source.std} if own else {})
-        )
-        return Read(_of_data(source, count, seed), f"training images of {source.name}", wanted, scaled=own)
+        wanted = replace(wanted, any_size=True, **({"mean": source.mean, "std": source.std} if own else {}))
+        items = _of_data(source, count, seed)
+        first = next(items, None)
+        if wanted.example is None and first is not None and not isinstance(first, Tensor):
+            wanted = replace(wanted, example=part(first, slice(0, 1)))  # no input may pass for a label
+        items = chain(() if first is None else (first,), items)
+        return Read(items, f"training images of {source.name}", wanted, scaled=own)
     if isinstance(source, DataLoader):
         return Read(_of_loader(cast("DataLoader[Any]", source), count, seed), "a data loader", wanted)
     if _is_arrays(source, wanted.example):

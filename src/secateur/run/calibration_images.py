@@ -19,7 +19,6 @@ from secateur.core.surgery.private_copies import stand_in
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.folder import GREY, with_channels
 from secateur.data.loaders import LoaderSource
-from secateur.data.pictures import FolderSource
 from secateur.errors import DataError, ModelError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import device_of, dtype_of, moved, tensors
@@ -89,7 +88,7 @@ def suited(data: Data, model: nn.Module) -> Data:
 
     Only where it does not take them as they are; other data is returned as it is.
     """
-    if not isinstance(data.source, FolderSource) or _takes(model, data.example()):
+    if not isinstance(data.source, PictureSource) or _takes(model, data.example()):
         return data
     other = with_channels(data, 4 - len(data.mean))
     return other if _takes(model, other.example()) else data

@@ -12,8 +12,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.data import Calibration, Data, load_data
-from secateur.data.folder import with_channels
-from secateur.data.pictures import FolderSource
+from secateur.data.picture_source import PictureSource, with_channels
 from secateur.errors import ModelError
 from secateur.events import Tell, ignore
 from secateur.models import build, classes_in, give_weights
@@ -99,7 +98,7 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
         workers=recipe.workers,
         task=task_in(recipe),
     )
-    if isinstance(found.source, FolderSource) and (shape[0] == 1 if shape else grey_by_default(recipe, found)):
+    if isinstance(found.source, PictureSource) and (shape[0] == 1 if shape else grey_by_default(recipe, found)):
         found = with_channels(found, 1)
     if recipe.image or not recipe.calibrate:  # else the size is that of the unlabelled ones
         check_asked(recipe, found.shape, found.name)
