@@ -78,17 +78,24 @@ class Process:
     Standard error goes to a file, so that no reader of standard output waits for the reader of the other.
     """
 
-    def __init__(self, words: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None, stdout: IO[str] | None):
+    def __init__(
+        self,
+        words: Sequence[str],
+        cwd: Path | None,
+        env: Mapping[str, str] | None,
+        stdout: IO[str] | None,
+        stderr: IO[str] | None,
+    ) -> None:
         self.returncode: int | None = None
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it is there as long as the process)
         stdin, writes = os.pipe()
         reads, out = os.pipe()
         asked = {"words": list(words), "cwd": str(cwd or Path.cwd()), "env": dict(os.environ if env is None else env)}
-        files = [stdin, stdout.fileno() if stdout else out, self.errors.fileno()]
+        files = [stdin, stdout.fileno() if stdout else out, (stderr or self.errors).fileno()]
         self.pid: int = _ask(asked, files)
         os.close(stdin)
         os.close(out)
-        self.stdin, self.stdout = open(writes, "w"), open(reads)
+        self.stdin, self.stdout = open(writes, "w"), open(reads)  # noqa: SIM115 (the same)
 
     def __enter__(self) -> Process:
         return self
@@ -130,6 +137,9 @@ class Process:
             os.kill(self.pid, signal.SIGKILL)
 
 
+Running = Process | subprocess.Popen[str]
+
+
 @functools.cache
 def _line() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -152,7 +162,8 @@ def start(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdout: IO[str] | None = None,
-) -> Process | subprocess.Popen[str]:
+    stderr: IO[str] | None = None,
+) -> Running:
     """Start Python with these words: a file or ``-c CODE`` or ``-m MODULE``, and arguments.
 
     Args:
@@ -160,13 +171,13 @@ def start(
         cwd: the folder to begin in; by default this one.
         env: all of the environment; what is read while torch is imported makes no difference.
         stdout: a file for standard output, which is a pipe by default.
+        stderr: a file for standard error, which is kept for ``communicate`` by default.
     """
     if FORKING:
-        return Process(words, cwd, env, stdout)
+        return Process(words, cwd, env, stdout, stderr)
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, *words], cwd=cwd, env=env, stdin=pipe, stdout=stdout or pipe, stderr=pipe, text=True
-    )
+    command, streams = [sys.executable, *words], {"stdin": pipe, "stdout": stdout or pipe, "stderr": stderr or pipe}
+    return subprocess.Popen(command, cwd=cwd, env=env, text=True, **streams)
 
 
 def run(
@@ -175,9 +186,10 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdout: IO[str] | None = None,
+    stderr: IO[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with these words, as by ``start``, and return how it ended with what it said."""
-    process = start(words, cwd=cwd, env=env, stdout=stdout)
+    process = start(words, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
     out, err = process.communicate(timeout=240)
     assert process.returncode is not None
     return subprocess.CompletedProcess(list(words), process.returncode, out, err)

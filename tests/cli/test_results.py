@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import forked
 from commands import PRUNED, Call
 from secateur import artifact
 from secateur.artifact import folder
@@ -49,15 +48,7 @@ app()
 
 def killed(at: str, folder: Path, *words: str) -> None:
     """Run a command in a process that is killed at a certain point."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, at, *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = forked.run(["-c", KILLED, at, *words], cwd=folder)
     assert done.returncode == -9, done.stderr
 
 
@@ -373,14 +364,7 @@ def test_a_result_that_was_whole_but_not_yet_in_its_place_is_taken(secateur: Cal
 @pytest.mark.skipif(os.name != "posix", reason="locks and signals of POSIX")
 def test_two_processes_on_one_result_and_how_one_is_ended(secateur: Call, tmp_path: Path):
     words = [*TRAINED[:9], "--epochs", "500", *TRAINED[11:], "--out", "shared"]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "secateur", *words],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    first = forked.start(["-m", "secateur", *words], cwd=tmp_path)
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("shared.work/*.ckpt")):
@@ -403,13 +387,13 @@ def test_two_processes_on_one_result_and_how_one_is_ended(secateur: Call, tmp_pa
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
 def test_a_kill_while_a_result_is_replaced_leaves_the_old_one(secateur: Call, tmp_path: Path):
-    words = ("prune", *PRUNED, "--out", "small")
+    words = ("prune", *PRUNED, "--repair", "none", "--out", "small")
     assert secateur(*words).status == 0
     old = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "small").rglob("*") if path.is_file()}
-    killed("measurement.json", tmp_path, "prune", *PRUNED, "--keep", "0.3", "--out", "small", "--force")
+    killed("measurement.json", tmp_path, *words, "--keep", "0.3", "--force")
     now = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "small").rglob("*") if path.is_file()}
     assert now == old
-    assert secateur("prune", *PRUNED, "--keep", "0.3", "--out", "small", "--force").status == 0
+    assert secateur(*words, "--keep", "0.3", "--force").status == 0
     assert json.loads((tmp_path / "small" / "measurement.json").read_text())["target"]["keep"] == 0.3
     left = {path.name for path in tmp_path.iterdir()} - {"nets.py", "__pycache__"}
     assert left == {"small"}
