@@ -92,19 +92,15 @@ def test_the_repair_is_switched_off_by_a_word(secateur: Call, tmp_path: Path):
 
 
 def test_a_recipe_or_its_folder_repeats_the_result(secateur: Call, pruned: Path, tmp_path: Path):
+    """A folder is named after its recipe unless told."""
     assert secateur("run", pruned / "recipe.toml", "--out", "one", "--quiet").status == 0
-    assert secateur("run", pruned, "--out", "two", "--quiet").status == 0
-    expected = (pruned / "weights.safetensors").read_bytes()
-    for name in ("one", "two"):
-        assert (tmp_path / name / "weights.safetensors").read_bytes() == expected
-        assert (tmp_path / name / "recipe.toml").read_bytes() == (pruned / "recipe.toml").read_bytes()
-
-
-def test_a_folder_is_named_after_its_recipe_unless_told(secateur: Call, pruned: Path, tmp_path: Path):
     assert secateur("run", pruned, "--quiet").status == 0
     recipe = artifact.load(pruned).recipe
     assert recipe is not None
     assert [path.name for path in (tmp_path / "out").iterdir()] == [recipe.name()]
+    for place in (tmp_path / "one", tmp_path / "out" / recipe.name()):
+        for name in ("weights.safetensors", "recipe.toml"):
+            assert (place / name).read_bytes() == (pruned / name).read_bytes()
 
 
 def test_code_of_the_user_runs_only_when_it_is_named_or_trusted(secateur: Call, tmp_path: Path):
@@ -433,7 +429,7 @@ def test_no_interruption_promises_what_is_not_there(
         'model = "lenet5"\ndata = "mnist5k"\n[target]\nkeeps = [0.5]\n[[method]]\nname = "magnitude"\n'
     )
     monkeypatch.setattr(compare, "carry_out", interrupted)
-    monkeypatch.setattr(run, "data_of", interrupted)
+    monkeypatch.setattr(run, "subject_of", interrupted)
     ended = secateur(*words, "--out", "new")
     assert (ended.status, ended.err.strip()) == (130, "interrupted before there was anything to go on from")
     (tmp_path / "new" / "work").mkdir(parents=True)
@@ -450,7 +446,8 @@ def test_an_image_folder_is_read_at_the_size_that_was_asked_for(secateur: Call, 
         for number in range(12):
             image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
     words = ("--model", "resnet20", "--data", "imagefolder:flags", "--image-size", "32", "--workers", "0")
-    ended = secateur("prune", *words, "--keep", "0.5", "--no-latency", "--export", "", "--out", "small")
+    words += ("--method", "magnitude", "--keep", "0.5", "--repair", "none", "--no-latency", "--export", "")
+    ended = secateur("prune", *words, "--out", "small")
     assert ended.status == 0, ended.err
     loaded = artifact.load("small")
     assert loaded.measurement["example"]["shape"] == [1, 3, 32, 32]
