@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
-import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
+
+import forked
 
 # How each script begins: its rank, its folder, and images that every process has.
 BEGIN = """
@@ -31,26 +34,39 @@ rank, out = sys.argv[1], Path(sys.argv[2])
 """
 
 
-def launch(out: Path, world: int, script: str) -> list[dict[str, torch.Tensor]]:
-    """Run a script in processes that know of each other, as ``torchrun`` does, and return what each has saved.
+def alone(out: Path, script: str) -> dict[str, torch.Tensor]:
+    """Run a script in this process, which knows of no other, and return what it has saved.
+
+    The script is given the rank 0 and a folder, where it writes ``0.safetensors``.
+    """
+    file = _written(out, script)
+    with patch.object(sys, "argv", [str(file), "0", str(out)]):
+        runpy.run_path(str(file), run_name="__main__")
+    return load_file(out / "0.safetensors")
+
+
+def launch(out: Path, script: str) -> list[dict[str, torch.Tensor]]:
+    """Run a script in two processes that know of each other, as ``torchrun`` does; return what each has saved.
 
     The script is given its rank and a folder, where it writes ``RANK.safetensors``.
     """
-    out.mkdir()
-    file = out / "train.py"
-    file.write_text(script)
+    file = _written(out, script)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running = []
-    for rank in range(world):
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if world > 1:
-            env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, str(file), str(rank), str(out)]
-        running.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    for rank in ("0", "1"):
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        running.append(forked.start([str(file), rank, str(out)], env=env))
     for process in running:
         _, trouble = process.communicate(timeout=240)
         assert process.returncode == 0, trouble
-    return [load_file(out / f"{rank}.safetensors") for rank in range(world)]
+    return [load_file(out / f"{rank}.safetensors") for rank in (0, 1)]
+
+
+def _written(out: Path, script: str) -> Path:
+    out.mkdir()
+    file = out / "train.py"
+    file.write_text(script)
+    return file

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import forked
 from secateur import artifact
 from secateur.artifact import folder as folders
 from secateur.core.plan import DropUnits, Plan
@@ -320,8 +320,7 @@ def test_a_folder_that_another_process_works_on_is_not_saved_to(result, tmp_path
         "import pathlib, sys\nfrom secateur.artifact.claims import claimed, lock_of\n"
         "with claimed(lock_of(pathlib.Path(sys.argv[1]))):\n    print('has it', flush=True)\n    sys.stdin.readline()\n"
     )
-    words = [sys.executable, "-c", hold, str(tmp_path / "art")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with forked.start(["-c", hold, str(tmp_path / "art")]) as other:
         assert other.stdout is not None
         assert other.stdout.readline().strip() == "has it"
         with pytest.raises(ArtifactError, match=rf"process {other.pid} is working on .*art; wait until it ends"):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import itertools
 import os
 import re
 import shlex
-import subprocess
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import forked
+from commands import run
+from secateur.core.method import ScoreMethod
 from secateur.core.problem import Problem
 from secateur.core.sizes.size import Target
 from secateur.core.trace import trace
@@ -65,14 +68,6 @@ def run_blocks(document: Path, folder: Path) -> types.ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def readme(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Run the README's Python and return what it leaves behind."""
-    folder = tmp_path_factory.mktemp("readme")
-    module = run_blocks(ROOT / "README.md", folder)
-    return {**module.__dict__, "folder": folder}
-
-
 PAGES = [path for path in DOCUMENTS if path.name != "README.md" and "decisions" not in path.parts]
 
 
@@ -86,35 +81,42 @@ def test_the_readme_has_python_and_commands():
     assert commands()
 
 
-def test_the_python_of_the_readme_runs_and_writes_what_it_says(readme: dict[str, object]):
-    folder = readme["folder"]
-    assert isinstance(folder, Path)
-    assert (folder / "out" / "lenet5" / "weights.safetensors").is_file()
+def test_the_python_of_the_readme_runs_and_does_what_it_says(tmp_path: Path):
+    """In one test, so that no two processes run the page."""
+    readme = vars(run_blocks(ROOT / "README.md", tmp_path))
+    assert (tmp_path / "out" / "lenet5" / "weights.safetensors").is_file()
+    is_half_as_large_and_has_learnt(readme)
+    removes_the_filter_in_the_middle(readme["GeometricMedian"])
+    asks_for_the_same_in_its_recipe(readme["brief"])
 
 
-def test_the_network_of_the_readme_is_half_as_large_and_has_learnt(readme: dict[str, object]):
+def is_half_as_large_and_has_learnt(readme: Mapping[str, Any]) -> None:
     model, data, thin = readme["model"], readme["data"], readme["thin"]
     macs, right = [], []
     for network in (model, thin):
         assert isinstance(network, torch.nn.Module)
         network.eval()
-        macs.append(count(network, data.example()).macs)  # type: ignore[attr-defined]
-        right.append(accuracy(network, data.batches("test", 500)).top1)  # type: ignore[attr-defined]
+        macs.append(count(network, data.example()).macs)
+        right.append(accuracy(network, data.batches("test", 500)).top1)
     assert macs[1] <= 0.5 * macs[0]
     assert right[0] > 0.85  # ten times better than chance, which is what the epochs there give with room to spare
 
 
-def test_the_method_of_the_readme_removes_the_filter_in_the_middle(readme: dict[str, object]):
+def removes_the_filter_in_the_middle(method: type[ScoreMethod]) -> None:
     """Weights 0, 2 and 10 lie 12, 10 and 18 from the others: the one in the middle is the first to go."""
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(3, 2, 1))
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([0.0, 2.0, 10.0]).reshape(3, 1, 1, 1))
     problem = Problem(net, trace(net, torch.ones(1, 1, 2, 2)), Target(0.7, "units"))
-    method = readme["GeometricMedian"]
-    assert callable(method)
     group = problem.graph.group("0")
     torch.testing.assert_close(method().score(group, problem), torch.tensor([12.0, 10.0, 18.0]))
     assert method().plan(problem).dropped() == {"0": (1,)}
+
+
+def asks_for_the_same_in_its_recipe(brief: Settings) -> None:
+    ((_, text),) = blocks("toml")
+    expected = Recipe(model="lenet5", data="mnist5k", method="filter_std", keep=0.5, pretrain=brief, train=brief)
+    assert Recipe.from_toml(text) == expected
 
 
 def test_the_table_of_methods_is_complete():
@@ -155,14 +157,6 @@ def test_decisions_are_numbered_without_gaps_and_told_in_three_parts():
         assert re.findall(r"^\*\*(Context|Choice|Price)\.\*\*", text, re.MULTILINE) == ["Context", "Choice", "Price"]
 
 
-def test_the_recipe_of_the_readme_asks_for_what_the_python_above_it_does(readme: dict[str, object]):
-    ((_, text),) = blocks("toml")
-    brief = readme["brief"]
-    assert isinstance(brief, Settings)
-    expected = Recipe(model="lenet5", data="mnist5k", method="filter_std", keep=0.5, pretrain=brief, train=brief)
-    assert Recipe.from_toml(text) == expected
-
-
 def commands() -> list[list[str]]:
     """Return the words of every ``secateur`` command of the documents, each once."""
     found: list[list[str]] = []
@@ -174,22 +168,17 @@ def commands() -> list[list[str]]:
     return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
 
-@functools.cache
-def help_of(command: str, method: str = "") -> str:
-    """Return what ``secateur COMMAND --help`` prints, with the settings of a method."""
-    wide = {**os.environ, "COLUMNS": "250", "TERM": "dumb", "NO_COLOR": "1"}
-    asked = [sys.executable, "-m", "secateur", *([command] if command else []), "--help"]
-    asked += ["--method", method] if method else []
-    done = subprocess.run(asked, capture_output=True, text=True, env=wide, timeout=120, check=False)
-    assert done.returncode == 0, f"secateur {command} --help: {done.stderr or done.stdout}"
-    return done.stdout
-
-
-@pytest.mark.skipif(importlib.util.find_spec("secateur.__main__") is None, reason="there is no command line yet")
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_commands_of_the_documents_exist_with_their_options(words: list[str]):
-    method = dict(itertools.pairwise(words)).get("--method", "")
-    text = help_of("" if words[0].startswith("-") else words[0], method)
+def test_commands_of_the_documents_exist_with_their_options(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in (("COLUMNS", "250"), ("TERM", "dumb"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    asked = [] if words[0].startswith("-") else words[:1]
+    method = dict(itertools.pairwise(words)).get("--method")
+    ended = run(capsys, *asked, "--help", *(["--method", method] if method else []))  # with the method's settings
+    assert ended.status == 0, ended
+    text = ended.out
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), f"{words[0]} has no option {option}"
 
@@ -213,9 +202,8 @@ def test_make_knows_the_targets_that_the_documents_name():
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
 def test_the_site_is_built_without_a_warning_and_has_a_page_for_every_method(tmp_path: Path):
-    asked = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, env=quiet, timeout=250, check=False)
+    asked = ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = forked.run(asked, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     assert done.returncode == 0, done.stderr
     for name, method in METHODS.items():
         if method.__module__.startswith("secateur.methods"):

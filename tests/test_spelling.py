@@ -39,7 +39,10 @@ def test_in_python_nothing_speaks_of_flags():
 
 def written_flags(path: Path) -> list[str]:
     """Return the texts of a module that speak of flags, but for docstrings and what chooses between spellings."""
-    tree = ast.parse(path.read_text("utf-8"))
+    source = path.read_text("utf-8")
+    if not FLAG.search(source):
+        return []
+    tree = ast.parse(source)
     chosen = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == "said"]
     fine = {id(each) for call in chosen for each in ast.walk(call)}
     fine |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import forked
 from secateur.artifact import claims
 from secateur.artifact.claims import claimed
 
@@ -22,12 +21,11 @@ HOLD = (
 )
 
 
-def start(place: Path, *, wait: bool = False) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", HOLD, str(place), "wait" if wait else "go"]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def start(place: Path, *, wait: bool = False) -> forked.Running:
+    return forked.start(["-c", HOLD, str(place), "wait" if wait else "go"])
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def said(process: forked.Running) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 from commands import Call
 from secateur.data import load_data
 from secateur.models import build
+from secateur.run import budget_target
+from secateur.run.budget_terms import Bargain
 from secateur.training import Settings, fit
 
 SMALL = ("--model", "lenet5", "--data", "mnist5k", "--method", "magnitude")
@@ -33,8 +36,9 @@ def test_limits_go_from_flags_to_the_result(secateur: Call) -> None:
         assert "at most 90.00 were allowed" in file.read()
 
 
-def test_plan_settles_a_latency(secateur: Call) -> None:
+def test_plan_settles_a_latency(secateur: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(budget_target, "Bargain", partial(Bargain, seconds=0.1))
     words = ("--max-latency", "0.9", "--runtime", "onnxruntime", "--threads", "1", "--json")
     found = json.loads(secateur("plan", "--model", "resnet20", *words).out)
     assert found["after"]["macs"] < found["before"]["macs"]

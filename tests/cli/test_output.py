@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+import forked
 from commands import PRUNED, Call
 
 LOUD = """
@@ -24,6 +26,7 @@ def small():
     os.system("echo a child prints")
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(4608, 10))
 """
+CUT = (*PRUNED, "--repair", "none")
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 
@@ -42,12 +45,10 @@ class Broken(io.StringIO):
         return len(text)
 
 
-def program(*words: str, **streams: object) -> subprocess.CompletedProcess[str]:
+def program(*words: str, **streams: IO[str]) -> subprocess.CompletedProcess[str]:
     """Run the program as it is installed, in a process of its own."""
     env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    command = [sys.executable, "-m", "secateur", *words]
-    asked: dict[str, object] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.run(command, env=env, text=True, check=False, **asked)  # type: ignore[call-overload]
+    return forked.run(["-m", "secateur", *words], env=env, **streams)
 
 
 @pytest.fixture
@@ -84,8 +85,8 @@ def test_a_full_disk_is_a_sentence_for_short_answers_too(words: tuple[str, ...])
 def test_a_reader_that_has_gone_away_is_no_news() -> None:
     reads, writes = os.pipe()
     os.close(reads)
-    ended = program("methods", stdout=writes)
-    os.close(writes)
+    with open(writes, "w") as stdout:
+        ended = program("methods", stdout=stdout)
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
@@ -105,7 +106,7 @@ def test_a_result_that_cannot_be_printed_is_saved(
     number: int, said: str, secateur: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Broken(number))
-    ended = secateur("prune", *PRUNED, "--out", "out/small", "--quiet")
+    ended = secateur("prune", *CUT, "--out", "out/small", "--quiet")
     assert ended.status == 1
     assert ended.err.rpartition("(--weights)\n")[2] == said.format(os.strerror(number))
     assert (tmp_path / "out" / "small" / "report.html").is_file()
@@ -118,7 +119,7 @@ def test_progress_that_nobody_can_read_ends_nothing(
     number: int, after: int, secateur: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Broken(number, after))
-    ended = secateur("prune", *PRUNED, "--out", "out/small")
+    ended = secateur("prune", *CUT, "--out", "out/small")
     assert ended.status == 0
     assert "Result: out/small" in ended.out
     assert (tmp_path / "out" / "small" / "report.html").is_file()

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import forked
 from commands import PRUNED, Call
 from secateur import artifact
 from secateur.artifact import folder
@@ -49,15 +48,7 @@ app()
 
 def killed(at: str, folder: Path, *words: str) -> None:
     """Run a command in a process that is killed at a certain point."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, at, *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = forked.run(["-c", KILLED, at, *words], cwd=folder)
     assert done.returncode == -9, done.stderr
 
 
@@ -101,19 +92,15 @@ def test_the_repair_is_switched_off_by_a_word(secateur: Call, tmp_path: Path):
 
 
 def test_a_recipe_or_its_folder_repeats_the_result(secateur: Call, pruned: Path, tmp_path: Path):
+    """A folder is named after its recipe unless told."""
     assert secateur("run", pruned / "recipe.toml", "--out", "one", "--quiet").status == 0
-    assert secateur("run", pruned, "--out", "two", "--quiet").status == 0
-    expected = (pruned / "weights.safetensors").read_bytes()
-    for name in ("one", "two"):
-        assert (tmp_path / name / "weights.safetensors").read_bytes() == expected
-        assert (tmp_path / name / "recipe.toml").read_bytes() == (pruned / "recipe.toml").read_bytes()
-
-
-def test_a_folder_is_named_after_its_recipe_unless_told(secateur: Call, pruned: Path, tmp_path: Path):
     assert secateur("run", pruned, "--quiet").status == 0
     recipe = artifact.load(pruned).recipe
     assert recipe is not None
     assert [path.name for path in (tmp_path / "out").iterdir()] == [recipe.name()]
+    for place in (tmp_path / "one", tmp_path / "out" / recipe.name()):
+        for name in ("weights.safetensors", "recipe.toml"):
+            assert (place / name).read_bytes() == (pruned / name).read_bytes()
 
 
 def test_code_of_the_user_runs_only_when_it_is_named_or_trusted(secateur: Call, tmp_path: Path):
@@ -373,14 +360,7 @@ def test_a_result_that_was_whole_but_not_yet_in_its_place_is_taken(secateur: Cal
 @pytest.mark.skipif(os.name != "posix", reason="locks and signals of POSIX")
 def test_two_processes_on_one_result_and_how_one_is_ended(secateur: Call, tmp_path: Path):
     words = [*TRAINED[:9], "--epochs", "500", *TRAINED[11:], "--out", "shared"]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "secateur", *words],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    first = forked.start(["-m", "secateur", *words], cwd=tmp_path)
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("shared.work/*.ckpt")):
@@ -403,13 +383,13 @@ def test_two_processes_on_one_result_and_how_one_is_ended(secateur: Call, tmp_pa
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
 def test_a_kill_while_a_result_is_replaced_leaves_the_old_one(secateur: Call, tmp_path: Path):
-    words = ("prune", *PRUNED, "--out", "small")
+    words = ("prune", *PRUNED, "--repair", "none", "--out", "small")
     assert secateur(*words).status == 0
     old = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "small").rglob("*") if path.is_file()}
-    killed("measurement.json", tmp_path, "prune", *PRUNED, "--keep", "0.3", "--out", "small", "--force")
+    killed("measurement.json", tmp_path, *words, "--keep", "0.3", "--force")
     now = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "small").rglob("*") if path.is_file()}
     assert now == old
-    assert secateur("prune", *PRUNED, "--keep", "0.3", "--out", "small", "--force").status == 0
+    assert secateur(*words, "--keep", "0.3", "--force").status == 0
     assert json.loads((tmp_path / "small" / "measurement.json").read_text())["target"]["keep"] == 0.3
     left = {path.name for path in tmp_path.iterdir()} - {"nets.py", "__pycache__"}
     assert left == {"small"}
@@ -449,7 +429,7 @@ def test_no_interruption_promises_what_is_not_there(
         'model = "lenet5"\ndata = "mnist5k"\n[target]\nkeeps = [0.5]\n[[method]]\nname = "magnitude"\n'
     )
     monkeypatch.setattr(compare, "carry_out", interrupted)
-    monkeypatch.setattr(run, "data_of", interrupted)
+    monkeypatch.setattr(run, "subject_of", interrupted)
     ended = secateur(*words, "--out", "new")
     assert (ended.status, ended.err.strip()) == (130, "interrupted before there was anything to go on from")
     (tmp_path / "new" / "work").mkdir(parents=True)
@@ -466,7 +446,8 @@ def test_an_image_folder_is_read_at_the_size_that_was_asked_for(secateur: Call, 
         for number in range(12):
             image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
     words = ("--model", "resnet20", "--data", "imagefolder:flags", "--image-size", "32", "--workers", "0")
-    ended = secateur("prune", *words, "--keep", "0.5", "--no-latency", "--export", "", "--out", "small")
+    words += ("--method", "magnitude", "--keep", "0.5", "--repair", "none", "--no-latency", "--export", "")
+    ended = secateur("prune", *words, "--out", "small")
     assert ended.status == 0, ended.err
     loaded = artifact.load("small")
     assert loaded.measurement["example"]["shape"] == [1, 3, 32, 32]

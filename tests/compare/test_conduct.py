@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import forked
 from kills import Killed
 from secateur.artifact.claims import claimed
 from secateur.compare import Comparison, carry_out, conductor, gather, requests, write
@@ -166,8 +165,7 @@ def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, smal
         "import pathlib, sys\nfrom secateur.artifact.claims import claimed\n"
         "with claimed(pathlib.Path(sys.argv[1])) as other:\n    print(other, flush=True)\n    sys.stdin.readline()\n"
     )
-    words = [sys.executable, "-c", code, str(place)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with forked.start(["-c", code, str(place)]) as other:
         assert other.stdout is not None
         assert other.stdin is not None
         assert other.stdout.readline() == "None\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,8 @@ from secateur.events import Event
 from secateur.measure import count
 from secateur.methods import make as method
 from secateur.repair import Repair, repair
+from secateur.run import budget_target
+from secateur.run.budget_terms import Bargain
 from secateur.run.device_placement import place_for
 from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.race import best_of
@@ -84,7 +87,10 @@ def test_networks_are_read_decided_on_cut_and_verified_there(name: str) -> None:
     ],
     ids=lambda asked: ",".join(f"{name}={type(value).__name__}" for name, value in asked.items()) or "plain",
 )
-def test_prune_brings_images_and_inputs_to_the_network(asked: Mapping[str, Any], data: Data, tmp_path: Path) -> None:
+def test_prune_brings_images_and_inputs_to_the_network(
+    asked: Mapping[str, Any], data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_target, "Bargain", partial(Bargain, seconds=0.1))
     net = make("plain").eval().requires_grad_(False)
     with accelerator() as device:
         net.to(device)

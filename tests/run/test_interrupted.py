@@ -87,7 +87,8 @@ def verbs(model: nn.Module, folder: Any) -> dict[str, Callable[[], object]]:
         "masked": silenced,
         "verify": lambda: verify(model, graph, plan, thin, IMAGES),
         "measure": lambda: measure(model, IMAGES, time=False),
-        "latency": lambda: latency(model, IMAGES, seconds=0.01),
+        # Any pass takes longer than this: how many there are depends on no clock.
+        "latency": lambda: latency(model, IMAGES, seconds=1e-6),
         "deploy": lambda: deploy(model, IMAGES, time=False),
         "export": lambda: [export(model, IMAGES, folder / name) for export, name in EXPORTS],
     }
@@ -121,7 +122,7 @@ def test_an_interruption_at_any_call_leaves_the_network_as_it_was(verb: str, tmp
     Interrupted.calls = 0
     if verb != "masked":
         call()
-    total = max(1, min(Interrupted.calls, 20) if verb == "latency" else Interrupted.calls)  # as many as time allows
+    total = max(1, Interrupted.calls)
     assert state(model) == before
     for number in sorted({1 + round(k * (total - 1) / MOST) for k in range(MOST + 1)}):
         Interrupted.calls, Interrupted.last = 0, number

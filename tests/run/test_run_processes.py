@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from processes import BEGIN, launch
+from processes import BEGIN, alone, launch
 
 SCRIPT = (
     BEGIN
@@ -26,11 +26,11 @@ save_file({**result.model.state_dict(), "plans": torch.tensor(list(plans.encode(
 
 
 def test_two_processes_decide_and_train_as_one(tmp_path: Path) -> None:
-    (alone,) = launch(tmp_path / "one", 1, SCRIPT)
-    first, second = launch(tmp_path / "two", 2, SCRIPT)
+    single = alone(tmp_path / "one", SCRIPT)
+    first, second = launch(tmp_path / "two", SCRIPT)
     assert torch.equal(first["plans"], second["plans"])
-    assert torch.equal(first["plans"], alone["plans"])
+    assert torch.equal(first["plans"], single["plans"])
     assert len(first["plans"]) > 100
-    for name, tensor in alone.items():
+    for name, tensor in single.items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], tensor, atol=1e-5, rtol=0)

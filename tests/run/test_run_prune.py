@@ -54,7 +54,7 @@ def test_the_target_is_met_and_barely(of: str, net: nn.Module) -> None:
 @pytest.mark.parametrize("of", ["macs", "params"])
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
 def test_widths_that_run_fast_meet_the_target_closely_in_deep_networks(of: str, keep: float) -> None:
-    result = prune("resnet20", images(1), target=Target(keep, of), latency=False)  # type: ignore[arg-type]
+    result = prune("resnet20", images(1), target=Target(keep, of), repair=(), latency=False)  # type: ignore[arg-type]
     kept = getattr(result.after.counts, of) / getattr(result.before.counts, of)
     assert CLOSE * keep < kept <= keep
     assert set(result.multiples.values()) == {8, 16}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import sys
 
 import pytest
+
+import forked
 
 CODE = """
 import ctypes, torch
@@ -33,5 +34,5 @@ print(mapped() - before)
     reason="the C library is not a recent glibc",
 )
 def test_large_blocks_are_not_mapped_for_one_use() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, text=True)
+    done = forked.run(["-c", CODE])
     assert int(done.stdout) == 0

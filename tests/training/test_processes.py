@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from processes import BEGIN, launch
+from processes import BEGIN, alone, launch
 
 SCRIPT = (
     BEGIN
@@ -36,14 +36,14 @@ with BatchBridgeout(q=1.0, p=0.5, fraction=1.0).training(model) as shaper:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    (alone,) = launch(tmp_path / "one", 1, SCRIPT)
-    first, second = launch(tmp_path / "two", 2, SCRIPT)
-    for name, tensor in alone.items():
+    single = alone(tmp_path / "one", SCRIPT)
+    first, second = launch(tmp_path / "two", SCRIPT)
+    for name, tensor in single.items():
         if name != "facts":
             torch.testing.assert_close(first[name], tensor, atol=1e-5, rtol=0)
             assert torch.equal(first[name], second[name]), name
-    torch.testing.assert_close(first["facts"][:4], alone["facts"][:4], atol=1e-5, rtol=0)
-    torch.testing.assert_close(second["facts"][:4], alone["facts"][:4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(first["facts"][:4], single["facts"][:4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(second["facts"][:4], single["facts"][:4], atol=1e-5, rtol=0)
     assert first["facts"][4] == 1
     assert second["facts"][4] == 0  # only the first process tells
     assert sorted(file.name for file in (tmp_path / "two").iterdir()) == [
@@ -58,13 +58,13 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 def test_two_processes_draw_the_same_noise(tmp_path: Path) -> None:
     plain = 'history = fit(model, data, settings, checkpoint=out / "checkpoint", tell=told.append)\n'
     assert plain in SCRIPT
-    (alone,) = launch(tmp_path / "one", 1, SCRIPT.replace(plain, NOISY))
-    first, second = launch(tmp_path / "two", 2, SCRIPT.replace(plain, NOISY))
-    (quiet,) = launch(tmp_path / "quiet", 1, SCRIPT)
+    single = alone(tmp_path / "one", SCRIPT.replace(plain, NOISY))
+    first, second = launch(tmp_path / "two", SCRIPT.replace(plain, NOISY))
+    quiet = alone(tmp_path / "quiet", SCRIPT)
     for name in ("0.weight", "4.weight"):
-        torch.testing.assert_close(first[name], alone[name], atol=1e-5, rtol=0)
+        torch.testing.assert_close(first[name], single[name], atol=1e-5, rtol=0)
         assert torch.equal(first[name], second[name]), name
-        assert not torch.allclose(alone[name], quiet[name], atol=1e-3)
+        assert not torch.allclose(single[name], quiet[name], atol=1e-3)
 
 
 ENDING = """
@@ -92,7 +92,7 @@ atexit.register(ending)  # the first to be registered is the last to be called
 def test_a_process_closes_the_group_that_it_has_opened_and_no_other(tmp_path: Path, theirs: bool) -> None:
     opened = 'dist.init_process_group("gloo")\n' if theirs else ""
     script = SCRIPT.replace(BEGIN, BEGIN + ENDING + opened)
-    for process in launch(tmp_path / "two", 2, script):
+    for process in launch(tmp_path / "two", script):
         assert bool(process["open"]) == theirs
         # What aborts a process is a thread that outlives its group: who closes a group must be rid of them.
         assert process["after"] == 0
@@ -125,7 +125,7 @@ os._exit(0)  # gloo's threads may end a process that leaves them behind
 
 
 def test_a_process_that_was_killed_is_said_in_words(tmp_path: Path) -> None:
-    first, _ = launch(tmp_path / "two", 2, BEGIN + LOST)
+    first, _ = launch(tmp_path / "two", BEGIN + LOST)
     said = bytes(first["said"].tolist()).decode()
     assert said.startswith("another process of this training has ended or cannot be reached")
     assert "gloo" not in said

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+import forked
 from nets import lived_in
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
@@ -606,12 +607,13 @@ def test_another_process_makes_the_same_of_a_pickle(tmp_path: Path) -> None:
         import copy, others
         assert torch.equal(copy.deepcopy(thin)(y), out) and thin.held is not others.swap
     """
-    for code in (write, read):
-        done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, '.')\n{textwrap.dedent(code)}"],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    written = forked.run(["-c", textwrap.dedent(write)], cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    done = subprocess.run(  # in one that has imported nothing before
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, '.')\n{textwrap.dedent(read)}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def thrice(x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.ao.quantization import get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import prepare_fx
 from torch.nn.utils import parametrize
 
+import forked
 from nets import images, lived_in
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, relative_difference, run, verify
@@ -131,12 +132,13 @@ def test_a_saved_network_is_loaded_in_another_process(tmp_path: Path) -> None:
         "import torch\nthin, x, y = torch.load('thin.pt', weights_only=False)\n"
         "assert torch.equal(thin(x), y)\nassert 'a.weight' in thin.state_dict() and len(thin.state_dict()) == 4\n"
     )
-    for code in (write, read):
-        done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, '.')\n{code}"],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    written = forked.run(["-c", write], cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    done = subprocess.run(  # in one that has imported nothing before
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, '.')\n{read}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_replicas_use_their_own_weights(thin: nn.Module) -> None:
