@@ -21,7 +21,6 @@ from secateur.core.selection.knapsack import kept_importance
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.surgery import cut, hold
-from secateur.data import Data
 from secateur.errors import DataError, SettingError
 from secateur.events import Event, ignore
 from secateur.measure import SpeedUp
@@ -44,7 +43,7 @@ _IMAGES = 1024  # of validation, to compare two networks on
 _REPAIR_IMAGES = 512  # without labels
 
 
-def check_budget(budget: Budget | None, data: Data | str | None, train: Settings | None) -> None:
+def check_budget(budget: Budget | None, data: Any, train: Settings | None) -> None:
     """Refuse a budget that cannot be settled here, before any work.
 
     Raises:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from secateur.core.surgery import Inputs, run
 from secateur.core.surgery.private_copies import stand_in
 from secateur.data import Calibration, Data, load_calibration
-from secateur.data.folder import GREY, with_channels
+from secateur.data.folder import GREY
 from secateur.data.loaders import LoaderSource
+from secateur.data.picture_source import PictureSource, with_channels
 from secateur.errors import DataError, ModelError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import device_of, dtype_of, moved, tensors
