@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -36,28 +36,61 @@ def migrate_optimizer(
             shape does not follow the weight's; nothing has been changed then.
         PlanError: if the plan regroups layers, whose weights are others afterwards.
     """
+    migrated(optimizer, model, dict(thin.named_parameters()), graph, plan)()
+
+
+def migrated(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    successors: Mapping[str, nn.Parameter],
+    graph: Graph,
+    plan: Plan,
+    *,
+    others: bool = False,
+) -> Callable[[], None]:
+    """Return what does the work of ``migrate_optimizer``, when everything that can be refused has been.
+
+    Args:
+        optimizer: over parameters of ``model``.
+        model: the dense network, with its shapes.
+        successors: the parameters that the optimizer is to have, by name.
+        graph: the graph of the dense network.
+        plan: what is removed.
+        others: let parameters stay that are not the model's, beside some that are.
+
+    Raises:
+        ModelError: see ``migrate_optimizer``.
+        PlanError: likewise.
+    """
     if any(isinstance(edit, Regroup) for edit in plan.edits):
         raise PlanError("regrouped layers have new parameters, which no old moments fit; make a new optimizer")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    successors = dict(thin.named_parameters())
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not (others and any(id(parameter) in names for parameter in held)):
+        others = False
     keep = graph.kept(plan)
     masks = zero_masks(graph, plan, keep)
     moved: dict[int, tuple[nn.Parameter, dict[str, Any]]] = {}
-    for group in optimizer.param_groups:
-        for old in group["params"]:
-            name = names.get(id(old))
-            if name is None:
-                raise ModelError("the optimizer holds a parameter that is not the model's; migrate the one that is")
-            if name not in successors:
-                raise ModelError(f"the thin network has no parameter '{name}'; give what apply returned for this plan")
-            state = optimizer.state.get(old, {})
-            moved[id(old)] = (successors[name], _thin_state(state, old, name, graph, keep, masks))
-    optimizer.state.clear()
-    for group in optimizer.param_groups:
-        group["params"] = [moved[id(old)][0] for old in group["params"]]
-    for new, state in moved.values():
-        if state:
-            optimizer.state[new] = state
+    for old in held:
+        name, state = names.get(id(old)), optimizer.state.get(old, {})
+        if name is None and others:
+            moved[id(old)] = (old, state)
+            continue
+        if name is None:
+            raise ModelError("the optimizer holds a parameter that is not the model's; migrate the one that is")
+        if name not in successors:
+            raise ModelError(f"the thin network has no parameter '{name}'; give what apply returned for this plan")
+        moved[id(old)] = (successors[name], _thin_state(state, old, name, graph, keep, masks))
+
+    def move() -> None:
+        optimizer.state.clear()
+        for group in optimizer.param_groups:
+            group["params"] = [moved[id(old)][0] for old in group["params"]]
+        for new, state in moved.values():
+            if state:
+                optimizer.state[new] = state
+
+    return move
 
 
 def _thin_state(
@@ -74,7 +107,8 @@ def _thin_state(
                 "which cannot be made thinner with it; make a new optimizer"
             )
         # factored moments have size one along the dimensions that they average over
-        dims = tuple(units if value.shape[d] > 1 else None for d, units in enumerate(graph.tensors[name][1]))
+        known = graph.tensors[name][1] if name in graph.tensors else [None] * old.dim()  # what no forward uses stays
+        dims = tuple(units if value.shape[d] > 1 else None for d, units in enumerate(known))
         thin = sliced(value.detach(), dims, keep).clone()
         if name in masks and thin.shape == masks[name].shape:
             thin.mul_(masks[name].to(thin.device, thin.dtype))
