@@ -190,7 +190,7 @@ def test_a_network_in_training_is_warned_of_its_optimizer(net: nn.Module, monkey
     held = torch.optim.SGD(net.parameters(), lr=0.1)
     net(images(1)).sum().backward()
     heard: list[Event] = []
-    with pytest.warns(UserWarning, match=r"an optimizer that was made for it.*migrate_optimizer") as caught:
+    with pytest.warns(UserWarning, match=r"an optimizer that was made for it.*result.migrate") as caught:
         result = prune(net, images(1), target=0.5, latency=False, tell=heard.append)
     assert caught[0].filename == __file__  # the caller's line, not ours
     assert [event.text for event in heard if event.stage == "warning"] == [str(caught[0].message)]

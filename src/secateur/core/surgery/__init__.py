@@ -3,7 +3,7 @@
 from secateur.core.surgery.batches import check_batches, other_batches
 from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.in_place import become
-from secateur.core.surgery.optimizer import migrate_optimizer, migrated
+from secateur.core.surgery.optimizer import migrate_optimizer, migrate_through, migrated
 from secateur.core.surgery.proof import carrying_out, cut, prove, prove_elsewhere
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
@@ -29,6 +29,7 @@ __all__ = [
     "left",
     "masked",
     "migrate_optimizer",
+    "migrate_through",
     "migrated",
     "other_batches",
     "prove",
