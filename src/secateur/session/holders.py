@@ -14,7 +14,7 @@ from secateur.core.graph import Graph, tensor_of
 from secateur.core.plan import Plan, Regroup
 from secateur.core.surgery import Inputs, apply, become, migrated, prove
 from secateur.errors import ModelError, PlanError, SettingError
-from secateur.session.wrappers import unwrapped, wrappers_in
+from secateur.session.wrappers import is_around, unwrapped, wrappers_in
 
 _SCALERS = ("GradScaler", "ShardedGradScaler")  # which count steps and note no sizes
 
@@ -53,7 +53,7 @@ class Holders:
             if optimizer is not None:
                 _check_optimizer(optimizer, own)
                 optimizers[id(optimizer)] = optimizer
-            elif isinstance(each, nn.Module) and unwrapped(each) is model:
+            elif isinstance(each, nn.Module) and is_around(each, model):
                 wrappers |= {id(one): one for one in wrappers_in(each)}
             elif (average := _average_in(each, model)) is not None:
                 averages[id(average)] = average

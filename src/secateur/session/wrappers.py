@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, cast
 
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-_PLACES = ("device_ids", "output_device", "dim", "process_group")
-_KEPT = (
-    *_PLACES,
-    "broadcast_buffers",
-    "find_unused_parameters",
-    "gradient_as_bucket_view",
-    "static_graph",
-    "mixed_precision",
-)
+_SETTINGS = ("device_ids", "output_device", "dim", "process_group", "find_unused_parameters", "static_graph")
+_SETTINGS_TOO = ("gradient_as_bucket_view", "mixed_precision", "skip_all_reduce_unused_params", "batched_grad_copy")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MIB = 1024 * 1024
 
@@ -26,6 +20,11 @@ def unwrapped(model: object) -> object:
     while isinstance(model, OptimizedModule | DataParallel | DistributedDataParallel):
         model = cast("Any", model)._orig_mod if isinstance(model, OptimizedModule) else model.module
     return model
+
+
+def is_around(module: nn.Module, model: nn.Module) -> bool:
+    """Tell whether a module is a network, or holds it."""
+    return any(each is model for each in module.modules())
 
 
 def wrappers_in(model: object) -> list[DistributedDataParallel]:
@@ -44,7 +43,10 @@ def wrap_again(wrapper: DistributedDataParallel) -> None:
     All processes have to come here. Settings, hooks and communication hooks stay.
     """
     old: Any = wrapper
-    settings = {name: getattr(old, name) for name in _KEPT}
+    taken = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in taken)
+    names = [name for name in (*_SETTINGS, *_SETTINGS_TOO, buffers) if name in taken]
+    settings = {name: getattr(old, name) for name in names}
     if not getattr(old, "bucket_bytes_cap_default", False):
         settings["bucket_cap_mb"] = old.bucket_bytes_cap / _MIB
     kept = {name: vars(old)[name] for name in (*_HOOKS, "training") if name in vars(old)}
