@@ -146,8 +146,8 @@ def test_weights_that_a_method_sets_to_zero_stay_zero_while_the_loop_trains() ->
     net, optimizer = trained()
     session = opened(
         net,
-        secateur.METHODS["random_masks"](granularity="kernels", ratio=0.3, candidates=2),
-        keep=None,
+        secateur.METHODS["random_masks"](granularity="kernels", candidates=2),
+        keep=secateur.Target(0.6, "nonzero"),
         steps=2,
         data=secateur.from_arrays(*[(batch(0)[0].numpy(), batch(0)[1].numpy())] * 2),
     )

@@ -30,10 +30,14 @@ class Timetable:
         check_types(self)
         rules.refuse(("start", self.start, rules.whole(0)))
 
-    def step(self, session: Session, epoch: int, *holders: Any) -> None:
-        """Make the cuts that are due at the beginning of an epoch and not behind yet."""
+    def is_due(self, session: Session, epoch: int) -> bool:
+        """Tell whether a cut is due in an epoch and not behind yet."""
         due = 0 if epoch < self.start else (epoch - self.start) // self.every + 1
-        while session.cuts < due and not session.finished:
+        return session.cuts < due and not session.finished
+
+    def step(self, session: Session, epoch: int, *holders: Any) -> None:
+        """Make the cuts that are due."""
+        while self.is_due(session, epoch):
             session.step(*holders)
 
 

@@ -102,10 +102,12 @@ class PruningCallback(_Callback):
         """Let the module be as it was: the checkpoint is read."""
         vars(pl_module).pop("on_load_checkpoint", None)
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Cut if a cut is due."""
-        wrapper = getattr(trainer.strategy, "model", None)
-        self._when.step(self.session, trainer.current_epoch, list(trainer.optimizers), self._averages(trainer), wrapper)
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Cut if a cut is due: before the first batch of an epoch, whose own hook not every resumed run calls."""
+        if self._when.is_due(self.session, trainer.current_epoch):
+            wrapper = getattr(trainer.strategy, "model", None)
+            held = (list(trainer.optimizers), self._averages(trainer), wrapper)
+            self._when.step(self.session, trainer.current_epoch, *held)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was cut, for the checkpoint."""

@@ -35,7 +35,7 @@ class PruningCallback(_Callback):
     """Prunes the network of a ``Trainer`` in place at the beginning of epochs, see ``secateur.Session``.
 
     Optimizer and scheduler follow. Every checkpoint gets a file with what was cut. To go on from one, build the
-    original network and the trainer, call ``resume(folder)``, and then ``trainer.train(resume_from_checkpoint=folder)``.
+    original network and the trainer, call ``resume(folder)``, then ``trainer.train(resume_from_checkpoint=folder)``.
 
     Args:
         example_inputs: what the network runs on, such as ``{"pixel_values": images}``.

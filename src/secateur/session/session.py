@@ -239,15 +239,16 @@ class Session:
             holders: as for ``step``; averages of the weights have to be given where they are there already.
 
         Raises:
-            SecateurError: one of its kinds: if something was cut already, or the network is not the original one.
+            SecateurError: one of its kinds: if something else was cut already, or the network is not the original one.
         """
-        if self._network.graphs:
+        done, asked = Done.from_dict(state)
+        if self._done.plans and done.plans != self._done.plans:
             raise SettingError(
                 "this session has cut already: build the original network again, give it to a new session, and load "
                 "the state there"
             )
-        done, asked = Done.from_dict(state)
-        self._network.replay(self._job, done.plans, Holders.of(self.model, holders, self._network.wrappers))
+        if not self._done.plans:
+            self._network.replay(self._job, done.plans, Holders.of(self.model, holders, self._network.wrappers))
         self._done = done
         other = [name for name, value in self._asked().items() if asked.get(name) != value]
         if other:
