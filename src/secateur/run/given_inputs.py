@@ -10,11 +10,10 @@ from secateur.core.surgery import Inputs
 from secateur.core.surgery.untouched import owned
 from secateur.data import Calibration, Data, load_data
 from secateur.errors import DataError
-from secateur.events import Tell
 from secateur.measure.forward import device_of, dtype_of, moved
 from secateur.models.sources import side_of
 from secateur.run.calibration_images import as_taken, check_size, named_images, suited
-from secateur.run.preflight import check_weights, warn_of_random_weights
+from secateur.run.preflight import check_weights
 
 
 def looked_at(
@@ -56,14 +55,13 @@ def looked_at(
     return images, unlabelled, example_inputs
 
 
-def fitted(model: nn.Module, example_inputs: Any, unlabelled: Calibration | None, tell: Tell) -> Inputs:
+def fitted(model: nn.Module, example_inputs: Any, unlabelled: Calibration | None) -> Inputs:
     """Return the input of a network where the network is, when neither the weights nor the images are in its way.
 
     Args:
         model: the network.
         example_inputs: for it.
         unlabelled: images, which have to be of a size that it takes.
-        tell: hears of weights that were never trained.
 
     Raises:
         DataError: if the images do not fit.
@@ -71,7 +69,6 @@ def fitted(model: nn.Module, example_inputs: Any, unlabelled: Calibration | None
     """
     found = owned(moved(example_inputs, device_of(model)))
     check_weights(model)
-    warn_of_random_weights(model, tell)
     if unlabelled is not None:
         check_size(model, unlabelled, found)
     return found

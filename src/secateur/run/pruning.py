@@ -42,7 +42,7 @@ from secateur.run.headline_speed import asked_for, check_runtime
 from secateur.run.job import Job
 from secateur.run.latency_shares import check_timing
 from secateur.run.pipeline import Pipeline
-from secateur.run.preflight import check_goals
+from secateur.run.preflight import check_goals, warn_of_random_weights
 from secateur.run.recorded_choices import Choices
 from secateur.run.result import Result
 from secateur.run.time_budget import check_minutes
@@ -172,7 +172,8 @@ def prune(
     assert isinstance(model, nn.Module)
     assert isinstance(given, nn.Module)
     dense = model
-    example_inputs = fitted(dense, example_inputs, unlabelled, tell)
+    example_inputs = fitted(dense, example_inputs, unlabelled)
+    warn_of_random_weights(dense, tell)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)

@@ -60,7 +60,7 @@ def begun(
     check_goals([(asked, goal)], told_later=False)
     steps = chosen(repair, images=seen)
     images, unlabelled, found = looked_at(dense, data, calibrate, example_inputs, count=calibrate_images, seed=seed)
-    inputs = fitted(dense, found, unlabelled, tell)
+    inputs = fitted(dense, found, unlabelled)
     asked, steps = for_images(unlabelled, images, calibrate_images, asked, steps, method_asked=named, tell=tell)
     return Job(
         dense=dense,

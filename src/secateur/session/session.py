@@ -26,6 +26,7 @@ from secateur.measure import Runtime
 from secateur.rules import Count, Images, Number, Rounds, Seed, Threads
 from secateur.run import Result
 from secateur.run.pipeline import Pipeline
+from secateur.run.preflight import warn_of_random_weights
 from secateur.run.round import Round
 from secateur.session.agreement import agreed
 from secateur.session.beginning import begun
@@ -196,6 +197,7 @@ class Session:
             done.cuts += scheduled
             return self._nothing(f"nothing had to be cut for {target.keep:.3g}: {self._said()} is left")
         model = private(self.model)  # what reads and cuts shall not be seen by whoever trains
+        warn_of_random_weights(model, job.tell)  # by now: it may have been trained from scratch
         graph = job.graph if number == 1 and job.graph is not None else job.read(model)
         share = self._pipeline.share(graph, network.whole, target)
         now = Round(job, number, agreed(job.method), share, model, graph, tuple(done.plans), network.zeros)
