@@ -290,6 +290,13 @@ class World:
                 "model": self.model,
             },
             "Paper": lambda: {"title": "t", "authors": "a", "venue": "v", "year": 2000},
+            "Session": lambda: {"model": Net(), "example_inputs": self.x, "method": "magnitude", "keep": 0.5},
+            "Session.step": lambda: {"holders": None},
+            "Session.load_state_dict": lambda: {"state": self.session.state_dict(), "holders": None},
+            "Session.finish": lambda: {"latency": False},
+            "Cut": lambda: vars(self.session.step()),
+            "Outcome.migrate": dict,
+            "Result.migrate": lambda: {"optimizer": torch.optim.SGD(self.result.dense.parameters(), lr=0.1)},
             "Problem": lambda: {"model": self.model, "graph": self.graph, "target": secateur.Target(0.5)},
             "Problem.error_curves": lambda: {"scores": None},
             "Problem.curves": lambda: {"scores": {}},
@@ -386,6 +393,13 @@ class World:
         """How much faster the thin network is."""
         return secateur.measure.SpeedUp.of(self.timed)
 
+    @cached_property
+    def session(self) -> secateur.Session:
+        """A session whose goal is reached."""
+        session = secateur.Session(Net(), self.x, "magnitude", 0.5, steps=1)
+        session.step()
+        return session
+
     def instance(self, kind: type) -> Any:
         """Return an object of a public class, None where there is none to call."""
         known: list[Any] = [
@@ -405,6 +419,7 @@ class World:
             self.data,
             methods.make("magnitude"),
             secateur.training.History(),
+            self.session,
         ]
         return next((each for each in known if type(each) is kind), None)
 
@@ -433,7 +448,7 @@ def calls(world: World) -> Iterator[Call]:
             if inspect.isfunction(value):
                 yield _call(world, name, value)
             continue
-        if dataclasses.is_dataclass(value) and not inspect.isabstract(value):
+        if (dataclasses.is_dataclass(value) or value is secateur.Session) and not inspect.isabstract(value):
             yield _call(world, name, value)
         thing = world.instance(value)
         for method, member in inspect.getmembers(value):

@@ -20,6 +20,7 @@ from secateur.run import Step
 
 SLOW = frozenset({"prune", "run_recipe", "fit", "check_method", "deploy", "Result.deploy", "measure", "latency"})
 SLOW |= {"side_by_side", "fastest_runtime", "export_pt2", "export_onnx", "export_source", "Result.save", "save"}
+SLOW |= {"Session", "Session.step", "Session.finish", "Session.load_state_dict"}
 CERTAIN = ("none", "object", "loop", "class", "unprintable")  # refused before any work, wherever they are not meant
 OWN = {("tell", "meta network"), ("build", "function")}  # functions of the user's, which fail by themselves
 

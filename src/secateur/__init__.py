@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from secateur.outcome import Step
     from secateur.recipe import Recipe
     from secateur.run import Result, prune, run_recipe
+    from secateur.session import Session
     from secateur.training import Settings, fit
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "Result": "run",
     "ScoreMethod": "core.method",
     "SecateurError": "errors",
+    "Session": "session",
     "Settings": "training",
     "Step": "outcome",
     "Target": "core.sizes.size",
@@ -87,6 +89,7 @@ __all__ = [
     "Result",
     "ScoreMethod",
     "SecateurError",
+    "Session",
     "Settings",
     "Step",
     "Target",

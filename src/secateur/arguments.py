@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, TypeVar, cast
 
 from secateur.errors import SettingError
@@ -32,6 +33,8 @@ def checked(public: T) -> T:
         return cast("T", _checked(public, public.__name__))
     for name, member in list(vars(public).items()):
         where = f"{public.__name__}.{name}"
+        if name == "__init__" and not is_dataclass(public):  # those check what they are made of by themselves
+            public.__init__ = _checked(public.__init__, public.__name__)
         if name.startswith("_"):
             continue
         if isinstance(member, staticmethod | classmethod):

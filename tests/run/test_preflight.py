@@ -174,7 +174,8 @@ def test_a_missing_target_is_said_before_anything_is_read_or_built(
     def touched(*_: object, **__: object) -> object:
         raise AssertionError("work was begun")
 
-    for place in ("secateur.run.pruning.load_data", "secateur.run.pruning.named_images", "secateur.run.pruning.build"):
+    given = "secateur.run.given_inputs"
+    for place in (f"{given}.load_data", f"{given}.named_images", "secateur.run.pruning.build"):
         monkeypatch.setattr(place, touched)
     for place in ("secateur.run.subject.load_data", "secateur.run.subject.build"):
         monkeypatch.setattr(place, touched)

@@ -190,7 +190,7 @@ def test_a_network_in_training_is_warned_of_its_optimizer(net: nn.Module, monkey
     held = torch.optim.SGD(net.parameters(), lr=0.1)
     net(images(1)).sum().backward()
     heard: list[Event] = []
-    with pytest.warns(UserWarning, match=r"an optimizer that was made for it.*migrate_optimizer") as caught:
+    with pytest.warns(UserWarning, match=r"an optimizer that was made for it.*result.migrate") as caught:
         result = prune(net, images(1), target=0.5, latency=False, tell=heard.append)
     assert caught[0].filename == __file__  # the caller's line, not ours
     assert [event.text for event in heard if event.stage == "warning"] == [str(caught[0].message)]
@@ -298,7 +298,7 @@ def test_in_a_loop_the_warning_of_optimizers_comes_once(net: nn.Module, monkeypa
         warnings.simplefilter("always")
         for _ in range(3):
             prune(net, images(1), target=0.5, latency=False)
-    assert ["migrate_optimizer" in str(each.message) for each in caught] == [True]
+    assert ["result.migrate(optimizer)" in str(each.message) for each in caught] == [True]
 
 
 # masks of torch

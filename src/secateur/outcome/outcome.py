@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.arguments import checked
@@ -16,6 +17,7 @@ from secateur.core.plan import Plan
 from secateur.core.selection.search_results import Search
 from secateur.core.selection.sensitivity_curves import Curve
 from secateur.core.sizes.size import Target
+from secateur.core.surgery import migrate_through
 from secateur.measure import Measurement, SpeedUp, deploy
 from secateur.outcome.network_stages import DISTILLED, stages, way_of
 from secateur.outcome.source import Source
@@ -78,6 +80,7 @@ class Outcome:
         sources: the files that the recipe names, as they were; empty without a recipe.
         minutes: how they were used, see ``Spent``; None where none were given.
         seconds: wall-clock time of each stage.
+        graphs: how the network was read that each round began with, the dense one first.
     """
 
     model: nn.Module
@@ -111,6 +114,7 @@ class Outcome:
     sources: tuple[Source, ...] = ()
     minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    graphs: tuple[Graph, ...] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -148,6 +152,20 @@ class Outcome:
         """
         way = way_of(None if self.minutes is None else vars(self.minutes))
         return stages(self.before, self.cut, self.middle, self.after, repaired=bool(self.repairs), way=way)
+
+    @property
+    def graph(self) -> Graph:
+        """Return how the dense network was read: its groups, which the first plan speaks of."""
+        return self.graphs[0]
+
+    def migrate(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make an optimizer of the network that was given steer the pruned one, see ``secateur.migrate_optimizer``.
+
+        Raises:
+            ModelError: if it holds parameters of another network; nothing has been changed then.
+            PlanError: if layers were regrouped, whose weights are others afterwards.
+        """
+        migrate_through(optimizer, self.dense, self.model, list(zip(self.graphs, self.plans, strict=False)))
 
     def deploy(self, *, time: bool = True, seconds: Seconds = 0.5, threads: Threads = None) -> nn.Module:
         """Return the pruned network ready to run, see ``secateur.measure.deploy``, which also says what it did."""

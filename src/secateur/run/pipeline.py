@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -11,7 +12,7 @@ from secateur.core.plan import EMPTY, Plan
 from secateur.core.sizes.size import Size, Target, size
 from secateur.core.surgery import zeros_left
 from secateur.events import Event
-from secateur.measure import SpeedUp
+from secateur.measure import Measurement, SpeedUp
 from secateur.outcome import Step, widths
 from secateur.run import budget_target, headline_speed, preflight, speed_forecast
 from secateur.run.job import Job
@@ -35,12 +36,9 @@ class Pipeline:
     def run(self, rounds: int) -> Result:
         """Go through all rounds and measure."""
         job = self.job
-        with job.clock("trace"):
-            graph = job.graph = job.graph or job.read(job.dense)
-        preflight.warn_of_unreached(graph, job.tell)
-        self.settle(graph)
-        preflight.warn_of_uncounted(graph, job.tell)
+        self.begin()
         steps = [*self.first_steps(rounds), *job.then]
+        assert job.graph is not None
         self.foretell(job.graph)
         graph = job.graph  # which both may have read anew
         before = job.measure(job.dense, "the dense network", job.tested)
@@ -48,15 +46,16 @@ class Pipeline:
             preflight.warn_of_seen(job.dense, job.data, before.quality, job.place, job.tell)
         job.tested = before.quality
         dense_size, zeros = size(graph), EMPTY
-        model, plans, histories, differences = job.dense, list[Plan](), list[History](), [0.0]
-        first, cut, middle, spent = graph, None, None, None
+        model, graphs, plans, histories, differences = job.dense, list[Graph](), list[Plan](), list[History](), [0.0]
+        cut, middle, spent = None, None, None
         for number, step in enumerate(steps, 1):
             if number > 1:
                 graph = job.read(model)
             target = self.share(graph, dense_size, step.target)
             now = Round(job, number, step.method, target, model, graph, tuple(plans), zeros)
             plan, difference = now.cut()
-            first, graph = (now.graph if number == 1 else first), now.graph
+            graph = now.graph
+            graphs.append(graph)
             plans.append(plan)
             job.cuts += [(graph, plan)] if job.free_outputs else []
             differences.append(difference)
@@ -79,23 +78,58 @@ class Pipeline:
         speed = self.time(model)  # when all else is done
         if job.latency and speed is not None:
             before, after = replace(before, latency=speed.dense), replace(after, latency=speed.pruned)
+        found = self.result(model, graphs, plans, before, after, speed, differences)
+        return replace(found, cut=cut, middle=middle, histories=tuple(histories), minutes=spent)
+
+    def begin(self) -> None:
+        """Read the dense network, unless that was done, and settle what is asked of it."""
+        job = self.job
+        with job.clock("trace"):
+            graph = job.graph = job.graph or job.read(job.dense)
+        preflight.warn_of_unreached(graph, job.tell)
+        self.settle(graph)
+        preflight.warn_of_uncounted(graph, job.tell)
+
+    def result(
+        self,
+        model: nn.Module,
+        graphs: Sequence[Graph],
+        plans: Sequence[Plan],
+        before: Measurement,
+        after: Measurement,
+        speed: SpeedUp | None,
+        differences: Sequence[float],
+    ) -> Result:
+        """Return what came of all cuts, without what was measured between them.
+
+        Args:
+            model: the pruned network.
+            graphs: of the networks that the cuts began with; of the dense one alone where nothing was cut.
+            plans: what was removed, cut by cut.
+            before: measurement of the dense network.
+            after: the same of the pruned one.
+            speed: both timed in turns; None if they were not.
+            differences: between the silenced and the cut network, cut by cut.
+        """
+        job = self.job
         return Result(
             model=model,
             dense=job.dense,
             plans=tuple(plans),
+            graphs=tuple(graphs),
             before=before,
-            cut=cut,
-            middle=middle,
+            cut=None,
+            middle=None,
             after=after,
-            histories=tuple(histories),
+            histories=(),
             shaped=tuple(job.shaped),
             repairs=tuple(job.repairs),
             calibration=job.calibration(),
             normalisation=job.normalisation(),
             pretrain=None,
-            explanation=first.explain(),
-            widths=widths(first, job.dense, model),
-            verification=max(differences),
+            explanation=graphs[0].explain(),
+            widths=widths(graphs[0], job.dense, model),
+            verification=max(differences, default=0.0),
             method=job.method,
             target=job.target,
             then=job.then,
@@ -104,10 +138,9 @@ class Pipeline:
             sensitivity=tuple(job.curves),
             budget=job.settled.found if job.settled else {},
             speed=speed if job.latency else None,
-            minutes=spent,
             foretold=job.foretold.to_dict() if job.foretold else {},
             chosen=dict(job.choices.made),
-            multiples={group.name: job.limits.multiple_of(group) for group in first.free},
+            multiples={group.name: job.limits.multiple_of(group) for group in graphs[0].free},
             seconds=job.clock.seconds,
         )
 

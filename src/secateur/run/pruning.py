@@ -20,44 +20,35 @@ from secateur.core.sizes.size import Target
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.private_copies import apart
-from secateur.core.surgery.untouched import ordinary, owned, private, randomness
-from secateur.data import Data, load_data, with_task
+from secateur.core.surgery.untouched import ordinary, private, randomness
+from secateur.data import Data
 from secateur.data.calibration import COUNT, SOURCE
 from secateur.errors import BranchingError, DataError, SettingError
 from secateur.events import Tell, ignore, once, warn_once
 from secateur.measure import Quality, Runtime
-from secateur.measure.forward import device_of, dtype_of, moved
+from secateur.measure.forward import device_of
 from secateur.methods import default, find, name_of
 from secateur.models import build
-from secateur.models.sources import side_of
 from secateur.outcome import Step
 from secateur.progress import shown
 from secateur.repair import chosen as steps_of_repair
-from secateur.rules import Images, Minutes, Number, Rounds, Rule, Seed, Threads
+from secateur.rules import Images, Minutes, Number, Rounds, Seed, Threads
 from secateur.run.budget_target import check_budget
-from secateur.run.calibration_images import as_taken, check_size, named_images, shape_of, suited
+from secateur.run.calibration_images import shape_of
 from secateur.run.device_placement import place_for
 from secateur.run.fallback import for_images, without_fit
+from secateur.run.given_inputs import DATA, fitted, looked_at
 from secateur.run.headline_speed import asked_for, check_runtime
 from secateur.run.job import Job
 from secateur.run.latency_shares import check_timing
 from secateur.run.pipeline import Pipeline
-from secateur.run.preflight import check_goals, check_weights, warn_of_random_weights
+from secateur.run.preflight import check_goals, warn_of_random_weights
 from secateur.run.recorded_choices import Choices
 from secateur.run.result import Result
 from secateur.run.time_budget import check_minutes
 from secateur.run.work_folder import Work
 from secateur.tasks import Task
 from secateur.training import Settings
-
-_DATA = Rule(
-    lambda value: (
-        value is None
-        or isinstance(value, str | Data | Mapping)
-        or (isinstance(value, tuple | list) and len(value) in (2, 3))
-    ),
-    "a data set, which secateur.load_data returns, its name, or with a task two or three loaders",
-)
 
 
 @checked
@@ -70,7 +61,7 @@ def prune(
     example_inputs: Inputs | None = None,
     method: Method | str | None = None,
     target: Target | Number | None = None,
-    data: Annotated[Data | str | Sequence[Any] | Mapping[str, Any] | None, _DATA] = None,
+    data: Annotated[Data | str | Sequence[Any] | Mapping[str, Any] | None, DATA] = None,
     *,
     task: Task | None = None,
     train: Settings | None = None,
@@ -172,28 +163,12 @@ def prune(
     check_goals([(asked, goal), *((step.method, step.target) for step in then)], told_later=budget is not None)
     repair = steps_of_repair(repair, images=seen)
     check_minutes(minutes, images=seen)
-    if example_inputs is None and not seen:
-        raise DataError("give example_inputs, or data or calibrate to take one image from")
     given = model
     if isinstance(model, nn.Module):
         model = _own(model)
-    images = _data(data, task, seed)
-    if images is not None and isinstance(model, nn.Module):
-        images = suited(images, model)
-    side = side_of(model) if isinstance(model, str) else 224
-    unlabelled = named_images(
-        calibrate,
-        images,
-        count=calibrate_images,
-        seed=seed,
-        example=example_inputs,
-        default_size=side,
-        model=model if isinstance(model, nn.Module) else None,
+    images, unlabelled, example_inputs = looked_at(
+        model, data, calibrate, example_inputs, task=task, count=calibrate_images, seed=seed
     )
-    if example_inputs is None and images is None and unlabelled is not None and isinstance(model, nn.Module):
-        unlabelled = as_taken(model, unlabelled).of_type(dtype_of(model))
-    if example_inputs is None:
-        example_inputs = images.example() if images is not None else unlabelled and unlabelled.example()
     if isinstance(given, str):
         given = _built(given, images, example_inputs, seed)
         model = _own(given)
@@ -201,11 +176,8 @@ def prune(
     assert isinstance(model, nn.Module)
     assert isinstance(given, nn.Module)
     dense = model
-    example_inputs = owned(moved(example_inputs, device_of(dense)))
-    check_weights(dense)
+    example_inputs = fitted(dense, example_inputs, unlabelled)
     warn_of_random_weights(dense, tell)
-    if unlabelled is not None:
-        check_size(dense, unlabelled, example_inputs)
     check_budget(budget, data, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
@@ -259,23 +231,6 @@ def prune(
     return replace(result, dense=given)
 
 
-def _data(data: Any, task: Task | None, seed: int) -> Data | None:
-    """Return the data under a task.
-
-    Raises:
-        DataError: if there are loaders without a task, or a task without data.
-    """
-    if data is None and task is not None:
-        raise DataError(f"{task.name} is learned and measured on data, and there is none; give some, or leave task out")
-    if isinstance(data, str):
-        return load_data(data, seed=seed, task=task)
-    if data is None or (isinstance(data, Data) and task is None):
-        return data
-    if task is None:
-        raise DataError("loaders say nothing about the task: name it (task=), or make them a data set (from_loaders)")
-    return with_task(data, task)
-
-
 def _own(model: nn.Module) -> nn.Module:
     """Return the copy of a given network that does all the work."""
     refuse_foreign(model)
@@ -300,6 +255,6 @@ def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
         return
     text = (
         "the network has gradients, so it seems to be in training: an optimizer that was made for it goes on with the "
-        "dense network; make a new one for the pruned network, or move it with secateur.migrate_optimizer"
+        "dense network; make a new one for the pruned network, or move it with result.migrate(optimizer)"
     )
     warn_once(text, tell)

@@ -2,7 +2,8 @@
 
 from secateur.core.surgery.batches import check_batches, other_batches
 from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
-from secateur.core.surgery.optimizer import migrate_optimizer
+from secateur.core.surgery.in_place import become
+from secateur.core.surgery.optimizer import migrate_optimizer, migrate_through, migrated
 from secateur.core.surgery.proof import carrying_out, cut, prove, prove_elsewhere
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
@@ -16,6 +17,7 @@ __all__ = [
     "Inputs",
     "Verification",
     "apply",
+    "become",
     "carrying_out",
     "check_batches",
     "check_sizes",
@@ -27,6 +29,8 @@ __all__ = [
     "left",
     "masked",
     "migrate_optimizer",
+    "migrate_through",
+    "migrated",
     "other_batches",
     "prove",
     "prove_elsewhere",

@@ -103,6 +103,15 @@ def restored(
     return made
 
 
+def hold_again(module: nn.Module) -> None:
+    """Make anew the changed functions that a module holds, which it has from another one: they shall live as long."""
+    origin = origin_of(_below(module))
+    held = [each for each in origin.methods if each.held] if origin else []
+    for each in held:
+        vars(module)[each.name] = authors(vars(module).get(each.name))
+    _hold(module, held)
+
+
 _CLASSES: weakref.WeakValueDictionary[Any, type[nn.Module]] = weakref.WeakValueDictionary()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,45 +36,100 @@ def migrate_optimizer(
             shape does not follow the weight's; nothing has been changed then.
         PlanError: if the plan regroups layers, whose weights are others afterwards.
     """
-    if any(isinstance(edit, Regroup) for edit in plan.edits):
+    migrate_through(optimizer, model, thin, [(graph, plan)])
+
+
+def migrate_through(
+    optimizer: torch.optim.Optimizer, model: nn.Module, thin: nn.Module, cuts: Sequence[tuple[Graph, Plan]]
+) -> None:
+    """Do what ``migrate_optimizer`` does for a network that was cut several times.
+
+    Args:
+        optimizer: over parameters of ``model``.
+        model: the dense network.
+        thin: what the last cut has left.
+        cuts: what was removed, each with the graph of the network that it was removed from.
+
+    Raises:
+        ModelError: see ``migrate_optimizer``.
+        PlanError: likewise.
+    """
+    migrated(optimizer, model, dict(thin.named_parameters()), cuts)()
+
+
+def migrated(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    successors: Mapping[str, nn.Parameter],
+    cuts: Sequence[tuple[Graph, Plan]],
+    *,
+    others: bool = False,
+) -> Callable[[], None]:
+    """Return what does the work of ``migrate_through``, when everything that can be refused has been.
+
+    Args:
+        optimizer: over parameters of ``model``.
+        model: the dense network, with its shapes.
+        successors: the parameters that the optimizer is to have, by name.
+        cuts: see ``migrate_through``.
+        others: let parameters stay that are not the model's, such as those of a loss.
+
+    Raises:
+        ModelError: see ``migrate_optimizer``.
+        PlanError: likewise.
+    """
+    if any(isinstance(edit, Regroup) for _, plan in cuts for edit in plan.edits):
         raise PlanError("regrouped layers have new parameters, which no old moments fit; make a new optimizer")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    successors = dict(thin.named_parameters())
-    keep = graph.kept(plan)
-    masks = zero_masks(graph, plan, keep)
+    steps = [(graph, keep, zero_masks(graph, plan, keep)) for graph, plan in cuts for keep in [graph.kept(plan)]]
     moved: dict[int, tuple[nn.Parameter, dict[str, Any]]] = {}
-    for group in optimizer.param_groups:
-        for old in group["params"]:
-            name = names.get(id(old))
-            if name is None:
-                raise ModelError("the optimizer holds a parameter that is not the model's; migrate the one that is")
-            if name not in successors:
-                raise ModelError(f"the thin network has no parameter '{name}'; give what apply returned for this plan")
-            state = optimizer.state.get(old, {})
-            moved[id(old)] = (successors[name], _thin_state(state, old, name, graph, keep, masks))
-    optimizer.state.clear()
-    for group in optimizer.param_groups:
-        group["params"] = [moved[id(old)][0] for old in group["params"]]
-    for new, state in moved.values():
-        if state:
-            optimizer.state[new] = state
+    for old in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
+        name, state = names.get(id(old)), optimizer.state.get(old, {})
+        if name is None and others:
+            moved[id(old)] = (old, state)
+            continue
+        if name is None:
+            raise ModelError("the optimizer holds a parameter that is not the model's; migrate the one that is")
+        if name not in successors:
+            raise ModelError(f"the thin network has no parameter '{name}'; give what apply returned for this plan")
+        shape = tuple(old.shape)
+        for graph, keep, masks in steps:
+            shape = graph.tensors[name][0] if name in graph.tensors else shape
+            state = _thin_state(state, shape, name, graph, keep, masks)
+        moved[id(old)] = (successors[name], state)
+
+    def move() -> None:
+        optimizer.state.clear()
+        for group in optimizer.param_groups:
+            group["params"] = [moved[id(old)][0] for old in group["params"]]
+        for new, state in moved.values():
+            if state:
+                optimizer.state[new] = state
+
+    return move
 
 
 def _thin_state(
-    state: Mapping[str, Any], old: Tensor, name: str, graph: Graph, keep: Tensor, masks: Mapping[str, Tensor]
+    state: Mapping[str, Any],
+    shape: tuple[int, ...],
+    name: str,
+    graph: Graph,
+    keep: Tensor,
+    masks: Mapping[str, Tensor],
 ) -> dict[str, Any]:
     new: dict[str, Any] = {}
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.dim() == 0:
             new[key] = value.clone() if isinstance(value, Tensor) else value
             continue
-        if value.dim() != old.dim() or any(a not in (1, b) for a, b in zip(value.shape, old.shape, strict=True)):
+        if value.dim() != len(shape) or any(a not in (1, b) for a, b in zip(value.shape, shape, strict=True)):
             raise ModelError(
-                f"the optimizer keeps '{key}' of shape {tuple(value.shape)} for '{name}' of shape {tuple(old.shape)}, "
+                f"the optimizer keeps '{key}' of shape {tuple(value.shape)} for '{name}' of shape {shape}, "
                 "which cannot be made thinner with it; make a new optimizer"
             )
         # factored moments have size one along the dimensions that they average over
-        dims = tuple(units if value.shape[d] > 1 else None for d, units in enumerate(graph.tensors[name][1]))
+        known = graph.tensors[name][1] if name in graph.tensors else (None,) * len(shape)  # what no forward uses stays
+        dims = tuple(units if value.shape[d] > 1 else None for d, units in enumerate(known))
         thin = sliced(value.detach(), dims, keep).clone()
         if name in masks and thin.shape == masks[name].shape:
             thin.mul_(masks[name].to(thin.device, thin.dtype))

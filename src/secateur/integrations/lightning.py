@@ -1,0 +1,119 @@
+"""Pruning in a ``Trainer`` of Lightning, by a callback."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from secateur.errors import SettingError
+from secateur.integrations.epochs import Timetable, part_of
+from secateur.run import Result
+from secateur.session import Session
+
+
+def _base() -> Any:
+    """Return the class of callbacks of the Lightning that is in use: it comes under two names."""
+    names = ("lightning.pytorch", "pytorch_lightning")
+    for name in sorted(names, key=lambda each: each not in sys.modules):
+        try:
+            return importlib.import_module(name).Callback
+        except ModuleNotFoundError as error:
+            if error.name not in ("lightning", name):
+                raise
+    raise SettingError("this callback needs Lightning: pip install 'secateur[lightning]'")
+
+
+_Callback: Any = _base()
+
+
+class PruningCallback(_Callback):
+    """Prunes a network of a ``LightningModule`` in place at the beginning of epochs, see ``secateur.Session``.
+
+    Optimizers, schedulers, averages (``WeightAveraging``) and the wrapper of several processes follow. A checkpoint
+    holds what was cut: ``trainer.fit(module, ckpt_path=...)`` with the original network goes on from there.
+
+    Args:
+        example_inputs: what the network runs on.
+        method: see ``secateur.Session``.
+        keep: see there.
+        network: which part of the ``LightningModule`` is the network, such as ``"net"``; its forward is what is read.
+        start: number of the epoch, from 0, that the first cut begins.
+        every: epochs from one cut to the next.
+        session: further arguments of ``secateur.Session``, by their names.
+
+    Raises:
+        SecateurError: one of its kinds, when the trainer begins; then nothing was cut.
+    """
+
+    def __init__(
+        self,
+        example_inputs: Any = None,
+        method: Any = None,
+        keep: Any = None,
+        *,
+        network: str = "net",
+        start: int = 1,
+        every: int = 1,
+        **session: Any,
+    ) -> None:
+        super().__init__()
+        self._asked = {"example_inputs": example_inputs, "method": method, "keep": keep, **session}
+        self._name, self._when = network, Timetable(start, every)
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The session, once the trainer has begun.
+
+        Raises:
+            SettingError: before that.
+        """
+        if self._session is None:
+            raise SettingError("no network is being pruned yet: call trainer.fit with this callback first")
+        return self._session
+
+    def finish(self, **how: Any) -> Result:
+        """Return the result, see ``secateur.Session.finish``."""
+        return self.session.finish(**how)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Begin with the network as it is, and wait for the checkpoint, if there is one."""
+        network = part_of(pl_module, self._name)
+        if stage != "fit" or (self._session is not None and self._session.model is network):
+            return
+        self._session = Session(network, **self._asked)
+        before: Callable[[Any], object] = pl_module.on_load_checkpoint
+
+        def cut_before(checkpoint: Mapping[str, Any]) -> None:
+            """Cut the network before the weights of a checkpoint come, which are those of the cut one."""
+            state = checkpoint.get("callbacks", {}).get(self.state_key)
+            if state:
+                self.session.load_state_dict(state, *self._averages(trainer))
+            before(checkpoint)
+
+        pl_module.on_load_checkpoint = cut_before
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let the module be as it was: the checkpoint is read."""
+        vars(pl_module).pop("on_load_checkpoint", None)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Cut if a cut is due: before the first batch of an epoch, whose own hook not every resumed run calls."""
+        if self._when.is_due(self.session, trainer.current_epoch):
+            wrapper = getattr(trainer.strategy, "model", None)
+            held = (list(trainer.optimizers), self._averages(trainer), wrapper)
+            self._when.step(self.session, trainer.current_epoch, *held)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was cut, for the checkpoint."""
+        return {} if self._session is None else self._session.state_dict()
+
+    def _averages(self, trainer: Any) -> list[nn.Module]:
+        """Return the network in each average of the module's weights that another callback keeps."""
+        held = [value for each in trainer.callbacks for value in vars(each).values()]
+        return [part_of(value.module, self._name) for value in held if isinstance(value, AveragedModel)]

@@ -1,0 +1,289 @@
+"""A network is pruned step by step while somebody's own code trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from torch import nn
+
+from secateur.arguments import checked
+from secateur.core.graph import Groups
+from secateur.core.method import Method
+from secateur.core.plan import EMPTY
+from secateur.core.sizes.limits import Limits
+from secateur.core.sizes.size import Measure, Size, Target, size
+from secateur.core.surgery import Inputs
+from secateur.core.surgery.foreign import Network, refuse_foreign
+from secateur.core.surgery.private_copies import apart
+from secateur.core.surgery.untouched import ordinary, private, randomness
+from secateur.data import Data
+from secateur.data.calibration import COUNT, SOURCE
+from secateur.errors import SettingError
+from secateur.events import Event, Tell, heard, ignore, once, warn
+from secateur.measure import Runtime
+from secateur.rules import Count, Images, Number, Rounds, Seed, Threads
+from secateur.run import Result
+from secateur.run.pipeline import Pipeline
+from secateur.run.preflight import warn_of_random_weights
+from secateur.run.round import Round
+from secateur.session.agreement import agreed
+from secateur.session.beginning import begun
+from secateur.session.cut import Cut
+from secateur.session.ending import measured, result_of
+from secateur.session.holders import Holders
+from secateur.session.in_training import InTraining
+from secateur.session.progress_state import Done
+from secateur.session.schedule import Schedule, keeps
+from secateur.session.wrappers import unwrapped, wrappers_in
+
+
+@checked
+class Session:
+    """Prunes a network in place, step by step, while somebody's own code trains it.
+
+    ``model`` itself becomes thinner: modules, parameters and hooks stay the objects that they were, so that whatever
+    holds them goes on. Every cut is decided by a published method and proved as in ``secateur.prune``, or refused, and
+    then nothing has changed.
+
+    Args:
+        model: the network that trains, also within ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``.
+        example_inputs: a tensor, tuple or dict that it runs on; an image of ``data`` or ``calibrate`` if None.
+        method: a method or its name; None: ``reconstruction`` where images are at hand, else ``magnitude``.
+        keep: how much of the original network the last step leaves: a fraction of ``of``, or a ``Target``. None: each
+            step removes what the method's own rates say.
+        of: of what a number is the fraction.
+        steps: how many cuts lead there.
+        schedule: whether each takes the same share of what is there, or of the original network.
+        every: cut at every so many calls of ``step``.
+        data: for methods that measure, and for the accuracies of ``finish``.
+        calibrate: unlabelled images to decide and repair by, see ``secateur.prune``.
+        calibrate_images: how many of them to use.
+        repair: what to do after each cut, of ``secateur.repair.STEPS``; nothing by default, for the network trains on.
+        leave: layers that keep all their channels.
+        free_outputs: outputs that may lose channels.
+        groups: which groups may lose units.
+        limits: floors and multiples of widths.
+        seed: of everything random.
+        patience: give up reading the network after this many seconds; None: never.
+        tell: hears the progress and the warnings.
+
+    Raises:
+        SecateurError: one of its kinds, with one sentence on what to do.
+    """
+
+    @apart()
+    @randomness()
+    @ordinary()
+    def __init__(
+        self,
+        model: Network,
+        example_inputs: Inputs | None = None,
+        method: Method | str | None = None,
+        keep: Target | Number | None = None,
+        *,
+        of: Measure = "macs",
+        steps: Rounds = 5,
+        schedule: Schedule = "geometric",
+        every: Count = 1,
+        data: Data | str | None = None,
+        calibrate: Annotated[Any, SOURCE] = None,
+        calibrate_images: Images = COUNT,
+        repair: Sequence[str] = (),
+        leave: Sequence[str] = (),
+        free_outputs: Sequence[str] = (),
+        groups: Groups = "all",
+        limits: Limits = Limits(),  # noqa: B008  (frozen)
+        seed: Seed = 0,
+        patience: Number | None = None,
+        tell: Tell = ignore,
+    ) -> None:
+        found: Any = unwrapped(model)
+        refuse_foreign(found)
+        self._goal = Target(keep, of) if isinstance(keep, int | float) else keep
+        self._steps, self._every = steps, every
+        self._schedule: Schedule = schedule
+        self._job = begun(
+            private(found),
+            example_inputs,
+            method,
+            self._goal,
+            data=data,
+            calibrate=calibrate,
+            calibrate_images=calibrate_images,
+            repair=repair,
+            leave=(leave,) if isinstance(leave, str) else tuple(leave),
+            free_outputs=(free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs),
+            groups=groups,
+            limits=limits,
+            seed=seed,
+            patience=patience,
+            tell=once(heard(tell)),
+        )
+        self._pipeline = Pipeline(self._job)
+        self._pipeline.begin()
+        assert self._job.graph is not None
+        whole = size(self._job.graph)
+        self._network, self._done = InTraining(found, whole, whole, wrappers_in(model)), Done()
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that was given, without wrappers, as thin as it is now."""
+        return self._network.model
+
+    @property
+    def cuts(self) -> int:
+        """How many cuts of the schedule are behind."""
+        return self._done.cuts
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule is at its end."""
+        return self.cuts >= self._steps
+
+    @property
+    def size(self) -> Size:
+        """Of the network as it is now."""
+        return self._network.left
+
+    @property
+    def kept(self) -> float:
+        """What is left of the original network, in the measure of the goal."""
+        return self._network.kept(self._of)
+
+    @property
+    def _of(self) -> Measure:
+        return self._goal.of if self._goal else "macs"
+
+    @apart()
+    @randomness()
+    @ordinary()
+    def step(self, *holders: Any, keep: Number | None = None) -> Cut:
+        """Cut if a cut is due, and carry along what the loop holds; after an error nothing has changed.
+
+        Call it between an optimizer's step and the next forward: gradients go.
+
+        Args:
+            holders: optimizers, schedulers, averages of the weights (``AveragedModel``, ``ModelEmaV3``), gradient
+                scalers, ``DistributedDataParallel`` around the network; lists of these; None is passed over.
+            keep: cut now, whatever the schedule says, to this fraction of the original network.
+
+        Returns:
+            What was done, or why nothing was.
+
+        Raises:
+            SecateurError: one of its kinds, such as for a holder of another network, or a target out of reach.
+        """
+        found = Holders.of(self.model, holders, self._network.wrappers)
+        if keep is not None:
+            return self._cut(self._less(keep), found, scheduled=False)
+        if self.finished:
+            return self._nothing(f"nothing was cut: the goal is reached, {self._said()} is left")
+        if (self._done.calls + 1) % self._every:
+            self._done.calls += 1
+            return self._nothing(f"nothing was cut: one of {self._every} calls does, {self._said()} is left")
+        goal = self._goal
+        if goal is not None:
+            goal = replace(goal, keep=keeps(goal.keep, self._steps, self._schedule)[self.cuts])
+        cut = self._cut(goal, found, scheduled=True)
+        self._done.calls += 1
+        return cut
+
+    def _cut(self, target: Target | None, held: Holders, *, scheduled: bool) -> Cut:
+        job, done, network = self._job, self._done, self._network
+        number = len(done.plans) + 1
+        if target is not None and network.left.of(target.of) <= target.most(network.whole.of(target.of)):
+            done.cuts += scheduled
+            return self._nothing(f"nothing had to be cut for {target.keep:.3g}: {self._said()} is left")
+        model = private(self.model)  # what reads and cuts shall not be seen by whoever trains
+        warn_of_random_weights(model, job.tell)  # by now: it may have been trained from scratch
+        graph = job.graph if number == 1 and job.graph is not None else job.read(model)
+        share = self._pipeline.share(graph, network.whole, target)
+        now = Round(job, number, agreed(job.method), share, model, graph, tuple(done.plans), network.zeros)
+        plan, difference = now.cut()
+        if job.repair and plan.edits:
+            now.mend(plan)
+        network.become(now.model, now.graph, plan, job.inputs, held)
+        done.plans.append(plan)
+        done.differences.append(difference)
+        done.cuts += scheduled
+        note = f"cut {number}: {self._said()} is left"
+        job.tell(Event("session", note))
+        return Cut(plan, self.size, self.kept, difference, note)
+
+    def _less(self, keep: float) -> Target:
+        target = Target(keep, self._of)
+        if target.keep > self.kept:
+            raise SettingError(f"keep={keep:.3g} is more than what is left: {self._said()}; a session only takes away")
+        return target
+
+    def _nothing(self, note: str) -> Cut:
+        self._job.tell(Event("session", note))
+        return Cut(EMPTY, self.size, self.kept, 0.0, note)
+
+    def _said(self) -> str:
+        return f"{self.kept:.3f} of the {'MACs' if self._of == 'macs' else self._of}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to go on after a kill, beside the weights: numbers and texts, for any checkpoint."""
+        measured(self._pipeline, self._done)
+        return self._done.to_dict(self._asked())
+
+    @apart()
+    @randomness()
+    @ordinary()
+    def load_state_dict(self, state: Mapping[str, Any], *holders: Any) -> None:
+        """Cut the network as far as it was when ``state_dict`` was called; load weights afterwards.
+
+        Args:
+            state: what it returned.
+            holders: as for ``step``; averages of the weights have to be given where they are there already.
+
+        Raises:
+            SecateurError: one of its kinds: if something else was cut already, or the network is not the original one.
+        """
+        done, asked = Done.from_dict(state)
+        if self._done.plans and done.plans != self._done.plans:
+            raise SettingError(
+                "this session has cut already: build the original network again, give it to a new session, and load "
+                "the state there"
+            )
+        if not self._done.plans:
+            self._network.replay(self._job, done.plans, Holders.of(self.model, holders, self._network.wrappers))
+        self._done = done
+        other = [name for name, value in self._asked().items() if asked.get(name) != value]
+        if other:
+            warn(f"the session goes on with another {', '.join(other)} than before it was saved", self._job.tell)
+
+    def _asked(self) -> dict[str, Any]:
+        goal = self._goal
+        return {
+            "keep": goal and goal.keep,
+            "of": goal and goal.of,
+            "steps": self._steps,
+            "schedule": self._schedule,
+            "every": self._every,
+            "method": repr(self._job.method),
+        }
+
+    @apart()
+    @randomness()
+    @ordinary()
+    def finish(self, *, latency: bool = True, runtime: Runtime | None = None, threads: Threads = None) -> Result:
+        """Measure, and return what ``prune`` would have: a result to save, report and export.
+
+        Its ``model`` is the network of the session itself: call this when all training is done.
+
+        Args:
+            latency: whether to time the original and the pruned network, in turns.
+            runtime: in what; None: in the fastest that can be had here.
+            threads: of the CPU; None: as many as torch has now.
+
+        Raises:
+            SecateurError: one of its kinds.
+        """
+        assert self._job.graph is not None
+        graphs = self._network.graphs or [self._job.graph]
+        how: dict[str, Any] = {"latency": latency, "runtime": runtime, "threads": threads}
+        return result_of(self._pipeline, self.model, graphs, self._done, **how)
