@@ -17,9 +17,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from ultralytics import RTDETR, YOLO, YOLOE, YOLOWorld
+from ultralytics.cfg import smart_value
 from ultralytics.engine.exporter import Exporter
 from ultralytics.engine.model import Model
 from ultralytics.engine.trainer import BaseTrainer
@@ -54,18 +56,13 @@ def noise(network: nn.Module, side: int, *, count: int = 1) -> Tensor:
 
 
 def free_features(network: nn.Module, images: Tensor) -> tuple[str, ...]:
-    """Return the paths of the feature maps of the neck, which heads return beside what they predict.
+    """Return the paths of the neck's maps, which heads return beside what they predict.
 
-    The loss takes their height and width alone, so that their channels can go.
-
-    Args:
-        network: that of Ultralytics.
-        images: ``(count, channels, height, width)``.
+    The loss takes their height and width alone, so that their channels can go. Images are ``(count, channels, height,
+    width)``.
     """
-    training = network.training
     with torch.no_grad():
-        paths = [path for path, _ in named_tensors(network.eval()(images))]
-    network.train(training)
+        paths = [path for path, _ in named_tensors(deepcopy(network).eval()(images))]
     return tuple(dict.fromkeys(path.rpartition(".")[0] for path in paths if path.split(".")[-2:-1] == ["feats"]))
 
 
@@ -90,11 +87,9 @@ def pruned(
         raise SettingError("the network is fused: its batch norms are gone; open it again and prune it before fuse()")
     example = noise(network, side)
     how = {"free_outputs": free_features(network, example), "limits": Limits(multiple=multiple), **how}
-    if pictures is not None:  # pixels as they are, as Ultralytics hands them over
-        count = how.setdefault("calibrate_images", 64)
-        how["calibrate"] = load_calibration(
-            pictures, count=count, example=example, mean=(0, 0, 0), std=(1, 1, 1), image_size=side
-        )
+    if pictures is not None:
+        read = {"mean": (0, 0, 0), "std": (1, 1, 1), "image_size": side}  # pixels as Ultralytics hands them over
+        how["calibrate"] = load_calibration(pictures, count=how.get("calibrate_images", 64), example=example, **read)
     result = prune(network, example, target=keep, **how)
     put_back(model, result.model)
     return result
@@ -103,14 +98,13 @@ def pruned(
 def put_back(model: Model, thin: nn.Module) -> None:
     """Put a thin network into the object of Ultralytics that held the dense one.
 
-    A trainer that would build the dense network again from the YAML fails instead, with ``GUARD``, and the object says
-    that it has weights to start from, as one that was opened from a ``.pt`` does.
+    A trainer that would build the dense network again from the YAML fails instead, with ``GUARD``.
     """
     backbone = thin.yaml["backbone"]
     if backbone[-1][2] != GUARD:
         thin.yaml = {**thin.yaml, "backbone": [*backbone, [-1, 1, GUARD, []]]}
     model.model, model.predictor = thin, None
-    model.ckpt = model.ckpt or {"epoch": -1}
+    model.ckpt = model.ckpt or {"epoch": -1}  # there are weights to start from, as in a .pt
 
 
 def saved(model: Model, file: Path) -> Path:
@@ -154,9 +148,12 @@ def _check_data(network: nn.Module, data: Mapping[str, Any], task: str) -> None:
             f"the network tells {known} classes apart and the data have {given}; train the dense network on these data "
             "first, then prune it"
         )
-    shape = getattr(head, "kpt_shape", None)
-    if shape is not None and list(shape) != list(data.get("kpt_shape", shape)):
-        raise SettingError(f"the network finds key points {list(shape)} and the data have {list(data['kpt_shape'])}")
+    shape = tuple(getattr(head, "kpt_shape", None) or ())
+    if shape and shape != tuple(data.get("kpt_shape", shape)):
+        raise SettingError(
+            f"the network finds key points of shape {shape} and the data have {tuple(data['kpt_shape'])}; train the "
+            "dense network on these data first, then prune it"
+        )
 
 
 def fine_tuned(model: Model, data: str | Path, *, epochs: int, side: int, **how: Any) -> Any:
@@ -174,8 +171,8 @@ def fine_tuned(model: Model, data: str | Path, *, epochs: int, side: int, **how:
 
 def scores(model: Model, data: str | Path, side: int, **how: Any) -> dict[str, float]:
     """Validate as Ultralytics does; return its metrics by their names, such as ``metrics/mAP50(B)``."""
-    found = model.val(data=str(data), imgsz=side, **how).results_dict
-    return {name: float(value) for name, value in found.items() if name.startswith("metrics/")}
+    found = model.val(data=str(data), imgsz=side, **how).results_dict.items()
+    return {name: float(value) for name, value in found if name.startswith("metrics/")}
 
 
 def predicted(network: nn.Module, images: Tensor, *, exported: bool = False) -> list[Tensor]:
@@ -216,8 +213,6 @@ def exported(model: Model, file: Path, side: int) -> float:
     Returns:
         The largest difference from what the network predicts, relative to the largest value: of boxes, and of the rest.
     """
-    import onnxruntime
-
     shown = deepcopy(model.model)
     shown.pt_path, shown.task = str(file.with_suffix(".pt")), model.task
     options = {"format": "onnx", "imgsz": side, "batch": 1, "simplify": False, "device": "cpu"}
@@ -251,8 +246,6 @@ def _asked() -> argparse.Namespace:
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:
     """Read ``name=value`` as Ultralytics' own command line does."""
-    from ultralytics.cfg import smart_value
-
     if wrong := [word for word in words if "=" not in word]:
         raise SettingError(f"'{wrong[0]}' is no setting; write it as name=value")
     return {name: smart_value(value) for name, _, value in (word.partition("=") for word in words)}
@@ -276,8 +269,7 @@ def run(asked: argparse.Namespace) -> None:
     metrics = {"dense": scores(model, asked.data, side, **validate)} if asked.data else {}
     how = {"method": asked.method, "multiple": asked.multiple, "leave": asked.leave, "pictures": asked.calibrate}
     result = pruned(model, asked.keep, side=side, calibrate_images=asked.images, **how)
-    if asked.data:
-        metrics["pruned"] = scores(model, asked.data, side, **validate)
+    metrics |= {"pruned": scores(model, asked.data, side, **validate)} if asked.data else {}
     if asked.data and asked.epochs:
         fine_tuned(model, asked.data, epochs=asked.epochs, side=side, **more)
         metrics["fine-tuned"] = scores(model, asked.data, side, **validate)
@@ -299,7 +291,7 @@ def main() -> int:
     try:
         run(_asked())
     except SecateurError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
 
