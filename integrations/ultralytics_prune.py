@@ -96,10 +96,7 @@ def pruned(
 
 
 def put_back(model: Model, thin: nn.Module) -> None:
-    """Put a thin network into the object of Ultralytics that held the dense one.
-
-    A trainer that would build the dense network again from the YAML fails instead, with ``GUARD``.
-    """
+    """Put a thin network where the dense one was; trainers that would build that from the YAML fail with ``GUARD``."""
     backbone = thin.yaml["backbone"]
     if backbone[-1][2] != GUARD:
         thin.yaml = {**thin.yaml, "backbone": [*backbone, [-1, 1, GUARD, []]]}
