@@ -118,10 +118,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         if row["outcome"] != "pruned":
             lines.append((row["network"], row["task"], row["outcome"], *[""] * (len(COLUMNS) - 3)))
             continue
-        sizes = (f"{old / 1e6:.3g} → {new / 1e6:.3g} M" for old, new in (row["macs"], row["params"]))
+        sizes = (f"{old / 1e6:,.{digits}f} → {new / 1e6:,.{digits}f} M" for old, new, digits in _sizes(row))
         numbers = (_written(row[name]) for name in ("exact", "loaded", "fused", "exported", "trained"))
         lines.append((row["network"], row["task"], *sizes, *numbers))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _sizes(row: dict[str, Any]) -> list[tuple[int, int, int]]:
+    return [(*row["macs"], 0), (*row["params"], 2)]
 
 
 def _written(value: Any) -> str:
