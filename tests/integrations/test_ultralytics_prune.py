@@ -104,7 +104,7 @@ def test_what_was_saved_is_opened_by_ultralytics_with_the_same_numbers(model: An
     again = integration.opened(integration.saved(model, tmp_path / "thin.pt"))
     assert widths(again.model) == widths(model.model)
     own = integration.predicted(model.model, images)
-    assert relative_difference([part[:1] for part in own], [part[1:] for part in own]) > 0.01  # there is what to lose
+    assert relative_difference([part[:1] for part in own], [part[1:] for part in own]) > 1e-3  # there is what to lose
     assert relative_difference(own, integration.predicted(again.model, images)) == 0
     assert relative_difference(own, integration.predicted(again.model.fuse(verbose=False), images)) < 1e-4
 
