@@ -27,7 +27,7 @@ docs: $(VENV)/.test  ## build the documentation into site (first run: installs)
 
 clean:  ## remove everything that was made or installed here
 	rm -rf $(VENV) out build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks integrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

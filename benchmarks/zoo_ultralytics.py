@@ -69,7 +69,7 @@ def train(thin: nn.Module, inputs: Any) -> None:
     before = [parameter.detach().clone() for parameter in thin.parameters()]
     model = duplicate(thin)
     with tempfile.TemporaryDirectory() as folder:
-        data = _pictures(Path(folder), task, side, len(thin.names))
+        data = pictures(Path(folder), task, side, len(thin.names))
         trainer = kinds[task](
             overrides={
                 "data": str(data), "imgsz": side, "epochs": 1, "batch": 4, "workers": 0, "device": "cpu", "amp": False,
@@ -88,7 +88,7 @@ def _task(model: nn.Module) -> str:
     return guess_model_task(model)
 
 
-def _pictures(folder: Path, task: str, side: int, classes: int) -> Path:
+def pictures(folder: Path, task: str, side: int, classes: int) -> Path:
     """Write four random pictures with labels, as the trainer of the task reads them; return what names them."""
     from torchvision.io import write_jpeg
 

@@ -276,3 +276,30 @@ def test_a_class_from_which_none_can_be_derived_is_refused() -> None:
     with pytest.raises(ModelError, match="no class can be derived from Last: no more"):
         rewrite(module, changes(module, torch.ones(12), [(0, "view", ("args", 2), 4)]))
     assert run(module, torch.ones(12)).shape == (2, 6)
+
+
+class TwoWays(nn.Module):
+    """Half of what the first layer makes goes past the inner ones, as in blocks of Ultralytics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 8
+        self.first = nn.Conv2d(8, 16, 1)
+        self.inner = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+        self.last = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x).split((self.width, self.width), dim=1)
+        return self.last(torch.cat((a, self.inner(b)), 1))
+
+
+def test_code_whose_sizes_stay_as_they_are_keeps_its_class():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), TwoWays(), nn.Conv2d(8, 4, 1)).eval()
+    image = torch.randn(1, 3, 8, 8)
+    graph = trace(net, image)
+    elsewhere, inside = Plan((DropUnits("0", (0, 2, 6)),)), Plan((DropUnits("2.first", (1, 2)),))
+    thin, cut = apply(net, graph, elsewhere), apply(net, graph, inside)
+    assert verify(net, graph, elsewhere, thin, image).exact
+    assert verify(net, graph, inside, cut, image).exact
+    assert type(thin[2]) is TwoWays
+    assert cut[2].width == 6

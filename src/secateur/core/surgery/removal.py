@@ -182,12 +182,16 @@ def _assign(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
 
 def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
     by_module: dict[str, list[Change]] = {}
+    others = {entry.module for entry in graph.assignments}  # whose code sees other numbers than before
     for entry in graph.rewrites:
         for size in entry.literals:
-            new = size.sign * count(size.axis, keep)
+            left = count(size.axis, keep)
             owner = entry.module if size.spot is None else size.spot.module
             numbered = owner == entry.module and not entry.training
-            change = Change(entry.call, entry.function, size.path, new, size.spot, numbered)
+            change = Change(entry.call, entry.function, size.path, size.sign * left, size.spot, numbered)
             by_module.setdefault(owner, []).append(change)
+            if left < count(size.axis, torch.ones_like(keep)):
+                others.add(owner)
     for name, changes in by_module.items():
-        rewrite(thin.get_submodule(name), changes)
+        if name in others:  # the rest is right as it is, and keeps its class
+            rewrite(thin.get_submodule(name), changes)
