@@ -13,6 +13,7 @@ from secateur.arguments import checked
 from secateur.data.dataset import Batches, Data, Source, check_labels
 from secateur.data.order import Order, Split
 from secateur.errors import DataError
+from secateur.measure.forward import yielded
 from secateur.rules import Count
 
 Loader = Iterable[Any]
@@ -43,7 +44,7 @@ def from_loaders(train: Loader, val: Loader, test: Loader, classes: Count, *, na
             raise DataError(
                 f"the {split} loader can be read at most once: pass a torch DataLoader or a list of batches"
             )
-    first = next(iter(val), None)
+    first = next(yielded(val, "the val batches"), None)
     if first is None:
         raise DataError("the val loader yields no batch")
     images, _ = _pair(first, classes, "val")
@@ -122,7 +123,7 @@ class LoaderBatches(Batches):
         sampler = self._sampler()
         if sampler is not None:
             sampler.set_epoch(self.order.seed)
-        for batch in self.loader:
+        for batch in yielded(self.loader, f"the {self.order.split} batches"):
             images, labels = _pair(batch, self.classes, self.order.split)
             device = self.order.device
             if not isinstance(self.loader, DataLoader):  # the batches are the caller's own, and a forward may write

@@ -14,7 +14,7 @@ from secateur.arguments import checked
 from secateur.core.surgery.private_copies import apart
 from secateur.errors import DataError, ModelError
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import Device, call, device_of, dtype_of, evaluating, logits_of, moved
+from secateur.measure.forward import Device, call, device_of, dtype_of, evaluating, logits_of, moved, yielded
 from secateur.measure.record import Record
 from secateur.rules import Number
 
@@ -84,7 +84,7 @@ def _measured(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], place:
     dtype = dtype_of(model)
     layout = torch.channels_last if place.type == "cpu" else None  # convolutions are faster so; only rounding differs
     total = len(batches) if isinstance(batches, Sized) else None
-    for step, batch in enumerate(batches, start=1):
+    for step, batch in enumerate(yielded(batches, "the batches"), start=1):
         images, labels = _checked(batch, step)
         if len(labels) == 0:
             continue
