@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import IntEnum
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,56 @@ class Net(nn.Sequential):
 class Unprintable:
     def __repr__(self) -> str:
         raise RuntimeError("no words")
+
+
+class Word(str):
+    """A text of a class of its own, which fails when it is compared or shown."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not to be compared")
+
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+    __str__ = __repr__
+
+
+class Whole(int):
+    """A number of a class of its own, which fails when it is compared or shown."""
+
+    def __le__(self, other: object) -> bool:
+        raise ValueError("not to be compared")
+
+    __ge__ = __lt__ = __gt__ = __le__
+
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+
+class Table(Mapping[str, Any]):
+    """A table that cannot be read to its end."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("the table is closed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Failing:
+    """What fails when it is iterated over."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ValueError("the file is closed")
+
+
+class Level(IntEnum):
+    ONE = 1
 
 
 class Wrapped(nn.Module):
@@ -136,6 +187,11 @@ STRANGE: Mapping[str, Callable[[], Any]] = {
     "no output": Wrapped,
     "meta network": lambda: nn.Linear(2, 2, device="meta"),
     "unprintable": Unprintable,
+    "word": lambda: Word("macs"),
+    "whole": lambda: Whole(2),
+    "shut table": Table,
+    "failing": Failing,
+    "level": lambda: Level.ONE,
     "slice": lambda: slice(None),
     "ellipsis": lambda: ...,
     "lock": threading.Lock,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,23 @@ import secateur
 import strange
 from secateur.arguments import checked
 from secateur.core.plan import DropUnits, Plan
-from secateur.errors import SecateurError, SettingError, nearest
+from secateur.errors import DataError, ModelError, SecateurError, SettingError, nearest
+from secateur.reading import Foreign
 from secateur.run import Step
 
 SLOW = frozenset({"prune", "run_recipe", "fit", "check_method", "deploy", "Result.deploy", "measure", "latency"})
 SLOW |= {"side_by_side", "fastest_runtime", "export_pt2", "export_onnx", "export_source", "Result.save", "save"}
 SLOW |= {"Session", "Session.step", "Session.finish", "Session.load_state_dict"}
-CERTAIN = ("none", "object", "loop", "class", "unprintable")  # refused before any work, wherever they are not meant
-OWN = {("tell", "meta network"), ("build", "function")}  # functions of the user's, which fail by themselves
+CERTAIN = (
+    "none",
+    "object",
+    "loop",
+    "class",
+    "unprintable",
+    "failing",
+    "shut table",
+)  # refused before any work, wherever they are not meant
+OWN = {("tell", "meta network"), ("build", "function"), ("known", "failing")}  # the user's, which fail by themselves
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +127,85 @@ def test_arguments_are_checked_by_position_and_name() -> None:
         sample(network, 1, "x")
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         sample()
+
+
+class Measures(StrEnum):
+    PARAMS = "params"
+
+
+def test_members_of_an_enumeration_say_what_their_values_say() -> None:
+    assert secateur.Target(0.5, Measures.PARAMS) == secateur.Target(0.5, "params")
+    assert type(secateur.Settings(epochs=strange.Level.ONE).epochs) is int
+    assert secateur.Budget(max_macs=0.5, threads=strange.Whole(2)).threads == 2
+    assert secateur.Target(0.5, strange.Word("macs")).of == "macs"
+
+
+def test_the_text_of_a_file_stays_one() -> None:
+    assert type(secateur.Recipe(model=Foreign("net.py:make"), method="magnitude").model) is Foreign
+
+
+@pytest.mark.parametrize("names", [strange.Failing(), (1 / zero for zero in [0]), strange.Table().values()])
+def test_what_cannot_be_looked_at_is_said_in_the_words_of_its_error(names: Any) -> None:
+    said = "names must be a list, each entry a text, not a .* that cannot be looked at .(the file|division|the table)"
+    with pytest.raises(SettingError, match=said):
+        sample(nn.Identity(), names=names)
+
+
+class Loader(list[Any]):
+    """A loader that fails on the way, as a data set does whose third file is damaged."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from list.__iter__(self)
+        raise OSError("picture 3 is cut off")
+
+
+class Asserting(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        assert input.ndim == 2, "vectors only"
+        return super().forward(input)
+
+
+@pytest.mark.parametrize(
+    ("what", "read"),
+    [
+        ("batches", lambda w, it: secateur.measure.accuracy(w.model, it)),
+        ("batches", lambda w, it: secateur.training.recalibrate(w.model, it)),
+        ("val batches", lambda w, it: secateur.data.from_loaders(w.batches, Loader(), w.batches, 2)),
+        (
+            "train batches",
+            lambda w, it: list(secateur.data.from_loaders(it, w.batches, w.batches, 2).batches("train", 1)),
+        ),
+        ("calibration images", lambda w, it: secateur.load_calibration(iter(it), count=99)),
+        ("calibration images", lambda w, it: secateur.load_calibration(strange.Failing())),
+    ],
+)
+def test_an_iterable_that_fails_is_said_with_its_own_words(world: strange.World, what: str, read: Any) -> None:
+    said = rf"^the {what} cannot be read .(OSError: picture 3 is cut off|ValueError: the file is closed).: mend"
+    with pytest.raises(DataError, match=said) as caught:
+        read(world, Loader(world.batches))
+    assert isinstance(caught.value.__cause__, OSError | ValueError)
+
+
+def test_a_forward_may_fail_as_it_likes(world: strange.World) -> None:
+    with pytest.raises(ModelError, match=r"inputs of shape \(6, 1, 8, 8\): AssertionError: vectors only"):
+        secateur.measure.accuracy(Asserting(8, 2), world.batches)
+
+
+@pytest.mark.parametrize("wrap", [nn.parallel.DistributedDataParallel, torch.jit.ScriptModule])
+def test_what_only_holds_the_network_is_named_at_every_door(world: strange.World, wrap: type[nn.Module]) -> None:
+    wrapped = wrap.__new__(wrap)
+    nn.Module.__init__(wrapped)
+    for door in (secateur.apply, lambda *given: secateur.masked(*given).__enter__()):
+        with pytest.raises(ModelError, match="cannot be pruned as it is: give"):
+            door(wrapped, world.graph, world.plan)
+    with pytest.raises(ModelError, match="cannot be pruned as it is: give"):
+        secateur.verify(wrapped, world.graph, world.plan, world.thin, world.x)
+
+
+def test_images_without_pixels_are_one_sentence() -> None:
+    with pytest.raises(DataError, match="the calibration images hold no pixels"):
+        secateur.load_calibration(torch.zeros(2, 1, 0, 0))
+    assert secateur.data.Calibration((torch.zeros(2, 1, 0, 0),), 2, "nowhere").different == 0
 
 
 def test_sentences_are_one_short_line() -> None:

@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from typing import Any, TypeVar, cast
 
 from secateur.errors import SettingError
-from secateur.rules import Rule
+from secateur.rules import Rule, judged
 from secateur.typed import table_of
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -65,7 +65,7 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
 
 
 def _taken(name: str, value: Any, rule: Rule, where: str) -> Any:
-    value = rule.plain(value)
-    if rule.accepts(value):
-        return value
-    raise SettingError(f"{name} {rule.refusal(value)}; correct this argument of {where}")
+    value, refusal = judged(value, rule)
+    if refusal:
+        raise SettingError(f"{name} {refusal}; correct this argument of {where}")
+    return value

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from secateur import rules
 from secateur.arguments import checked
@@ -84,9 +83,9 @@ class Budget:
         Raises:
             SettingError: if something is unknown or impossible.
         """
-        if not isinstance(table, Mapping):
-            raise SettingError("'budget' in the recipe must be a table; write a line [budget] with its limits below")
-        entries = dict(cast("Mapping[str, Any]", table))
+        entries, wrong = rules.judged(table, _TABLE)
+        if wrong:
+            raise SettingError(f"'budget' in the recipe {wrong}; write a line [budget] with its limits below")
         names = [f.name for f in fields(Budget)]
         for name in entries:
             if name not in names:
@@ -111,9 +110,12 @@ def agreed(budget: Budget | None, runtime: Runtime | None, threads: int | None) 
     return runtime or budget.runtime, threads or budget.threads
 
 
+_TABLE = rules.table("a table")
 _SIZE = rules.optional(rules.number(lambda v: v > 0, "a fraction up to 1 or a number above 1"))
 _LIMIT = rules.Rule(
-    lambda v: rules.text("").accepts(v) or _SIZE.accepts(v), "a fraction up to 1 or a time such as 12ms"
+    lambda v: rules.text("").accepts(v) or _SIZE.accepts(v),
+    "a fraction up to 1 or a time such as 12ms",
+    plain=rules.scalar,
 )
 _RULES: dict[str, Rule] = {
     "max_macs": _SIZE,

@@ -173,11 +173,11 @@ def shown(value: object) -> str:
 
 
 def written(value: object) -> str:
-    """Return the ``repr`` of a value; dots for what is long or deep in it."""
+    """Return the ``repr`` of a value; dots for what is long or deep in it. Never raises, whatever the value does."""
     try:
         return line(_REPR.repr(value), _REPEATED)
-    except (ValueError, RecursionError):  # a number of thousands of digits
-        return f"a huge {type(value).__name__}"
+    except Exception:  # a number of thousands of digits, or a class whose own repr fails
+        return f"{'a huge' if type(value) is int else 'a'} {type(value).__name__}"
 
 
 def wrong(error: Exception) -> str:

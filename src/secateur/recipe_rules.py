@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from secateur import rules
 from secateur.budget import Budget
 from secateur.core.graph import Groups
@@ -63,5 +61,5 @@ RULES: dict[str, Rule] = {
     "latency": rules.FLAG,
     "runtime": rules.optional(rules.text("the name of a runtime")),
     "threads": rules.THREADS,
-    "chosen": Rule(lambda value: isinstance(value, Mapping), "a table of choices, as a saved recipe has it"),
+    "chosen": rules.table("a table of choices, as a saved recipe has it"),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias, cast, get_args
 
 from secateur.errors import SettingError, nearest
-from secateur.reading import written
+from secateur.reading import Foreign, shown, written
 
 LONGEST = 4096
 """Letters of a name or path."""
@@ -21,6 +21,7 @@ LONGEST = 4096
 LARGEST = 2**53
 """Of numbers that nobody counts to; beyond it a float no longer tells one from the next."""
 
+_OWN: Mapping[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
 _IMAGE = re.compile(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){2}")
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a letter beyond 16 bits: no file can hold it
 _NO_PATH = re.compile(r"[\0\ud800-\udfff]|[^/\\]{256}")  # what no name of a file has
@@ -28,16 +29,18 @@ _NO_PATH = re.compile(r"[\0\ud800-\udfff]|[^/\\]{256}")  # what no name of a fil
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that a value must be; values come from files, so they can be of any type.
+    """One thing that a value must be; values come from files and from callers, so they can be of any type.
+
+    What asks on behalf of a user calls ``judged``, for an object may fail while it is looked at.
 
     Attributes:
-        accepts: whether a value is it; never raises.
+        accepts: whether a value is it.
         wanted: what it must be, to follow the words "must be".
         names: the words that it, or each of its entries, may be, where there are few.
         most: the largest number that it may be, said only of one that is larger.
         remark: says what to write instead of a value that means something else; empty for others.
         plain: the same value in the type that the code takes, such as an int for a number of numpy; values that it
-            knows nothing of as they are. Never raises; ``accepts`` is asked about what it returns.
+            knows nothing of as they are. ``accepts`` is asked about what it returns.
     """
 
     accepts: Callable[[Any], bool]
@@ -60,10 +63,31 @@ class Rule:
         return f"must be {self.wanted}{bound}, not {written(value)}{near}{self.remark(value)}"
 
 
+def judged(value: Any, rule: Rule) -> tuple[Any, str]:
+    """Return a value in the type that the code takes, and what is wrong with it; nothing where it is accepted.
+
+    An object may raise whatever it likes while it is looked at, such as a closed file that is to be a list; then that
+    is what is wrong with it.
+    """
+    try:
+        plain = rule.plain(value)
+        return plain, "" if rule.accepts(plain) else rule.refusal(plain)
+    except Exception as error:
+        kind = type(value).__name__
+        return value, f"must be {rule.wanted}, not a {kind} that cannot be looked at ({shown(error)})"
+
+
 def scalar(value: Any) -> Any:
-    """Return a single number, truth value or text of numpy, or a fraction, as Python's own; others as they are."""
+    """Return a single number, truth value or text of numpy, of an enumeration or of another class, as Python's own.
+
+    A fraction is a number too. Other values are returned as they are, and so is the text of a file, which must not lose
+    that it is one.
+    """
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         return value.item()
+    for kind in (str, int, float):
+        if isinstance(value, kind) and type(value) not in (kind, bool, Foreign):
+            return _OWN[kind](value)
     if isinstance(value, Fraction):
         with suppress(OverflowError):
             return float(value)
@@ -136,6 +160,11 @@ def instance(kind: type, wanted: str) -> Rule:
     return Rule(lambda value: isinstance(value, kind), wanted)
 
 
+def table(wanted: str) -> Rule:
+    """Return the rule for tables, whatever is in them."""
+    return Rule(lambda value: isinstance(value, dict), wanted, plain=lambda v: dict(v) if isinstance(v, Mapping) else v)
+
+
 def each(rule: Rule, wanted: str) -> Rule:
     """Return the rule for tuples whose every entry obeys a rule."""
 
@@ -163,18 +192,14 @@ def optional(rule: Rule) -> Rule:
 ROUNDS = whole(1, most=10_000)
 """Steps of pruning and fine-tuning; each reads the network anew."""
 
-
 SEED = whole(0, most=2**32 - 1)
 """Seed that a user gives: the range of numpy's and Lightning's; what is derived from it is below torch's 2**63."""
-
 
 IMAGES = whole(1, "images", most=2**24)
 """Unlabelled images to look at: all are held in memory."""
 
-
 SIDE = whole(1, "pixels", most=2**12)
 """Height and width of an image; one of this size already takes 200 MB in float32."""
-
 
 IMAGE = Rule(
     lambda value: isinstance(value, str) and (not value or bool(_IMAGE.fullmatch(value))),
@@ -182,10 +207,8 @@ IMAGE = Rule(
 )
 """Shape of an image; empty where nothing is said."""
 
-
 TEXT = Rule(lambda value: isinstance(value, str), "a text")
 """Text of any length, such as the content of a file."""
-
 
 MEASURED = Rule(
     lambda value: isinstance(value, float) or (type(value) is int and value.bit_length() < 1000),
@@ -194,22 +217,17 @@ MEASURED = Rule(
 )
 """What was measured or computed, which need not be finite."""
 
-
 CLASSES = whole(1, most=2**16)
 """Labels of a data set, or scores of a classifier."""
-
 
 WORKERS = optional(whole(0, most=1024))
 """Processes that read pictures; None for as many as the machine has cores, at most 8."""
 
-
 THREADS = optional(whole(1, "threads", most=4096))
 """Threads of a CPU; None for as many as torch has. Far more than any machine has end in an overflow."""
 
-
 MINUTES = optional(number(lambda value: value >= 0, "a number of minutes of at least 0"))
 """Time for the repair and for training; None for no limit."""
-
 
 PATH = Rule(
     lambda value: isinstance(value, str | Path) and len(str(value)) <= LONGEST and not _NO_PATH.search(str(value)),
@@ -218,10 +236,8 @@ PATH = Rule(
 )
 """Place of a file or folder, as a text or as a ``Path``."""
 
-
 SECONDS = number(lambda value: 0 < value <= 86_400, "a number of seconds above 0 and up to a day")
 """Time for measuring."""
-
 
 Seed: TypeAlias = Annotated[int, SEED]
 AnySeed: TypeAlias = Annotated[int, whole(0)]  # of one pass, made of a user's
@@ -251,11 +267,11 @@ def broken(settings: object, table: Mapping[str, Rule]) -> Iterator[tuple[str, s
     """
     for name, rule in table.items():
         given = getattr(settings, name)
-        value = rule.plain(given)
+        value, refusal = judged(given, rule)
         if value is not given:
             object.__setattr__(settings, name, value)
-        if not rule.accepts(value):
-            yield name, rule.refusal(value)
+        if refusal:
+            yield name, refusal
 
 
 def refuse(*given: tuple[str, object, Rule]) -> None:
@@ -265,8 +281,9 @@ def refuse(*given: tuple[str, object, Rule]) -> None:
         SettingError: with its name, and what is wanted.
     """
     for name, value, rule in given:
-        if not rule.accepts(value):
-            raise SettingError(f"{name} {rule.refusal(value)}")
+        refusal = judged(value, rule)[1]
+        if refusal:
+            raise SettingError(f"{name} {refusal}")
 
 
 def _finite(value: object) -> bool:

@@ -14,7 +14,7 @@ from secateur.reading import written
 Option: TypeAlias = bool | int | float | str | list["Option"]
 FRACTION = rules.fraction("a fraction above 0 and up to 1")
 MEASURE = rules.one_of(Measure)
-OPTIONS = rules.instance(Mapping, "a table of the method's settings")
+OPTIONS = rules.table("a table of the method's settings")
 _MOST_BITS = 4096
 _NAME = rules.text("", least=1)
 _RULES = {"of": MEASURE, "keep": rules.optional(FRACTION), "options": OPTIONS}

@@ -140,7 +140,7 @@ def _table(key: Rule, entry: Rule) -> Rule:
         return pairs is not None and all(key.accepts(name) and entry.accepts(each) for name, each in pairs)
 
     def plain(value: object) -> object:
-        pairs = None if isinstance(value, Mapping) else _pairs(value)
+        pairs = None if type(value) is dict else _pairs(value)
         hashable = pairs is not None and all(isinstance(name, str) for name, _ in pairs)
         return dict(cast("list[Any]", pairs)) if hashable else value
 
@@ -149,7 +149,7 @@ def _table(key: Rule, entry: Rule) -> Rule:
 
 def _sequence(hint: Any, kind: Any) -> Rule:
     """Return the rule for sequences of any length."""
-    entry, value_of = of_type(kind), pair_of(hint)
+    entry, value_of, later = of_type(kind), pair_of(hint), get_origin(kind) is Annotated
     wanted = f"a list, each entry {entry.wanted}"
     if value_of is not None:
         wanted = f"a list of pairs of a text and {of_type(value_of).wanted}, or a table"
@@ -165,12 +165,12 @@ def _sequence(hint: Any, kind: Any) -> Rule:
             if numbers(entries):  # long where they number units, and then their ends say enough
                 return entry.accepts(min(entries)) and entry.accepts(max(entries))
             return entry is ANYTHING or all(map(entry.accepts, entries))
-        return isinstance(value, Sequence) and not isinstance(value, _TEXTS)
+        return (entry is ANYTHING or later) and isinstance(value, Sequence) and not isinstance(value, _TEXTS)
 
     def plain(value: object) -> object:
         if value_of is not None and isinstance(value, Mapping):
             value = tuple(cast("Mapping[object, object]", value).items())
-        entries = value if isinstance(value, list | tuple) or entry is ANYTHING else _gathered(value, kind)
+        entries = value if type(value) in (list, tuple) or entry is ANYTHING else _gathered(value, kind)
         if not isinstance(entries, list | tuple) or entry is ANYTHING:
             return value
         if numbers(cast("Sequence[object]", entries)):
@@ -212,7 +212,7 @@ def _gathered(value: object, kind: Any) -> object:
     try:
         numbers = cast("Any", value).tolist() if kind in (int, float) and hasattr(value, "tolist") else value
         return tuple(cast("Iterable[object]", numbers))
-    except (TypeError, RuntimeError):  # arrays of no dimension, tensors without values
+    except TypeError:  # arrays of no dimension
         return value
 
 
@@ -231,11 +231,16 @@ def _any_iterable(fits: Callable[[object], bool]) -> Rule:
     return Rule(
         lambda value: (
             not isinstance(value, _TEXTS)
-            and (isinstance(value, Iterable) or hasattr(type(cast("object", value)), "__getitem__"))  # the old way
+            and (isinstance(value, Iterable) or _is_indexed(type(cast("object", value))))
             and fits(value)
         ),
         "something to iterate over",
     )
+
+
+def _is_indexed(kind: type) -> bool:
+    """Tell whether objects of a class can be iterated over in the old way; of an enumeration only the class can."""
+    return any("__getitem__" in vars(base) for base in kind.__mro__)
 
 
 def _of_class(kind: Any) -> Rule:

@@ -12,6 +12,7 @@ import pytest
 import forked
 from secateur.artifact import claims
 from secateur.artifact.claims import claimed
+from secateur.artifact.folder import replacing
 
 pytest.importorskip("fcntl")
 HOLD = (
@@ -94,3 +95,13 @@ def test_work_is_done_where_the_file_system_knows_no_locks(
     monkeypatch.setattr("fcntl.flock", refused)
     with claimed(tmp_path / "work.lock") as holder:
         assert holder is None
+
+
+def test_folders_around_a_result_that_was_not_saved_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="not today"), replacing(tmp_path / "mine" / "a" / "b" / "new", force=False):
+        raise ValueError("not today")
+    assert list((tmp_path / "mine").iterdir()) == []
+    with replacing(tmp_path / "mine" / "a" / "b" / "new", force=False) as new:
+        (new / "file").touch()
+    assert (tmp_path / "mine" / "a" / "b" / "new" / "file").is_file()

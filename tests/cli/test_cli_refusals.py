@@ -97,7 +97,7 @@ def refused(ended: Ended, status: int, words: str) -> None:
 )
 def test_plan_and_prune_refuse_alike(secateur: Call, tmp_path: Path, words: list[str], status: int, sentence: str):
     before = set(tmp_path.iterdir())
-    for command in (["plan"], ["prune", "--out", "new"]):
+    for command in (["plan"], ["prune", "--out", "new/deep/result"]):
         refused(secateur(*command, *words), status, sentence)
     assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
 

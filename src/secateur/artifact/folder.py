@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Generator
@@ -15,6 +16,23 @@ from secateur.errors import ArtifactError, ExportError
 from secateur.spelling import said
 
 DERIVED = ("report.html", "model.pt2", "model.onnx", "model.py", "model.safetensors", "bench.json")
+
+
+@contextlib.contextmanager
+def parents_of(folder: Path) -> Generator[None]:
+    """Make the folders that a result is to lie in, and remove in the end those of them that nothing was put into.
+
+    Raises:
+        OSError: if one cannot be made.
+    """
+    made = list(itertools.takewhile(lambda parent: not parent.exists(), folder.parents))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # what is no longer empty stays, and so do those around it
+            for parent in made:
+                parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -39,8 +57,7 @@ def replacing(folder: Path, *, force: bool, claim: bool = True) -> Generator[Pat
     refuse(folder, force=force)
     partial = hidden(folder, "partial")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder) if claim else contextlib.nullcontext():
+        with parents_of(folder), _alone(folder) if claim else contextlib.nullcontext():
             refuse(folder, force=force)  # again, for another process may have saved in between
             _clean(folder)
             try:

@@ -35,11 +35,12 @@ def holding(folder: Path, work: Path) -> Generator[None]:
         ArtifactError: if another process works there.
     """
     from secateur.artifact.claims import claimed, lock_of
+    from secateur.artifact.folder import parents_of
 
     place = place_of(folder)
     with contextlib.ExitStack() as stack:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(parents_of(place))
             holder = stack.enter_context(claimed(lock_of(place)))
         except OSError as error:
             raise Unwritable(f"cannot write {work}: {error.strerror or error}; choose another --out") from None

@@ -19,7 +19,7 @@ from secateur.data.distinct import NORMALISED, SAMPLES, distinct, images_in, lar
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
-from secateur.measure.forward import joined, length, listed, part, refilled, tensors
+from secateur.measure.forward import joined, length, listed, part, refilled, tensors, yielded
 from secateur.rules import PATH, Images, Rule, Seed, Side, Workers
 from secateur.typed import check_types
 
@@ -212,7 +212,9 @@ def load_calibration(
         torch.default_generator.manual_seed(seed)  # of loaders that shuffle
         read = opened(source, wanted, count, seed, size, workers)
         raw = list[bool]()
-        batches = tuple(_batches(_noted(read.items, raw), read.wanted, count, read.single))
+        batches = tuple(
+            _batches(_noted(yielded(read.items, "the calibration images"), raw), read.wanted, count, read.single)
+        )
     if not batches and read.lost:
         raise DataError(f"none of {len(read.lost)} pictures can be read; the first: {read.lost[0]}")
     if not batches:
@@ -257,6 +259,8 @@ def _batches(items: Iterator[Any], wanted: Wanted, count: int, single: Callable[
         now = part(now, slice(0, left))
         if length(now) == 0:
             continue
+        if not any(tensor.numel() for tensor in tensors(now)):
+            raise DataError("the calibration images hold no pixels: repair or remove those images")
         if wanted.example is None:  # what comes next must be alike
             wanted = replace(wanted, example=part(now, slice(0, 1)))
         if not waiting:

@@ -29,6 +29,8 @@ def distinct(batches: Sequence[Inputs]) -> list[Tensor]:
 def _new(batch: Inputs, seen: set[bytes]) -> Tensor:
     """Return which images of a batch were not seen before, and remember them."""
     rows = [it for it in tensors(batch) if it.dim() and len(it) == length(batch) and it.numel()]
+    if not rows:  # images without pixels
+        return torch.zeros(length(batch), dtype=torch.bool)
     vary: list[bool] = torch.stack([_varies(it) for it in rows]).any(0).tolist()
     flat = [it.reshape(len(it), -1) for it in rows]
     some = torch.cat([it[:, :: max(1, it.shape[1] // SAMPLES) | 1].to(torch.float64) for it in flat], 1)

@@ -15,7 +15,7 @@ from secateur.data.dataset import Batches, Data, Source, example_of
 from secateur.data.order import Order, Split
 from secateur.errors import DataError, nearest
 from secateur.events import ignore, warn_once
-from secateur.measure.forward import are_images, tensors
+from secateur.measure.forward import are_images, tensors, yielded
 from secateur.rules import Classes, Count, Rule
 from secateur.tasks import Classification, Task
 
@@ -105,7 +105,7 @@ def with_task(
 
 
 def _data(loaders: Mapping[Split, Loader], task: Task, classes: int | None, name: str) -> Data:
-    batch = next(iter(loaders["val"]), None)
+    batch = next(yielded(loaders["val"], "the val batches"), None)
     if batch is None:
         raise DataError("the val loader yields no batch")
     source = LoaderSource(loaders, task, classes, batch)
@@ -205,7 +205,7 @@ class LoaderBatches(Batches):
         if sampler is not None:
             sampler.set_epoch(self.order.seed)
         own = not isinstance(self.loader, DataLoader)  # the batches are the caller's own, and a forward may write
-        for batch in self.loader:
+        for batch in yielded(self.loader, f"the {self.order.split} batches"):
             yield taken(batch, self.task, self.classes, self.order.split, self.order.device, copied=own)
 
 

@@ -23,7 +23,7 @@ from secateur.data.order import Order
 from secateur.data.picture_source import PictureSource
 from secateur.data.splits import mixed
 from secateur.errors import DataError
-from secateur.measure.forward import part, refilled, table_like, tensors, tuple_like
+from secateur.measure.forward import part, refilled, table_like, tensors, tuple_like, yielded
 
 CHUNK = 128
 ENDINGS = (".npy", ".npz", ".safetensors")
@@ -89,7 +89,8 @@ def opened(
     if isinstance(source, Sequence) and not isinstance(source, bytes | bytearray):
         return Read(_of_items(cast("Sequence[Any]", source), seed), "a list of inputs", wanted, is_image)
     if isinstance(source, Iterable):
-        return Read(iter(cast("Iterable[Any]", source)), "an iterable of inputs, its first ones", wanted, is_image)
+        items = yielded(cast("Iterable[Any]", source), "the calibration images")
+        return Read(items, "an iterable of inputs, its first ones", wanted, is_image)
     raise DataError(
         f"{type(source).__name__} holds no images: give a folder of pictures, an array or a file of arrays, a data "
         "loader, or an iterable of model inputs"
@@ -113,7 +114,7 @@ def _of_loader(loader: DataLoader[Any], count: int, seed: int) -> Iterator[Any]:
     whole = type(loader) is DataLoader and type(loader.sampler) in (SequentialSampler, RandomSampler)
     data: Any = loader.dataset
     if not whole or loader.batch_size is None or not isinstance(data, Sized):
-        return iter(loader)
+        return yielded(loader, "the calibration images")
     chosen: list[int] = mixed(len(data), seed)[:count].tolist()
     again = DataLoader(
         cast("Dataset[Any]", data),
@@ -125,7 +126,7 @@ def _of_loader(loader: DataLoader[Any], count: int, seed: int) -> Iterator[Any]:
         multiprocessing_context=cast("Any", loader).multiprocessing_context,
         generator=torch.Generator().manual_seed(seed),
     )
-    return iter(again)
+    return yielded(again, "the calibration images")
 
 
 def _of_items(items: Any, seed: int) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from secateur.core.graph.outputs import scores_in
 from secateur.core.surgery.forward import INPUTS
 from secateur.core.surgery.untouched import owned, untouched
-from secateur.errors import ModelError, first_line
+from secateur.errors import DataError, ModelError, SecateurError, first_line
 from secateur.rules import Rule
+
+T = TypeVar("T")
 
 ExampleInputs: TypeAlias = Annotated[Tensor | tuple[Any, ...] | Mapping[str, Any], INPUTS]
 """A tensor (one argument), a tuple (positional arguments) or a mapping (keyword arguments)."""
@@ -183,6 +185,25 @@ def joined(batches: Sequence[Any]) -> Any:
     return refilled(batches[0], (torch.cat(column) if column[0].dim() else column[0] for column in columns))
 
 
+def yielded(source: Iterable[T], what: str) -> Iterator[T]:
+    """Yield what somebody's iterable yields.
+
+    Args:
+        source: a list, loader, generator or anything else; asked for no more than is taken.
+        what: its entries, in words.
+
+    Raises:
+        DataError: if it fails, whatever the error.
+    """
+    try:
+        yield from source
+    except (SecateurError, MemoryError, torch.OutOfMemoryError):  # whoever called may try with less, or elsewhere
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{what} cannot be read ({reason}): mend what yields them") from error
+
+
 def call(model: nn.Module, inputs: ExampleInputs) -> Any:
     """Run ``model`` on a copy of ``inputs``, for it may write into them, and return its output.
 
@@ -200,9 +221,9 @@ def call_on(model: nn.Module, inputs: ExampleInputs) -> Any:
     """
     try:
         return spread(model, inputs)
-    except torch.OutOfMemoryError:  # whoever called may try elsewhere
+    except (SecateurError, MemoryError, torch.OutOfMemoryError):  # whoever called may try elsewhere
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except Exception as error:  # its forward is anybody's code
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs)) or "no tensors"
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}") from error

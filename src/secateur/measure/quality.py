@@ -15,7 +15,7 @@ from secateur.arguments import checked
 from secateur.core.surgery.private_copies import apart
 from secateur.errors import ArtifactError, DataError, ModelError, SecateurError
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import Device, call, device_of, dtype_of, evaluating, moved
+from secateur.measure.forward import Device, call, device_of, dtype_of, evaluating, moved, yielded
 from secateur.rules import Number
 from secateur.tasks import Classification, Metric, Task
 from secateur.typed import check_types
@@ -128,7 +128,7 @@ def _measured(model: nn.Module, batches: Iterable[Any], task: Task, place: torch
     dtype = dtype_of(model)
     layout = torch.channels_last if place.type == "cpu" else None  # convolutions are faster so; only rounding differs
     total = len(batches) if isinstance(batches, Sized) else None
-    for step, batch in enumerate(batches, start=1):
+    for step, batch in enumerate(yielded(batches, "the batches"), start=1):
         try:
             count = task.count(batch)
             if not count:

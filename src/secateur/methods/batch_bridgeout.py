@@ -18,8 +18,8 @@ Differences.  The papers' texts were not open to us; the rule is that of the rel
               units are removed for good, residual streams as a whole, and that constant with them, unless ``repair``
               folds it into the next layer (compensate) or batch norms (recalibrate). Of C filters the released
               code drops int(C f) and ``keeps`` keeps int(C k): with k = 1 - f that is one more wherever C f is not
-              whole. noise = dropout acts on what every layer but the first reads; the released VGG drops what
-              every ReLU puts out, also before the pooling and the classifier, and the released ResNet what both
+              whole. noise = dropout acts on what all chosen layers but the first of them read; the released VGG drops
+              what every ReLU puts out, also before the pooling and the classifier, and the released ResNet what both
               batch norms of a block put out, before the sum. The rise of p over the training (``ramp``) is ours.
 """
 
@@ -99,7 +99,7 @@ class BatchBridgeout(ScoreMethod):
         with contextlib.ExitStack() as stack:
             for number, layer in enumerate(layers.values()):
                 if self.noise == "dropout" and not number:
-                    continue  # the first layer reads the images themselves
+                    continue  # where none are named, it reads the images themselves
                 part = self._perturbation()
                 stack.enter_context(part.attached(layer))
                 pairs.append((layer, part))

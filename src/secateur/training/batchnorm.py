@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from secateur.arguments import checked
 from secateur.core.surgery import Inputs
 from secateur.errors import DataError, TrainingError
-from secateur.measure.forward import call, moved
+from secateur.measure.forward import call, moved, yielded
 from secateur.reading import written
 
 CONSTANT = 1e-6
@@ -48,7 +48,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Inputs, Any]]) -> int:
     device = next(tensor for norm in norms for tensor in norm.buffers()).device
     seen = 0
     with _averaging(model, norms), torch.no_grad():
-        for batch in batches:
+        for batch in yielded(batches, "the batches"):
             seen += 1
             if not isinstance(batch, tuple | list) or len(batch) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise DataError(f"batch {seen} must be a pair, inputs and labels, not {written(batch)}")

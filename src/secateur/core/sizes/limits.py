@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, cast
 
@@ -98,7 +98,7 @@ class Limits:
         """Say whether a group that loses units may be left this wide."""
         return width >= min(self.min_units, group.size) and width % self.multiple_of(group) == 0
 
-    def finer(self, groups: Iterable[Group]) -> Limits | None:
+    def finer(self, groups: Sequence[Group]) -> Limits | None:
         """Return limits of half the multiples; None where the user chose the number, or all are 1 already."""
         if self.auto and any(self.multiple_of(group) > 1 for group in groups):
             return replace(self, halvings=self.halvings + 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -79,19 +79,21 @@ class Target:
     of: Measure = "macs"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keep", _SHARE.plain(self.keep))
-        if not _SHARE.accepts(self.keep):
-            raise SettingError(
-                f"keep must be in (0, 1], not {written(self.keep)}: it is the fraction that stays{self._instead()}"
-            )
-        if not _OF.accepts(self.of):
+        of, wrong = rules.judged(self.of, _OF)
+        if wrong:
             raise SettingError(f"unknown measure {written(self.of)}; choose one of {', '.join(get_args(Measure))}")
+        object.__setattr__(self, "of", of)
+        keep, wrong = rules.judged(self.keep, replace(_SHARE, remark=self._instead))
+        if wrong:
+            raise SettingError(f"keep {wrong}")
+        object.__setattr__(self, "keep", keep)
 
-    def _instead(self) -> str:
-        """Return what to write for a number of MACs or parameters, or for percent; empty for what is neither."""
-        if self.of in _NAMES and rules.is_count(self.keep):
-            return f"; for a number of {_NAMES[self.of]} give budget=Budget(max_{self.of}={self.keep!r}) instead"
-        return f"; {self.keep!r} % is {self.keep / 100:g}" if rules.is_percentage(self.keep) else ""
+    def _instead(self, keep: Any) -> str:
+        """Return what a fraction is, and what to write for a number of MACs or parameters, or for percent."""
+        wanted = ": it is the fraction that stays"
+        if self.of in _NAMES and rules.is_count(keep):
+            return f"{wanted}; for a number of {_NAMES[self.of]} give budget=Budget(max_{self.of}={keep!r}) instead"
+        return f"{wanted}; {keep!r} % is {keep / 100:g}" if rules.is_percentage(keep) else wanted
 
     def most(self, whole: int) -> int:
         """Return the most that may be left of a dense network of this size."""

@@ -48,14 +48,23 @@ def refuse_foreign(model: object) -> None:
     Raises:
         ModelError: saying what to give instead.
     """
-    if (name := _wrapper(model)) is not None:
-        what, instead = _WRAPPERS[name]
-        raise ModelError(f"{type(model).__name__} {what} and cannot be pruned as it is: give {instead}")
+    refuse_wrapped(model)
     if isinstance(model, nn.Module):
         _refuse_holders(model)
         _refuse_layers(model)
         refuse_odd_tensors(model)
         _refuse_tensors(model)
+
+
+def refuse_wrapped(model: object) -> None:
+    """Refuse wrappers and programs.
+
+    Raises:
+        ModelError: saying what to give instead.
+    """
+    if (name := _wrapper(model)) is not None:
+        what, instead = _WRAPPERS[name]
+        raise ModelError(f"{type(model).__name__} {what} and cannot be pruned as it is: give {instead}")
 
 
 def _refuse_holders(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from secateur.core.plan import Plan
 from secateur.core.sizes.regrouped import layouts, why_not
 from secateur.core.sizes.size import sliced, zero_masks
 from secateur.core.surgery.attributes import Number, assign
-from secateur.core.surgery.foreign import refuse_odd_tensors
+from secateur.core.surgery.foreign import refuse_odd_tensors, refuse_wrapped
 from secateur.core.surgery.forward import modes_kept
 from secateur.core.surgery.gains import follow_gains, refresh
 from secateur.core.surgery.indices import follow_indices
@@ -84,6 +84,7 @@ def _applied(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
 
 def check(model: nn.Module, graph: Graph, keep: Tensor, plan: Plan) -> None:
     """Refuse a model of another architecture than the graph, and plans that cannot be carried out on it."""
+    refuse_wrapped(model)
     for name, (shape, _) in graph.tensors.items():
         found = tuple(tensor_of(model, name).shape)
         if found != shape:
