@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Self
 
+import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,10 +49,18 @@ class FunctionMode(_Whole, TorchFunctionMode):
 
 
 class OperatorMode(_Whole, TorchDispatchMode):
-    """While active, ``_ran`` stands in for every operator, below autograd and the decompositions of functions."""
+    """While active, ``_ran`` stands in for every operator, below autograd and the decompositions of functions.
+
+    What it does itself is never compiled. torch would see to that, but by loading its compiler, which takes as long as
+    reading a network; nothing can be compiled before somebody else has loaded it.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
     @abstractmethod
     def _ran(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -58,4 +69,14 @@ class OperatorMode(_Whole, TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return self._ran(func, args, kwargs or {})
+        compiler = hasattr(sys.modules.get("torch._dynamo"), "disable")
+        return (_uncompiled() if compiler else _dispatched)(self, func, args, kwargs or {})
+
+
+def _dispatched(mode: OperatorMode, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    return mode._ran(func, args, named)  # pyright: ignore[reportPrivateUsage]
+
+
+@cache
+def _uncompiled() -> Callable[[OperatorMode, Any, tuple[Any, ...], dict[str, Any]], Any]:
+    return torch.compiler.disable(_dispatched)

@@ -184,7 +184,8 @@ def prune(
     if isinstance(given, str):
         given = _built(given, images, example_inputs, seed)
         model = _own(given)
-    refuse_foreign(given)
+    if not isinstance(given, nn.Module):
+        refuse_foreign(given)
     assert isinstance(model, nn.Module)
     assert isinstance(given, nn.Module)
     dense = model

@@ -31,7 +31,7 @@ from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import listening, noting
-from secateur.core.trace.training_flag import asking, may_differ
+from secateur.core.surgery.training_flag import asking, may_differ
 from secateur.core.trace.trial import settle
 from secateur.errors import ModelError, TraceError
 from secateur.events import Event, Tell, ignore
