@@ -66,17 +66,28 @@ class OperatorMode(_Whole, TorchDispatchMode):
     def _ran(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Return what the operator is to return."""
 
+    def __enter__(self) -> Self:
+        _stay_uncompiled()
+        return super().__enter__()
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        compiler = hasattr(sys.modules.get("torch._dynamo"), "disable")
-        return (_uncompiled() if compiler else _dispatched)(self, func, args, kwargs or {})
+        _stay_uncompiled()
+        return self._ran(func, args, kwargs or {})
 
 
-def _dispatched(mode: OperatorMode, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    return mode._ran(func, args, named)  # pyright: ignore[reportPrivateUsage]
+def _stay_uncompiled() -> None:
+    """Once somebody has loaded the compiler, do to ``OperatorMode`` what torch does to other modes."""
+    if hasattr(sys.modules.get("torch._dynamo"), "disable"):
+        OperatorMode.__torch_dispatch__ = _uncompiled()
 
 
 @cache
-def _uncompiled() -> Callable[[OperatorMode, Any, tuple[Any, ...], dict[str, Any]], Any]:
-    return torch.compiler.disable(_dispatched)
+def _uncompiled() -> Any:
+    def dispatched(
+        mode: OperatorMode, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return mode._ran(func, args, kwargs or {})  # pyright: ignore[reportPrivateUsage]
+
+    return torch.compiler.disable(dispatched)

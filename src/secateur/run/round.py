@@ -210,15 +210,13 @@ class Round:
             thin = apply(model, graph, plan)
         with job.clock("verify"):
             proof = prove(model, graph, plan, thin, job.inputs)
-        with job.clock("verify"):
             trains = prove_elsewhere(model, graph, plan, thin, job.inputs, proof)
         if proof.check.draws:
             warn(DRAWN, job.tell)
             plan = replace(plan, notes=(*plan.notes, DRAWN))
         if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
             folded = fold_constants(model, graph, plan, job.inputs, job.limits)
-            trains = trains and folded is None
-            plan, thin = folded or (plan, thin)
+            (plan, thin), trains = folded or (plan, thin), trains and not folded
         if not trains:
             with job.clock("verify"):
                 check_training(model, thin, job.inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,8 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     module: nn.Module | None = model
     for part in owner.split(".") if owner else ():  # faster than get_submodule, which finds the rest
-        module = None if module is None else module._modules.get(part)  # pyright: ignore[reportPrivateUsage]
+        parts: Any = {} if module is None else module._modules  # pyright: ignore[reportPrivateUsage]
+        module = parts[part] if part in parts else None  # noqa: SIM401  (those of scripted modules have no get)
     try:
         return getattr(model.get_submodule(owner) if module is None else module, leaf)
     except AttributeError:
