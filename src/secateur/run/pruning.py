@@ -184,7 +184,7 @@ def prune(
     if isinstance(given, str):
         given = _built(given, images, example_inputs, seed)
         model = _own(given)
-    if not isinstance(given, nn.Module):
+    if model is given:  # no network, or it would be a copy
         refuse_foreign(given)
     assert isinstance(model, nn.Module)
     assert isinstance(given, nn.Module)

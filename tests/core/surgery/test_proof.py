@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,8 @@ def test_the_proof_hears_what_the_code_looks_at(
 
 
 def test_scripted_parts_may_look_at_their_mode_unheard() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), torch.jit.script(nn.ReLU()), nn.Conv2d(8, 5, 3)).eval()
+    scripted: Any = torch.jit.script(nn.ReLU())
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), scripted, nn.Conv2d(8, 5, 3)).eval()
     graph = trace(net, IMAGES)
     plan = Plan((DropUnits(graph.free[0].name, (0, 3)),)) if graph.free else Plan(())
     thin = apply(net, graph, plan)

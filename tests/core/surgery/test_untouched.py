@@ -186,3 +186,23 @@ def test_a_copy_that_would_run_the_original_is_refused() -> None:
         private(net)
     net[1].forward = lambda x: x.relu()
     assert torch.equal(private(net)[1](-torch.ones(2)), torch.zeros(2))
+
+
+def test_a_copy_has_tables_of_its_own_and_shares_those_that_were_shared() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    shared: dict[str, int] = {}
+    for module in net:
+        module.shared = shared  # type: ignore[assignment]
+    twin = private(net)
+    twin[0].register_forward_hook(lambda module, given, output: output + 1)
+    twin[0].shared["calls"] = 1  # type: ignore[index]
+    assert twin[1].shared == {"calls": 1}
+    assert shared == {}
+    assert all(
+        vars(module)[name] is not table
+        for module, other in zip(net.modules(), twin.modules(), strict=True)
+        for name, table in vars(other).items()
+        if isinstance(table, dict)
+    )
+    x = torch.ones(1, 2)
+    assert not torch.equal(net(x), twin(x))
