@@ -52,10 +52,10 @@ def test_a_loss_that_is_not_finite_is_the_worst_damage_and_survives_json() -> No
 
 def test_accuracy_is_read_off_the_curve_and_not_beyond_it() -> None:
     found = Curve("g", (), 8, (8, 4, 2), (0.0, 0.0, 0.0), (0.9, 0.7, 0.1))
-    values = [found.accuracy_at(keep) for keep in (1.0, 0.75, 0.5, 0.25)]
+    values = [found.value_at(keep) for keep in (1.0, 0.75, 0.5, 0.25)]
     assert values == [pytest.approx(v) for v in (0.9, 0.8, 0.7, 0.1)]
-    assert found.accuracy_at(0.2) is None
-    assert Curve("g", (), 8, (8,), (0.0,)).accuracy_at(0.5) is None
+    assert found.value_at(0.2) is None
+    assert Curve("g", (), 8, (8,), (0.0,)).value_at(0.5) is None
 
 
 def test_points_are_evenly_spaced_and_drop_the_lowest(graph: Graph) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError, ModelError
 from secateur.events import Event
-from secateur.measure import Accuracy, accuracy
+from secateur.measure import Quality, quality
+from secateur.tasks import Classification
 
 
 class Scores(nn.Module):
@@ -42,14 +43,14 @@ HAND = [
 
 
 def test_a_case_by_hand() -> None:
-    result = accuracy(Scores(), HAND)
+    result = quality(Scores(), HAND)
     losses = [
         math.log(math.exp(2) + 2) - 2,
         math.log(math.exp(3) + 2) - 3,
         math.log(math.exp(1) + 2),
         math.log(math.exp(5) + 2) - 5,
     ]
-    assert result.top1 == 0.75
+    assert result.value == 0.75
     assert result.examples == 4
     assert result.loss == pytest.approx(sum(losses) / 4, rel=1e-6)
 
@@ -61,10 +62,10 @@ def test_the_split_into_batches_does_not_matter(cuts: list[int], seed: int) -> N
     images, labels = torch.randn(20, 3, 1, 1, generator=rng), torch.randint(0, 3, (20,), generator=rng)
     edges = [0, *sorted(cuts), 20]
     batches = [(images[a:b], labels[a:b]) for a, b in pairwise(edges)]
-    result = accuracy(Scores(), batches)
+    result = quality(Scores(), batches)
     assert result.examples == 20
-    assert result.top1 == pytest.approx(float((images.flatten(1).argmax(1) == labels).double().mean()))
-    assert result.loss == pytest.approx(accuracy(Scores(), [(images, labels)]).loss, rel=1e-5)
+    assert result.value == pytest.approx(float((images.flatten(1).argmax(1) == labels).double().mean()))
+    assert result.loss == pytest.approx(quality(Scores(), [(images, labels)]).loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +78,14 @@ def test_the_split_into_batches_does_not_matter(cuts: list[int], seed: int) -> N
     ],
 )
 def test_scores_are_found_in_usual_outputs(wrap: Any) -> None:
-    assert accuracy(Scores(wrap), HAND).top1 == 0.75
+    assert quality(Scores(wrap), HAND).value == 0.75
 
 
 def test_the_model_stays_as_it_was_and_can_still_be_trained() -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3), nn.Linear(3, 3))
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    accuracy(model, HAND, device="cpu")
+    quality(model, HAND, device="cpu")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model] == [True, False, True]
     model(HAND[0][0]).sum().backward()
@@ -93,7 +94,7 @@ def test_the_model_stays_as_it_was_and_can_still_be_trained() -> None:
 
 def test_images_take_the_type_of_the_model() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3)).double()
-    assert accuracy(model, HAND).examples == 4
+    assert quality(model, HAND).examples == 4
 
 
 @pytest.mark.parametrize("flatten", ["view", "reshape"])
@@ -110,13 +111,13 @@ def test_layouts_that_a_network_cannot_run_in_are_not_forced_on_it(flatten: str)
     net, x, labels = Flattens(), torch.randn(20, 3, 6, 6), torch.arange(20) % 5
     with torch.no_grad():
         right = (net(x).argmax(1) == labels).double().mean()
-    found = accuracy(net, [(x[:8], labels[:8]), (x[8:], labels[8:])])
-    assert (found.top1, found.examples) == (pytest.approx(float(right)), 20)
+    found = quality(net, [(x[:8], labels[:8]), (x[8:], labels[8:])])
+    assert (found.value, found.examples) == (pytest.approx(float(right)), 20)
 
 
 def test_progress_is_told() -> None:
     events: list[Event] = []
-    accuracy(Scores(), HAND, tell=events.append)
+    quality(Scores(), HAND, tell=events.append)
     assert [(event.stage, event.step, event.total) for event in events] == [
         ("measure", 1, 2),
         ("measure", 2, 2),
@@ -129,7 +130,7 @@ def test_iterators_without_a_length() -> None:
     def stream() -> Iterator[tuple[Tensor, Tensor]]:
         yield from HAND
 
-    assert accuracy(Scores(), stream(), tell=events.append).examples == 4
+    assert quality(Scores(), stream(), tell=events.append).examples == 4
     assert events[-1].total is None
 
 
@@ -137,7 +138,7 @@ def test_iterators_without_a_length() -> None:
 def test_no_examples(batches: list[tuple[Tensor, Tensor]]) -> None:
     model = Scores().train()
     with pytest.raises(DataError, match="there are no examples to measure the accuracy on"):
-        accuracy(model, batches)
+        quality(model, batches)
     assert model.training
 
 
@@ -158,21 +159,21 @@ def test_no_examples(batches: list[tuple[Tensor, Tensor]]) -> None:
 )
 def test_bad_batches_are_numbered(bad: Any, message: str) -> None:
     with pytest.raises(DataError, match=f"(?s)batch 2.*{message}|{message}.*batch 2") as caught:
-        accuracy(Scores(), [HAND[0], bad])
+        quality(Scores(), [HAND[0], bad])
     assert "batch 2" in str(caught.value)
 
 
 def test_models_that_are_no_classifiers() -> None:
     with pytest.raises(ModelError, match=r"class scores of shape \(batch, classes\), not shape \(3, 3, 1, 1\)"):
-        accuracy(nn.Identity(), HAND)
+        quality(nn.Identity(), HAND)
     with pytest.raises(ModelError, match="not str"):
-        accuracy(Scores(lambda scores: "cat"), HAND)
+        quality(Scores(lambda scores: "cat"), HAND)
     with pytest.raises(ModelError, match="cannot run on inputs of shape"):
-        accuracy(nn.Conv2d(5, 1, 1), HAND)
+        quality(nn.Conv2d(5, 1, 1), HAND)
     with pytest.raises(ModelError, match="1 rows of scores for the 3 images"):
-        accuracy(Scores(lambda scores: scores[:1]), HAND)
+        quality(Scores(lambda scores: scores[:1]), HAND)
 
 
 def test_there_and_back_through_a_dict() -> None:
-    value = Accuracy(top1=0.5, loss=1.25, examples=8)
-    assert Accuracy.from_dict(value.to_dict()) == value
+    value = Quality(Classification().metrics, (0.5,), loss=1.25, examples=8)
+    assert Quality.from_dict(value.to_dict()) == value
