@@ -52,9 +52,21 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 
 def test_whole_numbers_are_read_as_floats_where_floats_belong() -> None:
-    value = Measurement.from_dict(changed(accuracy={"top1": 1, "loss": 0, "examples": 4}))
+    [metric] = changed()["quality"]["metrics"]
+    value = Measurement.from_dict(changed(quality={"metrics": [{**metric, "value": 1}], "loss": 0, "examples": 4}))
     assert value.quality is not None
     assert isinstance(value.quality.value, float)
+    assert isinstance(value.quality.loss, float)
+
+
+@pytest.mark.parametrize("accuracy", [None, {"top1": 1, "loss": 0, "examples": 4}])
+def test_the_measurement_of_an_earlier_version_is_read(accuracy: dict[str, Any] | None) -> None:
+    old = {**changed(), "accuracy": accuracy}
+    del old["quality"]
+    quality = None if accuracy is None else Quality(Classification().metrics, (1.0,), 0.0, 4)
+    assert Measurement.from_dict(old) == Measurement(COUNTS, quality, WHOLE.latency)
+    with pytest.raises(ArtifactError, match="unknown entry 'accuracy'"):
+        Measurement.from_dict(changed(accuracy=accuracy))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +82,7 @@ def test_whole_numbers_are_read_as_floats_where_floats_belong() -> None:
             "'params' in the stored counts must be int, not 1.5",
         ),
         (changed(counts={**COUNTS.to_dict(), "params": True}), "must be int, not True"),
-        (changed(accuracy={"top1": "1", "loss": 0.1, "examples": 1}), "'top1' .* must be float, not '1'"),
+        (changed(quality={"top1": "1", "loss": 0.1, "examples": 1}), "stored quality is damaged: '1' is no number"),
     ],
 )
 def test_damaged_values(values: dict[str, Any], message: str) -> None:

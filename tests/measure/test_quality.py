@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from types import SimpleNamespace
@@ -12,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.errors import DataError, ModelError
+from secateur.errors import ArtifactError, DataError, ModelError
 from secateur.events import Event
 from secateur.measure import Quality, quality
-from secateur.tasks import Classification
+from secateur.tasks import Classification, Metric
 
 
 class Scores(nn.Module):
@@ -147,14 +149,16 @@ def test_no_examples(batches: list[tuple[Tensor, Tensor]]) -> None:
     [
         (
             batch([[1.0, 0.0, 0.0]], [3]),
-            "has the label 3, but the model has 3 outputs, for the labels 0 to 2",
+            "there is the label 3, but the model has 3 outputs, for the labels 0 to 2",
         ),
-        (batch([[1.0, 0.0, 0.0]], [-1]), "has the label -1"),
-        (batch([[1.0, 0.0, 0.0]], [0, 1]), r"images of shape \(1, 3, 1, 1\) but 2 labels"),
+        (batch([[1.0, 0.0, 0.0]], [-1]), "there is the label -1"),
+        (batch([[1.0, 0.0, 0.0]], [0, 1]), "it has 1 images but 2 labels: there must be one label for each image"),
         ((torch.ones(2, 3, 1, 1), torch.ones(2)), "must be class numbers"),
         ((torch.ones(2, 3, 1, 1), torch.ones(2, 3, dtype=torch.int64)), r"of shape \(2, 3\)"),
-        (torch.ones(2, 3), "must be a pair of tensors"),
-        ((torch.ones(2, 3),), "must be a pair of tensors"),
+        ((torch.ones(2, 3, 1, 1), [0, 1]), r"must be class numbers of shape \(batch,\), not a list"),
+        (([1.0, 2.0], torch.ones(2, dtype=torch.int64)), "the inputs of a batch must be tensors, and there are none in"),
+        (torch.ones(2, 3), "must be a pair of inputs and targets, and one is a Tensor"),
+        ((torch.ones(2, 3),), "must be a pair of inputs and targets, and one has 1 parts"),
     ],
 )
 def test_bad_batches_are_numbered(bad: Any, message: str) -> None:
@@ -164,16 +168,69 @@ def test_bad_batches_are_numbered(bad: Any, message: str) -> None:
 
 
 def test_models_that_are_no_classifiers() -> None:
-    with pytest.raises(ModelError, match=r"class scores of shape \(batch, classes\), not shape \(3, 3, 1, 1\)"):
+    with pytest.raises(ModelError, match=r"class scores of shape \(batch, classes\), not float32 of shape \(3, 3, 1, 1\)"):
         quality(nn.Identity(), HAND)
-    with pytest.raises(ModelError, match="not str"):
+    with pytest.raises(ModelError, match="not a str"):
         quality(Scores(lambda scores: "cat"), HAND)
     with pytest.raises(ModelError, match="cannot run on inputs of shape"):
         quality(nn.Conv2d(5, 1, 1), HAND)
-    with pytest.raises(ModelError, match="1 rows of scores for the 3 images"):
+    with pytest.raises(ModelError, match="1 rows of scores for 3 images"):
         quality(Scores(lambda scores: scores[:1]), HAND)
 
 
 def test_there_and_back_through_a_dict() -> None:
     value = Quality(Classification().metrics, (0.5,), loss=1.25, examples=8)
-    assert Quality.from_dict(value.to_dict()) == value
+    assert Quality.from_dict(json.loads(json.dumps(value.to_dict()))) == value
+    several = Quality((*Classification().metrics, Metric("MAE", "m", higher_is_better=False)), (0.5, 2.0), None, 8)
+    assert Quality.from_dict(json.loads(json.dumps(several.to_dict()))) == several
+    assert several.loss_or_error == 0.5
+
+
+def test_the_accuracy_of_an_earlier_version_is_read() -> None:
+    old = {"top1": 0.5, "loss": 1.25, "examples": 8}
+    assert Quality.from_dict(old) == Quality(Classification().metrics, (0.5,), 1.25, 8)
+    assert old == {"top1": 0.5, "loss": 1.25, "examples": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": []}, "it must have metrics, at least one"),
+        ({"metrics": None}, "NoneType"),
+        ({"metrics": [{"value": 0.5}]}, "name"),
+        ({"metrics": [3]}, "int"),
+        ({"metrics": [{"name": "accuracy", "value": "much"}]}, "'much' is no number"),
+        ({"metrics": [{"name": "accuracy", "value": True}]}, "True is no number"),
+        ({"metrics": [{"name": "accuracy"}]}, "it lacks 'value'"),
+        ({"metrics": [{"name": 3, "value": 0.5}]}, "'name' must be"),
+        ({"metrics": [{"name": "accuracy", "value": 0.5, "colour": "red"}]}, "colour"),
+        ({"loss": "small"}, "'small' is no number"),
+        ({"examples": 1.5}, "'examples' must be"),
+        ({"speed": 3}, "and nothing else"),
+        ({"metrics": 3}, "int"),
+    ],
+)
+def test_damage_is_one_sentence(changes: dict[str, Any], message: str) -> None:
+    whole = Quality(Classification().metrics, (0.5,), loss=1.25, examples=8).to_dict()
+    with pytest.raises(ArtifactError, match=f"^the stored quality is damaged: .*{re.escape(message)}"):
+        Quality.from_dict({**whole, **changes})
+
+
+@pytest.mark.parametrize("name", ["metrics", "loss", "examples"])
+def test_an_entry_that_is_missing_is_named(name: str) -> None:
+    whole = Quality(Classification().metrics, (0.5,), loss=1.25, examples=8).to_dict()
+    del whole[name]
+    with pytest.raises(ArtifactError, match="^the stored quality is damaged: it "):
+        Quality.from_dict(whole)
+
+
+def test_a_value_that_is_not_defined_is_null_in_a_file() -> None:
+    value = Quality(Classification().metrics, (math.nan,), loss=1.25, examples=8)
+    written = json.loads(json.dumps(value.to_dict()).replace("NaN", "null"))
+    assert math.isnan(Quality.from_dict(written).value)
+
+
+@pytest.mark.parametrize("top1", ["x", [], True])
+def test_a_damaged_accuracy_of_an_earlier_version_is_one_sentence(top1: object) -> None:
+    with pytest.raises(ArtifactError, match="^the stored quality is damaged: .* is no number"):
+        Quality.from_dict({"top1": top1, "loss": 1.0, "examples": 2})

@@ -103,7 +103,10 @@ class _ClassMeter(Meter):
         self._metric: MulticlassAccuracy | None = None
 
     def update(self, output: Tensor, batch: Any) -> None:
-        target = check_classes(self._task.target(batch), len(output), output.shape[1])
+        target = self._task.target(batch)
+        if (images := self._task.count(batch)) != (labels := len(check_labels(target))):
+            raise DataError(f"it has {images} images but {labels} labels: there must be one label for each image")
+        target = check_classes(target, len(output), output.shape[1])
         if self._metric is None:
             self._metric = self._make(output.shape[1], average="micro", validate_args=False).to(self._device)
         self._metric.update(output.argmax(dim=1), target)
@@ -136,17 +139,24 @@ class _LabelMeter(Meter):
         return (float(multilabel_average_precision(scores, labels, scores.shape[1])),)
 
 
+def check_labels(labels: Any) -> Tensor:
+    """Return labels that are class numbers (N,), of any integer type.
+
+    Raises:
+        DataError: if they are none.
+    """
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        raise DataError(f"labels must be class numbers of shape (batch,), not {described(labels)}")
+    return labels
+
+
 def check_classes(labels: Tensor, scored: int, classes: int) -> Tensor:
     """Return class numbers (N,) as int64.
 
     Raises:
-        DataError: if they are none, or one of them is outside of the network's classes.
+        DataError: if one of them is outside of the network's classes.
         ModelError: if there are more or fewer rows of scores than labels.
     """
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise DataError(
-            f"labels must be class numbers of shape (batch,), not {labels.dtype} of shape {tuple(labels.shape)}"
-        )
     if scored != len(labels):
         raise ModelError(f"the model returned {scored} rows of scores for {len(labels)} images")
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)

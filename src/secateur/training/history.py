@@ -13,7 +13,7 @@ from secateur.rules import Number
 from secateur.tasks import Classification, Metric
 from secateur.typed import check_types
 
-_RENAMED = {"train_accuracy": "train_metric", "val_accuracy": "val_metric"}  # what earlier versions wrote
+_RENAMED: dict[str, str] = {"train_accuracy": "train_metric", "val_accuracy": "val_metric"}  # what earlier versions wrote
 
 
 @dataclass(frozen=True)
