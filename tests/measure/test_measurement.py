@@ -13,7 +13,9 @@ from secateur.measure import Counts, Latency, Measurement, Quality, count, measu
 from secateur.tasks import Classification
 
 COUNTS = Counts(params=10, nonzero=8, macs=100, activations=20)
-WHOLE = Measurement(COUNTS, Quality(Classification().metrics, (0.5,), 0.7, 4), Latency(1.0, 0.1, 30, 1, 2, "cpu", "eager"))
+WHOLE = Measurement(
+    COUNTS, Quality(Classification().metrics, (0.5,), 0.7, 4), Latency(1.0, 0.1, 30, 1, 2, "cpu", "eager")
+)
 
 
 def net() -> nn.Sequential:

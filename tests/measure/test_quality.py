@@ -156,7 +156,10 @@ def test_no_examples(batches: list[tuple[Tensor, Tensor]]) -> None:
         ((torch.ones(2, 3, 1, 1), torch.ones(2)), "must be class numbers"),
         ((torch.ones(2, 3, 1, 1), torch.ones(2, 3, dtype=torch.int64)), r"of shape \(2, 3\)"),
         ((torch.ones(2, 3, 1, 1), [0, 1]), r"must be class numbers of shape \(batch,\), not a list"),
-        (([1.0, 2.0], torch.ones(2, dtype=torch.int64)), "the inputs of a batch must be tensors, and there are none in"),
+        (
+            ([1.0, 2.0], torch.ones(2, dtype=torch.int64)),
+            "the inputs of a batch must be tensors, and there are none in",
+        ),
         (torch.ones(2, 3), "must be a pair of inputs and targets, and one is a Tensor"),
         ((torch.ones(2, 3),), "must be a pair of inputs and targets, and one has 1 parts"),
     ],
@@ -168,7 +171,9 @@ def test_bad_batches_are_numbered(bad: Any, message: str) -> None:
 
 
 def test_models_that_are_no_classifiers() -> None:
-    with pytest.raises(ModelError, match=r"class scores of shape \(batch, classes\), not float32 of shape \(3, 3, 1, 1\)"):
+    with pytest.raises(
+        ModelError, match=r"class scores of shape \(batch, classes\), not float32 of shape \(3, 3, 1, 1\)"
+    ):
         quality(nn.Identity(), HAND)
     with pytest.raises(ModelError, match="not a str"):
         quality(Scores(lambda scores: "cat"), HAND)

@@ -337,9 +337,26 @@ def test_what_no_training_has_written_is_refused_and_changes_nothing(
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), net(0).parameters(), strict=True))
 
 
+def test_the_history_of_an_earlier_version_is_read(toy: Any, net: Net, plain: Plain) -> None:
+    history = fit(net(0), toy, plain(epochs=2))
+    old = json.loads(json.dumps(history.to_dict()).replace("train_metric", "train_accuracy"))
+    old["rows"] = [
+        {name.replace("val_metric", "val_accuracy"): each for name, each in row.items()} for row in old["rows"]
+    ]
+    del old["metric"]
+    assert History.from_dict(old) == history
+    assert "val_metric" not in str(old)
+
+
 def test_a_damaged_history_is_one_sentence(toy: Any, net: Net, plain: Plain) -> None:
     values = fit(net(0), toy, plain(epochs=1)).to_dict()
-    for wrong in ({}, {**values, "speed": {"precision": "fp8"}}, {**values, "speed": None}, {**values, "rows": [{}]}):
+    for wrong in (
+        {},
+        {**values, "speed": {"precision": "fp8"}},
+        {**values, "speed": None},
+        {**values, "rows": [{}]},
+        {**values, "rows": [3]},
+    ):
         with pytest.raises(ArtifactError, match="the stored history is damaged"):
             History.from_dict(wrong)
     with pytest.raises(SettingError, match="'compile' must be one of on, off, not 'maybe'"):

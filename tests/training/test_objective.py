@@ -18,7 +18,9 @@ def test_labels_alone() -> None:
 
 def test_distillation_by_hand() -> None:
     scores, taught = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    found = loss_of(Classification(), scores, (None, torch.tensor([0])), taught, Settings(distill=0.25, temperature=2.0))
+    found = loss_of(
+        Classification(), scores, (None, torch.tensor([0])), taught, Settings(distill=0.25, temperature=2.0)
+    )
     p = torch.tensor([[0.0, 2.0]]).softmax(1)
     q = torch.tensor([[1.0, 0.0]]).softmax(1)
     soft = (p * (p.log() - q.log())).sum() * 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +103,12 @@ def test_the_metric_goes_before_the_loss_and_nan_is_worse_than_anything() -> Non
     error = Metric("MAE", higher_is_better=False)
     assert Judgement(2.0, 0.8, error).better_than(Judgement(1.0, 0.9, error))
     assert not Judgement(1.0, float("nan"), error).better_than(Judgement(2.0, 5.0, error))
+
+
+def test_judgements_in_checkpoints_are_read_also_those_of_an_earlier_version() -> None:
+    for found in (Judgement(2.0, 0.9, ACCURACY), Judgement(2.0)):
+        assert Judgement.of(asdict(found)) == found
+        assert Judgement.of({"loss": found.loss, "accuracy": found.value}) == found
 
 
 def test_it_stops_in_time_and_says_so(net: Net) -> None:
