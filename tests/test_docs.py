@@ -19,7 +19,7 @@ import torch
 from secateur.core.problem import Problem
 from secateur.core.sizes.size import Target
 from secateur.core.trace import trace
-from secateur.measure import quality, count
+from secateur.measure import count, quality
 from secateur.methods import METHODS
 from secateur.models import MODELS
 from secateur.recipe import Recipe

@@ -15,7 +15,7 @@ from commands import Call
 from secateur import artifact
 from secateur.cli import tables
 from secateur.data import load_data
-from secateur.measure import quality, count
+from secateur.measure import count, quality
 from secateur.methods import METHODS
 
 

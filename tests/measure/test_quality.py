@@ -225,7 +225,7 @@ def test_damage_is_one_sentence(changes: dict[str, Any], message: str) -> None:
 def test_an_entry_that_is_missing_is_named(name: str) -> None:
     whole = Quality(Classification().metrics, (0.5,), loss=1.25, examples=8).to_dict()
     del whole[name]
-    with pytest.raises(ArtifactError, match="^the stored quality is damaged: it "):
+    with pytest.raises(ArtifactError, match=r"^the stored quality is damaged: it "):
         Quality.from_dict(whole)
 
 
@@ -237,5 +237,5 @@ def test_a_value_that_is_not_defined_is_null_in_a_file() -> None:
 
 @pytest.mark.parametrize("top1", ["x", [], True])
 def test_a_damaged_accuracy_of_an_earlier_version_is_one_sentence(top1: object) -> None:
-    with pytest.raises(ArtifactError, match="^the stored quality is damaged: .* is no number"):
+    with pytest.raises(ArtifactError, match=r"^the stored quality is damaged: .* is no number"):
         Quality.from_dict({"top1": top1, "loss": 1.0, "examples": 2})

@@ -19,7 +19,7 @@ from secateur.core.surgery import run
 from secateur.data import from_loaders
 from secateur.errors import ModelError, SecateurError
 from secateur.events import Event
-from secateur.measure import quality, measure
+from secateur.measure import measure, quality
 from secateur.training import Settings, fit
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

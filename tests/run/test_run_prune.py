@@ -26,7 +26,7 @@ from secateur.core.zeros.shaper import Shaper
 from secateur.data import Data
 from secateur.errors import SettingError, TargetError, VerificationError
 from secateur.events import Event
-from secateur.measure import quality, count
+from secateur.measure import count, quality
 from secateur.methods.magnitude import Magnitude
 from secateur.run import prune
 from secateur.run import round as one_round

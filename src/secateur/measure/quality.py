@@ -55,7 +55,7 @@ class Quality:
 
     @property
     def loss_or_error(self) -> float:
-        """What is smaller the better: the loss, or the error by the metric where the task has a loss in training alone."""
+        """What is smaller the better: the loss, or the error by the metric where the loss exists in training alone."""
         return self.metric.error(self.value) if self.loss is None else self.loss
 
     def to_dict(self) -> dict[str, Any]:

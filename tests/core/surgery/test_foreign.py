@@ -19,7 +19,7 @@ from secateur.core.surgery import run
 from secateur.core.surgery.untouched import equal
 from secateur.errors import ArtifactError, ModelError
 from secateur.export import export_source
-from secateur.measure import quality, count, deploy, latency, measure
+from secateur.measure import count, deploy, latency, measure, quality
 from secateur.methods import make
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,7 @@ from secateur.core.surgery.private_copies import apart, stand_in
 from secateur.data import from_loaders
 from secateur.errors import ModelError
 from secateur.export import export_pt2, export_source
-from secateur.measure import quality, count, deploy, fastest, fastest_runtime, latency, measure, side_by_side
+from secateur.measure import count, deploy, fastest, fastest_runtime, latency, measure, quality, side_by_side
 from secateur.methods import make
 from secateur.models import classes_of, head_of
 from secateur.reconstruction import blind_curves, error_curves
