@@ -189,12 +189,7 @@ class Round:
         data = self.job.data
         if data is None:
             return None
-
-        def judged(network: nn.Module) -> float:
-            found = quality(network, data.batches("val"), data.task)
-            return data.task.metric.error(found.value) if found.loss is None else found.loss
-
-        return judged
+        return lambda network: quality(network, data.batches("val"), data.task).loss_or_error
 
     def check_size(self, plan: Plan) -> None:
         """Refuse a plan that does not do what was asked; the shipped methods never make one."""
