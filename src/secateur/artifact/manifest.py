@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from secateur import reading, recipe_text
-from secateur.artifact.foreign import ADVICE, MOST, MOST_PLAN
+from secateur.artifact.bounded_reading import ADVICE, MOST, MOST_PLAN
 from secateur.atomic import write_file
 from secateur.errors import ArtifactError
 

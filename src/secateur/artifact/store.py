@@ -18,11 +18,11 @@ from secateur import reading
 from secateur.arguments import checked
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
-from secateur.artifact.claims import check_name
+from secateur.artifact.bounded_reading import MOST_PLAN, entry, naming, table_of, whole_number
 from secateur.artifact.document import FORMAT, document, inputs_as_well, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
-from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_number
+from secateur.artifact.locks import check_name
 from secateur.artifact.manifest import check, check_size, manifest
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply

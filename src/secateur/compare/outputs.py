@@ -17,7 +17,7 @@ from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.findings import Findings, findings
 from secateur.compare.notes import notes
 from secateur.compare.requests import Request
-from secateur.compare.runs import Run
+from secateur.compare.run_files import Run
 from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
 from secateur.report.numbers import percent

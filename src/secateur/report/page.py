@@ -12,8 +12,8 @@ from markupsafe import Markup, escape
 
 from secateur import reading, recipe_text
 from secateur.artifact import record, write_file
+from secateur.artifact.bounded_reading import naming, table_of, text_of, whole_number
 from secateur.artifact.document import FORMAT
-from secateur.artifact.foreign import naming, table_of, text_of, whole_number
 from secateur.artifact.manifest import MANIFEST
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in

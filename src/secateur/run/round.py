@@ -27,7 +27,7 @@ from secateur.run.device_placement import mended_there, there
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.fallback import without_fit
 from secateur.run.job import Job
-from secateur.run.latency_shares import decides_by_the_clock
+from secateur.run.latency_aware_methods import decides_by_the_clock
 from secateur.run.layer_times import place_of_use, timing
 from secateur.run.replanning import carried_out
 from secateur.run.sensitivity import measuring

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from secateur import artifact, reading
-from secateur.artifact.foreign import MOST, MOST_PLAN
+from secateur.artifact.bounded_reading import MOST, MOST_PLAN
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.core.plan import Plan
 from secateur.errors import ArtifactError, PlanError
