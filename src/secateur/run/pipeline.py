@@ -127,6 +127,7 @@ class Pipeline:
             repairs=tuple(job.repairs),
             calibration=job.calibration(),
             normalisation=job.normalisation(),
+            classes=None if job.data is None else job.data.classes,
             pretrain=None,
             explanation=graphs[0].explain(),
             widths=widths(graphs[0], job.dense, model),
