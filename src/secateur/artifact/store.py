@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils import _pytree
 
 from secateur import reading
 from secateur.arguments import checked
@@ -26,11 +25,12 @@ from secateur.artifact.locks import check_name
 from secateur.artifact.manifest import check, check_size, manifest
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply
+from secateur.core.surgery.forward import listed
 from secateur.core.trace import trace
 from secateur.core.zeros.block_execution import execute
 from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
-from secateur.measure.forward import device_of, moved
+from secateur.measure.forward import device_of, length, moved, part, tensors
 from secateur.models import build as build_by_name
 from secateur.models import fit_classes
 from secateur.models.sources import own_code
@@ -227,7 +227,7 @@ def _dense(
         )
     example = measurement["example"]
     with naming(place / MEASUREMENT):
-        classes, images = _asked(recipe, example)
+        classes, images = _asked(recipe, measurement)
 
     def made() -> nn.Module:
         return (build or build_by_name)(str(recipe.model), classes=classes, **images)
@@ -241,13 +241,27 @@ def _dense(
         return model
 
 
-def _asked(recipe: Recipe, example: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
+def _asked(recipe: Recipe, measurement: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
     """Return the number of classes, and the channels and height of the images."""
-    shape, output = (_sizes(example.get(name) or [], name) for name in ("shape", "output"))
+    example = measurement["example"]
+    output = _sizes(example.get("output") or [], "output")
     classes = recipe.classes or (output[1] if len(output) > 1 else None)
+    if "classes" in measurement and recipe.data:  # earlier versions knew data with classes alone
+        known = None if measurement["classes"] is None else whole_number(measurement, "classes")
+        classes = recipe.classes or known
     if classes is not None and classes > MOST_CLASSES:
         raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
-    return classes, {"channels": shape[1], "image": shape[2]} if len(shape) == 4 else {"channels": 3, "image": None}
+    shape = _sizes(_image(example), "shape")
+    return classes, {"channels": shape[-3], "image": shape[-2]} if len(shape) > 2 else {"channels": 3, "image": None}
+
+
+def _image(example: Mapping[str, Any]) -> Any:
+    """Return the shape of what a network takes for an image, alone or in a list; nothing if it takes something else."""
+    items: Any = example.get("items")
+    if isinstance(items, list) and len(cast("list[Any]", items)) == 1 and isinstance(items[0], Mapping):
+        return _image(cast("Mapping[str, Any]", items[0]))
+    shape: Any = example.get("shape") or []
+    return shape if not isinstance(shape, list) or len(cast("list[Any]", shape)) in (3, 4) else []
 
 
 def _sizes(sizes: Any, name: str) -> list[int]:
@@ -286,13 +300,14 @@ def _replay(
 
 def _few(inputs: Any) -> Any:
     """Return the first of many examples: a network is cut alike on one and on a thousand."""
-    tensors = [leaf for leaf in cast(Any, _pytree).tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
-    rows = {len(tensor) if tensor.dim() else 0 for tensor in tensors}
-    numbers = sum(tensor.numel() for tensor in tensors)
+    found = list(tensors(inputs))
+    rows = {len(tensor) if tensor.dim() else 0 for tensor in found}
+    if listed(inputs) is not None:
+        rows = {length(inputs)}
+    numbers = sum(tensor.numel() for tensor in found)
     if numbers <= ENOUGH or len(rows) != 1:
         return inputs
-    some = max(1, ENOUGH * rows.pop() // numbers)
-    return cast(Any, _pytree).tree_map(lambda it: it[:some] if isinstance(it, torch.Tensor) else it, inputs)
+    return part(inputs, slice(max(1, ENOUGH * rows.pop() // numbers)))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

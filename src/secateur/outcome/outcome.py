@@ -70,6 +70,7 @@ class Outcome:
         calibration: how many unlabelled images were used, and what more would bring; empty if none were.
         normalisation: mean and standard deviation per channel, for pixels in 0..1, with which the images of the run
             were normalised; None where they came as the network takes them.
+        classes: how many the data has, which the network was built for; None where it has none, or there is none.
         shaped: the method's own training before each decision; empty where it has none.
         speed: how much faster the pruned network is, both timed in turns when all else was done; None if not timed.
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
@@ -105,6 +106,7 @@ class Outcome:
     repairs: tuple[Repair, ...] = ()
     calibration: str = ""
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    classes: int | None = None
     speed: SpeedUp | None = None
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cut: Measurement | None = None
