@@ -138,7 +138,7 @@ def test_the_page_holds_the_whole_story_and_fetches_nothing(tmp_path):
     page = Page(path.read_text("utf-8"))
     assert page.open == []
     assert page.fetched == []
-    for row in summary.rows(document()):
+    for row in report.rows(document()):
         label, _, note = row.label.partition(" (")
         cells = [label + note.rstrip(")"), *row.values, row.ratio, row.kept, row.removed]
         assert cells in page.rows

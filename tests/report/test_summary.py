@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from secateur.measure import Latency, SpeedUp
 from secateur.outcome.network_stages import measured as networks
 from secateur.report import outcome, rows
+from secateur.report.numbers import milliseconds, percent, short
 from secateur.report.summary import (
     calibration,
-    milliseconds,
-    percent,
     repairs,
-    short,
     subject,
     target,
     timing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from secateur.report.page import write
-from secateur.report.summary import Row, outcome, rows
+from secateur.report.stage_table import Row, rows
+from secateur.report.summary import outcome
 
 __all__ = ["Row", "outcome", "rows", "write"]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from secateur.core.selection.sensitivity_curves import Curve
 from secateur.report import figures
 from secateur.report.numbers import NONE
-from secateur.report.summary import metric_text
+from secateur.report.stage_table import metric_text
 from secateur.tasks import Classification, Metric
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.outcome.network_stages import metric_of
 from secateur.report.numbers import TIMES, milliseconds
-from secateur.report.summary import SAME, Document, capital
+from secateur.report.stage_table import SAME, Document, capital
 
 
 def kept(document: Document) -> list[str]:

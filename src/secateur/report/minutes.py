@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.outcome.network_stages import metric_of
 from secateur.report.numbers import percent
-from secateur.report.summary import Document, metric_text
+from secateur.report.stage_table import Document, metric_text
 from secateur.tasks import Metric
 
 _WAYS = {

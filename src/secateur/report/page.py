@@ -17,7 +17,10 @@ from secateur.artifact.foreign import naming, table_of, text_of, whole_number
 from secateur.artifact.manifest import MANIFEST
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in
-from secateur.report import curves, figures, limits, minutes, speed, summary, tuning
+from secateur.report import curves, figures, limits, minutes, predictions, speed, summary, tuning
+from secateur.report.numbers import NONE, milliseconds, percent
+from secateur.report.stage_table import Row, capital
+from secateur.report.stage_table import rows as rows_of
 from secateur.spelling import said
 from secateur.tasks import Metric
 
@@ -39,6 +42,7 @@ _STAGES = {
     "fine-tune": "fine-tuning",
     "distil": "distilling",
     "measure": "measuring",
+    "answers": "comparing answers",
 }
 
 
@@ -46,7 +50,8 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     """Write the report of an artifact.
 
     Args:
-        folder: the artifact; measurement.json, environment.json and recipe.toml (if there) are read from it.
+        folder: the artifact; measurement.json, environment.json and, if there, recipe.toml,
+            bench.json and predictions.json are read from it.
         out: the file to write; ``report.html`` in the folder if None.
 
     Returns:
@@ -59,7 +64,11 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     path = folder / NAME if out is None else Path(out)
     try:
         page = render(
-            _read(folder, "measurement.json"), _read(folder, "environment.json"), _recipe(folder), speed.read(folder)
+            _read(folder, "measurement.json"),
+            _read(folder, "environment.json"),
+            _recipe(folder),
+            speed.read(folder),
+            predictions.section(folder),
         ).encode()
     except (SecateurError, MemoryError):
         raise
@@ -79,7 +88,11 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
 
 
 def render(
-    document: Mapping[str, Any], environment: Mapping[str, Any], recipe: str, bench: Mapping[str, Any] | None = None
+    document: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    recipe: str,
+    bench: Mapping[str, Any] | None = None,
+    answers: Markup = Markup(),  # noqa: B008  (immutable)
 ) -> str:
     """Return the page.
 
@@ -88,10 +101,11 @@ def render(
         environment: content of environment.json.
         recipe: content of recipe.toml; empty if there is none.
         bench: content of bench.json; None if there is none.
+        answers: the part that ``predictions.section`` returns.
     """
     import jinja2
 
-    rows = summary.rows(document)
+    rows = rows_of(document)
     layers = document["explanation"]["rows"]
     runs = _runs(document)
     loader = jinja2.PackageLoader("secateur.report", "templates")
@@ -113,6 +127,7 @@ def render(
         multiples=dict(document.get("multiples") or {}),
         speed=_speed(bench) if bench else None,
         repairs=[*summary.repairs(document), *summary.calibration(document)],
+        answers=answers,
         minutes=minutes.used(document),
         timing=summary.timing(document),
         zeros=summary.zeros(document),
@@ -123,7 +138,7 @@ def render(
         pinned=[layer for layer in layers if layer["prunable"] < layer["width"]],
         card=sections(document["method"]["card"]),
         seconds={_STAGES.get(name, name): value for name, value in document["seconds"].items()},
-        percent=summary.percent,
+        percent=percent,
         widths=Markup(figures.widths(document["widths"])) if document["widths"] else "",
         groups=Markup(figures.groups(layers)) if layers else "",
         trade_off=Markup(figures.trade_off(document)) if _tested(document) else "",
@@ -148,8 +163,8 @@ def _speed(bench: Mapping[str, Any]) -> dict[str, Any]:
 _TILES = ("Parameters", "MACs", "Latency")
 
 
-def _is_tile(row: summary.Row, metric: Metric) -> bool:
-    return row.label.split(" ")[0] in _TILES or row.label == summary.capital(metric.name)
+def _is_tile(row: Row, metric: Metric) -> bool:
+    return row.label.split(" ")[0] in _TILES or row.label == capital(metric.name)
 
 
 def _drawn(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[str]:
@@ -171,13 +186,13 @@ def _prose(text: str) -> Markup:
 
 
 def _milliseconds(time: float) -> str:
-    return summary.milliseconds(time, 2)
+    return milliseconds(time, 2)
 
 
 def _shown(value: Any) -> str:
     """Return a setting as a person would write it."""
     if value is None or value == [] or value == "":
-        return summary.NONE
+        return NONE
     if isinstance(value, list):
         return ", ".join(
             str(entry) if isinstance(entry, str) else json.dumps(entry) for entry in cast("list[Any]", value)

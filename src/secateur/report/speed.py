@@ -9,7 +9,7 @@ from secateur import reading
 from secateur.artifact.foreign import MOST
 from secateur.errors import ArtifactError
 from secateur.report.numbers import TIMES, milliseconds
-from secateur.report.summary import SAME, Document
+from secateur.report.stage_table import SAME, Document
 
 NAME = "bench.json"
 
