@@ -129,7 +129,7 @@ def change(document: Mapping[str, Any]) -> Sheet:
 def conditions(document: Mapping[str, Any]) -> list[str]:
     """Return one line that says how the time was taken; none if it was not."""
     from secateur.report import rows
-    from secateur.report.stage_table import LATENCY
+    from secateur.report.summary import LATENCY
 
     found = [row for row in rows(document) if row.label.startswith(LATENCY)]
     return [
@@ -192,7 +192,7 @@ def latency_rows(latency: Latency) -> list[tuple[str, str]]:
 
 def quality_rows(quality: Quality, task: Task) -> list[tuple[str, str]]:
     """Return how well a network does as rows."""
-    from secateur.report.stage_table import capital
+    from secateur.report.metrics import capital
 
     pairs = zip(quality.metrics, quality.values, strict=True)
     metrics = [(capital(metric.name), metric.text(value)) for metric, value in pairs]

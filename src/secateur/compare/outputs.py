@@ -21,7 +21,7 @@ from secateur.compare.runs import Run
 from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
 from secateur.report.numbers import percent
-from secateur.report.stage_table import RUNTIME_NAMES
+from secateur.report.summary import RUNTIME_NAMES
 from secateur.spelling import elsewhere, said
 
 PAGE, TABLE, RUNS, DOCUMENT = "comparison.html", "table.csv", "runs.csv", "comparison.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from secateur.report.page import write
-from secateur.report.stage_table import Row, rows
-from secateur.report.summary import outcome
+from secateur.report.summary import Row, outcome, rows
 
 __all__ = ["Row", "outcome", "rows", "write"]

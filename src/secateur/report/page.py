@@ -18,9 +18,7 @@ from secateur.artifact.manifest import MANIFEST
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in
 from secateur.report import curves, figures, limits, minutes, predictions, speed, summary, tuning
-from secateur.report.numbers import NONE, milliseconds, percent
-from secateur.report.stage_table import Row, capital
-from secateur.report.stage_table import rows as rows_of
+from secateur.report.metrics import capital
 from secateur.spelling import said
 from secateur.tasks import Metric
 
@@ -105,7 +103,7 @@ def render(
     """
     import jinja2
 
-    rows = rows_of(document)
+    rows = summary.rows(document)
     layers = document["explanation"]["rows"]
     runs = _runs(document)
     loader = jinja2.PackageLoader("secateur.report", "templates")
@@ -134,11 +132,12 @@ def render(
         training=summary.training(document) if quality_in(document["after"]) else "",
         tested=quality_in(document["after"]),
         metric=metric_of(document),
+        metric_label=capital(metric_of(document).name),
         layers=layers,
         pinned=[layer for layer in layers if layer["prunable"] < layer["width"]],
         card=sections(document["method"]["card"]),
         seconds={_STAGES.get(name, name): value for name, value in document["seconds"].items()},
-        percent=percent,
+        percent=summary.percent,
         widths=Markup(figures.widths(document["widths"])) if document["widths"] else "",
         groups=Markup(figures.groups(layers)) if layers else "",
         trade_off=Markup(figures.trade_off(document)) if _tested(document) else "",
@@ -163,13 +162,14 @@ def _speed(bench: Mapping[str, Any]) -> dict[str, Any]:
 _TILES = ("Parameters", "MACs", "Latency")
 
 
-def _is_tile(row: Row, metric: Metric) -> bool:
+def _is_tile(row: summary.Row, metric: Metric) -> bool:
     return row.label.split(" ")[0] in _TILES or row.label == capital(metric.name)
 
 
 def _drawn(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[str]:
-    """Return which curves a training has: of the loss, and of the metric where there were validation examples."""
-    known = any(figures.of_epoch(row, "val_metric") is not None for _, rows in runs for row in rows)
+    """Return which curves a training has: of the loss, and of the metric where any epoch knows it."""
+    names = ("train_metric", "val_metric")
+    known = any(figures.of_epoch(row, name) is not None for _, rows in runs for row in rows for name in names)
     return ["loss", *(["metric"] if known else [])] if runs else []
 
 
@@ -186,13 +186,13 @@ def _prose(text: str) -> Markup:
 
 
 def _milliseconds(time: float) -> str:
-    return milliseconds(time, 2)
+    return summary.milliseconds(time, 2)
 
 
 def _shown(value: Any) -> str:
     """Return a setting as a person would write it."""
     if value is None or value == [] or value == "":
-        return NONE
+        return summary.NONE
     if isinstance(value, list):
         return ", ".join(
             str(entry) if isinstance(entry, str) else json.dumps(entry) for entry in cast("list[Any]", value)

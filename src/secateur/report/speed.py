@@ -9,7 +9,8 @@ from secateur import reading
 from secateur.artifact.foreign import MOST
 from secateur.errors import ArtifactError
 from secateur.report.numbers import TIMES, milliseconds
-from secateur.report.stage_table import SAME, Document
+from secateur.report.speed_words import SAME
+from secateur.report.summary import Document
 
 NAME = "bench.json"
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
 from secateur.measure import Quality
-from secateur.outcome.network_stages import DISTILLED, measured, metric_of, way_of
+from secateur.outcome.network_stages import DISTILLED, measured, metric_of, quality_in, way_of
 from secateur.recipe_rules import DATA_FREE
-from secateur.report.numbers import NONE, TIMES, milliseconds, percent
-from secateur.report.stage_table import LATENCY, SAME, Document, capital, metric_text, rows
+from secateur.report.metrics import capital, metric_change, metric_text
+from secateur.report.numbers import EVEN, NONE, TIMES, change, milliseconds, percent, short, signed
+from secateur.report.speed_words import SAME, faster, interval
+
+Document = Mapping[str, Any]
+_Values: TypeAlias = tuple[float | None, ...]
 
 MEASURES = {"macs": "MACs", "params": "parameters", "nonzero": "nonzero parameters", "units": "units"}
 ZEROS = 0.01  # share of the parameters from which on they are worth a sentence
@@ -15,6 +25,56 @@ BREAK_EVEN = (
     "On one core of a server processor the fastest sparse product found caught up with the dense convolution only "
     "where 84 to 97 % of a layer's kernels were zero, with 64 to 256 maps, and never with 16."
 )
+LATENCY = "Latency"
+RUNTIME_NAMES = {
+    "eager": "PyTorch eager",
+    "channels_last": "PyTorch channels-last",
+    "compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured quantity, every field ready to print.
+
+    Attributes:
+        label: what was measured, with its unit.
+        values: of each network of ``outcome.measured``, a dash where it was not measured.
+        ratio: the change in words, such as ``"2.00x fewer"`` or ``"-0.4 points"``; empty if unknown.
+        interval: how sure that is, such as ``"95 % interval 1.96 to 2.03"``; empty if unknown, or nothing changed.
+        worse: whether the change is one for the worse, as far as it is shown.
+        kept: share that is left, for sizes; otherwise empty.
+        removed: share that is gone, for sizes; otherwise empty.
+    """
+
+    label: str
+    values: tuple[str, ...]
+    ratio: str = ""
+    kept: str = ""
+    removed: str = ""
+    interval: str = ""
+    worse: bool = False
+
+    @property
+    def before(self) -> str:
+        """Return the value of the dense network."""
+        return self.values[0]
+
+    @property
+    def after(self) -> str:
+        """Return the value of the network that came out."""
+        return self.values[-1]
+
+
+def rows(document: Document) -> list[Row]:
+    """Return the table of all networks that a run had: metrics, loss, sizes and latency, as far as measured."""
+    found = [*_metrics(document), _loss(document), _count(document, "params", "Parameters")]
+    if any(part and part["counts"]["nonzero"] != part["counts"]["params"] for part in measured(document).values()):
+        found.append(_count(document, "nonzero", "Nonzero parameters"))
+    found += [_count(document, "macs", "MACs"), _count(document, "activations", "Activations"), _latency(document)]
+    return [row for row in found if row]
 
 
 def outcome(document: Document) -> str:
@@ -144,7 +204,7 @@ def repairs(document: Document) -> list[str]:
         text = f"{done['step']} ({done['layers']} layer{'' if done['layers'] == 1 else 's'})"
         known = [Quality.from_dict(done[when]) for when in ("before", "after") if done[when]]
         if len(known) == 2:
-            before, after = (metric_text(found.metric, found.value) for found in known)
+            before, after = (metric_text(found.metric, found.value, 1) for found in known)
             text += f": validation {known[0].metric.name} from {before} to {after}"
         else:
             text += "; what it brought is not known without labelled images"
@@ -156,3 +216,73 @@ def calibration(document: Document) -> list[str]:
     """Return the sentence that says how many unlabelled images were used, if any were."""
     text = str(document.get("calibration") or "")
     return [f"{text}."] if text else []
+
+
+def _metrics(document: Document) -> list[Row]:
+    found = [quality_in(part) for part in measured(document).values()]
+    rows = list[Row]()
+    for place, metric in enumerate(next((one.metrics for one in found if one), ())):
+        values = tuple(None if one is None or math.isnan(one.values[place]) else one.values[place] for one in found)
+        before, after = values[0], values[-1]
+        gain = "" if before is None or after is None else metric_change(metric, before, after)
+        worse = gain[:1] != EVEN and before is not None and metric.key(after) < metric.key(before)
+        rows.append(Row(capital(metric.name), _texts(values, partial(metric_text, metric)), gain, worse=worse))
+    return rows
+
+
+def _loss(document: Document) -> Row | None:
+    found = [quality_in(part) for part in measured(document).values()]
+    values = tuple(one.loss if one else None for one in found)
+    if all(value is None for value in values):
+        return None
+    before, after = values[0], values[-1]
+    texts = _texts(values, lambda value: f"{value:.3f}")
+    if before is None or after is None:
+        return Row("Loss", texts)
+    gain = signed(after - before, 3)
+    return Row("Loss", texts, gain, worse=gain[:1] != EVEN and after > before)
+
+
+def _count(document: Document, name: str, label: str) -> Row | None:
+    values = _values(document, "counts", name)
+    if values is None:
+        return None
+    before, after = values[0], values[-1]
+    texts = _texts(values, short)
+    if not before or after is None:
+        return Row(label, texts)
+    share = after / before
+    gain = change(before, after, "fewer", "more")
+    return Row(label, texts, gain, percent(share), percent(1 - share), worse=after > before)
+
+
+def _latency(document: Document) -> Row | None:
+    values = _values(document, "latency", "milliseconds")
+    if values is None:
+        return None
+    before, after = values[0], values[-1]
+    known = next(part["latency"] for part in measured(document).values() if part and part["latency"])
+    conditions = [f"batch of {known['batch_size']}", known["device"]]
+    if known["device"] == "cpu":
+        conditions.append(f"{known['threads']} thread{'s' if known['threads'] != 1 else ''}")
+    speed = document.get("speed")  # results of earlier versions have none: their times were taken one after the other
+    if speed and speed["clock"] == "processor":
+        conditions.append("processor time")
+    label = f"{LATENCY} in {RUNTIME_NAMES.get(known['runtime'], known['runtime'])} ({', '.join(conditions)})"
+    if not speed:
+        if not before or not after:
+            return Row(label, _texts(values, milliseconds))
+        return Row(label, _texts(values, milliseconds), change(before, after, "faster", "slower"), worse=after > before)
+    timed = (speed["milliseconds"][0], *[None] * (len(values) - 2), speed["milliseconds"][1])
+    slower = speed["differs"] and speed["ratio"] < 1
+    return Row(label, _texts(timed, milliseconds), faster(speed), interval=interval(speed), worse=slower)
+
+
+def _values(document: Document, part: str, name: str) -> _Values | None:
+    """Return one quantity for each of the stages; None if it was never measured."""
+    found = tuple(whole[part][name] if whole[part] else None for whole in measured(document).values())
+    return None if all(value is None for value in found) else found
+
+
+def _texts(values: _Values, text: Callable[[float], str]) -> tuple[str, ...]:
+    return tuple(NONE if value is None else text(value) for value in values)
