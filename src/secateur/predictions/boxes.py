@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,9 @@ Found = tuple[Tensor, Tensor, Tensor]
 class Boxes(Painter[Detection]):
     """Of detection."""
 
-    order = "share of boxes without a counterpart"
+    order: ClassVar[str] = (
+        "First those with the largest share of boxes that overlap with no box of the same class of the other network."
+    )
 
     def __init__(self, task: Detection, data: Any) -> None:
         super().__init__(task, data)
@@ -64,7 +66,7 @@ class Boxes(Painter[Detection]):
         columns = [("dense", self._sure(seen.dense)), ("pruned", self._sure(seen.pruned)), ("truth", seen.target)]
         tiles = [self._tile(name, found, seen, photo, album) for name, found in columns]
         alone, count = _alone(self._sure(seen.dense), self._sure(seen.pruned))
-        title = f"{alone} of {count} boxes have no counterpart" if count else "neither finds anything"
+        title = f"{alone} of {count} boxes have no counterpart" if count else "Neither finds anything"
         return Example(title, disagreement, (Strip(tuple(tiles)),))
 
     def note(self, album: Album) -> str:

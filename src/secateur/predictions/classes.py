@@ -20,7 +20,7 @@ class Classes(Painter[Classification]):
     """Of classification."""
 
     layout: ClassVar[Layout] = "cards"
-    order: ClassVar[str] = "difference in probability, first of all where the answers differ"
+    order: ClassVar[str] = "First those with different answers, then those whose probabilities differ the most."
 
     def found(self, output: Tensor, batch: Any) -> Sequence[Tensor]:
         """Return the probabilities of the classes, (classes,) each."""
@@ -40,7 +40,7 @@ class Classes(Painter[Classification]):
         label = self._listed(wanted)
         tiles = [Tile("", "", f"test image, labelled {label}", layers) for layers in self._layers(seen, album)]
         same = self._answer(seen.dense) == self._answer(seen.pruned)
-        title = "same answer" if same else "different answers"
+        title = "Same answer" if same else "Different answers"
         return Example(title, disagreement, tuple(Strip((tile,)) for tile in tiles), (Fact("label", label), *facts))
 
     def _layers(self, seen: Seen, album: Album) -> list[tuple[int, ...]]:

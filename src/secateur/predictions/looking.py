@@ -122,7 +122,7 @@ def _fitting(painter: Painter[Any], worst: Sequence[tuple[Seen, float]], looked_
         for side, quality in _SIZES:
             album = Album(side, quality)
             examples = [painter.example(each, apart, album) for each, apart in worst]
-            note = f"The largest {painter.order} first. {painter.note(album)}".strip()
+            note = f"{painter.order} {painter.note(album)}".strip()
             about: dict[str, Any] = {"looked_at": looked_at, "note": note, "legend": painter.legend(album)}
             found = document(painter.task.name, painter.layout, examples, album.pictures, **about)
             if len(json.dumps(found, separators=(",", ":"))) <= MOST:

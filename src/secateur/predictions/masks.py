@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ _LEGEND = 24
 class Masks(Painter[Segmentation]):
     """Of segmentation."""
 
-    order = "share of pixels on which the two networks differ"
+    order: ClassVar[str] = "First those on which the two networks differ on most of the pixels."
 
     def wanted(self, batch: Any) -> Sequence[Tensor]:
         """Return masks (H, W); pixels that do not count have no class."""
@@ -45,7 +45,7 @@ class Masks(Painter[Segmentation]):
         below = below or (album.photo(("blank", seen.target.shape), torch.ones(1, *seen.target.shape)),)
         columns = [("dense", seen.dense), ("pruned", seen.pruned), ("truth", seen.target)]
         tiles = [self._tile(name, classes.long(), seen.target.long(), below, album) for name, classes in columns]
-        return Example(f"they differ on {share(disagreement)} of the pixels", disagreement, (Strip(tuple(tiles)),))
+        return Example(f"They differ on {share(disagreement)} of the pixels", disagreement, (Strip(tuple(tiles)),))
 
     def _tile(self, name: str, classes: Tensor, truth: Tensor, below: tuple[int, ...], album: Album) -> Tile:
         labels, counts = classes[classes >= 0].unique(return_counts=True)
@@ -63,6 +63,7 @@ class Masks(Painter[Segmentation]):
         return [Swatch(colour(label), self.name(label)) for label in found[:_LEGEND]]
 
     def note(self, album: Album) -> str:
-        """Return which colours the legend leaves out."""
+        """Return what has no colour, and which colours the legend leaves out."""
         more = len(album.classes) - _LEGEND
-        return f"{more} more classes have colours as well." if more > 0 else ""
+        left_out = f" {more} more classes have colours as well." if more > 0 else ""
+        return f"Pixels without a class are clear.{left_out}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ NEAREST = 3
 class Neighbours(Painter[Retrieval]):
     """Of retrieval, where each image is looked up among the others that were looked at."""
 
-    order = "number of neighbours that differ"
+    order: ClassVar[str] = "First those with most neighbours that differ."
 
     def __init__(self, task: Retrieval, data: Any) -> None:
         super().__init__(task, data)

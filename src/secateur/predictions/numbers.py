@@ -19,7 +19,7 @@ class Numbers(Painter[Regression]):
     """Of regression."""
 
     layout: ClassVar[Layout] = "table"
-    order: ClassVar[str] = "difference"
+    order: ClassVar[str] = "The largest difference comes first."
 
     def found(self, output: Tensor, batch: Any) -> Sequence[Tensor]:
         """Return the numbers of each example, (numbers,)."""

@@ -46,7 +46,7 @@ class Painter(ABC, Generic[T]):
 
     layout: ClassVar[Layout] = "strips"
     order: ClassVar[str]
-    """By what examples are ordered, to follow the words "the largest"."""
+    """By what examples are ordered, a sentence."""
 
     def __init__(self, task: T, data: Data) -> None:
         self.task, self.data = task, data

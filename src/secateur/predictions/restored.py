@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from secateur.errors import DataError
 from secateur.predictions.album import Album, visible
 from secateur.predictions.content import Example, Strip, Tile
 from secateur.predictions.painter import Painter, Seen
-from secateur.tasks import Restoration
+from secateur.tasks import Metric, Restoration
 
 _CPU = torch.device("cpu")
 
@@ -21,7 +22,7 @@ _CPU = torch.device("cpu")
 class Restored(Painter[Restoration]):
     """Of restoration and super-resolution."""
 
-    order = "difference between the two networks"
+    order: ClassVar[str] = "First those that the two networks restore most differently."
 
     def __init__(self, task: Restoration, data: Any) -> None:
         super().__init__(task, data)
@@ -50,11 +51,7 @@ class Restored(Painter[Restoration]):
             text = self._text(noise[name]) if name in noise else ""
             alt = f"{name}, {text}" if text else name
             tiles.append(Tile(name, text, alt, (album.photo((name, seen.number), part),)))
-        before, after = noise["dense"], noise["pruned"]
-        change = (
-            "" if before is None or after is None else f"; {self._metric.name} {self._metric.change(before, after)}"
-        )
-        title = f"they differ by {100 * disagreement:.2f} % of white{change}"
+        title = f"They differ by {100 * disagreement:.2f} % of white{self._change(noise['dense'], noise['pruned'])}"
         return Example(title, disagreement, (Strip(tuple(tiles)),))
 
     def note(self, album: Album) -> str:
@@ -63,14 +60,19 @@ class Restored(Painter[Restoration]):
         return "Of large images the part is shown in which the networks differ the most." if cut else ""
 
     @property
-    def _metric(self) -> Any:
+    def _metric(self) -> Metric:
         return self.task.metric
 
     def _answers(self, seen: Seen) -> list[tuple[str, Tensor]]:
         return [("dense", seen.dense), ("pruned", seen.pruned)]
 
     def _text(self, noise: float | None) -> str:
-        return "" if noise is None else self._metric.text(noise)
+        return "" if noise is None else self._metric.text(noise).replace("inf", "\N{INFINITY}")
+
+    def _change(self, before: float | None, after: float | None) -> str:
+        if before is None or after is None or not math.isfinite(after - before):
+            return ""
+        return f"; {self._metric.name} {self._metric.change(before, after)}"
 
     def _noise(self, found: Tensor, target: Tensor) -> float | None:
         """Return what the task's meter says of one image, None where it is too small for it."""
