@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from secateur.data import Data
 from secateur.predictions.album import Album, visible
 from secateur.predictions.content import Example, Layout, Mark, Swatch
 from secateur.tasks import Task
+
+NONE = "\N{EM DASH}"
+"""Stands for a number that is none."""
 
 T = TypeVar("T", bound=Task)
 
@@ -101,6 +105,6 @@ def verdict(right: bool) -> Mark:
     return "right" if right else "wrong"
 
 
-def share(value: float) -> str:
+def share(value: float, digits: int = 1) -> str:
     """Return a share of the whole in hundredths."""
-    return f"{100 * value:.1f} %" if value == value else "\N{EM DASH}"
+    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else NONE

@@ -6,17 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from secateur.errors import DataError
 from secateur.predictions.album import Album, visible
 from secateur.predictions.content import Example, Strip, Tile
-from secateur.predictions.painter import Painter, Seen
-from secateur.tasks import Metric, Restoration
-
-_CPU = torch.device("cpu")
+from secateur.predictions.painter import NONE, Painter, Seen, share
+from secateur.tasks import Restoration
+from secateur.tasks.restoration import PSNR, signal_to_noise
 
 
 class Restored(Painter[Restoration]):
@@ -45,13 +42,14 @@ class Restored(Painter[Restoration]):
             given = visible(seen.image, self.data.mean, self.data.std)
             shown = _like(given, seen.target, top, left, album.side)
             tiles.append(Tile("input", "", "what the networks were given", (album.photo(("in", seen.number), shown),)))
-        noise = {name: self._noise(found, seen.target) for name, found in self._answers(seen)}
+        border, right = self.task.border, seen.target[None]
+        noise = {name: float(signal_to_noise(found[None], right, border)) for name, found in self._answers(seen)}
         for name, found in [*self._answers(seen), ("truth", seen.target)]:
             part = visible(found[:, top : top + album.side, left : left + album.side], (), ())
-            text = self._text(noise[name]) if name in noise else ""
+            text = _text(noise[name]) if name in noise else ""
             alt = f"{name}, {text}" if text else name
             tiles.append(Tile(name, text, alt, (album.photo((name, seen.number), part),)))
-        title = f"They differ by {100 * disagreement:.2f} % of white{self._change(noise['dense'], noise['pruned'])}"
+        title = f"They differ by {share(disagreement, 2)} of white{_change(noise['dense'], noise['pruned'])}"
         return Example(title, disagreement, (Strip(tuple(tiles)),))
 
     def note(self, album: Album) -> str:
@@ -59,29 +57,16 @@ class Restored(Painter[Restoration]):
         cut = self._largest > album.side
         return "Of large images the part is shown in which the networks differ the most." if cut else ""
 
-    @property
-    def _metric(self) -> Metric:
-        return self.task.metric
-
     def _answers(self, seen: Seen) -> list[tuple[str, Tensor]]:
         return [("dense", seen.dense), ("pruned", seen.pruned)]
 
-    def _text(self, noise: float | None) -> str:
-        return "" if noise is None else self._metric.text(noise).replace("inf", "\N{INFINITY}")
 
-    def _change(self, before: float | None, after: float | None) -> str:
-        if before is None or after is None or not math.isfinite(after - before):
-            return ""
-        return f"; {self._metric.name} {self._metric.change(before, after)}"
+def _text(noise: float) -> str:
+    return NONE if math.isnan(noise) else PSNR.text(noise).replace("inf", "\N{INFINITY}")
 
-    def _noise(self, found: Tensor, target: Tensor) -> float | None:
-        """Return what the task's meter says of one image, None where it is too small for it."""
-        meter = self.task.meter(_CPU)
-        try:
-            meter.update(found[None], (found[None], target[None]))
-        except DataError:
-            return None
-        return float(meter.compute()[0])
+
+def _change(before: float, after: float) -> str:
+    return f"; {PSNR.name} {PSNR.change(before, after)}" if math.isfinite(after - before) else ""
 
 
 def _window(differences: Tensor, side: int) -> tuple[int, int]:
