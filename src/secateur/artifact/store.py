@@ -40,6 +40,7 @@ from secateur.rules import Seconds, Threads
 from secateur.spelling import said
 
 WEIGHTS, MEASUREMENT = "weights.safetensors", "measurement.json"
+PREDICTIONS = "predictions.json"
 MOST_PLANS = 2000
 MOST_CLASSES = 2**16
 ENOUGH = 2**22
@@ -124,6 +125,8 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
             folders.write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
         folders.write_file(new / WEIGHTS, weights.to_bytes(result.model))
         _write_json(new / MEASUREMENT, document(result))
+        if result.predictions:
+            folders.write_file(new / PREDICTIONS, json.dumps(result.predictions, allow_nan=False).encode())
         _write_json(new / "environment.json", environment(result.method, recipe.seed if recipe else None))
         yield new
 

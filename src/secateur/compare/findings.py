@@ -14,7 +14,7 @@ from secateur.compare.significance import Spread, Verdict, holm, verdict, welch
 from secateur.core.operator_macs import remark
 from secateur.measure.confidence_interval import differs
 from secateur.report.numbers import TIMES
-from secateur.report.summary import SAME
+from secateur.report.speed_words import SAME
 from secateur.tasks import Classification, Metric
 
 
