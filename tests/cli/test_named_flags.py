@@ -61,6 +61,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "run/work_folder.py": (*RUNS, "compare"),
     "search/racing/held_out_images.py": DECIDE,
     "search/racing/evaluation.py": DECIDE,
+    "search/task_examples.py": DECIDE,
     "spelling.py": (*RUNS, "compare", "sensitivity"),
     "training/checkpoint.py": (*RUNS, "compare"),
 }
