@@ -42,7 +42,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "core/surgery/verification.py": DECIDE,
     "data/inputs.py": DECIDE,
     "data/unlabelled_folder.py": DECIDE,
-    "data/named.py": NAMED,
+    "data/known_sets.py": NAMED,
     "methods/fine_pruning.py": DECIDE,
     "methods/random_masks.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
@@ -61,6 +61,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "run/work_folder.py": (*RUNS, "compare"),
     "search/racing/held_out_images.py": DECIDE,
     "search/racing/evaluation.py": DECIDE,
+    "search/task_examples.py": DECIDE,
     "spelling.py": (*RUNS, "compare", "sensitivity"),
     "training/checkpoint.py": (*RUNS, "compare"),
 }
@@ -130,7 +131,9 @@ def test_a_flag_that_a_text_names_is_one_of_the_command(file: str, flag: str) ->
 
 
 def test_all_of_them_are_looked_at() -> None:
-    assert {("data/named.py", "--download"), ("cli/bench.py", "--no-save"), ("core/problem.py", "--data")} <= {*FOUND}
+    assert {("data/known_sets.py", "--download"), ("cli/bench.py", "--no-save"), ("core/problem.py", "--data")} <= {
+        *FOUND
+    }
     assert {*SAID_BY} == {file for file, _ in FOUND if file in SAID_BY}  # no file that names none any more
 
 

@@ -193,8 +193,7 @@ class Round:
 
     def check_size(self, plan: Plan) -> None:
         """Refuse a plan that does not do what was asked; the shipped methods never make one."""
-        target = self.target
-        if target is None:
+        if (target := self.target) is None:
             return
         left, whole = size(self.graph, plan).of(target.of), size(self.graph).of(target.of)
         if left > target.keep * whole * (1 + 1e-12) + 1e-9:  # both are whole numbers

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -149,7 +149,7 @@ class Work:
         done = list(mend())
         if always or time.perf_counter() - started >= WORTH_KEEPING:
             keep(path, to_bytes(thin))
-            keep(story, json.dumps({"repairs": [asdict(each) for each in done], BESIDE: beside.noted()}))
+            keep(story, json.dumps({"repairs": [each.to_dict() for each in done], BESIDE: beside.noted()}))
         return done
 
 
