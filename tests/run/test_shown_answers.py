@@ -4,12 +4,13 @@ import pytest
 import torch
 
 import secateur
-from secateur import report
+from secateur import artifact, report
+from secateur.events import Event
 from secateur.run import shown_answers
 
 
 def pruned(trained, data, **more):
-    heard = list[secateur.Event]()
+    heard = list[Event]()
     result = secateur.prune(
         trained, torch.randn(1, 3, 8, 8), "magnitude", 0.5, data, latency=False, repair=(), tell=heard.append, **more
     )
@@ -23,7 +24,7 @@ def test_a_result_keeps_what_both_networks_make_of_test_images(trained, data, tm
     assert len(found["examples"]) == 12
     assert "answers" in result.seconds
     folder = result.save(tmp_path / "art")
-    secateur.artifact.check(folder, ["predictions.json"])
+    artifact.check(folder, ["predictions.json"])
     assert 'class="predictions"' in report.write(folder).read_text("utf-8")
     again, _ = pruned(trained, data)
     assert again.predictions == found
