@@ -20,7 +20,7 @@ def pruned(trained, data, **more):
 def test_a_result_keeps_what_both_networks_make_of_test_images(trained, data, tmp_path):
     result, _ = pruned(trained, data)
     found = result.predictions
-    assert found["looked_at"] == 20
+    assert found["looked_at"] == data.size("test")
     assert len(found["examples"]) == 12
     assert "answers" in result.seconds
     folder = result.save(tmp_path / "art")

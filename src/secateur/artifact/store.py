@@ -39,8 +39,7 @@ from secateur.recipe import Recipe
 from secateur.rules import Seconds, Threads
 from secateur.spelling import said
 
-WEIGHTS, MEASUREMENT = "weights.safetensors", "measurement.json"
-PREDICTIONS = "predictions.json"
+WEIGHTS, MEASUREMENT, PREDICTIONS = "weights.safetensors", "measurement.json", "predictions.json"
 MOST_PLANS = 2000
 MOST_CLASSES = 2**16
 ENOUGH = 2**22
@@ -116,9 +115,8 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
     """
     check_name(Path(folder))
     place = Path(folder).resolve()
-    recipe = result.recipe
     with folders.replacing(place, force=force, claim=claim) as new:
-        if recipe:
+        if recipe := result.recipe:
             folders.write_file(new / "recipe.toml", recipe.to_toml().encode())
         (new / "plans").mkdir()
         for number, plan in enumerate(result.plans, start=1):
@@ -314,5 +312,4 @@ def _few(inputs: Any) -> Any:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    folders.write_file(path, (text + "\n").encode())
+    folders.write_file(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
