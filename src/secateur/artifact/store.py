@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,11 +18,11 @@ from secateur.arguments import checked
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
 from secateur.artifact.bounded_reading import MOST_PLAN, entry, naming, table_of, whole_number
+from secateur.artifact.dense_network import dense_network
 from secateur.artifact.document import FORMAT, document, inputs_as_well, inputs_like
 from secateur.artifact.environment import environment
-from secateur.artifact.expected import check_expected
 from secateur.artifact.locks import check_name
-from secateur.artifact.manifest import check, check_size, manifest
+from secateur.artifact.manifest import MEASUREMENT, PREDICTIONS, WEIGHTS, check, check_size, manifest
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply
 from secateur.core.surgery.forward import listed
@@ -31,17 +31,11 @@ from secateur.core.zeros.block_execution import execute
 from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
 from secateur.measure.forward import device_of, length, moved, part, tensors
-from secateur.models import build as build_by_name
-from secateur.models import fit_classes
-from secateur.models.sources import own_code
 from secateur.outcome import Outcome
 from secateur.recipe import Recipe
 from secateur.rules import Seconds, Threads
-from secateur.spelling import said
 
-WEIGHTS, MEASUREMENT, PREDICTIONS = "weights.safetensors", "measurement.json", "predictions.json"
 MOST_PLANS = 2000
-MOST_CLASSES = 2**16
 ENOUGH = 2**22
 """Numbers in the inputs that a network is traced with, if they are many examples."""
 
@@ -172,7 +166,7 @@ def load(
             recipe = Recipe.read(place / "recipe.toml")
     measurement = _measurement(place)
     if dense is None:
-        dense = _dense(place, recipe, measurement, stored, build)
+        dense = dense_network(place, recipe, measurement, stored, build)
     model, plans = _replay(place, dense, names, measurement["example"], example_inputs)
     weights.read_into(model, place / WEIGHTS)
     with naming(place / MEASUREMENT):
@@ -203,72 +197,6 @@ def _measurement(place: Path) -> dict[str, Any]:
                 whole_number(counts, name)
         entry(found, "example")
     return found
-
-
-def _dense(
-    place: Path,
-    recipe: Recipe | None,
-    measurement: dict[str, Any],
-    stored: weights.Header,
-    build: Callable[..., nn.Module] | None,
-) -> nn.Module:
-    """Build the untrained dense network without disturbing the caller's random numbers."""
-    if recipe is None:
-        raise ArtifactError(
-            f"{place} was made from a network in memory; "
-            + said("build that network and pass it as dense=", "read it in Python with secateur.load(..., dense=...)")
-        )
-    if build is None and (own_code(recipe.model) or "/" in recipe.model):
-        raise ArtifactError(
-            f"the network of {place} comes from your own code, {reading.shown(recipe.model)}, which is not run "
-            + said(
-                "unasked: pass the dense network as dense=, or trust that code with build=secateur.models.build",
-                "unasked: trust it with --trust",
-            )
-        )
-    example = measurement["example"]
-    with naming(place / MEASUREMENT):
-        classes, images = _asked(recipe, measurement)
-
-    def made() -> nn.Module:
-        return (build or build_by_name)(str(recipe.model), classes=classes, **images)
-
-    with torch.random.fork_rng(devices=[]), naming(place / "recipe.toml"):
-        if build is None:
-            check_expected(made, measurement, stored, counted=not recipe.transfer)
-        model = made()
-        if recipe.transfer:  # a builder that knows one number of classes only
-            fit_classes(model, classes, inputs_like(example, torch.device("cpu")))
-        return model
-
-
-def _asked(recipe: Recipe, measurement: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
-    """Return the number of classes, and the channels and height of the images."""
-    example = measurement["example"]
-    output = _sizes(example.get("output") or [], "output")
-    classes = recipe.classes or (output[1] if len(output) > 1 else None)
-    if "classes" in measurement and recipe.data:  # earlier versions knew data with classes alone
-        known = None if measurement["classes"] is None else whole_number(measurement, "classes")
-        classes = recipe.classes or known
-    if classes is not None and classes > MOST_CLASSES:
-        raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
-    shape = _sizes(_image(example), "shape")
-    return classes, {"channels": shape[-3], "image": shape[-2]} if len(shape) > 2 else {"channels": 3, "image": None}
-
-
-def _image(example: Mapping[str, Any]) -> Any:
-    """Return the shape of what a network takes for an image, alone or in a list; nothing if it takes something else."""
-    items: Any = example.get("items")
-    if isinstance(items, list) and len(cast("list[Any]", items)) == 1 and isinstance(items[0], Mapping):
-        return _image(cast("Mapping[str, Any]", items[0]))
-    shape: Any = example.get("shape") or []
-    return shape if not isinstance(shape, list) or len(cast("list[Any]", shape)) in (3, 4) else []
-
-
-def _sizes(sizes: Any, name: str) -> list[int]:
-    if not isinstance(sizes, list):
-        raise reading.Unfit(f"the {name} of its example is {reading.written(sizes)} and no list of sizes")
-    return [whole_number({name: size}, name) for size in cast("list[Any]", sizes)]
 
 
 def _replay(
