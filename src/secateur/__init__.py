@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import secateur.tasks as tasks  # noqa: F401
+    import secateur.tasks as tasks  # noqa: F401  # pyright: ignore[reportUnusedImport]
     from secateur.artifact import load, save
     from secateur.budget import Budget
     from secateur.checks import check_method

@@ -14,14 +14,17 @@ from torchvision.models import detection, segmentation
 
 import task_worlds as worlds
 from commands import run
-from secateur import Budget, Data, Settings, Step, Target, build, load, load_data, prune, run_recipe
+from secateur import Budget, Settings, Step, Target, build, load, load_data, prune, run_recipe
+from secateur.data import Data
 from secateur.errors import DataError, ExportError, ModelError, SecateurError, SettingError
 from secateur.export import export_onnx
 from secateur.measure import quality
-from secateur.methods import METHODS, Magnitude, RandomMasks
+from secateur.methods import METHODS
+from secateur.methods.magnitude import Magnitude
+from secateur.methods.random_masks import RandomMasks
 from secateur.models import give_weights
 from secateur.recipe import Recipe
-from secateur.report.page import page
+from secateur.report.page import write
 from secateur.run import Result
 from secateur.search import task_examples
 from secateur.tasks import Classification, Custom, Detection, Segmentation, Task
@@ -81,7 +84,7 @@ def test_every_task_is_pruned_trained_saved_loaded_and_measured_alike(prepared: 
     result.save(tmp_path / "result")
     loaded = load(tmp_path / "result", dense=prepared.network(name))
     assert quality(loaded.model, data.batches("test"), data.task).values == pytest.approx(after.values, nan_ok=True)
-    html = (tmp_path / "result" / "report.html").read_text("utf-8")
+    html = write(tmp_path / "result").read_text("utf-8")
     assert data.task.metric.name.lower() in html.lower()
 
 
@@ -105,7 +108,7 @@ def test_a_budget_is_in_the_unit_of_the_metric(prepared: Prepared):
 @pytest.mark.parametrize("name", ["segmentation", "restoration", "regression", "retrieval"])
 def test_tasks_with_something_to_imitate_are_distilled(prepared: Prepared, name: str):
     (history,) = pruned(prepared, name, train=Settings(epochs=1, batch_size=8, distill=0.5)).histories
-    assert history.epochs
+    assert len(history.rows) == 1
 
 
 @pytest.mark.parametrize("settings", [Settings(distill=0.5), Settings(label_smoothing=0.1)])
@@ -141,7 +144,7 @@ def test_a_search_of_masks_that_was_killed_goes_on(
 
 @pytest.mark.parametrize("method", ["fine_pruning", "weak_subnetwork"])
 def test_methods_that_look_at_answers_take_segmentation(prepared: Prepared, method: str):
-    options = {"criterion": "activation"} if method == "weak_subnetwork" else {}
+    options: dict[str, Any] = {"criterion": "activation"} if method == "weak_subnetwork" else {"trials": 3, "starts": 3}
     result = pruned(prepared, "segmentation", method=METHODS[method](**options), target=0.7)
     assert result.after.counts.macs <= 0.7 * result.before.counts.macs
 
@@ -154,7 +157,7 @@ def table(batch: Any) -> Tensor:
     return batch["pictures"]
 
 
-def test_a_task_of_ones_own_takes_loaders_of_tables(prepared: Prepared):
+def test_a_task_of_ones_own_takes_loaders_of_tables(prepared: Prepared, tmp_path: Path):
     data = prepared.data("classification")
     splits = [[{"pictures": x, "labels": y} for x, y in data.batches(s, 8)] for s in ("train", "val", "test")]
     task = Custom(nn.functional.cross_entropy, hits, title="hits", unit="%", network_inputs=table)
@@ -162,7 +165,8 @@ def test_a_task_of_ones_own_takes_loaders_of_tables(prepared: Prepared):
     model = prepared.network("classification", classes=2)
     result = prune(model, data=splits, task=task, **settings)
     assert "hits" in repr(result)
-    assert "hits" in page(result).lower()
+    result.save(tmp_path / "result")
+    assert "hits" in write(tmp_path / "result").read_text("utf-8").lower()
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"criterion": lambda output, labels: output}, "must return the mean loss as a scalar"),
         ({"score": lambda output, labels: "good"}, "must be a number, not a str"),
@@ -174,7 +178,7 @@ def test_a_task_of_ones_own_takes_loaders_of_tables(prepared: Prepared):
 
 
 def boxes(*numbers: float, label: int = 1) -> dict[str, Tensor]:
-    return {"boxes": torch.tensor([numbers]), "labels": torch.tensor([label])}
+    return {"boxes": torch.tensor([numbers], dtype=torch.float32), "labels": torch.tensor([label])}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,7 @@ def test_a_task_of_ones_own_is_run_from_a_file_on_trust_alone(
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("ssdlite320_mobilenet_v3_large", detection.SSD), ("lraspp_mobilenet_v3_large", segmentation.LRASPP)],
+    [("ssdlite320_mobilenet_v3_large", detection.ssd.SSD), ("lraspp_mobilenet_v3_large", segmentation.LRASPP)],
 )
 def test_detectors_and_segmenters_are_built_by_name_and_take_weights_of_other_classes(
     name: str, kind: type[nn.Module], tmp_path: Path
@@ -324,7 +328,7 @@ def test_detectors_and_segmenters_are_built_by_name_and_take_weights_of_other_cl
     assert isinstance(model, kind)
     torch.save(trained.state_dict(), tmp_path / "trained.pt")
     image = torch.rand(3, 64, 64)
-    example: Any = ([image],) if kind is detection.SSD else image[None]
+    example: Any = ([image],) if kind is detection.ssd.SSD else image[None]
     fresh = {key: value.clone() for key, value in model.state_dict().items()}
     give_weights(model, str(tmp_path / "trained.pt"), example, name=spec, classes=3, transfer=True)
     theirs = trained.state_dict()
