@@ -245,10 +245,8 @@ def _asked(recipe: Recipe, measurement: Mapping[str, Any]) -> tuple[int | None, 
     """Return the number of classes, and the channels and height of the images."""
     example = measurement["example"]
     output = _sizes(example.get("output") or [], "output")
-    classes = recipe.classes or (output[1] if len(output) > 1 else None)
-    if "classes" in measurement and recipe.data:  # earlier versions knew data with classes alone
-        known = None if measurement["classes"] is None else whole_number(measurement, "classes")
-        classes = recipe.classes or known
+    known = None if measurement.get("classes") is None else whole_number(measurement, "classes")
+    classes = recipe.classes or known or (output[1] if len(output) > 1 else None)
     if classes is not None and classes > MOST_CLASSES:
         raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
     shape = _sizes(_image(example), "shape")
