@@ -17,11 +17,11 @@ from secateur import reading
 from secateur.arguments import checked
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
-from secateur.artifact.claims import check_name
+from secateur.artifact.bounded_reading import MOST_PLAN, entry, naming, table_of, whole_number
 from secateur.artifact.document import FORMAT, document, inputs_as_well, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
-from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_number
+from secateur.artifact.locks import check_name
 from secateur.artifact.manifest import check, check_size, manifest
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply
@@ -39,7 +39,7 @@ from secateur.recipe import Recipe
 from secateur.rules import Seconds, Threads
 from secateur.spelling import said
 
-WEIGHTS, MEASUREMENT = "weights.safetensors", "measurement.json"
+WEIGHTS, MEASUREMENT, PREDICTIONS = "weights.safetensors", "measurement.json", "predictions.json"
 MOST_PLANS = 2000
 MOST_CLASSES = 2**16
 ENOUGH = 2**22
@@ -115,15 +115,16 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
     """
     check_name(Path(folder))
     place = Path(folder).resolve()
-    recipe = result.recipe
     with folders.replacing(place, force=force, claim=claim) as new:
-        if recipe:
+        if recipe := result.recipe:
             folders.write_file(new / "recipe.toml", recipe.to_toml().encode())
         (new / "plans").mkdir()
         for number, plan in enumerate(result.plans, start=1):
             folders.write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
         folders.write_file(new / WEIGHTS, weights.to_bytes(result.model))
         _write_json(new / MEASUREMENT, document(result))
+        if result.predictions:
+            folders.write_file(new / PREDICTIONS, json.dumps(result.predictions, allow_nan=False).encode())
         _write_json(new / "environment.json", environment(result.method, recipe.seed if recipe else None))
         yield new
 
@@ -309,5 +310,4 @@ def _few(inputs: Any) -> Any:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    folders.write_file(path, (text + "\n").encode())
+    folders.write_file(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -81,6 +81,8 @@ class Outcome:
         sources: the files that the recipe names, as they were; empty without a recipe.
         minutes: how they were used, see ``Spent``; None where none were given.
         seconds: wall-clock time of each stage.
+        predictions: what the dense and the pruned network make of some test examples, drawn, the worst disagreement
+            first, see ``secateur.predictions``; empty without test examples, or where nobody knows how to draw them.
         graphs: how the network was read that each round began with, the dense one first.
     """
 
@@ -116,6 +118,7 @@ class Outcome:
     sources: tuple[Source, ...] = ()
     minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    predictions: Mapping[str, Any] = field(default_factory=dict[str, Any])
     graphs: tuple[Graph, ...] = ()
 
     def __post_init__(self) -> None:

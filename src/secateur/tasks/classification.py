@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from secateur.core.graph.outputs import scores_in
+from secateur.core.graph.outputs import named_tensors, scores_in
 from secateur.core.task import Meter, Metric, Task, nothing_measured
 from secateur.errors import DataError, ModelError
 from secateur.rules import Smoothing
@@ -123,8 +123,7 @@ class _ClassMeter(Meter):
 
     def update(self, output: Tensor, batch: Any) -> None:
         target = self._task.target(batch)
-        if (images := self._task.count(batch)) != (labels := len(check_labels(target))):
-            raise DataError(f"it has {images} images but {labels} labels: there must be one label for each image")
+        check_count(self._task, batch, len(check_labels(target)))
         target = check_classes(target, len(output), output.shape[1])
         if not len(target):
             return
@@ -166,6 +165,17 @@ class _LabelMeter(Meter):
         if not found:
             raise DataError("no image has any label, so that the average precision of none can be told")
         return (sum(found) / len(found),)
+
+
+def check_count(task: Task, batch: Any, labels: int) -> None:
+    """Refuse more or fewer labels than images, which would otherwise look like a fault of the network.
+
+    Raises:
+        DataError: saying both.
+    """
+    images = next((len(each) for _, each in named_tensors(task.inputs(batch)) if each.dim()), labels)
+    if images != labels:
+        raise DataError(f"it has {images} images but {labels} labels: there must be one label for each image")
 
 
 def check_labels(labels: Any) -> Tensor:

@@ -53,6 +53,8 @@ class Spot:
         at: where the expression stands.
         index: which entry of it the size is, where it gives several.
         number: what it is, if it is a number and nothing else.
+        own: whether it is made of numbers and of attributes of the module that are no shapes of tensors, so that no
+            tensor changes it.
     """
 
     module: str
@@ -60,6 +62,7 @@ class Spot:
     at: Range
     index: int | None = None
     number: int | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -191,7 +191,7 @@ def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             numbered = owner == entry.module and not entry.training
             change = Change(entry.call, entry.function, size.path, size.sign * left, size.spot, numbered)
             by_module.setdefault(owner, []).append(change)
-            if left < count(size.axis, torch.ones_like(keep)):
+            if left < count(size.axis, torch.ones_like(keep)) or size.spot is None or not size.spot.own:
                 others.add(owner)
     for name, changes in by_module.items():
         if name in others:  # the rest is right as it is, and keeps its class

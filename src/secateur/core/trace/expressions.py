@@ -91,6 +91,16 @@ def bindings_of(name: str, function: ast.AST) -> list[ast.expr | None]:
     return found if len(stored) == len(found) else [None]
 
 
+def is_own(node: ast.expr) -> bool:
+    """Tell whether an expression is made of numbers and of attributes of ``self`` that are no shapes of tensors."""
+    return all(
+        not isinstance(part, ast.Call)
+        and (not isinstance(part, ast.Name) or part.id == "self")
+        and (not isinstance(part, ast.Attribute) or part.attr not in ("shape", "size"))
+        for part in ast.walk(node)
+    )
+
+
 def is_shape(node: ast.expr) -> bool:
     """Whether an expression reads sizes off a tensor."""
     if isinstance(node, ast.Subscript):

@@ -15,7 +15,16 @@ from secateur.core.code.functions import functions_in
 from secateur.core.code.source import Hop, Spot, call_at, dotted, holds, key_of, looked_up, range_of, written
 from secateur.core.code.written_numbers import Path
 from secateur.core.surgery.generated import origin_of
-from secateur.core.trace.expressions import argument, bindings_of, is_shape, is_steady, names_in, number_in, within
+from secateur.core.trace.expressions import (
+    argument,
+    bindings_of,
+    is_own,
+    is_shape,
+    is_steady,
+    names_in,
+    number_in,
+    within,
+)
 from secateur.core.trace.frames import first, frames, function_of, is_inside
 
 NO_SOURCE = "whose source is not at hand"
@@ -72,7 +81,8 @@ class Places:
         if reason:
             return reason
         route = tuple(level.hop for level in self._levels)
-        return Spot(self._module, route, range_of(node), index, None if index is not None else number_in(node))
+        number = None if index is not None else number_in(node)
+        return Spot(self._module, route, range_of(node), index, number, is_own(node))
 
     # -- which function ----------------------------------------------------------------------------------------
 
