@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from secateur.artifact import weights
 from secateur.artifact.bounded_reading import MOST_PLAN, entry, naming, table_of, whole_number
 from secateur.artifact.document import FORMAT, document, inputs_as_well, inputs_like
 from secateur.artifact.environment import environment
-from secateur.artifact.expected import check_expected
+from secateur.artifact.expected import built_for, check_expected
 from secateur.artifact.locks import check_name
 from secateur.artifact.manifest import check, check_size, manifest
 from secateur.core.plan import Plan
@@ -41,7 +41,6 @@ from secateur.spelling import said
 
 WEIGHTS, MEASUREMENT, PREDICTIONS = "weights.safetensors", "measurement.json", "predictions.json"
 MOST_PLANS = 2000
-MOST_CLASSES = 2**16
 ENOUGH = 2**22
 """Numbers in the inputs that a network is traced with, if they are many examples."""
 
@@ -228,7 +227,7 @@ def _dense(
         )
     example = measurement["example"]
     with naming(place / MEASUREMENT):
-        classes, images = _asked(recipe, measurement)
+        classes, images = built_for(recipe, measurement)
 
     def made() -> nn.Module:
         return (build or build_by_name)(str(recipe.model), classes=classes, **images)
@@ -240,33 +239,6 @@ def _dense(
         if recipe.transfer:  # a builder that knows one number of classes only
             fit_classes(model, classes, inputs_like(example, torch.device("cpu")))
         return model
-
-
-def _asked(recipe: Recipe, measurement: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
-    """Return the number of classes, and the channels and height of the images."""
-    example = measurement["example"]
-    output = _sizes(example.get("output") or [], "output")
-    known = None if measurement.get("classes") is None else whole_number(measurement, "classes")
-    classes = recipe.classes or known or (output[1] if len(output) > 1 else None)
-    if classes is not None and classes > MOST_CLASSES:
-        raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
-    shape = _sizes(_image(example), "shape")
-    return classes, {"channels": shape[-3], "image": shape[-2]} if len(shape) > 2 else {"channels": 3, "image": None}
-
-
-def _image(example: Mapping[str, Any]) -> Any:
-    """Return the shape of what a network takes for an image, alone or in a list; nothing if it takes something else."""
-    items: Any = example.get("items")
-    if isinstance(items, list) and len(cast("list[Any]", items)) == 1 and isinstance(items[0], Mapping):
-        return _image(cast("Mapping[str, Any]", items[0]))
-    shape: Any = example.get("shape") or []
-    return shape if not isinstance(shape, list) or len(cast("list[Any]", shape)) in (3, 4) else []
-
-
-def _sizes(sizes: Any, name: str) -> list[int]:
-    if not isinstance(sizes, list):
-        raise reading.Unfit(f"the {name} of its example is {reading.written(sizes)} and no list of sizes")
-    return [whole_number({name: size}, name) for size in cast("list[Any]", sizes)]
 
 
 def _replay(
