@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import secateur.tasks as tasks  # noqa: F401  # pyright: ignore[reportUnusedImport]
     from secateur.artifact import load, save
     from secateur.budget import Budget
     from secateur.checks import check_method
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
     from secateur.run import Result, prune, run_recipe
     from secateur.session import Session
+    from secateur.tasks import Task
     from secateur.training import Settings, fit
 
 _HOMES = {
@@ -50,6 +52,7 @@ _HOMES = {
     "Settings": "training",
     "Step": "outcome",
     "Target": "core.sizes.size",
+    "Task": "tasks",
     "apply": "core.surgery",
     "build": "models",
     "check_method": "checks",
@@ -93,6 +96,7 @@ __all__ = [
     "Settings",
     "Step",
     "Target",
+    "Task",
     "apply",
     "build",
     "check_method",
@@ -118,7 +122,12 @@ __all__ = [
 ]
 
 
+_MODULES = ("tasks",)
+
+
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"secateur.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'secateur' has no attribute '{name}'")
     value = getattr(importlib.import_module(f"secateur.{_HOMES[name]}"), name)
@@ -127,4 +136,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -7,7 +7,7 @@ what it will take for the price of its Python code.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,9 @@ from secateur.artifact.weights import Header
 from secateur.core.module_calls import Operators
 from secateur.core.surgery import run, tensors_in
 from secateur.errors import SecateurError
+from secateur.recipe import Recipe
 
+MOST_CLASSES = 2**16
 PER_STORED = 64
 """Weights of the dense network for each that is stored of the pruned one: less than 2 percent are never left."""
 
@@ -93,3 +95,30 @@ def _made(model: nn.Module, example: Mapping[str, Any]) -> int | None:
     except (SecateurError, NotImplementedError, RuntimeError):
         return None
     return sum(sizes)
+
+
+def built_for(recipe: Recipe, measurement: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Return the number of classes, and the channels and height of the images."""
+    example = measurement["example"]
+    output = _sizes(example.get("output") or [], "output")
+    known = None if measurement.get("classes") is None else whole_number(measurement, "classes")
+    classes = recipe.classes or known or (output[1] if len(output) > 1 else None)
+    if classes is not None and classes > MOST_CLASSES:
+        raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
+    shape = _sizes(_image(example), "shape")
+    return classes, {"channels": shape[-3], "image": shape[-2]} if len(shape) > 2 else {"channels": 3, "image": None}
+
+
+def _image(example: Mapping[str, Any]) -> Any:
+    """Return the shape of what a network takes for an image, alone or in a list; nothing if it takes something else."""
+    items: Any = example.get("items")
+    if isinstance(items, list) and len(cast("list[Any]", items)) == 1 and isinstance(items[0], Mapping):
+        return _image(cast("Mapping[str, Any]", items[0]))
+    shape: Any = example.get("shape") or []
+    return shape if not isinstance(shape, list) or len(cast("list[Any]", shape)) in (3, 4) else []
+
+
+def _sizes(sizes: Any, name: str) -> list[int]:
+    if not isinstance(sizes, list):
+        raise reading.Unfit(f"the {name} of its example is {reading.written(sizes)} and no list of sizes")
+    return [whole_number({name: size}, name) for size in cast("list[Any]", sizes)]

@@ -136,6 +136,9 @@ class Task(ABC):
     metric_is_mean: ClassVar[bool] = False
     """Whether the deciding metric of a split is the mean over its examples, so that several processes can share it."""
 
+    imitates: ClassVar[bool] = True
+    """Whether there is something to imitate in what a network returns in training mode."""
+
     judges_loss: ClassVar[bool] = True
     """Whether ``loss`` can be computed in evaluation mode as well."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from secateur.core.surgery.forward import listed
 from secateur.core.task import TARGETS, Task
-from secateur.data.dataset import check_labels
+from secateur.data.dataset import Data, check_labels
 from secateur.data.order import Split
 from secateur.errors import DataError
 from secateur.measure.forward import tensors
@@ -51,13 +51,18 @@ def labelled(batch: Any, task: Task, classes: int, split: Split) -> Any:
     return images, _numbers(labels, len(images), classes, split)
 
 
-def check_batch(batch: Any, task: Task, classes: int | None) -> None:
+def check_batch(batch: Any, task: Task, classes: int | None, where: str = "the first batch of the val loader") -> None:
     """Refuse a first validation batch that is none of a task.
+
+    Args:
+        batch: the first of the validation split.
+        task: what it should be for.
+        classes: number of labels; None if not known.
+        where: what messages call it.
 
     Raises:
         DataError: saying what it lacks.
     """
-    where = "the first batch of the val loader"
     try:
         inputs, target, count = task.inputs(batch), task.target(batch), task.count(batch)
     except DataError as error:
@@ -77,8 +82,19 @@ def check_batch(batch: Any, task: Task, classes: int | None) -> None:
         raise DataError(f"{where} does not fit {task.name}: {error}") from None
 
 
+def check_first(data: Data) -> None:
+    """Refuse a data set whose first validation example is none of its task.
+
+    Raises:
+        DataError: saying what it lacks.
+    """
+    check_batch(data.source.first(), data.task, data.classes, f"the first validation example of {data.name}")
+
+
 def _check_target(target: Any, inputs: Any, count: int, task: Task, classes: int | None) -> None:
-    if isinstance(task, Segmentation):
+    if isinstance(task, Classification):
+        _check_labels(target, count, classes, task)
+    elif isinstance(task, Segmentation):
         check_masks(target, torch.empty(count, classes or _MANY, device="meta"), task.ignore)
     elif isinstance(task, Detection):
         _check_detection(target, inputs, classes)
@@ -94,6 +110,14 @@ def _check_target(target: Any, inputs: Any, count: int, task: Task, classes: int
             raise DataError(f"its targets must be images (N, C, H, W), not {described(target)}")
 
 
+def _check_labels(target: Any, count: int, classes: int | None, task: Classification) -> None:
+    shape = tuple(target.shape) if isinstance(target, Tensor) else ()
+    if task.multi_label and (len(shape) != 2 or shape[0] != count or classes not in (None, shape[1])):
+        raise DataError(f"its labels must be 0 or 1 for each of {classes or 'the'} classes, not {described(target)}")
+    if not task.multi_label and (shape != (count,) or target.is_floating_point()):
+        raise DataError(f"its labels must be class numbers of shape ({count},), not {described(target)}")
+
+
 def _check_detection(target: Any, inputs: Any, classes: int | None) -> None:
     boxes, images = check_boxes(target), listed(inputs)
     if images is None or len(images) != len(boxes):
@@ -101,8 +125,22 @@ def _check_detection(target: Any, inputs: Any, classes: int | None) -> None:
             f"it must hold an image (C, H, W) for each of {len(boxes)} tables of boxes, stacked or in a list, not "
             f"{described(inputs[0])}"
         )
-    for one in boxes:
+    for number, (one, image) in enumerate(zip(boxes, images, strict=True)):
         check_labels(one["labels"], classes or _MANY, "its boxes")
+        _check_inside(one["boxes"], image, number)
+
+
+def _check_inside(boxes: Tensor, image: Tensor, number: int) -> None:
+    high, wide = image.shape[-2:]
+    inner = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([wide, high, wide, high]))
+    left, whole = (((it[:, 2:] - it[:, :2]).clamp(min=0)).prod(dim=1) for it in (inner, boxes))
+    away = 2 * left < whole
+    if bool(away.any()):
+        corners = ", ".join(f"{it:g}" for it in boxes[away][0].tolist())
+        raise DataError(
+            f"the box {corners} of image {number} lies mostly outside of its {wide} x {high} pixels; boxes are x1, y1, "
+            "x2, y2 in pixels of the image that the network is given"
+        )
 
 
 def _numbers(labels: Any, count: int, classes: int, split: Split) -> Tensor:

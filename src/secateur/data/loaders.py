@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from secateur.arguments import checked
 from secateur.core.surgery.forward import are_images
-from secateur.data.batch_checks import check_batch, labelled, wants_labels
+from secateur.data.batch_checks import check_batch, check_first, labelled, wants_labels
 from secateur.data.dataset import Batches, Data, Source, example_of
 from secateur.data.order import Order, Split
 from secateur.errors import DataError, nearest
@@ -93,7 +93,11 @@ def with_task(
         DataError: if the examples are none of the task.
     """
     if isinstance(data, Data):
-        return data if data.task is task else data.source.under(data, task)
+        if data.task is task:
+            return data
+        found = data.source.under(data, task)
+        check_first(found)
+        return found
     if isinstance(data, Mapping):
         named = cast("Mapping[str, Loader]", data)
         strange = next((key for key in named if key not in _ORDER), None)

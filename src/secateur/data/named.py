@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.arguments import checked
+from secateur.data.batch_checks import check_first
 from secateur.data.box_folder import box_folder
 from secateur.data.dataset import Data, constants
 from secateur.data.folder import image_folder, retrieval_folder
@@ -141,7 +142,11 @@ def _as_asked(found: Data, channels: int | None, classes: int | None, task: Task
         )
     if classes is not None and found.classes is not None and classes != found.classes:
         raise DataError(f"{found.name} has {found.classes} classes, and classes={classes} was said: leave that out")
-    return found if task is None or found.task is task else found.source.under(found, task)
+    if task is None:
+        return found
+    found = found if found.task is task else found.source.under(found, task)
+    check_first(found)
+    return found
 
 
 def _digits(fraction: float, most: int | None, mean: Sequence[float], std: Sequence[float]) -> Data:

@@ -17,6 +17,7 @@ from secateur.errors import DataError, ModelError, SecateurError, first_line
 from secateur.rules import Rule
 
 T = TypeVar("T")
+_SHOWN = 3  # shapes in a message
 
 ExampleInputs: TypeAlias = Annotated[Tensor | tuple[Any, ...] | Mapping[str, Any], INPUTS]
 """A tensor (one argument), a tuple (positional arguments) or a mapping (keyword arguments)."""
@@ -217,9 +218,15 @@ def call_on(model: nn.Module, inputs: ExampleInputs) -> Any:
     except (SecateurError, MemoryError, torch.OutOfMemoryError):  # whoever called may try elsewhere
         raise
     except Exception as error:  # its forward is anybody's code
-        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs)) or "no tensors"
+        shapes = _listed([str(tuple(tensor.shape)) for tensor in tensors(inputs)]) or "no tensors"
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}") from error
+
+
+def _listed(shapes: Sequence[str]) -> str:
+    """Return shapes in words; of many, as those of single images and their boxes, the first."""
+    more = [f"{len(shapes) - _SHOWN} more"] if len(shapes) > _SHOWN + 1 else []
+    return " and ".join([*(shapes[:_SHOWN] if more else shapes), *more])
 
 
 def spread(model: nn.Module, inputs: ExampleInputs) -> Any:

@@ -49,6 +49,7 @@ from secateur.run.time_budget import check_minutes
 from secateur.run.work_folder import Work
 from secateur.tasks import Task
 from secateur.training import Settings
+from secateur.training.objective import check_lesson
 
 
 @checked
@@ -169,6 +170,9 @@ def prune(
     images, unlabelled, example_inputs = looked_at(
         model, data, calibrate, example_inputs, task=task, count=calibrate_images, seed=seed
     )
+    if images is not None:
+        check_lesson(images.task, train)
+        check_lesson(images.task, shape)
     if isinstance(given, str):
         given = _built(given, images, example_inputs, seed)
         model = _own(given)

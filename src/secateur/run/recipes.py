@@ -33,6 +33,7 @@ from secateur.run.stopwatch import Clock, of_epochs
 from secateur.run.subject import example_of, graph_of, subject_of
 from secateur.run.work_folder import Work
 from secateur.training import fit
+from secateur.training.objective import check_lesson
 
 
 @checked
@@ -71,6 +72,9 @@ def run_recipe(
     made_from = sources(recipe) if folder is None else hold(folder.folder, recipe)
     subject = subject_of(recipe, download=download, tell=tell)
     model, data, images = subject.model, subject.data, subject.images
+    if data is not None:
+        for settings in (recipe.pretrain, recipe.train, recipe.shape):
+            check_lesson(data.task, settings)
     clock, trained = Clock(), None
     choices = Choices(folder, recipe.chosen, tell)
     limits = Limits(recipe.min_units, recipe.multiple)

@@ -40,6 +40,7 @@ class Detection(Task):
 
     name: ClassVar[str] = "detection"
     metrics = (MAP, MAP_50, MAP_75)
+    imitates: ClassVar[bool] = False
     judges_loss: ClassVar[bool] = False
 
     def inputs(self, batch: Any, *, training: bool = False) -> Inputs:

@@ -32,6 +32,7 @@ from secateur.tasks import Classification
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
+from secateur.training.objective import check_lesson
 from secateur.training.placement import accelerated, device_type, placed, speaking
 from secateur.training.settings import Settings
 from secateur.training.share import Share, trained_on
@@ -96,6 +97,7 @@ def fit(
             belongs to another training, or the loss is not finite; in that case the network has the weights
             of the last good epoch.
     """
+    check_lesson(data.task, settings)
     _check(model, data, settings, teacher, seed)
     _check_outputs(model, data, teacher if settings.distill else None)
     kind = device_type(settings)

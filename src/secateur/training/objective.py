@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.task import nothing_to_imitate
 from secateur.tasks import Task
 from secateur.training.settings import Settings
 
@@ -48,6 +49,19 @@ def loss_of(task: Task, output: Any, batch: Any, taught: Any, settings: Settings
         return hard
     soft = task.imitation(output, taught, settings.temperature)
     return (1 - settings.distill) * hard + settings.distill * soft
+
+
+def check_lesson(task: Task, settings: Settings | None) -> None:
+    """Refuse settings that a task has no use for.
+
+    Raises:
+        SettingError: if labels are to be smoothed, or a teacher imitated, where there are none.
+    """
+    if settings is None:
+        return
+    task.smoothed(settings.label_smoothing)
+    if settings.distill and not task.imitates:
+        raise nothing_to_imitate(task)
 
 
 def first_not_finite(losses: Tensor) -> int:

@@ -110,7 +110,7 @@ def choose(
         if settings.compile == "auto" and expected > _WORTH_COMPILING[device.type]:
             return _compiled(trial, best, expected, tell)
         return replace(best, compile=default.compile)
-    except (RuntimeError, TypeError) as error:  # a network that cannot be copied, say
+    except (RuntimeError, TypeError, LookupError, ValueError, AssertionError) as error:  # which training will tell
         tell(Event("speed", f"speed was not measured ({first_line(error)}); taking the defaults"))
         return default
 

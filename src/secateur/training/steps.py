@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from secateur.core.zeros.shaper import Moment
 from secateur.events import Event, Tell
-from secateur.measure.forward import moved, spread
+from secateur.measure.forward import call_on, moved, spread
 from secateur.tasks import Task
 from secateur.training.history import Speed
 from secateur.training.objective import first_not_finite, loss_of
@@ -85,7 +85,7 @@ class Parts:
         # torch.compile cannot look through the mode: there each process keeps its own statistics
         shared = self.accelerator.num_processes > 1 and self.speed.compile != "on"
         with SharedNorms() if shared else nullcontext():
-            output = spread(self.network, inputs)
+            output = call_on(self.network, inputs)
         return loss_of(self.task, output, batch, taught, self.settings), output
 
     def update(self) -> None:

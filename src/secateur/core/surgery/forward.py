@@ -120,7 +120,8 @@ def _call(model: nn.Module, inputs: Inputs) -> Any:
 def describe(inputs: Inputs) -> str:
     """Return the shapes of example inputs for a message."""
     shapes = [str(tuple(leaf.shape)) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    return f"shape {', '.join(shapes)}" if shapes else "no tensors"
+    kind = "a list of images of " if listed(inputs) is not None else ""
+    return f"{kind}shape {', '.join(shapes)}" if shapes else "no tensors"
 
 
 def tensors_in(value: Any) -> list[Tensor]:
