@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -65,6 +66,7 @@ class Block(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return features of the same shape, (N, C, H, W)."""
         return F.relu(features + self.second(self.first(features)))
 
 
@@ -80,12 +82,13 @@ class Features(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int], last: int) -> None:
         super().__init__()
         self.stem = layer(channels, widths[0], 2)
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.stages = nn.ModuleList(nn.Sequential(layer(one, two, 2), Block(two)) for one, two in pairs)
         self.last = last
         self.out_channels = list(widths[-last:])
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """Return the features of the last stages by their numbers, the finest first."""
         features = self.stem(images)
         found = OrderedDict[str, Tensor]()
         for number, stage in enumerate(self.stages):
@@ -104,6 +107,7 @@ class Pooled(nn.Module):
         self.head = nn.Linear(features.out_channels[-1], numbers)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return numbers, (N, numbers)."""
         (found,) = self.features(images).values()
         return self.head(found.mean(dim=(2, 3)))
 
@@ -126,6 +130,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(before, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return scores, (N, classes, H / 2, W / 2); H and W are multiples of 16."""
         features = self.down[0](self.stem(images))
         kept = [features]
         for stage in self.down[1:]:
@@ -145,6 +150,7 @@ class Added(nn.Module):
         self.first, self.second = nn.Conv2d(width, width, 3, 1, 1), nn.Conv2d(width, width, 3, 1, 1)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return features of the same shape, (N, C, H, W)."""
         return features + self.second(F.relu(self.first(features)))
 
 
@@ -161,6 +167,7 @@ class SuperResolution(nn.Module):
             self.grow.weight.mul_(0.1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return images in twice the height and width, (N, C, 2 H, 2 W)."""
         plain = F.interpolate(images, scale_factor=float(self.scale), mode="bicubic", align_corners=False)
         found = self.head(images)
         return plain + F.pixel_shuffle(self.grow(found + self.body(found)), self.scale)

@@ -9,9 +9,9 @@
 Each task is one recipe, ``task_NAME.toml``, which says network, data, image size and both trainings; the folders of
 pictures are given here (see ``task_data.py``), and tasks without theirs are left out. The dense network is trained once
 for each seed, on one thread, and its weights stay in the work folder. Each row is one network, pruned by one way (an
-arm) and, with epochs, fine-tuned; its metrics are those of all test images. Units are chosen, and what is left is fitted
-to the dense network, with the training images of the recipe and without their labels. A run that was killed goes on
-where it stopped, also within a training. The last row of a kind counts.
+arm) and, with epochs, fine-tuned; its metrics are those of all test images. Units are chosen, and what is left is
+fitted to the dense network, with training images and without their labels. A run that was killed goes on where it
+stopped, also within a training. The last row of a kind counts.
 """
 
 from __future__ import annotations
