@@ -42,7 +42,7 @@ from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.data import Data, load_data
 from secateur.events import Event
-from secateur.measure import accuracy, count
+from secateur.measure import count, quality
 from secateur.methods.batch_bridgeout import BatchBridgeout
 from secateur.repair import compensate
 from secateur.training import Settings, fit, recalibrate
@@ -207,7 +207,7 @@ def zeroed(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def test(model: nn.Module, data: Data) -> float:
-    return accuracy(model, data.batches("test", 500)).top1
+    return quality(model, data.batches("test", 500)).value
 
 
 def tell(event: Event) -> None:

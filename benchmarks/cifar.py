@@ -98,19 +98,19 @@ def run_one(arguments: argparse.Namespace, data: Data, network: str, method: str
         latency=False,
         work=file.with_suffix(".work"),
     )
-    assert result.before.accuracy
+    assert result.before.quality
     assert result.middle
-    assert result.middle.accuracy
-    assert result.after.accuracy
+    assert result.middle.quality
+    assert result.after.quality
     row = {
         "network": network,
         "method": method,
         "keep": keep,
         "seed": seed,
         "epochs": arguments.epochs,
-        "dense": result.before.accuracy.top1,
-        "pruned": result.middle.accuracy.top1,
-        "tuned": result.after.accuracy.top1,
+        "dense": result.before.quality.value,
+        "pruned": result.middle.quality.value,
+        "tuned": result.after.quality.value,
         "params": [result.before.counts.params, result.after.counts.params],
         "macs": [result.before.counts.macs, result.after.counts.macs],
         "verification": result.verification,

@@ -30,7 +30,7 @@ from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.data import load_calibration, load_data
-from secateur.measure import accuracy
+from secateur.measure import quality
 from secateur.methods import METHODS
 from secateur.models import build, give_weights
 from secateur.repair import take
@@ -77,7 +77,7 @@ def accuracies(source: str, weights: Path) -> list[dict[str, Any]]:
         model = build(network, classes=10, channels=3).eval()
         give_weights(model, str(next(weights.glob(f"{network}-*.th"))), data.example(), name=network)
         graph = trace(model, data.example())
-        dense = accuracy(model, data.batches("test")).top1
+        dense = quality(model, data.batches("test")).value
         for name in CRITERIA:
             for keep in KEEPS:
                 row: dict[str, Any] = {"network": network, "dense": dense, "method": name, "keep": keep}
@@ -85,9 +85,9 @@ def accuracies(source: str, weights: Path) -> list[dict[str, Any]]:
                     plan = planned(name, model, graph, keep, multiple)
                     row[f"macs {multiple}"] = size(graph, plan).macs / size(graph).macs
                     thin = apply(model, graph, plan)
-                    row[f"top1 {multiple}"] = accuracy(thin, data.batches("test")).top1
+                    row[f"top1 {multiple}"] = quality(thin, data.batches("test")).value
                     take("recalibrate", model, thin, graph, plan, images, 0)
-                    row[f"norms {multiple}"] = accuracy(thin, data.batches("test")).top1
+                    row[f"norms {multiple}"] = quality(thin, data.batches("test")).value
                 print(row, flush=True)
                 rows.append(row)
     return rows

@@ -45,8 +45,8 @@ from secateur.core.surgery import hold
 from secateur.core.trace import trace
 from secateur.data import Data, from_arrays, load_data
 from secateur.events import Event
-from secateur.measure import accuracy as tested
 from secateur.measure import count
+from secateur.measure import quality as tested
 from secateur.methods.fine_pruning import FinePruning
 from secateur.models import build, transfer_weights
 from secateur.run import prune
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace, arm: str, keep: float, seed: int) -> None
         limits=Limits(multiple=1), repair=(), work=work, tell=tell,
     )  # fmt: skip
     assert result.middle is not None
-    cut, after = accuracy(result.middle.accuracy), accuracy(result.after.accuracy)
+    cut, after = accuracy(result.middle.quality), accuracy(result.after.quality)
     if arm == "late once":
         graph = trace(result.model, data.example())  # no unit is gone, so the plan is of this network too
         fixed = hold(result.model, graph, result.plans[-1])
@@ -157,7 +157,7 @@ def tell(event: Event) -> None:
 
 
 def accuracy(found: Any) -> float:
-    return float(found.top1)
+    return float(found.value)
 
 
 def table(out: Path) -> Iterator[str]:

@@ -41,7 +41,7 @@ from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.data import Data, load_data
 from secateur.errors import TargetError
-from secateur.measure import accuracy, count
+from secateur.measure import count, quality
 from secateur.measure.machine import processor
 from secateur.methods import find
 from secateur.models import build, load_weights
@@ -174,7 +174,7 @@ def run_one(
 
 
 def top1(model: nn.Module, data: Data) -> float:
-    return accuracy(model, data.batches("test", 250)).top1
+    return quality(model, data.batches("test", 250)).value
 
 
 def dense_top1(arguments: argparse.Namespace, data: Data, dense: nn.Module, seed: int) -> float:

@@ -37,7 +37,7 @@ from secateur.core.sizes.size import size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace
 from secateur.data import Data, load_calibration, load_data
-from secateur.measure import accuracy
+from secateur.measure import quality
 from secateur.measure.forecast import Forecast
 from secateur.measure.machine import processor
 from secateur.methods import find
@@ -181,7 +181,7 @@ def tested(model: torch.nn.Module, data: Data) -> float:
         left -= len(images)
         if left <= 0:
             break
-    return accuracy(model, batches).top1
+    return quality(model, batches).value
 
 
 def table(done: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@
     python benchmarks/mask_search.py --data cifar10:DIR --model anwar_cifar10_small --images 1000
 
 The loop copies the network, zeroes what the mask drops and makes a full pass over the validation images, mask after
-mask, as torch runs networks by default. A second loop makes its passes with the library's own ``accuracy``, which
+mask, as torch runs networks by default. A second loop makes its passes with the library's own ``quality``, which
 chooses the memory layout. All get the same masks and must name the same winner with the same number of errors;
 otherwise the script fails. Each runs in a process of its own, since memory that one has used makes the next one
 faster. Wall-clock and CPU seconds are given, for the machine may be busy; peak memory is that of the process.
@@ -34,7 +34,7 @@ from secateur.core.sizes.size import size
 from secateur.core.surgery import masked
 from secateur.core.trace import trace
 from secateur.data import Data, from_arrays, load_data
-from secateur.measure import accuracy
+from secateur.measure import quality
 from secateur.measure.machine import processor
 from secateur.methods.random_masks import RandomMasks
 from secateur.models import build, load_weights
@@ -153,7 +153,7 @@ def plain(network: nn.Module, batches: Batches) -> int:
 
 def with_accuracy(network: nn.Module, batches: Batches) -> int:
     images = sum(len(y) for _, y in batches)
-    return images - round(accuracy(network, batches).top1 * images)
+    return images - round(quality(network, batches).value * images)
 
 
 def machine() -> dict[str, object]:

@@ -101,7 +101,7 @@ def run(recipe: Recipe, name: str, folder: Path) -> None:
             "row": title, "recipe": asked.to_toml(), "verification": result.verification,
             "params": [result.before.counts.params, result.after.counts.params],
             "macs": [result.before.counts.macs, result.after.counts.macs], "nonzero": result.after.counts.nonzero,
-            "accuracy": {stage: m.accuracy.top1 for stage, m in result.stages.items() if m.accuracy is not None},
+            "accuracy": {stage: m.quality.value for stage, m in result.stages.items() if m.quality is not None},
             "searches": [[trial.error for trial in search.trials] for search in result.searches],
             "seconds": dict(result.seconds), "torch": torch.__version__,
         }  # fmt: skip

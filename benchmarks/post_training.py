@@ -36,7 +36,7 @@ from post_training_figure import figure
 from post_training_tables import KEEPS, MUST, SEEDS, Job, Row, failures, key, tables
 from row_files import append, read
 from secateur.artifact.commit import commit
-from secateur.measure import accuracy
+from secateur.measure import quality
 from secateur.measure.machine import processor
 from secateur.training import Settings, fit
 
@@ -193,7 +193,7 @@ def trained(subject: Subject, cut: Cut, job: Job, arguments: argparse.Namespace)
 
 
 def tested(subject: Subject, model: torch.nn.Module) -> float:
-    return round(accuracy(model, subject.data.batches("test")).top1, 6)
+    return round(quality(model, subject.data.batches("test")).value, 6)
 
 
 @functools.cache

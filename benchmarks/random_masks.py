@@ -37,7 +37,7 @@ from secateur.core.surgery import apply, hold
 from secateur.core.trace import trace
 from secateur.core.zeros.patterns import input_maps, maskable, strided_mask
 from secateur.data import Data, from_arrays, load_data
-from secateur.measure import accuracy
+from secateur.measure import quality
 from secateur.measure.machine import processor
 from secateur.methods.random_masks import RandomMasks
 from secateur.models import build, load_weights
@@ -200,8 +200,8 @@ class Bench:
             latency=False,
         )
         assert result.middle
-        assert result.middle.accuracy
-        assert result.after.accuracy
+        assert result.middle.quality
+        assert result.after.quality
         graph = self.graph_of(dense)
         first = self.sizes(graph, result.plans[0])
         inner = self.sizes(trace(apply(dense, graph, result.plans[0]), self.data.example()), result.plans[1])
@@ -209,8 +209,8 @@ class Bench:
             "granularity": "combine",
             "ratio": total,
             "way": "best",
-            "before": round(1.0 - result.middle.accuracy.top1, 6),
-            "after": round(1.0 - result.after.accuracy.top1, 6),
+            "before": round(1.0 - result.middle.quality.value, 6),
+            "after": round(1.0 - result.after.quality.value, 6),
             "epochs": 2 * settings.epochs,
             **inner,
             "macs": first["macs"],
@@ -254,7 +254,7 @@ class Bench:
 
     def error(self, model: nn.Module) -> float:
         """Return the share of wrong test images."""
-        return 1.0 - accuracy(model, self.data.batches("test", 250)).top1
+        return 1.0 - quality(model, self.data.batches("test", 250)).value
 
     def sizes(self, graph: Graph, plan: Plan) -> dict[str, Any]:
         """Return what is left, and which share of the weights of all convolutions but the first has gone."""

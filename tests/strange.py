@@ -274,8 +274,8 @@ class World:
         self.plan = secateur.Plan((DropUnits(self.graph.groups[0].name, (0,)),))
         self.thin = secateur.apply(self.model, self.graph, self.plan)
         self.counts = secateur.measure.count(self.model, self.x)
-        self.accuracy = secateur.measure.accuracy(self.model, self.batches)
-        self.measurement = secateur.measure.Measurement(self.counts, self.accuracy)
+        self.quality = secateur.measure.quality(self.model, self.batches)
+        self.measurement = secateur.measure.Measurement(self.counts, self.quality)
         self.latency = secateur.measure.Latency(1.0, 0.1, 3, 2, 1, "cpu", "eager")
         self.timed = secateur.measure.side_by_side({"dense": self.model, "pruned": self.thin}, self.x, seconds=1e-3)
         self.settings = secateur.Settings(epochs=1, batch_size=8, augment="none", precision="float32")
@@ -377,7 +377,7 @@ class World:
                 f"SideBySide.{each}": lambda: {"of": "dense", "to": "pruned"}
                 for each in ("ratio", "interval", "differ")
             },
-            "Accuracy": lambda: vars(self.accuracy),
+            "Quality": lambda: vars(self.quality),
             "Counts": lambda: vars(self.counts),
             "Latency": lambda: vars(self.latency),
             "Measurement": lambda: {"counts": self.counts},
@@ -399,9 +399,9 @@ class World:
             "Row": lambda: {
                 "epoch": 0,
                 "train_loss": 1.0,
-                "train_accuracy": 0.5,
+                "train_metric": 0.5,
                 "val_loss": None,
-                "val_accuracy": None,
+                "val_metric": None,
                 "lr": 0.1,
                 "seconds": 1.0,
             },

@@ -74,10 +74,10 @@ def _takes_anything(function: str, name: str) -> bool:
         (lambda w: secateur.trace(None, w.x), r"model must be a network \(torch.nn.Module\), not None"),  # type: ignore[arg-type]
         (lambda w: secateur.prune(w.model, w.x, target=0.5, leave=b"x"), "leave must be a list, each entry a text"),  # type: ignore[arg-type]
         (lambda w: secateur.prune(w.model, w.x, target=0.5, repair=0), "repair must be a list, each entry a text"),  # type: ignore[arg-type]
-        (lambda w: secateur.prune(w.model, w.x, target=0.5, tested="x"), "tested must be an Accuracy"),  # type: ignore[arg-type]
+        (lambda w: secateur.prune(w.model, w.x, target=0.5, tested="x"), "tested must be a Quality"),  # type: ignore[arg-type]
         (lambda w: secateur.prune(w.model, w.x, target=0.5, data=[]), "data must be a data set"),  # type: ignore[arg-type]
-        (lambda w: secateur.measure.accuracy(w.model, w.batches, device="cuda:99"), "device must be a device that"),
-        (lambda w: secateur.measure.accuracy(w.model, w.batches, device="meta"), "device must be a device that"),
+        (lambda w: secateur.measure.quality(w.model, w.batches, device="cuda:99"), "device must be a device that"),
+        (lambda w: secateur.measure.quality(w.model, w.batches, device="meta"), "device must be a device that"),
         (
             lambda w: secateur.measure.count(w.model, torch.zeros(1, 1, 8, 8, device="meta")),
             "has a shape and no values",

@@ -20,10 +20,11 @@ from secateur.core.sizes.size import Target
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 from secateur.errors import ArtifactError
-from secateur.measure import Accuracy, measure
+from secateur.measure import Quality, measure
 from secateur.methods import find
 from secateur.recipe import Recipe
 from secateur.run import Result, Width
+from secateur.tasks import Classification
 from secateur.training import History, Settings
 from secateur.training.history import Row
 
@@ -84,7 +85,7 @@ def result_of(dense: nn.Module, rounds: int = 1, recipe: Recipe | None = None, *
         "plans": tuple(plans),
         "before": before,
         "middle": None,
-        "after": type(after)(after.counts, Accuracy(0.75, 0.6, 20)),
+        "after": type(after)(after.counts, Quality(Classification().metrics, (0.75,), 0.6, 20)),
         "histories": (history,),
         "pretrain": None,
         "explanation": graph.explain(),
@@ -165,7 +166,8 @@ def test_documents_say_what_was_measured(saved, result):
     assert "Idea." in document["method"]["card"]
     assert "@inproceedings{" in document["method"]["bibtex"]
     assert document["before"]["counts"]["params"] == sum(p.numel() for p in result.dense.parameters())
-    assert document["after"]["accuracy"] == {"top1": 0.75, "loss": 0.6, "examples": 20}
+    top1 = {"name": "accuracy", "unit": "%", "higher_is_better": True, "digits": 2, "value": 0.75}
+    assert document["after"]["quality"] == {"metrics": [top1], "loss": 0.6, "examples": 20}
     assert document["middle"] is None
     assert document["widths"] == [{"layer": "a", "before": 6, "after": 4}]
     assert document["verification"]["exact"] is True

@@ -20,7 +20,7 @@ from secateur.training import fit
 NEWS = (
     Event("trace", "reading the network"),
     Event("measure", "measuring the dense network"),
-    Event("measure", "testing the accuracy", 1, 2),
+    Event("measure", "testing the network", 1, 2),
     Event("train", "", 1, 4, {"loss": 0.5}),
     Event("train", "epoch 1 of 2: loss 0.5", 2, 4),
     Event("train", "epoch 2 of 2: loss 0.4", 4, 4),

@@ -44,7 +44,7 @@ def test_weights_and_a_folder_of_pictures_are_enough(secateur: Call, tmp_path: P
     assert "warning: 16 unlabelled images" in ended.err.replace("\n", " ")
     loaded = artifact.load(tmp_path / "small")
     assert loaded.model.linear.out_features == 100
-    assert loaded.measurement["after"]["accuracy"] is None
+    assert loaded.measurement["after"]["quality"] is None
     assert loaded.measurement["example"]["shape"] == [1, 3, 32, 32]
     assert loaded.measurement["calibration"].startswith("16 unlabelled images")
     assert "16 unlabelled images" in (tmp_path / "small" / "report.html").read_text()

@@ -40,7 +40,7 @@ def test_a_killed_comparison_goes_on_and_ends_alike(colours: Data, small: str, t
     begun = [event.text for event in heard if event.stage == "run"]
     assert begun == [f"run {n} of 10: {request.title}" for n, request in enumerate(wanted, 1)]
 
-    tests = sum(event.text == "testing the accuracy" for event in heard)
+    tests = sum(event.text == "testing the network" for event in heard)
     # per seed: dense once, three pruned when cut, repaired and tuned, two trained
     assert tests == 2 * (1 + 3 * 3 + 2)
 

@@ -41,6 +41,13 @@ def test_operations_grow_with_the_batch_and_parameters_do_not() -> None:
     assert (counts.params, counts.macs, counts.activations) == (PARAMS, 3 * MACS, 3 * ACTIVATIONS)
 
 
+def test_functions_that_come_whole_are_counted_by_their_parts() -> None:
+    model = net()
+    with torch.inference_mode():
+        counts = count(model, torch.randn(1, 3, 8, 8))
+    assert (counts.macs, counts.activations, counts.uncounted) == (MACS, ACTIVATIONS, "")
+
+
 def test_nonzero_ignores_zeroed_weights() -> None:
     model = net()
     for param in model.parameters():

@@ -9,10 +9,13 @@ from torch import nn
 
 from secateur.errors import ArtifactError, DataError
 from secateur.events import Event
-from secateur.measure import Accuracy, Counts, Latency, Measurement, count, measure
+from secateur.measure import Counts, Latency, Measurement, Quality, count, measure
+from secateur.tasks import Classification
 
 COUNTS = Counts(params=10, nonzero=8, macs=100, activations=20)
-WHOLE = Measurement(COUNTS, Accuracy(0.5, 0.7, 4), Latency(1.0, 0.1, 30, 1, 2, "cpu", "eager"))
+WHOLE = Measurement(
+    COUNTS, Quality(Classification().metrics, (0.5,), 0.7, 4), Latency(1.0, 0.1, 30, 1, 2, "cpu", "eager")
+)
 
 
 def net() -> nn.Sequential:
@@ -26,8 +29,8 @@ def test_all_parts_of_a_network() -> None:
     events: list[Event] = []
     result = measure(model, example, [(torch.zeros(6, 3, 8, 8), labels)], seconds=0.01, tell=events.append)
     assert result.counts == count(model, example)
-    assert result.accuracy is not None
-    assert (result.accuracy.top1, result.accuracy.examples) == (1.0, 6)
+    assert result.quality is not None
+    assert (result.quality.value, result.quality.examples) == (1.0, 6)
     assert result.latency is not None
     assert result.latency.milliseconds > 0
     assert {event.stage for event in events} == {"measure"}
@@ -36,7 +39,7 @@ def test_all_parts_of_a_network() -> None:
 
 def test_parts_that_were_not_asked_for_are_none() -> None:
     result = measure(net(), torch.randn(1, 3, 8, 8), time=False)
-    assert result.accuracy is None
+    assert result.quality is None
     assert result.latency is None
     assert Measurement.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
@@ -51,9 +54,21 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 
 def test_whole_numbers_are_read_as_floats_where_floats_belong() -> None:
-    value = Measurement.from_dict(changed(accuracy={"top1": 1, "loss": 0, "examples": 4}))
-    assert value.accuracy is not None
-    assert isinstance(value.accuracy.top1, float)
+    [metric] = changed()["quality"]["metrics"]
+    value = Measurement.from_dict(changed(quality={"metrics": [{**metric, "value": 1}], "loss": 0, "examples": 4}))
+    assert value.quality is not None
+    assert isinstance(value.quality.value, float)
+    assert isinstance(value.quality.loss, float)
+
+
+@pytest.mark.parametrize("accuracy", [None, {"top1": 1, "loss": 0, "examples": 4}])
+def test_the_measurement_of_an_earlier_version_is_read(accuracy: dict[str, Any] | None) -> None:
+    old = {**changed(), "accuracy": accuracy}
+    del old["quality"]
+    quality = None if accuracy is None else Quality(Classification().metrics, (1.0,), 0.0, 4)
+    assert Measurement.from_dict(old) == Measurement(COUNTS, quality, WHOLE.latency)
+    with pytest.raises(ArtifactError, match="unknown entry 'accuracy'"):
+        Measurement.from_dict(changed(accuracy=accuracy))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +76,7 @@ def test_whole_numbers_are_read_as_floats_where_floats_belong() -> None:
     [
         (changed(counts=None), "lacks 'counts'"),
         (changed(speed=3), "'speed'"),
-        (changed(accuracy=0.9), "'accuracy' in the stored measurement must be a table"),
+        (changed(quality=0.9), "'quality' in the stored measurement must be a table"),
         (changed(counts={"params": 1}), "the stored counts lacks 'nonzero'"),
         (changed(counts={**COUNTS.to_dict(), "flops": 1}), "'flops'"),
         (
@@ -69,7 +84,7 @@ def test_whole_numbers_are_read_as_floats_where_floats_belong() -> None:
             "'params' in the stored counts must be int, not 1.5",
         ),
         (changed(counts={**COUNTS.to_dict(), "params": True}), "must be int, not True"),
-        (changed(accuracy={"top1": "1", "loss": 0.1, "examples": 1}), "'top1' .* must be float, not '1'"),
+        (changed(quality={"top1": "1", "loss": 0.1, "examples": 1}), "stored quality is damaged: '1' is no number"),
     ],
 )
 def test_damaged_values(values: dict[str, Any], message: str) -> None:

@@ -164,8 +164,8 @@ def test_repairs_bring_back_accuracy_and_are_measured_one_by_one(trained: Traine
     assert all(torch.equal(a, b) for a, b in zip(thin.state_dict().values(), again.state_dict().values(), strict=True))
     _, (fitted,) = trained.repaired(("reconstruct",))
     assert (fitted.step, fitted.layers) == ("reconstruct", 2)
-    assert fitted.after.top1 > fitted.before.top1 + 0.05
-    assert fitted.after.top1 > done[1].after.top1
+    assert fitted.after.value > fitted.before.value + 0.05
+    assert fitted.after.value > done[1].after.value
 
 
 @pytest.mark.parametrize("more", ["recalibrate", "compensate"])
@@ -174,7 +174,7 @@ def test_asking_for_more_than_a_fit_loses_nothing_and_is_answered(trained: Train
     heard: list[Event] = []
     _, alone = trained.repaired(("reconstruct",))
     _, both = trained.repaired((more, "reconstruct") if first else ("reconstruct", more), heard)
-    assert both[-1].after.top1 >= alone[-1].after.top1
+    assert both[-1].after.value >= alone[-1].after.value
     assert both[-1].after.loss <= alone[-1].after.loss
     [text] = [event.text for event in heard if event.stage == "warning"]
     assert text == f"without {more}: it would undo part of what reconstruct has won"

@@ -9,15 +9,22 @@ from typing import Any
 import pytest
 
 from browser import click, column, needs_browser, opened
+from older import as_before
 from secateur import artifact, report
 from secateur.artifact.folder import replacing
 from secateur.errors import ArtifactError
+from secateur.measure import Quality
 from secateur.report import summary
 from secateur.report.page import sections
+from secateur.tasks import Classification
 
 NASTY = "<script>alert('x')</script>"
 RECIPE = 'model = "secateur:resnet20"\n\n[method]\nname = "magnitude"\n'
 CARD = "Drop small filters.\n\nIdea.         Small is\n              ``weak``.\nNeeds.        Weights only.\n"
+
+
+def scored(top1: float, loss: float) -> dict[str, Any]:
+    return Quality(Classification().metrics, (top1,), loss, 1000).to_dict()
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -25,7 +32,7 @@ def document(**changes: Any) -> dict[str, Any]:
         latency = {"milliseconds": milliseconds, "spread": 0.1, "runs": 9, "batch_size": 1, "threads": 1}
         return {
             "counts": {"params": macs // 10, "nonzero": macs // 10, "macs": macs, "activations": 500},
-            "accuracy": {"top1": top1, "loss": 0.4, "examples": 1000},
+            "quality": scored(top1, 0.4),
             "latency": latency | {"device": "cpu", "runtime": "eager"} if milliseconds else None,
         }
 
@@ -46,7 +53,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "reason": "an output of the network",
         "remedy": "nothing to do",
     }
-    epoch = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7, "lr": 0.1}
+    epoch = {"epoch": 1, "train_loss": 0.5, "train_metric": 0.8, "val_loss": 0.6, "val_metric": 0.7, "lr": 0.1}
     return {
         "format": 1,
         "model": "secateur:resnet20",
@@ -82,9 +89,9 @@ CURVES = [
         "size": 16,
         "kept": [16, 8, 4],
         "loss": [0.5, 0.7, None],
-        "accuracy": [0.9, 0.8, 0.2],
+        "values": [0.9, 0.8, 0.2],
     },
-    {"group": "conv2", "layers": ["conv2"], "size": 4, "kept": [4, 2], "loss": [0.5, 0.6], "accuracy": [0.9, 0.85]},
+    {"group": "conv2", "layers": ["conv2"], "size": 4, "kept": [4, 2], "loss": [0.5, 0.6], "values": [0.9, 0.85]},
 ]
 ENVIRONMENT = {
     "python": "3.11",
@@ -163,8 +170,8 @@ def test_the_page_holds_the_whole_story_and_fetches_nothing(tmp_path):
 
 def test_the_cut_and_the_repaired_network_have_columns_and_marks_of_their_own(tmp_path):
     middle = document()["middle"]
-    cut = middle | {"accuracy": {"top1": 0.12, "loss": 2.0, "examples": 1000}}
-    done = {"step": "reconstruct", "layers": 7, "before": cut["accuracy"], "after": middle["accuracy"]}
+    cut = middle | {"quality": scored(0.12, 2.0)}
+    done = {"step": "reconstruct", "layers": 7, "before": cut["quality"], "after": middle["quality"]}
     content = document(cut=cut, repairs=[done])
     text = report.write(make(tmp_path / "art", content)).read_text("utf-8")
     page = Page(text)
@@ -180,7 +187,7 @@ def test_plotly_is_embedded_once_and_draws_five_charts(tmp_path):
     text = report.write(make(tmp_path / "art", document())).read_text("utf-8")
     assert len(re.findall(r"Plotly\.newPlot\(", text)) >= 3
     assert text.count("* plotly.js v") == 1
-    charts = ["chart-trade-off", "chart-widths", "chart-groups", "chart-loss", "chart-accuracy"]
+    charts = ["chart-trade-off", "chart-widths", "chart-groups", "chart-loss", "chart-metric"]
     assert re.findall(r'id="(chart-[\w-]+)"', text) == charts
 
 
@@ -205,12 +212,32 @@ def test_accuracy_is_drawn_against_what_is_left(tmp_path):
     assert re.findall(r'"y":(\[.*?\])', chart) == ["[92.0,55.00000000000001,91.0]"] * 3
 
 
+def test_a_result_of_an_earlier_version_gives_the_same_page(tmp_path):
+    content = document(sensitivity=[CURVES], repairs=[])
+    old = as_before(content)
+    assert "quality" not in str(old)
+    assert "metric" not in str(old)
+    new, older = (report.write(make(tmp_path / name, each)).read_text() for name, each in (("a", content), ("b", old)))
+    assert older == new
+
+
+def test_the_curves_of_a_training_without_validation_examples_are_drawn(tmp_path):
+    epoch = document()["training"]["pretrain"]["rows"][0] | {"val_loss": None, "val_metric": None}
+    content = document(training={"pretrain": None, "rounds": [{"rows": [epoch] * 3}]})
+    text = report.write(make(tmp_path / "art", content)).read_text("utf-8")
+    assert '"y":[80.0,80.0,80.0]' in text[text.index('id="chart-metric"') :]
+    unknown = epoch | {"train_metric": None}
+    content["training"]["rounds"] = [{"rows": [unknown] * 3}]
+    assert "chart-metric" not in report.write(make(tmp_path / "b", content)).read_text("utf-8")
+
+
 def test_sensitivity_is_drawn_and_tabled(tmp_path):
     text = report.write(make(tmp_path / "art", document(sensitivity=[CURVES]))).read_text()
     chart = text[text.index('id="chart-sensitivity-1"') :]
     assert '"x":[100.0,50.0,25.0]' in chart
     assert '"y":[90.0,80.0,20.0]' in chart
     rows = Page(text).rows
+    assert "Validation accuracy with this share" in text
     assert ["conv1", "16", "88.00 %", "85.00 %", "80.00 %", "20.00 %", "—"] in rows
     assert ["conv2", "4", "89.00 %", "87.50 %", "85.00 %", "—", "—"] in rows
 
@@ -251,7 +278,7 @@ def test_little_is_shown_where_little_was_measured(tmp_path):
     content = document(middle=None, widths=[], training={"pretrain": None, "rounds": []}, seconds={})
     content["target"] = {"keep": None, "of": None}
     for when in ("before", "after"):
-        content[when]["accuracy"] = content[when]["latency"] = None
+        content[when]["quality"] = content[when]["latency"] = None
     content["explanation"]["rows"].pop()
     page = Page(report.write(make(tmp_path / "art", content, recipe="")).read_text("utf-8"))
     assert "fine-tuned" not in page.text

@@ -39,8 +39,8 @@ def test_a_target_is_not_said_to_be_met_on_a_partial_count() -> None:
         "model": "net",
         "data": "",
         "target": {"keep": 0.5, "of": "macs"},
-        "before": {"counts": counts | {"macs": 100}, "accuracy": None, "latency": None},
-        "after": {"counts": counts | {"macs": 40}, "accuracy": None, "latency": None},
+        "before": {"counts": counts | {"macs": 100}, "quality": None, "latency": None},
+        "after": {"counts": counts | {"macs": 40}, "quality": None, "latency": None},
         "middle": None,
     }
     assert target(document).endswith("Reached: 40.0 % of those that are counted.")

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.measure import Latency, SpeedUp
+from older import as_before
+from secateur.measure import Latency, Quality, SpeedUp
 from secateur.outcome.network_stages import measured as networks
 from secateur.report import outcome, rows
+from secateur.report.minutes import used
 from secateur.report.summary import (
     calibration,
     milliseconds,
@@ -24,21 +27,22 @@ from secateur.report.summary import (
     verification,
     zeros,
 )
+from secateur.tasks import Classification, Metric
 
 
 def measured(params: int, macs: int, top1: float | None = None, milliseconds: float | None = None) -> dict[str, Any]:
-    accuracy = None if top1 is None else {"top1": top1, "loss": 1 - top1, "examples": 1000}
+    quality = None if top1 is None else Quality(Classification().metrics, (top1,), 1 - top1, 1000).to_dict()
     latency = None
     if milliseconds is not None:
         latency = {"milliseconds": milliseconds, "spread": 0.1, "runs": 9, "batch_size": 1, "threads": 2}
         latency |= {"device": "cpu", "runtime": "eager"}
     counts = {"params": params, "nonzero": params, "macs": macs, "activations": 10}
-    return {"counts": counts, "accuracy": accuracy, "latency": latency}
+    return {"counts": counts, "quality": quality, "latency": latency}
 
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    row = {"train_loss": 1.0, "val_loss": None, "train_accuracy": 0.5, "val_accuracy": None, "epoch": 1}
+    row = {"train_loss": 1.0, "val_loss": None, "train_metric": 0.5, "val_metric": None, "epoch": 1}
     return {
         "format": 1,
         "model": "secateur:resnet20",
@@ -82,7 +86,7 @@ def test_rows_hold_the_numbers_with_both_shares(document):
 def repaired(document: dict[str, Any], *, tuned: bool) -> dict[str, Any]:
     """Return the same with a repair from 10 to 80 %, which ends there or is fine-tuned."""
     cut, middle = measured(136_237, 20_000_000, 0.1), measured(136_237, 20_000_000, 0.8)
-    done = {"step": "reconstruct", "layers": 9, "before": cut["accuracy"], "after": middle["accuracy"]}
+    done = {"step": "reconstruct", "layers": 9, "before": cut["quality"], "after": middle["quality"]}
     after = {} if tuned else {"after": middle, "training": {"pretrain": None, "rounds": []}}
     return document | {"cut": cut, "middle": middle if tuned else None, "repairs": [done], **after}
 
@@ -113,20 +117,20 @@ def test_results_of_earlier_versions_tell_what_they_know(document):
 def test_networks_of_which_the_size_alone_is_known_are_not_repeated(document):
     plain = repaired(document, tuned=False)
     for part in ("before", "cut", "after"):
-        plain[part] = plain[part] | {"accuracy": None}
+        plain[part] = plain[part] | {"quality": None}
     assert list(networks(plain)) == ["dense", "repaired"]
 
 
 def test_what_was_not_measured_is_left_out_or_dashed(document):
     for when in ("before", "after"):
-        document[when]["accuracy"] = document[when]["latency"] = None
+        document[when]["quality"] = document[when]["latency"] = None
     document["middle"] = None
     assert [row.label for row in rows(document)] == ["Parameters", "MACs", "Activations"]
     assert all(len(row.values) == 2 for row in rows(document))
     assert (
         outcome(document) == "resnet20 on cifar10 keeps 49.0 % of its MACs (2.04× fewer) and 50.0 % of its parameters."
     )
-    document["after"]["accuracy"] = {"top1": 0.5, "loss": None, "examples": 3}
+    document["after"]["quality"] = Quality(Classification().metrics, (0.5,), None, 3).to_dict()
     accuracy = rows(document)[0]
     assert (accuracy.before, accuracy.after, accuracy.ratio) == ("—", "50.00 %", "")
     assert [row.label for row in rows(document)] == ["Accuracy", "Parameters", "MACs", "Activations"]
@@ -286,7 +290,8 @@ def test_zeros_are_worth_a_sentence_that_promises_no_speed(document):
 
 def test_repairs_say_what_they_brought_if_that_is_known(document):
     assert repairs(document) == calibration(document) == []
-    scored = {"step": "reconstruct", "layers": 2, "before": {"top1": 0.5}, "after": {"top1": 0.75}}
+    half, more = (measured(1, 1, share)["quality"] for share in (0.5, 0.75))
+    scored = {"step": "reconstruct", "layers": 2, "before": half, "after": more}
     document["repairs"] = [scored, {"step": "recalibrate", "layers": 1, "before": None, "after": None}]
     document["calibration"] = "70 unlabelled images (arrays): up to 1,000 win a little more"
     assert repairs(document) == [
@@ -300,3 +305,29 @@ def test_repairs_say_what_they_brought_if_that_is_known(document):
     assert "repaired without images (fold)" in outcome(blind)
     assert "repaired from" not in outcome(blind)
     assert calibration(document) == ["70 unlabelled images (arrays): up to 1,000 win a little more."]
+
+
+def test_accuracies_of_earlier_versions_are_told_as_they_were(document):
+    told = repaired(document, tuned=True)
+    old = as_before(told)
+    assert "quality" not in str(old)
+    assert rows(old) == rows(told)
+    assert outcome(old) == outcome(told)
+    assert repairs(old) == repairs(told) == ["reconstruct (9 layers): validation accuracy from 10.0 % to 80.0 %."]
+    assert training(old) == training(told)
+    minutes = {"minutes": 1, "repair": 1.0, "training": 2.0, "way": "fine-tuning", "steps": 3, "held_out": 20}
+    minutes |= {"before": 1.0, "after": 0.5, "gained": True, "ended": "the time was up"}
+    new, older = ({f"{name}_before": 0.5, f"{name}_after": 0.75} for name in ("metric", "accuracy"))
+    sentence = "On 20 validation images accuracy went from 50.00 % to 75.00 %, and the loss from 1.000 to 0.500."
+    assert used(told | {"minutes": minutes | new})[1] == used(old | {"minutes": minutes | older})[1] == sentence
+
+
+def test_metrics_of_other_tasks_are_told_in_their_units(document):
+    error = Metric("RMSE", "m", higher_is_better=False)
+    for when, value in (("before", 1.5), ("middle", math.nan), ("after", 1.75)):
+        document[when]["quality"] = Quality((error, Metric("R²")), (value, 0.5), None, 40).to_dict()
+    first, second = rows(document)[:2]
+    assert (first.label, first.values, first.ratio) == ("RMSE", ("1.500 m", "—", "1.750 m"), "+0.250 m")
+    assert (second.label, second.ratio) == ("R²", "±0.000")
+    assert "its test RMSE goes from 1.500 m to 1.750 m fine-tuned (+0.250 m)" in outcome(document)
+    assert training(document).endswith("is part of the difference in RMSE.")

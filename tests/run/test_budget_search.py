@@ -148,7 +148,7 @@ def test_a_drop_alone_asks_for_the_smallest_network(bargain: Bargain) -> None:
     def accuracy(plan: Plan) -> float:  # falls off a cliff where less than 0.4 of the MACs are left
         return 0.9 - max(0.0, 0.4 - bargain.share(plan))
 
-    able = replace(bargain, accuracy=accuracy)
+    able = replace(bargain, worth=accuracy)
     settled = settle(able, Budget(max_drop=0.02))
     assert settled.target.keep == pytest.approx(0.38, abs=0.02)
     assert settled.found["drop"]["found"] <= 0.02
@@ -157,7 +157,7 @@ def test_a_drop_alone_asks_for_the_smallest_network(bargain: Bargain) -> None:
         settle(able, Budget(max_drop=0.02, max_macs=0.3))
     with pytest.raises(DataError, match="needs data"):
         settle(bargain, Budget(max_drop=0.02))
-    useless = replace(bargain, accuracy=lambda plan: float(plan == EMPTY))
+    useless = replace(bargain, worth=lambda plan: float(plan == EMPTY))
     with pytest.raises(TargetError, match=r"costs more than 0\.02 of accuracy"):
         settle(useless, Budget(max_drop=0.02))
 

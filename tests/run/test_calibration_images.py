@@ -111,7 +111,7 @@ def test_networks_of_several_inputs_are_repaired_without_labels_or_examples(kind
     mended = cut(net, calibrate=rows, calibrate_images=80, repair=("reconstruct",))
     assert [(step.step, step.before, step.after) for step in mended.repairs] == [("reconstruct", None, None)]
     assert mended.plans == plain.plans
-    assert mended.before.accuracy is None
+    assert mended.before.quality is None
     assert drift(mended, rows) < 0.8 * drift(plain, rows)
     assert [len(next(tensors(batch))) for batch in Looking.seen[0]] == [80]
     assert type(Looking.seen[0][0]) is (dict if kind is Named else tuple)

@@ -115,8 +115,8 @@ def test_what_stands_in_goes_on_from_what_is_known(monkeypatch: pytest.MonkeyPat
     first, second = jobs
     assert (second.clock, second.graph, second.tested) == (first.clock, first.graph, first.tested)
     assert second.images is first.images
-    assert result.before.accuracy == first.tested
-    assert result.before.accuracy is not None
+    assert result.before.quality == first.tested
+    assert result.before.quality is not None
     assert result.seconds["plan"] > 0
     assert len(heard) == len(set(heard))
 

@@ -82,7 +82,7 @@ def test_rounds_repairs_and_fine_tuning(dense: nn.Module, data: Data, train: Set
     assert {each.step for each in result.repairs} == {"reconstruct"}
     assert widths(result.model)[0] == 5
     assert sum(widths(result.model)) < 41
-    assert result.after.accuracy is not None
+    assert result.after.quality is not None
 
 
 def test_distillation_compares_what_all_rounds_have_left_of_the_features(dense: nn.Module) -> None:

@@ -19,7 +19,7 @@ from secateur.core.surgery import run
 from secateur.data import from_loaders
 from secateur.errors import ModelError, SecateurError
 from secateur.events import Event
-from secateur.measure import accuracy, measure
+from secateur.measure import measure, quality
 from secateur.training import Settings, fit
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -86,7 +86,7 @@ ACTS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "trace": trace,
     "run": run,
     "measure": lambda net, x: measure(net, x, seconds=0.01),
-    "accuracy": lambda net, x: accuracy(net, [(x, torch.zeros(2, dtype=torch.int64))]),
+    "quality": lambda net, x: quality(net, [(x, torch.zeros(2, dtype=torch.int64))]),
 }
 
 

@@ -69,7 +69,7 @@ def test_both_networks_are_timed_once_and_together_when_all_is_done(
     assert (result.speed.ratio, result.speed.runtime) == (2.0, "channels_last")
     assert result.before.latency == result.speed.dense
     assert result.after.latency == result.speed.pruned
-    assert result.after.accuracy is not None
+    assert result.after.quality is not None
 
 
 def test_nothing_is_timed_without_latency(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur import Recipe, prune, run_recipe
 from secateur.budget import Budget
 from secateur.data import from_arrays
-from secateur.errors import SettingError, TargetError
+from secateur.errors import ModelError, SettingError, TargetError
 from secateur.events import Event, ignore, once
 from secateur.run import preflight
 
@@ -229,3 +229,15 @@ def test_validation_images_that_the_network_knows_are_told_of_once(right: int, k
     texts = [event.text for event in heard if event.stage == "warning" and "trained on the former" in event.text]
     assert len(texts) == known
     assert not known or "100.0 % of 40 validation images right and 20.0 % of the test images" in texts[0]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_none_is_found_and_large_ones_are_no_trouble(wrong: float) -> None:
+    net = nn.Linear(2, 2)
+    with torch.no_grad():
+        net.weight.fill_(3e38)  # whose sum is none of float32
+    preflight.check_weights(net)
+    with torch.no_grad():
+        net.weight[1, 0] = wrong
+    with pytest.raises(ModelError, match="'weight' contains NaN or infinite values"):
+        preflight.check_weights(net)

@@ -26,7 +26,7 @@ from secateur.core.zeros.shaper import Shaper
 from secateur.data import Data
 from secateur.errors import SettingError, TargetError, VerificationError
 from secateur.events import Event
-from secateur.measure import accuracy, count
+from secateur.measure import count, quality
 from secateur.methods.magnitude import Magnitude
 from secateur.run import prune
 from secateur.run import round as one_round
@@ -66,9 +66,9 @@ def test_what_is_reported_is_what_is_counted(net: nn.Module, data: Data) -> None
     result = prune(net, method="magnitude", target=0.5, data=data, latency=False)
     assert result.before.counts == count(net, data.example())
     assert result.after.counts == count(result.model, data.example())
-    assert result.after.accuracy == accuracy(result.model, data.batches("test", 256))
-    assert result.after.accuracy is not None
-    assert result.after.accuracy.examples == 40
+    assert result.after.quality == quality(result.model, data.batches("test", 256))
+    assert result.after.quality is not None
+    assert result.after.quality.examples == 40
     assert [(width.layer, width.before) for width in result.widths] == [("0.0", 8), ("2.0", 16), ("3.fc", 5)]
     assert result.widths[0].after == result.model.get_submodule("0.0").out_channels
     assert result.verification < 1e-5
@@ -222,16 +222,16 @@ def test_each_round_is_fine_tuned(net: nn.Module, data: Data, train: Settings) -
     assert [len(history.rows) for history in result.histories] == [2, 2, 2]
     assert result.middle is not None
     assert result.middle.counts == result.after.counts
-    assert result.middle.accuracy != result.after.accuracy
+    assert result.middle.quality != result.after.quality
     assert {"fine-tune"} <= set(result.seconds)
 
 
 def test_fine_tuning_learns(net: nn.Module, data: Data, train: Settings) -> None:
     result = prune(net, None, "magnitude", 0.5, data, train=replace(train, epochs=15), latency=False)
     assert result.middle is not None
-    assert result.middle.accuracy is not None
-    assert result.after.accuracy is not None
-    assert result.after.accuracy.top1 > 0.8 > 0.5 > result.middle.accuracy.top1  # chance is 0.2
+    assert result.middle.quality is not None
+    assert result.after.quality is not None
+    assert result.after.quality.value > 0.8 > 0.5 > result.middle.quality.value  # chance is 0.2
 
 
 def test_the_dense_network_can_teach(net: nn.Module, data: Data, train: Settings) -> None:

@@ -106,9 +106,9 @@ def test_the_dense_network_is_trained_first(recipe: Recipe) -> None:
     raw = run_recipe(replace(recipe, train=None))
     trained = run_recipe(replace(recipe, train=None, pretrain=replace(recipe.train, epochs=8)))
     assert raw.pretrain is None
-    assert raw.before.accuracy is not None
-    assert trained.before.accuracy is not None
-    assert trained.before.accuracy.top1 > 0.8 > 0.5 > raw.before.accuracy.top1
+    assert raw.before.quality is not None
+    assert trained.before.quality is not None
+    assert trained.before.quality.value > 0.8 > 0.5 > raw.before.quality.value
 
 
 def test_weights_are_read(recipe: Recipe, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_what_is_saved_is_loaded_from_the_recipe_alone(tmp_path: Path) -> None:
     assert loaded.recipe == recipe
     assert loaded.plans == result.plans
     assert same(tensors(loaded.model), tensors(result.model))
-    assert result.after.accuracy is not None
-    assert result.after.accuracy.examples == 1000
+    assert result.after.quality is not None
+    assert result.after.quality.examples == 1000
 
 
 # what the recipe names

@@ -28,7 +28,7 @@ from secateur.core.zeros.blocks import BlockLayer
 from secateur.data import Data, load_calibration
 from secateur.errors import DataError
 from secateur.events import Event
-from secateur.measure import accuracy
+from secateur.measure import quality
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random_masks import RandomMasks
 from secateur.repair.error import squared_errors
@@ -58,10 +58,10 @@ def test_where_there_are_images_the_cut_is_repaired_and_both_are_measured(traine
     assert list(default.stages) == ["dense", "cut", "repaired"]
     assert default.cut is not None
     assert default.stages["cut"] == default.cut == replace(bare.after, latency=None)
-    assert default.after.accuracy == accuracy(default.model, data.batches("test", 256))
-    assert default.after.accuracy is not None
-    assert default.cut.accuracy is not None
-    assert default.after.accuracy.loss < default.cut.accuracy.loss
+    assert default.after.quality == quality(default.model, data.batches("test", 256))
+    assert default.after.quality is not None
+    assert default.cut.quality is not None
+    assert default.after.quality.loss < default.cut.quality.loss
     assert same(pruned(trained, data, repair=("reconstruct",)).model, default.model)
     assert "repair" in default.seconds
     assert "% cut and " in outcome(document(default))
@@ -78,7 +78,7 @@ def test_without_images_units_are_folded_and_what_looks_at_images_is_refused(tra
     assert result.plans == bare.plans
     assert not same(result.model, bare.model)
     test = data.batches("test", 256)
-    assert accuracy(result.model, test).loss < accuracy(bare.model, test).loss
+    assert quality(result.model, test).loss < quality(bare.model, test).loss
     with pytest.raises(DataError, match="repairs need images, labels or not; give calibrate"):
         prune(trained, images(1), target=0.5, repair="reconstruct")
 
@@ -118,7 +118,7 @@ def test_fine_tuning_begins_with_the_repaired_network(trained: nn.Module, data: 
     assert list(tuned.stages) == ["dense", "cut", "repaired", "fine-tuned"]
     assert tuned.cut == alone.cut
     assert tuned.middle is not None
-    assert tuned.middle.accuracy == alone.after.accuracy
+    assert tuned.middle.quality == alone.after.quality
     assert tuned.stages["fine-tuned"] == tuned.after
     fit(alone.model, data, train, seed=1)
     assert same(alone.model, tuned.model)
@@ -129,7 +129,7 @@ def test_a_result_says_in_one_line_what_each_step_did_to_the_accuracy(
 ) -> None:
     result = pruned(trained, data, train=train)
     assert list(result.stages) == ["dense", "cut", "repaired", "fine-tuned"]
-    known = [found.accuracy.top1 for found in result.stages.values() if found.accuracy is not None]
+    known = [found.quality.value for found in result.stages.values() if found.quality is not None]
     numbers = "dense {:.2f} %, cut {:.2f} %, repaired {:.2f} %, fine-tuned {:.2f} %".format(*(100 * it for it in known))
     assert repr(result).endswith(f"; repaired by reconstruct; test accuracy {numbers}>")
     assert "\n" not in repr(result)
@@ -145,13 +145,13 @@ def test_statistics_are_not_estimated_anew_after_a_fit(trained: nn.Module, data:
     fresh = replace(train, epochs=0, recalibrate=True)
     result = pruned(trained, data, train=fresh, tell=heard.append)
     assert result.middle is not None
-    assert result.after.accuracy == result.middle.accuracy
+    assert result.after.quality == result.middle.quality
     assert [event.text for event in heard if event.stage == "warning"] == [
         "without recalibrate before fine-tuning: it would undo part of the repair"
     ]
     bare = pruned(trained, data, train=fresh, repair=())
     assert bare.middle is not None
-    assert bare.after.accuracy != bare.middle.accuracy
+    assert bare.after.quality != bare.middle.quality
 
 
 def test_each_round_is_repaired_and_the_last_cut_is_reported(trained: nn.Module, data: Data, train: Settings) -> None:
@@ -199,9 +199,9 @@ def test_blocks_stay_blocks_and_filters_that_read_nothing_go_all_the_same(
     assert default.after.counts == bare.after.counts
     assert isinstance(default.model.get_submodule("2.0"), BlockLayer)
     assert default.cut is not None
-    assert default.cut.accuracy is not None
-    assert default.after.accuracy is not None
-    assert default.after.accuracy.loss <= default.cut.accuracy.loss
+    assert default.cut.quality is not None
+    assert default.after.quality is not None
+    assert default.after.quality.loss <= default.cut.quality.loss
     loaded = secateur.load(default.save(tmp_path / "out"), dense=trained)
     x = images(4)
     torch.testing.assert_close(run(loaded.model, x), run(default.model, x), rtol=0, atol=0)
@@ -211,7 +211,7 @@ def test_blocks_stay_blocks_and_filters_that_read_nothing_go_all_the_same(
 
 def test_a_drop_of_accuracy_is_that_of_the_repaired_network(trained: nn.Module, data: Data) -> None:
     result = pruned(trained, data, method="magnitude", target=None, budget=Budget(max_drop=0.15))
-    dense, thin = (accuracy(network, data.batches("val")).top1 for network in (trained, result.model))
+    dense, thin = (quality(network, data.batches("val")).value for network in (trained, result.model))
     assert result.budget["drop"]["found"] == pytest.approx(dense - thin)
     bare = pruned(trained, data, method="magnitude", target=None, budget=Budget(max_drop=0.15), repair=())
     assert result.after.counts.macs <= bare.after.counts.macs

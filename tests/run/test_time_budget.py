@@ -20,7 +20,7 @@ from secateur.core.sizes.size import Target
 from secateur.data import Data
 from secateur.errors import DataError, SettingError
 from secateur.events import Event
-from secateur.measure import accuracy
+from secateur.measure import quality
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random_masks import RandomMasks
 from secateur.recipe import Recipe
@@ -85,14 +85,14 @@ def test_with_labels_it_is_fine_tuned_in_time(trained: nn.Module, data: Data) ->
     assert found is not None
     assert (found.way, found.held_out, found.ended) == ("fine-tuning", 20, "the time was up")
     assert 100 < found.repair + found.training <= 120
-    before, after = (accuracy(net, data.batches("val")) for net in (repaired.model, result.model))
+    before, after = (quality(net, data.batches("val")) for net in (repaired.model, result.model))
     assert found.gained
-    assert (found.accuracy_before, found.accuracy_after) == (before.top1, after.top1)
+    assert (found.metric_before, found.metric_after) == (before.value, after.value)
     assert found.after == pytest.approx(after.loss, rel=1e-5)
-    assert (after.top1, -after.loss) > (before.top1, -before.loss)
+    assert (after.value, -after.loss) > (before.value, -before.loss)
     assert list(result.stages) == ["dense", "cut", "repaired", "fine-tuned"]
     assert result.middle is not None
-    assert result.middle.accuracy == repaired.after.accuracy
+    assert result.middle.quality == repaired.after.quality
     written = document(result)
     assert json.loads(json.dumps(written["minutes"]))["steps"] == found.steps
     first, second = used(written)
@@ -116,7 +116,7 @@ def test_without_labels_the_dense_network_teaches(trained: nn.Module, unlabelled
     found = result.minutes
     assert found is not None
     assert (found.way, found.held_out, found.gained) == ("distillation", 20, True)
-    assert (found.accuracy_before, found.accuracy_after) == (None, None)
+    assert (found.metric_before, found.metric_after) == (None, None)
     assert found.before is not None
     assert found.after is not None
     assert found.after < found.before

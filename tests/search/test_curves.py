@@ -58,7 +58,7 @@ def test_every_point_is_the_loss_of_the_silenced_network(net: Plain, graph: Grap
             with torch.no_grad(), masked(net, graph, plan) as silenced:
                 out = silenced(held.images)
             assert curve.loss[place] == pytest.approx(float(F.cross_entropy(out, held.labels)), rel=1e-5)
-            assert curve.accuracy[place] == int((out.argmax(1) == held.labels).sum()) / len(held)
+            assert curve.values[place] == int((out.argmax(1) == held.labels).sum()) / len(held)
     assert len({curve.loss[0] for curve in found}) == 1
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur.tasks import Classification, Task
 from secateur.training.settings import Settings
 
 
@@ -18,6 +19,7 @@ class Toy:
     val: int = 16
     classes: int = 3
     name: str = "toy"
+    task: Task = field(default_factory=Classification)
     poison: tuple[int, int] | None = None  # (pass, batch), counted from 0, whose images are nan
     asked: list[dict[str, object]] = field(default_factory=list)
     passes: int = 0

@@ -70,7 +70,7 @@ def test_the_history_tells_the_truth(toy: Any, net: Net, plain: Plain) -> None:
         scores = model(images)
     last = history.rows[-1]
     assert last.val_loss == pytest.approx(F.cross_entropy(scores, labels).item(), rel=1e-5)
-    assert last.val_accuracy == pytest.approx((scores.argmax(1) == labels).float().mean().item())
+    assert last.val_metric == pytest.approx((scores.argmax(1) == labels).float().mean().item())
     assert [row.epoch for row in history.rows] == [1, 2]
     assert history.rows[0].lr == 0.05
     assert history.selected == 2
@@ -81,8 +81,8 @@ def test_the_history_tells_the_truth(toy: Any, net: Net, plain: Plain) -> None:
 def test_it_learns(toys: Any, net: Net, plain: Plain) -> None:
     history = fit(net(0), toys(images=96), plain(epochs=8, lr=0.1))
     assert history.rows[-1].train_loss < 0.7 * history.rows[0].train_loss
-    assert history.rows[-1].val_accuracy is not None
-    assert history.rows[-1].val_accuracy > 0.6
+    assert history.rows[-1].val_metric is not None
+    assert history.rows[-1].val_metric > 0.6
 
 
 def test_everything_else_stays_as_it_was(toy: Any, net: Net, plain: Plain) -> None:
@@ -240,7 +240,7 @@ def test_best_is_judged_on_validation_images(toys: Any, net: Net, plain: Plain) 
 
     settings = plain(epochs=8, lr=0.5, schedule="constant", select="best")  # restless on purpose
     history = fit(model, toys(), settings, tell=tell)
-    accuracies = [row.val_accuracy or 0 for row in history.rows]
+    accuracies = [row.val_metric or 0 for row in history.rows]
     assert history.selected == accuracies.index(max(accuracies)) + 1
     assert history.selected < 8
     assert same(weights(model), kept[history.selected - 1][1])
@@ -250,7 +250,7 @@ def test_best_is_judged_on_validation_images(toys: Any, net: Net, plain: Plain) 
 def test_without_validation_images(toys: Any, net: Net, plain: Plain) -> None:
     history = fit(net(0), toys(val=0), plain(epochs=1))
     assert history.rows[0].val_loss is None
-    assert history.rows[0].val_accuracy is None
+    assert history.rows[0].val_metric is None
     with pytest.raises(TrainingError, match="no validation images"):
         fit(net(0), toys(val=0), plain(select="best"))
 
@@ -309,7 +309,7 @@ def test_a_killed_training_goes_on_as_if_nothing_happened(
 
 
 def without_time(row: Row) -> tuple[object, ...]:
-    return row.epoch, row.train_loss, row.train_accuracy, row.val_loss, row.val_accuracy, row.lr
+    return row.epoch, row.train_loss, row.train_metric, row.val_loss, row.val_metric, row.lr
 
 
 @pytest.mark.parametrize(
@@ -337,9 +337,26 @@ def test_what_no_training_has_written_is_refused_and_changes_nothing(
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), net(0).parameters(), strict=True))
 
 
+def test_the_history_of_an_earlier_version_is_read(toy: Any, net: Net, plain: Plain) -> None:
+    history = fit(net(0), toy, plain(epochs=2))
+    old = json.loads(json.dumps(history.to_dict()).replace("train_metric", "train_accuracy"))
+    old["rows"] = [
+        {name.replace("val_metric", "val_accuracy"): each for name, each in row.items()} for row in old["rows"]
+    ]
+    del old["metric"]
+    assert History.from_dict(old) == history
+    assert "val_metric" not in str(old)
+
+
 def test_a_damaged_history_is_one_sentence(toy: Any, net: Net, plain: Plain) -> None:
     values = fit(net(0), toy, plain(epochs=1)).to_dict()
-    for wrong in ({}, {**values, "speed": {"precision": "fp8"}}, {**values, "speed": None}, {**values, "rows": [{}]}):
+    for wrong in (
+        {},
+        {**values, "speed": {"precision": "fp8"}},
+        {**values, "speed": None},
+        {**values, "rows": [{}]},
+        {**values, "rows": [3]},
+    ):
         with pytest.raises(ArtifactError, match="the stored history is damaged"):
             History.from_dict(wrong)
     with pytest.raises(SettingError, match="'compile' must be one of on, off, not 'maybe'"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from secateur.tasks import Classification
 from secateur.training.objective import first_not_finite, loss_of
 from secateur.training.settings import Settings
 
@@ -11,12 +12,15 @@ from secateur.training.settings import Settings
 def test_labels_alone() -> None:
     scores, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
     expected = F.cross_entropy(scores, labels, label_smoothing=0.1)
-    assert loss_of(scores, labels, None, Settings(label_smoothing=0.1)) == expected
+    task = Classification().smoothed(0.1)
+    assert loss_of(task, scores, (None, labels), None, Settings(label_smoothing=0.1)) == expected
 
 
 def test_distillation_by_hand() -> None:
     scores, taught = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    found = loss_of(scores, torch.tensor([0]), taught, Settings(distill=0.25, temperature=2.0))
+    found = loss_of(
+        Classification(), scores, (None, torch.tensor([0])), taught, Settings(distill=0.25, temperature=2.0)
+    )
     p = torch.tensor([[0.0, 2.0]]).softmax(1)
     q = torch.tensor([[1.0, 0.0]]).softmax(1)
     soft = (p * (p.log() - q.log())).sum() * 4
@@ -26,7 +30,8 @@ def test_distillation_by_hand() -> None:
 
 def test_a_perfect_pupil_has_nothing_to_learn() -> None:
     scores = torch.randn(4, 3, requires_grad=True)
-    loss = loss_of(scores, torch.tensor([0, 1, 2, 0]), scores.detach(), Settings(distill=1.0))
+    batch = None, torch.tensor([0, 1, 2, 0])
+    loss = loss_of(Classification(), scores, batch, scores.detach(), Settings(distill=1.0))
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
     torch.testing.assert_close(scores.grad, torch.zeros(4, 3), atol=1e-6, rtol=0)

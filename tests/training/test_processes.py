@@ -21,7 +21,7 @@ settings = Settings(
 told = []
 history = fit(model, data, settings, checkpoint=out / "checkpoint", tell=told.append)
 last = history.rows[-1]
-facts = torch.tensor([last.train_loss, last.train_accuracy, last.val_loss, last.val_accuracy, float(len(told) > 0)])
+facts = torch.tensor([last.train_loss, last.train_metric, last.val_loss, last.val_metric, float(len(told) > 0)])
 save_file({**model.state_dict(), "facts": facts}, out / f"{rank}.safetensors")
 """
 )

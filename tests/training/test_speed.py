@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from secateur.events import Event
+from secateur.tasks import Classification
 from secateur.training import Settings, Speed, fit, speed
 
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def choose(
     model: nn.Module, steps: int = 1000, tell: Callable[[Event], None] = lambda event: None, **fields: Any
 ) -> Speed:
     settings = Settings(**{"compile": "off", **fields})
-    return speed.choose(model, BATCH, settings, CPU, steps=steps, tell=tell)
+    return speed.choose(model, Classification(), BATCH, settings, CPU, steps=steps, tell=tell)
 
 
 def test_the_fastest_wins(net: Net, clock: dict[Speed, float]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from secateur.core.surgery import Hold
 from secateur.errors import TrainingError
 from secateur.events import Event
+from secateur.tasks import Classification, Metric, Task
 from secateur.training.lesson_kind import Judgement
 from secateur.training.lessons import FEWEST, FINE_TUNING, IMITATING, Imitation, Labelled
 from secateur.training.optimizers import lasting
@@ -24,6 +25,7 @@ from secateur.training.settings import Settings
 from secateur.training.share import number_of
 from secateur.training.time_limit import within
 
+ACCURACY = Classification().metric
 Net = Callable[..., nn.Module]
 
 
@@ -47,6 +49,7 @@ class Fixed:
 
     verdicts: list[float]
     settings: Settings = field(default_factory=lambda: Settings(lr=0.1, batch_size=4, device="cpu"))
+    task: Task | None = None
     passes: int | None = None
     teacher: nn.Module | None = None
     name: str = "fixed"
@@ -91,12 +94,21 @@ def pictures(count: int = 100) -> list[Tensor]:
     return list(torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(3)).split(40))
 
 
-def test_accuracy_goes_before_loss_and_nan_is_worse_than_anything() -> None:
-    assert Judgement(2.0, 0.9).better_than(Judgement(1.0, 0.8))
-    assert Judgement(1.0, 0.8).better_than(Judgement(2.0, 0.8))
-    assert not Judgement(1.0, 0.8).better_than(Judgement(1.0, 0.8))
+def test_the_metric_goes_before_the_loss_and_nan_is_worse_than_anything() -> None:
+    assert Judgement(2.0, 0.9, ACCURACY).better_than(Judgement(1.0, 0.8, ACCURACY))
+    assert Judgement(1.0, 0.8, ACCURACY).better_than(Judgement(2.0, 0.8, ACCURACY))
+    assert not Judgement(1.0, 0.8, ACCURACY).better_than(Judgement(1.0, 0.8, ACCURACY))
     assert Judgement(1.0).better_than(Judgement(float("nan")))
     assert not Judgement(float("nan")).better_than(Judgement(1.0))
+    error = Metric("MAE", higher_is_better=False)
+    assert Judgement(2.0, 0.8, error).better_than(Judgement(1.0, 0.9, error))
+    assert not Judgement(1.0, float("nan"), error).better_than(Judgement(2.0, 5.0, error))
+
+
+def test_judgements_in_checkpoints_are_read_also_those_of_an_earlier_version() -> None:
+    for found in (Judgement(2.0, 0.9, ACCURACY), Judgement(2.0)):
+        assert Judgement.of(asdict(found)) == found
+        assert Judgement.of({"loss": found.loss, "accuracy": found.value}) == found
 
 
 def test_it_stops_in_time_and_says_so(net: Net) -> None:
@@ -309,8 +321,8 @@ def test_labels_teach_as_the_settings_say_and_validation_images_judge(toy, net: 
     model = net()
     taught = within(model, Labelled(toy, plain(epochs=5), net(1)), 1000, now=Ticks())
     assert (taught.ended, taught.passes) == ("passes", 5.0)
-    assert taught.before.accuracy is not None
-    assert taught.after.accuracy is not None
+    assert taught.before.value is not None
+    assert taught.after.value is not None
     assert taught.after.better_than(taught.before)
     assert taught.selected > 0
     assert {call["split"] for call in toy.asked} == {"train", "val"}

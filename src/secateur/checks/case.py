@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Case:
             model=model,
             graph=self.graph,
             target=target,
-            loss=(lambda network: cast("float", quality(network, self.batches).loss)) if data else None,
+            loss=(lambda network: quality(network, self.batches).loss_or_error) if data else None,
             batches=self.batches if data else None,
             images=[images for images, _ in self.batches] if data else None,
             validation=self.batches if data else None,

@@ -192,7 +192,7 @@ def latency_rows(latency: Latency) -> list[tuple[str, str]]:
 
 def quality_rows(quality: Quality, task: Task) -> list[tuple[str, str]]:
     """Return how well a network does as rows."""
-    from secateur.report.summary import capital
+    from secateur.report.metrics import capital
 
     pairs = zip(quality.metrics, quality.values, strict=True)
     metrics = [(capital(metric.name), metric.text(value)) for metric, value in pairs]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -66,10 +65,10 @@ def macs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) ->
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2
     library, _, own = name.partition(".")
-    if not any(isinstance(value, Tensor) for value in tree_leaves((args, kwargs))):
-        return 0  # asks for a version, or the like
     if _IDLE.search(own) or (library in QUIET and not _WORDS.search(own)):
         return 0
+    if not any(isinstance(value, Tensor) for value in tree_leaves((args, kwargs))):
+        return 0  # asks for a version, or the like
     return None
 
 
@@ -112,28 +111,9 @@ def remark(names: str, least: int, before: int, after: int, keep: float | None) 
     )
 
 
-def mapping() -> dict[Any, Formula]:
-    """Return the formulas as ``FlopCounterMode`` takes them, in floating-point operations."""
-    found: dict[Any, Formula] = {}
-    for name, formula in FORMULAS.items():
-        library, _, own = name.partition(".")
-        packet = getattr(getattr(torch.ops, library), own, None)  # torchvision may be missing
-        if packet is not None:
-            found[packet] = _doubled(formula)
-    return found
-
-
 def operator_name(packet: Any) -> str:
     """Return the name of an operator with its library, such as ``aten.mm``."""
     return str(packet)
-
-
-def _doubled(formula: Formula) -> Formula:
-    def flops(*args: Any, **kwargs: Any) -> int:
-        return 2 * formula(*args, **kwargs)
-
-    vars(flops)["_get_raw"] = True  # or it would be given shapes, from which lists of weights cannot be told
-    return flops
 
 
 def _rows(x: Tensor) -> int:

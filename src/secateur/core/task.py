@@ -101,10 +101,15 @@ class Task(ABC):
         return pair_of(batch)[1]
 
     def count(self, batch: Any) -> int:
-        """Return how many examples a batch holds."""
-        for _, tensor in named_tensors(self.inputs(batch)):
+        """Return how many examples a batch holds.
+
+        Raises:
+            DataError: if there is no tensor in what the network takes.
+        """
+        inputs = self.inputs(batch)
+        for _, tensor in named_tensors(inputs):
             return len(tensor) if tensor.dim() else 1
-        return 0
+        raise DataError(f"the inputs of a batch must be tensors, and there are none in a {type(inputs).__name__}")
 
     def output(self, returned: Any) -> Any:
         """Return what matters of what the network returned.

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.module_tracker import ModuleTracker
 
 from secateur.arguments import checked
 from secateur.core.attention import module_by_module
-from secateur.core.module_calls import ModuleStack, Operators
-from secateur.core.operator_macs import Uncounted, by_operator, macs, mapping, remark, uncounted
+from secateur.core.module_calls import ModuleStack
+from secateur.core.operator_macs import Uncounted, by_operator, macs, remark, uncounted
 from secateur.core.shared_contexts import Together
 from secateur.core.surgery.private_copies import apart
+from secateur.core.torch_modes import OperatorMode
 from secateur.core.zeros.block_execution import executing
 from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, moved
 from secateur.measure.record import Record
@@ -72,7 +71,7 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
         example_inputs: what its forward takes; moved to the model's device.
 
     Returns:
-        The counts; MACs by ``torch.utils.flop_counter`` and, of operators that it does not know, by
+        The counts; MACs by the formulas of ``torch.utils.flop_counter`` and, of operators that it does not know, by
         ``core.operator_macs``.
 
     Raises:
@@ -80,26 +79,16 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
     """
     inputs = moved(example_inputs, device_of(model))
     stack = ModuleStack(model)
-    watcher = _Watcher(stack)
-    flops = FlopCounterMode(display=False, custom_mapping=mapping())
-    flops.mod_tracker = _Untracked()
-    with (
-        evaluating(model),
-        executing(model, "blocks"),
-        torch.no_grad(),
-        _in_the_open(),
-        stack,
-        Operators(watcher.hear),
-        flops,
-    ):
+    counter = _Counter(stack)
+    with evaluating(model), executing(model, "blocks"), torch.no_grad(), _in_the_open(), stack, counter:
         call(model, inputs)
     params = list(model.parameters())
-    missed = by_operator(watcher.uncounted)
+    missed = by_operator(counter.uncounted)
     return Counts(
         params=sum(param.numel() for param in params),
         nonzero=sum(_nonzero(param.detach()) for param in params),
-        macs=flops.get_total_flops() // 2,
-        activations=watcher.elements,
+        macs=counter.macs,
+        activations=counter.elements,
         uncounted=", ".join(map(str, missed)),
         uncounted_macs=sum(each.least for each in missed),
     )
@@ -108,16 +97,6 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Counts:
 def _nonzero(tensor: Tensor) -> int:
     small = tensor.is_floating_point() and tensor.element_size() < 2  # which torch cannot count in
     return int(torch.count_nonzero(tensor.float() if small else tensor))
-
-
-class _Untracked(ModuleTracker):
-    """Counts the network as a whole: hooks on gradients fail where a module is given a view of a parameter."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        pass
 
 
 @contextmanager
@@ -130,17 +109,27 @@ def _unfused() -> Generator[None]:
 _in_the_open = Together(_unfused)
 
 
-class _Watcher:
-    """Adds up the elements that convolutions and linear layers put out, and notes what no formula counts."""
+class _Counter(OperatorMode):
+    """Adds up MACs, and elements that convolutions and linear layers put out; notes what no formula counts."""
 
     def __init__(self, stack: ModuleStack) -> None:
+        super().__init__()
         self._stack = stack
+        self.macs = 0
         self.elements = 0
         self.uncounted: list[Uncounted] = []
 
-    def hear(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Take in an operator that has run."""
+    def _ran(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if func is not torch.ops.prim.device.default:
+            with self:  # functions come whole to what stands below autograd where there is none, in inference mode
+                out = func.decompose(*args, **named)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **named)
         if func.overloadpacket in _MAKERS and isinstance(out, Tensor):
             self.elements += out.numel()
-        if macs(func, args, kwargs, out) is None:
+        found = macs(func, args, named, out)
+        if found is None:
             self.uncounted.append(uncounted(func, self._stack.current, out))
+        self.macs += found or 0
+        return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -52,6 +53,11 @@ class Quality:
         """That of the metric that decides: of classification the share of right answers, in [0, 1]."""
         return self.values[0]
 
+    @property
+    def loss_or_error(self) -> float:
+        """What is smaller the better: the loss, or the error by the metric where the loss exists in training alone."""
+        return self.metric.error(self.value) if self.loss is None else self.loss
+
     def to_dict(self) -> dict[str, Any]:
         """Return values that JSON has."""
         pairs = zip(self.metrics, self.values, strict=True)
@@ -70,11 +76,12 @@ class Quality:
             values = {"metrics": [accuracy], **{name: each for name, each in values.items() if name != "top1"}}
         try:
             entries = [dict(entry) for entry in values["metrics"]]
-            numbers = tuple(_number(entry.pop("value")) for entry in entries)
+            found = [entry.pop("value") for entry in entries]
+            numbers = tuple(math.nan if value is None else _number(value) for value in found)  # JSON has no NaN
             loss = None if values["loss"] is None else _number(values["loss"])
             metrics = tuple(Metric(**entry) for entry in entries)
             if not metrics or set(values) != {"metrics", "loss", "examples"}:
-                raise ValueError("its entries are others")
+                raise reading.Unfit("it must have metrics, at least one, loss and examples, and nothing else")
             return cls(metrics, numbers, loss, values["examples"])
         except (LookupError, TypeError, ValueError, SecateurError) as error:
             raise ArtifactError(f"the stored quality is damaged: {reading.wrong(error)}") from error
@@ -177,5 +184,5 @@ def _single(output: Any) -> Any:
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{reading.written(value)} is no number")
+        raise reading.Unfit(f"{reading.written(value)} is no number")
     return float(value)

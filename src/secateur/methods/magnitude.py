@@ -77,7 +77,8 @@ class Magnitude(ScoreMethod):
             tensor = tensor_of(problem.model, member.tensor).detach().cpu()
             for d, units in enumerate(problem.graph.tensors[member.tensor][1]):
                 if units is not None and problem.graph.roles[member.tensor][d] == "reads":
-                    tensor = tensor.index_fill(d, torch.nonzero(~staying(units, keep)).flatten(), 0.0)
+                    gone = torch.nonzero(~staying(units, keep)).flatten()
+                    tensor = tensor.index_fill(d, gone, 0.0) if len(gone) else tensor
             rows = unit_rows(tensor, member, group.size)
             total += rows.abs().sum(1) if self.norm == "l1" else rows.square().sum(1)
         return total if self.norm == "l1" else total.sqrt()

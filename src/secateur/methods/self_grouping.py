@@ -35,7 +35,6 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from secateur.core.graph import Graph, within
@@ -280,6 +279,8 @@ def _kmeans(rows: Any, groups: int, restarts: int, seed: int) -> Any:
 
 def _aligned(rows: Any, labels: Any, multiple: int) -> Any:
     """Return labels of clusters whose sizes are multiples, but for one where the number of rows is none."""
+    from scipy.optimize import linear_sum_assignment
+
     sizes = np.bincount(labels)
     if multiple == 1 or not (sizes % multiple).any():
         return labels

@@ -35,7 +35,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, Group, layer_of
@@ -118,6 +117,8 @@ class WeakSubnetwork(Method):
                 "no two layers hold units of their own between them"
                 + ("; try streams = tied, which prunes residual streams too" if self.streams == "safe" else "")
             )
+        from scipy.stats import rankdata  # whose import takes longer than all other methods together
+
         saliency = self._by_weights if self.criterion == "weights" else _Calibration(problem, self.batches).saliency
         scores: dict[str, Tensor] = {}
         for group in problem.graph.free:

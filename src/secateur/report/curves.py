@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from secateur.core.selection.sensitivity_curves import Curve
 from secateur.report import figures
+from secateur.report.metrics import capital, metric_text
 from secateur.report.numbers import NONE
-from secateur.report.summary import metric_text
 from secateur.tasks import Classification, Metric
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)
@@ -40,7 +40,7 @@ def chart(found: Sequence[Curve], number: int = 1) -> str:
                 mode="lines+markers",
                 line={"color": _colour(place, len(found)), "width": 2},
                 marker={"size": 5},
-                hovertemplate="%{y:.2f} with %{x:.0f} % left",
+                hovertemplate=f"%{{y:.{metric.digits if known else 2}f}} with %{{x:.0f}} % left",
             )
         )
     figure.update_xaxes(title_text="units left in the group in %", range=[-2, 102])
@@ -89,6 +89,8 @@ def page(found: Sequence[Curve], subject: str, method: str, images: int) -> str:
         images=images,
         sensitivity=[(Markup(chart(found)), table(found))] if found else [],
         keeps=KEEPS,
+        metric=metric_in(found),
+        metric_label=capital(metric_in(found).name),
         plotly=Markup(figures.script()),
     )
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.outcome.network_stages import metric_of
+from secateur.report.metrics import capital, metric_text
 from secateur.report.numbers import TIMES, milliseconds
-from secateur.report.summary import SAME, Document, capital
+from secateur.report.summary import SAME, Document
 
 
 def kept(document: Document) -> list[str]:
@@ -29,7 +30,7 @@ def kept(document: Document) -> list[str]:
             f"({milliseconds(latency['dense_milliseconds'])} before, {milliseconds(latency['milliseconds'])} after"
             f"{widths})."
         )
-        lines += _shares(latency.get("shares"))
+        lines += _shares(latency.get("shares"), document)
     if drop := found.get("drop"):
         metric = metric_of(document)
         unit = "points" if metric.unit == "%" else metric.unit
@@ -72,17 +73,22 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _shares(shares: Mapping[str, Any] | None) -> list[str]:
+def _shares(shares: Mapping[str, Any] | None, document: Document) -> list[str]:
     """Say by which shares the latency was met, and what the others would have been worth."""
     if shares is None:
         return []
-    worth, by = shares["worth"], shares["by"]
-    usual = f"{100 * worth['scope']:.1f} %"
+    by, metric = shares["by"], metric_of(document)
+    if by.startswith(metric.name):
+        sign = 1 if metric.higher_is_better else -1  # a worth is larger the better a network is
+        worth = {name: metric_text(metric, sign * value, 1) for name, value in shares["worth"].items()}
+    else:
+        worth = {name: f"{100 * value:.1f} %" for name, value in shares["worth"].items()}
+    usual = worth["scope"]
     if "latency" not in worth:
         return [
             f"Shares: the method's own ({usual} {by}); no latency-aware ones meet the limit on this grid of widths."
         ]
-    aware = f"{100 * worth['latency']:.1f} %"
+    aware = worth["latency"]
     if shares["taken"] == "latency":
         return [f"Shares: latency-aware, with {aware} {by}; the method's own have {usual} within the same limit."]
     return [f"Shares: the method's own, with {usual} {by}; latency-aware ones have {aware} within the same limit."]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.outcome.network_stages import metric_of
+from secateur.report.metrics import metric_text
 from secateur.report.numbers import percent
-from secateur.report.summary import Document, metric_text
+from secateur.report.summary import Document
 from secateur.tasks import Metric
 
 _WAYS = {

@@ -18,6 +18,7 @@ from secateur.artifact.manifest import MANIFEST
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in
 from secateur.report import curves, figures, limits, minutes, speed, summary, tuning
+from secateur.report.metrics import capital
 from secateur.spelling import said
 from secateur.tasks import Metric
 
@@ -119,6 +120,7 @@ def render(
         training=summary.training(document) if quality_in(document["after"]) else "",
         tested=quality_in(document["after"]),
         metric=metric_of(document),
+        metric_label=capital(metric_of(document).name),
         layers=layers,
         pinned=[layer for layer in layers if layer["prunable"] < layer["width"]],
         card=sections(document["method"]["card"]),
@@ -149,12 +151,13 @@ _TILES = ("Parameters", "MACs", "Latency")
 
 
 def _is_tile(row: summary.Row, metric: Metric) -> bool:
-    return row.label.split(" ")[0] in _TILES or row.label == summary.capital(metric.name)
+    return row.label.split(" ")[0] in _TILES or row.label == capital(metric.name)
 
 
 def _drawn(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[str]:
-    """Return which curves a training has: of the loss, and of the metric where there were validation examples."""
-    known = any(figures.of_epoch(row, "val_metric") is not None for _, rows in runs for row in rows)
+    """Return which curves a training has: of the loss, and of the metric where any epoch knows it."""
+    names = ("train_metric", "val_metric")
+    known = any(figures.of_epoch(row, name) is not None for _, rows in runs for row in rows for name in names)
     return ["loss", *(["metric"] if known else [])] if runs else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +11,8 @@ from typing import Any, TypeAlias
 from secateur.measure import Quality
 from secateur.outcome.network_stages import DISTILLED, measured, metric_of, quality_in, way_of
 from secateur.recipe_rules import DATA_FREE
+from secateur.report.metrics import capital, metric_change, metric_text
 from secateur.report.numbers import NONE, TIMES, change, milliseconds, percent, short, signed
-from secateur.tasks import Metric
 
 Document = Mapping[str, Any]
 _Values: TypeAlias = tuple[float | None, ...]
@@ -70,7 +71,7 @@ class Row:
 def rows(document: Document) -> list[Row]:
     """Return the table of all networks that a run had: metrics, loss, sizes and latency, as far as measured."""
     found = [*_metrics(document), _loss(document), _count(document, "params", "Parameters")]
-    if any(part and part["counts"]["nonzero"] != part["counts"]["params"] for part in _parts(document)):
+    if any(part and part["counts"]["nonzero"] != part["counts"]["params"] for part in measured(document).values()):
         found.append(_count(document, "nonzero", "Nonzero parameters"))
     found += [_count(document, "macs", "MACs"), _count(document, "activations", "Activations"), _latency(document)]
     return [row for row in found if row]
@@ -203,7 +204,7 @@ def repairs(document: Document) -> list[str]:
         text = f"{done['step']} ({done['layers']} layer{'' if done['layers'] == 1 else 's'})"
         known = [Quality.from_dict(done[when]) for when in ("before", "after") if done[when]]
         if len(known) == 2:
-            before, after = (metric_text(found.metric, found.value) for found in known)
+            before, after = (metric_text(found.metric, found.value, 1) for found in known)
             text += f": validation {known[0].metric.name} from {before} to {after}"
         else:
             text += "; what it brought is not known without labelled images"
@@ -234,34 +235,11 @@ def interval(speed: Document) -> str:
     return f"{100 * speed['confidence']:.0f} % interval {low:.2f} to {high:.2f}"
 
 
-def _parts(document: Document) -> list[Any]:
-    return list(measured(document).values())
-
-
-def capital(name: str) -> str:
-    """Return a name as a label; what is an abbreviation stays as it is."""
-    return name[:1].upper() + name[1:] if name[1:2].islower() and name.partition(" ")[0].islower() else name
-
-
-def metric_text(metric: Metric, value: float, digits: int | None = None) -> str:
-    """Return a value of a metric as the tables write it."""
-    return percent(value, metric.digits if digits is None else digits) if metric.unit == "%" else metric.text(value)
-
-
-def metric_change(metric: Metric, before: float, after: float) -> str:
-    """Return a difference of two values of a metric as the tables write it."""
-    unit = "points" if metric.unit == "%" else metric.unit
-    return f"{signed(metric.scale * (after - before), metric.digits)}{f' {unit}' if unit else ''}"
-
-
 def _metrics(document: Document) -> list[Row]:
-    found = [quality_in(part) for part in _parts(document)]
-    first = next((one for one in found if one), None)
-    if first is None:
-        return []
+    found = [quality_in(part) for part in measured(document).values()]
     rows = list[Row]()
-    for place, metric in enumerate(first.metrics):
-        values = tuple(one.values[place] if one else None for one in found)
+    for place, metric in enumerate(next((one.metrics for one in found if one), ())):
+        values = tuple(None if one is None or math.isnan(one.values[place]) else one.values[place] for one in found)
         before, after = values[0], values[-1]
         gain = "" if before is None or after is None else metric_change(metric, before, after)
         rows.append(Row(capital(metric.name), _texts(values, partial(metric_text, metric)), gain))
@@ -269,7 +247,7 @@ def _metrics(document: Document) -> list[Row]:
 
 
 def _loss(document: Document) -> Row | None:
-    found = [quality_in(part) for part in _parts(document)]
+    found = [quality_in(part) for part in measured(document).values()]
     values = tuple(one.loss if one else None for one in found)
     if all(value is None for value in values):
         return None
@@ -295,7 +273,7 @@ def _latency(document: Document) -> Row | None:
     if values is None:
         return None
     before, after = values[0], values[-1]
-    known = next(part["latency"] for part in _parts(document) if part and part["latency"])
+    known = next(part["latency"] for part in measured(document).values() if part and part["latency"])
     conditions = [f"batch of {known['batch_size']}", known["device"]]
     if known["device"] == "cpu":
         conditions.append(f"{known['threads']} thread{'s' if known['threads'] != 1 else ''}")
@@ -312,7 +290,7 @@ def _latency(document: Document) -> Row | None:
 
 def _values(document: Document, part: str, name: str) -> _Values | None:
     """Return one quantity for each of the stages; None if it was never measured."""
-    found = tuple(whole[part][name] if whole[part] else None for whole in _parts(document))
+    found = tuple(whole[part][name] if whole[part] else None for whole in measured(document).values())
     return None if all(value is None for value in found) else found
 
 

@@ -96,13 +96,14 @@ def _lowered(bargain: Bargain, targets: list[Target]) -> Target | None:
 def _within_drop(bargain: Bargain, most: float, settled: Settled | None) -> Settled:
     """Check the drop of a settled network; without other limits find the smallest network whose drop is allowed."""
     assert bargain.worth is not None
-    dense = bargain.worth(EMPTY)
+    dense, metric = bargain.worth(EMPTY), bargain.metric
     if settled is not None:
         lost = dense - bargain.worth(bargain.decide(settled.target, settled.limits))
         if lost > most + 1e-9:
             raise TargetError(
-                f"the limits cannot be met together: with the others the accuracy drops by {lost:.3g}, and at most "
-                f"{most:.3g} was allowed; loosen one of them, or count the drop after fine-tuning"
+                f"the limits cannot be met together: with the others the {metric.name} "
+                f"{'drops' if metric.higher_is_better else 'rises'} by {lost:.3g}, and at most {most:.3g} was allowed; "
+                f"loosen one of them, or count the drop after fine-tuning"
             )
         return replace(settled, found={**settled.found, "drop": {"asked": most, "found": lost}})
     low, high, lost = 0.0, 1.0, 0.0
@@ -120,5 +121,5 @@ def _within_drop(bargain: Bargain, most: float, settled: Settled | None) -> Sett
         else:
             low = middle
     if high == 1.0:
-        raise TargetError(f"every plan of this method costs more than {most:.3g} of accuracy; allow more", 1.0)
+        raise TargetError(f"every plan of this method costs more than {most:.3g} of {metric.name}; allow more", 1.0)
     return Settled(Target(high, "macs"), bargain.limits, {"drop": {"asked": most, "found": lost}})

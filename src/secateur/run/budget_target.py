@@ -104,8 +104,9 @@ def _bargain(job: Job, graph: Graph, budget: Budget) -> Bargain:
     def tested(plan: Plan) -> float:
         return _worth(job, graph, plan, trained=budget.drop_after == "training")
 
-    test = None if job.data is None else tested
-    return Bargain(job.dense, graph, job.inputs, decide, job.limits, test, _alternative(job, graph), tell=job.tell)
+    bargain = Bargain(job.dense, graph, job.inputs, decide, job.limits, tell=job.tell)
+    bargain = replace(bargain, alternative=_alternative(job, graph))
+    return bargain if job.data is None else replace(bargain, worth=tested, metric=job.data.task.metric)
 
 
 def _decided(job: Job, graph: Graph, method: Method, target: Target, limits: Limits) -> Plan:

@@ -17,6 +17,7 @@ from secateur.core.sizes.size import Target, size
 from secateur.events import Tell, ignore
 from secateur.measure.forecast import Forecast
 from secateur.run.latency_shares import latency_aware
+from secateur.tasks import Classification, Metric
 
 Decide = Callable[[Target, Limits], Plan]
 Test = Callable[[Plan], float]
@@ -28,7 +29,7 @@ class Alternative:
 
     Attributes:
         decide: takes the forecast and returns what asks the method for a plan.
-        worth: of a plan, in [0, 1]; of two plans within the limit the one with the higher is taken.
+        worth: of a plan; of two plans within the limit the one with the higher is taken.
         by: what that is, in words.
     """
 
@@ -49,6 +50,7 @@ class Bargain:
         limits: floors and multiples that hold in any case.
         worth: the metric of the network under a plan, on validation examples, negative where lower is better; None
             without data.
+        metric: what that is.
         alternative: latency-aware shares, to be tried where a latency is limited; None for none.
         seconds: to time whole networks for, each time.
         tell: hears the progress.
@@ -60,6 +62,7 @@ class Bargain:
     decide: Decide
     limits: Limits = field(default_factory=Limits)
     worth: Test | None = None
+    metric: Metric = field(default_factory=lambda: Classification().metric)
     alternative: Alternative | None = None
     seconds: float = 2.5
     tell: Tell = ignore

@@ -172,7 +172,8 @@ def prune(
     if isinstance(given, str):
         given = _built(given, images, example_inputs, seed)
         model = _own(given)
-    refuse_foreign(given)
+    if model is given:  # no network, or it would be a copy
+        refuse_foreign(given)
     assert isinstance(model, nn.Module)
     assert isinstance(given, nn.Module)
     dense = model

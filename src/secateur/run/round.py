@@ -189,12 +189,7 @@ class Round:
         data = self.job.data
         if data is None:
             return None
-
-        def judged(network: nn.Module) -> float:
-            found = quality(network, data.batches("val"), data.task)
-            return data.task.metric.error(found.value) if found.loss is None else found.loss
-
-        return judged
+        return lambda network: quality(network, data.batches("val"), data.task).loss_or_error
 
     def check_size(self, plan: Plan) -> None:
         """Refuse a plan that does not do what was asked; the shipped methods never make one."""
@@ -215,17 +210,18 @@ class Round:
         with job.clock("apply"):
             thin = apply(model, graph, plan)
         with job.clock("verify"):
-            check, outputs = prove(model, graph, plan, thin, job.inputs)
-        with job.clock("verify"):
-            prove_elsewhere(model, graph, plan, thin, job.inputs, outputs)
-        if check.draws:
+            proof = prove(model, graph, plan, thin, job.inputs)
+            trains = prove_elsewhere(model, graph, plan, thin, job.inputs, proof)
+        if proof.check.draws:
             warn(DRAWN, job.tell)
             plan = replace(plan, notes=(*plan.notes, DRAWN))
         if "compensate" not in job.repair:  # which would add once more what the constants gave; a fit sees them added
-            plan, thin = fold_constants(model, graph, plan, job.inputs, job.limits) or (plan, thin)
-        with job.clock("verify"):
-            check_training(model, thin, job.inputs)
-        return plan, thin, check.difference
+            folded = fold_constants(model, graph, plan, job.inputs, job.limits)
+            (plan, thin), trains = folded or (plan, thin), trains and not folded
+        if not trains:
+            with job.clock("verify"):
+                check_training(model, thin, job.inputs)
+        return plan, thin, proof.check.difference
 
     def mend(self, plan: Plan) -> None:
         """Repair without training what the cut has damaged; without a fit where none can be had and nobody named one.

@@ -78,8 +78,7 @@ class Examples:
         The loss is the error where the task has a loss in training alone.
         """
         found = self.judged(model)
-        error = self.task.metric.error(found.value)
-        return error if found.loss is None else found.loss, error
+        return found.loss_or_error, self.task.metric.error(found.value)
 
     def fingerprint(self) -> str:
         """Return a name for the content."""

@@ -122,7 +122,10 @@ class _ClassMeter(Meter):
         self._metric: MulticlassAccuracy | None = None
 
     def update(self, output: Tensor, batch: Any) -> None:
-        target = check_classes(self._task.target(batch), len(output), output.shape[1])
+        target = self._task.target(batch)
+        if (images := self._task.count(batch)) != (labels := len(check_labels(target))):
+            raise DataError(f"it has {images} images but {labels} labels: there must be one label for each image")
+        target = check_classes(target, len(output), output.shape[1])
         if not len(target):
             return
         if self._metric is None:
@@ -165,15 +168,25 @@ class _LabelMeter(Meter):
         return (sum(found) / len(found),)
 
 
+def check_labels(labels: Any) -> Tensor:
+    """Return labels that are class numbers (N,), of any integer type.
+
+    Raises:
+        DataError: if they are none.
+    """
+    if not is_whole(labels) or labels.ndim != 1:
+        raise DataError(f"labels must be class numbers of shape (batch,), not {described(labels)}")
+    return labels
+
+
 def check_classes(labels: Any, scored: int, classes: int) -> Tensor:
     """Return class numbers (N,) as int64; looks at their values, and so waits for an accelerator.
 
     Raises:
-        DataError: if they are none, or one of them is outside of the network's classes.
+        DataError: if one of them is outside of the network's classes.
         ModelError: if there are more or fewer rows of scores than labels.
     """
-    if not is_whole(labels) or labels.ndim != 1:
-        raise DataError(f"labels must be class numbers of shape (batch,), not {described(labels)}")
+    labels = check_labels(labels)
     if scored != len(labels):
         raise ModelError(f"the model returned {scored} rows of scores for {len(labels)} images")
     labels = labels.long()

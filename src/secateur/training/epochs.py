@@ -18,7 +18,7 @@ from secateur.events import Event, Tell, ignore
 from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.training import checkpoint as disk
 from secateur.training.batchnorm import recalibrate
-from secateur.training.history import History, Row, Speed
+from secateur.training.history import History, Row, Speed, row_of
 from secateur.training.objective import Outputs
 from secateur.training.optimizers import optimizer, schedule
 from secateur.training.share import Share, number_of
@@ -188,7 +188,7 @@ class Training:
         if self.parts.shaper is not None and "shaper" in groups:
             self.parts.shaper.load_state_dict(groups["shaper"])
         self.parts.steps = int(facts["steps"])
-        self.rows = [Row(**row) for row in facts["rows"]]
+        self.rows = [row_of(row) for row in facts["rows"]]
         if facts["best"]:
             self.best = facts["best"], dict(groups["best"])
         disk.restore(self.model, groups["model"])

@@ -13,7 +13,10 @@ from secateur.rules import Number
 from secateur.tasks import Classification, Metric
 from secateur.typed import check_types
 
-_RENAMED = {"train_accuracy": "train_metric", "val_accuracy": "val_metric"}  # what earlier versions wrote
+_RENAMED: dict[str, str] = {
+    "train_accuracy": "train_metric",
+    "val_accuracy": "val_metric",
+}  # what earlier versions wrote
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ class Row:
         check_types(self)
 
 
+def row_of(values: Mapping[str, Any]) -> Row:
+    """Return the epoch that ``dataclasses.asdict`` was called on, by this version or an earlier one.
+
+    Raises:
+        TypeError, ValueError, SettingError: if it is none.
+    """
+    return Row(**{_RENAMED.get(name, name): value for name, value in dict(values).items()})
+
+
 @checked
 @dataclass(frozen=True)
 class History:
@@ -99,10 +111,8 @@ class History:
             ArtifactError: if it is none.
         """
         try:
-            named: list[dict[str, Any]] = [
-                {_RENAMED.get(name, name): each for name, each in row.items()} for row in values["rows"]
-            ]
+            rows = tuple(map(row_of, values["rows"]))
             metric = Metric(**values["metric"]) if "metric" in values else Classification().metric
-            return History(tuple(Row(**row) for row in named), Speed(**values["speed"]), values["selected"], metric)
-        except (LookupError, TypeError, SettingError) as error:
+            return History(rows, Speed(**values["speed"]), values["selected"], metric)
+        except (LookupError, TypeError, ValueError, SettingError) as error:
             raise ArtifactError(f"the stored history is damaged: {reading.wrong(error)}") from error

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from nets import Plain
 from plans import Numbered
 from secateur.core.graph import Graph, Group
+from secateur.core.metric import Metric
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
 from secateur.core.selection.sensitivity_curves import Curve, by_damage, points
@@ -50,12 +53,23 @@ def test_a_loss_that_is_not_finite_is_the_worst_damage_and_survives_json() -> No
     assert Curve.from_dict(found.to_dict()) == found
 
 
+def test_the_curve_of_an_earlier_version_is_read() -> None:
+    found = Curve("g", ("a",), 4, (4, 2), (1.0, 1.5), (0.9, 0.8))
+    old = {**found.to_dict(), "accuracy": [0.9, 0.8]}
+    del old["values"], old["metric"]
+    assert Curve.from_dict(old) == found
+    del old["accuracy"]
+    assert Curve.from_dict(old).values == ()
+    other = replace(found, metric=Metric("RMSE", "m", higher_is_better=False))
+    assert Curve.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+
+
 def test_accuracy_is_read_off_the_curve_and_not_beyond_it() -> None:
     found = Curve("g", (), 8, (8, 4, 2), (0.0, 0.0, 0.0), (0.9, 0.7, 0.1))
-    values = [found.accuracy_at(keep) for keep in (1.0, 0.75, 0.5, 0.25)]
+    values = [found.value_at(keep) for keep in (1.0, 0.75, 0.5, 0.25)]
     assert values == [pytest.approx(v) for v in (0.9, 0.8, 0.7, 0.1)]
-    assert found.accuracy_at(0.2) is None
-    assert Curve("g", (), 8, (8,), (0.0,)).accuracy_at(0.5) is None
+    assert found.value_at(0.2) is None
+    assert Curve("g", (), 8, (8,), (0.0,)).value_at(0.5) is None
 
 
 def test_points_are_evenly_spaced_and_drop_the_lowest(graph: Graph) -> None:

@@ -19,7 +19,7 @@ from secateur.core.surgery import run
 from secateur.core.surgery.untouched import equal
 from secateur.errors import ArtifactError, ModelError
 from secateur.export import export_source
-from secateur.measure import accuracy, count, deploy, latency, measure
+from secateur.measure import count, deploy, latency, measure, quality
 from secateur.methods import make
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -97,7 +97,7 @@ ACTS: dict[str, Callable[[nn.Module, Path], Any]] = {
     "prune": lambda net, folder: prune(net, X, target=0.7, latency=False),
     "count": lambda net, folder: count(net, X),
     "measure": lambda net, folder: measure(net, X, seconds=0.001),
-    "accuracy": lambda net, folder: accuracy(net, [(X, Y)]),
+    "quality": lambda net, folder: quality(net, [(X, Y)]),
     "latency": lambda net, folder: latency(net, X, seconds=0.001),
     "deploy": lambda net, folder: deploy(net, X, seconds=0.001),
     "apply": lambda net, folder: apply(net, trace(Plain(), X), Plan((DropUnits("one", (1,)),))),

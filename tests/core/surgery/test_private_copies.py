@@ -21,7 +21,7 @@ from secateur.core.surgery.private_copies import apart, stand_in
 from secateur.data import from_loaders
 from secateur.errors import ModelError
 from secateur.export import export_pt2, export_source
-from secateur.measure import accuracy, count, deploy, fastest, fastest_runtime, latency, measure, side_by_side
+from secateur.measure import count, deploy, fastest, fastest_runtime, latency, measure, quality, side_by_side
 from secateur.methods import make
 from secateur.models import classes_of, head_of
 from secateur.reconstruction import blind_curves, error_curves
@@ -98,7 +98,7 @@ ACTS: dict[str, Callable[[nn.Module, Path], Any]] = {
     "save": _saved,
     "run": lambda net, folder: run(net, X),
     "count": lambda net, folder: count(net, X),
-    "accuracy": lambda net, folder: accuracy(net, [(X, Y)]),
+    "quality": lambda net, folder: quality(net, [(X, Y)]),
     "latency": lambda net, folder: latency(net, X, seconds=0.001),
     "measure": lambda net, folder: measure(net, X, [(X, Y)], seconds=0.001),
     "side_by_side": lambda net, folder: side_by_side({"it": net}, X, seconds=0.001),
@@ -184,7 +184,7 @@ def test_other_threads_see_the_network_as_it_is(act: str, tmp_path: Path) -> Non
 def test_modes_of_a_network_in_training_do_not_change_meanwhile() -> None:
     net, modes = busy(), set[bool]()
     net.one.register_forward_hook(lambda module, given, output: modes.add(net.training))
-    for act in ("trace", "count", "accuracy", "latency", "verify"):
+    for act in ("trace", "count", "quality", "latency", "verify"):
         ACTS[act](net, Path())
     assert modes == {True}
 
@@ -204,7 +204,7 @@ def test_what_cannot_be_copied_is_used_as_it_is_and_put_back() -> None:
     net = Locked()
     loss, before = net(X).sum(), state_of(net)
     assert stand_in(net) is net
-    for act in ("trace", "count", "accuracy", "latency", "run"):
+    for act in ("trace", "count", "quality", "latency", "run"):
         ACTS[act](net, Path())
     assert state_of(net) == before
     loss.backward()
@@ -221,7 +221,7 @@ def test_code_from_outside_that_goes_on_with_the_original_keeps_it() -> None:
     assert stand_in(closed) is closed
     assert stand_in(bound) is not bound
     before = state_of(closed)
-    for act in ("count", "accuracy"):
+    for act in ("count", "quality"):
         ACTS[act](closed, Path())
     assert state_of(closed) == before
 

@@ -194,3 +194,23 @@ def test_inputs_without_a_shape_are_refused_in_one_sentence(work: Callable[..., 
     nested = torch.nested.nested_tensor([torch.randn(3, 8, 8), torch.randn(3, 8, 8)])
     with pytest.raises(ModelError, match="nested tensor, which has no shape: give a padded one"):
         work(nn.Conv2d(3, 8, 3), nested)
+
+
+def test_a_copy_has_tables_of_its_own_and_shares_those_that_were_shared() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    shared: dict[str, int] = {}
+    for module in net:
+        module.shared = shared  # type: ignore[assignment]
+    twin = private(net)
+    twin[0].register_forward_hook(lambda module, given, output: output + 1)
+    twin[0].shared["calls"] = 1  # type: ignore[index]
+    assert twin[1].shared == {"calls": 1}
+    assert shared == {}
+    assert all(
+        vars(module)[name] is not table
+        for module, other in zip(net.modules(), twin.modules(), strict=True)
+        for name, table in vars(other).items()
+        if isinstance(table, dict)
+    )
+    x = torch.ones(1, 2)
+    assert not torch.equal(net(x), twin(x))

@@ -23,6 +23,7 @@ FREE_IT = "if nothing needs that width, name the output in free_outputs"
 SCORES = "logits"
 IN_TRAINING, IN_ANOTHER_RUN = "in training", "in another run"
 _MOST = 12  # outputs that a message lists
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})  # which hold nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def _tensors(value: Any, path: tuple[str, ...], above: frozenset[int]) -> Iterat
     if isinstance(value, Tensor):
         yield path, value
         return
-    if id(value) in above or isinstance(value, (nn.Module, type)):
+    if type(value) in _PLAIN or id(value) in above or isinstance(value, (nn.Module, type)):
         return
     for name, part in _parts(value):
         yield from _tensors(part, (*path, str(name)), above | {id(value)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +85,12 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
         PlanError: if the model has none of that name.
     """
     owner, _, leaf = name.rpartition(".")
+    module: nn.Module | None = model
+    for part in owner.split(".") if owner else ():  # faster than get_submodule, which finds the rest
+        parts: Any = {} if module is None else module._modules  # pyright: ignore[reportPrivateUsage]
+        module = parts[part] if part in parts else None  # noqa: SIM401  (those of scripted modules have no get)
     try:
-        return getattr(model.get_submodule(owner), leaf)
+        return getattr(model.get_submodule(owner) if module is None else module, leaf)
     except AttributeError:
         raise PlanError(f"the model has no tensor '{name}'; was it traced from another network?") from None
 
@@ -116,6 +120,5 @@ def unit_rows(tensor: Tensor, member: Member, size: int) -> Tensor:
 
 def staying(units: Tensor, keep: Tensor) -> Tensor:
     """Return which positions stay under ``keep``: those of kept units, and those that belong to none (-1)."""
-    stays = units < 0
-    stays[~stays] = keep[units[~stays]]
-    return stays
+    fixed = units < 0
+    return fixed | keep[units] if keep.numel() else fixed  # -1 is a place too, the last

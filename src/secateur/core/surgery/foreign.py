@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Annotated, Any, TypeAlias
 
@@ -50,10 +51,11 @@ def refuse_foreign(model: object) -> None:
     """
     refuse_wrapped(model)
     if isinstance(model, nn.Module):
+        parameters, buffers = list(model.named_parameters()), list(model.named_buffers())
         _refuse_holders(model)
         _refuse_layers(model)
-        refuse_odd_tensors(model)
-        _refuse_tensors(model)
+        _refuse_odd(parameters, buffers)
+        _refuse_tensors(parameters, buffers)
 
 
 def refuse_wrapped(model: object) -> None:
@@ -97,13 +99,13 @@ def _refuse_layers(model: nn.Module) -> None:
                 )
 
 
-def _refuse_tensors(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+def _refuse_tensors(parameters: Sequence[tuple[str, Tensor]], buffers: Sequence[tuple[str, Tensor]]) -> None:
+    for name, tensor in (*parameters, *buffers):
         if tensor.is_quantized or _is(tensor, "torchao."):
             raise ModelError(f"'{name}' is quantised, so it cannot be cut: prune the network before it is quantised")
         if _is(tensor, "torch.distributed."):
             raise ModelError(f"'{name}' is spread over several processes: give the network before it was sharded")
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if parameter.is_floating_point() and parameter.element_size() < 2:
             raise ModelError(
                 f"'{name}' holds {_said(parameter.dtype)}, with which torch hardly computes: convert the network "
@@ -119,11 +121,15 @@ def refuse_odd_tensors(model: nn.Module) -> None:
     Raises:
         ModelError: naming the first one, and what to do.
     """
-    for name, tensor in model.named_parameters():
+    _refuse_odd(list(model.named_parameters()), list(model.named_buffers()))
+
+
+def _refuse_odd(parameters: Sequence[tuple[str, Tensor]], buffers: Sequence[tuple[str, Tensor]]) -> None:
+    for name, tensor in parameters:
         trouble = _trouble(tensor, (torch.strided,))
         if trouble:
             raise ModelError(f"'{name}' {trouble}")
-    for name, tensor in model.named_buffers():
+    for name, tensor in buffers:
         trouble = _trouble(tensor, (torch.strided, torch.sparse_coo))
         if trouble:
             raise ModelError(f"'{name}' {trouble}")

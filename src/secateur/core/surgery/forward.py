@@ -54,16 +54,17 @@ def modes_kept(model: nn.Module, training: Callable[[nn.Module], bool] = in_eval
     Yields:
         the modes that the modules had, by name.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    names = {name: module.training for name, module in model.named_modules()}
+    modes = [(name, module, module.training) for name, module in model.named_modules()]
     try:
-        for module, _ in modes:
-            module.training = training(module)
-        yield names
+        for _, module, mode in modes:
+            if mode is not (wanted := training(module)):
+                module.training = wanted
+        yield {name: mode for name, _, mode in modes}
     finally:
         with deferred:
-            for module, mode in modes:
-                module.training = mode
+            for _, module, mode in modes:
+                if vars(module).get("training") is not mode:  # looked up where nobody hears that it is asked for
+                    module.training = mode
 
 
 def run(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module], bool] = in_evaluation) -> Any:
@@ -110,7 +111,7 @@ def describe(inputs: Inputs) -> str:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Return all tensors of an output in order, however deep in containers, dataclasses and other objects."""
-    return [tensor for _, tensor in named_tensors(value)]
+    return [value] if isinstance(value, Tensor) else [tensor for _, tensor in named_tensors(value)]
 
 
 def finite(outputs: Any) -> bool:

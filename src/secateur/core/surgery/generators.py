@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +39,19 @@ def common() -> list[Source]:
     return everywhere + [_cuda(torch.device("cuda", index)) for index in cuda]
 
 
-def held(model: nn.Module) -> list[Source]:
+def held(modules: Iterable[nn.Module]) -> list[Source]:
     """Return the generators that the modules of a network, or the files of their classes, hold as attributes."""
-    found = {id(value): value for space in _namespaces(model) for value in list(space.values()) if _is_generator(value)}
+    found: dict[int, Any] = {}
+    for space in _namespaces(modules):
+        values = list(space.values())
+        if any(map(_is_generator, set(map(type, values)))):  # hardly any: a file has hundreds of values
+            found |= {id(value): value for value in values if _is_generator(type(value))}
     return [_of(value) for value in found.values()]
 
 
-def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
+def _namespaces(modules: Iterable[nn.Module]) -> Iterator[dict[str, Any]]:
     files: set[str] = set()
-    for module in model.modules():
+    for module in modules:
         yield vars(module)
         files.add(type(module).__module__)
     for name in sorted(files):
@@ -55,8 +59,8 @@ def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
             yield vars(sys.modules[name])
 
 
-def _is_generator(value: object) -> bool:
-    kind = type(value)  # isinstance would wake lazy objects
+def _is_generator(kind: type) -> bool:
+    """Tell it of a class, for ``isinstance`` would wake lazy objects."""
     return issubclass(kind, _KINDS) and not issubclass(kind, random.SystemRandom)  # which has no state
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 _OWN = frozenset(vars(nn.Module()))  # attributes of every module, most of them empty dictionaries of hooks and parts
 _TABLES = (dict, OrderedDict, defaultdict)
-_PLAIN = frozenset({int, float, bool, str, bytes, type(None), tuple})
+_BARE = frozenset({int, float, bool, str, bytes, type(None)})  # hold nothing, and cannot be changed
+_PLAIN = _BARE | {tuple}
 _DEEPEST = 4  # containers and objects within each other, the innermost counted too
 _MOST = 1000  # entries of a container that are looked into
 _FOREIGN = (sys.stdlib_module_names - {"types"}) | {"torch", "numpy"}  # types: SimpleNamespace
@@ -31,6 +32,8 @@ def keeping(modules: Iterable[nn.Module]) -> list[Callable[[], object]]:
         own = vars(module)
         restore.append(partial(_restore_table, own, dict(own)))
         for name, value in own.items():
+            if type(value) in _BARE:
+                continue
             if name not in _OWN:
                 restore += [_restoring(each) for each in _reached(value, seen) if type(each) not in _PLAIN]
             elif value:
@@ -43,7 +46,8 @@ def keeping(modules: Iterable[nn.Module]) -> list[Callable[[], object]]:
 def kept_tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
     """Return the tensors that modules keep as attributes, or in what their attributes hold; no parts or buffers."""
     seen: set[int] = set()
-    values = [value for module in modules for name, value in vars(module).items() if name not in _OWN]
+    items = [item for module in modules for item in vars(module).items()]
+    values = [value for name, value in items if type(value) not in _BARE and name not in _OWN]
     return [each for value in values for each in _reached(value, seen) if isinstance(each, Tensor)]
 
 
@@ -59,14 +63,17 @@ def _reached(value: Any, seen: set[int], depth: int = 1) -> Iterator[Any]:
         return
     seen.add(id(value))
     yield value
-    kind, own = type(value), _attributes(value)
-    parts: list[Any] = list(own.values()) if own is not None else []
+    kind = type(value)
     if kind in _TABLES:
-        parts = list(value.values())
+        parts: list[Any] = list(value.values())
     elif kind is list or issubclass(kind, tuple):
         parts = list(value)
+    else:
+        own = _attributes(value)
+        parts = list(own.values()) if own is not None else []
     for part in parts if depth < _DEEPEST and len(parts) <= _MOST else ():
-        yield from _reached(part, seen, depth + 1)
+        if type(part) not in _BARE:
+            yield from _reached(part, seen, depth + 1)
 
 
 def _restoring(value: Any) -> Callable[[], object]:

@@ -64,7 +64,9 @@ class Spot:
         return self.after < length < self.before
 
 
-def check_sizes(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> None:
+def check_sizes(
+    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, *, asked: bool | None = None
+) -> None:
     """Run the thin network on inputs of other sizes, and on more of them, where the dense one can do so.
 
     Inputs that would cost much more than the example are left out. So are all where no code but that of torch looks
@@ -76,6 +78,7 @@ def check_sizes(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inp
         plan: what was removed.
         thin: what is left; it agrees with the silenced network on the inputs.
         inputs: the example.
+        asked: whether code that is not torch's looks at sizes, see ``SizesAsked``; None: not known yet.
 
     Raises:
         CutError: if the thin network does not run, or computes something else than the silenced one.
@@ -85,7 +88,7 @@ def check_sizes(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inp
         other, times = resized(inputs, size, start), Fraction(size.count, size_of(inputs, start).count)
         return agrees_on(model, graph, plan, thin, other, f"inputs of other sizes ({describe(other)})", times)
 
-    if not looks_at_sizes(thin, inputs):
+    if not (looks_at_sizes(thin, inputs) if asked is None else asked):
         return
     more = False
     for start in starts(inputs):
@@ -102,8 +105,14 @@ def check_sizes(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inp
             agrees_on(model, graph, plan, thin, many, "three times as many of them", Fraction(3))
 
 
-class _Listening(FunctionMode):
-    """Hears whether code that is not torch's looks at the size of a tensor, or takes one apart along a dimension."""
+class SizesAsked(FunctionMode):
+    """Hears whether code that is not torch's looks at the size of a tensor, or takes one apart along a dimension.
+
+    To be entered after all other modes, which would ask for the code.
+
+    Attributes:
+        asked: whether any has.
+    """
 
     asked = False
 
@@ -118,9 +127,9 @@ class _Listening(FunctionMode):
 
 def looks_at_sizes(model: nn.Module, inputs: Inputs) -> bool:
     """Run a network and tell whether its code, other than that of torch, can know a size."""
-    with _Listening() as listening:
+    with SizesAsked() as sizes:
         run(model, inputs)
-    return listening.asked
+    return sizes.asked
 
 
 def starts(inputs: Inputs) -> tuple[int, ...]:

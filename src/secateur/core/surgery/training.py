@@ -84,7 +84,7 @@ def _repeats(model: nn.Module, inputs: Inputs) -> bool:
         return finite(first) and relative_difference(first, run(model, inputs, training=in_training)) <= TOLERANCE
 
 
-def compare_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> None:
+def compare_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs) -> bool:
     """Compare the thin network with the silenced one in training mode, where its code looks at whether it trains.
 
     Args:
@@ -94,11 +94,14 @@ def compare_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module
         thin: what is left; it agrees with the silenced network in evaluation mode.
         inputs: the example.
 
+    Returns:
+        Whether it was run there at all.
+
     Raises:
         CutError: if the thin network does not run, or computes something else than the silenced one.
     """
     if not graph.trained_outputs:
-        return
+        return False
     for batch in training_batches(inputs):
         try:
             place = breaks_in_training(model, graph, plan, thin, batch)
@@ -113,7 +116,8 @@ def compare_training(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module
                 "shapes",
                 place,
             )
-        return
+        return True
+    return False
 
 
 def check_training(model: nn.Module, thin: nn.Module, inputs: Inputs) -> None:

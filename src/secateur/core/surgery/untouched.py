@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import OrderedDict
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from types import FunctionType, MethodType
@@ -128,11 +129,11 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
         weights: put parameters back too, into which code may write that only training runs, such as moving averages.
     """
     modules = list(model.modules())
-    tensors = [*model.buffers(), *(model.parameters() if weights else _shortened(modules))]
+    tensors = [*_buffers(modules), *(model.parameters() if weights else _shortened(modules))]
     with torch.inference_mode(False), torch.no_grad(), unseen():
         values = [(tensor, tensor.clone(), Unwritten(tensor)) for tensor in tensors if not tensor.is_meta]
     kept = keeping(modules)
-    generators = [(source, source.get()) for source in held(model)]
+    generators = [(source, source.get()) for source in held(modules)]
 
     def put_back() -> None:
         for restore in kept:
@@ -152,6 +153,12 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Generator[None]:
                 put_back()
 
 
+def _buffers(modules: Iterable[nn.Module]) -> Iterable[Tensor]:
+    """Return the buffers of modules, each once; those of a network without another walk through it."""
+    buffers = [each for module in modules for each in module._buffers.values()]  # pyright: ignore[reportPrivateUsage]
+    return {id(each): each for each in buffers if each is not None}.values()
+
+
 def _shortened(modules: Iterable[nn.Module]) -> list[Tensor]:
     """Return the weights of tables whose rows become shorter where they are looked up, in evaluation mode too."""
     tables = [module for module in modules if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
@@ -159,11 +166,14 @@ def _shortened(modules: Iterable[nn.Module]) -> list[Tensor]:
 
 
 def _write(tensor: Tensor, value: Tensor) -> None:
+    same = tensor.shape == value.shape
+    if same and equal(tensor, value):  # what nobody changed keeps its version
+        return
     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-        if tensor.shape != value.shape:
-            tensor.data = value
-        elif not equal(tensor, value):  # what nobody changed keeps its version
+        if same:
             tensor.copy_(value)
+        else:
+            tensor.data = value
 
 
 def equal(one: Tensor, other: Tensor) -> bool:
@@ -206,12 +216,13 @@ def private(model: nn.Module) -> nn.Module:
     refuse_odd_tensors(model)
     memo: dict[int, Any] = {}
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers(), *computed(model)):
+        named = [*model.named_parameters(), *model.named_buffers()]
+        for tensor in (*(tensor for _, tensor in named), *computed(model)):
             if type(tensor) in (Tensor, nn.Parameter):
                 new = tensor.detach().clone()
                 is_parameter = isinstance(tensor, nn.Parameter)
                 memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        for name, tensor in named:
             try:
                 copy.deepcopy(tensor, memo)  # those of other classes know best how they are copied
             except Exception as error:
@@ -240,7 +251,7 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 "network, which a copy of it would go on to run; make it a method of a class"
             )
     try:
-        copy_of = copy.deepcopy(model, memo)
+        copy_of = copy.deepcopy(model, _empty_tables(model) | memo)
     except Exception as error:
         raise ModelError(f"{kind} cannot be copied: {first_line(error)}") from error
     for (name, module), other in zip(model.named_modules(), copy_of.modules(), strict=False):
@@ -251,6 +262,15 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                     "__slots__; take it out of them, or write __getstate__ and __setstate__ that carry it along"
                 )
     return copy_of
+
+
+def _empty_tables(model: nn.Module) -> dict[int, Any]:
+    """Return new ones in the place of empty dictionaries of modules, most of them for hooks, by their ``id``.
+
+    ``copy.deepcopy`` takes longer over a dozen of them in each module than over all the rest.
+    """
+    values = [value for module in model.modules() for value in vars(module).values()]
+    return {id(value): type(value)() for value in values if type(value) in (dict, OrderedDict) and not value}
 
 
 def _called(name: str) -> str:

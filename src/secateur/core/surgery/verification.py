@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -78,10 +79,27 @@ def verify(model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: 
 
 
 def verified(
-    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, *, training: Training = in_evaluation
+    model: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    thin: nn.Module,
+    inputs: Inputs,
+    *,
+    training: Training = in_evaluation,
+    around: AbstractContextManager[object] | None = None,
 ) -> tuple[Verification, Any]:
-    """Return what ``verify`` does, and what the thin network puts out; with some modules in training mode if told."""
-    difference, outputs = _difference(model, graph, plan, thin, inputs, training)
+    """Return what ``verify`` does, and what the thin network puts out.
+
+    Args:
+        model: the dense network.
+        graph: its graph.
+        plan: what was removed.
+        thin: what is left.
+        inputs: any inputs that the dense network accepts.
+        training: which modules run in training mode.
+        around: a context for the first run of the thin network.
+    """
+    difference, outputs = _difference(model, graph, plan, thin, inputs, training, around)
     if difference <= TOLERANCE:
         return Verification(difference, True), outputs
     precise = _difference_in_double(model, graph, plan, thin, inputs, training)
@@ -94,11 +112,18 @@ def verified(
 
 
 def _difference(
-    model: nn.Module, graph: Graph, plan: Plan, thin: nn.Module, inputs: Inputs, training: Training
+    model: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    thin: nn.Module,
+    inputs: Inputs,
+    training: Training,
+    around: AbstractContextManager[object] | None = None,
 ) -> tuple[float, Any]:
     with masked(model, graph, plan):
         expected = run(model, inputs, training=training)
-    found = run_cut(thin, inputs, training=training)
+    with around or contextlib.nullcontext():
+        found = run_cut(thin, inputs, training=training)
     return relative_difference(left(graph, plan, expected, training), found), found
 
 

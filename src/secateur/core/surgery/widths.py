@@ -37,12 +37,15 @@ _EQUAL = 1e-4  # relative to the largest value, in float32
 
 @dataclass(frozen=True)
 class _Width:
-    """A dimension inside a module: its role, its old and new size, and the units that it holds (none if it stays)."""
+    """A dimension inside a module: its role, its old and new size, and the units that it holds (none if it stays).
+
+    The units are those of a graph, position by position, as bytes: they are only compared.
+    """
 
     role: Role
     old: int
     new: int
-    units: tuple[int, ...]
+    units: bytes
 
 
 def follow_widths(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
@@ -55,10 +58,12 @@ def follow_widths(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
     """
     widths = {name: list(_widths(graph, name, keep)) for name in graph.tensors}
     above: dict[str, frozenset[str]] = {"": frozenset()}
+    known: dict[type, frozenset[str]] = {}
     for name, module in thin.named_modules():
         parent = name.rpartition(".")[0]
         names = above.get(parent, frozenset()) if name else frozenset[str]()
-        own = mentioned(type(module))
+        kind = type(module)
+        own = known[kind] = known.get(kind) or mentioned(kind)
         above[name] = names | own
         if (
             isinstance(module, BlockLayer)
@@ -92,8 +97,8 @@ def _widths(graph: Graph, tensor: str, keep: Tensor) -> Iterator[_Width]:
 
 def _width(role: Role, size: int, units: Tensor | None, keep: Tensor) -> _Width:
     if units is None:
-        return _Width(role, size, size, ())
-    return _Width(role, size, int(staying(units, keep).sum()), tuple(units.tolist()))
+        return _Width(role, size, size, b"")
+    return _Width(role, size, int(staying(units, keep).sum()), units.numpy().tobytes())
 
 
 def _inside(thin: nn.Module, name: str, widths: dict[str, list[_Width]], graph: Graph) -> list[_Width]:
@@ -103,8 +108,8 @@ def _inside(thin: nn.Module, name: str, widths: dict[str, list[_Width]], graph: 
     module = thin.get_submodule(name)
     for leaf, tensor in (*module.named_parameters(), *module.named_buffers()):
         if begin + leaf not in graph.tensors:
-            found += [_Width("reads", size, size, ()) for size in tensor.shape]
-            found += [_Width("makes", size, size, ()) for size in tensor.shape]
+            found += [_Width("reads", size, size, b"") for size in tensor.shape]
+            found += [_Width("makes", size, size, b"") for size in tensor.shape]
     return found
 
 

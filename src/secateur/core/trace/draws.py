@@ -19,7 +19,7 @@ class Around:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self.sources = common() + held(model)
+        self.sources = common() + held(model.modules())
         self._states = [pickle.dumps(source.get()) for source in self.sources]
         self._plain = _plain(model)
         with torch.inference_mode(False), torch.no_grad():

@@ -22,6 +22,7 @@ from secateur.core.surgery.forward import forward, in_evaluation, modes_kept
 from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.steady_draws import WithoutDropout
 from secateur.core.surgery.training import in_training
+from secateur.core.surgery.training_flag import asking, may_differ
 from secateur.core.surgery.untouched import ordinary, refuse_shapeless, untouched
 from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace import elementwise, gains, heads, reach, recurrent, repeated_run, sites
@@ -31,7 +32,6 @@ from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import listening, noting
-from secateur.core.trace.training_flag import asking, may_differ
 from secateur.core.trace.trial import settle
 from secateur.errors import ModelError, TraceError
 from secateur.events import Event, Tell, ignore

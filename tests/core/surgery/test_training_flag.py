@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.core.module_calls import ModuleStack
-from secateur.core.trace.training_flag import asking, may_differ
+from secateur.core.surgery.training_flag import asking, may_differ
 
 
 class Looks(nn.Module):

@@ -100,6 +100,20 @@ def asking(stack: ModuleStack) -> Generator[set[str]]:
             _HEAR.remove(here)
 
 
+def asks_aloud(model: nn.Module) -> bool:
+    """Tell whether all code of a network that looks at its mode is heard, see ``asking``.
+
+    So it is not in scripted modules, which look below Python, in those that have a ``training`` of their own, and in
+    ours.
+    """
+    return not any(
+        isinstance(module, torch.jit.ScriptModule)
+        or hasattr(type(module), "training")
+        or type(module).__module__.startswith("secateur.")
+        for module in model.modules()
+    )
+
+
 def may_differ(model: nn.Module, asked: set[str], arrivals: Mapping[str, Sequence[Tensor]]) -> bool:
     """Tell whether one of the modules that were asked for does more in training than to scale samples as a whole.
 
