@@ -106,7 +106,8 @@ def inputs_like(example: Mapping[str, Any], device: torch.device) -> Any:
     def make(entry: Mapping[str, Any]) -> Any:
         nonlocal left
         if "items" in entry:
-            return tuple(make(item) for item in entry["items"])
+            items = [make(item) for item in entry["items"]]
+            return items if entry.get("list") is True else tuple(items)
         if "entries" in entry:
             return {name: make(item) for name, item in entry["entries"].items()}
         if "value" in entry:
@@ -212,7 +213,8 @@ def _describe(value: Any) -> dict[str, Any]:
         entries = cast("Mapping[str, Any]", value)
         return {"entries": {str(name): _describe(entry) for name, entry in entries.items()}}
     if isinstance(value, list | tuple):
-        return {"items": [_describe(entry) for entry in cast("list[Any]", value)]}
+        items = {"items": [_describe(entry) for entry in cast("list[Any]", value)]}
+        return items if isinstance(value, tuple) else {**items, "list": True}  # which detectors tell from a tuple
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     return {"type": type(value).__name__}

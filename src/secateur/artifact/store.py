@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils import _pytree
 
 from secateur import reading
 from secateur.arguments import checked
@@ -26,11 +25,12 @@ from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_
 from secateur.artifact.manifest import check, check_size, manifest
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply
+from secateur.core.surgery.forward import listed
 from secateur.core.trace import trace
 from secateur.core.zeros.block_execution import execute
 from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
-from secateur.measure.forward import device_of, moved
+from secateur.measure.forward import device_of, length, moved, part, tensors
 from secateur.models import build as build_by_name
 from secateur.models import fit_classes
 from secateur.models.sources import own_code
@@ -286,13 +286,14 @@ def _replay(
 
 def _few(inputs: Any) -> Any:
     """Return the first of many examples: a network is cut alike on one and on a thousand."""
-    tensors = [leaf for leaf in cast(Any, _pytree).tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
-    rows = {len(tensor) if tensor.dim() else 0 for tensor in tensors}
-    numbers = sum(tensor.numel() for tensor in tensors)
+    found = list(tensors(inputs))
+    rows = {len(tensor) if tensor.dim() else 0 for tensor in found}
+    if listed(inputs) is not None:
+        rows = {length(inputs)}
+    numbers = sum(tensor.numel() for tensor in found)
     if numbers <= ENOUGH or len(rows) != 1:
         return inputs
-    some = max(1, ENOUGH * rows.pop() // numbers)
-    return cast(Any, _pytree).tree_map(lambda it: it[:some] if isinstance(it, torch.Tensor) else it, inputs)
+    return part(inputs, slice(max(1, ENOUGH * rows.pop() // numbers)))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.network import on_device, repeated
+from secateur.cli.network import on_device
 from secateur.cli.output import saved
 from secateur.cli.selection import AsJson, Quiet, Trust
 from secateur.cli.subject import example_of, load
@@ -96,6 +96,7 @@ def bench(
 def _time(loaded: Loaded, conditions: Conditions, tell: Tell) -> tuple[list[SideBySide], dict[str, str]]:
     """Return the times, and why runtimes that were not asked for by name have none."""
     from secateur.measure import RUNTIMES, missing, side_by_side
+    from secateur.measure.forward import repeated
 
     networks = {DENSE: on_device(loaded.dense, conditions.device), PRUNED: on_device(loaded.model, conditions.device)}
     example = repeated(example_of(loaded), conditions.batch_size)

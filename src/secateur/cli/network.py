@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -147,6 +147,7 @@ def measure(
     """
     from secateur.measure import Measurement, count
     from secateur.measure import latency as time
+    from secateur.measure.forward import repeated
 
     timing = Timing(**given.of("own"))
     subject = subject_of(given, folder, trust, download=download)
@@ -228,15 +229,6 @@ def _spare(folder: Path, *names: str) -> None:
                 f"{folder / name} exists already and is no export as this result has noted it; move it away, or "
                 "replace it with --force"
             )
-
-
-def repeated(example: Any, batch: int) -> Any:
-    """Return a batch of the same example."""
-    from torch import Tensor
-
-    if not isinstance(example, Tensor) or batch == len(example):
-        return example
-    return example[:1].repeat(batch, *(1 for _ in example.shape[1:]))
 
 
 def on_device(model: nn.Module, device: str) -> nn.Module:

@@ -8,11 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from secateur.core.surgery.forward import listed
 from secateur.core.task import TARGETS, Task
 from secateur.data.dataset import check_labels
 from secateur.data.order import Split
 from secateur.errors import DataError
-from secateur.measure.forward import listed, tensors
+from secateur.measure.forward import tensors
 from secateur.tasks import Classification, Detection, Regression, Restoration, Retrieval, Segmentation
 from secateur.tasks.detection import check_boxes
 from secateur.tasks.segmentation import check_masks

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from secateur.arguments import checked
-from secateur.core.surgery.forward import ends
+from secateur.core.surgery.forward import ends, listed
 from secateur.data.arrays import is_bare
 from secateur.data.distinct import NORMALISED, SAMPLES, distinct, images_in, largest
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
-from secateur.measure.forward import joined, length, listed, part, refilled, tensors, yielded
+from secateur.measure.forward import joined, length, part, refilled, tensors, yielded
 from secateur.rules import PATH, Images, Rule, Seed, Side, Workers
 from secateur.typed import check_types
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from secateur.arguments import checked
+from secateur.core.surgery.forward import are_images
 from secateur.data.order import Order, Split, known_split
 from secateur.errors import DataError
-from secateur.measure.forward import Device, are_images
+from secateur.measure.forward import Device
 from secateur.rules import AnySeed, Count
 from secateur.tasks import Classification, Task
 from secateur.typed import check_types

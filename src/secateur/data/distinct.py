@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from secateur.core.surgery.forward import listed
 from secateur.data.inputs import Inputs
-from secateur.measure.forward import length, listed, tensors
+from secateur.measure.forward import length, tensors
 
 SAMPLES = 4096
 """Numbers of each tensor that are looked at."""

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.core.surgery.forward import are_images, listed
 from secateur.data.arrays import CHANNELS, images_of, tensor_of
 from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import constants
 from secateur.data.folder import GREY, IMAGENET
 from secateur.errors import DataError
-from secateur.measure.forward import ExampleInputs, are_images, listed, refilled, table_like, tensors, tuple_like
+from secateur.measure.forward import ExampleInputs, refilled, table_like, tensors, tuple_like
 from secateur.spelling import said
 
 Inputs = ExampleInputs

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from secateur.arguments import checked
+from secateur.core.surgery.forward import are_images
 from secateur.data.batch_checks import check_batch, labelled, wants_labels
 from secateur.data.dataset import Batches, Data, Source, example_of
 from secateur.data.order import Order, Split
 from secateur.errors import DataError, nearest
 from secateur.events import ignore, warn_once
-from secateur.measure.forward import are_images, tensors, yielded
+from secateur.measure.forward import tensors, yielded
 from secateur.rules import Classes, Count, Rule
 from secateur.tasks import Classification, Task
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph.outputs import scores_in
-from secateur.core.surgery.forward import INPUTS
+from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.untouched import owned, untouched
 from secateur.errors import DataError, ModelError, SecateurError, first_line
 from secateur.rules import Rule
@@ -147,20 +147,6 @@ def table_like(like: Mapping[Any, Any], values: Mapping[Any, Any]) -> Mapping[An
     return made
 
 
-def are_images(inputs: Any) -> bool:
-    """Tell whether inputs are a list of single images, (C, H, W) each of its own size, as detectors take them."""
-    if not isinstance(inputs, list):
-        return False
-    values = cast("list[Any]", inputs)
-    return bool(values) and all(isinstance(value, Tensor) and value.dim() == 3 for value in values)
-
-
-def listed(inputs: Any) -> list[Tensor] | None:
-    """Return the images of a network whose one argument is a list of them; None for any other inputs."""
-    values = cast("tuple[Any, ...]", inputs) if isinstance(inputs, tuple) else ()
-    return cast("list[Tensor]", values[0]) if len(values) == 1 and are_images(values[0]) else None
-
-
 def length(inputs: Any) -> int:
     """Return how many images a batch holds: those of its list, or the first dimension of its first tensor."""
     images = listed(inputs)
@@ -183,6 +169,13 @@ def joined(batches: Sequence[Any]) -> Any:
         return ([image.clone() for images in several for image in images or ()],)
     columns = zip(*(tensors(batch) for batch in batches), strict=True)
     return refilled(batches[0], (torch.cat(column) if column[0].dim() else column[0] for column in columns))
+
+
+def repeated(inputs: Any, count: int) -> Any:
+    """Return a batch of so many copies of its first example; a batch whose tensors share no length stays as it is."""
+    if listed(inputs) is None and len({len(tensor) if tensor.dim() else 0 for tensor in tensors(inputs)}) != 1:
+        return inputs
+    return joined([part(inputs, slice(1))] * count)
 
 
 def yielded(source: Iterable[T], what: str) -> Iterator[T]:

@@ -16,7 +16,17 @@ from secateur.arguments import checked
 from secateur.core.surgery.private_copies import apart
 from secateur.errors import ArtifactError, DataError, ModelError, SecateurError
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import Device, call, device_of, dtype_of, evaluating, moved, yielded
+from secateur.measure.forward import (
+    Device,
+    call,
+    device_of,
+    dtype_of,
+    evaluating,
+    moved,
+    table_like,
+    tuple_like,
+    yielded,
+)
 from secateur.rules import Number
 from secateur.tasks import Classification, Metric, Task
 from secateur.typed import check_types
@@ -170,10 +180,12 @@ def typed(inputs: Any, dtype: torch.dtype) -> Any:
     if isinstance(inputs, Tensor):
         return inputs.to(dtype) if inputs.is_floating_point() else inputs
     if isinstance(inputs, Mapping):
-        return {name: typed(value, dtype) for name, value in cast("Mapping[str, Any]", inputs).items()}
+        entries = cast("Mapping[str, Any]", inputs)
+        return table_like(entries, {name: typed(value, dtype) for name, value in entries.items()})
     if isinstance(inputs, list | tuple):
-        values = [typed(value, dtype) for value in cast("Sequence[Any]", inputs)]
-        return tuple(values) if isinstance(inputs, tuple) else values
+        several = cast("tuple[Any, ...]", inputs)
+        values = [typed(value, dtype) for value in several]
+        return tuple_like(several, values) if isinstance(inputs, tuple) else values
     return inputs
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
+from secateur.core.graph.outputs import scores_in
 from secateur.errors import ModelError
-from secateur.measure.forward import ExampleInputs
-from secateur.models.head import classes_of, heads_of, replace_head
+from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, moved
+from secateur.models.head import heads_of, replace_head
 from secateur.models.published import PRETRAINED, published
 from secateur.models.weights import load_weights, put_weights, read_weights, shorten
 from secateur.typed import check_types
@@ -44,6 +47,9 @@ def transfer_weights(
     images, or the other way round, its weights are summed over the colours, or shared out among them: it then
     computes on a grey image what it computed on the same image in colour.
 
+    Networks that give less than two class scores, as detectors and those for segmentation do, keep the weights they
+    have in all tensors whose first dimension alone is another one than in the file, which it must be by one factor.
+
     Args:
         model: built for the new data set; its classifier keeps the weights it has.
         weights: a file as for ``load_weights``, with or without a classifier; or ``"pretrained"`` for those that the
@@ -55,6 +61,13 @@ def transfer_weights(
         ModelError: if the classifier is not found, or the weights do not fit elsewhere; the network is as before then.
     """
     found = published(name) if str(weights) == PRETRAINED else read_weights(weights)
+    source = f"the published weights of {name}" if str(weights) == PRETRAINED else str(weights)
+    scores = _scores(model, example_inputs)
+    if scores < 2:
+        fresh = _of_other_classes(model, found)
+        left_out = {key for short, key in shorten(found).items() if short in fresh}
+        put_weights(model, {k: v for k, v in found.items() if k not in left_out}, source, without=fresh.values())
+        return Transferred(tuple(fresh.values()))
     heads = heads_of(model, example_inputs)
     if not heads:
         raise ModelError(
@@ -75,7 +88,6 @@ def transfer_weights(
         elif not stem and (adapted := _recoloured(there, here)) is not None:
             stem, fitted[theirs[key]] = entry, adapted
     layers = {key.rpartition(".")[0] for key, entry in short.items() if entry.rpartition(".")[0] in heads}
-    source = f"the published weights of {name}" if str(weights) == PRETRAINED else str(weights)
     left_out = {theirs[key] for key in theirs if short.get(key) in fresh or key.rpartition(".")[0] in layers}
     put_weights(model, {key: value for key, value in fitted.items() if key not in left_out}, source, without=fresh)
     return Transferred(tuple(fresh), stem)
@@ -139,13 +151,37 @@ def classes_in(weights: str, model: nn.Module, example_inputs: ExampleInputs) ->
 
 @checked
 def fit_classes(model: nn.Module, classes: int | None, example_inputs: ExampleInputs) -> None:
-    """Give a network a fresh classifier unless it has the number of classes wanted already.
+    """Give a network a fresh classifier unless it has the number of classes wanted already, or gives no class scores.
 
     Raises:
         ModelError: if the classifier is not found or cannot be replaced.
     """
-    if classes is not None and classes_of(model, example_inputs) != classes:
+    if classes is not None and _scores(model, example_inputs) not in (0, classes):
         replace_head(model, classes, example_inputs)
+
+
+def _scores(model: nn.Module, example_inputs: ExampleInputs) -> int:
+    """Return how many class scores a network gives, 0 if it returns something else."""
+    with evaluating(model), torch.no_grad():
+        found = scores_in(call(model, moved(example_inputs, device_of(model))))
+    return found.shape[1] if isinstance(found, Tensor) and found.ndim == 2 else 0
+
+
+def _of_other_classes(model: nn.Module, found: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the tensors of a network that have other first dimensions than in a file, by their short names.
+
+    None where those differ by several factors: then it is not the number of classes that differs.
+    """
+    own: Mapping[str, Tensor] = model.state_dict()
+    theirs, fresh, factors = shorten(found), dict[str, str](), set[Fraction]()
+    for key, entry in shorten(own).items():
+        here, there = own[entry], found.get(theirs.get(key, ""))
+        if there is None or there.shape == here.shape or not (here.dim() and there.dim() and len(here)):
+            continue
+        if here.shape[1:] == there.shape[1:]:
+            fresh[key] = entry
+            factors.add(Fraction(len(there), len(here)))
+    return fresh if len(factors) == 1 else {}
 
 
 def _recoloured(there: Tensor, here: Tensor) -> Tensor | None:

@@ -23,6 +23,7 @@ from secateur.data.picture_source import PictureSource, with_channels
 from secateur.errors import DataError, ModelError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import device_of, dtype_of, moved, tensors
+from secateur.measure.quality import typed
 from secateur.models.sources import images_for, own_code, side_of
 from secateur.recipe import Recipe
 from secateur.repair import DATA_FREE, Judge
@@ -110,7 +111,7 @@ def _is_folder(source: Any) -> bool:
 def _takes(model: nn.Module, pictures: Any) -> bool:
     """Tell whether a network runs on a batch of pictures."""
     try:
-        run(stand_in(model), pictures.to(device_of(model), dtype_of(model)))
+        run(stand_in(model), typed(moved(pictures, device_of(model)), dtype_of(model)))
     except ModelError:
         return False
     return True

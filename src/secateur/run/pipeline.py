@@ -13,6 +13,7 @@ from secateur.core.sizes.size import Size, Target, size
 from secateur.core.surgery import zeros_left
 from secateur.events import Event
 from secateur.measure import Measurement, SpeedUp
+from secateur.measure.forward import repeated
 from secateur.outcome import Step, widths
 from secateur.run import budget_target, headline_speed, preflight, speed_forecast
 from secateur.run.job import Job
@@ -68,7 +69,7 @@ class Pipeline:
                 if number == len(steps):
                     middle, spent = spend(job, now, plan)
             elif job.train is not None and job.data is not None:
-                batch = job.data.example().repeat(min(job.train.batch_size, 64), 1, 1, 1)
+                batch = repeated(job.data.example(), min(job.train.batch_size, 64))
                 job.speed_up(model, batch)  # for what comes now
                 if number == len(steps):
                     middle = job.measure(model, "the network before fine-tuning")

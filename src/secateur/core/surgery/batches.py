@@ -14,7 +14,7 @@ from secateur.core.channel_statistics import Fitting
 from secateur.core.graph import Graph
 from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
-from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
+from secateur.core.surgery.forward import Inputs, finite, listed, run, tensors_in
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verify
 from secateur.errors import CutError, ModelError
 
@@ -27,11 +27,17 @@ def other_batches(inputs: Inputs) -> list[Inputs]:
     twice = repeated(inputs, 2)
     if twice is None:
         return []
+    images = listed(inputs)
+    if images is not None and len(images) > 1:
+        return [(images[:1],), twice]
     return [twice] if _count(inputs) == 1 else [_each(inputs, lambda leaf: leaf[:1]), twice]
 
 
 def repeated(inputs: Inputs, times: int) -> Inputs | None:
     """Return all inputs several times in one batch, see ``other_batches``; None if there are none."""
+    images = listed(inputs)
+    if images is not None:
+        return (images * times,)
     if not any(isinstance(leaf, Tensor) and leaf.dim() and leaf.numel() for leaf in tree_leaves(inputs)):
         return None
     return _each(inputs, lambda leaf: torch.cat([leaf] * times))
@@ -149,4 +155,7 @@ def _repeats(a: Tensor, b: Tensor, everywhere: bool) -> bool:
 
 
 def _count(inputs: Inputs) -> int:
+    images = listed(inputs)
+    if images is not None:
+        return len(images)
     return next(leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim())

@@ -40,6 +40,20 @@ INPUTS = Rule(
 Inputs: TypeAlias = Annotated[Tensor | Sequence[Any] | Mapping[str, Any], INPUTS]
 
 
+def are_images(inputs: Any) -> bool:
+    """Tell whether inputs are a list of single images, (C, H, W) each of its own size, as detectors take them."""
+    if not isinstance(inputs, list):
+        return False
+    values = cast("list[Any]", inputs)
+    return bool(values) and all(isinstance(value, Tensor) and value.dim() == 3 for value in values)
+
+
+def listed(inputs: Any) -> list[Tensor] | None:
+    """Return the images of a network whose one argument is a list of them; None for any other inputs."""
+    values = cast("tuple[Any, ...]", inputs) if isinstance(inputs, tuple) else ()
+    return cast("list[Tensor]", values[0]) if len(values) == 1 and are_images(values[0]) else None
+
+
 def in_evaluation(module: nn.Module) -> bool:
     """Tell of every module that it is not in training."""
     return False
