@@ -30,7 +30,7 @@ EDGE = 11
 
 NEAR = 4
 """Least distance of the centres of two discs in pixels, so that none is hidden by another of its size."""
-DISCS = {"train": 3000, "test": 600}
+DISCS = {"train": 2000, "test": 500}
 TEST = 3
 """Every so many-th picture is a test picture."""
 

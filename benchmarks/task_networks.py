@@ -157,7 +157,7 @@ class Added(nn.Module):
 class SuperResolution(nn.Module):
     """Lim et al. 2017 (EDSR) with few and narrow blocks, added to the bicubic image as Kim et al. 2016 (VDSR) do."""
 
-    def __init__(self, channels: int, width: int = 32, blocks: int = 4, scale: int = 2) -> None:
+    def __init__(self, channels: int, width: int = 48, blocks: int = 4, scale: int = 2) -> None:
         super().__init__()
         self.scale = scale
         self.head = nn.Conv2d(channels, width, 3, 1, 1)
