@@ -15,12 +15,30 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from PIL import Image, ImageDraw
+
+from secateur.data import Data, load_data
+from secateur.recipe import Recipe
+from secateur.tasks import read_task
+
+TASKS = {
+    "camvid": ("camvid",),
+    "bccd": ("bccd",),
+    "superresolution": ("textures", "restoration"),
+    "retrieval": ("textures",),
+    "discs": ("textures",),
+    "lraspp": ("camvid",),
+}
+"""The recipes, the most telling first, with the folders of pictures that they need."""
 
 SIDE = 64
 MOST_DISCS = 9
@@ -33,6 +51,36 @@ NEAR = 4
 DISCS = {"train": 2000, "test": 500}
 TEST = 3
 """Every so many-th picture is a test picture."""
+
+
+def loaded(name: str, recipe: Recipe, arguments: argparse.Namespace) -> Iterator[tuple[str, Data]]:
+    """Yield the data sets of a task by the names of their test images; the first one trains."""
+    if name == "superresolution":
+        restoration(arguments.textures, arguments.restoration, arguments.work)
+        found = {each: f"superresolution:{arguments.work / each.lower()}?scale=2" for each in ("Set5", "Set14")}
+    elif name == "retrieval":
+        retrieval(arguments.textures, arguments.work)
+        found = {"test": f"retrieval:{arguments.work / name}"}
+    elif name == "discs":
+        discs(arguments.textures, arguments.work)
+        found = {"test": f"pairs:{arguments.work / name}"}
+    else:
+        kind, _, folder = recipe.data.partition(":")
+        found = {"test": f"{kind}:{getattr(arguments, folder)}"}
+    task = read_task(recipe.task) if recipe.task else None
+    size = recipe.image_size or 224
+    for said, spec in found.items():
+        yield said, load_data(spec, seed=recipe.seed, image_size=size, workers=recipe.workers, task=task)
+
+
+def shortened(data: Data, images: int) -> Data:
+    """Return data with a few images of each split, evenly from all of it."""
+    source: Any = copy.copy(data.source)
+    source.parts = {
+        split: part.take(torch.linspace(0, len(part.labels) - 1, min(images, len(part.labels))).long())
+        for split, part in source.parts.items()
+    }
+    return replace(data, source=source)
 
 
 def restoration(textures: Path, tests: Path, work: Path) -> None:

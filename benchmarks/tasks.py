@@ -17,14 +17,12 @@ stopped, also within a training. The last row of a kind counts.
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import importlib.metadata
 import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,22 +30,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-import task_data
 from row_files import append, read
 from secateur import prune
 from secateur.artifact.commit import commit
-from secateur.data import Data, load_data
 from secateur.events import ignore
 from secateur.measure import Quality, count, quality
 from secateur.measure.machine import processor
 from secateur.models import build
 from secateur.recipe import Recipe
-from secateur.tasks import read_task
 from secateur.training import Settings, fit
+from task_data import TASKS, loaded, shortened
+from task_networks import Bicubic
 from task_tables import documented, tables
 
 FILE = Path(__file__).parent / "results" / "tasks.jsonl"
 SMOKE_IMAGES = 16
+BICUBIC = "bicubic, no network"
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,6 @@ ARMS = {
     "random_units": Arm("random_units", (), tuned=True),
     "random_units, refit": Arm("random_units"),
 }
-TASKS = {
-    "camvid": ("camvid",),
-    "bccd": ("bccd",),
-    "superresolution": ("textures", "restoration"),
-    "retrieval": ("textures",),
-    "discs": ("textures",),
-    "lraspp": ("camvid",),
-}
-"""The recipes, the most telling first, with the folders of pictures that they need."""
 
 
 class Job(NamedTuple):
@@ -101,7 +90,7 @@ def key(row: dict[str, Any]) -> Job:
 def main() -> None:
     arguments = parsed()
     if arguments.table or arguments.docs:
-        text = tables(read(arguments.out, key), list(TASKS), list(ARMS))
+        text = tables(read(arguments.out, key), list(TASKS), [BICUBIC, *ARMS])
         print(documented(text) if arguments.docs else text)
         return
     torch.set_num_threads(1)
@@ -144,7 +133,8 @@ def parsed() -> argparse.Namespace:
 def due(name: str, seed: int, arguments: argparse.Namespace) -> list[Job]:
     """Return what is not in the file yet; all that needs no training before what does."""
     there = {key(row) for row in read(arguments.out, key) if not (arguments.retry and "failed" in row)}
-    wanted = [Job(name, "dense", 0, seed), *(Job(name, arm, 0, seed) for arm in arguments.arms)]
+    plain = ["dense", *([BICUBIC] if name == "superresolution" else []), *arguments.arms]
+    wanted = [Job(name, arm, 0, seed) for arm in plain]
     settings = recipe_of(name, arguments).train
     assert settings is not None
     wanted += [Job(name, arm, settings.epochs, seed) for arm in arguments.arms if ARMS[arm].tuned]
@@ -225,6 +215,9 @@ class Subject:
                 | {"model": self.recipe.model, "data": {it: self._said(it) for it in self.data}}
                 | {"metrics": self._metrics(self.dense, self.tested)}
             )
+        if job.arm == BICUBIC:
+            bicubic = Bicubic()
+            return {"macs": 0.0, "params": 0.0, "metrics": self._metrics(bicubic, self._quality(bicubic, self.first))}
         arm = ARMS[job.arm]
         began = time.process_time()
         result = prune(
@@ -256,37 +249,6 @@ class Subject:
         data = self.data[name]
         sizes = {split: data.size(split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
         return {"shape": data.shape, "task": data.task.to_dict(), "images": sizes}
-
-
-def loaded(name: str, recipe: Recipe, arguments: argparse.Namespace) -> Iterator[tuple[str, Data]]:
-    """Yield the data sets of a task by the names of their test images; the first one trains."""
-    places = {"": ""} | {folder: str(getattr(arguments, folder)) for folder in ("camvid", "bccd")}
-    if name == "superresolution":
-        task_data.restoration(arguments.textures, arguments.restoration, arguments.work)
-        found = {each: f"superresolution:{arguments.work / each.lower()}?scale=2" for each in ("Set5", "Set14")}
-    elif name == "retrieval":
-        task_data.retrieval(arguments.textures, arguments.work)
-        found = {"test": f"retrieval:{arguments.work / name}"}
-    elif name == "discs":
-        task_data.discs(arguments.textures, arguments.work)
-        found = {"test": f"pairs:{arguments.work / name}"}
-    else:
-        kind, _, folder = recipe.data.partition(":")
-        found = {"test": f"{kind}:{places[folder]}"}
-    task = read_task(recipe.task) if recipe.task else None
-    size = recipe.image_size or 224
-    for said, spec in found.items():
-        yield said, load_data(spec, seed=recipe.seed, image_size=size, workers=recipe.workers, task=task)
-
-
-def shortened(data: Data, images: int) -> Data:
-    """Return data with a few images of each split, evenly from all of it."""
-    source: Any = copy.copy(data.source)
-    source.parts = {
-        split: part.take(torch.linspace(0, len(part.labels) - 1, min(images, len(part.labels))).long())
-        for split, part in source.parts.items()
-    }
-    return replace(data, source=source)
 
 
 @functools.cache
