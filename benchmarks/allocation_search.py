@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from secateur.search.bayesian.gaussian_process import (
+from secateur.search.bayesian.bayesian_optimization import (
     Box,
     Outcome,
     Point,

@@ -32,7 +32,7 @@ from secateur.core.graph import Graph
 from secateur.core.method import ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.selection.knapsack import kept_importance
+from secateur.core.selection.latency_knapsack import kept_importance
 from secateur.core.sizes.size import size
 from secateur.core.surgery import apply
 from secateur.core.trace import trace

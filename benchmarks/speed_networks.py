@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur import prune
-from secateur.core.selection.select import Limits
+from secateur.core.selection.target_selection import Limits
 from secateur.errors import SecateurError
 from secateur.measure import count
 from secateur.models import build

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, Group
-from secateur.core.selection.select import plan_of
+from secateur.core.selection.target_selection import plan_of
 from secateur.core.sizes.size import ruler
 from secateur.core.surgery import apply
 from secateur.core.trace import trace

@@ -11,7 +11,7 @@ from secateur.core.graph import Graph, Group
 from secateur.core.graph.written_sizes import Axis
 from secateur.core.selection.costs import Product, Sizes
 from secateur.core.selection.error_curves import ErrorCurve
-from secateur.core.selection.select import Step
+from secateur.core.selection.target_selection import Step
 from secateur.core.selection.width_ladders import Ladder, Standing
 
 SHAPES = ("rising", "any", "falling", "jumps")

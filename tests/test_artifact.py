@@ -319,7 +319,7 @@ def test_a_save_at_work_elsewhere_is_not_disturbed(result, tmp_path):
 def test_a_folder_that_another_process_works_on_is_not_saved_to(result, tmp_path):
     pytest.importorskip("fcntl")
     hold = (
-        "import pathlib, sys\nfrom secateur.artifact.claims import claimed, lock_of\n"
+        "import pathlib, sys\nfrom secateur.artifact.locks import claimed, lock_of\n"
         "with claimed(lock_of(pathlib.Path(sys.argv[1]))):\n    print('has it', flush=True)\n    sys.stdin.readline()\n"
     )
     with forked.start(["-c", hold, str(tmp_path / "art")]) as other:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from commands import Call
 from secateur import artifact
-from secateur.artifact import claims
+from secateur.artifact import locks
 from secateur.artifact.store import MEASUREMENT
 from secateur.cli.folders import open_work
 from secateur.compare import Comparison, distinct, requests
@@ -121,7 +121,7 @@ def test_unfinished_work_of_other_files_is_refused_and_dropped_on_request(done: 
 
 
 def test_a_finished_result_is_shown_where_nothing_can_be_written(done: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "claimed", read_only)
+    monkeypatch.setattr(locks, "claimed", read_only)
     ended = done(*ASKED)
     assert ended.status == 0, ended.err
     assert "is the finished result of this very recipe" in ended.out

@@ -17,7 +17,7 @@ from commands import Call
 from secateur.cli.compare import speak
 from secateur.compare.comparison import CONTROLS
 from secateur.compare.findings import Findings, Line
-from secateur.compare.verdicts import Spread, Verdict
+from secateur.compare.significance import Spread, Verdict
 from secateur.core.selection.sensitivity_curves import Curve
 from secateur.models import build
 from secateur.run import subject

@@ -28,12 +28,12 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "cli/bench.py": ("bench",),
     "cli/compare.py": ("compare",),
     "cli/folders.py": RUNS,
-    "cli/outcome.py": ("prune",),
+    "cli/carrying_out.py": ("prune",),
     "cli/plan.py": ("plan",),
     "cli/prune.py": ("prune",),
     "cli/sensitivity.py": ("sensitivity",),
     "cli/subject.py": ("explain", "evaluate", "measure"),
-    "compare/conduct.py": ("compare",),
+    "compare/run_all.py": ("compare",),
     "compare/outputs.py": ("compare",),
     "core/method.py": DECIDE,
     "core/graph/outputs.py": ("prune", "plan", "sensitivity", "explain"),
@@ -41,8 +41,8 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "core/surgery/proof.py": DECIDE,
     "core/surgery/verification.py": DECIDE,
     "data/inputs.py": DECIDE,
-    "data/loose.py": DECIDE,
-    "data/named.py": NAMED,
+    "data/unlabelled_folder.py": DECIDE,
+    "data/known_sets.py": NAMED,
     "methods/fine_pruning.py": DECIDE,
     "methods/random_masks.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
@@ -57,10 +57,11 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "run/time_budget.py": ("prune",),
     "run/budget_search.py": DECIDE,
     "run/sources.py": (*RUNS, "compare"),
-    "run/latency_shares.py": ("prune",),
+    "run/latency_aware_methods.py": ("prune",),
     "run/work_folder.py": (*RUNS, "compare"),
     "search/racing/held_out_images.py": DECIDE,
     "search/racing/evaluation.py": DECIDE,
+    "search/task_examples.py": DECIDE,
     "spelling.py": (*RUNS, "compare", "sensitivity"),
     "training/checkpoint.py": (*RUNS, "compare"),
 }
@@ -74,7 +75,7 @@ OTHERWISE = {
     ("cli/prune.py", "--out"): RUNS,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
     ("methods/random_masks.py", "--ratio"): ("random_masks",),
-    ("run/latency_shares.py", "--forecast"): ("plan",),
+    ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }
 _LEFT_OUT = ("cli/app.py", "cli/flags.py", "cli/selection.py", "cli/command.py")  # which make flags, and examples
@@ -130,7 +131,9 @@ def test_a_flag_that_a_text_names_is_one_of_the_command(file: str, flag: str) ->
 
 
 def test_all_of_them_are_looked_at() -> None:
-    assert {("data/named.py", "--download"), ("cli/bench.py", "--no-save"), ("core/problem.py", "--data")} <= {*FOUND}
+    assert {("data/known_sets.py", "--download"), ("cli/bench.py", "--no-save"), ("core/problem.py", "--data")} <= {
+        *FOUND
+    }
     assert {*SAID_BY} == {file for file, _ in FOUND if file in SAID_BY}  # no file that names none any more
 
 

@@ -260,7 +260,7 @@ def test_no_process_of_several_waits_for_a_finished_result(
 def test_every_name_of_a_folder_is_the_same_result(
     secateur: Call, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
-    from secateur.artifact.claims import claimed, lock_of
+    from secateur.artifact.locks import claimed, lock_of
 
     shutil.copytree(pruned, tmp_path / "done")
     (tmp_path / "link").symlink_to("done")

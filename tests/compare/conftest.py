@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur.compare import conductor
+from secateur.compare import run_one
 from secateur.data import Data
 from secateur.data.arrays import from_arrays
 
@@ -56,5 +56,5 @@ def small() -> str:
 def colours(monkeypatch: pytest.MonkeyPatch) -> Data:
     """Return a data set of 140 small images, which comparisons get whatever they ask for."""
     data = from_arrays(_images(80, 1), _images(40, 2), _images(20, 3), name="colours", classes=5)
-    monkeypatch.setattr(conductor, "data_of", lambda recipe, download=False: data)
+    monkeypatch.setattr(run_one, "data_of", lambda recipe, download=False: data)
     return data

@@ -11,8 +11,8 @@ from scipy import stats
 from secateur.compare import Comparison, Request, Run, findings, requests
 from secateur.compare.findings import Findings
 from secateur.compare.notes import notes
+from secateur.compare.significance import NO_SPREAD, ONE_SEED, holm, welch
 from secateur.compare.tables import runs_csv, spread, table_csv
-from secateur.compare.verdicts import NO_SPREAD, ONE_SEED, holm, welch
 from secateur.report.numbers import TIMES
 
 TEXT = """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nets import images
 from secateur.core.graph import Graph, Group, Member
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.selection.select import CLOSE, Scope, Step, family, fit, meet
+from secateur.core.selection.target_selection import CLOSE, Scope, Step, family, fit, meet
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace

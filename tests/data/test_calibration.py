@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
 
 from secateur.data import Calibration, calibration, from_arrays, from_loaders, load_calibration, load_data, pictures
-from secateur.data.distinct import distinct
+from secateur.data.duplicates import distinct
 from secateur.data.folder import GREY, IMAGENET
 from secateur.data.lazy_batches import Later
 from secateur.errors import DataError, SettingError

@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.budget import Budget
 from secateur.core.problem import Problem
-from secateur.core.selection.knapsack import kept_importance
+from secateur.core.selection.latency_knapsack import kept_importance
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace

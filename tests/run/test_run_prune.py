@@ -17,7 +17,7 @@ from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.selection.select import CLOSE
+from secateur.core.selection.target_selection import CLOSE
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import apply

@@ -25,7 +25,7 @@ from secateur.measure.layer_table import LayerShape, LayerTable
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.reconstruction import Reconstruction
 from secateur.report.limits import kept
-from secateur.run import headline_speed, latency_search, latency_shares, layer_times, prune, speed_forecast
+from secateur.run import headline_speed, latency_aware_methods, latency_search, layer_times, prune, speed_forecast
 from secateur.run.budget_terms import Settled
 from secateur.run.round import Round
 
@@ -131,7 +131,7 @@ def test_only_shares_that_nobody_has_chosen_are_questioned() -> None:
     assert settled.method(Reconstruction()) == Reconstruction(shares="latency")
     assert settled.method(Magnitude()) == Magnitude(allocate="latency")
     for chosen in (Reconstruction(shares="uniform"), Magnitude(allocate="reconstruction")):
-        assert latency_shares.latency_aware(chosen) is None
+        assert latency_aware_methods.latency_aware(chosen) is None
         assert settled.method(chosen) == chosen
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from measured import measured, sentence
 from secateur.errors import DataError, ModelError
 from secateur.tasks import Restoration
+from secateur.tasks.restoration import signal_to_noise
 
 TASK = Restoration()
 Image = NDArray[np.float64]
@@ -148,3 +149,11 @@ def test_images_that_are_too_small():
 
 def test_without_examples():
     assert "no examples" in sentence(DataError, lambda: measured(TASK))
+
+
+@pytest.mark.parametrize(("channels", "border"), [(3, 0), (3, 4), (1, 2)])
+def test_the_noise_of_single_images_is_that_of_the_metric(channels, border):
+    found, wanted = torch.rand(2, channels, 24, 24), torch.rand(2, channels, 24, 24)
+    meter = Restoration(border=border).meter(torch.device("cpu"))
+    meter.update(found, (found, wanted))
+    assert float(signal_to_noise(found, wanted, border).mean()) == pytest.approx(meter.compute()[0], rel=1e-5)

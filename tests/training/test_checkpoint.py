@@ -11,7 +11,7 @@ from torch import nn
 
 from secateur.errors import TrainingError
 from secateur.training import checkpoint as disk
-from secateur.training.optimizers import optimizer, schedule
+from secateur.training.optimizers_and_schedules import optimizer, schedule
 from secateur.training.settings import Settings
 
 

@@ -20,7 +20,7 @@ from secateur.events import Event
 from secateur.tasks import Classification, Metric, Task
 from secateur.training.lesson_kind import Judgement
 from secateur.training.lessons import FEWEST, FINE_TUNING, IMITATING, Imitation, Labelled
-from secateur.training.optimizers import lasting
+from secateur.training.optimizers_and_schedules import lasting
 from secateur.training.settings import Settings
 from secateur.training.share import number_of
 from secateur.training.time_limit import within

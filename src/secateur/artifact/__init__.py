@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.artifact.claims import check_name
 from secateur.artifact.document import document
 from secateur.artifact.folder import recover, refuse
+from secateur.artifact.locks import check_name
 from secateur.artifact.manifest import check, record
 from secateur.artifact.store import Loaded, load, save, saving
 from secateur.atomic import is_full, write_file

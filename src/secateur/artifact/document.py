@@ -36,7 +36,7 @@ def document(result: Outcome) -> dict[str, Any]:
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
     ``cut`` (before its repair, where there was one), ``middle`` (before fine-tuning), ``after``, ``repairs`` (without
     training, on validation images), ``calibration`` (how many unlabelled images were used), ``normalisation``
-    (``mean`` and ``std`` of the images), ``minutes`` (how they were used), ``uncounted`` (what is in no count of MACs,
+    (``mean`` and ``std`` of the images), ``classes`` (of the data), ``minutes`` (how they were used), ``uncounted`` (what is in no count of MACs,
     and what that means for the target), ``widths``, ``explanation``, ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
@@ -62,6 +62,7 @@ def document(result: Outcome) -> dict[str, Any]:
             "repairs": list(result.repairs),
             "calibration": result.calibration,
             "normalisation": result.normalisation and dict(zip(("mean", "std"), result.normalisation, strict=True)),
+            "classes": result.classes,
             "minutes": result.minutes,
             "uncounted": _uncounted(result),
             "widths": [{"layer": w.layer, "before": w.before, "after": w.after} for w in result.widths],
@@ -199,11 +200,17 @@ def _example(result: Outcome) -> dict[str, Any]:
     """Return the shapes that went in, and that which came out first with its width: it tells the number of classes."""
     free = result.plans[0].free_outputs if result.plans else ()
     try:
-        outputs = named_tensors(run(stand_in(result.model), result.example_inputs))
+        returned = run(stand_in(result.model), result.example_inputs)
+        outputs = [] if _are_findings(returned) else named_tensors(returned)
     except SecateurError:
         outputs = []
     shapes = [list(tensor.shape) for path, tensor in outputs if not is_named(path, free)]
-    return {**_describe(result.example_inputs), "output": shapes[0] if shapes else None}
+    return {"shape": None, **_describe(result.example_inputs), "output": shapes[0] if shapes else None}
+
+
+def _are_findings(returned: Any) -> bool:
+    """Tell whether a network returns a table for each image, whose widths say nothing of classes."""
+    return isinstance(returned, list) and all(isinstance(each, Mapping) for each in cast("list[Any]", returned))
 
 
 def _describe(value: Any) -> dict[str, Any]:

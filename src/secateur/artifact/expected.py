@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur import reading
+from secateur.artifact.bounded_reading import entry, whole_number
 from secateur.artifact.document import inputs_like
-from secateur.artifact.foreign import entry, whole_number
 from secateur.artifact.weights import Header
 from secateur.core.module_calls import Operators
 from secateur.core.surgery import run, tensors_in

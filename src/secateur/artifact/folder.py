@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
-from secateur.artifact.claims import check_name, claimed, lock_of
+from secateur.artifact.locks import check_name, claimed, lock_of
 from secateur.artifact.manifest import FORMAT, MANIFEST, as_bytes, entry, manifest
 from secateur.atomic import UNFINISHED, hidden, is_full, sync, unfinished, write_file
 from secateur.errors import ArtifactError, ExportError

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from secateur import reading, recipe_text
-from secateur.artifact.foreign import ADVICE, MOST, MOST_PLAN
+from secateur.artifact.bounded_reading import ADVICE, MOST, MOST_PLAN, MOST_PREDICTIONS
 from secateur.atomic import write_file
 from secateur.errors import ArtifactError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _MOST_MANIFEST = 4 * reading.MIB
-_MOST = {"recipe.toml": recipe_text.MOST, "measurement.json": MOST, "environment.json": MOST}
+_MOST = {
+    "recipe.toml": recipe_text.MOST,
+    "measurement.json": MOST,
+    "environment.json": MOST,
+    "predictions.json": MOST_PREDICTIONS,
+}
 _NAME = re.compile(r"(?:[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}/){0,4}[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 

@@ -17,11 +17,11 @@ from secateur import reading
 from secateur.arguments import checked
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
-from secateur.artifact.claims import check_name
+from secateur.artifact.bounded_reading import MOST_PLAN, entry, naming, table_of, whole_number
 from secateur.artifact.document import FORMAT, document, inputs_as_well, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.expected import check_expected
-from secateur.artifact.foreign import MOST_PLAN, entry, naming, table_of, whole_number
+from secateur.artifact.locks import check_name
 from secateur.artifact.manifest import check, check_size, manifest
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply
@@ -40,6 +40,7 @@ from secateur.rules import Seconds, Threads
 from secateur.spelling import said
 
 WEIGHTS, MEASUREMENT = "weights.safetensors", "measurement.json"
+PREDICTIONS = "predictions.json"
 MOST_PLANS = 2000
 MOST_CLASSES = 2**16
 ENOUGH = 2**22
@@ -124,6 +125,8 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
             folders.write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
         folders.write_file(new / WEIGHTS, weights.to_bytes(result.model))
         _write_json(new / MEASUREMENT, document(result))
+        if result.predictions:
+            folders.write_file(new / PREDICTIONS, json.dumps(result.predictions, allow_nan=False).encode())
         _write_json(new / "environment.json", environment(result.method, recipe.seed if recipe else None))
         yield new
 
@@ -227,7 +230,7 @@ def _dense(
         )
     example = measurement["example"]
     with naming(place / MEASUREMENT):
-        classes, images = _asked(recipe, example)
+        classes, images = _asked(recipe, measurement)
 
     def made() -> nn.Module:
         return (build or build_by_name)(str(recipe.model), classes=classes, **images)
@@ -241,13 +244,27 @@ def _dense(
         return model
 
 
-def _asked(recipe: Recipe, example: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
+def _asked(recipe: Recipe, measurement: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
     """Return the number of classes, and the channels and height of the images."""
-    shape, output = (_sizes(example.get(name) or [], name) for name in ("shape", "output"))
+    example = measurement["example"]
+    output = _sizes(example.get("output") or [], "output")
     classes = recipe.classes or (output[1] if len(output) > 1 else None)
+    if "classes" in measurement and recipe.data:  # earlier versions knew data with classes alone
+        known = None if measurement["classes"] is None else whole_number(measurement, "classes")
+        classes = recipe.classes or known
     if classes is not None and classes > MOST_CLASSES:
         raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
-    return classes, {"channels": shape[1], "image": shape[2]} if len(shape) == 4 else {"channels": 3, "image": None}
+    shape = _sizes(_image(example), "shape")
+    return classes, {"channels": shape[-3], "image": shape[-2]} if len(shape) > 2 else {"channels": 3, "image": None}
+
+
+def _image(example: Mapping[str, Any]) -> Any:
+    """Return the shape of what a network takes for an image, alone or in a list; nothing if it takes something else."""
+    items: Any = example.get("items")
+    if isinstance(items, list) and len(cast("list[Any]", items)) == 1 and isinstance(items[0], Mapping):
+        return _image(cast("Mapping[str, Any]", items[0]))
+    shape: Any = example.get("shape") or []
+    return shape if not isinstance(shape, list) or len(cast("list[Any]", shape)) in (3, 4) else []
 
 
 def _sizes(sizes: Any, name: str) -> list[int]:

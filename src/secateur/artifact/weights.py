@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur import reading
-from secateur.artifact.foreign import ADVICE, naming
+from secateur.artifact.bounded_reading import ADVICE, naming
 from secateur.core.zeros.blocks import BlockLayer
 from secateur.errors import ArtifactError
 from secateur.spelling import said

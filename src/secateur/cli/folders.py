@@ -34,8 +34,8 @@ def holding(folder: Path, work: Path) -> Generator[None]:
         Unwritable: if the claim cannot be written.
         ArtifactError: if another process works there.
     """
-    from secateur.artifact.claims import claimed, lock_of
     from secateur.artifact.folder import parents_of
+    from secateur.artifact.locks import claimed, lock_of
 
     place = place_of(folder)
     with contextlib.ExitStack() as stack:
@@ -104,7 +104,7 @@ def refuse_changed(place: Path, folder: Path, recipe: Recipe) -> None:
     Raises:
         ArtifactError: saying which.
     """
-    from secateur.artifact.foreign import table_of
+    from secateur.artifact.bounded_reading import table_of
     from secateur.artifact.store import MEASUREMENT
     from secateur.run.sources import change, noted
 

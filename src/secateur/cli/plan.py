@@ -115,7 +115,7 @@ def _decide(recipe: Recipe, download: bool, forecast: bool, tell: Tell, asked: b
     from secateur.run.device_placement import place_for
     from secateur.run.fallback import for_images
     from secateur.run.job import Job
-    from secateur.run.latency_shares import check_timing
+    from secateur.run.latency_aware_methods import check_timing
     from secateur.run.pipeline import Pipeline
     from secateur.run.recipes import runtime_of
     from secateur.run.replanning import carried_out

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secateur.cli.carrying_out import carry_out, without_missing
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.outcome import carry_out, without_missing
 from secateur.cli.selection import (
     OUTPUT,
     AsJson,

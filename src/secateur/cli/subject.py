@@ -73,7 +73,7 @@ def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, An
     Raises:
         ArtifactError: if they are none.
     """
-    from secateur.artifact.foreign import entry, naming
+    from secateur.artifact.bounded_reading import entry, naming
     from secateur.artifact.store import MEASUREMENT
 
     if measurement.get("normalisation") is None:

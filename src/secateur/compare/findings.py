@@ -9,12 +9,12 @@ from typing import Any
 
 from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.requests import Request, requests
-from secateur.compare.runs import Run, same_network
-from secateur.compare.verdicts import Spread, Verdict, holm, verdict, welch
+from secateur.compare.run_files import Run, same_network
+from secateur.compare.significance import Spread, Verdict, holm, verdict, welch
 from secateur.core.operator_macs import remark
 from secateur.measure.confidence_interval import differs
 from secateur.report.numbers import TIMES
-from secateur.report.summary import SAME
+from secateur.report.speed_words import SAME
 from secateur.tasks import Classification, Metric
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from secateur.compare.comparison import CONTROLS
 from secateur.compare.findings import Findings, Line
-from secateur.compare.verdicts import LEVEL, SAME_NETWORKS
+from secateur.compare.significance import LEVEL, SAME_NETWORKS
 from secateur.tasks import Metric
 
 UNEQUAL = 2.0

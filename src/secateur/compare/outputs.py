@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.findings import Findings, findings
 from secateur.compare.notes import notes
 from secateur.compare.requests import Request
-from secateur.compare.runs import Run
+from secateur.compare.run_files import Run
+from secateur.compare.significance import Spread
 from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
 from secateur.report.numbers import percent
@@ -88,7 +88,10 @@ def render(comparison: Comparison, found: Findings, done: Sequence[tuple[Request
 
     loaders = [jinja2.PackageLoader(f"secateur.{package}", "templates") for package in ("compare", "report")]
     pages = jinja2.Environment(loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined)
-    spread = partial(tables.spread, scale=found.metric.scale, digits=found.metric.digits)
+
+    def spread(value: Spread | None, scale: float = found.metric.scale, digits: int = found.metric.digits) -> str:
+        return tables.spread(value, scale, digits)
+
     pages.filters |= {"spread": spread, "change": tables.change, "verdict": tables.verdict}
     timed = any(line.latency for line in found.lines)
     quantities = ("macs", "params", *(("latency",) if timed else ()))

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from secateur import artifact, reading
-from secateur.artifact.claims import claimed
+from secateur.artifact.locks import claimed
 from secateur.errors import SettingError
 from secateur.events import Tell
 from secateur.measure import Runtime

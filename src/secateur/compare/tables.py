@@ -12,8 +12,8 @@ from secateur.compare.comparison import Comparison
 from secateur.compare.findings import Findings, Line
 from secateur.compare.notes import notes
 from secateur.compare.requests import Request
-from secateur.compare.runs import Run
-from secateur.compare.verdicts import Spread, Verdict
+from secateur.compare.run_files import Run
+from secateur.compare.significance import Spread, Verdict
 from secateur.report.numbers import MINUS, NONE
 
 TABLE = (

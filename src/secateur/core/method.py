@@ -19,9 +19,9 @@ from secateur.core.graph import Group
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.selection.error_shares import NO_IMAGES_NOTE, note, toward
-from secateur.core.selection.knapsack import by_latency
-from secateur.core.selection.select import Scope, Step, by_share, family, meet
+from secateur.core.selection.latency_knapsack import by_latency
 from secateur.core.selection.sensitivity_curves import Allocate, by_damage
+from secateur.core.selection.target_selection import Scope, Step, by_share, family, meet
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.zeros.shaper import Shaper

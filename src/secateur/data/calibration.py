@@ -15,7 +15,7 @@ from torch import Tensor
 from secateur.arguments import checked
 from secateur.core.surgery.forward import ends, listed
 from secateur.data.arrays import is_bare
-from secateur.data.distinct import NORMALISED, SAMPLES, distinct, images_in, largest
+from secateur.data.duplicates import NORMALISED, SAMPLES, distinct, images_in, largest
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError

@@ -18,10 +18,10 @@ from secateur.data import array_files as arrays_in
 from secateur.data.dataset import Data
 from secateur.data.inputs import Inputs, Wanted, is_image, plain, unlabelled
 from secateur.data.loaders import LoaderSource
-from secateur.data.loose import of_folder
 from secateur.data.order import Order
 from secateur.data.picture_source import PictureSource
 from secateur.data.splits import mixed
+from secateur.data.unlabelled_folder import of_folder
 from secateur.errors import DataError
 from secateur.measure.forward import part, refilled, table_like, tensors, tuple_like, yielded
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from secateur.core.surgery.forward import INPUTS
+from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.generators import common
 from secateur.core.surgery.steady_draws import Steady
 from secateur.errors import ExportError
@@ -107,7 +107,17 @@ def outputs(value: Any) -> list[Tensor]:
 
 
 def call_of(inputs: Inputs) -> Call:
-    """Return the inputs as one call, on the CPU."""
+    """Return the inputs as one call, on the CPU.
+
+    Raises:
+        ExportError: if they are nothing that a program can take.
+    """
+    if listed(inputs) is not None:
+        raise ExportError(
+            "a network that takes a list of images, as detectors do, chooses among what it finds, which no exported "
+            "program follows: export its backbone and heads alone, as a network of one tensor (see 'Detection' in "
+            "docs/tasks.md)"
+        )
     if isinstance(inputs, Tensor):
         call = Call((inputs,), {})
     elif isinstance(inputs, Mapping):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Group, layer_of, tensor_of, unit_rows
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.problem import Problem
-from secateur.core.selection.select import Scope
+from secateur.core.selection.target_selection import Scope
 from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError
 

@@ -42,9 +42,9 @@ from secateur.core.selection.allocation import Allocation, By, Granularity, Per,
 from secateur.core.sizes.size import Measure, Target, size
 from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError, TargetError
+from secateur.search.bayesian.bayesian_optimization import need_optuna
 from secateur.search.bayesian.cooled_search import Adviser
 from secateur.search.bayesian.cooling_schedule import Cooling
-from secateur.search.bayesian.gaussian_process import need_optuna
 from secateur.search.bayesian.joint_training import Joint, Schedule
 from secateur.search.bayesian.parameter_search import Effort, Goal
 from secateur.spelling import said

@@ -24,7 +24,7 @@ from secateur.core.graph import Group, staying, tensor_of, unit_rows
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.selection.select import plan_of
+from secateur.core.selection.target_selection import plan_of
 
 Norm = Literal["l1", "l2"]
 Selection = Literal["independent", "greedy"]

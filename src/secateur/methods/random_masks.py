@@ -32,7 +32,7 @@ from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.selection import uniform_shares
 from secateur.core.selection.search_results import Search
-from secateur.core.selection.select import family, meet
+from secateur.core.selection.target_selection import family, meet
 from secateur.core.sizes.size import Target
 from secateur.core.zeros import patterns
 from secateur.errors import DataError, SettingError, TargetError

@@ -35,7 +35,7 @@ from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.selection.error_curves import ErrorCurve
 from secateur.core.selection.error_shares import NO_IMAGES_NOTE, by_error, chosen, note, ranks, toward
-from secateur.core.selection.select import Step, family, meet
+from secateur.core.selection.target_selection import Step, family, meet
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.errors import TargetError

@@ -30,7 +30,7 @@ from secateur.core.graph import Group
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.selection.select import Scope, plan_of, steps
+from secateur.core.selection.target_selection import Scope, plan_of, steps
 from secateur.core.sizes.size import Target
 from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError

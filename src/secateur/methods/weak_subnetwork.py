@@ -41,7 +41,7 @@ from secateur.core.graph import Graph, Group, layer_of
 from secateur.core.method import Method, Paper
 from secateur.core.plan import Plan
 from secateur.core.problem import Problem
-from secateur.core.selection.select import family, meet, plan_of, steps
+from secateur.core.selection.target_selection import family, meet, plan_of, steps
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.measure.gradient import loss_with_gradient
 from secateur.spelling import setting

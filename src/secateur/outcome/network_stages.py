@@ -68,5 +68,6 @@ def quality_in(part: Mapping[str, Any]) -> Quality | None:
 
 def metric_of(document: Mapping[str, Any]) -> Metric:
     """Return what a document measures networks by; the accuracy where it measures none."""
-    found = next(filter(None, map(quality_in, (document["before"], document["after"]))), None)
+    parts = filter(None, (document.get(when) for when in ("before", "after")))
+    found = next(filter(None, map(quality_in, parts)), None)
     return found.metric if found else Classification().metric

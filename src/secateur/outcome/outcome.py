@@ -70,6 +70,7 @@ class Outcome:
         calibration: how many unlabelled images were used, and what more would bring; empty if none were.
         normalisation: mean and standard deviation per channel, for pixels in 0..1, with which the images of the run
             were normalised; None where they came as the network takes them.
+        classes: how many the data has, which the network was built for; None where it has none, or there is none.
         shaped: the method's own training before each decision; empty where it has none.
         speed: how much faster the pruned network is, both timed in turns when all else was done; None if not timed.
         budget: what was measured to meet a budget, see ``Settled.found``; empty without.
@@ -80,6 +81,8 @@ class Outcome:
         sources: the files that the recipe names, as they were; empty without a recipe.
         minutes: how they were used, see ``Spent``; None where none were given.
         seconds: wall-clock time of each stage.
+        predictions: what the dense and the pruned network make of some test examples, drawn, the worst disagreement
+            first, see ``secateur.predictions``; empty without test examples, or where nobody knows how to draw them.
         graphs: how the network was read that each round began with, the dense one first.
     """
 
@@ -105,6 +108,7 @@ class Outcome:
     repairs: tuple[Repair, ...] = ()
     calibration: str = ""
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    classes: int | None = None
     speed: SpeedUp | None = None
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cut: Measurement | None = None
@@ -114,6 +118,7 @@ class Outcome:
     sources: tuple[Source, ...] = ()
     minutes: Spent | None = None
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    predictions: Mapping[str, Any] = field(default_factory=dict[str, Any])
     graphs: tuple[Graph, ...] = ()
 
     def __post_init__(self) -> None:

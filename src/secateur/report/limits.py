@@ -8,7 +8,8 @@ from typing import Any
 from secateur.outcome.network_stages import metric_of
 from secateur.report.metrics import capital, metric_text
 from secateur.report.numbers import TIMES, milliseconds
-from secateur.report.summary import SAME, Document
+from secateur.report.speed_words import SAME
+from secateur.report.summary import Document
 
 
 def kept(document: Document) -> list[str]:

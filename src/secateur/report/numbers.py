@@ -5,6 +5,9 @@ from __future__ import annotations
 NONE = "\N{EM DASH}"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+EVEN = "\N{PLUS-MINUS SIGN}"
+"""With what a difference begins that rounds to nothing."""
+
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -42,5 +45,5 @@ def signed(value: float, digits: int) -> str:
     """Return a difference with its sign; one that rounds to nothing has both."""
     text = f"{abs(value):.{digits}f}"
     if not float(text):
-        return f"\N{PLUS-MINUS SIGN}{text}"
+        return f"{EVEN}{text}"
     return f"{MINUS if value < 0 else '+'}{text}"

@@ -12,12 +12,12 @@ from markupsafe import Markup, escape
 
 from secateur import reading, recipe_text
 from secateur.artifact import record, write_file
+from secateur.artifact.bounded_reading import naming, table_of, text_of, whole_number
 from secateur.artifact.document import FORMAT
-from secateur.artifact.foreign import naming, table_of, text_of, whole_number
 from secateur.artifact.manifest import MANIFEST
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in
-from secateur.report import curves, figures, limits, minutes, speed, summary, tuning
+from secateur.report import curves, figures, limits, minutes, predictions, speed, summary, tuning
 from secateur.report.metrics import capital
 from secateur.spelling import said
 from secateur.tasks import Metric
@@ -40,6 +40,7 @@ _STAGES = {
     "fine-tune": "fine-tuning",
     "distil": "distilling",
     "measure": "measuring",
+    "answers": "comparing answers",
 }
 
 
@@ -47,7 +48,8 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     """Write the report of an artifact.
 
     Args:
-        folder: the artifact; measurement.json, environment.json and recipe.toml (if there) are read from it.
+        folder: the artifact; measurement.json, environment.json and, if there, recipe.toml,
+            bench.json and predictions.json are read from it.
         out: the file to write; ``report.html`` in the folder if None.
 
     Returns:
@@ -60,7 +62,11 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     path = folder / NAME if out is None else Path(out)
     try:
         page = render(
-            _read(folder, "measurement.json"), _read(folder, "environment.json"), _recipe(folder), speed.read(folder)
+            _read(folder, "measurement.json"),
+            _read(folder, "environment.json"),
+            _recipe(folder),
+            speed.read(folder),
+            predictions.section(folder),
         ).encode()
     except (SecateurError, MemoryError):
         raise
@@ -80,7 +86,11 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
 
 
 def render(
-    document: Mapping[str, Any], environment: Mapping[str, Any], recipe: str, bench: Mapping[str, Any] | None = None
+    document: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    recipe: str,
+    bench: Mapping[str, Any] | None = None,
+    answers: Markup = Markup(),  # noqa: B008  (immutable)
 ) -> str:
     """Return the page.
 
@@ -89,6 +99,7 @@ def render(
         environment: content of environment.json.
         recipe: content of recipe.toml; empty if there is none.
         bench: content of bench.json; None if there is none.
+        answers: the part that ``predictions.section`` returns.
     """
     import jinja2
 
@@ -114,6 +125,7 @@ def render(
         multiples=dict(document.get("multiples") or {}),
         speed=_speed(bench) if bench else None,
         repairs=[*summary.repairs(document), *summary.calibration(document)],
+        answers=answers,
         minutes=minutes.used(document),
         timing=summary.timing(document),
         zeros=summary.zeros(document),

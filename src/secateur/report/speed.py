@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from secateur import reading
-from secateur.artifact.foreign import MOST
+from secateur.artifact.bounded_reading import MOST
 from secateur.errors import ArtifactError
 from secateur.report.numbers import TIMES, milliseconds
-from secateur.report.summary import SAME, Document
+from secateur.report.speed_words import SAME
+from secateur.report.summary import Document
 
 NAME = "bench.json"
 

@@ -12,7 +12,8 @@ from secateur.measure import Quality
 from secateur.outcome.network_stages import DISTILLED, measured, metric_of, quality_in, way_of
 from secateur.recipe_rules import DATA_FREE
 from secateur.report.metrics import capital, metric_change, metric_text
-from secateur.report.numbers import NONE, TIMES, change, milliseconds, percent, short, signed
+from secateur.report.numbers import EVEN, NONE, TIMES, change, milliseconds, percent, short, signed
+from secateur.report.speed_words import SAME, faster, interval
 
 Document = Mapping[str, Any]
 _Values: TypeAlias = tuple[float | None, ...]
@@ -25,9 +26,6 @@ BREAK_EVEN = (
     "where 84 to 97 % of a layer's kernels were zero, with 64 to 256 maps, and never with 16."
 )
 LATENCY = "Latency"
-SAME = "no measurable difference"
-"""What is said of two times whose difference is inside the noise; never a factor."""
-
 RUNTIME_NAMES = {
     "eager": "PyTorch eager",
     "channels_last": "PyTorch channels-last",
@@ -46,6 +44,7 @@ class Row:
         values: of each network of ``outcome.measured``, a dash where it was not measured.
         ratio: the change in words, such as ``"2.00x fewer"`` or ``"-0.4 points"``; empty if unknown.
         interval: how sure that is, such as ``"95 % interval 1.96 to 2.03"``; empty if unknown, or nothing changed.
+        worse: whether the change is one for the worse, as far as it is shown.
         kept: share that is left, for sizes; otherwise empty.
         removed: share that is gone, for sizes; otherwise empty.
     """
@@ -56,6 +55,7 @@ class Row:
     kept: str = ""
     removed: str = ""
     interval: str = ""
+    worse: bool = False
 
     @property
     def before(self) -> str:
@@ -218,23 +218,6 @@ def calibration(document: Document) -> list[str]:
     return [f"{text}."] if text else []
 
 
-def faster(speed: Document) -> str:
-    """Return a speed-up in words, such as ``2.00x faster``, unless it is inside the noise.
-
-    Args:
-        speed: what ``SpeedUp.to_dict`` returns.
-    """
-    return change(speed["ratio"], 1.0, "faster", "slower") if speed["differs"] else SAME
-
-
-def interval(speed: Document) -> str:
-    """Return the interval of a speed-up in the words of ``faster``; empty where there is no difference."""
-    if not speed["differs"]:
-        return ""
-    low, high = sorted((speed["low"], speed["high"]) if speed["ratio"] > 1 else (1 / speed["high"], 1 / speed["low"]))
-    return f"{100 * speed['confidence']:.0f} % interval {low:.2f} to {high:.2f}"
-
-
 def _metrics(document: Document) -> list[Row]:
     found = [quality_in(part) for part in measured(document).values()]
     rows = list[Row]()
@@ -242,7 +225,8 @@ def _metrics(document: Document) -> list[Row]:
         values = tuple(None if one is None or math.isnan(one.values[place]) else one.values[place] for one in found)
         before, after = values[0], values[-1]
         gain = "" if before is None or after is None else metric_change(metric, before, after)
-        rows.append(Row(capital(metric.name), _texts(values, partial(metric_text, metric)), gain))
+        worse = gain[:1] != EVEN and before is not None and metric.key(after) < metric.key(before)
+        rows.append(Row(capital(metric.name), _texts(values, partial(metric_text, metric)), gain, worse=worse))
     return rows
 
 
@@ -252,8 +236,11 @@ def _loss(document: Document) -> Row | None:
     if all(value is None for value in values):
         return None
     before, after = values[0], values[-1]
-    gain = "" if before is None or after is None else signed(after - before, 3)
-    return Row("Loss", _texts(values, lambda value: f"{value:.3f}"), gain)
+    texts = _texts(values, lambda value: f"{value:.3f}")
+    if before is None or after is None:
+        return Row("Loss", texts)
+    gain = signed(after - before, 3)
+    return Row("Loss", texts, gain, worse=gain[:1] != EVEN and after > before)
 
 
 def _count(document: Document, name: str, label: str) -> Row | None:
@@ -265,7 +252,8 @@ def _count(document: Document, name: str, label: str) -> Row | None:
     if not before or after is None:
         return Row(label, texts)
     share = after / before
-    return Row(label, texts, change(before, after, "fewer", "more"), percent(share), percent(1 - share))
+    gain = change(before, after, "fewer", "more")
+    return Row(label, texts, gain, percent(share), percent(1 - share), worse=after > before)
 
 
 def _latency(document: Document) -> Row | None:
@@ -282,10 +270,12 @@ def _latency(document: Document) -> Row | None:
         conditions.append("processor time")
     label = f"{LATENCY} in {RUNTIME_NAMES.get(known['runtime'], known['runtime'])} ({', '.join(conditions)})"
     if not speed:
-        gain = "" if not before or not after else change(before, after, "faster", "slower")
-        return Row(label, _texts(values, milliseconds), gain)
+        if not before or not after:
+            return Row(label, _texts(values, milliseconds))
+        return Row(label, _texts(values, milliseconds), change(before, after, "faster", "slower"), worse=after > before)
     timed = (speed["milliseconds"][0], *[None] * (len(values) - 2), speed["milliseconds"][1])
-    return Row(label, _texts(timed, milliseconds), faster(speed), interval=interval(speed))
+    slower = speed["differs"] and speed["ratio"] < 1
+    return Row(label, _texts(timed, milliseconds), faster(speed), interval=interval(speed), worse=slower)
 
 
 def _values(document: Document, part: str, name: str) -> _Values | None:

@@ -17,7 +17,7 @@ from secateur.core.graph import Graph
 from secateur.core.method import Method, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.selection.error_shares import predicted
-from secateur.core.selection.knapsack import kept_importance
+from secateur.core.selection.latency_knapsack import kept_importance
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.surgery import cut, hold
@@ -31,8 +31,8 @@ from secateur.run.budget_terms import Alternative, Bargain, Decide, Settled
 from secateur.run.calibration_images import repaired_by
 from secateur.run.device_placement import quality_at
 from secateur.run.job import Job
+from secateur.run.latency_aware_methods import latency_aware
 from secateur.run.latency_search import TOLERANCE
-from secateur.run.latency_shares import latency_aware
 from secateur.run.replanning import carried_out
 from secateur.run.round import Round
 from secateur.search import task_examples

@@ -16,7 +16,7 @@ from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.events import Tell, ignore
 from secateur.measure.forecast import Forecast
-from secateur.run.latency_shares import latency_aware
+from secateur.run.latency_aware_methods import latency_aware
 from secateur.tasks import Classification, Metric
 
 Decide = Callable[[Target, Limits], Plan]

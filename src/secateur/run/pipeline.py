@@ -15,7 +15,7 @@ from secateur.events import Event
 from secateur.measure import Measurement, SpeedUp
 from secateur.measure.forward import repeated
 from secateur.outcome import Step, widths
-from secateur.run import budget_target, headline_speed, preflight, speed_forecast
+from secateur.run import budget_target, headline_speed, preflight, shown_answers, speed_forecast
 from secateur.run.job import Job
 from secateur.run.layer_times import aligned
 from secateur.run.result import Result
@@ -127,6 +127,7 @@ class Pipeline:
             repairs=tuple(job.repairs),
             calibration=job.calibration(),
             normalisation=job.normalisation(),
+            classes=None if job.data is None else job.data.classes,
             pretrain=None,
             explanation=graphs[0].explain(),
             widths=widths(graphs[0], job.dense, model),
@@ -139,6 +140,7 @@ class Pipeline:
             sensitivity=tuple(job.curves),
             budget=job.settled.found if job.settled else {},
             speed=speed if job.latency else None,
+            predictions=shown_answers.compared(job, model),
             foretold=job.foretold.to_dict() if job.foretold else {},
             chosen=dict(job.choices.made),
             multiples={group.name: job.limits.multiple_of(group) for group in graphs[0].free},

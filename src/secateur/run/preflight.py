@@ -16,7 +16,7 @@ from secateur.core.graph.explanation import REACH_IT
 from secateur.core.graph.outputs import FREE_IT
 from secateur.core.method import Method, ScoreMethod
 from secateur.core.plan import Plan
-from secateur.core.selection.select import family, meet
+from secateur.core.selection.target_selection import family, meet
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace

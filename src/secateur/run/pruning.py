@@ -40,7 +40,7 @@ from secateur.run.fallback import for_images, without_fit
 from secateur.run.given_inputs import DATA, fitted, looked_at
 from secateur.run.headline_speed import asked_for, check_runtime
 from secateur.run.job import Job
-from secateur.run.latency_shares import check_timing
+from secateur.run.latency_aware_methods import check_timing
 from secateur.run.pipeline import Pipeline
 from secateur.run.preflight import check_goals, warn_of_random_weights
 from secateur.run.recorded_choices import Choices

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from secateur import reading
-from secateur.artifact.foreign import MOST
+from secateur.artifact.bounded_reading import MOST
 from secateur.errors import SecateurError
 from secateur.events import Event, Tell, ignore
 from secateur.run.byproducts import BESIDE, Byproducts

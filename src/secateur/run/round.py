@@ -27,7 +27,7 @@ from secateur.run.device_placement import mended_there, there
 from secateur.run.error_curves import measuring as fitting
 from secateur.run.fallback import without_fit
 from secateur.run.job import Job
-from secateur.run.latency_shares import decides_by_the_clock
+from secateur.run.latency_aware_methods import decides_by_the_clock
 from secateur.run.layer_times import place_of_use, timing
 from secateur.run.replanning import carried_out
 from secateur.run.sensitivity import measuring
@@ -193,8 +193,7 @@ class Round:
 
     def check_size(self, plan: Plan) -> None:
         """Refuse a plan that does not do what was asked; the shipped methods never make one."""
-        target = self.target
-        if target is None:
+        if (target := self.target) is None:
             return
         left, whole = size(self.graph, plan).of(target.of), size(self.graph).of(target.of)
         if left > target.keep * whole * (1 + 1e-12) + 1e-9:  # both are whole numbers

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur import reading
-from secateur.artifact.foreign import MOST
+from secateur.artifact.bounded_reading import MOST
 from secateur.data.listing import pictures_below
 from secateur.data.named import KNOWN
 from secateur.errors import ArtifactError

@@ -18,7 +18,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.method import ScoreMethod, shapes
 from secateur.core.plan import Plan
-from secateur.core.selection.select import family, meet
+from secateur.core.selection.target_selection import family, meet
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import cut

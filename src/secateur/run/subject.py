@@ -12,6 +12,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.data import Calibration, Data, load_data
+from secateur.data.image_pairs import CroppedSource
 from secateur.data.picture_source import PictureSource, with_channels
 from secateur.errors import ModelError
 from secateur.events import Tell, ignore
@@ -100,7 +101,8 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
     )
     if isinstance(found.source, PictureSource) and (shape[0] == 1 if shape else grey_by_default(recipe, found)):
         found = with_channels(found, 1)
-    if recipe.image or not recipe.calibrate:  # else the size is that of the unlabelled ones
+    cropped = isinstance(found.source, CroppedSource) and not recipe.image  # whose size is said of wanted images
+    if recipe.image or not (recipe.calibrate or cropped):  # else the size is that of the unlabelled ones
         check_asked(recipe, found.shape, found.name)
     return found
 

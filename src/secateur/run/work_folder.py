@@ -11,14 +11,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from secateur import artifact, reading
-from secateur.artifact.foreign import MOST, MOST_PLAN
+from secateur.artifact.bounded_reading import MOST, MOST_PLAN
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.core.plan import Plan
 from secateur.errors import ArtifactError, PlanError
@@ -149,7 +149,7 @@ class Work:
         done = list(mend())
         if always or time.perf_counter() - started >= WORTH_KEEPING:
             keep(path, to_bytes(thin))
-            keep(story, json.dumps({"repairs": [asdict(each) for each in done], BESIDE: beside.noted()}))
+            keep(story, json.dumps({"repairs": [each.to_dict() for each in done], BESIDE: beside.noted()}))
         return done
 
 

@@ -20,7 +20,7 @@ from secateur.run.device_placement import place_for
 from secateur.run.fallback import for_images
 from secateur.run.given_inputs import fitted, looked_at
 from secateur.run.job import Job
-from secateur.run.latency_shares import decides_by_the_clock
+from secateur.run.latency_aware_methods import decides_by_the_clock
 from secateur.run.preflight import check_goals
 from secateur.run.recorded_choices import Choices
 

@@ -92,6 +92,19 @@ class _ImageMeter(Meter):
         return tuple(torch.cat(self._found).double().mean(dim=0).tolist())
 
 
+def signal_to_noise(found: Tensor, right: Tensor, border: int) -> Tensor:
+    """Return the PSNR in dB of each image, (N,), as the task measures it; infinite where nothing differs.
+
+    Args:
+        found: what a network returned, (N, C, H, W).
+        right: what it should have returned.
+        border: pixels on each side that are not measured.
+    """
+    inner = slice(border, -border or None)
+    errors = (_luma(found) - _luma(right))[..., inner, inner].square().mean(dim=(1, 2, 3))
+    return -10 * errors.log10()
+
+
 def _judged(found: Tensor, right: Tensor) -> Tensor:
     """Return PSNR in dB and SSIM of each image, (N, 2) on the CPU."""
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure

@@ -84,7 +84,7 @@ class Segmentation(Task):
 
     def _entropy(self, scores: Tensor, mask: Tensor) -> Tensor:
         ignored = _NONE if self.ignore is None else self.ignore
-        fine, smoothing = _resized(at_least_single(scores), mask), self.label_smoothing
+        fine, smoothing = resized(at_least_single(scores), mask), self.label_smoothing
         total = F.cross_entropy(fine, mask, ignore_index=ignored, label_smoothing=smoothing, reduction="sum")
         return total / (mask != ignored).sum().clamp(min=1)
 
@@ -124,7 +124,7 @@ class _MaskMeter(Meter):
             share = MulticlassAccuracy(classes, average="micro", ignore_index=ignored, validate_args=False)
             self._metrics = [each.to(self._device) for each in (index, share)]
         self._counted += mask.numel() if ignored is None else int((mask != ignored).sum())
-        highest, found = _resized(at_least_single(output[0].detach()), mask).max(dim=1)
+        highest, found = resized(at_least_single(output[0].detach()), mask).max(dim=1)
         found = torch.where(highest.isnan(), (mask + 1) % classes, found)  # whatever is not the right one
         for metric in self._metrics:
             metric.update(found.to(self._device), mask.to(self._device))
@@ -179,7 +179,8 @@ def _for_each(scores: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(scores), scores], dim=1) if scores.shape[1] == 1 else scores
 
 
-def _resized(scores: Tensor, mask: Tensor) -> Tensor:
+def resized(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return scores (N, classes, H, W) of the size of masks (N, H, W), bilinearly interpolated if they have another."""
     if scores.shape[-2:] == mask.shape[-2:]:
         return scores
     return F.interpolate(scores, size=mask.shape[-2:], mode="bilinear", align_corners=False)

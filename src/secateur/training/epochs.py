@@ -20,7 +20,7 @@ from secateur.training import checkpoint as disk
 from secateur.training.batchnorm import recalibrate
 from secateur.training.history import History, Row, Speed, row_of
 from secateur.training.objective import Outputs
-from secateur.training.optimizers import optimizer, schedule
+from secateur.training.optimizers_and_schedules import optimizer, schedule
 from secateur.training.share import Share, number_of
 from secateur.training.steps import NotFiniteError, Parts, lr_of, train_epoch
 

@@ -23,7 +23,7 @@ from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.tasks import Task
 from secateur.training.history import Speed
 from secateur.training.objective import loss_of
-from secateur.training.optimizers import optimizer
+from secateur.training.optimizers_and_schedules import optimizer
 from secateur.training.placement import memory_format, move
 from secateur.training.settings import Settings
 

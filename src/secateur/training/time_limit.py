@@ -22,7 +22,7 @@ from secateur.training import checkpoint as disk
 from secateur.training.history import Speed
 from secateur.training.lesson_kind import Judgement, Lesson
 from secateur.training.loop import alone, own_randomness
-from secateur.training.optimizers import lasting, optimizer
+from secateur.training.optimizers_and_schedules import lasting, optimizer
 from secateur.training.placement import accelerated, device_type, placed
 from secateur.training.share import number_of
 from secateur.training.steps import NotFiniteError, Parts

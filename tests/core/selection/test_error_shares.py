@@ -22,7 +22,7 @@ from secateur.core.problem import Problem
 from secateur.core.selection.costs import Product, Sizes, Times, TimeTerm
 from secateur.core.selection.error_curves import ErrorCurve
 from secateur.core.selection.error_shares import by_error, note, predicted, toward
-from secateur.core.selection.select import Step, family, fit, meet
+from secateur.core.selection.target_selection import Step, family, fit, meet
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Measure, Target, size
 from secateur.core.trace import trace

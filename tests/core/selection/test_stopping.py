@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.core.selection.select import Scope, family, fit, meet
 from secateur.core.selection.stopping import CLOSE, FAR, finest
+from secateur.core.selection.target_selection import Scope, family, fit, meet
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Measure, Target, size
 from secateur.core.trace import trace

@@ -11,7 +11,7 @@ import ladders
 import nets
 from secateur.core.graph import Graph
 from secateur.core.selection.costs import Costs, Sizes, Times, TimeTerm
-from secateur.core.selection.select import Step
+from secateur.core.selection.target_selection import Step
 from secateur.core.selection.width_ladders import Ladder, Standing
 from secateur.core.trace import trace
 

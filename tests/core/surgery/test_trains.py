@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, check_training, compare_training
-from secateur.core.surgery.training import breaks_in_training, run_in_training, training_batches
+from secateur.core.surgery.training_mode_check import breaks_in_training, run_in_training, training_batches
 from secateur.core.trace import trace
 from secateur.errors import CutError, VerificationError
 

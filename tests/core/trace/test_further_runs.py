@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from plans import third
 from secateur.core.code.written_numbers import record
 from secateur.core.surgery import apply, masked, relative_difference, verify
-from secateur.core.surgery.training import run_in_training
+from secateur.core.surgery.training_mode_check import run_in_training
 from secateur.core.trace import sites, trace
 from secateur.core.trace.further_runs import training_beside
 from secateur.core.trace.sites import recorded_in

@@ -14,7 +14,7 @@ from secateur.core.graph import Graph
 from secateur.core.graph.outputs import FREE_IT
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, check_batches, check_training, verify
-from secateur.core.surgery.training import breaks_in_training
+from secateur.core.surgery.training_mode_check import breaks_in_training
 from secateur.core.trace import trace
 from secateur.errors import SettingError
 

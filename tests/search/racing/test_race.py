@@ -20,7 +20,7 @@ from nets import NETS, Head, conv, images, make
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.selection.search_results import Search, key_of
-from secateur.core.selection.select import plan_of
+from secateur.core.selection.target_selection import plan_of
 from secateur.core.surgery import masked, run
 from secateur.core.trace import trace
 from secateur.errors import ArtifactError, DataError, ModelError, PlanError, SettingError

@@ -15,7 +15,7 @@ import torch
 
 from nets import images, make
 from secateur.core.selection.search_results import Search
-from secateur.core.selection.select import plan_of
+from secateur.core.selection.target_selection import plan_of
 from secateur.core.surgery import run
 from secateur.core.trace import trace
 from secateur.errors import SettingError

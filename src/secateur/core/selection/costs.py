@@ -10,7 +10,7 @@ from torch import Tensor
 
 from secateur.core.graph import Graph
 from secateur.core.graph.written_sizes import Axis, count
-from secateur.core.selection.select import Step
+from secateur.core.selection.target_selection import Step
 from secateur.core.sizes.size import Measure
 
 

@@ -16,7 +16,7 @@ from itertools import accumulate
 import numpy as np
 
 from secateur.core.graph import Group
-from secateur.core.selection.select import Step
+from secateur.core.selection.target_selection import Step
 from secateur.core.selection.width_ladders import Standing
 
 _NOTHING = 1e-9

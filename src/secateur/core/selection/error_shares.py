@@ -17,7 +17,7 @@ from secateur.core.selection.costs import Costs, Sizes
 from secateur.core.selection.descent import Descent, rungs_of
 from secateur.core.selection.error_curves import ErrorCurve
 from secateur.core.selection.exchange import least_lost
-from secateur.core.selection.select import Step, steps
+from secateur.core.selection.target_selection import Step, steps
 from secateur.core.selection.width_ladders import Ladder, Standing
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target

@@ -18,7 +18,7 @@ from torch import Tensor
 from secateur.core.graph import Graph, Group
 from secateur.core.metric import Metric
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.selection.select import Step, steps
+from secateur.core.selection.target_selection import Step, steps
 from secateur.core.sizes.limits import Limits
 
 Allocate = Literal["scope", "sensitivity", "latency", "reconstruction"]

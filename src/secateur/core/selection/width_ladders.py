@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.core.graph import Graph
 from secateur.core.graph.written_sizes import Axis
 from secateur.core.selection.costs import Costs, Product, TimeTerm
-from secateur.core.selection.select import Step
+from secateur.core.selection.target_selection import Step
 
 Values = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]

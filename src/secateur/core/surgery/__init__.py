@@ -1,14 +1,14 @@
 """The only code that edits a model: remove for real, silence reversibly, and check that both agree."""
 
-from secateur.core.surgery.batches import check_batches, other_batches
+from secateur.core.surgery.batch_size_check import check_batches, other_batches
 from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
+from secateur.core.surgery.image_size_check import check_sizes
 from secateur.core.surgery.in_place import become
 from secateur.core.surgery.optimizer import migrate_optimizer, migrate_through, migrated
 from secateur.core.surgery.proof import carrying_out, cut, prove, prove_elsewhere
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
-from secateur.core.surgery.sizes import check_sizes
-from secateur.core.surgery.training import check_training, compare_training
+from secateur.core.surgery.training_mode_check import check_training, compare_training
 from secateur.core.surgery.verification import TOLERANCE, Verification, left, relative_difference, verified, verify
 
 __all__ = [

@@ -13,12 +13,12 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
-from secateur.core.surgery.batches import check_batches
+from secateur.core.surgery.batch_size_check import check_batches
 from secateur.core.surgery.forward import Inputs, finite, run
+from secateur.core.surgery.image_size_check import SizesAsked, check_sizes
 from secateur.core.surgery.removal import apply
-from secateur.core.surgery.sizes import SizesAsked, check_sizes
-from secateur.core.surgery.training import compare_training
 from secateur.core.surgery.training_flag import asking, asks_aloud
+from secateur.core.surgery.training_mode_check import compare_training
 from secateur.core.surgery.verification import Verification, verified
 from secateur.errors import CutError, VerificationError
 from secateur.spelling import setting

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateur.core.module_calls import ModuleStack
 from secateur.core.shared_contexts import Together
 from secateur.core.surgery.steady_draws import Steady
-from secateur.core.surgery.training import in_training
+from secateur.core.surgery.training_mode_check import in_training
 from secateur.core.surgery.untouched import unseen, untouched
 from secateur.core.torch_modes import FunctionMode
 

@@ -14,7 +14,7 @@ from secateur.core.graph import Graph
 from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply, check_batches, check_sizes, finite, run, verified
-from secateur.core.surgery.training import breaks_in_training, run_in_training
+from secateur.core.surgery.training_mode_check import breaks_in_training, run_in_training
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import Progress, progress
 from secateur.errors import CutError, SecateurError

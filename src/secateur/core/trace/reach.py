@@ -29,7 +29,7 @@ from secateur.core.graph.explanation import REACH_IT
 from secateur.core.interrupts import deferred
 from secateur.core.module_calls import Operators
 from secateur.core.surgery import Inputs, tensors_in
-from secateur.core.surgery.training import training_batches
+from secateur.core.surgery.training_mode_check import training_batches
 from secateur.core.surgery.untouched import untouched
 from secateur.core.trace.calls_made import Layers
 from secateur.core.trace.decisions import Decisions

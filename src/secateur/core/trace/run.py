@@ -21,8 +21,8 @@ from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.forward import forward, in_evaluation, modes_kept
 from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.steady_draws import WithoutDropout
-from secateur.core.surgery.training import in_training
 from secateur.core.surgery.training_flag import asking, may_differ
+from secateur.core.surgery.training_mode_check import in_training
 from secateur.core.surgery.untouched import ordinary, refuse_shapeless, untouched
 from secateur.core.torch_modes import FunctionMode
 from secateur.core.trace import elementwise, gains, heads, reach, recurrent, repeated_run, sites

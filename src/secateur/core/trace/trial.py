@@ -20,12 +20,12 @@ from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs
 from secateur.core.trace import sites
 from secateur.core.trace.assigning import Assigned, Search, assignments
-from secateur.core.trace.bare_norms import bare_widths
 from secateur.core.trace.breaks import Break, breaks_at, place_in_training
 from secateur.core.trace.calls_made import Site
 from secateur.core.trace.clock import Clock
-from secateur.core.trace.closing import Closing
 from secateur.core.trace.components import Components
+from secateur.core.trace.parameterless_norms import bare_widths
+from secateur.core.trace.pinning import Closing
 from secateur.core.trace.resolve import Units, build
 from secateur.core.trace.scores import keeping_scores
 from secateur.core.trace.slots import Pinning

@@ -19,7 +19,7 @@ from secateur.core.surgery import cut
 from secateur.errors import TargetError
 from secateur.events import Event, Tell, ignore
 from secateur.measure import latency
-from secateur.search.bayesian.gaussian_process import Outcome, Tried, best, minimise, read
+from secateur.search.bayesian.bayesian_optimization import Outcome, Tried, best, minimise, read
 from secateur.search.racing.evaluation import judge
 from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.race import subject

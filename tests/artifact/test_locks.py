@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import forked
-from secateur.artifact import claims
-from secateur.artifact.claims import claimed
+from secateur.artifact import locks
 from secateur.artifact.folder import replacing
+from secateur.artifact.locks import claimed
 
 pytest.importorskip("fcntl")
 HOLD = (
-    "import pathlib, sys\nfrom secateur.artifact.claims import claimed\n"
+    "import pathlib, sys\nfrom secateur.artifact.locks import claimed\n"
     "with claimed(pathlib.Path(sys.argv[1]), wait=sys.argv[2] == 'wait') as other:\n"
     "    print(other, flush=True)\n    sys.stdin.readline()\n"
 )
@@ -51,7 +51,7 @@ def test_who_waits_gets_the_work_when_it_is_free(tmp_path: Path) -> None:
 
 
 def test_a_lock_on_a_file_that_is_gone_is_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, locked, calls = tmp_path / "work.lock", claims._locked, list[bool]()
+    place, locked, calls = tmp_path / "work.lock", locks._locked, list[bool]()
 
     def overtaken(file: Any, wait: bool) -> bool:  # who held it goes between our opening and our locking
         calls.append(wait)
@@ -59,7 +59,7 @@ def test_a_lock_on_a_file_that_is_gone_is_no_claim(tmp_path: Path, monkeypatch: 
             place.unlink()
         return locked(file, wait)
 
-    monkeypatch.setattr(claims, "_locked", overtaken)
+    monkeypatch.setattr(locks, "_locked", overtaken)
     with claimed(place, wait=True) as holder:
         assert holder is None
         assert place.read_text() == str(os.getpid())

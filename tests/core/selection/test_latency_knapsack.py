@@ -18,8 +18,8 @@ from secateur.core.method import Paper, ScoreMethod
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.problem import Problem
 from secateur.core.selection.costs import Times, TimeTerm
-from secateur.core.selection.knapsack import RUNGS, by_latency, kept_importance
-from secateur.core.selection.select import Scope, Step, family, fit
+from secateur.core.selection.latency_knapsack import RUNGS, by_latency, kept_importance
+from secateur.core.selection.target_selection import Scope, Step, family, fit
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace

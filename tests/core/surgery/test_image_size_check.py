@@ -10,8 +10,18 @@ from torch import Tensor, nn
 
 from secateur import Limits, prune
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import apply, check_sizes, sizes, verify
-from secateur.core.surgery.sizes import Size, Spot, down, looks_at_sizes, others, resized, size_of, starts, up
+from secateur.core.surgery import apply, check_sizes, image_size_check, verify
+from secateur.core.surgery.image_size_check import (
+    Size,
+    Spot,
+    down,
+    looks_at_sizes,
+    others,
+    resized,
+    size_of,
+    starts,
+    up,
+)
 from secateur.core.trace import trace
 from secateur.errors import CutError
 
@@ -198,5 +208,5 @@ def test_layers_of_torch_look_at_sizes_and_go_the_same_way(monkeypatch: pytest.M
     def never(*args: object) -> None:
         raise AssertionError("it is run on other sizes")
 
-    monkeypatch.setattr(sizes, "agrees_on", never)
+    monkeypatch.setattr(image_size_check, "agrees_on", never)
     check_sizes(plain, graph, plan, thin, EXAMPLE)

@@ -16,6 +16,9 @@ ADVICE = "restore it, or run the recipe again"
 MOST = 32 * reading.MIB
 """Bytes of a JSON document."""
 
+MOST_PREDICTIONS = 2 * reading.MIB
+"""Bytes of the answers of two networks, with pictures."""
+
 MOST_PLAN = 128 * reading.MIB
 """Bytes of a plan, most of them the mask of single weights: four bytes for every three times eight weights."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.training.optimizers import optimizer, schedule
+from secateur.training.optimizers_and_schedules import optimizer, schedule
 from secateur.training.settings import Settings
 
 

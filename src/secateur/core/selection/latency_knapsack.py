@@ -21,7 +21,7 @@ from secateur.core.graph import Graph, Group
 from secateur.core.plan import Plan
 from secateur.core.selection.costs import Times
 from secateur.core.selection.descent import Descent, rungs_of
-from secateur.core.selection.select import Scope, Step, steps
+from secateur.core.selection.target_selection import Scope, Step, steps
 from secateur.core.selection.width_ladders import Ladder, Standing
 from secateur.core.sizes.limits import Limits
 

@@ -21,7 +21,7 @@ from secateur.core.code.written_numbers import call_name
 from secateur.core.graph import Graph
 from secateur.core.interrupts import deferred
 from secateur.core.plan import Plan
-from secateur.core.surgery.batches import agrees_on, one_by_one, repeated
+from secateur.core.surgery.batch_size_check import agrees_on, one_by_one, repeated
 from secateur.core.surgery.forward import Inputs, describe, run
 from secateur.core.torch_modes import FunctionMode
 

@@ -10,7 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 from secateur.core.graph import Graph
 from secateur.core.layer_families import CHANNEL_NORMS, RECURRENT
 from secateur.core.plan import Plan
-from secateur.core.surgery.batches import other_batches
+from secateur.core.surgery.batch_size_check import other_batches
 from secateur.core.surgery.forward import Inputs, finite, run
 from secateur.core.surgery.steady_draws import Steady, WithoutDropout
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verified

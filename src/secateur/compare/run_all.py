@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secateur.compare import runs
+from secateur.compare import run_files
 from secateur.compare.comparison import Comparison
-from secateur.compare.conductor import Conductor, work_claimed, writing
 from secateur.compare.requests import Request, distinct, requests
-from secateur.compare.runs import Run
+from secateur.compare.run_files import Run
+from secateur.compare.run_one import Conductor, work_claimed, writing
 from secateur.errors import ArtifactError, SecateurError
 from secateur.events import Event, Tell, ignore, once
 from secateur.progress import shown
@@ -48,19 +48,19 @@ def carry_out(
     _make(folder)
     conductor = Conductor(comparison, folder, download, tell)
     refuse(folder, change(recorded(folder / "work"), comparison.base))
-    if any(runs.load(folder, request) is None for request in wanted):
+    if any(run_files.load(folder, request) is None for request in wanted):
         conductor.refuse_early(wanted[0].recipe)
         hold(folder / "work", comparison.base)
     for number, request in enumerate(wanted, 1):
-        if runs.load(folder, request) is not None:
+        if run_files.load(folder, request) is not None:
             continue
         with work_claimed(folder / "work" / f"{request.name}.lock") as holder:
             if holder is not None:
                 busy[request.title] = holder
-            elif runs.load(folder, request) is None:  # it may have come to its end meanwhile
+            elif run_files.load(folder, request) is None:  # it may have come to its end meanwhile
                 tell(Event("run", f"run {number} of {len(wanted)}: {request.title}", number - 1, len(wanted)))
                 try:
-                    runs.save(folder, request, conductor.run(request))
+                    run_files.save(folder, request, conductor.run(request))
                 except SecateurError as error:
                     error.args = (f"{request.title}: {error}",)
                     raise
@@ -81,7 +81,7 @@ def gather(comparison: Comparison, folder: str | Path) -> list[tuple[Request, Ru
     Raises:
         ArtifactError: if a file is damaged.
     """
-    found = [(request, runs.load(Path(folder), request)) for request in requests(comparison)]
+    found = [(request, run_files.load(Path(folder), request)) for request in requests(comparison)]
     return [(request, run) for request, run in found if run is not None]
 
 

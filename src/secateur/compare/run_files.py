@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from secateur import artifact, reading
-from secateur.artifact.foreign import MOST
+from secateur.artifact.bounded_reading import MOST
 from secateur.compare.requests import Request
 from secateur.errors import ArtifactError
 from secateur.spelling import elsewhere

@@ -14,7 +14,7 @@ import torch
 
 from kills import Killed
 from secateur.errors import ArtifactError, ModelError, SettingError
-from secateur.search.bayesian.gaussian_process import (
+from secateur.search.bayesian.bayesian_optimization import (
     Box,
     Evaluate,
     Outcome,

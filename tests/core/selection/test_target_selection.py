@@ -11,7 +11,7 @@ from torch import nn
 from nets import images
 from secateur.core.graph import Graph, Group
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.selection.select import Step, by_share, family, fit, plan_of, steps
+from secateur.core.selection.target_selection import Step, by_share, family, fit, plan_of, steps
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace

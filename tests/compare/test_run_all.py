@@ -14,9 +14,9 @@ from torch import nn
 
 import forked
 from kills import Killed
-from secateur.artifact.claims import claimed
-from secateur.compare import Comparison, carry_out, conductor, gather, requests, write
-from secateur.compare.runs import path_of
+from secateur.artifact.locks import claimed
+from secateur.compare import Comparison, carry_out, gather, requests, run_one, write
+from secateur.compare.run_files import path_of
 from secateur.compare.scratch import rescale
 from secateur.data import Data
 from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
@@ -162,7 +162,7 @@ def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, smal
     (tmp_path / "work").mkdir()
     place = tmp_path / "work" / f"{wanted[-1].name}.lock"
     code = (
-        "import pathlib, sys\nfrom secateur.artifact.claims import claimed\n"
+        "import pathlib, sys\nfrom secateur.artifact.locks import claimed\n"
         "with claimed(pathlib.Path(sys.argv[1])) as other:\n    print(other, flush=True)\n    sys.stdin.readline()\n"
     )
     with forked.start(["-c", code, str(place)]) as other:
@@ -268,8 +268,8 @@ def test_all_methods_are_repaired_by_the_same_unlabelled_images(
         used.append(images)
         return prune_as(*given, images=images, **more)
 
-    monkeypatch.setattr(conductor, "images_of", load)
-    monkeypatch.setattr(conductor, "prune_as", pruned)
+    monkeypatch.setattr(run_one, "images_of", load)
+    monkeypatch.setattr(run_one, "prune_as", pruned)
     carry_out(comparison, tmp_path / "out")
     assert [found.count for found in loaded] == [70, 70]  # once for each seed
     assert used == [loaded[0], loaded[0], loaded[1], loaded[1]]

@@ -11,12 +11,12 @@ from pathlib import Path
 from torch import nn
 
 from secateur import artifact
-from secateur.artifact.claims import claimed
 from secateur.artifact.environment import environment
+from secateur.artifact.locks import claimed
 from secateur.artifact.weights import read_into, to_bytes
 from secateur.compare.comparison import Comparison
 from secateur.compare.requests import Request
-from secateur.compare.runs import Run
+from secateur.compare.run_files import Run
 from secateur.compare.runtime import runtime_of
 from secateur.compare.scratch import uniform
 from secateur.core.sizes.limits import Limits

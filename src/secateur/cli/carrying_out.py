@@ -139,7 +139,7 @@ def _there(recipe: Recipe, place: Path, folder: Path, as_json: bool) -> bool:
     Raises:
         ArtifactError: if that was with other files than those of now.
     """
-    from secateur.artifact.foreign import table_of
+    from secateur.artifact.bounded_reading import table_of
     from secateur.artifact.store import MEASUREMENT
     from secateur.export import FILES
     from secateur.report.page import NAME
