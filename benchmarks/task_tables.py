@@ -40,7 +40,21 @@ def tables(rows: Sequence[Row], tasks: Sequence[str], arms: Sequence[str]) -> st
     failed = [f"- {row['task']}, {row['arm']}, seed {row['seed']}: {row['failed']}" for row in rows if "failed" in row]
     if failed:
         parts += ["", "Without a number:", "", *failed]
+    parts += ["", *conditions(rows)]
     return "\n".join(parts[1:])
+
+
+def conditions(rows: Sequence[Row]) -> list[str]:
+    """Return where and with what rows were measured, one line for each kind of machine and versions."""
+    lines = list[str]()
+    for row in rows:
+        machine, versions = row["machine"], {**row["versions"]}
+        versions["secateur"] = versions["secateur"].partition("+")[0]
+        said = ", ".join(f"{name} {version}" for name, version in versions.items())
+        lines.append(
+            f"Measured on {machine['processor']} ({machine['capability']}), {machine['threads']} thread; {said}."
+        )
+    return list(dict.fromkeys(lines))
 
 
 def table(dense: Sequence[Row], rows: Sequence[Row], arms: Sequence[str]) -> Iterator[str]:

@@ -100,15 +100,16 @@ def test_a_third_of_each_class_is_for_tests_of_retrieval(textures: Path, tmp_pat
     assert data.size("train") + data.size("val") == 8
 
 
+PLACE = {
+    "machine": {"processor": "Abacus", "capability": "BEADS", "threads": 1},
+    "versions": {"secateur": "0.1.0+abcdef0", "torch": "9.9"},
+}
+
+
 def row(arm: str, value: float, epochs: int = 0, seed: int = 0, **more: Any) -> dict[str, Any]:
     found = Quality(Retrieval().metrics, (value, 0.25), 0.1, 40)
-    return {
-        "task": "retrieval",
-        "arm": arm,
-        "epochs": epochs,
-        "seed": seed,
-        "metrics": {"test": found.to_dict()},
-    } | more
+    metrics = {"test": found.to_dict()}
+    return {"task": "retrieval", "arm": arm, "epochs": epochs, "seed": seed, "metrics": metrics} | PLACE | more
 
 
 def rows() -> list[dict[str, Any]]:
@@ -120,7 +121,7 @@ def rows() -> list[dict[str, Any]]:
         row("reconstruction", 0.4, macs=0.48, speed=speed),
         row("reconstruction", 0.5, macs=0.5, seed=1, speed=speed),
         row("magnitude", 0.45, epochs=3, macs=0.5),
-        {"task": "retrieval", "arm": "random_units", "epochs": 0, "seed": 0, "failed": "PlanError: none"},
+        {"task": "retrieval", "arm": "random_units", "epochs": 0, "seed": 0, "failed": "PlanError: none"} | PLACE,
     ]
 
 
@@ -131,7 +132,8 @@ def test_tables_have_a_line_for_what_was_measured_and_say_what_was_not() -> None
     assert "| reconstruction | 0.49 | 1.50 (eager) | 45.00 ± 7.07 | 25.00 ± 0.00 |" in lines
     assert "| magnitude, 3 epochs | 0.50 |  | 45.00 | 25.00 |" in lines
     assert "40 million MACs at 3x96x96; trained for 9 epochs on 720 images; 400 test images; 2 seeds." in lines[0]
-    assert lines[-1] == "- retrieval, random_units, seed 0: PlanError: none"
+    assert lines[-3] == "- retrieval, random_units, seed 0: PlanError: none"
+    assert lines[-1] == "Measured on Abacus (BEADS), 1 thread; secateur 0.1.0, torch 9.9."
     assert not any(line.startswith("| random_units") for line in lines)
 
 
