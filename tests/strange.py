@@ -357,6 +357,11 @@ class World:
             "Problem.error_curves": lambda: {"scores": None},
             "Problem.curves": lambda: {"scores": {}},
             "from_arrays": lambda: {"train": self.arrays, "test": self.arrays},
+            "with_task": lambda: {
+                "data": [self.batches, self.batches],
+                "task": secateur.tasks.Classification(),
+                "classes": 2,
+            },
             "from_loaders": lambda: {"train": self.batches, "val": self.batches, "test": self.batches, "classes": 2},
             "load_calibration": lambda: {"source": self.x},
             "Calibration": lambda: {"batches": (self.x,), "count": 2, "source": "x"},

@@ -168,7 +168,7 @@ class Asserting(nn.Linear):
 @pytest.mark.parametrize(
     ("what", "read"),
     [
-        ("batches", lambda w, it: secateur.measure.accuracy(w.model, it)),
+        ("batches", lambda w, it: secateur.measure.quality(w.model, it)),
         ("batches", lambda w, it: secateur.training.recalibrate(w.model, it)),
         ("val batches", lambda w, it: secateur.data.from_loaders(w.batches, Loader(), w.batches, 2)),
         (
@@ -188,7 +188,7 @@ def test_an_iterable_that_fails_is_said_with_its_own_words(world: strange.World,
 
 def test_a_forward_may_fail_as_it_likes(world: strange.World) -> None:
     with pytest.raises(ModelError, match=r"inputs of shape \(6, 1, 8, 8\): AssertionError: vectors only"):
-        secateur.measure.accuracy(Asserting(8, 2), world.batches)
+        secateur.measure.quality(Asserting(8, 2), world.batches)
 
 
 @pytest.mark.parametrize("wrap", [nn.parallel.DistributedDataParallel, torch.jit.ScriptModule])

@@ -21,6 +21,7 @@ from secateur.compare.significance import Spread, Verdict
 from secateur.core.selection.sensitivity_curves import Curve
 from secateur.models import build
 from secateur.run import subject
+from secateur.tasks import Classification
 
 RECIPE = """
 model = "nets.py:small"
@@ -71,6 +72,7 @@ def test_no_line_of_the_table_is_longer_than_the_terminal_and_verdicts_are_whole
         Line(
             label=label, method="", control=True, keep=0.5, test=Spread((0.9123, 0.9256)), val=Spread((0.5,)), cut=None,
             dense=Spread((1.0,)), macs=0.5, params=0.5, latency=None, speedup=None, epochs=1, seeds=(0, 1),
+            metric=Classification().metric,
             repair=repair, against_random=Verdict(-12.3, 1.23e-05, "worse by 12.30 points (p = 1.2e-05)"),
         )
         for label in CONTROLS.values()

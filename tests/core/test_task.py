@@ -107,9 +107,10 @@ class TestBatches:
     def test_several_inputs(self):
         assert Depth().count(((self.images, torch.zeros(3, 5)), self.labels)) == 3
 
-    def test_an_input_without_examples_is_one_and_nothing_is_none(self):
+    def test_an_input_without_rows_is_one_and_no_input_is_refused(self):
         assert Depth().count((torch.tensor(1.0), self.labels)) == 1
-        assert Depth().count(([], self.labels)) == 0
+        with pytest.raises(DataError, match="must be tensors, and there are none in a list"):
+            Depth().count(([], self.labels))
 
     @pytest.mark.parametrize(
         ("batch", "said"),

@@ -123,9 +123,9 @@ def test_batches_of_a_task_of_your_own_keep_their_structure():
         ((IMAGES.mul(255).byte(), MASKS), Segmentation(), "pixels as whole numbers: give normalised float"),
         ((IMAGES / 0, MASKS), Segmentation(), "inputs that are NaN or infinite"),
         ((IMAGES, MASKS, MASKS), Segmentation(), "must be a pair of inputs and targets, and one has 3 parts"),
-        (IMAGES, Segmentation(), "must be a pair of inputs and targets, and one is a Tensor"),
+        (IMAGES, Segmentation(), "must be a pair of inputs and targets, or a table of named ones, and one is a Tensor"),
         ({"image": IMAGES}, Segmentation(), "a table without targets; it has image"),
-        ((["a"], MASKS), Segmentation(), "holds no tensors that a network could be called with"),
+        ((["a"], MASKS), Segmentation(), "inputs of a batch must be tensors, and there are none in a list"),
         (Pair(IMAGES, 1), own(lambda it: it.middle), "AttributeError"),
     ],
 )

@@ -14,8 +14,8 @@ pl = pytest.importorskip("pytorch_lightning")
 
 import secateur  # noqa: E402
 from nets import Head, conv, lived_in  # noqa: E402
-from secateur.errors import SettingError
-from secateur.integrations.lightning import PruningCallback
+from secateur.errors import SettingError  # noqa: E402
+from secateur.integrations.lightning import PruningCallback  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

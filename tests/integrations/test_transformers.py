@@ -15,8 +15,8 @@ transformers = pytest.importorskip("transformers")
 
 import secateur  # noqa: E402
 from nets import Head, conv, lived_in  # noqa: E402
-from secateur.errors import ArtifactError, SettingError
-from secateur.integrations.transformers import FILE, PruningCallback
+from secateur.errors import ArtifactError, SettingError  # noqa: E402
+from secateur.integrations.transformers import FILE, PruningCallback  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -71,6 +71,15 @@ def test_tuples_and_dicts_of_inputs() -> None:
     assert latency(model, {"input2": b, "input1": a}, seconds=0.01).batch_size == 4
 
 
+def test_a_list_of_images_is_a_batch_of_as_many() -> None:
+    class Detector(nn.Module):
+        def forward(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+            return [image.mean() for image in images]
+
+    assert latency(Detector(), ([torch.rand(3, 8, 8)],), seconds=0.01).batch_size == 1
+    assert latency(Detector(), ([torch.rand(3, 8, 8), torch.rand(3, 6, 9)],), seconds=0.01).batch_size == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -160,7 +160,7 @@ def test_no_examples(batches: list[tuple[Tensor, Tensor]]) -> None:
             ([1.0, 2.0], torch.ones(2, dtype=torch.int64)),
             "the inputs of a batch must be tensors, and there are none in",
         ),
-        (torch.ones(2, 3), "must be a pair of inputs and targets, and one is a Tensor"),
+        (torch.ones(2, 3), "must be a pair of inputs and targets, or a table of named ones, and one is a Tensor"),
         ((torch.ones(2, 3),), "must be a pair of inputs and targets, and one has 1 parts"),
     ],
 )

@@ -36,9 +36,8 @@ def document(result: Outcome) -> dict[str, Any]:
     The keys are ``format``, ``model``, ``data``, ``target``, ``method``, ``then`` (further rounds), ``before``,
     ``cut`` (before its repair, where there was one), ``middle`` (before fine-tuning), ``after``, ``repairs`` (without
     training, on validation images), ``calibration`` (how many unlabelled images were used), ``normalisation``
-    (``mean`` and ``std`` of the images), ``classes`` (of the data),
-    ``minutes`` (how they were used), ``uncounted`` (what is in no count of MACs,
-    and what that means for the target), ``widths``, ``explanation``, ``verification``,
+    (``mean`` and ``std`` of the images), ``classes`` (of the data), ``minutes`` (how they were used), ``uncounted``
+    (what is in no count of MACs, and what that means for the target), ``widths``, ``explanation``, ``verification``,
     ``budget`` (what was measured to meet limits), ``speed`` (dense and pruned network timed in turns, with the interval
     of the ratio), ``foretold`` (what was promised of it before the work), ``multiples`` (of the width of each group)
     and ``notes`` (why these, round by round),

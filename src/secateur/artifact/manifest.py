@@ -15,6 +15,7 @@ from secateur.atomic import write_file
 from secateur.errors import ArtifactError
 
 FORMAT = 1
+WEIGHTS, MEASUREMENT, PREDICTIONS = "weights.safetensors", "measurement.json", "predictions.json"
 MANIFEST = "manifest.json"
 _MOST_MANIFEST = 4 * reading.MIB
 _MOST = {

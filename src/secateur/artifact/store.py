@@ -18,11 +18,11 @@ from secateur.arguments import checked
 from secateur.artifact import folder as folders
 from secateur.artifact import weights
 from secateur.artifact.bounded_reading import MOST_PLAN, entry, naming, table_of, whole_number
+from secateur.artifact.dense_network import dense_network
 from secateur.artifact.document import FORMAT, document, inputs_as_well, inputs_like
 from secateur.artifact.environment import environment
-from secateur.artifact.expected import built_for, check_expected
 from secateur.artifact.locks import check_name
-from secateur.artifact.manifest import check, check_size, manifest
+from secateur.artifact.manifest import MEASUREMENT, PREDICTIONS, WEIGHTS, check, check_size, manifest
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply
 from secateur.core.surgery.forward import listed
@@ -31,15 +31,10 @@ from secateur.core.zeros.block_execution import execute
 from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
 from secateur.measure.forward import device_of, length, moved, part, tensors
-from secateur.models import build as build_by_name
-from secateur.models import fit_classes
-from secateur.models.sources import own_code
 from secateur.outcome import Outcome
 from secateur.recipe import Recipe
 from secateur.rules import Seconds, Threads
-from secateur.spelling import said
 
-WEIGHTS, MEASUREMENT, PREDICTIONS = "weights.safetensors", "measurement.json", "predictions.json"
 MOST_PLANS = 2000
 ENOUGH = 2**22
 """Numbers in the inputs that a network is traced with, if they are many examples."""
@@ -171,7 +166,7 @@ def load(
             recipe = Recipe.read(place / "recipe.toml")
     measurement = _measurement(place)
     if dense is None:
-        dense = _dense(place, recipe, measurement, stored, build)
+        dense = dense_network(place, recipe, measurement, stored, build)
     model, plans = _replay(place, dense, names, measurement["example"], example_inputs)
     weights.read_into(model, place / WEIGHTS)
     with naming(place / MEASUREMENT):
@@ -202,43 +197,6 @@ def _measurement(place: Path) -> dict[str, Any]:
                 whole_number(counts, name)
         entry(found, "example")
     return found
-
-
-def _dense(
-    place: Path,
-    recipe: Recipe | None,
-    measurement: dict[str, Any],
-    stored: weights.Header,
-    build: Callable[..., nn.Module] | None,
-) -> nn.Module:
-    """Build the untrained dense network without disturbing the caller's random numbers."""
-    if recipe is None:
-        raise ArtifactError(
-            f"{place} was made from a network in memory; "
-            + said("build that network and pass it as dense=", "read it in Python with secateur.load(..., dense=...)")
-        )
-    if build is None and (own_code(recipe.model) or "/" in recipe.model):
-        raise ArtifactError(
-            f"the network of {place} comes from your own code, {reading.shown(recipe.model)}, which is not run "
-            + said(
-                "unasked: pass the dense network as dense=, or trust that code with build=secateur.models.build",
-                "unasked: trust it with --trust",
-            )
-        )
-    example = measurement["example"]
-    with naming(place / MEASUREMENT):
-        classes, images = built_for(recipe, measurement)
-
-    def made() -> nn.Module:
-        return (build or build_by_name)(str(recipe.model), classes=classes, **images)
-
-    with torch.random.fork_rng(devices=[]), naming(place / "recipe.toml"):
-        if build is None:
-            check_expected(made, measurement, stored, counted=not recipe.transfer)
-        model = made()
-        if recipe.transfer:  # a builder that knows one number of classes only
-            fit_classes(model, classes, inputs_like(example, torch.device("cpu")))
-        return model
 
 
 def _replay(

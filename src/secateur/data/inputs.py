@@ -270,8 +270,8 @@ def _check_pixels(leaf: Tensor, like: Tensor | None, floating: bool, name: str) 
     """Refuse images in another type than floating point and uint8, before anything is said of their layout."""
     if leaf.dim() != 4 or leaf.dtype == torch.uint8 or leaf.is_floating_point():
         return
-    sides = {leaf.shape[1], leaf.shape[3]}
-    image = bool(sides.intersection(CHANNELS)) if like is None else floating and like.dim() == 4
+    coloured = bool({leaf.shape[1], leaf.shape[3]}.intersection(CHANNELS))
+    image = coloured if like is None else floating and like.dim() == 4
     if image:
         takes = "" if like is None else f" where the network takes {_kind(like)}"
         known = f", or example inputs if the network takes {_kind(leaf)}" if like is None else ""
@@ -291,8 +291,8 @@ def _check_shape(leaf: Tensor, like: Tensor, any_size: bool, name: str) -> None:
         if len(here) == 3 and here[2] == there[0] != here[0] and (any_size or here[:2] == there[1:]):
             remedy = "put the channels first, as permute(0, 3, 1, 2) does"
         elif here[0] != there[0]:
-            what = "channel" if there[0] == 1 else "channels"
-            remedy = f"give {there[0]} {what}" if len(here) > 1 else "give as many numbers"
+            channels = f"give {there[0]} channel{'' if there[0] == 1 else 's'}"
+            remedy = channels if len(here) > 1 else "give as many numbers"
     raise DataError(f"{name} are of shape {here} each where the network takes {there}: {remedy}")
 
 
