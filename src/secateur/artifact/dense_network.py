@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from secateur import reading
 from secateur.artifact import weights
-from secateur.artifact.bounded_reading import naming, whole_number
+from secateur.artifact.bounded_reading import naming
 from secateur.artifact.document import inputs_like
-from secateur.artifact.expected import check_expected
+from secateur.artifact.expected import built_for, check_expected
 from secateur.artifact.manifest import MEASUREMENT
 from secateur.errors import ArtifactError
 from secateur.models import build as build_by_name
@@ -21,8 +21,6 @@ from secateur.models import fit_classes
 from secateur.models.sources import own_code
 from secateur.recipe import Recipe
 from secateur.spelling import said
-
-MOST_CLASSES = 2**16
 
 
 def dense_network(
@@ -48,7 +46,7 @@ def dense_network(
         )
     example = measurement["example"]
     with naming(place / MEASUREMENT):
-        classes, images = _asked(recipe, measurement)
+        classes, images = built_for(recipe, measurement)
 
     def made() -> nn.Module:
         return (build or build_by_name)(str(recipe.model), classes=classes, **images)
@@ -60,30 +58,3 @@ def dense_network(
         if recipe.transfer:  # a builder that knows one number of classes only
             fit_classes(model, classes, inputs_like(example, torch.device("cpu")))
         return model
-
-
-def _asked(recipe: Recipe, measurement: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
-    """Return the number of classes, and the channels and height of the images."""
-    example = measurement["example"]
-    output = _sizes(example.get("output") or [], "output")
-    known = None if measurement.get("classes") is None else whole_number(measurement, "classes")
-    classes = recipe.classes or known or (output[1] if len(output) > 1 else None)
-    if classes is not None and classes > MOST_CLASSES:
-        raise reading.Unfit(f"the output has {classes:,} classes, and at most {MOST_CLASSES:,} are read")
-    shape = _sizes(_image(example), "shape")
-    return classes, {"channels": shape[-3], "image": shape[-2]} if len(shape) > 2 else {"channels": 3, "image": None}
-
-
-def _image(example: Mapping[str, Any]) -> Any:
-    """Return the shape of what a network takes for an image, alone or in a list; nothing if it takes something else."""
-    items: Any = example.get("items")
-    if isinstance(items, list) and len(cast("list[Any]", items)) == 1 and isinstance(items[0], Mapping):
-        return _image(cast("Mapping[str, Any]", items[0]))
-    shape: Any = example.get("shape") or []
-    return shape if not isinstance(shape, list) or len(cast("list[Any]", shape)) in (3, 4) else []
-
-
-def _sizes(sizes: Any, name: str) -> list[int]:
-    if not isinstance(sizes, list):
-        raise reading.Unfit(f"the {name} of its example is {reading.written(sizes)} and no list of sizes")
-    return [whole_number({name: size}, name) for size in cast("list[Any]", sizes)]

@@ -20,6 +20,7 @@ from secateur.core.selection.sensitivity_curves import Curve, points
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.surgery import Inputs, masked, tensors_in
+from secateur.core.surgery.forward import listed
 from secateur.core.task import Task
 from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
@@ -106,7 +107,7 @@ class Problem:
 
     def image_count(self) -> int | None:
         """Return how many images there are to look at, which are read for it; None without any."""
-        return None if self.images is None else sum(len(tensors_in(batch)[0]) for batch in self.images)
+        return None if self.images is None else sum(len(listed(batch) or tensors_in(batch)[0]) for batch in self.images)
 
     def error_curves(self, scores: Mapping[str, Tensor] | None = None) -> Sequence[ErrorCurve]:
         """Return what no refit of its readers can bring back as each group loses its units.

@@ -1,0 +1,123 @@
+"""Tables of what ``tasks.py`` has measured, and their place in the documentation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from secateur.measure import Quality
+
+Row: TypeAlias = dict[str, Any]
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+BEGIN, END = "<!-- made by benchmarks/tasks.py --docs -->", "<!-- end -->"
+SAID = {
+    "camvid": "Segmentation: a small U-Net on CamVid",
+    "lraspp": "Segmentation: LR-ASPP on MobileNetV3-Large (torchvision, from random weights) on CamVid",
+    "bccd": "Detection: SSD (torchvision) on a small residual network, blood cells (BCCD)",
+    "superresolution": "Super-resolution by 2: a small EDSR, trained on textures, tested on Set5 and Set14",
+    "retrieval": "Retrieval: embeddings of a small residual network, ten classes of textures, test images of the same",
+    "discs": "Regression: a small residual network counts discs drawn on textures (a task made up for this)",
+}
+
+
+def tables(rows: Sequence[Row], tasks: Sequence[str], arms: Sequence[str]) -> str:
+    """Return a table for each task that has rows, in Markdown.
+
+    Args:
+        rows: the last of each kind.
+        tasks: in the order of the tables.
+        arms: in the order of the lines.
+    """
+    parts: list[str] = []
+    for task in tasks:
+        own = [row for row in rows if row["task"] == task and "failed" not in row]
+        dense = [row for row in own if row["arm"] == "dense"]
+        if dense:
+            parts += ["", *table(dense, own, arms)]
+    failed = [f"- {row['task']}, {row['arm']}, seed {row['seed']}: {row['failed']}" for row in rows if "failed" in row]
+    if failed:
+        parts += ["", "Without a number:", "", *failed]
+    parts += ["", *conditions(rows)]
+    return "\n".join(parts[1:])
+
+
+def conditions(rows: Sequence[Row]) -> list[str]:
+    """Return where and with what rows were measured, one line for each kind of machine and versions."""
+    lines = list[str]()
+    for row in rows:
+        machine, versions = row["machine"], {**row["versions"]}
+        versions["secateur"] = versions["secateur"].partition("+")[0]
+        said = ", ".join(f"{name} {version}" for name, version in versions.items())
+        lines.append(
+            f"Measured on {machine['processor']} ({machine['capability']}), {machine['threads']} thread; {said}."
+        )
+    return list(dict.fromkeys(lines))
+
+
+def table(dense: Sequence[Row], rows: Sequence[Row], arms: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of one task."""
+    first = dense[0]
+    (sizes,) = {tuple(about["images"].values())[:2] for about in first["data"].values()}
+    tests = {name: about["images"]["test"] for name, about in first["data"].items()}
+    shape = "x".join(map(str, next(iter(first["data"].values()))["shape"]))
+    counted = ", ".join(f"{count} {name if name != 'test' else 'test'} images" for name, count in tests.items())
+    seeds = f"{len(dense)} seeds" if len(dense) > 1 else f"seed {first['seed']}"
+    yield (
+        f"**{SAID[first['task']]}.** {first['macs'] / 1e6:,.0f} million MACs at {shape}; trained for "
+        f"{first['trained']} epochs on {sizes[0]} images; {counted}; {seeds}."
+    )
+    yield ""
+    metrics = [(test, number) for test, it in first["metrics"].items() for number in range(len(it["metrics"]))]
+    names = [heading(first, test, number) for test, number in metrics]
+    yield head("network", "MACs", "times as fast", *names)
+    yield line("dense", "1", "1", *(value(dense, *which) for which in metrics))
+    for arm in arms:
+        for epochs in sorted({row["epochs"] for row in rows if row["arm"] == arm}):
+            own = [row for row in rows if row["arm"] == arm and row["epochs"] == epochs and "metrics" in row]
+            if own:
+                said = f"{arm}, {epochs} epochs" if epochs else arm
+                macs = statistics.mean(row["macs"] for row in own)
+                yield line(said, f"{macs:.2f}", speed(own), *(value(own, *which) for which in metrics))
+
+
+def heading(row: Row, test: str, number: int) -> str:
+    title = Quality.from_dict(row["metrics"][test]).metrics[number].title
+    return f"{test}, {title}" if len(row["metrics"]) > 1 else title
+
+
+def value(rows: Sequence[Row], test: str, number: int) -> str:
+    """Return one cell: the mean over seeds, with the standard deviation where there are several."""
+    qualities = [Quality.from_dict(row["metrics"][test]) for row in rows]
+    metric = qualities[0].metrics[number]
+    found = [metric.scale * each.values[number] for each in qualities]
+    text = f"{statistics.mean(found):.{metric.digits}f}"
+    return f"{text} ± {statistics.stdev(found):.{metric.digits}f}" if len(found) > 1 else text
+
+
+def speed(rows: Sequence[Row]) -> str:
+    found = [row["speed"] for row in rows if "speed" in row]
+    if not found:
+        return ""
+    return f"{statistics.mean(it['ratio'] for it in found):.2f} ({found[0]['runtime']})"
+
+
+def documented(text: str) -> str:
+    """Put the tables into the page of results; return what was done."""
+    page = PAGE.read_text("utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{PAGE} has no lines '{BEGIN}' and '{END}' between which the tables belong")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
+    return f"written into {PAGE.name}"
+
+
+def head(*names: str) -> str:
+    return line(*names) + "\n" + line(*(["---"] * len(names)))
+
+
+def line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
