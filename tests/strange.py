@@ -345,6 +345,8 @@ class World:
                 "optimizer": torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9),
                 "model": self.model,
             },
+            "Metric": lambda: {"name": "score"},
+            "Custom": lambda: {"criterion": torch.nn.functional.mse_loss, "score": torch.nn.functional.l1_loss},
             "Paper": lambda: {"title": "t", "authors": "a", "venue": "v", "year": 2000},
             "Session": lambda: {"model": Net(), "example_inputs": self.x, "method": "magnitude", "keep": 0.5},
             "Session.step": lambda: {"holders": None},

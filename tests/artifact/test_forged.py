@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import forgery
 from secateur import Recipe, Target, artifact, prune, report
-from secateur.artifact import store
+from secateur.artifact import dense_network, store
 from secateur.cli.command import Given
 from secateur.cli.subject import subject_of
 from secateur.errors import ArtifactError
@@ -226,7 +226,7 @@ def test_another_network_than_was_measured_is_refused_before_it_is_built(
         built.append(next(model.parameters()).device.type)
         return model
 
-    monkeypatch.setattr(store, "build_by_name", watched)
+    monkeypatch.setattr(dense_network, "build_by_name", watched)
     with pytest.raises(ArtifactError, match=r"recipe\.toml .* weights, where .* were counted"):
         artifact.load(folder)
     assert built == ["meta"]

@@ -24,7 +24,7 @@ NAMED = ("prune", "plan", "sensitivity", "explain", "evaluate", "measure")  # ta
 DECIDE = ("prune", "plan")
 SAID_BY: dict[str, tuple[str, ...]] = {
     "artifact/folder.py": RUNS,
-    "artifact/store.py": ("explain", "evaluate", "measure", "bench", "export"),
+    "artifact/dense_network.py": ("explain", "evaluate", "measure", "bench", "export"),
     "cli/bench.py": ("bench",),
     "cli/compare.py": ("compare",),
     "cli/folders.py": RUNS,

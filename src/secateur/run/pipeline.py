@@ -76,11 +76,12 @@ class Pipeline:
                 histories.append(now.recover(plan))
         job.speed_up(model, job.inputs)
         after = job.measure(model, "the pruned network")
+        answers = shown_answers.compared(job, model)
         speed = self.time(model)  # when all else is done
         if job.latency and speed is not None:
             before, after = replace(before, latency=speed.dense), replace(after, latency=speed.pruned)
         found = self.result(model, graphs, plans, before, after, speed, differences)
-        return replace(found, cut=cut, middle=middle, histories=tuple(histories), minutes=spent)
+        return replace(found, predictions=answers, cut=cut, middle=middle, histories=tuple(histories), minutes=spent)
 
     def begin(self) -> None:
         """Read the dense network, unless that was done, and settle what is asked of it."""
@@ -140,7 +141,6 @@ class Pipeline:
             sensitivity=tuple(job.curves),
             budget=job.settled.found if job.settled else {},
             speed=speed if job.latency else None,
-            predictions=shown_answers.compared(job, model),
             foretold=job.foretold.to_dict() if job.foretold else {},
             chosen=dict(job.choices.made),
             multiples={group.name: job.limits.multiple_of(group) for group in graphs[0].free},

@@ -12,7 +12,7 @@ from secateur.core.plan import EMPTY
 from secateur.core.surgery.untouched import private
 from secateur.measure import Measurement, Runtime
 from secateur.measure.forward import device_of
-from secateur.run import Result, headline_speed
+from secateur.run import Result, headline_speed, shown_answers
 from secateur.run.pipeline import Pipeline
 from secateur.session.progress_state import Done
 
@@ -49,6 +49,7 @@ def result_of(
             if speed is not None:
                 before, after = replace(before, latency=speed.dense), replace(after, latency=speed.pruned)
         found = pipeline.result(model, graphs, done.plans or [EMPTY], before, after, speed, done.differences)
+        found = replace(found, predictions=shown_answers.compared(job, model))
     finally:
         job.latency = False
     return found

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 _SHOWN = 4
+_DEEPEST = 5  # containers in containers
 
 
-def described(value: Any) -> str:
+def described(value: Any, depth: int = 0) -> str:
     """Return what a value is: the shape of a tensor, the parts of a container, the name of another class."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
         entries = cast("Mapping[Any, Any]", value)
-        return f"a table of {_listed([f'{name!s}' for name in entries])}"
-    if isinstance(value, list | tuple):
+        return f"a table of {_listed([f'{name!s}' for name in entries], len(entries))}"
+    if isinstance(value, list | tuple) and depth < _DEEPEST:  # one may hold itself
         parts = cast("Sequence[Any]", value)
-        return f"a {type(value).__name__} of {_listed([described(part) for part in parts])}"
+        words = [described(part, depth + 1) for part in parts[:_SHOWN]]
+        return f"a {type(value).__name__} of {_listed(words, len(parts))}"
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
@@ -44,6 +46,6 @@ def cheap_to_read(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _listed(parts: Sequence[str]) -> str:
+def _listed(parts: Sequence[str], count: int) -> str:
     shown = ", ".join(parts[:_SHOWN])
-    return f"{shown} and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else shown or "nothing"
+    return f"{shown} and {count - _SHOWN} more" if count > _SHOWN else shown or "nothing"
