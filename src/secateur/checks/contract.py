@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.arguments import checked
@@ -35,7 +34,7 @@ from secateur.core.trace import trace
 from secateur.core.zeros.shaper import Moment, Shaper
 from secateur.errors import SecateurError, TargetError
 from secateur.measure import count
-from secateur.measure.forward import logits_of
+from secateur.tasks import CLASSIFICATION
 
 KEEP = 0.6
 _MEASURES: tuple[Measure, ...] = ("macs", "nonzero", "params", "units")
@@ -260,7 +259,7 @@ def _check_steps(case: Case, model: nn.Module, shaper: Shaper, promise: str) -> 
     for step, (images, labels) in enumerate(case.batches[:2]):
         optimizer.zero_grad()
         shaper.before_batch(Moment(step, 2, torch.Generator().manual_seed(step)))
-        loss = F.cross_entropy(logits_of(model(images)), labels)
+        loss = CLASSIFICATION.loss(CLASSIFICATION.output(model(images)), (images, labels))
         penalty = shaper.penalty()
         if penalty is not None:
             loss = loss + penalty
@@ -285,7 +284,7 @@ def _cases(
     for name, (given, images) in networks.items():
         refuse_foreign(given)
         model = private(given)
-        classes = logits_of(run(model, images)).shape[1]
+        classes = CLASSIFICATION.output(run(model, images)).shape[1]
         shape = (8, *images.shape[1:])
         batches = [
             (torch.randn(shape, generator=rng, dtype=images.dtype), torch.randint(classes, (8,), generator=rng))

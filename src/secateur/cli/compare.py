@@ -111,7 +111,7 @@ def speak(found: Findings) -> None:
     """Print the table of a comparison, in 80 columns, and what to keep in mind when reading it."""
     from secateur.compare.notes import notes
     from secateur.compare.tables import change, spread
-    from secateur.tasks import Classification
+    from secateur.tasks import ACCURACY
 
     repairs = dict.fromkeys(line.repair for line in found.lines if line.repair)
     one = next(iter(repairs)) if len(repairs) == 1 else ""
@@ -130,7 +130,7 @@ def speak(found: Findings) -> None:
         )
 
     dense = ("dense network", "", "100.0", spread(found.dense, found.metric.scale, found.metric.digits), "", "")
-    unit = found.metric.unit if found.metric == Classification().metric else found.metric.title.replace(" in ", " ")
+    unit = found.metric.unit if found.metric == ACCURACY else found.metric.title.replace(" in ", " ")
     headings = ("Method", "Keep", "MACs %", f"Test {unit}", "Change", "Against random")
     say(table(headings, [dense, *map(cells, found.lines)], numbers=range(1, 5), whole=(5,)), "")
     same = "* The same networks as another line, see below." if any(line.same_as for line in found.lines) else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.compare.findings import Findings, Line
 from secateur.report.figures import BEFORE, fragment
-from secateur.tasks import Classification
+from secateur.tasks import ACCURACY
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b5ea7")
 """Told apart by most eyes (Okabe and Ito), then two more."""
@@ -59,7 +59,7 @@ def _style(number: int, control: bool, methods: int) -> dict[str, Any]:
 def _add(figure: Any, name: str, lines: Sequence[Line], sizes: Sequence[float | None], style: dict[str, Any]) -> None:
     import plotly.graph_objects as go
 
-    metric = lines[0].metric if lines else Classification().metric
+    metric = lines[0].metric if lines else ACCURACY
     stds = [metric.scale * (line.test.std or 0.0) for line in lines]
     figure.add_trace(
         go.Scatter(

@@ -15,7 +15,7 @@ from secateur.core.operator_macs import remark
 from secateur.measure.confidence_interval import differs
 from secateur.report.numbers import TIMES
 from secateur.report.speed_words import SAME
-from secateur.tasks import Classification, Metric
+from secateur.tasks import ACCURACY, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Findings:
     @property
     def metric(self) -> Metric:
         """Return what the qualities are."""
-        return self.lines[0].metric if self.lines else Classification().metric
+        return self.lines[0].metric if self.lines else ACCURACY
 
     @property
     def several(self) -> bool:
@@ -200,7 +200,7 @@ def _line(
         speedup=statistics.fmean(ratios) if ratios else None,
         epochs=max(run.epochs for run in runs),
         seeds=tuple(run.seed for run in runs),
-        metric=Metric(**runs[0].metric) if runs[0].metric else Classification().metric,
+        metric=Metric(**runs[0].metric) if runs[0].metric else ACCURACY,
         settings=_words(changes),
         interval=_interval([run.speed for run in runs if run.speed is not None]),
         networks=tuple(same_network(run, request.repair) for run in runs),

@@ -18,7 +18,7 @@ from secateur.errors import DataError, nearest
 from secateur.events import ignore, warn_once
 from secateur.measure.forward import tensors, yielded
 from secateur.rules import Classes, Count, Rule
-from secateur.tasks import Classification, Task
+from secateur.tasks import CLASSIFICATION, Task
 
 Loader = Iterable[Any]
 _ORDER: tuple[Split, ...] = ("train", "val", "test")
@@ -64,7 +64,7 @@ def from_loaders(
             "better there than it is",
             ignore,
         )
-    task = task or Classification()
+    task = task or CLASSIFICATION
     loaders: dict[Split, Loader] = {"train": train, "val": val, "test": val if test is None else test}
     for split, loader in loaders.items():
         if isinstance(loader, Iterator) or not hasattr(loader, "__iter__"):

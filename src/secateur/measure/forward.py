@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.core.graph.outputs import scores_in
 from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.untouched import owned, untouched
 from secateur.errors import DataError, ModelError, SecateurError, first_line
@@ -234,19 +233,3 @@ def spread(model: nn.Module, inputs: ExampleInputs) -> Any:
     if isinstance(inputs, tuple):
         return model(*inputs)
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the class scores (N, classes) in what a classifier returned.
-
-    Args:
-        output: a tensor; a tuple or list that starts with it; or a mapping or object with ``logits``.
-
-    Raises:
-        ModelError: if there is no such tensor.
-    """
-    logits = scores_in(output)
-    if isinstance(logits, Tensor) and logits.ndim == 2:
-        return logits
-    found: str = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-    raise ModelError(f"the model must return class scores of shape (batch, classes), not {found}")

@@ -28,7 +28,7 @@ from secateur.measure.forward import (
     yielded,
 )
 from secateur.rules import Number
-from secateur.tasks import Classification, Metric, Task
+from secateur.tasks import ACCURACY, CLASSIFICATION, Metric, Task
 from secateur.typed import check_types
 
 
@@ -82,7 +82,7 @@ class Quality:
             ArtifactError: if it is none.
         """
         if "top1" in values:
-            accuracy = {**dataclasses.asdict(Classification().metric), "value": values["top1"]}
+            accuracy = {**dataclasses.asdict(ACCURACY), "value": values["top1"]}
             values = {"metrics": [accuracy], **{name: each for name, each in values.items() if name != "top1"}}
         try:
             entries = [dict(entry) for entry in values["metrics"]]
@@ -134,7 +134,7 @@ def quality(
         model.to(place)
     try:
         with evaluating(model), torch.inference_mode():
-            return _measured(model, batches, task or Classification(), place, tell)
+            return _measured(model, batches, task or CLASSIFICATION, place, tell)
     finally:
         if place != home:
             model.to(home)

@@ -45,7 +45,7 @@ from secateur.core.selection.target_selection import family, meet, plan_of, step
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.measure.gradient import loss_with_gradient
 from secateur.spelling import setting
-from secateur.tasks import Classification
+from secateur.tasks import CLASSIFICATION
 
 Criterion = Literal["weights", "activation"]
 Streams = Literal["safe", "tied"]
@@ -180,7 +180,7 @@ class _Calibration:
         with torch.enable_grad():
             for batch in itertools.islice(problem.batches, batches):
                 model.zero_grad(set_to_none=True)
-                loss_with_gradient(model, batch, problem.task or Classification()).backward()
+                loss_with_gradient(model, batch, problem.task or CLASSIFICATION).backward()
                 seen += 1
         for hook in hooks:
             hook.remove()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.arguments import checked
+from secateur.core.graph.outputs import scores_in
 from secateur.core.surgery.private_copies import apart
 from secateur.errors import ModelError, SettingError
-from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, logits_of, moved
+from secateur.measure.forward import ExampleInputs, call, device_of, evaluating, moved
 
 _COUNTS = ("num_classes", "classes", "n_classes")
 _TOLERANCE = 1e-3  # of float32 gradients that went through a mean over a feature map
@@ -30,7 +31,7 @@ def classes_of(model: nn.Module, example_inputs: ExampleInputs) -> int:
         ModelError: if it does not run on them or returns no class scores.
     """
     with evaluating(model), torch.no_grad():
-        return logits_of(call(model, moved(example_inputs, device_of(model)))).shape[1]
+        return _scores(call(model, moved(example_inputs, device_of(model)))).shape[1]
 
 
 @apart("model")
@@ -53,7 +54,7 @@ def heads_of(model: nn.Module, example_inputs: ExampleInputs) -> tuple[str, ...]
     with evaluating(model), torch.enable_grad():
         hooks = _listen(model, offsets)
         try:
-            scores = logits_of(call(model, moved(example_inputs, device_of(model))))
+            scores = _scores(call(model, moved(example_inputs, device_of(model))))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -212,3 +213,19 @@ def _parent(model: nn.Module, name: str) -> nn.Module:
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(_parent(model, name), name.rpartition(".")[2], layer)
+
+
+def _scores(output: Any) -> Tensor:
+    """Return the class scores (N, classes) in what a classifier returned.
+
+    Args:
+        output: a tensor; a tuple or list that starts with it; or a mapping or object with ``logits``.
+
+    Raises:
+        ModelError: if there is no such tensor.
+    """
+    logits = scores_in(output)
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        return logits
+    found: str = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    raise ModelError(f"the model must return class scores of shape (batch, classes), not {found}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from secateur.measure import Quality
-from secateur.tasks import Classification, Metric
+from secateur.tasks import ACCURACY, Metric
 
 DENSE, CUT, REPAIRED, TUNED, DISTILLED = "dense", "cut", "repaired", "fine-tuned", "distilled"
 _T = TypeVar("_T")
@@ -70,4 +70,4 @@ def metric_of(document: Mapping[str, Any]) -> Metric:
     """Return what a document measures networks by; the accuracy where it measures none."""
     parts = filter(None, (document.get(when) for when in ("before", "after")))
     found = next(filter(None, map(quality_in, parts)), None)
-    return found.metric if found else Classification().metric
+    return found.metric if found else ACCURACY

@@ -11,7 +11,7 @@ from secateur.core.selection.sensitivity_curves import Curve
 from secateur.report import figures
 from secateur.report.metrics import capital, metric_text
 from secateur.report.numbers import NONE
-from secateur.tasks import Classification, Metric
+from secateur.tasks import ACCURACY, Metric
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)
 """Fractions at which tables read the curves."""
@@ -50,7 +50,7 @@ def chart(found: Sequence[Curve], number: int = 1) -> str:
 
 def metric_in(found: Sequence[Curve]) -> Metric:
     """Return the metric of curves."""
-    return next((curve.metric for curve in found if curve.metric), Classification().metric)
+    return next((curve.metric for curve in found if curve.metric), ACCURACY)
 
 
 def table(found: Sequence[Curve]) -> list[tuple[str, int, list[tuple[str, float]]]]:

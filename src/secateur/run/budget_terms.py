@@ -17,7 +17,7 @@ from secateur.core.sizes.size import Target, size
 from secateur.events import Tell, ignore
 from secateur.measure.forecast import Forecast
 from secateur.run.latency_aware_methods import latency_aware
-from secateur.tasks import Classification, Metric
+from secateur.tasks import ACCURACY, Metric
 
 Decide = Callable[[Target, Limits], Plan]
 Test = Callable[[Plan], float]
@@ -62,7 +62,7 @@ class Bargain:
     decide: Decide
     limits: Limits = field(default_factory=Limits)
     worth: Test | None = None
-    metric: Metric = field(default_factory=lambda: Classification().metric)
+    metric: Metric = ACCURACY
     alternative: Alternative | None = None
     seconds: float = 2.5
     tell: Tell = ignore

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a name for the content of named tensors."""
-    total = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
+    """Return a name for the content of named tensors, and for what else counts."""
+    total = hashlib.sha256(facts.encode())
     for name, tensor in tensors.items():
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -21,12 +21,13 @@ from secateur.core.sizes.limits import Limits
 from secateur.core.surgery import masked
 from secateur.errors import ModelError
 from secateur.events import Event, Tell, ignore
-from secateur.measure.forward import call, evaluating, logits_of
+from secateur.measure.forward import call, evaluating
 from secateur.search.content_digest import digest
 from secateur.search.racing.candidates import Bench, Ways
 from secateur.search.racing.held_out_images import HeldOut
-from secateur.search.task_examples import Examples, check_sound
+from secateur.search.task_examples import Examples, sound
 from secateur.search.trial_journal import Journal
+from secateur.tasks import CLASSIFICATION
 
 IMAGES = 2048
 """Validation images that are looked at, unless told otherwise."""
@@ -110,15 +111,14 @@ def _judged(model: nn.Module, graph: Graph, plans: Sequence[Plan], held: Example
 
 def _dense(model: nn.Module, held: HeldOut | Examples, journal: Journal) -> _Point:
     if 0 not in journal.entries and isinstance(held, Examples):
-        check_sound(model, held)
-        loss, error = held.loss_and_error(model)
+        loss, error = sound(model, held)
         journal.note(0, {"points": [_noted((loss, held.task.metric.value_of(error)))]})
     elif 0 not in journal.entries:
         assert isinstance(held, HeldOut)
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad(), evaluating(model):
             for images, labels in zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True):
-                total += _counted(logits_of(call(model, images)).float(), labels)
+                total += _counted(CLASSIFICATION.output(call(model, images)).float(), labels)
         loss, accuracy = (total / len(held)).tolist()
         if not math.isfinite(loss):
             raise ModelError("the network's class scores are not finite before anything is pruned; load sound weights")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.plan import Plan
 from secateur.core.selection.search_results import Search, Trial, key_of
 from secateur.core.surgery import masked
+from secateur.data.dataset import example_of
 from secateur.errors import DataError, ModelError, SettingError
 from secateur.events import Event, Tell, ignore
-from secateur.measure import Quality, quality
+from secateur.measure import quality
 from secateur.measure.forward import device_of, moved
 from secateur.search.content_digest import digest
 from secateur.search.trial_journal import Journal
@@ -66,24 +69,20 @@ class Examples:
     @property
     def example(self) -> Any:
         """What the network takes for the first of them."""
-        return _one(self.task.inputs(self.batches[0]))
-
-    def judged(self, model: nn.Module) -> Quality:
-        """Return how well a network does on all of them."""
-        return quality(model, self.batches, self.task)
+        return example_of(self.task, self.batches[0])
 
     def loss_and_error(self, model: nn.Module) -> tuple[float, float]:
         """Return two numbers that are smaller the better a network does: loss, and error by the metric.
 
         The loss is the error where the task has a loss in training alone.
         """
-        found = self.judged(model)
+        found = quality(model, self.batches, self.task)
         return found.loss_or_error, self.task.metric.error(found.value)
 
     def fingerprint(self) -> str:
-        """Return a name for the content."""
+        """Return a name for the content and for how it is judged."""
         named = {f"{at}.{name}": each for at, batch in enumerate(self.batches) for name, each in named_tensors(batch)}
-        return digest(named) + self.task.name
+        return digest(named, json.dumps(self.task.to_dict(), sort_keys=True, default=str))
 
 
 def first(batches: Iterable[Any], task: Task, most: int | None) -> Iterator[Any]:
@@ -97,19 +96,19 @@ def first(batches: Iterable[Any], task: Task, most: int | None) -> Iterator[Any]
             return
 
 
-def check_sound(model: nn.Module, held: Examples) -> float:
-    """Return the error of the dense network by the metric.
+def sound(model: nn.Module, held: Examples) -> tuple[float, float]:
+    """Return loss and error of the dense network.
 
     Raises:
-        ModelError: if it has none, since its output is not finite.
+        ModelError: if one of them is not finite, for then nothing could be compared.
     """
     loss, error = held.loss_and_error(model)
-    if error == float("inf") and loss != loss:
+    if not math.isfinite(loss) or not math.isfinite(error):
         raise ModelError(
             "the network's output is NaN or infinite before anything is pruned; load sound weights, or train with a "
             "lower learning rate"
         )
-    return error
+    return loss, error
 
 
 def best_of(
@@ -160,14 +159,3 @@ def best_of(
 
 def _error(entry: Mapping[str, Any]) -> float:
     return float(entry["error"])
-
-
-def _one(inputs: Any) -> Any:
-    """Return the first example of what a network takes: rows of tensors, first entries of lists."""
-    if isinstance(inputs, Tensor):
-        return inputs[:1] if inputs.dim() else inputs
-    if isinstance(inputs, Mapping):
-        return {name: _one(value) for name, value in cast("Mapping[str, Any]", inputs).items()}
-    if isinstance(inputs, tuple):
-        return tuple(_one(value) for value in cast("tuple[Any, ...]", inputs))
-    return inputs[:1] if isinstance(inputs, list) else inputs

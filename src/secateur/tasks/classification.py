@@ -114,6 +114,10 @@ class Classification(Task):
         return replace(self, label_smoothing=label_smoothing) if label_smoothing else self
 
 
+CLASSIFICATION = Classification()
+"""What a network is for where nobody says otherwise."""
+
+
 class _ClassMeter(Meter):
     def __init__(self, task: Classification, device: torch.device) -> None:
         from torchmetrics.classification import MulticlassAccuracy

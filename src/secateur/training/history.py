@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from secateur import reading
 from secateur.arguments import checked
 from secateur.errors import ArtifactError, SettingError
 from secateur.rules import Number
-from secateur.tasks import Classification, Metric
+from secateur.tasks import ACCURACY, Metric
 from secateur.typed import check_types
 
 _RENAMED: dict[str, str] = {
@@ -92,7 +92,7 @@ class History:
     rows: tuple[Row, ...] = ()
     speed: Speed = Speed()
     selected: int = 0
-    metric: Metric = field(default_factory=lambda: Classification().metric)
+    metric: Metric = ACCURACY
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -112,7 +112,7 @@ class History:
         """
         try:
             rows = tuple(map(row_of, values["rows"]))
-            metric = Metric(**values["metric"]) if "metric" in values else Classification().metric
+            metric = Metric(**values["metric"]) if "metric" in values else ACCURACY
             return History(rows, Speed(**values["speed"]), values["selected"], metric)
         except (LookupError, TypeError, ValueError, SettingError) as error:
             raise ArtifactError(f"the stored history is damaged: {reading.wrong(error)}") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
-from secateur.tasks import Classification, Metric, Task
+from secateur.tasks import ACCURACY, Metric, Task
 from secateur.training.settings import Settings
 from secateur.training.steps import Parts
 
@@ -36,7 +36,7 @@ class Judgement:
         """Return what ``dataclasses.asdict`` was called on, by this version or an earlier one."""
         if "accuracy" in values:
             accuracy = values["accuracy"]
-            return Judgement(values["loss"], accuracy, None if accuracy is None else Classification().metric)
+            return Judgement(values["loss"], accuracy, None if accuracy is None else ACCURACY)
         metric = values["metric"]
         return Judgement(values["loss"], values["value"], None if metric is None else Metric(**metric))
 

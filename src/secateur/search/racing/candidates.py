@@ -15,9 +15,10 @@ from secateur.core.graph import Graph, layer_of, staying, tensor_of
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.surgery import TOLERANCE, apply, masked, relative_difference
 from secateur.core.surgery.silence import changed, silencing
-from secateur.measure.forward import call, logits_of
+from secateur.measure.forward import call
 from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.prefix_cache import Narrow, Replay, Tape, record
+from secateur.tasks import CLASSIFICATION
 from secateur.typed import check_types
 
 PROBE = 8
@@ -74,10 +75,10 @@ class Runner:
         """Return class scores, (N, classes) float32; there must be a network."""
         assert self.network is not None
         if tape is None:
-            return logits_of(call(self.network, images)).float()
+            return CLASSIFICATION.output(call(self.network, images)).float()
         with Replay(tape, self.narrow, spare=self.spare):
             out = self.network(images)
-        return logits_of(out).float()
+        return CLASSIFICATION.output(out).float()
 
 
 class Bench:
@@ -117,7 +118,7 @@ class Bench:
         keeps = [graph.kept(plan) for plan in plans]
         self._statistics = any(not bool(staying(s.units, keep).all()) for s in graph.statistics for keep in keeps)
         with torch.no_grad():
-            logits_of(call(self._dense, self._probe))
+            CLASSIFICATION.output(call(self._dense, self._probe))
             self._pairs = fusible(self._dense, self._probe)
             self.use(ways or (self._fastest(timed) if len(held) > held.batch else SILENCED))
             if self.ways.shared:
@@ -146,7 +147,7 @@ class Bench:
     def silenced(self, i: int, images: Tensor) -> Tensor:
         """Return what the definition says: class scores of the dense network with the plan's units silenced."""
         with self._lock, masked(self._dense, self._graph, self._plans[i]) as network:
-            return logits_of(call(network, images.contiguous())).float()
+            return CLASSIFICATION.output(call(network, images.contiguous())).float()
 
     def tape(self, images: Tensor) -> Tape | None:
         """Compute on a batch what all candidates share; None if they do not."""

@@ -15,12 +15,12 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import masked
 from secateur.errors import DataError, ModelError
-from secateur.measure.forward import call, device_of, evaluating, logits_of
+from secateur.measure.forward import call, device_of, evaluating
 from secateur.search.racing.held_out_images import HeldOut
-from secateur.search.task_examples import Examples, check_sound
+from secateur.search.task_examples import Examples, sound
 from secateur.search.torch_threads import own_threads
 from secateur.spelling import setting
-from secateur.tasks import Classification, Task
+from secateur.tasks import CLASSIFICATION, Classification, Task
 
 Batches = Iterable[Any]
 
@@ -45,7 +45,7 @@ class Judge:
         self.workers = (workers or torch.get_num_threads()) if on_cpu else 1
         self._copies: queue.SimpleQueue[nn.Module] = queue.SimpleQueue()
         with torch.no_grad(), evaluating(model):
-            if not bool(torch.isfinite(logits_of(call(model, held.images[: held.batch]))).all()):
+            if not bool(torch.isfinite(CLASSIFICATION.output(call(model, held.images[: held.batch]))).all()):
                 raise ModelError(
                     "the network's class scores are NaN or infinite before anything is pruned; load sound weights, or "
                     "train with a lower learning rate"
@@ -67,7 +67,7 @@ class Judge:
         try:
             with torch.no_grad(), masked(network, self._graph, plan):
                 wrong = [
-                    _wrong(logits_of(call(network, images)), labels)
+                    _wrong(CLASSIFICATION.output(call(network, images)), labels)
                     for images, labels in zip(
                         self._held.images.split(self._held.batch),
                         self._held.labels.split(self._held.batch),
@@ -92,7 +92,7 @@ class MetricJudge:
     """
 
     def __init__(self, model: nn.Module, graph: Graph, held: Examples) -> None:
-        check_sound(model, held)
+        sound(model, held)
         self._model, self._graph, self._held = copy.deepcopy(model).eval().requires_grad_(False), graph, held
 
     def errors(self, plans: Sequence[Plan]) -> Iterator[float]:
