@@ -17,8 +17,6 @@ kind counts.
 from __future__ import annotations
 
 import argparse
-import functools
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -34,10 +32,9 @@ import torch
 from post_training_arms import ARMS, IMAGES, NETWORKS, OURS, Cut, Subject
 from post_training_figure import figure
 from post_training_tables import KEEPS, MUST, SEEDS, Job, Row, failures, key, tables
+from provenance import machine, versions
 from row_files import append, read
-from secateur.artifact.commit import commit
 from secateur.measure import quality
-from secateur.measure.machine import processor
 from secateur.training import Settings, fit
 
 FILE = Path(__file__).parent / "results" / "post_training.jsonl"
@@ -124,7 +121,7 @@ def due(network: str, arguments: argparse.Namespace, tier: str) -> list[Job]:
         key(row)
         for row in read(arguments.out, key)
         if not (arguments.retry and "failed" in row)
-        and not (arguments.again and row["versions"]["secateur"] != versions()["secateur"])
+        and not (arguments.again and row["versions"]["secateur"] != versions("torch-pruning")["secateur"])
     }
     wanted = tuned(network, arguments) if arguments.epochs else jobs(network, arguments, tier)
     return [job for job in dict.fromkeys(wanted) if job not in there]
@@ -155,7 +152,7 @@ def study(network: str, arguments: argparse.Namespace) -> None:
     for job in due(network, arguments, arguments.tiers[0]):
         row: Row = {**job._asdict(), "images": images_of(job, subject), **measured(subject, job, arguments)}
         if not arguments.batches:
-            append(arguments.out, row | {"machine": machine(), "versions": versions()})
+            append(arguments.out, row | {"machine": machine(), "versions": versions("torch-pruning")})
         print(json.dumps(row), flush=True)
 
 
@@ -194,23 +191,6 @@ def trained(subject: Subject, cut: Cut, job: Job, arguments: argparse.Namespace)
 
 def tested(subject: Subject, model: torch.nn.Module) -> float:
     return round(quality(model, subject.data.batches("test")).value, 6)
-
-
-@functools.cache
-def machine() -> dict[str, Any]:
-    """Return what the seconds depend on beside the code."""
-    return {"processor": processor(), "capability": torch.backends.cpu.get_cpu_capability(), "threads": 1}
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions of what prunes; of this library also the commit, where it is run from a checkout."""
-    known = {name: importlib.metadata.version(name) for name in ("secateur", "torch")}
-    try:
-        known["torch-pruning"] = importlib.metadata.version("torch-pruning")
-    except importlib.metadata.PackageNotFoundError:
-        known["torch-pruning"] = "absent"
-    return known | {"secateur": f"{known['secateur']}+{(commit(Path(__file__).parent) or '')[:7]}"}
 
 
 if __name__ == "__main__":

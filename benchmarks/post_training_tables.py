@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from markdown_tables import head, line
+
 Row: TypeAlias = dict[str, Any]
 
 KEEPS = (0.8, 0.7, 0.6, 0.5, 0.35)
@@ -163,11 +165,3 @@ def failures(rows: Sequence[Row]) -> list[str]:
                 missed.append(f"{where}: {100 * top1:.2f} %, not {100 * wanted:.1f} %")
             missed += [f"{where}: {row['macs']:.4f} of the MACs" for row in draws if row.get("macs", 0) > keep + 1e-9]
     return missed
-
-
-def head(*names: str) -> str:
-    return line(*names) + "\n" + line(*(["---"] * len(names)))
-
-
-def line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from markdown_tables import head, line
+
 Row: TypeAlias = dict[str, Any]
 
 VARIANTS = {
@@ -115,14 +117,6 @@ def possible(row: Row) -> tuple[str, dict[str, Any]] | None:
     """Return the grid with the best time ratio by the table of layers."""
     grids = {grid: it for grid, it in row.get("possible", {}).get("grids", {}).items() if it is not None}
     return max(grids.items(), key=lambda item: item[1]["time"], default=None)
-
-
-def head(*names: str) -> str:
-    return line(*names) + "\n" + line(*(["---"] * len(names)))
-
-
-def line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def said(it: dict[str, Any] | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from markdown_tables import head, line
 from secateur.measure import Quality
 
 Row: TypeAlias = dict[str, Any]
@@ -63,7 +64,7 @@ def table(dense: Sequence[Row], rows: Sequence[Row], arms: Sequence[str]) -> Ite
     (sizes,) = {tuple(about["images"].values())[:2] for about in first["data"].values()}
     tests = {name: about["images"]["test"] for name, about in first["data"].items()}
     shape = "x".join(map(str, next(iter(first["data"].values()))["shape"]))
-    counted = ", ".join(f"{count} {name if name != 'test' else 'test'} images" for name, count in tests.items())
+    counted = ", ".join(f"{count} {name} images" for name, count in tests.items())
     seeds = f"{len(dense)} seeds" if len(dense) > 1 else f"seed {first['seed']}"
     yield (
         f"**{SAID[first['task']]}.** {first['macs'] / 1e6:,.0f} million MACs at {shape}; trained for "
@@ -113,11 +114,3 @@ def documented(text: str) -> str:
         raise SystemExit(f"{PAGE} has no lines '{BEGIN}' and '{END}' between which the tables belong")
     PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
     return f"written into {PAGE.name}"
-
-
-def head(*names: str) -> str:
-    return line(*names) + "\n" + line(*(["---"] * len(names)))
-
-
-def line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"

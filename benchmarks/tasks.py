@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
 import json
 import sys
 import time
@@ -30,12 +29,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from provenance import machine, versions
 from row_files import append, read
 from secateur import prune
-from secateur.artifact.commit import commit
 from secateur.events import ignore
 from secateur.measure import Quality, count, quality
-from secateur.measure.machine import processor
 from secateur.models import build
 from secateur.recipe import Recipe
 from secateur.training import Settings, fit
@@ -163,7 +161,7 @@ def study(name: str, seed: int, arguments: argparse.Namespace) -> bool:
             row = {"failed": f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:300]}"}
             fine = False
         row = {**job._asdict(), **row}
-        append(arguments.out, row | {"machine": machine(), "versions": versions()})
+        append(arguments.out, row | {"machine": machine(), "versions": versions("torchvision", "onnxruntime")})
         print(json.dumps(row), flush=True)
     return fine
 
@@ -249,19 +247,6 @@ class Subject:
         data = self.data[name]
         sizes = {split: data.size(split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
         return {"shape": data.shape, "task": data.task.to_dict(), "images": sizes}
-
-
-@functools.cache
-def machine() -> dict[str, Any]:
-    """Return what times depend on beside the code."""
-    return {"processor": processor(), "capability": torch.backends.cpu.get_cpu_capability(), "threads": 1}
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions of what prunes, trains and times, and the commit where it is run from a checkout."""
-    known = {name: importlib.metadata.version(name) for name in ("secateur", "torch", "torchvision", "onnxruntime")}
-    return known | {"secateur": f"{known['secateur']}+{(commit(Path(__file__).parent) or '')[:7]}"}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def test_latencies_are_fractions_or_times(text: Any, expected: tuple[float, str]
         ({"max_latency": True}, "a fraction up to 1"),
         ({"max_macs": -1}, "'max_macs' must be a fraction up to 1 or a number above 1, not -1"),
         ({"max_params": float("nan")}, "'max_params' must be"),
-        ({"max_drop": 1.0}, "'max_drop' must be a fraction from 0 to below 1"),
+        ({"max_drop": -0.1}, "'max_drop' must be a number of at least 0"),
         ({"max_drop": 0.1, "drop_after": "lunch"}, "'drop_after' must be one of cut, training, not 'lunch'"),
         ({"max_latency": 0.5, "runtime": "openvno"}, "did you mean 'openvino'"),
         ({"max_latency": "1e999ms"}, "a time such as 12ms"),

@@ -109,7 +109,7 @@ RECIPES = st.builds(
 )
 
 
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(RECIPES)
 def test_recipes_survive_toml_and_keep_their_name(recipe):
     again = Recipe.from_toml(recipe.to_toml())

@@ -28,8 +28,8 @@ class Budget:
         max_params: most parameters: a fraction of the dense network's up to 1, or a number above 1.
         max_latency: longest forward pass of the example's batch: a fraction of the dense network's up to 1, or a time
             such as 12ms.
-        max_drop: largest loss of the metric on the validation examples, of accuracy as a fraction such as 0.01;
-            alone it asks for the smallest network that loses no more.
+        max_drop: largest loss of the metric on the validation examples, in its own unit: of accuracy and other shares
+            a fraction such as 0.01, of PSNR decibels; alone it asks for the smallest network that loses no more.
         drop_after: when that loss counts: cut (with the repair of the run), or training (every candidate is fine-tuned
             then).
         runtime: in what the latency is measured; None for that of the run.
@@ -121,7 +121,7 @@ _RULES: dict[str, Rule] = {
     "max_macs": _SIZE,
     "max_params": _SIZE,
     "max_latency": _LIMIT,
-    "max_drop": rules.optional(rules.number(lambda v: 0 <= v < 1, "a fraction from 0 to below 1, such as 0.01")),
+    "max_drop": rules.optional(rules.number(lambda v: v >= 0, "a number of at least 0, of shares such as 0.01")),
     "drop_after": rules.one_of(_After),
     "runtime": rules.optional(rules.text("the name of a runtime")),
     "threads": rules.THREADS,

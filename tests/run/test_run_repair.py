@@ -26,7 +26,7 @@ from secateur.core.surgery import masked, run
 from secateur.core.trace import trace
 from secateur.core.zeros.blocks import BlockLayer
 from secateur.data import Data, load_calibration
-from secateur.errors import DataError
+from secateur.errors import DataError, SettingError
 from secateur.events import Event
 from secateur.measure import quality
 from secateur.methods.magnitude import Magnitude
@@ -215,6 +215,10 @@ def test_a_drop_of_accuracy_is_that_of_the_repaired_network(trained: nn.Module, 
     assert result.budget["drop"]["found"] == pytest.approx(dense - thin)
     bare = pruned(trained, data, method="magnitude", target=None, budget=Budget(max_drop=0.15), repair=())
     assert result.after.counts.macs <= bare.after.counts.macs
+    with pytest.raises(
+        SettingError, match=r"accuracy is a share, which cannot lose more than 1; set 0\.05 for 5 points"
+    ):
+        pruned(trained, data, method="magnitude", target=None, budget=Budget(max_drop=5))
 
 
 def test_a_repair_outlives_a_kill(

@@ -21,6 +21,7 @@ from secateur.core.selection.latency_knapsack import kept_importance
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.surgery import cut, hold
+from secateur.data import Data
 from secateur.errors import DataError, SettingError
 from secateur.events import Event, ignore
 from secateur.measure import SpeedUp
@@ -43,12 +44,12 @@ _IMAGES = 1024  # of validation, to compare two networks on
 _REPAIR_IMAGES = 512  # without labels
 
 
-def check_budget(budget: Budget | None, data: Any, train: Settings | None) -> None:
+def check_budget(budget: Budget | None, data: Data | None, train: Settings | None) -> None:
     """Refuse a budget that cannot be settled here, before any work.
 
     Raises:
         DataError: if a drop of accuracy is limited without data.
-        SettingError: if the drop is to count after a training that is not asked for.
+        SettingError: if the drop is to count after a training that is not asked for, or is all that a share can lose.
     """
     if budget is None:
         return
@@ -56,6 +57,11 @@ def check_budget(budget: Budget | None, data: Any, train: Settings | None) -> No
         raise DataError(f"a limit on the drop of accuracy needs data; name a data set ({setting('data')})")
     if budget.max_drop is not None and budget.drop_after == "training" and train is None:
         raise SettingError("the drop is to count after fine-tuning, but none is asked for; give its epochs")
+    if budget.max_drop is not None and data is not None and data.task.metric.unit == "%" and budget.max_drop >= 1:
+        raise SettingError(
+            f"{setting('max_drop')} is {budget.max_drop:g}, and {data.task.metric.name} is a share, which cannot lose "
+            f"more than 1; set {budget.max_drop / 100:g} for {budget.max_drop:g} points"
+        )
 
 
 def settled(job: Job, graph: Graph, budget: Budget) -> tuple[Graph, Settled]:

@@ -183,7 +183,7 @@ def prune(
     dense = model
     example_inputs = fitted(dense, example_inputs, unlabelled)
     warn_of_random_weights(dense, tell)
-    check_budget(budget, data, train)
+    check_budget(budget, images, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)
     _warn_of_optimizers(given, tell)

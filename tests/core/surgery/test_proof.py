@@ -73,7 +73,7 @@ def test_scripted_parts_may_look_at_their_mode_unheard() -> None:
     scripted: Any = torch.jit.script(nn.ReLU())
     net = nn.Sequential(nn.Conv2d(3, 8, 3), scripted, nn.Conv2d(8, 5, 3)).eval()
     graph = trace(net, IMAGES)
-    plan = Plan((DropUnits(graph.free[0].name, (0, 3)),)) if graph.free else Plan(())
+    plan = Plan((DropUnits(graph.free[0].name, (0, 3)),))
     thin = apply(net, graph, plan)
     proof = prove(net, graph, plan, thin, IMAGES)
     assert proof.modes
