@@ -211,3 +211,10 @@ def test_the_site_is_built_without_a_warning_and_has_a_page_for_every_method(tmp
             assert method.paper.title.replace("&", "&amp;") in page
             assert f"--method {name}" in re.sub(r"<[^>]+>", "", page)
     assert "secateur.run.prune" in (tmp_path / "site" / "reference" / "index.html").read_text("utf-8")
+
+
+def test_the_tests_that_catch_mutants_are_there() -> None:
+    page = (ROOT / "docs" / "decisions" / "0007-mutants.md").read_text("utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)`: `(test_\w+)`", page)
+    assert len(named) > 30
+    assert [it for it in named if f"def {it[1]}(" not in (ROOT / it[0]).read_text("utf-8")] == []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from measured import sentence
+from secateur.core.surgery.forward import count_of
 from secateur.core.task import Meter, Metric, Task
 from secateur.errors import DataError, ModelError, SettingError
 
@@ -196,3 +197,18 @@ class TestTask:
             meter = Depth.meter
 
         assert Plain().to_dict() == {"name": "plain"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "count"),
+    [
+        (torch.zeros(4, 3, 8, 8), 4),
+        ({"mask": torch.zeros(2, 5), "image": torch.zeros(2, 3)}, 2),
+        ([torch.zeros(3, 8, 8)] * 2, 2),
+        (([torch.zeros(3, 8, 8)] * 5,), 5),
+        (torch.tensor(1.0), 1),
+        (((), {"a": []}), None),
+    ],
+)
+def test_examples_are_rows_or_the_images_of_a_list(inputs: object, count: int | None) -> None:
+    assert count_of(inputs) == count

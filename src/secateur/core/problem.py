@@ -19,8 +19,8 @@ from secateur.core.selection.search_results import Search
 from secateur.core.selection.sensitivity_curves import Curve, points
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
-from secateur.core.surgery import Inputs, masked, tensors_in
-from secateur.core.surgery.forward import listed
+from secateur.core.surgery import Inputs, masked
+from secateur.core.surgery.forward import count_of
 from secateur.core.task import Task
 from secateur.errors import DataError, SettingError
 from secateur.events import Tell, ignore
@@ -107,7 +107,7 @@ class Problem:
 
     def image_count(self) -> int | None:
         """Return how many images there are to look at, which are read for it; None without any."""
-        return None if self.images is None else sum(len(listed(batch) or tensors_in(batch)[0]) for batch in self.images)
+        return None if self.images is None else sum(count_of(batch) or 0 for batch in self.images)
 
     def error_curves(self, scores: Mapping[str, Tensor] | None = None) -> Sequence[ErrorCurve]:
         """Return what no refit of its readers can bring back as each group loses its units.

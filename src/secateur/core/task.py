@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.metric import Metric
-from secateur.core.surgery.forward import Inputs
+from secateur.core.surgery.forward import Inputs, count_of
 from secateur.errors import DataError, ModelError, SettingError
 
 TARGETS = ("labels", "label", "targets", "target")
@@ -107,9 +107,10 @@ class Task(ABC):
             DataError: if there is no tensor in what the network takes.
         """
         inputs = self.inputs(batch)
-        for _, tensor in named_tensors(inputs):
-            return len(tensor) if tensor.dim() else 1
-        raise DataError(f"the inputs of a batch must be tensors, and there are none in a {type(inputs).__name__}")
+        count = count_of(inputs)
+        if count is None:
+            raise DataError(f"the inputs of a batch must be tensors, and there are none in a {type(inputs).__name__}")
+        return count
 
     def output(self, returned: Any) -> Any:
         """Return what matters of what the network returned.

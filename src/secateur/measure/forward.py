@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.forward import INPUTS, listed
+from secateur.core.surgery.forward import INPUTS, count_of, listed
 from secateur.core.surgery.untouched import owned, untouched
 from secateur.errors import DataError, ModelError, SecateurError, first_line
 from secateur.rules import Rule
@@ -149,8 +149,7 @@ def table_like(like: Mapping[Any, Any], values: Mapping[Any, Any]) -> Mapping[An
 
 def length(inputs: Any) -> int:
     """Return how many images a batch holds: those of its list, or the first dimension of its first tensor."""
-    images = listed(inputs)
-    return len(next(tensors(inputs))) if images is None else len(images)
+    return count_of(inputs) or 0
 
 
 def part(inputs: Any, rows: slice | Tensor) -> Any:

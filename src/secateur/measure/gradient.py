@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.surgery.forward import in_evaluation, modes_kept
+from secateur.core.surgery.training_mode_check import in_training
 from secateur.measure.forward import device_of, moved, spread
 from secateur.tasks import Task
-
-_STEADY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)  # pyright: ignore[reportPrivateUsage]
 
 
 def loss_with_gradient(model: nn.Module, batch: Any, task: Task) -> Tensor:
@@ -19,17 +19,8 @@ def loss_with_gradient(model: nn.Module, batch: Any, task: Task) -> Tensor:
     The network runs in evaluation mode, but for tasks that have a loss in training mode alone: then all but its norms
     and dropouts trains meanwhile.
     """
-    device = device_of(model)
+    device, steady = device_of(model), in_evaluation if task.judges_loss else in_training
     batch = moved(batch, device)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        if not task.judges_loss:
-            for module in model.modules():
-                module.training = not isinstance(module, _STEADY)
-        inputs = moved(task.inputs(batch, training=not task.judges_loss), device)
-        with torch.enable_grad():
-            return task.loss(task.output(spread(model, inputs)), batch)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    inputs = moved(task.inputs(batch, training=not task.judges_loss), device)
+    with modes_kept(model, steady), torch.enable_grad():
+        return task.loss(task.output(spread(model, inputs)), batch)

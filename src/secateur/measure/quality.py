@@ -141,7 +141,7 @@ def quality(
 
 
 def _measured(model: nn.Module, batches: Iterable[Any], task: Task, place: torch.device, tell: Tell) -> Quality:
-    meter, losses, examples = task.meter(place), list[Tensor](), 0
+    meter, losses, counts = task.meter(place), list[Tensor](), list[int]()
     dtype = dtype_of(model)
     layout = torch.channels_last if place.type == "cpu" else None  # convolutions are faster so; only rounding differs
     total = len(batches) if isinstance(batches, Sized) else None
@@ -166,12 +166,14 @@ def _measured(model: nn.Module, batches: Iterable[Any], task: Task, place: torch
         except (DataError, ModelError) as error:
             raise type(error)(f"batch {step}: {error}") from error
         if task.judges_loss:
-            losses.append(task.loss(found, batch).double().cpu() * count)
-        examples += count
+            losses.append(task.loss(found, batch))  # looked at in the end, so that no accelerator is waited for
+        counts.append(count)
         tell(Event("measure", step=step, total=total))
-    if not examples:
+    if not counts:
         raise DataError(f"there are no examples to measure the {task.metric.name} on: the batches are empty")
-    loss = float(torch.stack(losses).sum()) / examples if losses else None
+    examples = sum(counts)
+    sizes = torch.tensor(counts, dtype=torch.float64)
+    loss = float(torch.stack(losses).cpu().double() @ sizes) / examples if losses else None
     return Quality(task.metrics, tuple(meter.compute()), loss, examples)
 
 

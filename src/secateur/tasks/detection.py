@@ -71,10 +71,6 @@ class Detection(Task):
             raise DataError(f"the images of a batch for detection must be a list of tensors, not {described(images)}")
         return list(cast("Sequence[Tensor]", images))
 
-    def count(self, batch: Any) -> int:
-        """Return how many images a batch holds."""
-        return len(self._images(batch))
-
     def output(self, returned: Any) -> Any:
         """Return the losses of training mode, or the detections of evaluation mode.
 

@@ -14,7 +14,7 @@ from secateur.core.channel_statistics import Fitting
 from secateur.core.graph import Graph
 from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
-from secateur.core.surgery.forward import Inputs, finite, listed, run, tensors_in
+from secateur.core.surgery.forward import Inputs, count_of, finite, listed, run, tensors_in
 from secateur.core.surgery.verification import TOLERANCE, relative_difference, verify
 from secateur.errors import CutError, ModelError
 
@@ -155,7 +155,4 @@ def _repeats(a: Tensor, b: Tensor, everywhere: bool) -> bool:
 
 
 def _count(inputs: Inputs) -> int:
-    images = listed(inputs)
-    if images is not None:
-        return len(images)
-    return next(leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim())
+    return count_of(inputs) or 0

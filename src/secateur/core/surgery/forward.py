@@ -54,6 +54,18 @@ def listed(inputs: Any) -> list[Tensor] | None:
     return cast("list[Tensor]", values[0]) if len(values) == 1 and are_images(values[0]) else None
 
 
+def count_of(inputs: Any) -> int | None:
+    """Return how many examples what a network is called with holds; None where there is no tensor in it.
+
+    They are the images of a list, else the rows of the first tensor; a number alone is one.
+    """
+    images = cast("list[Tensor]", inputs) if are_images(inputs) else listed(inputs)
+    if images is not None:
+        return len(images)
+    first = next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), None)
+    return None if first is None else len(first) if first.dim() else 1
+
+
 def in_evaluation(module: nn.Module) -> bool:
     """Tell of every module that it is not in training."""
     return False
