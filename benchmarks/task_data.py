@@ -37,6 +37,8 @@ TASKS = {
     "retrieval": ("textures",),
     "discs": ("textures",),
     "lraspp": ("camvid",),
+    "textures": ("textures",),
+    "cells": ("bccd",),
 }
 """The recipes, the most telling first, with the folders of pictures that they need."""
 

@@ -6,12 +6,19 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+from secateur import transfer_weights
+from secateur.models.published import PRETRAINED, published
+
+LITE = "efficientnet_lite0"
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 def unet(classes: int = 11, channels: int = 3) -> nn.Module:
@@ -26,13 +33,35 @@ def lraspp(classes: int = 11) -> nn.Module:
 
 def detector(classes: int = 4, channels: int = 3, image: int = 256) -> nn.Module:
     """Return torchvision's SSD on a small residual network, for cells of some 20 to 120 pixels; 0 is the background."""
-    widths = (48, 96, 128)
-    shapes = [[2], [2], [2]]
-    boxes = DefaultBoxGenerator(shapes, scales=[0.075, 0.18, 0.36, 0.6])
+    features = Features(channels, (16, 24, 48, 96, 128), 3)
+    return single_shot(features, features.out_channels, classes, image, ([0.5] * channels, [0.25] * channels))
+
+
+def lite(classes: int = 10) -> nn.Module:
+    """Return timm's EfficientNet-Lite0 with published weights for ImageNet and a classifier that knows nothing yet."""
+    model = timm.create_model(LITE, num_classes=classes)
+    transfer_weights(model, PRETRAINED, torch.zeros(1, 3, 128, 128), name=f"timm:{LITE}")
+    return model
+
+
+def lite_detector(classes: int = 4, image: int = 256) -> nn.Module:
+    """Return torchvision's SSD on timm's EfficientNet-Lite0 with published weights for ImageNet."""
+    features = Maps(timm.create_model(LITE, features_only=True, out_indices=(2, 3, 4)))
+    known = published(f"timm:{LITE}")
+    own = features.network.state_dict()
+    features.network.load_state_dict({name: known[name] for name in own})
+    return single_shot(features, features.out_channels, classes, image, IMAGENET)
+
+
+def single_shot(
+    features: nn.Module, widths: Sequence[int], classes: int, image: int, norm: tuple[list[float], list[float]]
+) -> SSD:
+    """Return an SSD on features of three sizes, each half of the one before."""
+    boxes = DefaultBoxGenerator([[2], [2], [2]], scales=[0.075, 0.18, 0.36, 0.6])
     head = SSDHead(list(widths), boxes.num_anchors_per_location(), classes)
     return SSD(
-        Features(channels, (16, 24, *widths), 3), boxes, (image, image), classes, head=head,
-        image_mean=[0.5] * channels, image_std=[0.25] * channels, detections_per_img=100, nms_thresh=0.5,
+        features, boxes, (image, image), classes, head=head,
+        image_mean=norm[0], image_std=norm[1], detections_per_img=100, nms_thresh=0.5,
     )  # fmt: skip
 
 
@@ -96,6 +125,19 @@ class Features(nn.Module):
             if number >= len(self.stages) - self.last:
                 found[str(number)] = features
         return found
+
+
+class Maps(nn.Module):
+    """Features of a network of timm that gives several, by their numbers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.out_channels: list[int] = network.feature_info.channels()  # type: ignore[operator, union-attr]
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """Return the features by their numbers, the finest first."""
+        return OrderedDict((str(number), found) for number, found in enumerate(self.network(images)))
 
 
 class Pooled(nn.Module):

@@ -22,7 +22,8 @@ import json
 import sys
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from row_files import append, read
 from secateur import prune
 from secateur.events import ignore
 from secateur.measure import Quality, count, quality
+from secateur.methods import make
 from secateur.models import build
 from secateur.recipe import Recipe
 from secateur.training import Settings, fit
@@ -55,20 +57,27 @@ class Arm:
         repair: of ``secateur.repair``; None for what ``prune`` does by default where there are images.
         tuned: whether the network is fine-tuned as well.
         timed: whether its time is measured; others have the widths of one that is.
+        options: settings of the method.
+        tasks: for which it is run; none for all.
     """
 
     method: str
     repair: tuple[str, ...] | None = None
     tuned: bool = False
     timed: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tasks: tuple[str, ...] = ()
 
 
+TRANSFERS = ("textures", "cells")
 ARMS = {
     "reconstruction": Arm("reconstruction", tuned=True, timed=True),
     "magnitude": Arm("magnitude", (), tuned=True, timed=True),
     "magnitude, refit": Arm("magnitude"),
     "random_units": Arm("random_units", (), tuned=True),
     "random_units, refit": Arm("random_units"),
+    "weak_subnetwork": Arm("weak_subnetwork", (), tuned=True, timed=True, tasks=TRANSFERS),
+    "self_grouping": Arm("self_grouping", (), tuned=True, timed=True, options={"restarts": 3}, tasks=TRANSFERS),
 }
 
 
@@ -131,11 +140,12 @@ def parsed() -> argparse.Namespace:
 def due(name: str, seed: int, arguments: argparse.Namespace) -> list[Job]:
     """Return what is not in the file yet; all that needs no training before what does."""
     there = {key(row) for row in read(arguments.out, key) if not (arguments.retry and "failed" in row)}
-    plain = ["dense", *([BICUBIC] if name == "superresolution" else []), *arguments.arms]
+    arms = [arm for arm in arguments.arms if name in (ARMS[arm].tasks or (name,))]
+    plain = ["dense", *([BICUBIC] if name == "superresolution" else []), *arms]
     wanted = [Job(name, arm, 0, seed) for arm in plain]
     settings = recipe_of(name, arguments).train
     assert settings is not None
-    wanted += [Job(name, arm, settings.epochs, seed) for arm in arguments.arms if ARMS[arm].tuned]
+    wanted += [Job(name, arm, settings.epochs, seed) for arm in arms if ARMS[arm].tuned]
     return [job for job in wanted if job not in there]
 
 
@@ -219,9 +229,9 @@ class Subject:
         arm = ARMS[job.arm]
         began = time.process_time()
         result = prune(
-            self.dense, method=arm.method, target=self.recipe.keep, data=self.data[self.first], repair=arm.repair,
-            train=self.recipe.train if job.epochs else None, seed=self.seed, tested=self.tested,
-            calibrate_images=self.recipe.calibrate_images, latency=arm.timed and not job.epochs,
+            self.dense, method=make(arm.method, arm.options), target=self.recipe.keep, repair=arm.repair,
+            data=self.data[self.first], train=self.recipe.train if job.epochs else None, seed=self.seed,
+            tested=self.tested, calibrate_images=self.recipe.calibrate_images, latency=arm.timed and not job.epochs,
             runtime=self.recipe.runtime, threads=1, progress=False, tell=ignore,
             work=self.work / f"{job.arm}-{job.epochs}".replace(", ", "+"),
         )  # fmt: skip
