@@ -22,13 +22,13 @@ Differences.  The paper's body was not open to us: the rule is that of its abstr
               widths are multiples, in one pool a layer that has begun to lose units goes on until its width is one.
               The layer step follows the greedy pruner of Intel's distiller, which fine-tunes each offer for an epoch;
               here nothing trains before the decision (rounds of a run fine-tune between them), and norms are those of
-              the dense network. ``class_reductions`` is the companion paper's diagnostic (Interpreting Convolutional
-              Neural Networks Through Compression, arXiv:1711.02329): what each unit means to each class.
+              the dense network. ``class_reductions`` is the paper's diagnostic of what each unit means to each class
+              (also in its companion, arXiv:1711.02329): the reduction of the accuracy on that class alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import ClassVar, Literal
@@ -37,15 +37,18 @@ import torch
 from torch import Tensor
 
 from secateur.core.graph import Group
-from secateur.core.method import Paper, ScoreMethod
-from secateur.core.plan import EMPTY, DropUnits, Plan
+from secateur.core.method import Method, Paper
+from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
+from secateur.core.selection.sensitivity_curves import Allocate
 from secateur.core.selection.target_selection import by_share, fit, steps
 from secateur.core.sizes.limits import Limits
-from secateur.core.sizes.size import ruler
+from secateur.core.sizes.size import Target, ruler
 from secateur.errors import DataError, SettingError
-from secateur.search import HeldOut, best_of
+from secateur.search import HeldOut
+from secateur.search.class_reductions import reductions_by_class
 from secateur.search.greedy_removal import Removal, evaluations
+from secateur.search.norm_shares import NormShares
 from secateur.search.racing.evaluation import counts_errors, judge
 from secateur.search.task_examples import Examples
 from secateur.spelling import setting
@@ -55,7 +58,7 @@ Order = Literal["layer", "joint", "layer step"]
 
 
 @dataclass(frozen=True)
-class AccuracyReduction(ScoreMethod):
+class AccuracyReduction(Method):
     """Greedy removal by the accuracy that each unit costs.
 
     Attributes:
@@ -63,12 +66,17 @@ class AccuracyReduction(ScoreMethod):
         per_step: units that go before all are tried again.
         share: of its units, what each layer offers in a layer step, in (0, 1).
         images: labelled held-out examples on which networks are compared.
+        keeps: (pattern of layer names, fraction of units that stays) for groups with a rate of their own.
+        allocate: how much goes from each layer where one comes after the other: the same share, or as other methods
+            share out by sensitivity, latency or reconstruction, with L1 norms for scores.
     """
 
     order: Order = "layer"
     per_step: int = 1
     share: float = 0.1
     images: int = 1000
+    keeps: Sequence[tuple[str, float]] = ()
+    allocate: Allocate = "scope"
 
     paper: ClassVar[Paper] = Paper(
         title="Structural Compression of Convolutional Neural Networks with Applications in Interpretability",
@@ -81,6 +89,7 @@ class AccuracyReduction(ScoreMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "keeps", NormShares(keeps=self.keeps).keeps)
         for name in ("per_step", "images"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -89,16 +98,13 @@ class AccuracyReduction(ScoreMethod):
         if self.order != "layer" and self.allocate != "scope":
             raise SettingError(f"order {self.order} finds out by itself how much each layer loses; leave allocate out")
 
-    def score(self, group: Group, problem: Problem) -> Tensor:
-        """Return the L1 norm of what makes each unit, ``(group.size,)``, by which layers offer and share out."""
-        total = torch.zeros(group.size, dtype=torch.float64)
-        for rows in group.rows(problem.model, "makes"):
-            total += rows.abs().sum(1, dtype=torch.float64).cpu()
-        return total
+    def check(self, target: Target | None) -> None:
+        """Refuse a run that does not say how much is to go."""
+        NormShares(keeps=self.keeps).check(target)
 
     def plan(self, problem: Problem) -> Plan:
         """Settle how much each layer loses, or that enough can go, then remove unit by unit."""
-        shared = super().plan(problem)
+        shared = NormShares(keeps=self.keeps, allocate=self.allocate).plan(problem)
         if not shared.dropped():
             return shared
         held = self._held(problem)
@@ -113,9 +119,9 @@ class AccuracyReduction(ScoreMethod):
         return replace(plan, notes=(*plan.notes, self._note(problem, held, plan, removal.tried)))
 
     def class_reductions(self, problem: Problem, group: str) -> Tensor:
-        """Return by how much each unit alone raises the accuracy on each class, ``(units, classes)`` float64.
+        """Return by how much the accuracy on each class falls without each unit, ``(units, classes)`` float64.
 
-        A diagnostic, by which nothing is pruned. NaN for classes without images.
+        A diagnostic, by which nothing is pruned; see ``secateur.search.class_reductions``.
 
         Raises:
             DataError: if there are no labelled images.
@@ -124,15 +130,7 @@ class AccuracyReduction(ScoreMethod):
         held = self._held(problem)
         if not isinstance(held, HeldOut):
             raise SettingError("reductions by class need a class for each image; the task of this network has none")
-        plans = [Plan((DropUnits(group, (unit,)),)) for unit in range(problem.graph.group(group).size)]
-        found = torch.full((len(plans), int(held.labels.max()) + 1), torch.nan, dtype=torch.float64)
-        for label in held.labels.unique().tolist():
-            own = held.labels == label
-            seen = HeldOut(held.images[own], held.labels[own])
-            search = best_of(problem.model, problem.graph, [*plans, EMPTY], seen, complete=True)
-            errors = torch.tensor([trial.error for trial in search.trials], dtype=torch.float64)
-            found[:, label] = errors[:-1] - errors[-1]
-        return found
+        return reductions_by_class(problem.model, problem.graph, group, held)
 
     def _held(self, problem: Problem) -> HeldOut | Examples:
         if problem.validation is None:
@@ -152,18 +150,16 @@ class AccuracyReduction(ScoreMethod):
 
     def _pool(self, removal: Removal, problem: Problem, counts: dict[str, int]) -> Plan:
         """Let the groups with rates of their own have them, then all others compete until the target is met."""
-        graph, limits, target, scores = problem.graph, problem.limits, problem.target, self.scores(problem)
-        settled = by_share(graph, scores, self.keeps, limits)[1] if self.keeps else frozenset[str]()
-        never: Callable[[Tensor], bool] = lambda keep: False  # noqa: E731
-        rates = {name: range(1, count + 1) for name, count in counts.items() if name in settled}
-        self._compete(removal, rates, scores, never)
+        graph, limits, target, norms = problem.graph, problem.limits, problem.target, NormShares().scores(problem)
+        settled = by_share(graph, norms, self.keeps, limits)[1] if self.keeps else frozenset[str]()
+        self._compete(removal, {name: range(1, counts[name] + 1) for name in counts if name in settled}, norms)
         if target is None:
             return removal.plan
         start, rule, first = removal.plan, ruler(graph), len(removal.steps)
         most = target.most(rule.measure(target.of, torch.ones(graph.units, dtype=torch.bool)))
         while True:
             rests = {group.name: _rests(group, limits) for group in graph.free if group.name not in settled}
-            self._compete(removal, rests, scores, lambda keep: rule.measure(target.of, keep) <= most)
+            self._compete(removal, rests, norms, lambda keep: rule.measure(target.of, keep) <= most)
             finer = limits.finer(graph.free)
             if finer is None or rule.measure(target.of, removal.keep) <= most:
                 return fit(graph, removal.steps[first:], target, start, limits=limits if limits.auto else None)
@@ -172,14 +168,14 @@ class AccuracyReduction(ScoreMethod):
     def _compete(
         self,
         removal: Removal,
-        rests: dict[str, range] | dict[str, list[int]],
-        scores: dict[str, Tensor],
-        enough: Callable[[Tensor], bool],
+        rests: Mapping[str, Sequence[int]],
+        norms: dict[str, Tensor],
+        enough: Callable[[Tensor], bool] = lambda keep: False,
     ) -> None:
         if self.order == "joint":
             removal.one_by_one(rests, self.per_step, enough)
         else:
-            removal.by_layers(rests, scores, self.share, enough)
+            removal.by_layers(rests, norms, self.share, enough)
 
     def _note(self, problem: Problem, held: HeldOut | Examples, plan: Plan, tried: int) -> str:
         metric, example = (held.task.metric, held.task.example) if isinstance(held, Examples) else (ACCURACY, "image")
