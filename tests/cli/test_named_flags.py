@@ -43,6 +43,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "data/inputs.py": DECIDE,
     "data/unlabelled_folder.py": DECIDE,
     "data/known_sets.py": NAMED,
+    "methods/accuracy_reduction.py": DECIDE,
     "methods/fine_pruning.py": DECIDE,
     "methods/random_masks.py": DECIDE,
     "methods/reconstruction.py": DECIDE,

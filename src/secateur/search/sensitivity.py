@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
@@ -25,15 +24,13 @@ from secateur.measure.forward import call, evaluating
 from secateur.search.content_digest import digest
 from secateur.search.racing.candidates import Bench, Ways
 from secateur.search.racing.held_out_images import HeldOut
+from secateur.search.racing.losses import Point, counted, measured
 from secateur.search.task_examples import Examples, sound
 from secateur.search.trial_journal import Journal
 from secateur.tasks import CLASSIFICATION
 
 IMAGES = 2048
 """Validation images that are looked at, unless told otherwise."""
-
-_Point = tuple[float, float]
-"""Loss and metric."""
 
 
 def curves(
@@ -79,7 +76,7 @@ def curves(
                     continue
                 bench = Bench(model, graph, plans, held, ways, timed=False)
                 ways = ways or bench.ways
-                found = _measured(bench, len(plans), held)
+                found = measured(bench, range(len(plans)), held)
                 journal.note(number, {"points": [_noted(point) for point in found], "ways": asdict(ways)})
         tell(Event("sensitivity", step=len(groups), total=len(groups)))
         return tuple(
@@ -99,9 +96,9 @@ def curves(
         journal.close()
 
 
-def _judged(model: nn.Module, graph: Graph, plans: Sequence[Plan], held: Examples) -> list[_Point]:
+def _judged(model: nn.Module, graph: Graph, plans: Sequence[Plan], held: Examples) -> list[Point]:
     """Return loss and metric under each plan, one after the other."""
-    points = list[_Point]()
+    points = list[Point]()
     for plan in plans:
         with masked(model, graph, plan) as network:
             loss, error = held.loss_and_error(network)
@@ -109,7 +106,7 @@ def _judged(model: nn.Module, graph: Graph, plans: Sequence[Plan], held: Example
     return points
 
 
-def _dense(model: nn.Module, held: HeldOut | Examples, journal: Journal) -> _Point:
+def _dense(model: nn.Module, held: HeldOut | Examples, journal: Journal) -> Point:
     if 0 not in journal.entries and isinstance(held, Examples):
         loss, error = sound(model, held)
         journal.note(0, {"points": [_noted((loss, held.task.metric.value_of(error)))]})
@@ -118,7 +115,7 @@ def _dense(model: nn.Module, held: HeldOut | Examples, journal: Journal) -> _Poi
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad(), evaluating(model):
             for images, labels in zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True):
-                total += _counted(CLASSIFICATION.output(call(model, images)).float(), labels)
+                total += counted(CLASSIFICATION.output(call(model, images)).float(), labels)
         loss, accuracy = (total / len(held)).tolist()
         if not math.isfinite(loss):
             raise ModelError("the network's class scores are not finite before anything is pruned; load sound weights")
@@ -126,34 +123,13 @@ def _dense(model: nn.Module, held: HeldOut | Examples, journal: Journal) -> _Poi
     return _read(journal.entries[0])[0][0]
 
 
-def _measured(bench: Bench, plans: int, held: HeldOut) -> list[_Point]:
-    """Return loss and accuracy under each plan of a bench; what they share is computed once for each batch."""
-    totals = [torch.zeros(2, dtype=torch.float64) for _ in range(plans)]
-    with torch.no_grad():
-        runners = [bench.runner(i) for i in range(plans)]
-        for images, labels in zip(held.images.split(held.batch), held.labels.split(held.batch), strict=True):
-            laid_out = bench.laid_out(images)
-            tape = bench.tape(laid_out)
-            for i, runner in enumerate(runners):
-                scores = bench.silenced(i, images) if runner.network is None else runner.scores(laid_out, tape)
-                totals[i] += _counted(scores, labels)
-    return [(float(total[0]) / len(held), float(total[1]) / len(held)) for total in totals]
-
-
-def _counted(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum of the losses and the number of right answers, (2,) float64 on the CPU."""
-    loss = F.cross_entropy(scores.double(), labels, reduction="sum")
-    right = (scores.argmax(1) == labels) & torch.isfinite(scores).all(1)
-    return torch.stack([loss, right.sum().double()]).cpu()
-
-
-def _read(entry: Mapping[str, Any]) -> tuple[list[_Point], Ways | None]:
+def _read(entry: Mapping[str, Any]) -> tuple[list[Point], Ways | None]:
     """Return the points of an entry, and how they were found but for the dense network's."""
     found = [(math.inf if loss is None else float(loss), float(value)) for loss, value in entry["points"]]
     return found, Ways(**entry["ways"]) if "ways" in entry else None
 
 
-def _noted(point: _Point) -> tuple[float | None, float]:
+def _noted(point: Point) -> tuple[float | None, float]:
     loss, value = point
     return loss if math.isfinite(loss) else None, value
 
