@@ -26,7 +26,7 @@ docs: $(VENV)/.test  ## build the documentation into site (first run: installs)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove everything that was made or installed here
-	rm -rf $(VENV) out build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) out build dist site src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	find src tests benchmarks integrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
