@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import train
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "train.json"
