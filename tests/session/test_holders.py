@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
 import torch
 from loops import batch, image, network, opened, same, sgd, train
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks
 from torch.optim.swa_utils import SWALR, AveragedModel
 
 import secateur
 from secateur.core.surgery import relative_difference, run
 from secateur.errors import ModelError, PlanError, SettingError
+from secateur.session import Session
 
 
 def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -142,26 +145,54 @@ def test_gradient_scalers_need_nothing() -> None:
     assert any(p.shape != q.shape for p, q in zip(net.parameters(), before, strict=True))
 
 
-def test_weights_that_a_method_sets_to_zero_stay_zero_while_the_loop_trains() -> None:
-    net, optimizer = trained()
-    session = opened(
+def zeroing(net: nn.Module) -> Session:
+    return opened(
         net,
         secateur.METHODS["random_masks"](granularity="kernels", candidates=2),
         keep=secateur.Target(0.6, "nonzero"),
         steps=2,
         data=secateur.from_arrays(*[(batch(0)[0].numpy(), batch(0)[1].numpy())] * 2),
     )
+
+
+def zeros_in(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight == 0 for name, weight in net.named_parameters() if bool((weight == 0).any())}
+
+
+def test_weights_that_a_method_sets_to_zero_stay_zero_while_the_loop_trains() -> None:
+    net, optimizer = trained()
+    session = zeroing(net)
     session.step(optimizer)
-    zeros = {name: p == 0 for name, p in net.named_parameters() if bool((p == 0).any())}
+    zeros = zeros_in(net)
     assert zeros
     for seed in range(2):
         train(net, optimizer, seed)
     for name, mask in zeros.items():
         assert not net.get_parameter(name)[mask].any()
         assert net.get_parameter(name)[~mask].all()
-    session.step(optimizer)
-    train(net, optimizer, 3)
+    session.step()
+    train(net, sgd(net), 3)  # which nobody has given to the session
     assert sum(int((p == 0).sum()) for p in net.parameters()) > sum(int(mask.sum()) for mask in zeros.values())
+    assert session.finish(latency=False).after.counts.nonzero == session.size.nonzero
+
+
+def test_zeros_are_held_after_a_kill_too_and_let_go_with_the_network() -> None:
+    net, optimizer = trained()
+    session = zeroing(net)
+    session.step(optimizer)
+    again = network()
+    resumed = zeroing(again)
+    resumed.load_state_dict(session.state_dict())
+    again.load_state_dict(net.state_dict())
+    assert resumed.kept == session.kept
+    zeros = zeros_in(again)
+    train(again, sgd(again), 1)
+    assert zeros_in(again).keys() == zeros.keys()
+    assert all(torch.equal(mask, zeros[name]) for name, mask in zeros_in(again).items())
+    held = len(_global_optimizer_post_hooks)
+    del session, resumed, net, again, optimizer
+    gc.collect()
+    assert len(_global_optimizer_post_hooks) == held - 2
 
 
 def test_regrouped_layers_are_new_to_optimizers_and_averages() -> None:

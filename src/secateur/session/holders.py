@@ -64,6 +64,20 @@ class Holders:
                 )
         return Holders(tuple(optimizers.values()), tuple(averages.values()), tuple(wrappers.values()))
 
+    def check(self, plans: Iterable[Plan]) -> None:
+        """Refuse plans that nothing here can follow.
+
+        Raises:
+            PlanError: for regrouped layers, where there are optimizers or averages.
+        """
+        if (self.optimizers or self.averages) and any(
+            isinstance(edit, Regroup) for plan in plans for edit in plan.edits
+        ):
+            raise PlanError(
+                "regrouped layers have new parameters, which no moments and averages of the old ones fit: give none "
+                "along, and make new ones afterwards"
+            )
+
     def prepared(self, model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> Callable[[], None]:
         """Return what lets all of them follow a cut of the network in place, when nothing can be refused any more.
 
@@ -76,6 +90,7 @@ class Holders:
         Raises:
             SecateurError: one of its kinds; nothing has been changed then.
         """
+        self.check([plan])
         successors = dict(model.named_parameters())  # which stay the objects that they are
         moves = [migrated(each, model, successors, [(graph, plan)], others=True) for each in self.optimizers]
         thin = [(average, _thinned(average, graph, plan, inputs)) for average in self.averages]
@@ -142,8 +157,6 @@ def _average_in(value: Any, model: nn.Module) -> nn.Module | None:
 
 
 def _thinned(average: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> nn.Module:
-    if any(isinstance(edit, Regroup) for edit in plan.edits):
-        raise PlanError("regrouped layers have new parameters, which no average of the old ones fits; make a new one")
     thin = apply(average, graph, plan)
     if plan.edits and all(bool(tensor_of(average, name).isfinite().all()) for name in graph.parameters):
         prove(average, graph, plan, thin, inputs)
