@@ -43,6 +43,7 @@ Again = Callable[[bool, AbstractContextManager[object], Inputs], object]
 
 _MOST = 16  # runs in which decisions are turned
 _MADE = (1, 2, 3)  # channels that code makes for itself, such as a mask or coordinates
+_DECIDES = "scripted code of {} decides by the value of a tensor, so that its other ways cannot be tried"
 _PIXELS = (4, 9, 16)  # channels that become one when they are shuffled to pixels
 
 
@@ -79,6 +80,28 @@ def complete(
             tied = [torch.arange(s.start, s.start + s.size) for s in state.slots if s.tensor in entry.tied]
             for atoms in (*tied, *at_hand.met_by(entry)):
                 state.pins.append(Pinning(atoms[atoms != L.FIXED], reason, REACH_IT))
+
+
+def pin_unheard(model: nn.Module, state: State, inputs: Inputs, again: Again) -> None:
+    """Pin what scripted code has at hand that decides by the value of a tensor: no decision of its can be turned.
+
+    Args:
+        model: the network.
+        state: with the modules in whose runs values were taken beside Python.
+        inputs: the example.
+        again: see ``complete``.
+    """
+    if not state.unheard:
+        return
+    names = frozenset(state.unheard)
+    at_hand = _AtHand(state, names)
+    with untouched(model), beside(state, "used otherwise when the network runs again"):
+        again(False, at_hand.listening(), inputs)
+    where = f"'{min(names)}'" if min(names) else "the network"
+    for atoms in at_hand.everything():
+        state.pins.append(
+            Pinning(atoms[atoms != L.FIXED], _DECIDES.format(where), "decide in code that is not scripted")
+        )
 
 
 def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Again) -> frozenset[str]:
@@ -147,6 +170,10 @@ class _AtHand:
                         atoms = torch.unique(layer)
                         met[atoms.numpy().tobytes()] = atoms
         return list(met.values())
+
+    def everything(self) -> list[Tensor]:
+        """Return all labels that were heard."""
+        return [torch.unique(layer) for heard in self._heard.values() for _, layers in heard for layer in layers]
 
 
 def _whole(shape: torch.Size) -> int:
