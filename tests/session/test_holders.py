@@ -73,6 +73,7 @@ def test_weights_of_a_loss_stay_in_the_optimizer() -> None:
         (lambda net: sgd(copy.deepcopy(net)), ModelError, "SGD holds no weight of the network .* session.model.param"),
         (lambda net: nn.Linear(2, 2), ModelError, "Linear neither is nor holds .* a network of the shapes"),
         (lambda net: AveragedModel(nn.Linear(2, 2)), ModelError, "AveragedModel neither is nor holds"),
+        (lambda net: nn.ModuleList([copy.deepcopy(net) for _ in "ab"]), ModelError, "ModuleList holds 2 networks"),
         (lambda net: "adam", SettingError, "cannot carry a str along: give optimizers"),
         (lambda net: net.parameters, SettingError, "cannot carry a method along"),
     ],
@@ -101,7 +102,8 @@ def test_averages_are_cut_alike_and_keep_their_own_weights() -> None:
     timm = pytest.importorskip("timm.utils")
     net, optimizer = trained()
     averages = [AveragedModel(net, use_buffers=True), timm.ModelEmaV2(net, 0.5), timm.ModelEmaV3(net, decay=0.5)]
-    bare = copy.deepcopy(net)
+    bare, around = copy.deepcopy(net), AveragedModel(nn.ModuleDict({"net": net, "loss": nn.Linear(2, 2)}))
+    first = timm.ModelEma(net)
     for seed in range(2):
         train(net, optimizer, seed)
         averages[0].update_parameters(net)
@@ -110,7 +112,7 @@ def test_averages_are_cut_alike_and_keep_their_own_weights() -> None:
     originals = [copy.deepcopy(each.module) for each in averages]
     modules = [each.module for each in averages]
     session = opened(net, steps=1)
-    cut = session.step(optimizer, *averages, bare)
+    cut = session.step(optimizer, *averages, bare, around, first)
     graph = session.finish(latency=False).graph
     for average, module, original in zip(averages, modules, originals, strict=True):
         assert average.module is module
@@ -121,7 +123,9 @@ def test_averages_are_cut_alike_and_keep_their_own_weights() -> None:
     averages[0].update_parameters(net)
     averages[1].update(net)
     averages[2].update(net)
-    assert bare[0][0].weight.shape == net[0][0].weight.shape
+    first.update(net)
+    for each in (bare, around.module["net"], first.ema):
+        assert each[0][0].weight.shape == net[0][0].weight.shape
 
 
 def test_gradient_scalers_need_nothing() -> None:
