@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -68,7 +69,7 @@ def complete(
     if not trains and not unreached(model, state, read):
         return
     also = _read_in_training(model, state, inputs, again)
-    found = unreached(model, state, read | also)
+    found = [_with_receivers(model, state, entry) for entry in unreached(model, state, read | also)]
     state.aside = frozenset(state.shapes) - read
     state.unreached = {layer: width for entry in found for layer, width in entry.layers.items()}
     if found:
@@ -102,6 +103,14 @@ def pin_unheard(model: nn.Module, state: State, inputs: Inputs, again: Again) ->
         state.pins.append(
             Pinning(atoms[atoms != L.FIXED], _DECIDES.format(where), "decide in code that is not scripted")
         )
+
+
+def _with_receivers(model: nn.Module, state: State, entry: Unreached) -> Unreached:
+    """Return what did not run with those modules among its callers that were given it, or what holds it."""
+    names = model.named_parameters(remove_duplicate=False)
+    own = {id(weight) for name, weight in names if f"{name}.".startswith(f"{entry.name}.")}
+    receivers = {name for name, given in state.handed.items() if given & own}
+    return replace(entry, callers=entry.callers | receivers)
 
 
 def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Again) -> frozenset[str]:
