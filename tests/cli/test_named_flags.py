@@ -36,6 +36,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "compare/run_all.py": ("compare",),
     "compare/outputs.py": ("compare",),
     "core/method.py": DECIDE,
+    "core/selection/goals.py": DECIDE,
     "core/graph/outputs.py": ("prune", "plan", "sensitivity", "explain"),
     "core/problem.py": DECIDE,
     "core/surgery/proof.py": DECIDE,
@@ -44,6 +45,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "data/unlabelled_folder.py": DECIDE,
     "data/known_sets.py": NAMED,
     "methods/fine_pruning.py": DECIDE,
+    "methods/grain.py": DECIDE,
     "methods/random_masks.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
     "methods/weak_subnetwork.py": DECIDE,
@@ -74,7 +76,6 @@ OTHERWISE = {
     ("cli/network.py", "--device"): ("measure", "bench"),
     ("cli/prune.py", "--out"): RUNS,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
-    ("methods/random_masks.py", "--ratio"): ("random_masks",),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }

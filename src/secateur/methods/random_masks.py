@@ -30,7 +30,7 @@ from secateur.core.graph import Graph, Group, layer_of, maker_of, tensor_of
 from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
 from secateur.core.problem import Problem
-from secateur.core.selection import uniform_shares
+from secateur.core.selection import goals, uniform_shares
 from secateur.core.selection.search_results import Search
 from secateur.core.selection.target_selection import family, meet
 from secateur.core.sizes.size import Target
@@ -39,7 +39,7 @@ from secateur.errors import DataError, SettingError, TargetError
 from secateur.search import HeldOut, best_of, task_examples
 from secateur.search.racing.evaluation import counts_errors
 from secateur.search.task_examples import Examples
-from secateur.spelling import said, setting
+from secateur.spelling import setting
 
 Granularity = Literal["maps", "kernels", "strided", "weights", "n:m"]
 RatioOf = Literal["units", "weights"]
@@ -143,17 +143,10 @@ class RandomMasks(Method):
 
     def check(self, target: Target | None) -> None:
         """Refuse settings that do not say how much goes, or say it twice."""
-        if target is not None and self.ratio is not None:
-            raise SettingError("both a target and a ratio say how much goes; give one of them")
-        if target is None and self.ratio is None and self.granularity not in ("strided", "n:m"):
-            goal, ratio = said("target=", "--keep", "keep in [target]"), setting("ratio")
-            raise TargetError(f"say how much goes: a target ({goal}), or the ratio of each layer ({ratio})")
-        if target is not None and target.keep < 1.0 and self.granularity != "maps" and target.of != "nonzero":
-            nonzero = said("Target(..., 'nonzero')", "--of nonzero", "of = 'nonzero'")
-            raise TargetError(
-                f"zeroed {self.granularity} leave the {target.of} as they are; set the target in nonzero ({nonzero})",
-                1.0,
-            )
+        if self.granularity not in ("strided", "n:m"):
+            goals.check_said(target, self.ratio, "ratio", "the ratio of each layer")
+        if self.granularity != "maps":
+            goals.check_zeros(target, self.granularity)
 
     def draw(self, problem: Problem) -> list[Plan]:
         """Return the candidates; the first ones are the same whatever their number."""

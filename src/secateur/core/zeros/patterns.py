@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Graph, layer_of, maker_of
+from secateur.core.graph import Graph, Group, layer_of, maker_of
 from secateur.core.plan import ZeroWeights
 from secateur.errors import PlanError, SettingError
 
@@ -50,6 +50,23 @@ def maskable(graph: Graph, *, stem: bool = False, linear: bool = False) -> tuple
         and (linear or len(graph.tensors[name][0]) > 2)
         and maker_of(name) not in left
     )
+
+
+def map_groups(graph: Graph, *, stem: bool = False, linear: bool = False) -> list[Group]:
+    """Return the groups of feature maps that may go.
+
+    Args:
+        graph: the network.
+        stem: whether those are among them that the first convolution makes.
+        linear: whether the units of linear layers are.
+    """
+    first = maker_of(stem_of(graph))
+    return [
+        group
+        for group in graph.free
+        if (stem or first not in group.layers)
+        and (linear or any(len(graph.tensors[m.tensor][0]) > 2 for m in group.members if m.role == "makes"))
+    ]
 
 
 def kernel_mask(shape: tuple[int, ...], keep: Tensor) -> Tensor:
