@@ -11,6 +11,7 @@ from commands import Call
     ("words", "note"),
     [
         (("grain", "--grain", "row", "--keep", "0.7", "--linear"), "4 bits for the index of each row"),
+        (("kernel_pattern", "--keep", "0.9", "--patterns", "4"), "in one of at most 4 patterns, which 2 bits name"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
