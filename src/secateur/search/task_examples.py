@@ -148,7 +148,7 @@ def best_of(
             if key not in known:
                 with masked(model, graph, plan) as network:
                     known[key] = held.loss_and_error(network)[1]
-                journal.note(number, {"key": key, "error": known[key]})
+                journal.note(len(journal.entries), {"key": key, "error": known[key]})  # behind those of earlier calls
             tell(Event("search", step=number + 1, total=len(plans), values={"error": known[key]}))
     finally:
         journal.close()
