@@ -36,6 +36,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "compare/run_all.py": ("compare",),
     "compare/outputs.py": ("compare",),
     "core/method.py": DECIDE,
+    "core/selection/goals.py": DECIDE,
     "core/graph/outputs.py": ("prune", "plan", "sensitivity", "explain"),
     "core/problem.py": DECIDE,
     "core/surgery/proof.py": DECIDE,
@@ -45,7 +46,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "data/known_sets.py": NAMED,
     "methods/accuracy_reduction.py": DECIDE,
     "methods/fine_pruning.py": DECIDE,
-    "methods/random_masks.py": DECIDE,
+    "methods/grain.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
     "methods/weak_subnetwork.py": DECIDE,
     "models/sources.py": ("run", "compare"),
@@ -62,6 +63,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "run/work_folder.py": (*RUNS, "compare"),
     "search/racing/held_out_images.py": DECIDE,
     "search/racing/evaluation.py": DECIDE,
+    "search/competition.py": DECIDE,
     "search/task_examples.py": DECIDE,
     "spelling.py": (*RUNS, "compare", "sensitivity"),
     "training/checkpoint.py": (*RUNS, "compare"),
@@ -75,7 +77,6 @@ OTHERWISE = {
     ("cli/network.py", "--device"): ("measure", "bench"),
     ("cli/prune.py", "--out"): RUNS,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
-    ("methods/random_masks.py", "--ratio"): ("random_masks",),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }

@@ -40,6 +40,8 @@ QUICK = {
     "per_step": 8,
     "restarts": 1,
     "trials": 3,
+    "particles": 3,
+    "generations": 2,
 }  # settings of methods that search, which say how long
 IMAGES = torch.linspace(-1, 1, 2 * 192).reshape(2, *SHAPE)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,50 @@ def curves(
     Raises:
         ModelError: if the network gives no class scores, or scores that are not finite.
     """
-    groups = [group for group in graph.free if group.name in scores]
-    ladder = {group.name: points(group, scores[group.name], limits, levels) for group in groups}
-    journal = Journal(None if work is None else work / f"sensitivity-{_name(model, held, ladder)}.jsonl", _read)
+    ladders = [
+        Ladder(group.name, tuple(group.layers), group.size, tuple(points(group, scores[group.name], limits, levels)))
+        for group in graph.free
+        if group.name in scores
+    ]
+    return along(model, graph, ladders, held, work=work, tell=tell)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """How one group or layer loses more and more, all others whole.
+
+    Attributes:
+        name: of the group or layer.
+        layers: that it consists of.
+        size: how many units, or other things that go one by one, it has.
+        rungs: how many stay, falling, and the plan that does so.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    size: int
+    rungs: tuple[tuple[int, Plan], ...]
+
+
+def along(
+    model: nn.Module,
+    graph: Graph,
+    ladders: Sequence[Ladder],
+    held: HeldOut | Examples,
+    *,
+    work: Path | None = None,
+    tell: Tell = ignore,
+) -> tuple[Curve, ...]:
+    """Return a curve for each ladder that has rungs, in their order; arguments and errors as for ``curves``."""
+    journal = Journal(None if work is None else work / f"sensitivity-{_name(model, held, ladders)}.jsonl", _read)
     try:
         start = _dense(model, held, journal)
         # a measurement that goes on runs the rest as it ran what is there: sums are rounded otherwise in other ways
         ways = next((ways for _, ways in map(_read, journal.entries.values()) if ways is not None), None)
-        for number, group in enumerate(groups, 1):
-            tell(Event("sensitivity", "measuring the sensitivity of each group", number - 1, len(groups)))
-            if number not in journal.entries and ladder[group.name]:
-                plans = [plan for _, plan in ladder[group.name]]
+        for number, ladder in enumerate(ladders, 1):
+            tell(Event("sensitivity", "measuring the sensitivity of each group", number - 1, len(ladders)))
+            if number not in journal.entries and ladder.rungs:
+                plans = [plan for _, plan in ladder.rungs]
                 if isinstance(held, Examples):
                     found = _judged(model, graph, plans, held)
                     journal.note(number, {"points": [_noted(point) for point in found]})
@@ -78,19 +111,19 @@ def curves(
                 ways = ways or bench.ways
                 found = measured(bench, range(len(plans)), held)
                 journal.note(number, {"points": [_noted(point) for point in found], "ways": asdict(ways)})
-        tell(Event("sensitivity", step=len(groups), total=len(groups)))
+        tell(Event("sensitivity", step=len(ladders), total=len(ladders)))
         return tuple(
             Curve(
-                group=group.name,
-                layers=tuple(group.layers),
-                size=group.size,
-                kept=(group.size, *(kept for kept, _ in ladder[group.name])),
+                group=ladder.name,
+                layers=ladder.layers,
+                size=ladder.size,
+                kept=(ladder.size, *(kept for kept, _ in ladder.rungs)),
                 loss=(start[0], *(loss for loss, _ in _read(journal.entries[number])[0])),
                 values=(start[1], *(value for _, value in _read(journal.entries[number])[0])),
                 metric=held.task.metric if isinstance(held, Examples) else None,
             )
-            for number, group in enumerate(groups, 1)
-            if ladder[group.name]
+            for number, ladder in enumerate(ladders, 1)
+            if ladder.rungs
         )
     finally:
         journal.close()
@@ -134,10 +167,10 @@ def _noted(point: Point) -> tuple[float | None, float]:
     return loss if math.isfinite(loss) else None, value
 
 
-def _name(model: nn.Module, held: HeldOut | Examples, ladder: Mapping[str, Sequence[tuple[int, Plan]]]) -> str:
+def _name(model: nn.Module, held: HeldOut | Examples, ladders: Sequence[Ladder]) -> str:
     """Return a name for everything that the numbers depend on."""
     state = digest({**dict(model.named_parameters()), **dict(model.named_buffers())})
     several = isinstance(held, Examples)
     seen = held.fingerprint() if several else digest({"images": held.images, "labels": held.labels})
-    plans = [key_of(plan) for rungs in ladder.values() for _, plan in rungs]
+    plans = [key_of(plan) for ladder in ladders for _, plan in ladder.rungs]
     return hashlib.sha256(" ".join([state, seen, *plans]).encode()).hexdigest()[:12]

@@ -152,7 +152,7 @@ def best_of(
                 with masked(model, graph, plan) as network:
                     loss, error = held.loss_and_error(network)
                 known[key] = error, finite_or_worst(loss)
-                journal.note(number, {"key": key, "error": error, "loss": known[key][1]})
+                journal.note(len(journal.entries), {"key": key, "error": error, "loss": known[key][1]})
             tell(Event("search", step=number + 1, total=len(plans), values={"error": known[key][0]}))
     finally:
         journal.close()
