@@ -43,6 +43,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "data/inputs.py": DECIDE,
     "data/unlabelled_folder.py": DECIDE,
     "data/known_sets.py": NAMED,
+    "methods/apoz.py": DECIDE,
     "methods/fine_pruning.py": DECIDE,
     "methods/random_masks.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
@@ -74,6 +75,7 @@ OTHERWISE = {
     ("cli/network.py", "--device"): ("measure", "bench"),
     ("cli/prune.py", "--out"): RUNS,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
+    ("methods/apoz.py", "--near"): ("apoz",),
     ("methods/random_masks.py", "--ratio"): ("random_masks",),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
