@@ -47,6 +47,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "methods/fine_pruning.py": DECIDE,
     "methods/random_masks.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
+    "methods/taylor.py": DECIDE,
     "methods/weak_subnetwork.py": DECIDE,
     "models/sources.py": ("run", "compare"),
     "models/weights.py": NAMED,

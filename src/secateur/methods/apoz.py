@@ -33,7 +33,7 @@ from secateur.core.problem import Problem
 from secateur.core.selection.target_selection import family, meet, plan_of, steps
 from secateur.core.sizes.size import Target
 from secateur.errors import DataError, SettingError
-from secateur.measure.unit_sites import refuse_unseen, shared_out
+from secateur.measure.unit_sites import Position, refuse_unseen, shared_out
 from secateur.measure.unit_statistics import activity
 from secateur.spelling import setting
 
@@ -119,8 +119,8 @@ class Apoz(ScoreMethod):
             self._refuse_unrectified(problem, where["rectified"])
         refuse_unseen(graph, where)
         limit = torch.zeros(graph.units, dtype=torch.float64)
-        smooth = {position: units for position, units in where.items() if position != "rectified" and bool(units.any())}
-        if smooth:
+        smooth: dict[Position, Tensor] = {place: units for place, units in where.items() if place != "rectified"}
+        if any(bool(units.any()) for units in smooth.values()):
             square = activity(model, graph, images, smooth).square
             for group in graph.free:
                 units = slice(graph.offsets[group.name], graph.offsets[group.name] + group.size)
