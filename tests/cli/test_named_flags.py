@@ -47,6 +47,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "methods/fine_pruning.py": DECIDE,
     "methods/random_masks.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
+    "methods/retrieval_edges.py": DECIDE,
     "methods/taylor.py": DECIDE,
     "methods/weak_subnetwork.py": DECIDE,
     "models/sources.py": ("run", "compare"),
@@ -78,6 +79,8 @@ OTHERWISE = {
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
     ("methods/apoz.py", "--near"): ("apoz",),
     ("methods/random_masks.py", "--ratio"): ("random_masks",),
+    ("methods/retrieval_edges.py", "--criterion"): ("retrieval_edges",),
+    ("methods/retrieval_edges.py", "--ratio"): ("retrieval_edges",),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }

@@ -46,7 +46,8 @@ class Taylor(ScoreMethod):
 
     Attributes:
         form: 2017, absolute values example by example, normalised in each layer, or 2019, squares batch by batch.
-        flops: for the form of 2017, what a million operations that a unit takes are worth, at least 0.
+        flops: for the form of 2017, what a million operations that a unit takes are worth, at least 0; left out where
+            shares by latency weigh the time itself.
         batches: how many mini-batches are looked at.
         scope: global, all layers compete, or uniform, the same share of every group.
     """
@@ -86,7 +87,7 @@ class Taylor(ScoreMethod):
         scores = {group.name: found[graph.offsets[group.name] :][: group.size] for group in graph.free}
         if self.form == "2019":
             return scores
-        work = making_flops(graph) / 1e6
+        work = making_flops(graph) / 1e6 * (0.0 if self.allocate == "latency" else 1.0)
         for group in graph.free:
             length = scores[group.name].norm().clamp(min=torch.finfo(torch.float64).tiny)
             scores[group.name] = scores[group.name] / length
