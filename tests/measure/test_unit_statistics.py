@@ -122,7 +122,7 @@ def test_units_that_no_layer_reads_are_seen_where_they_are_made_or_refused() -> 
     found = shared_out(net, graph, pictures, ("read", "made"))
     assert not bool(found["read"].any())
     assert bool(found["made"].all())
-    with pytest.raises(SettingError, match="the units of 'q' are never seen"):
+    with pytest.raises(SettingError, match="the units of 'v' are never seen"):
         refuse_unseen(graph, shared_out(net, graph, pictures, ("read",)))
     assert not bool(visible(net, graph, pictures, "rectified").any())
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import secateur
 import task_worlds as worlds
+from commands import run as run_command
 from nets import images, make
 from secateur import build, check_method, load_data
 from secateur.checks.networks import SHAPE, networks
@@ -154,3 +155,12 @@ def test_what_it_needs_is_said() -> None:
     for criterion in ("data", "weights"):
         with pytest.raises(SettingError, match="contain NaN"):
             RetrievalEdges(criterion=criterion, ratio=0.5).plan(asked(net, given))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_command_line_takes_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = worlds.world("restoration", tmp_path)
+    flags = ("--model", world.model, "--data", world.data, "--image-size", "32", "--workers", "0")
+    chosen = ("--method", "retrieval_edges", "--criterion", "weights", "--scope", "global")
+    ended = run_command(capsys, "plan", *flags, *chosen, "--keep", "0.6", "--of", "nonzero")
+    assert ended.status == 0, ended

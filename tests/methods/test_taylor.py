@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import secateur
 import task_worlds as worlds
+from commands import run
 from nets import make
 from secateur import build, check_method, load_data
 from secateur.checks.networks import SHAPE, networks
@@ -199,3 +200,11 @@ def test_it_needs_batches_and_numbers() -> None:
         net[0].weight[0] = float("nan")
     with pytest.raises(SettingError, match="contain NaN"):
         Taylor().plan(asked(net, batch, task=WEIGHTED))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_command_line_takes_the_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = worlds.world("regression", tmp_path)
+    flags = ("--model", world.model, "--data", world.data, "--image-size", "32", "--workers", "0", "--keep", "0.6")
+    ended = run(capsys, "plan", *flags, "--method", "taylor", "--form", "2019", "--batches", "2")
+    assert ended.status == 0, ended

@@ -58,17 +58,17 @@ def activity(
     Raises:
         DataError: if there is no batch.
     """
-    sums = torch.zeros(5, graph.units, dtype=torch.float64)
+    wide, sums = torch.float64, torch.zeros(5, graph.units, dtype=torch.float64)
     limits = torch.zeros(graph.units, dtype=torch.float64) if limit is None else limit
 
     def hear(seen: Seen) -> None:
         known = seen.units >= 0
         values = seen.rows(seen.values.detach()).transpose(0, 1).flatten(1)[known.to(seen.values.device)]
-        values = values.double() if values.device.type != "mps" else values.float()
         units = seen.units[known]
-        least = limits[units].to(values)[:, None]
-        columns = torch.full((len(units),), float(values.shape[1])), (values.abs() <= least).sum(1), values.sum(1)
-        for total, column in zip(sums, (*columns, values.abs().sum(1), values.square().sum(1)), strict=True):
+        sizes, least = values.abs(), limits[units].to(values)[:, None]
+        columns = [(sizes <= least).sum(1), values.sum(1, dtype=wide), sizes.sum(1, dtype=wide)]
+        columns = [torch.full((len(units),), values.shape[1]), *columns, values.square().sum(1, dtype=wide)]
+        for total, column in zip(sums, columns, strict=True):
             total.index_add_(0, units, column.double().cpu())
 
     device, count = device_of(model), 0
@@ -152,8 +152,8 @@ class _Gathered:
         self.places[units.unique()] += 1.0
 
         def add(gradient: Tensor) -> None:
-            products = seen.rows(values).double() * seen.rows(gradient).double()
-            sums = self._by_example(products.sum(2).cpu())
+            products = seen.rows(values) * seen.rows(gradient)
+            sums = self._by_example(products.sum(2, dtype=torch.float64).cpu())
             self.gradients.index_add_(1, units, sums[:, known])
 
         alias = seen.values if kept else seen.values.view_as(seen.values)

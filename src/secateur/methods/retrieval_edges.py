@@ -94,7 +94,8 @@ class RetrievalEdges(Method):
         scores = self.scores(problem)
         order = self._order(scores)
         if problem.target is None:
-            return _zeroed(problem, scores, order[: math.floor((self.ratio or 0.0) * _total(scores) + 1e-9)])
+            total = sum(values.numel() for values in scores.values())
+            return _zeroed(problem, scores, order[: math.floor((self.ratio or 0.0) * total + 1e-9)])
         whole = size(problem.graph).nonzero
         most = problem.target.most(whole)
         least = size(problem.graph, _zeroed(problem, scores, order)).nonzero
@@ -137,16 +138,21 @@ class RetrievalEdges(Method):
                 )
         return {name: torch.where(norms[name] == 0, -1.0, values) for name, values in scores.items()}  # zeros first
 
-    def _order(self, scores: dict[str, Tensor]) -> list[tuple[str, int]]:
-        """Return all edges but the last of each layer in the order in which they go."""
-        keyed: list[tuple[float, int, int, str]] = []
-        for name, values in scores.items():
+    def _order(self, scores: dict[str, Tensor]) -> Tensor:
+        """Return the numbers of all edges but the last of each layer, counted layer by layer, as they go."""
+        keys: list[Tensor] = []
+        for values in scores.values():
             flat = values.flatten()
-            mean = float(flat.clamp(min=0.0).mean()) or 1.0
-            for rank, edge in enumerate(torch.argsort(flat, stable=True)[:-1].tolist()):
-                key = (rank + 1) / len(flat) if self.scope == "uniform" else float(flat[edge]) / mean
-                keyed.append((key, len(keyed), edge, name))
-        return [(name, edge) for _, _, edge, name in sorted(keyed)]
+            places = torch.argsort(flat, stable=True)
+            if self.scope == "uniform":
+                key = torch.empty_like(flat)
+                key[places] = torch.arange(1, len(flat) + 1).to(flat) / len(flat)
+            else:
+                key = flat / (float(flat.clamp(min=0.0).mean()) or 1.0)
+            key[places[-1]] = torch.inf
+            keys.append(key)
+        joined = torch.cat([*keys, torch.zeros(0, dtype=torch.float64)])
+        return torch.argsort(joined, stable=True)[: int(joined.isfinite().sum())]
 
 
 def _flat(weight: Tensor) -> Tensor:
@@ -154,19 +160,14 @@ def _flat(weight: Tensor) -> Tensor:
     return weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
 
 
-def _total(scores: dict[str, Tensor]) -> int:
-    return sum(values.numel() for values in scores.values())
-
-
-def _zeroed(problem: Problem, scores: dict[str, Tensor], edges: list[tuple[str, int]]) -> Plan:
+def _zeroed(problem: Problem, scores: dict[str, Tensor], edges: Tensor) -> Plan:
     """Return the plan without these edges, and without the maps that nothing reads any more."""
-    keep = {name: torch.ones(values.numel(), dtype=torch.bool) for name, values in scores.items()}
-    chosen: dict[str, list[int]] = {}
-    for name, edge in edges:
-        chosen.setdefault(name, []).append(edge)
+    counts = [values.numel() for values in scores.values()]
+    keep = torch.ones(sum(counts), dtype=torch.bool)
+    keep[edges] = False
     masks: dict[str, Tensor] = {}
-    for name, gone in chosen.items():
-        keep[name][gone] = False
-        masks[name] = kernel_mask(problem.graph.tensors[name][0], keep[name].reshape(scores[name].shape))
+    for (name, values), own in zip(scores.items(), keep.split(counts), strict=True):
+        if not bool(own.all()):
+            masks[name] = kernel_mask(problem.graph.tensors[name][0], own.reshape(values.shape))
     dropped = unread_units(problem.graph, masks, problem.limits)
     return Plan((*dropped, *(ZeroWeights.of(name, mask) for name, mask in masks.items())))
