@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import secateur
 import task_worlds as worlds
 from commands import run
+from kills import Killed
 from nets import make
 from secateur import build, check_method, load_data
 from secateur.checks.networks import SHAPE, networks
@@ -23,6 +24,7 @@ from secateur.core.sizes.unit_work import making_flops
 from secateur.core.trace import trace
 from secateur.data import from_arrays
 from secateur.errors import DataError, SettingError
+from secateur.events import Event
 from secateur.measure import quality
 from secateur.measure.oracle_ranks import loss_changes, rank_correlation
 from secateur.measure.unit_statistics import gate_gradients
@@ -144,18 +146,34 @@ def test_it_agrees_with_the_oracle_better_than_the_size_of_filters_or_chance() -
     assert all(taylor.groups[name] > 0.5 for name in changes)
 
 
-@pytest.mark.parametrize("form", ["2017", "2019"])
-def test_a_run_looks_anew_in_every_round(form: Any, tmp_path: Path) -> None:
+def in_rounds(form: Any, **more: Any) -> secateur.Result:
     net, batches = trained()
     images, labels = (torch.cat(column) for column in zip(*batches, strict=True))
     data = from_arrays((images, labels), (images[:64], labels[:64]), (images[64:128], labels[64:128]))
     train = Settings(epochs=1, batch_size=64, lr=0.01, augment="none", precision="float32", compile="off", device="cpu")
-    result = secateur.prune(
+    return secateur.prune(
         net, method=Taylor(form=form), target=Target(0.5, "units"), data=data, train=train, rounds=2, limits=ANY,
-        repair=(), latency=False,
+        repair=(), latency=False, **more,
     )  # fmt: skip
-    assert len(result.plans) == 2
-    assert all(plan.edits for plan in result.plans)
+
+
+@pytest.mark.parametrize("form", ["2017", "2019"])
+def test_rounds_look_anew_and_go_on_after_a_kill(form: Any, tmp_path: Path) -> None:
+    whole, plans = in_rounds(form), list[Event]()
+    assert len(whole.plans) == 2
+    assert all(plan.edits for plan in whole.plans)
+
+    def kill(event: Event) -> None:
+        plans.extend([event] if event.stage == "plan" and event.text else [])
+        if len(plans) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        in_rounds(form, work=tmp_path, tell=kill)
+    again = in_rounds(form, work=tmp_path)
+    assert again.plans == whole.plans
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
 
 
 def test_every_task_has_a_first_term(tmp_path: Path) -> None:
