@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.arguments import checked
 from secateur.core.plan import DropUnits, Plan
 from secateur.core.problem import Problem
 from secateur.errors import SettingError
@@ -27,6 +28,7 @@ class RankCorrelation:
     overall: float
 
 
+@checked
 def loss_changes(problem: Problem, most: int | None = None) -> dict[str, Tensor]:
     """Return by how much the loss on held-out examples rises as each unit alone goes (the oracle).
 
@@ -55,6 +57,7 @@ def loss_changes(problem: Problem, most: int | None = None) -> dict[str, Tensor]
     return found
 
 
+@checked
 def rank_correlation(
     scores: Mapping[str, Tensor], changes: Mapping[str, Tensor], *, absolute: bool = True
 ) -> RankCorrelation:
@@ -77,6 +80,7 @@ def rank_correlation(
     return RankCorrelation(groups, spearman(*columns) if columns else float("nan"))
 
 
+@checked
 def spearman(first: Tensor, second: Tensor) -> float:
     """Return the rank correlation of two vectors of equal length, ties by their mean rank; NaN if one is constant."""
     from scipy.stats import rankdata  # whose import takes long
