@@ -86,7 +86,7 @@ def test_the_python_of_the_readme_runs_and_does_what_it_says(tmp_path: Path):
     readme = vars(run_blocks(ROOT / "README.md", tmp_path))
     assert (tmp_path / "out" / "lenet5" / "weights.safetensors").is_file()
     is_half_as_large_and_has_learnt(readme)
-    removes_the_filter_in_the_middle(readme["GeometricMedian"])
+    removes_the_unit_that_is_hardly_read(readme["LeastRead"])
     asks_for_the_same_in_its_recipe(readme["brief"])
 
 
@@ -102,14 +102,14 @@ def is_half_as_large_and_has_learnt(readme: Mapping[str, Any]) -> None:
     assert right[0] > 0.85  # ten times better than chance, which is what the epochs there give with room to spare
 
 
-def removes_the_filter_in_the_middle(method: type[ScoreMethod]) -> None:
-    """Weights 0, 2 and 10 lie 12, 10 and 18 from the others: the one in the middle is the first to go."""
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(3, 2, 1))
+def removes_the_unit_that_is_hardly_read(method: type[ScoreMethod]) -> None:
+    """Two outputs read the units with weights 4 and -2, 1 and 1, 0 and 8: the second is the first to go."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1), torch.nn.ReLU(), torch.nn.Conv2d(3, 2, 1))
     with torch.no_grad():
-        net[0].weight.copy_(torch.tensor([0.0, 2.0, 10.0]).reshape(3, 1, 1, 1))
+        net[2].weight.copy_(torch.tensor([[4.0, 1.0, 0.0], [-2.0, 1.0, 8.0]]).reshape(2, 3, 1, 1))
     problem = Problem(net, trace(net, torch.ones(1, 1, 2, 2)), Target(0.7, "units"))
     group = problem.graph.group("0")
-    torch.testing.assert_close(method().score(group, problem), torch.tensor([12.0, 10.0, 18.0]))
+    torch.testing.assert_close(method().score(group, problem), torch.tensor([3.0, 1.0, 4.0]))
     assert method().plan(problem).dropped() == {"0": (1,)}
 
 
@@ -142,7 +142,7 @@ def test_files_that_documents_name_exist(document: Path):
     """Names with a slash or of a source file, in code font, relative to the repository or to the package."""
     text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     named = [name for name in re.findall(r"`([\w./]+)`", text) if "/" in name or name.endswith((".py", ".toml"))]
-    written = {"out/", "geometric_median.py", "recipe.toml", "model.py", "flowers/train/rose/"}  # what a user makes
+    written = {"out/", "least_read.py", "recipe.toml", "model.py", "flowers/train/rose/"}  # what a user makes
     homes = [ROOT, ROOT / "src" / "secateur", ROOT / "src" / "secateur" / "core" / "trace"]
     homes.append(ROOT / "src" / "secateur" / "methods")
     assert [name for name in named if name not in written and not any((home / name).exists() for home in homes)] == []

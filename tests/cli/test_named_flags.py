@@ -45,9 +45,12 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "data/unlabelled_folder.py": DECIDE,
     "data/known_sets.py": NAMED,
     "methods/accuracy_reduction.py": DECIDE,
+    "methods/apoz.py": DECIDE,
     "methods/fine_pruning.py": DECIDE,
     "methods/grain.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
+    "methods/retrieval_edges.py": DECIDE,
+    "methods/taylor.py": DECIDE,
     "methods/weak_subnetwork.py": DECIDE,
     "models/sources.py": ("run", "compare"),
     "models/weights.py": NAMED,
@@ -77,6 +80,9 @@ OTHERWISE = {
     ("cli/network.py", "--device"): ("measure", "bench"),
     ("cli/prune.py", "--out"): RUNS,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
+    ("methods/apoz.py", "--near"): ("apoz",),
+    ("methods/retrieval_edges.py", "--criterion"): ("retrieval_edges",),
+    ("methods/retrieval_edges.py", "--ratio"): ("retrieval_edges",),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }
