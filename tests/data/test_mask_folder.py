@@ -69,7 +69,8 @@ def test_layouts_are_read_and_missing_splits_held_out(
         assert [Path(path).stem for path in part.images] == [Path(path).stem for path in part.masks]
 
 
-def test_a_folder_without_splits_and_that_of_voc_are_read(tmp_path: Path):
+@pytest.mark.parametrize("val", ["val", "valid"])
+def test_a_folder_without_splits_and_that_of_voc_are_read(tmp_path: Path, val: str):
     put(tmp_path / "flat" / "images", tmp_path / "flat" / "masks", count=20)
     assert load(tmp_path / "flat").size("train") == 16
     voc = tmp_path / "voc"
@@ -78,7 +79,7 @@ def test_a_folder_without_splits_and_that_of_voc_are_read(tmp_path: Path):
         path.rename(path.with_suffix(".jpg"))
     lists = voc / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    for split, numbers in (("train", range(6)), ("val", range(6, 9)), ("test", range(9, 12))):
+    for split, numbers in (("train", range(6)), (val, range(6, 9)), ("test", range(9, 12))):
         (lists / f"{split}.txt").write_text("".join(f"{number:02}\n" for number in numbers))
     data = load(voc)
     assert [data.size(split) for split in ("train", "val", "test")] == [6, 3, 3]

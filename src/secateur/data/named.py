@@ -16,7 +16,7 @@ from torch import Tensor
 from secateur.arguments import checked
 from secateur.data.batch_checks import check_first
 from secateur.data.box_folder import box_folder
-from secateur.data.dataset import Data, constants
+from secateur.data.dataset import Data, constants, of_classes
 from secateur.data.folder import image_folder, retrieval_folder
 from secateur.data.folder_settings import FolderSettings
 from secateur.data.known_sets import KNOWN, MNIST, known_set
@@ -140,8 +140,8 @@ def _as_asked(found: Data, channels: int | None, classes: int | None, task: Task
         raise DataError(
             f"the images of {found.name} have {len(found.mean)} channel(s), and channels={channels} was said"
         )
-    if classes is not None and found.classes is not None and classes != found.classes:
-        raise DataError(f"{found.name} has {found.classes} classes, and classes={classes} was said: leave that out")
+    if found.classes is not None:
+        of_classes(found, classes)
     if task is None:
         return found
     found = found if found.task is task else found.source.under(found, task)
