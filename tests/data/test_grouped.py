@@ -112,8 +112,9 @@ def test_classification_needs_training_images_of_every_class(folder: Path):
 
 
 def test_arrays_are_grouped_for_retrieval_too():
-    images, labels = torch.rand(40, 3, 4, 4), torch.arange(40) % 5
-    data = with_task(from_arrays((images, labels), (images, labels)), Retrieval())
+    images, labels = torch.rand(40, 3, 6, 6), torch.arange(40) % 5
+    data = with_task(from_arrays((images, labels), (images, labels), classes=9), Retrieval())
+    assert (data.classes, with_task(data, Classification()).classes) == (None, 9)
     for x, y in data.batches("train", 8, shuffle=True, augment="crop_flip"):
         assert len(x) == len(y) == 8
         assert set(torch.bincount(y).tolist()) <= {0, 4, 8}

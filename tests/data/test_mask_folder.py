@@ -184,6 +184,28 @@ def test_colours_need_a_table(tmp_path: Path):
         load(tmp_path)
 
 
+def test_where_a_table_says_the_classes_few_masks_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put(tmp_path / "images", tmp_path / "masks", count=20)
+    (tmp_path / "class_dict.csv").write_text("sky,9,9,9\nroad,255,0,0\ntree,0,0,255\nsign,1,2,3\n")
+    monkeypatch.setattr(masks_of, "MOST_TRIED", 4)
+    read = list[str]()
+    get = masks_of.read_mask
+    monkeypatch.setattr(masks_of, "read_mask", lambda path, table: read.append(path) or get(path, table))
+    assert load(tmp_path).classes == 4
+    assert len(read) == 4
+
+
+def test_the_colours_of_a_palette_decide_where_there_is_a_table(tmp_path: Path):
+    path = tmp_path / "palette.png"
+    picture = Image.frombytes("P", (2, 2), bytes([0, 1, 1, 0]))
+    picture.putpalette([255, 0, 0, 9, 9, 9])
+    picture.save(path)
+    table = masks_of.ColourTable(("sky", "road"), (0x090909, 0xFF0000))
+    assert masks_of.read_mask(str(path), table).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(DataError, match=r"255,0,0, unknown to the table: add it, or remove the table"):
+        masks_of.read_mask(str(path), masks_of.ColourTable(("sky",), (0x090909,)))
+
+
 def deep(path: Path) -> None:
     Image.fromarray(np.full((20, 24), 700, np.uint16)).save(path)
 

@@ -68,6 +68,7 @@ class MemorySource(Source):
     """
 
     grouped = False
+    classes: int | None = None  # as long as a task that has none of them hides it
 
     def __init__(self, parts: Mapping[Split, Part], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.parts = dict(parts)
@@ -83,10 +84,10 @@ class MemorySource(Source):
         return MemoryBatches(self.parts[order.split], order, self.mean, self.std, self.grouped)
 
     def under(self, data: Data, task: Task) -> Data:
-        """Return the same images for another task, which decides how batches are made."""
+        """Return the same images for another task, which decides how batches are made and whether classes count."""
         again = copy.copy(self)
-        again.grouped = wants_groups(task)
-        return replace(data, task=task, source=again)
+        again.grouped, again.classes = wants_groups(task), data.classes or self.classes
+        return replace(data, task=task, classes=None if again.grouped else again.classes, source=again)
 
     def first(self) -> tuple[Tensor, Tensor]:
         """Return the first validation image, (1, C, H, W) float32, normalised, with its label, (1,) int64."""

@@ -29,7 +29,7 @@ from secateur.errors import DataError, nearest
 from secateur.rules import Classes, Count, Seed, Side, Workers
 from secateur.tasks import Task
 
-__all__ = ["DATASETS", "FOLDERS", "KNOWN", "folder_of", "load_data"]
+__all__ = ["DATASETS", "FOLDERS", "KNOWN", "are_masks", "folder_of", "load_data"]
 
 VAL_FRACTION = 0.1
 DIGITS_SEED = 0  # the splits of the embedded digits are part of what they are: no setting moves them
@@ -166,6 +166,11 @@ def _digits_store() -> Store:
     with importlib.resources.as_file(file) as path:
         table = torch.as_tensor(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     return Store(table[:, :-1].reshape(-1, 1, 28, 28).contiguous(), table[:, -1].long())
+
+
+def are_masks(spec: str) -> bool:
+    """Tell whether a data set is one of masks, which alone does not always show how many classes it has."""
+    return spec.partition(":")[0] == "segmentation"
 
 
 def folder_of(spec: str) -> Path | None:
