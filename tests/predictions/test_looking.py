@@ -265,7 +265,7 @@ def test_no_more_pictures_are_read_than_are_looked_at(tmp_path, monkeypatch):
             for number in range(count):
                 Image.new("RGB", (8, 8), (level, number, 0)).save(tmp_path / split / name / f"{number}.png")
     data = load_data(f"imagefolder:{tmp_path}", image_size=8, workers=2, val_fraction=0.3)
-    first = [x for x, _ in data.batches("test", LOOKED_AT, shuffle=True, seed=0)][0]
+    first = next(x for x, _ in data.batches("test", LOOKED_AT, shuffle=True, seed=0))
     opened, note = Pictures.opened, tmp_path / "opened"
 
     def counted(reader, row):
