@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -86,10 +86,6 @@ class CroppedSource(PictureSource):
     def pictures(self, split: Split, augment: str) -> PairReader:
         """Return what reads the single pairs of a split."""
         return PairReader(self.parts[split], "flip" in augment, len(self.mean), self.scale)
-
-    def collated(self, items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Return inputs, (N, C, H, W) uint8, with wanted images, (N, C, scale * H, scale * W) uint8."""
-        return torch.stack([given for given, _ in items]), torch.stack([wanted for _, wanted in items])
 
     def finished(self, batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return a batch on a device, its inputs normalised and what is wanted in 0..1."""
