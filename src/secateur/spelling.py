@@ -42,7 +42,7 @@ def setting(name: str) -> str:
     return said(f"{name}=", f"--{name.replace('_', '-')}", f"'{name}' in the recipe")
 
 
-def given(name: str, value: object) -> str:
+def setting_as(name: str, value: object) -> str:
     """Return how such a setting is given a value, such as ``data=3``, ``--data 3``, ``data = 3``."""
     return said(f"{name}={value}", f"--{name.replace('_', '-')} {value}", f"{name} = {value}")
 

@@ -16,7 +16,7 @@ from secateur.data.order import Order, Split, known_split
 from secateur.errors import DataError
 from secateur.measure.forward import Device
 from secateur.rules import AnySeed, Count
-from secateur.spelling import given
+from secateur.spelling import setting_as
 from secateur.tasks import Classification, Task
 from secateur.typed import check_types
 
@@ -171,7 +171,7 @@ def of_classes(data: Data, classes: int | None) -> Data:
         return data
     if data.classes is not None:
         raise DataError(
-            f"{data.name} has {data.classes} classes, and {given('classes', classes)} was said: leave that out"
+            f"{data.name} has {data.classes} classes, and {setting_as('classes', classes)} was said: leave that out"
         )
     return replace(data, classes=classes)
 

@@ -14,7 +14,7 @@ from secateur.data.order import Order, Split
 from secateur.data.picture_source import PictureSource, Reader
 from secateur.data.vision import flipped, picture, picture_size, pixels, shrunk
 from secateur.errors import DataError
-from secateur.spelling import given as asked
+from secateur.spelling import setting_as
 
 MOST_CHECKED = 2000
 """Pairs whose sizes are compared before any work; the others are when they are read."""
@@ -185,7 +185,7 @@ def _check_large(path: str, given: tuple[int, int], side: int, scale: int) -> No
     if min(given) < side:
         raise DataError(
             f"the image '{path}' is smaller than the crops of {side * scale} pixels that training takes: name a smaller"
-            f" size ({asked('image_size', max(1, min(given)) * scale)} or less), or remove it"
+            f" size ({setting_as('image_size', max(1, min(given)) * scale)} or less), or remove it"
         )
 
 

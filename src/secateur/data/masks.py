@@ -15,7 +15,7 @@ import numpy as np
 from secateur import reading
 from secateur.data.vision import class_map
 from secateur.errors import DataError
-from secateur.spelling import given, said
+from secateur.spelling import said, setting_as
 
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")
 """Files beside the folders that say which colour is which class, each class on a line of its own."""
@@ -148,7 +148,8 @@ def check_numbers(mask: Any, path: str, classes: int, ignore: int | None) -> Non
         number = int(mask[wrong][0])
         raise DataError(
             f"the mask '{path}' holds the class {number}, but there are {classes} classes, 0 to {classes - 1}: say how "
-            f"many there are ({given('classes', number + 1)}), or which number does not count ({_ignoring(number)})"
+            f"many there are ({setting_as('classes', number + 1)}), or which number does not count "
+            f"({_ignoring(number)})"
         )
 
 
