@@ -41,7 +41,10 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "core/problem.py": DECIDE,
     "core/surgery/proof.py": DECIDE,
     "core/surgery/verification.py": DECIDE,
+    "data/dataset.py": NAMED,
+    "data/image_pairs.py": NAMED,
     "data/inputs.py": DECIDE,
+    "data/masks.py": NAMED,
     "data/unlabelled_folder.py": DECIDE,
     "data/known_sets.py": NAMED,
     "methods/accuracy_reduction.py": DECIDE,
@@ -61,6 +64,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "run/calibration_images.py": NAMED,
     "run/time_budget.py": ("prune",),
     "run/budget_search.py": DECIDE,
+    "run/subject.py": NAMED,
     "run/sources.py": (*RUNS, "compare"),
     "run/latency_aware_methods.py": ("prune",),
     "run/work_folder.py": (*RUNS, "compare"),
@@ -112,8 +116,8 @@ def named(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
             yield from _FLAG.findall(node.value)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setting":
-            for name in (it.value for it in ast.walk(node) if isinstance(it, ast.Constant)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("setting", "setting_as"):
+            for name in (it.value for it in ast.walk(node.args[0]) if isinstance(it, ast.Constant)):
                 yield f"--{name.replace('_', '-')}"
 
 
