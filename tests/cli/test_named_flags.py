@@ -38,6 +38,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "core/method.py": DECIDE,
     "core/graph/outputs.py": ("prune", "plan", "sensitivity", "explain"),
     "core/problem.py": DECIDE,
+    "core/selection/zero_counts.py": DECIDE,
     "core/surgery/proof.py": DECIDE,
     "core/surgery/verification.py": DECIDE,
     "data/inputs.py": DECIDE,
@@ -74,6 +75,7 @@ OTHERWISE = {
     ("cli/network.py", "--device"): ("measure", "bench"),
     ("cli/prune.py", "--out"): RUNS,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
+    ("core/selection/zero_counts.py", "--ratio"): ("gradual", "grow_and_prune", "soft_shrinkage"),
     ("methods/random_masks.py", "--ratio"): ("random_masks",),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
