@@ -16,8 +16,8 @@ Differences.  The paper looks for the qualities by scans of each layer's sensiti
               the convolutions while linear layers train, and the other way round; at a lower rate, a tenth or hundredth
               of the original, only if the training is given one. The optimizer starts anew in each round, as in known
               reimplementations. A rate of dropout goes by the weights of the next such layer among the network's
-              modules and stays rescaled. Units that lost all their inputs or outputs stay, as zeros, and each layer
-              keeps its largest weight.
+              modules and stays rescaled, but in a network that is loaded from a result it is what it was. Units that
+              lost all their inputs or outputs stay, as zeros, and each layer keeps its largest weight.
 """
 
 from __future__ import annotations
