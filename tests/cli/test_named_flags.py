@@ -39,7 +39,6 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "core/selection/goals.py": DECIDE,
     "core/graph/outputs.py": ("prune", "plan", "sensitivity", "explain"),
     "core/problem.py": DECIDE,
-    "core/selection/zero_counts.py": DECIDE,
     "core/surgery/proof.py": DECIDE,
     "core/surgery/verification.py": DECIDE,
     "data/dataset.py": NAMED,
@@ -88,7 +87,6 @@ OTHERWISE = {
     ("methods/apoz.py", "--near"): ("apoz",),
     ("methods/retrieval_edges.py", "--criterion"): ("retrieval_edges",),
     ("methods/retrieval_edges.py", "--ratio"): ("retrieval_edges",),
-    ("core/selection/zero_counts.py", "--ratio"): ("gradual", "grow_and_prune", "soft_shrinkage"),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }

@@ -36,6 +36,7 @@ from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.selection import zero_counts
+from secateur.core.selection.goals import check_zeros
 from secateur.core.sizes.size import Target, size
 from secateur.core.zeros.dropout_rates import DropoutRates
 from secateur.core.zeros.masks import Masks, smallest
@@ -87,7 +88,7 @@ class WeightMagnitude(Method):
 
     def check(self, target: Target | None) -> None:
         """Refuse a size that zeroed weights do not change."""
-        zero_counts.check_target(target)
+        check_zeros(target, "weights")
 
     def plan(self, problem: Problem) -> Plan:
         """Return the zeros of a shaped network; else what the qualities or the target say of the weights as they are.

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from secateur.core.selection.zero_counts import check_said, check_target, counts, down, smallest_go, weights_of
+from secateur.core.selection.zero_counts import check_said, counts, down, smallest_go, weights_of
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import SettingError, TargetError
@@ -67,5 +67,5 @@ def test_how_much_goes_is_said_once_and_in_zeros() -> None:
     with pytest.raises(TargetError, match="say how much goes: a target"):
         check_said(None, None)
     with pytest.raises(TargetError, match="leave the macs as they are; set the target in nonzero") as caught:
-        check_target(Target(0.5, "macs"))
+        check_said(Target(0.5, "macs"), None)
     assert caught.value.reachable == 1.0

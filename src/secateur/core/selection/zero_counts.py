@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.plan import Plan, ZeroWeights
-from secateur.core.selection import uniform_shares
+from secateur.core.selection import goals, uniform_shares
 from secateur.core.sizes.size import Target
 from secateur.core.zeros import patterns
 from secateur.core.zeros.masks import smallest
 from secateur.errors import SettingError, TargetError
-from secateur.spelling import said, setting
 
 
 def check_ratio(ratio: float | None, name: str = "ratio") -> None:
@@ -28,19 +27,6 @@ def check_ratio(ratio: float | None, name: str = "ratio") -> None:
         raise SettingError(f"{name} must be in [0, 1), not {ratio}: it is the share that goes")
 
 
-def check_target(target: Target | None) -> None:
-    """Refuse a size that zeroed weights do not change.
-
-    Raises:
-        TargetError: saying which they do.
-    """
-    if target is not None and target.keep < 1.0 and target.of != "nonzero":
-        nonzero = said("Target(..., 'nonzero')", "--of nonzero", "of = 'nonzero'")
-        raise TargetError(
-            f"zeroed weights leave the {target.of} as they are; set the target in nonzero ({nonzero})", 1.0
-        )
-
-
 def check_said(target: Target | None, ratio: float | None) -> None:
     """Refuse a run that does not say how much goes, says it twice, or in a size that zeroed weights do not change.
 
@@ -48,12 +34,8 @@ def check_said(target: Target | None, ratio: float | None) -> None:
         SettingError: if both are given.
         TargetError: if none is, or the target is not in nonzero.
     """
-    if target is not None and ratio is not None:
-        raise SettingError("both a target and a ratio say how much goes; give one of them")
-    if target is None and ratio is None:
-        goal = said("target=", "--keep", "keep in [target]")
-        raise TargetError(f"say how much goes: a target ({goal}), or the ratio of each layer ({setting('ratio')})")
-    check_target(target)
+    goals.check_said(target, ratio, "ratio", "the ratio of each layer")
+    goals.check_zeros(target, "weights")
 
 
 def weights_of(graph: Graph, *, stem: bool, last: bool) -> tuple[str, ...]:
