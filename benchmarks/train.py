@@ -1,6 +1,7 @@
 """Time ``fit`` against a training loop written by hand, and against the bare arithmetic.
 
     python benchmarks/train.py --seconds 120 --threads 2 --json train.json
+    python benchmarks/train.py --seconds 60 --threads 1 --check benchmarks/results/train.json
 
 Three ways to train the built-in resnet20 on made-up images of CIFAR-10's size, in turn, several times over:
 
@@ -10,7 +11,8 @@ Three ways to train the built-in resnet20 on made-up images of CIFAR-10's size, 
 - ``bare``: forward, backward and optimizer step on batches made beforehand; no loop can be faster.
 
 All run eagerly in float32 with contiguous tensors. Printed are images per second: medians and interquartile ranges
-over the rounds, and the medians of the ratios within a round, which a busy machine disturbs less.
+over the rounds, and the medians of the ratios within a round, which a busy machine disturbs less. ``--check`` fails
+where ``fit / bare`` is lower than in a file of earlier numbers by more than a tenth and half of both spreads.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +37,7 @@ from secateur.models import build
 from secateur.training import Settings, fit
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
+SLACK = 0.1  # processors differ in what arithmetic costs beside everything else
 
 
 def main() -> None:
@@ -45,12 +49,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="of the plain loop's DataLoader")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--check", type=Path, help="fail if fit has become slower than in this file, beside bare")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     report = measure(arguments)
     print(table(report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    if arguments.check and (fall := fallen(report, json.loads(arguments.check.read_text("utf-8")))):
+        raise SystemExit(f"{arguments.check}: {fall}")
+
+
+def fallen(report: dict[str, Any], earlier: dict[str, Any]) -> str:
+    """Say how much slower ``fit`` has become beside ``bare``; empty if no more than noise explains."""
+    now, before = (numbers["ratios"]["fit / bare"] for numbers in (report, earlier))
+    least = (1 - SLACK) * before["median"] - (now["iqr"] + before["iqr"]) / 2
+    if now["median"] >= least:
+        return ""
+    return f"fit / bare was {before['median']:.3f} and is {now['median']:.3f}, which is less than {least:.3f}"
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:

@@ -74,7 +74,7 @@ def targets_of(task: Task, images: Tensor) -> Any:
         return nn.functional.one_hot(labels, CLASSES) if task.multi_label else labels
     if isinstance(task, Detection):
         boxes = torch.tensor([[8.0, 8, 16, 16]])
-        return [{"boxes": boxes, "labels": label[None]} for label in labels]
+        return [{"boxes": boxes, "labels": 1 + label[None]} for label in labels]
     if isinstance(task, Regression):
         return level(images)
     if isinstance(task, Restoration):
@@ -111,7 +111,7 @@ def network_of(task: Task, wrong: Callable[[Tensor], Tensor]) -> Answers:
         if isinstance(task, Classification):
             return scores + off[:, None] * scores.roll(1, dims=1)
         if isinstance(task, Detection):
-            return [_boxes(int(label), float(each)) for label, each in zip(labels, off, strict=True)]
+            return [_boxes(1 + int(label), float(each)) for label, each in zip(labels, off, strict=True)]
         if isinstance(task, Regression):
             return level(images) + off
         if isinstance(task, Restoration):

@@ -13,7 +13,7 @@ from torch import nn
 import secateur
 from secateur import prune
 from secateur.errors import SecateurError
-from secateur.spelling import said, setting, spelt_for
+from secateur.spelling import said, setting, setting_as, spelt_for
 
 SOURCES = Path(secateur.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--(?!upgrade)[a-z]")
@@ -26,8 +26,9 @@ def test_each_reader_gets_the_own_spelling():
         with spelt_for("recipe"):
             assert (setting("min_units"), said("a=True", "--a")) == ("'min_units' in the recipe", "--a")
             assert said("a=True", "--a", "a = true") == "a = true"
-        assert setting("data") == "--data"
-    assert setting("data") == "data="
+            assert setting_as("image_size", 8) == "image_size = 8"
+        assert (setting("data"), setting_as("image_size", 8)) == ("--data", "--image-size 8")
+    assert (setting("data"), setting_as("image_size", 8)) == ("data=", "image_size=8")
 
 
 def test_in_python_nothing_speaks_of_flags():

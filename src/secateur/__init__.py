@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import secateur.tasks as tasks  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    from secateur import tasks as tasks
     from secateur.artifact import load, save
     from secateur.budget import Budget
     from secateur.checks import check_method
@@ -125,14 +125,16 @@ __all__ = [
 _MODULES = ("tasks",)
 
 
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return importlib.import_module(f"secateur.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'secateur' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"secateur.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt name for one that is there
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return importlib.import_module(f"secateur.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'secateur' has no attribute '{name}'")
+        value = getattr(importlib.import_module(f"secateur.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -68,15 +68,17 @@ class Recipe:
         min_units: fewest units left in a group.
         multiple: widths are multiples of this, 1 = any number; ``"auto"`` = for each group what runs fast.
         seed: seed of all randomness.
-        classes: number of classes of the network; None for that of the data.
+        classes: number of classes of the network, and of masks, which need not be counted then; None for that of the
+            data.
         mean: per-channel mean for normalising images in [0, 1]; None for the data set's own.
         std: per-channel standard deviation for the same; None for the data set's own.
         val_fraction: share of the training images held out for validation, in (0, 1); None for the data set's own.
         train_images: train on so many of the training images only, drawn by the seed; None for all.
         image: shape of an image such as ``"1x28x28"`` (channels, height, width), as which pictures are read, and on
             which the network is tried where there are none; empty for that of the data, else the network's usual one.
-        image_size: height and width of images from a folder of pictures, in pixels, or where there are none of what the
-            network is tried on; None for 224, and for unlabelled ones of the size that the network takes.
+        image_size: height and width of images from a folder of pictures, in pixels, with masks and boxes as well, and
+            of the crops of wanted images that are trained on where images are wanted; or where there are none of what
+            the network is tried on; None for 224, and for unlabelled ones of the size that the network takes.
         workers: processes that read an image folder; None for one for each processor core, at most 8.
         train: settings of fine-tuning; None for none.
         minutes: of wall-clock time for the repair and then, in what is left, fine-tuning with labels or distillation

@@ -42,6 +42,11 @@ def setting(name: str) -> str:
     return said(f"{name}=", f"--{name.replace('_', '-')}", f"'{name}' in the recipe")
 
 
+def setting_as(name: str, value: object) -> str:
+    """Return how such a setting is given a value, such as ``data=3``, ``--data 3``, ``data = 3``."""
+    return said(f"{name}={value}", f"--{name.replace('_', '-')} {value}", f"{name} = {value}")
+
+
 def elsewhere() -> str:
     """Return what to do where a folder cannot be written."""
     return said("choose another folder", "choose another --out")

@@ -80,12 +80,12 @@ def refused(ended: Ended, status: int, words: str) -> None:
             ["--model", "lenet5", *HALF, "--scope=global"],
             2,
             "'--scope': reconstruction, which is taken where no method is named, has no such setting, but .* or "
-            "structured_sparsity has; add --method magnitude",
+            r"\w+ has; add --method magnitude",
         ),
         (
             ["--model", "lenet5", *HALF, "--method", "filter_std", "--norm", "l2"],
             2,
-            "'--norm': filter_std has no such setting, but magnitude has; add --method magnitude",
+            "'--norm': filter_std has no such setting, but .*magnitude.* has; add --method magnitude",
         ),
         (["--model", "lenet5", *HALF, "--multiple", "fast"], 2, "'--multiple': 'fast' is none of INTEGER, auto"),
         (["--model", "lenet5", *HALF, "--multiple", "7.5"], 2, "'--multiple': '7.5' is none of INTEGER, auto"),

@@ -36,16 +36,25 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "compare/run_all.py": ("compare",),
     "compare/outputs.py": ("compare",),
     "core/method.py": DECIDE,
+    "core/selection/goals.py": DECIDE,
     "core/graph/outputs.py": ("prune", "plan", "sensitivity", "explain"),
     "core/problem.py": DECIDE,
+    "core/selection/zero_counts.py": DECIDE,
     "core/surgery/proof.py": DECIDE,
     "core/surgery/verification.py": DECIDE,
+    "data/dataset.py": NAMED,
+    "data/image_pairs.py": NAMED,
     "data/inputs.py": DECIDE,
+    "data/masks.py": NAMED,
     "data/unlabelled_folder.py": DECIDE,
     "data/known_sets.py": NAMED,
+    "methods/accuracy_reduction.py": DECIDE,
+    "methods/apoz.py": DECIDE,
     "methods/fine_pruning.py": DECIDE,
-    "methods/random_masks.py": DECIDE,
+    "methods/grain.py": DECIDE,
     "methods/reconstruction.py": DECIDE,
+    "methods/retrieval_edges.py": DECIDE,
+    "methods/taylor.py": DECIDE,
     "methods/weak_subnetwork.py": DECIDE,
     "models/sources.py": ("run", "compare"),
     "models/weights.py": NAMED,
@@ -56,11 +65,13 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "run/calibration_images.py": NAMED,
     "run/time_budget.py": ("prune",),
     "run/budget_search.py": DECIDE,
+    "run/subject.py": NAMED,
     "run/sources.py": (*RUNS, "compare"),
     "run/latency_aware_methods.py": ("prune",),
     "run/work_folder.py": (*RUNS, "compare"),
     "search/racing/held_out_images.py": DECIDE,
     "search/racing/evaluation.py": DECIDE,
+    "search/competition.py": DECIDE,
     "search/task_examples.py": DECIDE,
     "spelling.py": (*RUNS, "compare", "sensitivity"),
     "training/checkpoint.py": (*RUNS, "compare"),
@@ -74,7 +85,10 @@ OTHERWISE = {
     ("cli/network.py", "--device"): ("measure", "bench"),
     ("cli/prune.py", "--out"): RUNS,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
-    ("methods/random_masks.py", "--ratio"): ("random_masks",),
+    ("methods/apoz.py", "--near"): ("apoz",),
+    ("methods/retrieval_edges.py", "--criterion"): ("retrieval_edges",),
+    ("methods/retrieval_edges.py", "--ratio"): ("retrieval_edges",),
+    ("core/selection/zero_counts.py", "--ratio"): ("gradual", "grow_and_prune", "soft_shrinkage"),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }
@@ -104,8 +118,8 @@ def named(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
             yield from _FLAG.findall(node.value)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setting":
-            for name in (it.value for it in ast.walk(node) if isinstance(it, ast.Constant)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("setting", "setting_as"):
+            for name in (it.value for it in ast.walk(node.args[0]) if isinstance(it, ast.Constant)):
                 yield f"--{name.replace('_', '-')}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -118,6 +119,8 @@ def test_batches_of_a_task_of_your_own_keep_their_structure():
         ((IMAGES, [{**BOXES, "boxes": torch.tensor([[4.0, 1, 1, 5]])}] * 4), Detection(), "a box without area"),
         ((IMAGES, [{**BOXES, "boxes": torch.tensor([[0.0, 1, math.nan, 5]])}] * 4), Detection(), "box without area"),
         ((IMAGES, [{**BOXES, "labels": torch.tensor([3])}] * 4), Detection(), "its boxes hold the label 3"),
+        ((IMAGES, [{**BOXES, "labels": torch.tensor([0])}] * 4), Detection(), "the label 0, which .* the background"),
+        ((IMAGES, [{**BOXES, "boxes": BOXES["boxes"] / 8}] * 4), Detection(), "as shares of an image do; .* multiply"),
         ((IMAGES, [{"boxes": BOXES["boxes"]}] * 4), Detection(), "must be a table with boxes and labels"),
         ((IMAGES, MASKS), Detection(), "must be one table for each image"),
         ((IMAGES.mul(255).byte(), MASKS), Segmentation(), "pixels as whole numbers: give normalised float"),
@@ -168,9 +171,31 @@ def test_loaders_become_data_of_a_task():
 def test_data_keeps_its_batches_under_another_task():
     data = from_arrays((IMAGES, torch.tensor([0, 1] * 2)), (IMAGES, torch.tensor([0, 1] * 2)))
     other = with_task(data, Retrieval())
-    assert (other.task, other.name, other.source) == (Retrieval(), data.name, data.source)
+    assert (other.task, other.name, other.source.parts) == (Retrieval(), data.name, data.source.parts)
     both = with_task(data, own(lambda batch: {"image": batch[0], "label": batch[1]}))
     assert set(both.example()) == {"image", "label"}
+
+
+def test_what_is_known_of_loaders_is_kept_under_another_task():
+    reads = list[int]()
+
+    class Counted(list[Any]):
+        def __iter__(self):
+            reads.append(1)
+            return super().__iter__()
+
+    batches = Counted([(IMAGES, torch.tensor([0, 1, 2, 0]))])
+    data = replace(from_loaders(batches, batches, batches, task=Retrieval()), names=("a", "b", "c"), mean=(0.5,) * 3)
+    with pytest.raises(DataError, match=r"how many classes the loaders have: name their number \(classes=\)"):
+        with_task(data, Classification())
+    reads.clear()
+    other = with_task(data, Classification(), classes=3)
+    assert not reads
+    assert (other.classes, other.names, other.mean, other.task) == (3, data.names, data.mean, Classification())
+    with pytest.raises(DataError, match="has 3 classes, and classes=4 was said: leave that out"):
+        with_task(other, Classification(label_smoothing=0.1), classes=4)
+    with pytest.raises(DataError, match="hold the label 2, but 2 classes"):
+        with_task(data, Classification(), classes=2)
 
 
 @pytest.mark.parametrize(

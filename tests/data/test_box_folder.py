@@ -127,10 +127,21 @@ def test_labels_count_from_one_in_the_order_of_the_ids(tmp_path: Path):
         assert image.labels == ((2, 1)[int(Path(image.path).stem) % 2],)
 
 
-def test_crowds_are_left_out_and_images_without_boxes_stay(tmp_path: Path):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_crowds_stay_crowds_of_which_nothing_is_learned(tmp_path: Path, split: str):
     content = table(12)
-    for entry in content["annotations"][:6]:
-        entry["iscrowd"] = 1
+    content["annotations"] += [{**entry, "id": 50 + entry["id"], "iscrowd": 1} for entry in content["annotations"]]
+    data = load(simple(tmp_path, content), val_fraction=0.2)
+    (images, targets), *_ = data.batches(split, 2, augment="crop_flip" if split == "train" else "none")
+    assert [target["iscrowd"].tolist() for target in targets] == [[0, 1]] * 2
+    _, learned = data.task.inputs((images, targets), training=True)
+    for target, left in zip(targets, learned, strict=True):
+        assert torch.equal(left["boxes"], target["boxes"][:1])
+
+
+def test_images_without_boxes_stay(tmp_path: Path):
+    content = table(12)
+    del content["annotations"][:6]
     data = load(simple(tmp_path, content), val_fraction=0.1)
     boxes = [len(image.boxes) for part in data.source.parts.values() for image in part.images]
     assert sorted(boxes) == [0] * 6 + [1] * 6

@@ -36,6 +36,8 @@ def labels(data, split):
         (["train", "test"], (27, 3, 30)),
         (["train", "val"], (27, 3, 30)),
         (["train", "val", "test"], (30, 30, 30)),
+        (["train", "valid"], (27, 3, 30)),
+        (["train", "valid", "test"], (30, 30, 30)),
     ],
 )
 def test_missing_splits_are_held_out_of_training(tmp_path, splits, sizes):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from secateur.data import load_data
+from secateur.data import from_arrays, load_data, with_task
 from secateur.errors import DataError
-from secateur.tasks import Retrieval
+from secateur.tasks import Classification, Retrieval
 
 
 def fill(root: Path, counts: dict[str, int]) -> Path:
@@ -34,7 +34,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_splits_may_have_classes_of_their_own(folder: Path):
+@pytest.mark.parametrize("val", ["val", "valid"])
+def test_splits_may_have_classes_of_their_own(folder: Path, val: str):
+    (folder / "val").rename(folder / val)
     data = load(folder)
     assert (data.classes, data.names, data.task) == (None, tuple("abcdefg"), Retrieval())
     labels = torch.cat([y for _, y in data.batches("test", 4)])
@@ -86,3 +88,34 @@ def test_one_class_is_refused(tmp_path: Path):
     fill(tmp_path / "train", {"a": 9})
     with pytest.raises(DataError, match="learned from images of two classes or more, and there is one"):
         load(tmp_path).batches("train", 8, shuffle=True)
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "retrieval"])
+def test_batches_and_classes_follow_the_task_however_the_folder_is_named(tmp_path: Path, name: str):
+    for split, count in (("train", 16), ("test", 4)):
+        fill(tmp_path / split, {"a": count, "b": count, "c": count})
+    for task, classes in ((Retrieval(), None), (Classification(), 3)):
+        data = load_data(f"{name}:{tmp_path}", task=task, image_size=8, workers=0)
+        other = Classification() if classes is None else Retrieval()
+        there_and_back = with_task(with_task(data, other), task)
+        for found in (data, there_and_back):
+            assert (found.classes, found.names) == (classes, ("a", "b", "c"))
+            counts = [torch.bincount(y, minlength=3) for _, y in found.batches("train", 8, shuffle=True, seed=3)]
+            assert all(bool(((it == 0) | (it == 4) | (it == 8)).all()) for it in counts) == (classes is None)
+
+
+def test_classification_needs_training_images_of_every_class(folder: Path):
+    with pytest.raises(DataError, match=r"has a class 'f' that the training images do not have"):
+        load(folder, task=Classification())
+    with pytest.raises(DataError, match=r"the class 'f' of .* has no training images, which classification needs"):
+        with_task(load(folder), Classification())
+
+
+def test_arrays_are_grouped_for_retrieval_too():
+    images, labels = torch.rand(40, 3, 6, 6), torch.arange(40) % 5
+    data = with_task(from_arrays((images, labels), (images, labels), classes=9), Retrieval())
+    assert (data.classes, with_task(data, Classification()).classes) == (None, 9)
+    for x, y in data.batches("train", 8, shuffle=True, augment="crop_flip"):
+        assert len(x) == len(y) == 8
+        assert set(torch.bincount(y).tolist()) <= {0, 4, 8}
+    assert sum(len(y) for _, y in data.batches("train", 8)) == data.size("train")

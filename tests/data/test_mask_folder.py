@@ -69,7 +69,8 @@ def test_layouts_are_read_and_missing_splits_held_out(
         assert [Path(path).stem for path in part.images] == [Path(path).stem for path in part.masks]
 
 
-def test_a_folder_without_splits_and_that_of_voc_are_read(tmp_path: Path):
+@pytest.mark.parametrize("val", ["val", "valid"])
+def test_a_folder_without_splits_and_that_of_voc_are_read(tmp_path: Path, val: str):
     put(tmp_path / "flat" / "images", tmp_path / "flat" / "masks", count=20)
     assert load(tmp_path / "flat").size("train") == 16
     voc = tmp_path / "voc"
@@ -78,7 +79,7 @@ def test_a_folder_without_splits_and_that_of_voc_are_read(tmp_path: Path):
         path.rename(path.with_suffix(".jpg"))
     lists = voc / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    for split, numbers in (("train", range(6)), ("val", range(6, 9)), ("test", range(9, 12))):
+    for split, numbers in (("train", range(6)), (val, range(6, 9)), ("test", range(9, 12))):
         (lists / f"{split}.txt").write_text("".join(f"{number:02}\n" for number in numbers))
     data = load(voc)
     assert [data.size(split) for split in ("train", "val", "test")] == [6, 3, 3]
@@ -181,6 +182,28 @@ def test_colours_need_a_table(tmp_path: Path):
     (tmp_path / "class_dict.csv").write_text("sky,9,9,9\nroad,9,9,9\n")
     with pytest.raises(DataError, match=r"line 2 of '.*class_dict\.csv' \(road,9,9,9\) must be a class with a colour"):
         load(tmp_path)
+
+
+def test_where_a_table_says_the_classes_few_masks_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put(tmp_path / "images", tmp_path / "masks", count=20)
+    (tmp_path / "class_dict.csv").write_text("sky,9,9,9\nroad,255,0,0\ntree,0,0,255\nsign,1,2,3\n")
+    monkeypatch.setattr(masks_of, "MOST_TRIED", 4)
+    read = list[str]()
+    get = masks_of.read_mask
+    monkeypatch.setattr(masks_of, "read_mask", lambda path, table: read.append(path) or get(path, table))
+    assert load(tmp_path).classes == 4
+    assert len(read) == 4
+
+
+def test_the_colours_of_a_palette_decide_where_there_is_a_table(tmp_path: Path):
+    path = tmp_path / "palette.png"
+    picture = Image.frombytes("P", (2, 2), bytes([0, 1, 1, 0]))
+    picture.putpalette([255, 0, 0, 9, 9, 9])
+    picture.save(path)
+    table = masks_of.ColourTable(("sky", "road"), (0x090909, 0xFF0000))
+    assert masks_of.read_mask(str(path), table).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(DataError, match=r"255,0,0, unknown to the table: add it, or remove the table"):
+        masks_of.read_mask(str(path), masks_of.ColourTable(("sky",), (0x090909,)))
 
 
 def deep(path: Path) -> None:

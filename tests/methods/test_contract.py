@@ -35,7 +35,14 @@ VARIANTS = [
     for name, kind in METHODS.items()
     for scope in (("uniform", "global") if "scope" in {f.name for f in dataclasses.fields(kind)} else (None,))
 ]
-QUICK = {"candidates": 4, "restarts": 1, "trials": 3}  # settings of methods that search, which say how long
+QUICK = {
+    "candidates": 4,
+    "per_step": 8,
+    "restarts": 1,
+    "trials": 3,
+    "particles": 3,
+    "generations": 2,
+}  # settings of methods that search, which say how long
 IMAGES = torch.linspace(-1, 1, 2 * 192).reshape(2, *SHAPE)
 
 

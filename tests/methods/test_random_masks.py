@@ -187,7 +187,7 @@ def test_zeroed_kernels_of_an_earlier_round_stay_zero() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"granularity": "kernels"},
+        {"granularity": "kernels", "linear": True},
         {"granularity": "weights", "linear": True},
         {"granularity": "strided", "stride": 3, "stem": True},
         {"granularity": "n:m", "linear": True},

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from answering import CLASSES, TASKS, Answers, compared, data_of, network_of, right, scene
+from secateur.data import load_data
 from secateur.data.loaders import from_loaders
+from secateur.data.pictures import Pictures
 from secateur.predictions import LOOKED_AT, MOST, SHOWN, answers, painter_of, some_batches
 from secateur.predictions import album as albums
 from secateur.tasks import Classification, Custom, Detection, Regression, Restoration, Retrieval, Segmentation
@@ -129,7 +132,7 @@ def test_super_resolution_shows_the_same_part_of_small_inputs_and_large_outputs(
     tiles = found["examples"][0]["strips"][0]["tiles"]
     sizes = [found["pictures"][tile["layers"][0]]["width"] for tile in tiles]
     assert sizes == [64, 256, 256, 256]
-    assert tiles[1]["text"] == "\N{INFINITY} dB"
+    assert tiles[1]["text"] == "100.00 dB"
     assert len({found["pictures"][tile["layers"][0]]["data"] for tile in tiles}) == 3  # dense and truth are alike
 
 
@@ -253,3 +256,23 @@ def test_inputs_that_are_no_images_have_no_pictures():
     found = compared(data, Answers(lambda given: given.sum(dim=1)), Answers(lambda given: given[:, 0]))
     assert found["pictures"] == []
     assert len(found["examples"]) == 8
+
+
+def test_no_more_pictures_are_read_than_are_looked_at(tmp_path, monkeypatch):
+    for split, count in (("train", 4), ("test", 150)):
+        for name, level in (("a", 40), ("b", 200)):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8), (level, number, 0)).save(tmp_path / split / name / f"{number}.png")
+    data = load_data(f"imagefolder:{tmp_path}", image_size=8, workers=2, val_fraction=0.3)
+    first = next(x for x, _ in data.batches("test", LOOKED_AT, shuffle=True, seed=0))
+    opened, note = Pictures.opened, tmp_path / "opened"
+
+    def counted(reader, row):
+        with note.open("a") as file:  # of the processes that read
+            file.write(f"{row}\n")
+        return opened(reader, row)
+
+    monkeypatch.setattr(Pictures, "opened", counted)
+    assert torch.equal(torch.cat([x for x, _ in some_batches(data)]), first)
+    assert len(note.read_text().split()) == LOOKED_AT

@@ -27,7 +27,9 @@ def named(task):
 
 @functools.cache
 def drawn(task, side=32):
-    data = replace(data_of(task, 16, side), names=(NASTY, "road", "a" * 40))
+    data = replace(
+        data_of(task, 16, side), names=(*["background"] * isinstance(task, Detection), NASTY, "road", "a" * 40)
+    )
     return json.dumps(compared(data, network_of(task, right), network_of(task, lambda levels: levels)))
 
 

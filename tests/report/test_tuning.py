@@ -46,3 +46,19 @@ def test_both_kinds_of_search_stand_side_by_side() -> None:
     assert "chart-search-1" in drawn[0]
     assert "chart-tuning-1" in drawn[1]
     assert "chart-tuning-course" in drawn[2]
+
+
+def test_searches_are_drawn_in_the_metric_of_their_task() -> None:
+    psnr = {"name": "PSNR", "unit": "dB", "higher_is_better": True, "digits": 2}
+    tuned = {**search(0.5, (-31.0, -30.0), ((10, 1.0, -31.5), (20, 0.5, -30.5))), "metric": psnr}
+    trials = [{"key": key, "errors": 0, "images": 8, "guess": error} for key, error in (("a", -30.0), ("b", -31.0))]
+    plain, objectives, course = _searches(
+        {"searches": [{"best": 1, "images": 8, "exact": True, "trials": trials, "metric": psnr}, tuned]}
+    )
+    assert '"y":[30.0,31.0]' in plain
+    assert "validation PSNR in dB" in plain
+    assert "error by PSNR" in objectives
+    assert '"y":[31.5,30.5]' in course
+    assert "PSNR in dB" in course
+    wrong = _searches({"searches": [{"best": 1, "images": 8, "exact": True, "trials": trials[:1]}]})[0]
+    assert "validation error in %" in wrong

@@ -39,6 +39,13 @@ def test_without_data_nothing_is_looked_at(trained, tmp_path):
     assert 'class="predictions"' not in report.write(folder).read_text("utf-8")
 
 
+def test_answers_that_nobody_wants_are_not_computed(trained, data, monkeypatch):
+    monkeypatch.setattr(shown_answers, "some_batches", lambda data: pytest.fail("they were"))
+    result, warnings = pruned(trained, data, answers=False)
+    assert (result.predictions, [text for text in warnings if "will not show" in text]) == ({}, [])
+    assert "answers" not in result.seconds
+
+
 @pytest.mark.parametrize("error", [RuntimeError("the disk is gone"), MemoryError("too large"), ValueError("\x1b[2J")])
 def test_pictures_that_fail_cost_one_warning_and_no_run(trained, data, monkeypatch, error):
     def fail(*given, **named):

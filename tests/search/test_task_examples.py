@@ -60,6 +60,33 @@ def test_the_best_metric_wins_and_equal_plans_are_tried_once(monkeypatch: pytest
     assert len(tried) == 3
 
 
+class Rounded(Regression):
+    """A task whose metric hardly ever tells networks apart, so that its loss does."""
+
+    def meter(self, device: torch.device) -> Any:
+        theirs = super().meter(device)
+
+        class Coarse(type(theirs)):  # type: ignore[misc]
+            def compute(self) -> tuple[float, ...]:
+                return (0.0, *super().compute()[1:])
+
+        return Coarse(self)
+
+
+def test_ties_go_by_the_loss_where_places_are_asked_for(tmp_path: Path) -> None:
+    net, graph = network()
+    held = Examples.of(batches(net, 8), net, Rounded())
+    plain = task_examples.best_of(net, graph, PLANS, held, work=tmp_path)
+    assert (plain.best, plain.winners) == (0, ())
+    losses = []
+    for plan in PLANS:
+        with masked(net, graph, plan) as silenced:
+            losses.append(held.loss_and_error(silenced)[0])
+    found = task_examples.best_of(net, graph, PLANS, held, places=2, work=tmp_path)
+    assert list(found.winners) == sorted(range(3), key=losses.__getitem__)[:2]
+    assert found.best == found.winners[0]
+
+
 def test_notes_are_those_of_a_task_with_its_settings(tmp_path: Path) -> None:
     images, masks = torch.randn(2, 3, 8, 8), torch.randint(3, (2, 8, 8))
     whole, part = (Examples.of([(images, masks)], nn.Conv2d(3, 3, 1), Segmentation(ignore=it)) for it in (None, 2))

@@ -15,9 +15,10 @@ from secateur.session import Session
 STEPS = 3
 
 
-def network() -> nn.Module:
+def network(widths: tuple[int, int, int] = (16, 24, 16)) -> nn.Module:
     torch.manual_seed(0)
-    return lived_in(nn.Sequential(conv(3, 16), conv(16, 24), conv(24, 16), Head(16))).train()
+    one, two, three = widths
+    return lived_in(nn.Sequential(conv(3, one), conv(one, two), conv(two, three), Head(three))).train()
 
 
 def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
 import torch
 from loops import batch, image, network, opened, same, sgd, train
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks
 from torch.optim.swa_utils import SWALR, AveragedModel
 
 import secateur
 from secateur.core.surgery import relative_difference, run
 from secateur.errors import ModelError, PlanError, SettingError
+from secateur.session import Session
 
 
 def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -70,6 +73,7 @@ def test_weights_of_a_loss_stay_in_the_optimizer() -> None:
         (lambda net: sgd(copy.deepcopy(net)), ModelError, "SGD holds no weight of the network .* session.model.param"),
         (lambda net: nn.Linear(2, 2), ModelError, "Linear neither is nor holds .* a network of the shapes"),
         (lambda net: AveragedModel(nn.Linear(2, 2)), ModelError, "AveragedModel neither is nor holds"),
+        (lambda net: nn.ModuleList([copy.deepcopy(net) for _ in "ab"]), ModelError, "ModuleList holds 2 networks"),
         (lambda net: "adam", SettingError, "cannot carry a str along: give optimizers"),
         (lambda net: net.parameters, SettingError, "cannot carry a method along"),
     ],
@@ -98,7 +102,8 @@ def test_averages_are_cut_alike_and_keep_their_own_weights() -> None:
     timm = pytest.importorskip("timm.utils")
     net, optimizer = trained()
     averages = [AveragedModel(net, use_buffers=True), timm.ModelEmaV2(net, 0.5), timm.ModelEmaV3(net, decay=0.5)]
-    bare = copy.deepcopy(net)
+    bare, around = copy.deepcopy(net), AveragedModel(nn.ModuleDict({"net": net, "loss": nn.Linear(2, 2)}))
+    first = timm.ModelEma(net)
     for seed in range(2):
         train(net, optimizer, seed)
         averages[0].update_parameters(net)
@@ -107,7 +112,7 @@ def test_averages_are_cut_alike_and_keep_their_own_weights() -> None:
     originals = [copy.deepcopy(each.module) for each in averages]
     modules = [each.module for each in averages]
     session = opened(net, steps=1)
-    cut = session.step(optimizer, *averages, bare)
+    cut = session.step(optimizer, *averages, bare, around, first)
     graph = session.finish(latency=False).graph
     for average, module, original in zip(averages, modules, originals, strict=True):
         assert average.module is module
@@ -118,7 +123,9 @@ def test_averages_are_cut_alike_and_keep_their_own_weights() -> None:
     averages[0].update_parameters(net)
     averages[1].update(net)
     averages[2].update(net)
-    assert bare[0][0].weight.shape == net[0][0].weight.shape
+    first.update(net)
+    for each in (bare, around.module["net"], first.ema):
+        assert each[0][0].weight.shape == net[0][0].weight.shape
 
 
 def test_gradient_scalers_need_nothing() -> None:
@@ -142,26 +149,54 @@ def test_gradient_scalers_need_nothing() -> None:
     assert any(p.shape != q.shape for p, q in zip(net.parameters(), before, strict=True))
 
 
-def test_weights_that_a_method_sets_to_zero_stay_zero_while_the_loop_trains() -> None:
-    net, optimizer = trained()
-    session = opened(
+def zeroing(net: nn.Module) -> Session:
+    return opened(
         net,
         secateur.METHODS["random_masks"](granularity="kernels", candidates=2),
         keep=secateur.Target(0.6, "nonzero"),
         steps=2,
         data=secateur.from_arrays(*[(batch(0)[0].numpy(), batch(0)[1].numpy())] * 2),
     )
+
+
+def zeros_in(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight == 0 for name, weight in net.named_parameters() if bool((weight == 0).any())}
+
+
+def test_weights_that_a_method_sets_to_zero_stay_zero_while_the_loop_trains() -> None:
+    net, optimizer = trained()
+    session = zeroing(net)
     session.step(optimizer)
-    zeros = {name: p == 0 for name, p in net.named_parameters() if bool((p == 0).any())}
+    zeros = zeros_in(net)
     assert zeros
     for seed in range(2):
         train(net, optimizer, seed)
     for name, mask in zeros.items():
         assert not net.get_parameter(name)[mask].any()
         assert net.get_parameter(name)[~mask].all()
-    session.step(optimizer)
-    train(net, optimizer, 3)
+    session.step()
+    train(net, sgd(net), 3)  # which nobody has given to the session
     assert sum(int((p == 0).sum()) for p in net.parameters()) > sum(int(mask.sum()) for mask in zeros.values())
+    assert session.finish(latency=False).after.counts.nonzero == session.size.nonzero
+
+
+def test_zeros_are_held_after_a_kill_too_and_let_go_with_the_network() -> None:
+    net, optimizer = trained()
+    session = zeroing(net)
+    session.step(optimizer)
+    again = network()
+    resumed = zeroing(again)
+    resumed.load_state_dict(session.state_dict())
+    again.load_state_dict(net.state_dict())
+    assert resumed.kept == session.kept
+    zeros = zeros_in(again)
+    train(again, sgd(again), 1)
+    assert zeros_in(again).keys() == zeros.keys()
+    assert all(torch.equal(mask, zeros[name]) for name, mask in zeros_in(again).items())
+    held = len(_global_optimizer_post_hooks)
+    del session, resumed, net, again, optimizer
+    gc.collect()
+    assert len(_global_optimizer_post_hooks) == held - 2
 
 
 def test_regrouped_layers_are_new_to_optimizers_and_averages() -> None:

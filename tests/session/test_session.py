@@ -170,6 +170,16 @@ def test_what_a_session_cannot_do_is_said_at_once(given: dict[str, Any], said: s
         Session(**asked)
 
 
+def test_a_session_without_a_goal_measures_in_what_was_named() -> None:
+    method = secateur.METHODS["magnitude"](keeps=(("0.0", 0.75),))
+    session = opened(network(), method, keep=None, of="params", steps=2)
+    cut = session.step()
+    params = sum(p.numel() for p in network().parameters())
+    assert cut.kept == session.kept == cut.size.params / params
+    assert "of the params" in cut.note
+    assert session.step(keep=0.5).size.params <= 0.5 * params
+
+
 def test_unlabelled_images_choose_and_repair() -> None:
     net = network()
     images = torch.cat([batch(seed)[0] for seed in range(12)])
@@ -237,7 +247,26 @@ def test_a_state_is_loaded_once_and_into_the_same_network() -> None:
     with pytest.raises(ArtifactError, match="not the original one of the session"):
         other.load_state_dict(state)
     assert [p.shape for p in other.model.parameters()] == shapes
-    for damaged in ({}, {**state, "plans": 3}, {**state, "plans": ["{"]}, {**state, "calls": "x"}, {"format": 9}):
+    deeper = network()
+    deeper.append(nn.Linear(5, 2))  # type: ignore[operator]
+    for odd, said in (
+        (network((16, 24, 20)), r"its '2.0.weight' is \(20, 24, 3, 3\), where that one's is \(16, 24, 3, 3\)"),
+        (deeper, r"its '4.weight' is \(2, 5\), where that one's is not there"),
+    ):
+        shapes = [p.shape for p in odd.parameters()]
+        with pytest.raises(ArtifactError, match=said):
+            opened(odd).load_state_dict(state)
+        assert [p.shape for p in odd.parameters()] == shapes
+    old = {name: value for name, value in state.items() if name != "shapes"}  # as earlier versions wrote it
+    opened(network()).load_state_dict(old)
+    for damaged in (
+        {},
+        {**state, "plans": 3},
+        {**state, "plans": ["{"]},
+        {**state, "calls": "x"},
+        {**state, "shapes": 3},
+        {"format": 9},
+    ):
         with pytest.raises(ArtifactError, match=r"not the state of a session|newer version"):
             opened(network()).load_state_dict(damaged)
     with pytest.warns(UserWarning, match="goes on with another keep, steps than before"):

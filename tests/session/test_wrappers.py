@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,6 +15,9 @@ import torch.multiprocessing as mp
 from loops import STEPS, network, opened, same, sgd, train
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from secateur.errors import ModelError, TargetError, TrainingError
+from secateur.run.round import Round
 
 
 @pytest.fixture
@@ -93,6 +98,24 @@ def worker(rank: int, world: int, folder: str) -> None:
     net = network()
     wrapped = DistributedDataParallel(net)
     optimizer, session = sgd(net), opened(wrapped, "random_units", seed=rank)
+    shapes = [p.shape for p in net.parameters()]
+    said = "holds no weight of the network"
+    with pytest.raises(ModelError, match=said if rank else f"process 1 of those that train together failed: .*{said}"):
+        session.step(sgd(network()) if rank else optimizer)
+    odd = torch.zeros(7)
+    if rank:
+        train(wrapped.module, optimizer, 0)
+        optimizer.state[net[0][0].weight]["history"] = odd
+    said = "'history' of shape"
+    with pytest.raises(ModelError, match=said if rank else f"process 1 of those that train together failed: .*{said}"):
+        session.step(optimizer)
+    optimizer = sgd(net)
+    with pytest.raises(TargetError, match="" if rank == 0 else "process 0 of those that train together failed"):
+        session.step(optimizer, keep=1e-6)
+    full = patch.object(Round, "cut", side_effect=MemoryError("full")) if rank == 0 else nullcontext()
+    with full, pytest.raises(TrainingError if rank else MemoryError, match="full"):
+        session.step(optimizer)
+    assert [p.shape for p in net.parameters()] == shapes
     for seed in range(STEPS):
         train(wrapped, optimizer, 100 * rank + seed)
         session.step(optimizer)
@@ -102,7 +125,7 @@ def worker(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_all_processes_cut_what_the_first_one_decides(tmp_path: Path) -> None:
+def test_all_processes_cut_what_the_first_one_decides_or_none_does(tmp_path: Path) -> None:
     mp.spawn(worker, (2, str(tmp_path)), nprocs=2)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert {name: value.shape for name, value in one.items()} == {name: value.shape for name, value in other.items()}

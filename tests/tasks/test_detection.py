@@ -58,7 +58,7 @@ class TestMetrics:
         for image in range(6):
             corners = torch.rand(image, 2) * 50
             boxes = torch.cat([corners, corners + 5 + torch.rand(image, 2) * 40], dim=1)
-            labels = torch.randint(3, (image,))
+            labels = torch.randint(1, 4, (image,))
             targets.append({"boxes": boxes, "labels": labels})
             findings.append({"boxes": boxes + torch.randn(image, 4), "labels": labels, "scores": torch.rand(image)})
         metric = MeanAveragePrecision(backend="faster_coco_eval")
@@ -81,6 +81,7 @@ class TestMetrics:
     def test_crowds_need_not_be_found(self):
         target = {**wanted(BOX, FAR), "iscrowd": torch.tensor([0, 1])}
         assert measured(TASK, ([found(BOX, scores=[0.5])], [target]))[0] == 1
+        assert measured(TASK, ([found(BOX, FAR, FAR, scores=[0.5, 0.9, 0.8])], [target]))[0] == 1
         target["iscrowd"] = torch.tensor([0, 0])
         assert measured(TASK, ([found(BOX, scores=[0.5])], [target]))[0] < 1
 
@@ -190,6 +191,12 @@ class TestInputs:
         assert TASK.inputs(batch, training=True) == (IMAGES, self.targets)
         assert TASK.count(batch) == 2
 
+    def test_nothing_is_learned_from_crowds(self):
+        crowded = {**wanted(BOX, FAR, BOX), "iscrowd": torch.tensor([0, 1, 0]), "image_id": torch.tensor(7)}
+        _, targets = TASK.inputs((IMAGES, [wanted(FAR), crowded]), training=True)
+        assert [target["boxes"].tolist() for target in targets] == [[list(FAR)], [list(BOX), list(BOX)]]
+        assert [each.tolist() for each in (targets[1]["labels"], targets[1]["image_id"])] == [[1, 1], 7]
+
     @pytest.mark.parametrize(
         ("batch", "said"),
         [
@@ -225,6 +232,7 @@ NAN, NUMBER = math.nan, torch.tensor([1])
         ({"boxes": torch.tensor([[0.0, 0, NAN, 1]]), "labels": NUMBER}, "a corner that is no number"),
         ({"boxes": torch.tensor([[0.0, 0, math.inf, 1]]), "labels": NUMBER}, "a corner that is no number"),
         ({"boxes": torch.tensor([[0.0, 0, 1, 1]]), "labels": -NUMBER}, "the label -1"),
+        (wanted(BOX, labels=[0]), "the label 0, which detectors take for the background: count classes from 1"),
         ({**wanted(BOX), "iscrowd": torch.zeros(2).long()}, "'iscrowd' of image 1"),
         ({**wanted(BOX), "iscrowd": [0]}, "not a list of a int"),
     ],
@@ -238,3 +246,9 @@ def test_targets_that_do_not_fit(target: Any, said: str):
         refused = sentence(DataError, ask)
         assert said in refused
         assert "image 1 of a batch" in refused
+
+
+def test_detectors_without_a_background_have_boxes_of_label_0():
+    own = Detection(background=False)
+    assert measured(own, ([found(BOX, scores=[0.3], labels=[0])], [wanted(BOX, labels=[0])])) == (1.0, 1.0, 1.0)
+    assert own.inputs((IMAGES[:1], [wanted(BOX, labels=[0])]), training=True)[1][0]["labels"].tolist() == [0]

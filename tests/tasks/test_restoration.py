@@ -80,9 +80,11 @@ def test_several_batches_are_one_even_of_several_sizes():
     assert measured(TASK, (found, right), other)[0] == pytest.approx((5 * whole[0] + alone) / 6, rel=1e-6)
 
 
-def test_the_same_image_is_perfect():
-    _, right = pictures(1, 3, 12, 12)
-    assert measured(TASK, (right, right)) == (math.inf, pytest.approx(1))
+def test_the_same_image_has_the_largest_ratio_and_leaves_a_mean_of_others():
+    found, right = pictures(1, 3, 12, 12)
+    assert measured(TASK, (right, right)) == (100.0, pytest.approx(1))
+    (noise, _) = measured(TASK, (found, right))
+    assert measured(TASK, (found, right), (right, right))[0] == pytest.approx((noise + 100) / 2, rel=1e-6)
 
 
 def test_nan_is_worse_than_any():

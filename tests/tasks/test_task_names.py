@@ -33,7 +33,7 @@ def test_settings_arrive():
         (3, None, "name must be a text, not 3"),
         (["detection"], None, "name must be a text"),
         ("segmentation", {"ignor": 1}, "no setting 'ignor' (did you mean 'ignore'?); it has ignore, label_smoothing"),
-        ("detection", {"boxes": 1}, "detection has no setting 'boxes'; it has none"),
+        ("detection", {"boxes": 1}, "detection has no setting 'boxes'; it has background"),
         ("retrieval", ["margin"], "options must be a table"),
         ("retrieval", {"margin": 0}, "'margin' must be a number above 0, not 0"),
         ("retrieval", {"margin": "wide"}, "'margin' must be a number above 0"),

@@ -103,3 +103,21 @@ def test_a_shaper_that_does_nothing_changes_nothing(toy: Any, net: Net, plain: P
         assert torch.equal(one, two)
     assert Shaper().penalty() is None
     assert Shaper().state_dict() == {}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_shaper_can_let_the_optimizer_start_anew(toy: Any, net: Net, plain: Plain, optimizer: Any) -> None:
+    class Anew(Shaper):
+        def __init__(self, at: int) -> None:
+            self.at = at
+
+        def before_batch(self, moment: Moment) -> None:
+            if moment.step == self.at:
+                moment.restart()
+
+    networks = [net(0) for _ in range(3)]
+    for model, at in zip(networks, (-1, 0, 1), strict=True):
+        fit(model, toy, plain(epochs=1, optimizer=optimizer, momentum=0.9), shaper=Anew(at))
+    never, begin, later = (model.state_dict() for model in networks)
+    assert all(torch.equal(tensor, begin[name]) for name, tensor in never.items())
+    assert any(not torch.equal(tensor, later[name]) for name, tensor in never.items())

@@ -14,7 +14,7 @@ from secateur.artifact import weights
 from secateur.artifact.bounded_reading import naming
 from secateur.artifact.document import inputs_like
 from secateur.artifact.expected import built_for, check_expected
-from secateur.artifact.manifest import MEASUREMENT
+from secateur.artifact.manifest import MEASUREMENT, RECIPE
 from secateur.errors import ArtifactError
 from secateur.models import build as build_by_name
 from secateur.models import fit_classes
@@ -51,7 +51,7 @@ def dense_network(
     def made() -> nn.Module:
         return (build or build_by_name)(str(recipe.model), classes=classes, **images)
 
-    with torch.random.fork_rng(devices=[]), naming(place / "recipe.toml"):
+    with torch.random.fork_rng(devices=[]), naming(place / RECIPE):
         if build is None:
             check_expected(made, measurement, stored, counted=not recipe.transfer)
         model = made()

@@ -16,13 +16,14 @@ from secateur.errors import ArtifactError
 
 FORMAT = 1
 WEIGHTS, MEASUREMENT, PREDICTIONS = "weights.safetensors", "measurement.json", "predictions.json"
+RECIPE, ENVIRONMENT = "recipe.toml", "environment.json"
 MANIFEST = "manifest.json"
 _MOST_MANIFEST = 4 * reading.MIB
 _MOST = {
-    "recipe.toml": recipe_text.MOST,
-    "measurement.json": MOST,
-    "environment.json": MOST,
-    "predictions.json": MOST_PREDICTIONS,
+    RECIPE: recipe_text.MOST,
+    MEASUREMENT: MOST,
+    ENVIRONMENT: MOST,
+    PREDICTIONS: MOST_PREDICTIONS,
 }
 _NAME = re.compile(r"(?:[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}/){0,4}[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 

@@ -22,7 +22,16 @@ from secateur.artifact.dense_network import dense_network
 from secateur.artifact.document import FORMAT, document, inputs_as_well, inputs_like
 from secateur.artifact.environment import environment
 from secateur.artifact.locks import check_name
-from secateur.artifact.manifest import MEASUREMENT, PREDICTIONS, WEIGHTS, check, check_size, manifest
+from secateur.artifact.manifest import (
+    ENVIRONMENT,
+    MEASUREMENT,
+    PREDICTIONS,
+    RECIPE,
+    WEIGHTS,
+    check,
+    check_size,
+    manifest,
+)
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply
 from secateur.core.surgery.forward import listed
@@ -111,7 +120,7 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
     place = Path(folder).resolve()
     with folders.replacing(place, force=force, claim=claim) as new:
         if recipe := result.recipe:
-            folders.write_file(new / "recipe.toml", recipe.to_toml().encode())
+            folders.write_file(new / RECIPE, recipe.to_toml().encode())
         (new / "plans").mkdir()
         for number, plan in enumerate(result.plans, start=1):
             folders.write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
@@ -119,7 +128,7 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
         _write_json(new / MEASUREMENT, document(result))
         if result.predictions:
             folders.write_file(new / PREDICTIONS, json.dumps(result.predictions, allow_nan=False).encode())
-        _write_json(new / "environment.json", environment(result.method, recipe.seed if recipe else None))
+        _write_json(new / ENVIRONMENT, environment(result.method, recipe.seed if recipe else None))
         yield new
 
 
@@ -157,13 +166,13 @@ def load(
     )
     if len(names) > MOST_PLANS:
         raise ArtifactError(f"{place} holds {len(names):,} plans, and at most {MOST_PLANS:,} are read; check the path")
-    asked = ["recipe.toml"] if "recipe.toml" in known else []
-    check(place, [*asked, MEASUREMENT, "environment.json", *names])
+    asked = [RECIPE] if RECIPE in known else []
+    check(place, [*asked, MEASUREMENT, ENVIRONMENT, *names])
     stored = _stored(place, known)
     recipe = None
     if asked:
-        with naming(place / "recipe.toml"):
-            recipe = Recipe.read(place / "recipe.toml")
+        with naming(place / RECIPE):
+            recipe = Recipe.read(place / RECIPE)
     measurement = _measurement(place)
     if dense is None:
         dense = dense_network(place, recipe, measurement, stored, build)
@@ -171,7 +180,7 @@ def load(
     weights.read_into(model, place / WEIGHTS)
     with naming(place / MEASUREMENT):
         execute(model, entry({"execution": {}, **measurement}, "execution"))
-    return Loaded(model.eval(), dense, recipe, plans, measurement, table_of(place / "environment.json"), example_inputs)
+    return Loaded(model.eval(), dense, recipe, plans, measurement, table_of(place / ENVIRONMENT), example_inputs)
 
 
 def _stored(place: Path, known: dict[str, Any]) -> weights.Header:

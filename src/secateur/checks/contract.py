@@ -40,6 +40,7 @@ KEEP = 0.6
 _MEASURES: tuple[Measure, ...] = ("macs", "nonzero", "params", "units")
 _NEVER = Target(1e-9, "macs")
 _EVEN = Limits(min_units=2, multiple=2)
+_STEPS = 1000  # of a training that is long enough for any schedule
 
 
 @checked
@@ -251,14 +252,14 @@ def _check_shaping(case: Case) -> None:
 
 
 def _check_steps(case: Case, model: nn.Module, shaper: Shaper, promise: str) -> None:
-    """Take two steps of plain gradient descent as a training would."""
+    """Take two steps of plain gradient descent, which a shaper is told are the first and the last of a training."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]
     optimizer = torch.optim.SGD(trained, lr=1e-3)
-    for step, (images, labels) in enumerate(case.batches[:2]):
+    for step, (images, labels) in zip((0, _STEPS - 1), case.batches, strict=False):
         optimizer.zero_grad()
-        shaper.before_batch(Moment(step, 2, torch.Generator().manual_seed(step)))
+        shaper.before_batch(Moment(step, _STEPS, torch.Generator().manual_seed(step)))
         loss = CLASSIFICATION.loss(CLASSIFICATION.output(model(images)), (images, labels))
         penalty = shaper.penalty()
         if penalty is not None:

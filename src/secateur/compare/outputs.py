@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from secateur import artifact, reading
+from secateur.artifact.manifest import RECIPE
 from secateur.compare import figures, tables
 from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.findings import Findings, findings
@@ -21,6 +22,7 @@ from secateur.compare.significance import Spread
 from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
 from secateur.report.numbers import percent
+from secateur.report.pages import pages
 from secateur.report.summary import RUNTIME_NAMES
 from secateur.spelling import elsewhere, said
 
@@ -64,7 +66,7 @@ def write(comparison: Comparison, done: Sequence[tuple[Request, Run]], folder: s
             written.table: tables.table_csv(found),
             written.runs: tables.runs_csv(done),
             written.document: json.dumps(tables.document(comparison, found, done), indent=1, allow_nan=False) + "\n",
-            folder / "recipe.toml": comparison.text,
+            folder / RECIPE: comparison.text,
         }
         content = {path: text.encode() for path, text in texts.items()}
     except (SecateurError, MemoryError):
@@ -84,20 +86,17 @@ def write(comparison: Comparison, done: Sequence[tuple[Request, Run]], folder: s
 
 def render(comparison: Comparison, found: Findings, done: Sequence[tuple[Request, Run]]) -> str:
     """Return the page: one file that needs neither other files nor a network."""
-    import jinja2
-
-    loaders = [jinja2.PackageLoader(f"secateur.{package}", "templates") for package in ("compare", "report")]
-    pages = jinja2.Environment(loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined)
+    templates = pages("compare", "report")
 
     def spread(value: Spread | None, scale: float = found.metric.scale, digits: int = found.metric.digits) -> str:
         return tables.spread(value, scale, digits)
 
-    pages.filters |= {"spread": spread, "change": tables.change, "verdict": tables.verdict}
+    templates.filters |= {"spread": spread, "change": tables.change, "verdict": tables.verdict}
     timed = any(line.latency for line in found.lines)
     quantities = ("macs", "params", *(("latency",) if timed else ()))
     tried = any(line.tried > 1 for line in found.lines)
     asked = [(CONTROLS[name], _MEANING[name]) for name in comparison.controls or ()]
-    return pages.get_template("comparison.html.j2").render(
+    return templates.get_template("comparison.html.j2").render(
         comparison=comparison,
         percent=percent,
         subject=_subject(comparison),

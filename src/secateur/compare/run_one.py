@@ -159,7 +159,9 @@ class Conductor:
         runtime, _ = runtime_of(self.folder, recipe, dense, data.example(), self.tell)
         timed = replace(recipe, runtime=runtime)
         images = self.images(recipe, data)
-        result = prune_as(timed, dense, data, images=images, tested=tested, work=work, tell=self.tell)
+        result = prune_as(
+            timed, dense, data, images=images, tested=tested, answers=False, work=work, tell=self.tell
+        )  # no page shows the answers of a run
         histories = (*result.shaped, *result.histories)
         made = _run(request, data, result.model, result.before, result.after, result.speed, histories)
         known = {name: found.quality.value for name, found in result.stages.items() if found.quality}

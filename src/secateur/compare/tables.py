@@ -14,7 +14,7 @@ from secateur.compare.notes import notes
 from secateur.compare.requests import Request
 from secateur.compare.run_files import Run
 from secateur.compare.significance import Spread, Verdict
-from secateur.report.numbers import MINUS, NONE
+from secateur.report.numbers import NONE, signed
 
 TABLE = (
     "label", "method", "control", "keep", "repair", "settings", "seeds", "epochs", "test_mean", "test_std", "val_mean",
@@ -67,9 +67,7 @@ def spread(value: Spread | None, scale: float = 100.0, digits: int = 2) -> str:
 
 def change(line: Line) -> str:
     """Return the difference from the dense network, of shares in points, with its sign."""
-    metric = line.metric
-    points = metric.scale * (line.test.mean - line.dense.mean)
-    return f"{MINUS if points < -0.5 * 10**-metric.digits else '+'}{abs(points):.{metric.digits}f}"
+    return signed(line.metric.scale * (line.test.mean - line.dense.mean), line.metric.digits)
 
 
 def verdict(value: Verdict | None) -> str:

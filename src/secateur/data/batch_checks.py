@@ -97,7 +97,7 @@ def _check_target(target: Any, inputs: Any, count: int, task: Task, classes: int
     elif isinstance(task, Segmentation):
         check_masks(target, torch.empty(count, classes or _MANY, device="meta"), task.ignore)
     elif isinstance(task, Detection):
-        _check_detection(target, inputs, classes)
+        _check_detection(target, inputs, classes, task)
     elif isinstance(task, Retrieval):
         if not isinstance(target, Tensor) or target.is_floating_point() or target.shape != (count,):
             raise DataError(f"its targets must be class numbers of shape ({count},), not {described(target)}")
@@ -118,16 +118,27 @@ def _check_labels(target: Any, count: int, classes: int | None, task: Classifica
         raise DataError(f"its labels must be class numbers of shape ({count},), not {described(target)}")
 
 
-def _check_detection(target: Any, inputs: Any, classes: int | None) -> None:
-    boxes, images = check_boxes(target), listed(inputs)
+def _check_detection(target: Any, inputs: Any, classes: int | None, task: Detection) -> None:
+    boxes, images = check_boxes(target, task), listed(inputs)
     if images is None or len(images) != len(boxes):
         raise DataError(
             f"it must hold an image (C, H, W) for each of {len(boxes)} tables of boxes, stacked or in a list, not "
             f"{described(inputs[0])}"
         )
+    _check_pixels(boxes, images)
     for number, (one, image) in enumerate(zip(boxes, images, strict=True)):
         check_labels(one["labels"], classes or _MANY, "its boxes")
         _check_inside(one["boxes"], image, number)
+
+
+def _check_pixels(boxes: Sequence[Mapping[str, Tensor]], images: Sequence[Tensor]) -> None:
+    """Refuse boxes that are shares of height and width, all of which would lie in the first pixel."""
+    corners = torch.cat([one["boxes"].reshape(-1) for one in boxes])
+    if len(corners) and float(corners.max()) <= 1 and min(length for it in images for length in it.shape[-2:]) > 1:
+        raise DataError(
+            "all of its boxes lie between 0 and 1, as shares of an image do; boxes are x1, y1, x2, y2 in pixels: "
+            "multiply them by width and height"
+        )
 
 
 def _check_inside(boxes: Tensor, image: Tensor, number: int) -> None:

@@ -100,10 +100,15 @@ class BoxReader(Reader):
         return found
 
     def changed(self, found: Any, row: int) -> tuple[Tensor, Target]:
-        """Return an image, (C, S, S) uint8, with its boxes and labels."""
+        """Return an image, (C, S, S) uint8, with its boxes and labels, and where there are any which are crowds."""
         known = self.files.images[row]
-        boxes = torch.tensor(known.boxes, dtype=torch.float32).reshape(-1, 4)
-        return self.joint.boxed(found, boxes, torch.tensor(known.labels, dtype=torch.int64))
+        target = {
+            "boxes": torch.tensor(known.boxes, dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.tensor(known.labels, dtype=torch.int64),
+        }
+        if known.crowds:
+            target["iscrowd"] = torch.tensor(known.crowds, dtype=torch.int64)
+        return self.joint.boxed(found, target)
 
 
 def box_folder(root: Path, settings: FolderSettings) -> Data:

@@ -32,12 +32,14 @@ class Boxed:
         size: width and height in pixels.
         boxes: x1, y1, x2, y2 of each in pixels; no tensors, of which workers could not be given so many.
         labels: one for each, from 1.
+        crowds: for each whether it is a crowd, several things in one box; empty where none is.
     """
 
     path: str
     size: tuple[int, int]
     boxes: tuple[tuple[float, ...], ...]
     labels: tuple[int, ...]
+    crowds: tuple[bool, ...] = ()
 
 
 def files_of(root: Path) -> dict[Split, Path]:
@@ -62,8 +64,8 @@ def files_of(root: Path) -> dict[Split, Path]:
 def read(path: Path, root: Path, split: Split) -> tuple[list[Boxed], dict[Any, str]]:
     """Return the images of a file with their boxes, and the names of its categories by id, sorted by id.
 
-    Labels are 1, 2 and so on in the order of the ids, 0 being the background. Boxes of crowds are left out, others are
-    clipped to the image; what has no area then is dropped, with one warning.
+    Labels are 1, 2 and so on in the order of the ids, 0 being the background. Boxes are clipped to the image; what has
+    no area then is dropped, with one warning.
 
     Raises:
         DataError: if the file cannot be read, contradicts itself, or belongs to other images.
@@ -72,11 +74,9 @@ def read(path: Path, root: Path, split: Split) -> tuple[list[Boxed], dict[Any, s
     names = _categories(table, path)
     numbers = {name: number for number, name in enumerate(names, start=1)}
     entries = _by_id(table["images"], path, "images")
-    boxes: dict[Any, list[tuple[list[float], int]]] = {key: [] for key in entries}
+    boxes: dict[Any, list[tuple[tuple[float, ...], int, bool]]] = {key: [] for key in entries}
     dropped = outside = 0
     for key, entry in _by_id(table["annotations"], path, "annotations").items():
-        if entry.get("iscrowd"):
-            continue
         image, category = entry.get("image_id"), entry.get("category_id")
         for what, value, known in (("image", image, entries), ("category", category, numbers)):
             if not _is_id(value) or value not in known:
@@ -87,7 +87,7 @@ def read(path: Path, root: Path, split: Split) -> tuple[list[Boxed], dict[Any, s
         clipped, inside = _clipped(box, _size(entries[image], path))
         outside += 2 * inside < _area(box)
         if _area(clipped) > 0:
-            boxes[image].append((clipped, numbers[category]))
+            boxes[image].append((tuple(clipped), numbers[category], bool(entry.get("iscrowd"))))
         else:
             dropped += 1
     total = dropped + sum(map(len, boxes.values()))
@@ -97,10 +97,14 @@ def read(path: Path, root: Path, split: Split) -> tuple[list[Boxed], dict[Any, s
         warn_once(f"'{path}' has {dropped} boxes without area on their images, which are left out", ignore)
     places = _images(path, root, split, [_name(entry, path) for entry in entries.values()])
     found = [
-        Boxed(place, _size(entries[key], path), tuple(tuple(box) for box, _ in own), tuple(label for _, label in own))
-        for place, (key, own) in zip(places, boxes.items(), strict=True)
+        _boxed(place, _size(entries[key], path), own) for place, (key, own) in zip(places, boxes.items(), strict=True)
     ]
     return found, names
+
+
+def _boxed(place: str, size: tuple[int, int], boxes: Sequence[tuple[tuple[float, ...], int, bool]]) -> Boxed:
+    corners, labels, crowds = zip(*boxes, strict=True) if boxes else ((), (), ())
+    return Boxed(place, size, corners, labels, crowds if any(crowds) else ())
 
 
 def _candidates(root: Path, word: str) -> Iterator[Path]:

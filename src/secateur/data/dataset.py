@@ -16,6 +16,7 @@ from secateur.data.order import Order, Split, known_split
 from secateur.errors import DataError
 from secateur.measure.forward import Device
 from secateur.rules import AnySeed, Count
+from secateur.spelling import setting_as
 from secateur.tasks import Classification, Task
 from secateur.typed import check_types
 
@@ -158,6 +159,21 @@ def _cut(inputs: Any, count: int) -> Any:
         parts = [_cut(value, count) for value in cast("Sequence[Any]", inputs)]
         return tuple(parts) if isinstance(inputs, tuple) else parts
     return inputs
+
+
+def of_classes(data: Data, classes: int | None) -> Data:
+    """Return data of so many classes, where somebody says how many there are.
+
+    Raises:
+        DataError: if it has another number of them.
+    """
+    if classes is None or classes == data.classes:
+        return data
+    if data.classes is not None:
+        raise DataError(
+            f"{data.name} has {data.classes} classes, and {setting_as('classes', classes)} was said: leave that out"
+        )
+    return replace(data, classes=classes)
 
 
 def constants(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from secateur.data.dataset import constants
@@ -23,6 +24,16 @@ SPLITS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "
 """What the folder or list of each split may be called."""
 
 Part = TypeVar("Part", bound=Listed)
+
+
+def split_folders(root: Path) -> dict[Split, Path]:
+    """Return the folder of each split that lies in one."""
+    found = dict[Split, Path]()
+    for split, words in SPLITS.items():
+        place = next((root / word for word in words if (root / word).is_dir()), None)
+        if place is not None:
+            found[split] = place
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from secateur.data.order import Order, Split
 from secateur.data.picture_source import PictureSource, Reader
 from secateur.data.vision import flipped, picture, picture_size, pixels, shrunk
 from secateur.errors import DataError
+from secateur.spelling import setting_as
 
 MOST_CHECKED = 2000
 """Pairs whose sizes are compared before any work; the others are when they are read."""
@@ -85,10 +86,6 @@ class CroppedSource(PictureSource):
     def pictures(self, split: Split, augment: str) -> PairReader:
         """Return what reads the single pairs of a split."""
         return PairReader(self.parts[split], "flip" in augment, len(self.mean), self.scale)
-
-    def collated(self, items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Return inputs, (N, C, H, W) uint8, with wanted images, (N, C, scale * H, scale * W) uint8."""
-        return torch.stack([given for given, _ in items]), torch.stack([wanted for _, wanted in items])
 
     def finished(self, batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return a batch on a device, its inputs normalised and what is wanted in 0..1."""
@@ -188,7 +185,7 @@ def _check_large(path: str, given: tuple[int, int], side: int, scale: int) -> No
     if min(given) < side:
         raise DataError(
             f"the image '{path}' is smaller than the crops of {side * scale} pixels that training takes: name a smaller"
-            f" size (image_size={max(1, min(given)) * scale} or less), or remove it"
+            f" size ({setting_as('image_size', max(1, min(given)) * scale)} or less), or remove it"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -47,20 +48,19 @@ class Joint:
         image, numbers = self.steps(picture, _tv_tensors().Mask(torch.from_numpy(mask)[None]))
         return pixels(image), numbers.as_subclass(Tensor)[0]
 
-    def boxed(self, picture: Any, boxes: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return an image, (C, S, S) uint8, with the boxes and labels that are left on it.
+    def boxed(self, picture: Any, target: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return an image, (C, S, S) uint8, with what is left of its target on it.
 
         Args:
             picture: as PIL has it.
-            boxes: (n, 4) float32 as x1, y1, x2, y2 in its pixels.
-            labels: (n,) int64.
+            target: ``boxes`` (n, 4) float32 as x1, y1, x2, y2 in its pixels, with a row of everything else for each.
         """
-        canvas = (picture.size[1], picture.size[0])
+        canvas, boxes = (picture.size[1], picture.size[0]), target["boxes"]
         image, moved = self.steps(picture, _tv_tensors().BoundingBoxes(boxes, format="XYXY", canvas_size=canvas))
         found = moved.as_subclass(Tensor).reshape(-1, 4).float()
         kept = (found[:, 2:] - found[:, :2]) >= torch.minimum(torch.tensor(SMALLEST), _sides(boxes, canvas, image))
         left = kept.all(dim=1)
-        return pixels(image), {"boxes": found[left], "labels": labels[left]}
+        return pixels(image), {name: rows[left] for name, rows in {**target, "boxes": found}.items()}
 
 
 def _sides(boxes: Tensor, canvas: tuple[int, int], image: Any) -> Tensor:

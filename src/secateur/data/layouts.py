@@ -65,9 +65,9 @@ def voc(root: Path) -> dict[Split, Pairs] | None:
     if not (lists.is_dir() and images.is_dir() and masks.is_dir()):
         return None
     found = dict[Split, Pairs]()
-    for split in SPLITS:
-        path = lists / f"{split}.txt"
-        if not path.is_file():
+    for split, words in SPLITS.items():
+        path = next((path for word in words if (path := lists / f"{word}.txt").is_file()), None)
+        if path is None:
             continue
         try:
             stems = reading.text(path, _MOST_LIST).split()

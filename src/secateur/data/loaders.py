@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from secateur.arguments import checked
 from secateur.core.surgery.forward import are_images
 from secateur.data.batch_checks import check_batch, check_first, labelled, wants_labels
-from secateur.data.dataset import Batches, Data, Source, example_of
+from secateur.data.dataset import Batches, Data, Source, example_of, of_classes
 from secateur.data.order import Order, Split
 from secateur.errors import DataError, nearest
 from secateur.events import ignore, warn_once
@@ -71,9 +72,18 @@ def from_loaders(
             raise DataError(
                 f"the {split} loader can be read at most once: pass a torch DataLoader or a list of batches"
             )
+    _check_known(classes, task)
+    batch = next(yielded(loaders["val"], "the val batches"), None)
+    if batch is None:
+        raise DataError("the val loader yields no batch")
+    source = LoaderSource(loaders, task, classes, batch)
+    shape = _shape(example_of(task, source.first()))
+    return Data(name, classes, shape, (0.0,) * shape[0], (1.0,) * shape[0], source, task)
+
+
+def _check_known(classes: int | None, task: Task) -> None:
     if classes is None and wants_labels(task):
         raise DataError("nobody says how many classes the loaders have: name their number (classes=)")
-    return _data(loaders, task, classes, name)
 
 
 @checked
@@ -86,16 +96,17 @@ def with_task(
         data: a ``Data``, whose batches stay as they are, or loaders as for ``from_loaders``: two or three of them, or a
             table with the entries ``train``, ``val`` and, if there is one, ``test``.
         task: what the examples are for.
-        classes: of loaders, see ``from_loaders``.
+        classes: number of labels, where the data does not say it, see ``from_loaders``.
         name: of loaders, in reports.
 
     Raises:
-        DataError: if the examples are none of the task.
+        DataError: if the examples are none of the task, or it needs another number of classes, or one that nobody says.
     """
     if isinstance(data, Data):
-        if data.task is task:
+        known = of_classes(data, classes)
+        if known.task is task and known is data:
             return data
-        found = data.source.under(data, task)
+        found = known.source.under(known, task)
         check_first(found)
         return found
     if isinstance(data, Mapping):
@@ -107,15 +118,6 @@ def with_task(
             raise DataError(f"a table of loaders must have {what}; name them train, val and, if there is one, test")
         data = [named[split] for split in _ORDER if split in named]
     return from_loaders(*cast("Sequence[Loader]", data), classes=classes, task=task, name=name)
-
-
-def _data(loaders: Mapping[Split, Loader], task: Task, classes: int | None, name: str) -> Data:
-    batch = next(yielded(loaders["val"], "the val batches"), None)
-    if batch is None:
-        raise DataError("the val loader yields no batch")
-    source = LoaderSource(loaders, task, classes, batch)
-    shape = _shape(example_of(task, source.first()))
-    return Data(name, classes, shape, (0.0,) * shape[0], (1.0,) * shape[0], source, task)
 
 
 def _shape(inputs: Any) -> tuple[int, int, int]:
@@ -174,8 +176,14 @@ class LoaderSource(Source):
         return self._first
 
     def under(self, data: Data, task: Task) -> Data:
-        """Return the same loaders for another task, if their batches are fit for it."""
-        return _data(self.loaders, task, data.classes, data.name)
+        """Return the same loaders for another task, if their batches are fit for it.
+
+        Raises:
+            DataError: if they are not, or nobody says how many classes there are.
+        """
+        _check_known(data.classes, task)
+        source = LoaderSource(self.loaders, task, data.classes, self._first)
+        return replace(data, task=task, shape=_shape(example_of(task, source.first())), source=source)
 
 
 class LoaderBatches(Batches):

@@ -111,7 +111,8 @@ class MaskSource(PictureSource):
 
     def collated(self, items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Return images, (N, C, S, S) uint8, with masks, (N, S, S) int64."""
-        return torch.stack([image for image, _ in items]), torch.stack([mask for _, mask in items]).long()
+        images, masks = super().collated(items)
+        return images, masks.long()
 
     def under(self, data: Data, task: Task) -> Data:
         """Return the same images for another task, whose ignored number decides how many classes there are."""

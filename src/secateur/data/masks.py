@@ -15,6 +15,7 @@ import numpy as np
 from secateur import reading
 from secateur.data.vision import class_map
 from secateur.errors import DataError
+from secateur.spelling import said, setting_as
 
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")
 """Files beside the folders that say which colour is which class, each class on a line of its own."""
@@ -22,7 +23,11 @@ TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")
 MOST_SCANNED = 2000
 """Masks that are looked at to find out how many classes there are."""
 
+MOST_TRIED = 50
+"""Masks that are looked at where a table says it, so that a wrong table is soon found."""
+
 _MOST_TABLE = 2**20
+_UNKNOWN = 255  # a number that no colour of a table has
 _LINES = (
     re.compile(r"(?P<name>[^,;:#]+)[,:]\s*(?P<r>\d+)\s*,\s*(?P<g>\d+)\s*,\s*(?P<b>\d+)\b.*"),
     re.compile(r"(?P<r>\d+)\s+(?P<g>\d+)\s+(?P<b>\d+)\s+(?P<name>\S.*)"),
@@ -78,7 +83,7 @@ def read_mask(path: str, table: ColourTable | None) -> Any:
     Raises:
         DataError: naming the file, if it holds none.
     """
-    found = class_map(path)
+    found = class_map(path, coloured=table is not None)
     if found.ndim == 2:
         return found
     if table is None:
@@ -88,27 +93,35 @@ def read_mask(path: str, table: ColourTable | None) -> Any:
             f"the mask '{path}' holds colours, and nothing says which class each one is: write class numbers as pixel "
             f"values, or put a table {TABLES[0]} (name,r,g,b) into the folder"
         )
-    codes = _code(*(found[..., part].astype(np.int64) for part in range(3)))
-    known = np.asarray(table.codes)
-    order = np.argsort(known)
-    places = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
-    numbers = order[places]
-    strange = known[numbers] != codes
+    numbers = _numbers_of(table)[_code(*(found[..., part].astype(np.int32) for part in range(3)))]
+    strange = numbers == _UNKNOWN
     if strange.any():
         red, green, blue = found[strange][0].tolist()
-        raise DataError(f"the mask '{path}' holds the colour {red},{green},{blue}, unknown to the table: add it")
-    return numbers.astype(np.uint8)
+        raise DataError(
+            f"the mask '{path}' holds the colour {red},{green},{blue}, unknown to the table: add it, or remove the "
+            "table if pixels are class numbers (of a palette)"
+        )
+    return numbers
+
+
+@functools.lru_cache(maxsize=1)
+def _numbers_of(table: ColourTable) -> Any:
+    """Return the class of every colour there is, (2**24,) uint8, which is looked up sooner than searched for."""
+    found = np.full(2**24, _UNKNOWN, np.uint8)
+    found[list(table.codes)] = np.arange(len(table.codes))
+    return found
 
 
 def classes_in(paths: Sequence[str], table: ColourTable | None, ignore: int | None) -> int:
-    """Return how many classes masks have: one more than the largest number that counts.
+    """Return how many classes masks have: one more than the largest number that counts, in them or in a table.
 
-    Of more than ``MOST_SCANNED`` masks so many are looked at, evenly spaced; what was seen is remembered.
+    Of more than ``MOST_SCANNED`` masks, or ``MOST_TRIED`` with a table, so many are looked at, evenly spaced; what was
+    seen is remembered.
 
     Raises:
         DataError: if a mask cannot be read, or they hold one class alone.
     """
-    step = max(1, -(-len(paths) // MOST_SCANNED))
+    step = max(1, -(-len(paths) // (MOST_SCANNED if table is None else MOST_TRIED)))
     seen = set[int]().union(*(_values(path, table, _stamp(path)) for path in paths[::step]))
     if table is not None:
         seen.update(range(len(table.names)))
@@ -117,7 +130,7 @@ def classes_in(paths: Sequence[str], table: ColourTable | None, ignore: int | No
         aside = f" beside {ignore}, which is ignored" if ignore in seen else ""
         raise DataError(
             f"the masks in '{os.path.dirname(paths[0])}' hold one class alone{aside}: write class numbers 0, 1, 2 and "
-            "so on as pixel values, or name another number that does not count (Segmentation(ignore=...))"
+            f"so on as pixel values, or name another number that does not count ({_ignoring('...')})"
         )
     return max(counted) + 1
 
@@ -135,8 +148,15 @@ def check_numbers(mask: Any, path: str, classes: int, ignore: int | None) -> Non
         number = int(mask[wrong][0])
         raise DataError(
             f"the mask '{path}' holds the class {number}, but there are {classes} classes, 0 to {classes - 1}: say how "
-            f"many there are (classes={number + 1}), or which number does not count (Segmentation(ignore={number}))"
+            f"many there are ({setting_as('classes', number + 1)}), or which number does not count "
+            f"({_ignoring(number)})"
         )
+
+
+def _ignoring(number: object) -> str:
+    """Return how a reader says which number does not count."""
+    flag = f"segmentation?ignore={number}"
+    return said(f"Segmentation(ignore={number})", f'--task "{flag}"', f'task = "{flag}"')
 
 
 @functools.lru_cache(maxsize=2**16)

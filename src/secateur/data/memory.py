@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from secateur.data.augment import augmented, draw, normalise, scaling
-from secateur.data.dataset import Batches, Source
+from secateur.data.dataset import Batches, Data, Source
+from secateur.data.grouped import Groups, wants_groups
 from secateur.data.order import Order, Split
+from secateur.tasks import Task
 
 RESIDENT = 2 << 30
 """Sets of up to this many bytes are copied whole to an accelerator; larger ones travel batch by batch."""
@@ -56,13 +59,16 @@ class Part:
 
 
 class MemorySource(Source):
-    """Splits that are rows of sets in memory.
+    """Splits that are rows of sets in memory; for retrieval shuffled training batches hold several images of a class.
 
     Args:
         parts: the three splits.
         mean: per channel, for pixels in 0..1.
         std: per channel.
     """
+
+    grouped = False
+    classes: int | None = None  # as long as a task that has none of them hides it
 
     def __init__(self, parts: Mapping[Split, Part], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.parts = dict(parts)
@@ -75,7 +81,13 @@ class MemorySource(Source):
 
     def batches(self, order: Order) -> Batches:
         """Return the batches of one pass."""
-        return MemoryBatches(self.parts[order.split], order, self.mean, self.std)
+        return MemoryBatches(self.parts[order.split], order, self.mean, self.std, self.grouped)
+
+    def under(self, data: Data, task: Task) -> Data:
+        """Return the same images for another task, which decides how batches are made and whether classes count."""
+        again = copy.copy(self)
+        again.grouped, again.classes = wants_groups(task), data.classes or self.classes
+        return replace(data, task=task, classes=None if again.grouped else again.classes, source=again)
 
     def first(self) -> tuple[Tensor, Tensor]:
         """Return the first validation image, (1, C, H, W) float32, normalised, with its label, (1,) int64."""
@@ -88,13 +100,16 @@ class MemorySource(Source):
 class MemoryBatches(Batches):
     """One pass over a set in memory."""
 
-    def __init__(self, part: Part, order: Order, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, part: Part, order: Order, mean: tuple[float, ...], std: tuple[float, ...], grouped: bool
+    ) -> None:
         self.part = part
         self.order = order
         self.mean = mean
         self.std = std
         self.rows = part.indices()
-        self.shares = order.shares(len(self.rows))
+        self.groups = Groups(part.store().labels[self.rows]) if grouped and order.learns else None
+        self.shares = order.shares(len(self.rows)) if self.groups is None else self.groups.shares(order)
 
     def __len__(self) -> int:
         """How many batches this process gets."""
@@ -105,7 +120,9 @@ class MemoryBatches(Batches):
         device = self.order.device
         images, labels = self.part.store().on(device)
         rng = self.order.rng()
-        rows = self.rows[self.order.positions(len(self.rows), rng)].to(images.device)
+        order, count = self.order, len(self.rows)
+        places = order.positions(count, rng) if self.groups is None else self.groups.rows(order, rng)
+        rows = self.rows[places].to(images.device)
         draws = draw(self.order.augment, len(rows), rng).to(images.device)
         scales = scaling(self.mean, self.std, images.dtype, device)
         for share in self.shares:

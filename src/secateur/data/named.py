@@ -16,7 +16,7 @@ from torch import Tensor
 from secateur.arguments import checked
 from secateur.data.batch_checks import check_first
 from secateur.data.box_folder import box_folder
-from secateur.data.dataset import Data, constants
+from secateur.data.dataset import Data, constants, of_classes
 from secateur.data.folder import image_folder, retrieval_folder
 from secateur.data.folder_settings import FolderSettings
 from secateur.data.known_sets import KNOWN, MNIST, known_set
@@ -29,7 +29,7 @@ from secateur.errors import DataError, nearest
 from secateur.rules import Classes, Count, Seed, Side, Workers
 from secateur.tasks import Task
 
-__all__ = ["DATASETS", "FOLDERS", "KNOWN", "folder_of", "load_data"]
+__all__ = ["DATASETS", "FOLDERS", "KNOWN", "are_masks", "folder_of", "load_data"]
 
 VAL_FRACTION = 0.1
 DIGITS_SEED = 0  # the splits of the embedded digits are part of what they are: no setting moves them
@@ -140,8 +140,8 @@ def _as_asked(found: Data, channels: int | None, classes: int | None, task: Task
         raise DataError(
             f"the images of {found.name} have {len(found.mean)} channel(s), and channels={channels} was said"
         )
-    if classes is not None and found.classes is not None and classes != found.classes:
-        raise DataError(f"{found.name} has {found.classes} classes, and classes={classes} was said: leave that out")
+    if found.classes is not None:
+        of_classes(found, classes)
     if task is None:
         return found
     found = found if found.task is task else found.source.under(found, task)
@@ -166,6 +166,11 @@ def _digits_store() -> Store:
     with importlib.resources.as_file(file) as path:
         table = torch.as_tensor(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     return Store(table[:, :-1].reshape(-1, 1, 28, 28).contiguous(), table[:, -1].long())
+
+
+def are_masks(spec: str) -> bool:
+    """Tell whether a data set is one of masks, which alone does not always show how many classes it has."""
+    return spec.partition(":")[0] == "segmentation"
 
 
 def folder_of(spec: str) -> Path | None:

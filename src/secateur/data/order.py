@@ -62,6 +62,11 @@ class Order:
                 f"use a multiple of {self.world}"
             )
 
+    @property
+    def learns(self) -> bool:
+        """Whether this is a pass to learn from, whose batches may be put together as a task needs them."""
+        return self.split == "train" and self.shuffle
+
     def rng(self) -> torch.Generator:
         """Return the generator of this pass, on the CPU so that every device sees the same pass."""
         return torch.Generator().manual_seed(self.seed)

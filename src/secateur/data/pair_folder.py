@@ -9,7 +9,7 @@ from pathlib import Path
 
 from secateur.data import layouts
 from secateur.data.dataset import Data
-from secateur.data.folder_settings import AS_THEY_ARE, SPLITS, FolderSettings
+from secateur.data.folder_settings import AS_THEY_ARE, SPLITS, FolderSettings, split_folders
 from secateur.data.image_pairs import CroppedSource, ImagePairs, check_sizes, factor_of
 from secateur.data.number_table import TABLE, numbers_in
 from secateur.data.order import Split
@@ -63,11 +63,7 @@ def superresolution_folder(root: Path, settings: FolderSettings) -> Data:
     if not FACTORS[0] <= scale <= FACTORS[1]:
         raise DataError(f"scale={scale} is out of range: pictures can be {FACTORS[0]} to {FACTORS[1]} times as large")
     layouts.there(root)
-    parts = dict[Split, ImagePairs]()
-    for split, words in SPLITS.items():
-        folder = next((root / word for word in words if (root / word).is_dir()), None)
-        if folder is not None:
-            parts[split] = _alone(folder, scale)
+    parts: dict[Split, ImagePairs] = {split: _alone(folder, scale) for split, folder in split_folders(root).items()}
     if "train" not in parts:
         if parts:
             raise DataError(f"'{root}' holds no folder 'train': put the pictures to train on there")

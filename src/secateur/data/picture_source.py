@@ -91,9 +91,10 @@ class PictureSource(Source):
     def pictures(self, split: Split, augment: str) -> Reader:
         """Return what reads the single examples of a split."""
 
-    @abstractmethod
     def collated(self, items: Sequence[Any]) -> Any:
-        """Return examples as one batch, images still uint8."""
+        """Return examples as one batch, images still uint8; here pairs of tensors, each of one shape."""
+        images, targets = zip(*items, strict=True)
+        return torch.stack(images), torch.stack(targets)
 
     def finished(self, batch: Any, device: torch.device) -> Any:
         """Return a batch of a pair on a device, its images normalised."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from secateur.data.order import Split
@@ -74,10 +73,6 @@ class FolderSource(PictureSource):
     def pictures(self, split: Split, augment: str) -> Pictures:
         """Return what reads the single images of a split."""
         return Pictures(self.parts[split], augment, self.image_size, len(self.mean))
-
-    def collated(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Stack images and labels."""
-        return torch.stack([image for image, _ in items]), torch.stack([label for _, label in items])
 
 
 class Pictures(Reader):

@@ -202,10 +202,12 @@ _SPREAD = {"L;2": 85, "L;4": 17}  # what PIL multiplies small numbers with
 _NUMBERS = ("1", "L", "P", "RGB")
 
 
-def class_map(path: str) -> Any:
+def class_map(path: str, *, coloured: bool = False) -> Any:
     """Return the pixels of a mask as they are stored, upright: (H, W) uint8, or (H, W, 3) where they are colours.
 
-    Of palettes these are the numbers and not the colours.
+    Args:
+        path: of the mask.
+        coloured: whether palettes are taken for the colours in them; they are for their numbers otherwise.
 
     Raises:
         DataError: naming the file, if it cannot be read, or not hold class numbers as they were meant.
@@ -214,6 +216,8 @@ def class_map(path: str) -> Any:
         refusal = _why_no_mask(opened)
         if not refusal:
             turned = _orientation(opened)
+            if coloured and opened.mode == "P":
+                return np.asarray(_upright(opened.convert("RGB"), turned))
             spread = _SPREAD.get(str(opened.tile[0].args), 1) if opened.tile else 1
             return np.asarray(_upright(opened, turned)).astype(np.uint8) // np.uint8(spread)
     raise DataError(f"the mask '{path}' {refusal}")

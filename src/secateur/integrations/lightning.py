@@ -11,9 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from secateur.errors import SettingError
-from secateur.integrations.epochs import Timetable, part_of
-from secateur.run import Result
-from secateur.session import Session
+from secateur.integrations.epochs import Pruning, part_of
 
 
 def _base() -> Any:
@@ -31,7 +29,7 @@ def _base() -> Any:
 _Callback: Any = _base()
 
 
-class PruningCallback(_Callback):
+class PruningCallback(Pruning, _Callback):
     """Prunes a network of a ``LightningModule`` in place at the beginning of epochs, see ``secateur.Session``.
 
     Optimizers, schedulers, averages (``WeightAveraging``) and the wrapper of several processes follow. A checkpoint
@@ -41,7 +39,8 @@ class PruningCallback(_Callback):
         example_inputs: what the network runs on.
         method: see ``secateur.Session``.
         keep: see there.
-        network: which part of the ``LightningModule`` is the network, such as ``"net"``; its forward is what is read.
+        network: which part of the ``LightningModule`` is the network, such as ``"net"``, which is taken if None; its
+            forward is what is read.
         start: number of the epoch, from 0, that the first cut begins.
         every: epochs from one cut to the next.
         session: further arguments of ``secateur.Session``, by their names.
@@ -50,43 +49,15 @@ class PruningCallback(_Callback):
         SecateurError: one of its kinds, when the trainer begins; then nothing was cut.
     """
 
-    def __init__(
-        self,
-        example_inputs: Any = None,
-        method: Any = None,
-        keep: Any = None,
-        *,
-        network: str = "net",
-        start: int = 1,
-        every: int = 1,
-        **session: Any,
-    ) -> None:
-        super().__init__()
-        self._asked = {"example_inputs": example_inputs, "method": method, "keep": keep, **session}
-        self._name, self._when = network, Timetable(start, every)
-        self._session: Session | None = None
-
-    @property
-    def session(self) -> Session:
-        """The session, once the trainer has begun.
-
-        Raises:
-            SettingError: before that.
-        """
-        if self._session is None:
-            raise SettingError("no network is being pruned yet: call trainer.fit with this callback first")
-        return self._session
-
-    def finish(self, **how: Any) -> Result:
-        """Return the result, see ``secateur.Session.finish``."""
-        return self.session.finish(**how)
+    usual_network = "net"
+    first = "call trainer.fit with this callback"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin with the network as it is, and wait for the checkpoint, if there is one."""
         network = part_of(pl_module, self._name)
         if stage != "fit" or (self._session is not None and self._session.model is network):
             return
-        self._session = Session(network, **self._asked)
+        self.begin(network)
         before: Callable[[Any], object] = pl_module.on_load_checkpoint
 
         def cut_before(checkpoint: Mapping[str, Any]) -> None:

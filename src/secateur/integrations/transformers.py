@@ -11,9 +11,8 @@ from secateur import reading
 from secateur.atomic import write_file
 from secateur.errors import ArtifactError, SettingError, first_line
 from secateur.events import ignore, warn
-from secateur.integrations.epochs import Timetable, part_of
-from secateur.run import Result
-from secateur.session import Session
+from secateur.integrations.epochs import Pruning, part_of
+from secateur.session.agreement import several_processes
 
 FILE = "pruning.json"
 _MOST = 256 * reading.MIB
@@ -31,7 +30,7 @@ def _base() -> Any:
 _Callback: Any = _base()
 
 
-class PruningCallback(_Callback):
+class PruningCallback(Pruning, _Callback):
     """Prunes the network of a ``Trainer`` in place at the beginning of epochs, see ``secateur.Session``.
 
     Optimizer and scheduler follow. Every checkpoint gets a file with what was cut. To go on from one, build the
@@ -53,36 +52,8 @@ class PruningCallback(_Callback):
         SecateurError: one of its kinds, when the trainer is made; then nothing was cut.
     """
 
-    def __init__(
-        self,
-        example_inputs: Any = None,
-        method: Any = None,
-        keep: Any = None,
-        *,
-        network: str = "",
-        start: int = 1,
-        every: int = 1,
-        **session: Any,
-    ) -> None:
-        self._asked = {"example_inputs": example_inputs, "method": method, "keep": keep, **session}
-        self._name, self._when = network, Timetable(start, every)
-        self._session: Session | None = None
-        self.trainer: Any = None
-
-    @property
-    def session(self) -> Session:
-        """The session, once there is a trainer.
-
-        Raises:
-            SettingError: before that.
-        """
-        if self._session is None:
-            raise SettingError("no network is being pruned yet: make a trainer with callbacks=[...] first")
-        return self._session
-
-    def finish(self, **how: Any) -> Result:
-        """Return the result, see ``secateur.Session.finish``."""
-        return self.session.finish(**how)
+    first = "make a trainer with callbacks=[...]"
+    trainer: Any = None
 
     def resume(self, folder: str | Path) -> None:
         """Cut the network as far as it was when the trainer wrote a checkpoint.
@@ -101,13 +72,13 @@ class PruningCallback(_Callback):
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Begin with the network as it is."""
-        self._session = Session(part_of(model, self._name), **self._asked)
+        self.begin(part_of(model, self._name))
         if args.load_best_model_at_end:
             warn("load_best_model_at_end fails if the best network is one that was wider: leave it out", ignore)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Cut if a cut is due."""
-        if args.world_size > 1 and self.trainer is None:
+        if several_processes() and self.trainer is None:
             raise SettingError(
                 "several processes train, and their wrapper of the network has to follow: set callback.trainer = "
                 "trainer before trainer.train()"

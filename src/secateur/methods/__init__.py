@@ -52,10 +52,12 @@ def methods() -> Mapping[str, type[Method]]:
     return found
 
 
-def __getattr__(name: str) -> Mapping[str, type[Method]]:
-    if name == "METHODS":  # a constant in all but the moment at which it is filled
-        return methods()
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt name for one that is there
+
+    def __getattr__(name: str) -> Mapping[str, type[Method]]:
+        if name == "METHODS":  # a constant in all but the moment at which it is filled
+            return methods()
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 @checked

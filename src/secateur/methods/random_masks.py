@@ -19,30 +19,20 @@ Differences.  The paper prunes plain chains. Here maps of a residual stream are 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Literal
 
-import torch
-
-from secateur.core.graph import Graph, Group, layer_of, maker_of, tensor_of
 from secateur.core.method import Method, Paper
-from secateur.core.plan import EMPTY, DropUnits, Plan, ZeroWeights
+from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
-from secateur.core.selection import uniform_shares
-from secateur.core.selection.search_results import Search
-from secateur.core.selection.target_selection import family, meet
+from secateur.core.selection import goals
+from secateur.core.selection.joint_masks import Lottery, RatioOf
 from secateur.core.sizes.size import Target
 from secateur.core.zeros import patterns
-from secateur.errors import DataError, SettingError, TargetError
-from secateur.search import HeldOut, best_of, task_examples
-from secateur.search.racing.evaluation import counts_errors
-from secateur.search.task_examples import Examples
-from secateur.spelling import said, setting
+from secateur.errors import SettingError
+from secateur.search.competition import compete
 
 Granularity = Literal["maps", "kernels", "strided", "weights", "n:m"]
-RatioOf = Literal["units", "weights"]
 
 
 @dataclass(frozen=True)
@@ -108,146 +98,35 @@ class RandomMasks(Method):
         plans = self.draw(problem)
         if not any(plan.edits for plan in plans):
             return EMPTY
-        if problem.validation is None:
-            raise DataError(
-                f"random_masks tries its masks on validation images, and there are none; give {setting('data')}"
-            )
-        search = self._best(problem, plans)
+        search = compete(problem, plans, "random_masks", complete=self.complete, racing=self.racing, ray=self.ray)
         problem.found(search)
         return plans[search.best]
 
-    def _best(self, problem: Problem, plans: list[Plan]) -> Search:
-        """Let the candidates compete on the validation examples."""
-        if not counts_errors(problem.task):
-            assert problem.task is not None
-            if self.racing or self.ray:
-                raise SettingError(
-                    f"racing and ray count wrong answers, and {problem.task.name} has none; leave them out, and every "
-                    f"mask is tried on all {problem.task.example}s"
-                )
-            examples = Examples.of(problem.validation, problem.model, problem.task)
-            return task_examples.best_of(
-                problem.model, problem.graph, plans, examples, work=problem.work, tell=problem.tell
-            )
-        return best_of(
-            problem.model,
-            problem.graph,
-            plans,
-            HeldOut.of(problem.validation, problem.model),
-            complete=self.complete,
-            racing=self.racing,
-            work=problem.work,
-            ray=self.ray,
-            tell=problem.tell,
-        )
-
     def check(self, target: Target | None) -> None:
         """Refuse settings that do not say how much goes, or say it twice."""
-        if target is not None and self.ratio is not None:
-            raise SettingError("both a target and a ratio say how much goes; give one of them")
-        if target is None and self.ratio is None and self.granularity not in ("strided", "n:m"):
-            goal, ratio = said("target=", "--keep", "keep in [target]"), setting("ratio")
-            raise TargetError(f"say how much goes: a target ({goal}), or the ratio of each layer ({ratio})")
-        if target is not None and target.keep < 1.0 and self.granularity != "maps" and target.of != "nonzero":
-            nonzero = said("Target(..., 'nonzero')", "--of nonzero", "of = 'nonzero'")
-            raise TargetError(
-                f"zeroed {self.granularity} leave the {target.of} as they are; set the target in nonzero ({nonzero})",
-                1.0,
-            )
+        if self.granularity not in ("strided", "n:m"):
+            goals.check_said(target, self.ratio, "ratio", "the ratio of each layer")
+        if self.granularity != "maps":
+            goals.check_zeros(target, self.granularity)
 
     def draw(self, problem: Problem) -> list[Plan]:
         """Return the candidates; the first ones are the same whatever their number."""
-        if self.granularity == "maps":
-            return self._maps(problem)
-        names = patterns.maskable(problem.graph, stem=self.stem, linear=self.linear)
-        if self.granularity in ("strided", "n:m"):
-            plans = [self._regular(problem, names) for _ in range(self.candidates)]
-            if not plans[0].edits:
-                raise TargetError(f"no prunable layer of this network takes the pattern {self._pattern()}", 1.0)
-            uniform_shares.check_left(problem.graph, plans[0], problem.target)
-            return plans
-        draw = patterns.draw_kernels if self.granularity == "kernels" else patterns.draw_weights
-        counts = self._counts(problem, names)
-        return [
-            Plan(
-                tuple(
-                    draw(problem.graph, name, count, problem.rng, tensor_of(problem.model, name))
-                    for name, count in counts.items()
-                    if count
-                )
-            )
-            for _ in range(self.candidates)
-        ]
-
-    def _maps(self, problem: Problem) -> list[Plan]:
-        graph, rng = problem.graph, problem.rng
-        groups = self._groups(graph)
-        if problem.target is not None:
-            plans: list[Plan] = []
-            for _ in range(self.candidates):
-                scores = {group.name: torch.rand(group.size, generator=rng) for group in groups}
-                order = partial(family, graph, scores, "uniform")
-                plans.append(meet(graph, order, problem.target, problem.limits))
-            return plans
-        if not groups:
-            raise TargetError("no feature maps can go but those of the first convolution or of linear layers")
-        assert self.ratio is not None
-        counts = {group.name: uniform_shares.number(self.ratio, group.size) for group in groups}
-        if self.ratio_of == "weights":
-            counts = uniform_shares.by_weights(graph, groups, self.ratio)
-        for group in groups:
-            uniform_shares.refuse_empty(self.ratio, counts[group.name], group.size, "maps", group.name)
-        counts = {
-            group.name: uniform_shares.within(problem.limits, group, counts[group.name], near=True) for group in groups
-        }
-        return [
-            Plan(
-                tuple(
-                    DropUnits(
-                        group.name, tuple(torch.randperm(group.size, generator=rng)[:count].sort().values.tolist())
-                    )
-                    for group in groups
-                    if (count := counts[group.name])
-                )
-            )
-            for _ in range(self.candidates)
-        ]
-
-    def _groups(self, graph: Graph) -> list[Group]:
-        """Return the groups that may be drawn from: those of convolutions, without the first."""
-        first = maker_of(patterns.stem_of(graph))
-        return [
-            group
-            for group in graph.free
-            if (self.stem or first not in group.layers)
-            and (self.linear or any(len(graph.tensors[m.tensor][0]) > 2 for m in group.members if m.role == "makes"))
-        ]
-
-    def _regular(self, problem: Problem, names: tuple[str, ...]) -> Plan:
-        edits: list[ZeroWeights | None] = []
-        for name in names:
-            if self.granularity == "strided":
-                edits.append(patterns.draw_strided(problem.graph, name, self.stride, problem.rng, self.polarity))
-            else:
-                edits.append(patterns.draw_n_of_m(problem.graph, name, self.n, self.m, problem.rng))
-        return Plan(tuple(edit for edit in edits if edit is not None))
-
-    def _pattern(self) -> str:
-        return f"of stride {self.stride}" if self.granularity == "strided" else f"{self.n}:{self.m}"
-
-    def _counts(self, problem: Problem, names: tuple[str, ...]) -> dict[str, int]:
-        """Return how many kernels or weights go from each layer, those that are zero already included."""
-        shapes = {name: problem.graph.tensors[name][0] for name in names}
-        window = {name: math.prod(shape[2:]) if self.granularity == "kernels" else 1 for name, shape in shapes.items()}
-        totals = {name: math.prod(shapes[name]) // window[name] for name in names}
-        if problem.target is None:
-            assert self.ratio is not None
-            if not names:
-                raise TargetError(
-                    f"no {self.granularity} can go but those of the first convolution or of linear layers"
-                )
-            counts = {name: uniform_shares.number(self.ratio, total) for name, total in totals.items()}
-            for name, total in totals.items():
-                uniform_shares.refuse_empty(self.ratio, counts[name], total, self.granularity, layer_of(name))
-            return counts
-        return uniform_shares.enough(problem.graph, problem.target, totals, window)
+        lottery = Lottery(
+            graph=problem.graph,
+            model=problem.model,
+            target=problem.target,
+            limits=problem.limits,
+            rng=problem.rng,
+            ratio=self.ratio,
+            stem=self.stem,
+            linear=self.linear,
+        )
+        match self.granularity:
+            case "maps":
+                return lottery.maps(self.candidates, self.ratio_of)
+            case "kernels" | "weights":
+                return lottery.zeros(self.candidates, self.granularity)
+            case "strided":
+                return lottery.strided(self.candidates, self.stride, self.polarity)
+            case "n:m":
+                return lottery.n_of_m(self.candidates, self.n, self.m)

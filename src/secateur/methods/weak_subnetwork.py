@@ -35,7 +35,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.core.graph import Graph, Group, layer_of
 from secateur.core.method import Method, Paper
@@ -44,6 +44,7 @@ from secateur.core.problem import Problem
 from secateur.core.selection.target_selection import family, meet, plan_of, steps
 from secateur.errors import DataError, SettingError, TargetError
 from secateur.measure.gradient import loss_with_gradient
+from secateur.measure.unit_sites import Seen, watching
 from secateur.spelling import setting
 from secateur.tasks import CLASSIFICATION
 
@@ -174,16 +175,12 @@ class _Calibration:
             raise DataError(f"criterion = activation looks at images; give {setting('data')}")
         self._sums: dict[str, list[Tensor]] = {}  # layer -> activation count, size, gradient count, size
         model = copy.deepcopy(problem.model).eval().requires_grad_(True)
-        layers = {layer_of(m.tensor) for g in problem.graph.free for m in g.members if m.role == "reads"}
-        hooks = [model.get_submodule(layer).register_forward_pre_hook(self._watch(layer)) for layer in layers]
-        seen = 0
-        with torch.enable_grad():
+        everything, seen = torch.ones(problem.graph.units, dtype=torch.bool), 0
+        with watching(model, problem.graph, "read", self._hear, everything):
             for batch in itertools.islice(problem.batches, batches):
                 model.zero_grad(set_to_none=True)
                 loss_with_gradient(model, batch, problem.task or CLASSIFICATION).backward()
                 seen += 1
-        for hook in hooks:
-            hook.remove()
         if not seen:
             raise DataError("there is no calibration batch; give the method more images")
 
@@ -200,15 +197,10 @@ class _Calibration:
         count, size, gradient_count, gradient_size = (total.numpy() for total in totals)
         return _in_order(count, size), _in_order(gradient_count, gradient_size)
 
-    def _watch(self, layer: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0]
-            dim = x.dim() - 1 if isinstance(module, nn.Linear) else 1
-            self._add(layer, 0, x.detach(), dim)
-            if x.requires_grad:
-                x.register_hook(lambda gradient: self._add(layer, 2, gradient, dim))
-
-        return hook
+    def _hear(self, seen: Seen) -> None:
+        self._add(seen.layer, 0, seen.values.detach(), seen.dim)
+        if seen.values.requires_grad:
+            seen.values.register_hook(lambda gradient: self._add(seen.layer, 2, gradient, seen.dim))
 
     def _add(self, layer: str, place: int, values: Tensor, dim: int) -> None:
         rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.data import Data
+from secateur.data.picture_source import PictureSource
+from secateur.data.splits import mixed
 from secateur.measure.forward import call, device_of, dtype_of, evaluating, listed, moved, tensors, yielded
 from secateur.measure.quality import typed
 from secateur.predictions.album import Album, can_draw
@@ -72,6 +75,11 @@ def some_batches(data: Data) -> list[Any]:
 
 def _taken(data: Data, *, shuffle: bool) -> list[Any]:
     found, count, held = list[Any](), 0, 0
+    source = data.source
+    if isinstance(source, PictureSource):  # whose workers would read ahead what nobody looks at
+        size = source.size("test")
+        rows = mixed(size, 0) if shuffle else torch.arange(size)
+        data, shuffle = replace(data, source=source.only("test", rows[:LOOKED_AT])), False
     for batch in yielded(data.batches("test", _BATCH, shuffle=shuffle), "the test examples"):
         found.append(batch)
         count += data.task.count(batch)

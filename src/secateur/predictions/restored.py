@@ -62,7 +62,7 @@ class Restored(Painter[Restoration]):
 
 
 def _text(noise: float) -> str:
-    return NONE if math.isnan(noise) else PSNR.text(noise).replace("inf", "\N{INFINITY}")
+    return NONE if math.isnan(noise) else PSNR.text(noise)
 
 
 def _change(before: float, after: float) -> str:

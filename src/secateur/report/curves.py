@@ -11,6 +11,7 @@ from secateur.core.selection.sensitivity_curves import Curve
 from secateur.report import figures
 from secateur.report.metrics import capital, metric_text
 from secateur.report.numbers import NONE
+from secateur.report.pages import pages
 from secateur.tasks import ACCURACY, Metric
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)
@@ -78,20 +79,19 @@ def page(found: Sequence[Curve], subject: str, method: str, images: int) -> str:
         method: which says what goes first.
         images: how many validation images were looked at.
     """
-    import jinja2
-
-    pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("secateur.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return pages.get_template("sensitivity.html.j2").render(
-        subject=subject,
-        method=method,
-        images=images,
-        sensitivity=[(Markup(chart(found)), table(found))] if found else [],
-        keeps=KEEPS,
-        metric=metric_in(found),
-        metric_label=capital(metric_in(found).name),
-        plotly=Markup(figures.script()),
+    return (
+        pages("report")
+        .get_template("sensitivity.html.j2")
+        .render(
+            subject=subject,
+            method=method,
+            images=images,
+            sensitivity=[(Markup(chart(found)), table(found))] if found else [],
+            keeps=KEEPS,
+            metric=metric_in(found),
+            metric_label=capital(metric_in(found).name),
+            plotly=Markup(figures.script()),
+        )
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from secateur.outcome.network_stages import measured, metric_of, quality_in
@@ -62,19 +63,21 @@ def groups(layers: Sequence[Mapping[str, Any]]) -> str:
     return fragment(figure, "groups", 120 + 22 * (len(members) + bool(stay)))
 
 
-def search(errors: Sequence[float], complete: Sequence[bool], number: int) -> str:
-    """Return the error of every candidate of a search in the order of trial, the best so far, and how they spread.
+def search(errors: Sequence[float], complete: Sequence[bool], number: int, metric: Metric | None = None) -> str:
+    """Return how good each candidate of a search is in the order of trial, the best so far, and how they spread.
 
     Args:
-        errors: share of wrong validation images of each candidate.
+        errors: of each candidate the share of wrong validation images, or ``Metric.error``.
         complete: whether it saw all images; the others were given up when they could no longer win.
         number: of the search, which tells its chart from others.
+        metric: whose values are drawn; None for the share of wrong images itself.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    shares = [100.0 * error for error in errors]
-    best = [min(shares[: i + 1]) for i in range(len(shares))]
+    drawn = partial(valued, metric) if metric else lambda error: 100.0 * error
+    shares = [drawn(error) for error in errors]
+    best = [drawn(min(errors[: i + 1])) for i in range(len(errors))]
     order = list(range(1, len(shares) + 1))
     colors = [TRAIN if whole else BEFORE for whole in complete]
     figure = make_subplots(rows=1, cols=2, column_widths=[0.7, 0.3], shared_yaxes=True, horizontal_spacing=0.03)
@@ -84,8 +87,13 @@ def search(errors: Sequence[float], complete: Sequence[bool], number: int) -> st
     figure.add_trace(go.Histogram(y=shares, marker={"color": BEFORE}, showlegend=False), 1, 2)
     figure.update_xaxes(title_text="candidates tried", col=1)
     figure.update_xaxes(title_text="how many", col=2)
-    figure.update_yaxes(title_text="validation error in %", col=1)
+    figure.update_yaxes(title_text=f"validation {metric.title if metric else 'error in %'}", col=1)
     return fragment(figure, f"search-{number}", 350)
+
+
+def valued(metric: Metric, error: float) -> float:
+    """Return the value of a metric that has an error, as it is shown."""
+    return metric.scale * metric.value_of(error)
 
 
 def trade_off(document: Mapping[str, Any]) -> str:

@@ -14,11 +14,12 @@ from secateur import reading, recipe_text
 from secateur.artifact import record, write_file
 from secateur.artifact.bounded_reading import naming, table_of, text_of, whole_number
 from secateur.artifact.document import FORMAT
-from secateur.artifact.manifest import MANIFEST
+from secateur.artifact.manifest import ENVIRONMENT, MANIFEST, MEASUREMENT, RECIPE
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in
 from secateur.report import curves, figures, limits, minutes, predictions, speed, summary, tuning
 from secateur.report.metrics import capital
+from secateur.report.pages import pages
 from secateur.spelling import said
 from secateur.tasks import Metric
 
@@ -62,8 +63,8 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     path = folder / NAME if out is None else Path(out)
     try:
         page = render(
-            _read(folder, "measurement.json"),
-            _read(folder, "environment.json"),
+            _read(folder, MEASUREMENT),
+            _read(folder, ENVIRONMENT),
             _recipe(folder),
             speed.read(folder),
             predictions.section(folder),
@@ -72,7 +73,7 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
         raise
     except Exception as error:  # of a document that is no longer as it was written
         raise ArtifactError(
-            f"measurement.json in {folder} is incomplete or damaged: {reading.wrong(error)}; run the recipe again"
+            f"{MEASUREMENT} in {folder} is incomplete or damaged: {reading.wrong(error)}; run the recipe again"
         ) from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,15 +102,12 @@ def render(
         bench: content of bench.json; None if there is none.
         answers: the part that ``predictions.section`` returns.
     """
-    import jinja2
-
     rows = summary.rows(document)
     layers = document["explanation"]["rows"]
     runs = _runs(document)
-    loader = jinja2.PackageLoader("secateur.report", "templates")
-    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    pages.filters |= {"prose": _prose, "shown": _shown, "milliseconds": _milliseconds}
-    return pages.get_template("report.html.j2").render(
+    templates = pages("report")
+    templates.filters |= {"prose": _prose, "shown": _shown, "milliseconds": _milliseconds}
+    return templates.get_template("report.html.j2").render(
         document=document,
         environment=environment,
         recipe=recipe,
@@ -208,7 +206,7 @@ def _searches(document: Mapping[str, Any]) -> list[str]:
         trials = [trial for trial in found["trials"] if trial["images"]]
         errors = [trial.get("guess", trial["errors"] / trial["images"]) for trial in trials]
         complete = [trial["images"] == found["images"] for trial in trials]
-        charts += [figures.search(errors, complete, number)] if trials else []
+        charts += [figures.search(errors, complete, number, tuning.metric_in(found))] if trials else []
     return charts + tuning.charts([search for search in searches if "tuning" in search])
 
 
@@ -241,5 +239,5 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _recipe(folder: Path) -> str:
-    path = folder / "recipe.toml"
+    path = folder / RECIPE
     return text_of(path, recipe_text.MOST) if path.exists() else ""

@@ -11,10 +11,10 @@ from markupsafe import Markup
 from secateur import reading
 from secateur.artifact import check
 from secateur.artifact.bounded_reading import MOST_PREDICTIONS, naming, table_of, whole_number
-from secateur.artifact.manifest import MANIFEST, manifest
-from secateur.artifact.store import PREDICTIONS
+from secateur.artifact.manifest import MANIFEST, PREDICTIONS, manifest
 from secateur.errors import ArtifactError
 from secateur.predictions.content import FORMAT
+from secateur.report.pages import pages
 
 OPEN = 4
 """Rows of pictures that are seen at once; the others are folded away."""
@@ -29,8 +29,6 @@ def section(folder: Path) -> Markup:
     Raises:
         ArtifactError: if the file is damaged, or has changed since it was saved.
     """
-    import jinja2
-
     if not (folder / MANIFEST).is_file() or PREDICTIONS not in manifest(folder)["files"]:
         return Markup()
     check(folder, [PREDICTIONS])
@@ -40,12 +38,7 @@ def section(folder: Path) -> Markup:
         if whole_number(content, "format") > FORMAT:
             raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
         _check_pictures(content)
-        pages = jinja2.Environment(
-            loader=jinja2.PackageLoader("secateur.report", "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        return Markup(pages.get_template("predictions.html.j2").render(**content, opened=OPEN))
+        return Markup(pages("report").get_template("predictions.html.j2").render(**content, opened=OPEN))
 
 
 def _check_pictures(content: dict[str, Any]) -> None:

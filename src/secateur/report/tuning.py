@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur.report.figures import AFTER, BEFORE, TRAIN, VALIDATION, fragment
+from secateur.report.figures import AFTER, BEFORE, TRAIN, VALIDATION, fragment, valued
+from secateur.tasks import ACCURACY, Metric
 
 
 def charts(searches: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -47,7 +48,8 @@ def objectives(search: Mapping[str, Any], number: int) -> str:
     line = {"color": AFTER, "width": 2, "shape": "hv"}
     figure.add_trace(go.Scatter(x=order, y=lowest, mode="lines", name="best so far", line=line, hoverinfo="skip"))
     goal = f" with at most {tuning['goal']:.1%} of the {tuning['of']}" if tuning["goal"] is not None else ""
-    wanted = "error" if tuning["goal"] is not None else "objective"
+    metric = metric_in(search)
+    wanted = "objective" if tuning["goal"] is None else f"error by {metric.name}" if metric else "error"
     figure.update_layout(xaxis_title=f"trials of search {number}{goal}", yaxis_title=f"{wanted} without retraining")
     return fragment(figure, f"tuning-{number}", 330)
 
@@ -73,17 +75,30 @@ def parameters(searches: Sequence[Mapping[str, Any]]) -> str:
 
 
 def course(searches: Sequence[Mapping[str, Any]]) -> str:
-    """Return how much of the network was in play, and how accurate it was, as the training went on."""
+    """Return how much of the network was in play, and how well it did, as the training went on."""
     import plotly.graph_objects as go
 
+    metric = metric_in(searches[0]) or ACCURACY
     marks = [mark for search in searches for mark in search["tuning"]["course"]]
-    steps = [mark[0] for mark in marks]
+    steps, beside = [mark[0] for mark in marks], metric.unit != "%"
     figure = go.Figure()
-    for name, values, color in (
-        (f"{searches[0]['tuning']['of']} left", [100.0 * mark[1] for mark in marks], VALIDATION),
-        ("accuracy on the images that judge", [100.0 * (1.0 - mark[2]) for mark in marks], TRAIN),
+    for name, values, color, axis in (
+        (f"{searches[0]['tuning']['of']} left", [100.0 * mark[1] for mark in marks], VALIDATION, "y"),
+        (
+            f"{metric.name} on the images that judge",
+            [valued(metric, mark[2]) for mark in marks],
+            TRAIN,
+            "y2" if beside else "y",
+        ),
     ):
         line = {"color": color, "width": 2}
-        figure.add_trace(go.Scatter(x=steps, y=values, mode="lines+markers", name=name, line=line))
+        figure.add_trace(go.Scatter(x=steps, y=values, mode="lines+markers", name=name, line=line, yaxis=axis))
     figure.update_layout(xaxis_title="optimizer steps", yaxis_title="%", hovermode="x unified")
+    if beside:
+        figure.update_layout(yaxis2={"title": {"text": metric.title}, "overlaying": "y", "side": "right"})
     return fragment(figure, "tuning-course", 330)
+
+
+def metric_in(search: Mapping[str, Any]) -> Metric | None:
+    """Return what the errors of a search are of; None for the share of wrong images."""
+    return Metric(**search["metric"]) if search.get("metric") else None

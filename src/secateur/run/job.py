@@ -66,6 +66,7 @@ class Job:
     patience: float | None = None
     budget: Budget | None = None
     tested: Quality | None = None
+    answers: bool = True
     repair: tuple[str, ...] = ()
     repair_asked: bool = True  # by somebody: never replaced by what needs no fit
     calibrate: Calibration | None = None

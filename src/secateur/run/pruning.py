@@ -84,6 +84,7 @@ def prune(
     runtime: Runtime | Sequence[Runtime] | None = None,
     threads: Threads = None,
     tested: Quality | None = None,
+    answers: bool = True,
     work: str | Path | None = None,
     chosen: Mapping[str, Any] | None = None,
     progress: bool | None = None,
@@ -137,6 +138,7 @@ def prune(
             of several, the fastest that can be had here; None: of all that read PyTorch or ONNX programs.
         threads: of the CPU that it will run on; None: as many as torch has now.
         tested: what the dense network achieves on the test images, if that is known; None: it is measured.
+        answers: whether to keep what both networks make of some test examples, which the report shows.
         work: folder for plans and checkpoints; a run that was killed goes on from there when called again alike.
         chosen: what an earlier run has chosen by the clock (``Result.chosen``), which is taken instead of measuring
             again; None for nothing. What does not fit here is chosen anew, with a warning.
@@ -209,6 +211,7 @@ def prune(
         patience=patience,
         budget=budget,
         tested=tested,
+        answers=answers,
         calibrate=unlabelled,
         calibrate_images=calibrate_images,
         runtime=named,

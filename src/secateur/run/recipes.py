@@ -106,6 +106,7 @@ def prune_as(
     images: Calibration | None = None,
     method_asked: bool = True,
     tested: Quality | None = None,
+    answers: bool = True,
     work: str | Path | None = None,
     progress: bool | None = None,
     tell: Tell = ignore,
@@ -119,6 +120,7 @@ def prune_as(
         images: the unlabelled ones of the recipe, as ``images_of`` returns them; None to read them now.
         method_asked: whether somebody has chosen the method; else it is that of ``prune`` where none is named.
         tested: what the dense network achieves on the test images, if that is known.
+        answers: whether to keep what both networks make of some test examples.
         work: folder for plans and checkpoints.
         progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
         tell: hears the progress and the warnings, as that of ``prune``.
@@ -152,6 +154,7 @@ def prune_as(
         runtime=recipe.runtime or meant_for(recipe.export),
         threads=recipe.threads,
         tested=tested,
+        answers=answers,
         work=work,
         chosen=recipe.chosen,
         tell=tell,

@@ -13,8 +13,9 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.data import Calibration, Data, load_data
 from secateur.data.image_pairs import CroppedSource
+from secateur.data.named import are_masks
 from secateur.data.picture_source import PictureSource, with_channels
-from secateur.errors import ModelError
+from secateur.errors import DataError, ModelError
 from secateur.events import Tell, ignore
 from secateur.models import build, classes_in, give_weights
 from secateur.models.sources import images_for, own_code, own_function, refuse_own_code
@@ -22,6 +23,7 @@ from secateur.reading import shown, written
 from secateur.recipe import Recipe
 from secateur.run import preflight
 from secateur.run.calibration_images import check_asked, check_runs, for_network, grey_by_default, images_of, shape_of
+from secateur.spelling import setting
 from secateur.tasks import Task, read_task
 
 
@@ -83,7 +85,11 @@ def task_in(recipe: Recipe) -> Task | None:
 
 
 def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
-    """Return the recipe's data set, None if it names none."""
+    """Return the recipe's data set, None if it names none.
+
+    Raises:
+        DataError: if it is not there, or not as the recipe asks.
+    """
     if not recipe.data:
         return None
     shape = recipe.shape_asked
@@ -97,8 +103,14 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
         std=recipe.std,
         image_size=recipe.image_size or (shape[1] if shape else 224),
         workers=recipe.workers,
+        classes=recipe.classes if are_masks(recipe.data) else None,
         task=task_in(recipe),
     )
+    if recipe.classes is not None and found.classes is not None and recipe.classes < found.classes:
+        raise DataError(
+            f"{found.name} has {found.classes} classes, and the network would have {recipe.classes}: leave "
+            f"{setting('classes')} out, or name as many"
+        )
     if isinstance(found.source, PictureSource) and (shape[0] == 1 if shape else grey_by_default(recipe, found)):
         found = with_channels(found, 1)
     cropped = isinstance(found.source, CroppedSource) and not recipe.image  # whose size is said of wanted images

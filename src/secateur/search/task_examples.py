@@ -117,10 +117,13 @@ def best_of(
     plans: Sequence[Plan],
     held: Examples,
     *,
+    places: int = 0,
     work: Path | None = None,
     tell: Tell = ignore,
 ) -> Search:
-    """Try every candidate on all examples, and return which has the best metric; of equally good ones the first.
+    """Try every candidate on all examples, and return which has the best metric.
+
+    Of equally good ones the first wins, or with ``places`` the one with the smaller loss.
 
     Counts of errors let candidates be given up early (``secateur.search.racing``); metrics of other tasks, such as mean
     IoU or mAP, are known of all examples alone.
@@ -130,6 +133,7 @@ def best_of(
         graph: its graph.
         plans: the candidates, in the order of drawing.
         held: the examples on which they compete.
+        places: how many of the best are to be found, as ``winners``; 0 for one, whose ties no loss decides.
         work: folder in which every trial is noted, so that a killed search goes on; None for none.
         tell: hears the progress, under the stage ``"search"``.
 
@@ -140,22 +144,34 @@ def best_of(
     if not plans:
         raise SettingError("there is no candidate to choose from; draw at least 1")
     keys = [key_of(plan) for plan in plans]
-    name = digest({**model.state_dict()})[:12] + held.fingerprint()[:12]
-    journal = Journal(None if work is None else work / f"candidates-{name}.jsonl", _error)
-    known = {str(entry["key"]): _error(entry) for entry in journal.entries.values()}
+    journal = Journal(None if work is None else work / f"candidates-{_name(model, held)}.jsonl", _judged)
+    known = {str(entry["key"]): _judged(entry) for entry in journal.entries.values()}
     try:
         for number, (key, plan) in enumerate(zip(keys, plans, strict=True)):
             if key not in known:
                 with masked(model, graph, plan) as network:
-                    known[key] = held.loss_and_error(network)[1]
-                journal.note(number, {"key": key, "error": known[key]})
-            tell(Event("search", step=number + 1, total=len(plans), values={"error": known[key]}))
+                    loss, error = held.loss_and_error(network)
+                known[key] = error, finite_or_worst(loss)
+                journal.note(len(journal.entries), {"key": key, "error": error, "loss": known[key][1]})
+            tell(Event("search", step=number + 1, total=len(plans), values={"error": known[key][0]}))
     finally:
         journal.close()
-    best = min(range(len(plans)), key=lambda number: (known[keys[number]], number))
-    trials = tuple(Trial(key, 0, len(held), known[key]) for key in keys)
-    return Search(trials, best, len(held), metric=held.task.metric)
+    best = min(range(len(plans)), key=lambda number: (known[keys[number]][0], number))
+    trials = tuple(Trial(key, 0, len(held), known[key][0]) for key in keys)
+    own = sorted({key: number for number, key in reversed(list(enumerate(keys)))}.values())  # the first of equal plans
+    winners = tuple(sorted(own, key=lambda number: (*known[keys[number]], number))[:places])
+    return Search(trials, winners[0] if winners else best, len(held), metric=held.task.metric, winners=winners)
 
 
-def _error(entry: Mapping[str, Any]) -> float:
-    return float(entry["error"])
+def finite_or_worst(loss: float) -> float:
+    """Return a loss that can be compared: one of NaN is worse than any."""
+    return math.inf if math.isnan(loss) else loss
+
+
+def _judged(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Return error and loss."""
+    return float(entry["error"]), float(entry["loss"])
+
+
+def _name(model: nn.Module, held: Examples) -> str:
+    return digest({**model.state_dict()})[:12] + held.fingerprint()[:12]

@@ -1,52 +1,78 @@
-"""One decision for all processes that train a network together: the first one decides."""
+"""What all processes that train a network together do alike: the first one decides, and where one fails all do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from secateur.core.method import Method, Paper
 from secateur.core.plan import Plan
-from secateur.core.problem import Problem
-from secateur.errors import SecateurError, TargetError
+from secateur.errors import ContractError, SecateurError, TrainingError, first_line
+
+T = TypeVar("T")
+Trouble = tuple[type[SecateurError], str]
 
 
-@dataclass(frozen=True)
-class Agreed(Method):
-    """A method whose plan is that of the first process.
+def several_processes() -> bool:
+    """Tell whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
-    Attributes:
-        inner: decides.
+
+def decided(decide: Callable[[], tuple[Plan, float]]) -> tuple[Plan, float]:
+    """Return what the first process decides, which alone is asked.
+
+    Args:
+        decide: returns a plan, and how far the cut network is from the silenced one.
+
+    Raises:
+        SecateurError: in all processes, of the same kind, if the first one found no plan.
     """
+    if not several_processes():
+        return decide()
+    sent: list[Any] = ["", 0.0, None]
+    error: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            plan, difference = decide()
+            sent = [plan.to_json(), difference, None]
+        except Exception as failed:  # whatever it is: the others wait
+            error, sent[2] = failed, _trouble(failed)
+    dist.broadcast_object_list(sent, 0)
+    _raise(error, sent[2:], "nothing was cut")
+    return Plan.from_json(sent[0]), float(sent[1])
 
-    paper: ClassVar[Paper] = Paper("", "", "", 2000)
-    inner: Method
 
-    def plan(self, problem: Problem) -> Plan:
-        """Return the plan of the first process, which alone asks the method.
+def alike(work: Callable[[], T]) -> T:
+    """Return what work comes to, if it comes to something in all processes; each has to come here.
 
-        Raises:
-            TargetError: in the others, if the first one found none.
-            SecateurError: in the first one, as the method does.
-        """
-        trouble: SecateurError | None = None
-        sent = ["", ""]  # a plan, or what went wrong
-        if dist.get_rank() == 0:
-            try:
-                sent[0] = self.inner.plan(problem).to_json()
-            except SecateurError as error:
-                trouble, sent[1] = error, str(error)
-        dist.broadcast_object_list(sent, 0)
+    Raises:
+        SecateurError: in all processes, of the same kind, if it failed in one of them.
+    """
+    if not several_processes():
+        return work()
+    found: list[T] = []
+    error: Exception | None = None
+    try:
+        found.append(work())
+    except Exception as failed:  # whatever it is: the others wait
+        error = failed
+    troubles: list[Trouble | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(troubles, None if error is None else _trouble(error))
+    _raise(error, troubles, "nothing was changed")
+    return found[0]
+
+
+def _trouble(error: Exception) -> Trouble:
+    kind = type(error) if isinstance(error, SecateurError) else TrainingError
+    return (SecateurError if issubclass(kind, ContractError) else kind), first_line(error)
+
+
+def _raise(own: Exception | None, troubles: list[Trouble | None], so: str) -> None:
+    """Raise what went wrong here, else what went wrong in the first process in which something did."""
+    if own is not None:
+        raise own
+    for number, trouble in enumerate(troubles):
         if trouble is not None:
-            raise trouble
-        if sent[1]:
-            raise TargetError(sent[1])
-        return Plan.from_json(sent[0])
-
-
-def agreed(method: Method) -> Method:
-    """Return a method that decides the same in all processes: the method itself where there is only this one."""
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return Agreed(method) if several else method
+            kind, text = trouble
+            raise kind(f"{so}, for process {number} of those that train together failed: {text}")

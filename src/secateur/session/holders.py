@@ -14,7 +14,7 @@ from secateur.core.graph import Graph, tensor_of
 from secateur.core.plan import Plan, Regroup
 from secateur.core.surgery import Inputs, apply, become, migrated, prove
 from secateur.errors import ModelError, PlanError, SettingError
-from secateur.session.wrappers import is_around, unwrapped, wrappers_in
+from secateur.session.wrappers import is_around, wrappers_in
 
 _SCALERS = ("GradScaler", "ShardedGradScaler")  # which count steps and note no sizes
 
@@ -64,6 +64,20 @@ class Holders:
                 )
         return Holders(tuple(optimizers.values()), tuple(averages.values()), tuple(wrappers.values()))
 
+    def check(self, plans: Iterable[Plan]) -> None:
+        """Refuse plans that nothing here can follow.
+
+        Raises:
+            PlanError: for regrouped layers, where there are optimizers or averages.
+        """
+        if (self.optimizers or self.averages) and any(
+            isinstance(edit, Regroup) for plan in plans for edit in plan.edits
+        ):
+            raise PlanError(
+                "regrouped layers have new parameters, which no moments and averages of the old ones fit: give none "
+                "along, and make new ones afterwards"
+            )
+
     def prepared(self, model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> Callable[[], None]:
         """Return what lets all of them follow a cut of the network in place, when nothing can be refused any more.
 
@@ -76,6 +90,7 @@ class Holders:
         Raises:
             SecateurError: one of its kinds; nothing has been changed then.
         """
+        self.check([plan])
         successors = dict(model.named_parameters())  # which stay the objects that they are
         moves = [migrated(each, model, successors, [(graph, plan)], others=True) for each in self.optimizers]
         thin = [(average, _thinned(average, graph, plan, inputs)) for average in self.averages]
@@ -123,27 +138,32 @@ def _average_in(value: Any, model: nn.Module) -> nn.Module | None:
     """Return the network in an average of the weights, or the average itself; None where the value is no such thing.
 
     Raises:
-        ModelError: if it is a network that is not like the one that trains.
+        ModelError: if it is a network in which not one is like the one that trains.
     """
-    wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    seen, inner = False, value
-    while isinstance(inner, nn.Module) or (inner is value and hasattr(value, "module")):
-        if isinstance(inner, nn.Module):
-            seen = True
-            if {name: parameter.shape for name, parameter in inner.named_parameters()} == wanted:
-                return inner
-        inner = unwrapped(getattr(inner, "module", None))
-    if seen:
+    parts = (value, getattr(value, "module", None), getattr(value, "ema", None))
+    whole = next((each for each in parts if isinstance(each, nn.Module)), None)
+    if whole is None:
+        return None
+    wanted = _shapes(model)
+    alike = [each for each in whole.modules() if _shapes(each) == wanted]
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
         raise ModelError(
-            f"{type(value).__name__} neither is nor holds (as .module) a network of the shapes that the one of this "
-            "session has: give every average of the weights to each step and to load_state_dict, to be cut alike"
+            f"{type(value).__name__} holds {len(alike)} networks of the shapes that the one of this session has: give "
+            "those that are its averages one by one"
         )
-    return None
+    raise ModelError(
+        f"{type(value).__name__} neither is nor holds (as .module or .ema) a network of the shapes that the one of "
+        "this session has: give every average of the weights to each step and to load_state_dict, to be cut alike"
+    )
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in network.named_parameters()}
 
 
 def _thinned(average: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> nn.Module:
-    if any(isinstance(edit, Regroup) for edit in plan.edits):
-        raise PlanError("regrouped layers have new parameters, which no average of the old ones fits; make a new one")
     thin = apply(average, graph, plan)
     if plan.edits and all(bool(tensor_of(average, name).isfinite().all()) for name in graph.parameters):
         prove(average, graph, plan, thin, inputs)

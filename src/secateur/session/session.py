@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from torch import nn
@@ -26,11 +27,10 @@ from secateur.measure import Runtime
 from secateur.rules import Count, Images, Number, Rounds, Seed, Threads
 from secateur.run import Result
 from secateur.run.pipeline import Pipeline
-from secateur.run.preflight import warn_of_random_weights
-from secateur.run.round import Round
-from secateur.session.agreement import agreed
+from secateur.session.agreement import alike
 from secateur.session.beginning import begun
 from secateur.session.cut import Cut
+from secateur.session.cutting import cut, replay
 from secateur.session.ending import measured, result_of
 from secateur.session.holders import Holders
 from secateur.session.in_training import InTraining
@@ -102,6 +102,7 @@ class Session:
         found: Any = unwrapped(model)
         refuse_foreign(found)
         self._goal = Target(keep, of) if isinstance(keep, int | float) else keep
+        self._of: Measure = self._goal.of if self._goal else of
         self._steps, self._every = steps, every
         self._schedule: Schedule = schedule
         self._job = begun(
@@ -125,7 +126,8 @@ class Session:
         self._pipeline.begin()
         assert self._job.graph is not None
         whole = size(self._job.graph)
-        self._network, self._done = InTraining(found, whole, whole, wrappers_in(model)), Done()
+        self._network = InTraining(found, whole, whole, wrappers_in(model))
+        self._done = Done(shapes={name: list(weight.shape) for name, weight in found.named_parameters()})
 
     @property
     def model(self) -> nn.Module:
@@ -152,10 +154,6 @@ class Session:
         """What is left of the original network, in the measure of the goal."""
         return self._network.kept(self._of)
 
-    @property
-    def _of(self) -> Measure:
-        return self._goal.of if self._goal else "macs"
-
     @apart()
     @randomness()
     @ordinary()
@@ -175,7 +173,7 @@ class Session:
         Raises:
             SecateurError: one of its kinds, such as for a holder of another network, or a target out of reach.
         """
-        found = Holders.of(self.model, holders, self._network.wrappers)
+        found = alike(partial(Holders.of, self.model, holders, self._network.wrappers))
         if keep is not None:
             return self._cut(self._less(keep), found, scheduled=False)
         if self.finished:
@@ -191,26 +189,15 @@ class Session:
         return cut
 
     def _cut(self, target: Target | None, held: Holders, *, scheduled: bool) -> Cut:
-        job, done, network = self._job, self._done, self._network
-        number = len(done.plans) + 1
+        done, network = self._done, self._network
         if target is not None and network.left.of(target.of) <= target.most(network.whole.of(target.of)):
             done.cuts += scheduled
             return self._nothing(f"nothing had to be cut for {target.keep:.3g}: {self._said()} is left")
-        model = private(self.model)  # what reads and cuts shall not be seen by whoever trains
-        warn_of_random_weights(model, job.tell)  # by now: it may have been trained from scratch
-        graph = job.graph if number == 1 and job.graph is not None else job.read(model)
-        share = self._pipeline.share(graph, network.whole, target)
-        now = Round(job, number, agreed(job.method), share, model, graph, tuple(done.plans), network.zeros)
-        plan, difference = now.cut()
-        if job.repair and plan.edits:
-            now.mend(plan)
-        network.become(now.model, now.graph, plan, job.inputs, held)
-        done.plans.append(plan)
-        done.differences.append(difference)
+        cut(self._pipeline, network, done, target, held)
         done.cuts += scheduled
-        note = f"cut {number}: {self._said()} is left"
-        job.tell(Event("session", note))
-        return Cut(plan, self.size, self.kept, difference, note)
+        note = f"cut {len(done.plans)}: {self._said()} is left"
+        self._job.tell(Event("session", note))
+        return Cut(done.plans[-1], self.size, self.kept, done.differences[-1], note)
 
     def _less(self, keep: float) -> Target:
         target = Target(keep, self._of)
@@ -244,13 +231,16 @@ class Session:
             SecateurError: one of its kinds: if something else was cut already, or the network is not the original one.
         """
         done, asked = Done.from_dict(state)
+        self._done.check_same(done)
+        done.shapes = self._done.shapes
         if self._done.plans and done.plans != self._done.plans:
             raise SettingError(
                 "this session has cut already: build the original network again, give it to a new session, and load "
                 "the state there"
             )
         if not self._done.plans:
-            self._network.replay(self._job, done.plans, Holders.of(self.model, holders, self._network.wrappers))
+            held = alike(partial(Holders.of, self.model, holders, self._network.wrappers))
+            replay(self._job, self._network, done, held)
         self._done = done
         other = [name for name, value in self._asked().items() if asked.get(name) != value]
         if other:
@@ -260,7 +250,7 @@ class Session:
         goal = self._goal
         return {
             "keep": goal and goal.keep,
-            "of": goal and goal.of,
+            "of": self._of,
             "steps": self._steps,
             "schedule": self._schedule,
             "every": self._every,

@@ -13,7 +13,9 @@ from torch import Tensor
 from secateur.core.surgery.forward import Inputs
 from secateur.core.task import Meter, Metric, Task, nothing_measured, nothing_to_imitate
 from secateur.errors import DataError, ModelError, SettingError
+from secateur.spelling import said
 from secateur.tasks.shapes import cheap_to_read, described, is_whole
+from secateur.typed import check_types
 
 MAP = Metric("mAP", "%", digits=2)
 MAP_50 = Metric("mAP@0.5", "%", digits=2)
@@ -29,19 +31,26 @@ class Detection(Task):
 
     Targets are one table for each image: ``boxes`` (n, 4) as x1, y1, x2, y2 in pixels and ``labels`` (n,) int64, both
     without rows where nothing is to be found; ``iscrowd`` (n,) may say which of them are crowds, which need not be
-    found.
+    found: what is found in one is neither right nor wrong, and nothing is learned from it.
     In training mode the network is called with images and targets and returns a table of losses, whose sum is
     minimised; in evaluation mode it is called with images alone and returns one table with ``boxes``, ``scores`` and
     ``labels`` for each image.
 
     The metrics are those of COCO (Lin et al.: Microsoft COCO: Common Objects in Context, 2014), with at most 100 boxes
     for each image: average precision over classes, over overlaps of 0.5 to 0.95 and at two of them.
+
+    Attributes:
+        background: whether label 0 is the background, as of torchvision's detectors, so that no box can have it.
     """
 
     name: ClassVar[str] = "detection"
     metrics = (MAP, MAP_50, MAP_75)
     imitates: ClassVar[bool] = False
     judges_loss: ClassVar[bool] = False
+    background: bool = True
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def inputs(self, batch: Any, *, training: bool = False) -> Inputs:
         """Return the images, and in training mode the targets as well; a list, for they may differ in size.
@@ -52,9 +61,11 @@ class Detection(Task):
         images = self._images(batch)
         if not training:
             return (images,)
-        targets = check_boxes(self.target(batch), wait=False)
+        targets = check_boxes(self.target(batch), self, wait=False)
         if len(targets) != len(images):
             raise DataError(f"a batch for detection has {len(images)} images and targets for {len(targets)}")
+        if any("iscrowd" in each for each in targets):
+            targets = [_without_crowds(each) for each in targets]
         return images, targets
 
     def _images(self, batch: Any) -> list[Tensor]:
@@ -134,7 +145,7 @@ class _BoxMeter(Meter):
         self._metric.warn_on_many_detections = False
 
     def update(self, output: Any, batch: Any) -> None:
-        targets = check_boxes(self._task.target(batch))
+        targets = check_boxes(self._task.target(batch), self._task)
         if not isinstance(output, list | tuple) or len(cast("Sequence[Any]", output)) != len(targets):
             raise ModelError(f"the network returned {described(output)} for {len(targets)} images")
         self._images += len(targets)
@@ -186,11 +197,20 @@ def _crowds(one: Mapping[str, Tensor]) -> Tensor:
     return torch.zeros_like(one["labels"]) if crowds is None else crowds.long()
 
 
-def check_boxes(targets: Any, *, wait: bool = True) -> Sequence[Mapping[str, Tensor]]:
+def _without_crowds(one: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return a target without crowds; to find them waits for an accelerator, as torchvision's detectors do anyway."""
+    if "iscrowd" not in one:
+        return one
+    single = one["iscrowd"] == 0
+    return {name: rows[single] if rows.shape[:1] == single.shape else rows for name, rows in one.items()}
+
+
+def check_boxes(targets: Any, task: Detection, *, wait: bool = True) -> Sequence[Mapping[str, Tensor]]:
     """Return the targets of a batch.
 
     Args:
         targets: of a batch.
+        task: what they are for.
         wait: whether to look at values on an accelerator as well.
 
     Raises:
@@ -220,15 +240,21 @@ def check_boxes(targets: Any, *, wait: bool = True) -> Sequence[Mapping[str, Ten
                 f"'iscrowd' of image {number} of a batch must be 0 or 1 for each box, not {described(crowds)}"
             )
         if wait or cheap_to_read(boxes):
-            _check_values(number, boxes, labels)
+            _check_values(number, boxes, labels, 1 if task.background else 0)
     return cast("Sequence[Mapping[str, Tensor]]", targets)
 
 
-def _check_values(number: int, boxes: Tensor, labels: Tensor) -> None:
+def _check_values(number: int, boxes: Tensor, labels: Tensor, least: int) -> None:
     if not bool(torch.isfinite(boxes).all()) or bool((boxes[:, 2:] <= boxes[:, :2]).any()):
         raise DataError(
             f"image {number} of a batch has a box without area, or with a corner that is no number; boxes are x1, "
             "y1, x2, y2 in pixels, with x1 < x2 and y1 < y2"
         )
     if bool((labels < 0).any()):
-        raise DataError(f"image {number} of a batch has the label {int(labels.min())}; labels are 0 or more")
+        raise DataError(f"image {number} of a batch has the label {int(labels.min())}; labels are {least} or more")
+    if bool((labels < least).any()):
+        own = said("Detection(background=False)", "detection?background=false")
+        raise DataError(
+            f"image {number} of a batch has the label 0, which detectors take for the background: count classes from 1,"
+            f" or say that this network has none ({own})"
+        )

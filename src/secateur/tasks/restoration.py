@@ -23,6 +23,9 @@ _BLACK = 16 / 255
 _WINDOW = 11  # of SSIM
 _SLACK = 1e-3  # by which rounding in half precision may leave 0..1
 
+MOST_DECIBELS = 100.0
+"""PSNR of images in which nothing differs, which has no value of its own; the mean over images would be lost in it."""
+
 
 @dataclass(frozen=True)
 class Restoration(Task):
@@ -31,7 +34,8 @@ class Restoration(Task):
     The metrics are the peak signal-to-noise ratio and the structural similarity (Wang et al. 2004, a Gaussian window of
     11 pixels and sigma 1.5 where it lies within the image), the mean over images, as super-resolution is measured on
     Set5: what the network returns is cut to 0..1, coloured images are judged by their luma (Y of YCbCr, ITU-R BT.601),
-    and a border is left out. Nothing is rounded to 8 bits.
+    and a border is left out. Nothing is rounded to 8 bits. The ratio of an image counts as at most 100 dB, which is
+    that of one in which nothing differs.
 
     Attributes:
         border: pixels on each side that are not measured; in super-resolution as many as its factor.
@@ -83,8 +87,8 @@ class _ImageMeter(Meter):
                 f"images of {wanted.shape[-2]}x{wanted.shape[-1]} without {edge} pixels on each side are smaller than "
                 f"the window of {_WINDOW} in which SSIM is measured"
             )
-        inner = slice(edge, -edge or None)
-        self._found.append(_judged(*(_luma(each)[..., inner, inner] for each in (output.detach(), wanted))))
+        found, right = _measured(output.detach(), edge), _measured(wanted, edge)
+        self._found.append(torch.stack([_noise(found, right), _likeness(found, right)], dim=1).cpu())
 
     def compute(self) -> tuple[float, ...]:
         if not self._found:
@@ -93,28 +97,35 @@ class _ImageMeter(Meter):
 
 
 def signal_to_noise(found: Tensor, right: Tensor, border: int) -> Tensor:
-    """Return the PSNR in dB of each image, (N,), as the task measures it; infinite where nothing differs.
+    """Return the PSNR in dB of each image, (N,), as the task measures it; at most ``MOST_DECIBELS``.
 
     Args:
         found: what a network returned, (N, C, H, W).
         right: what it should have returned.
         border: pixels on each side that are not measured.
     """
-    inner = slice(border, -border or None)
-    errors = (_luma(found) - _luma(right))[..., inner, inner].square().mean(dim=(1, 2, 3))
-    return -10 * errors.log10()
+    return _noise(_measured(found, border), _measured(right, border))
 
 
-def _judged(found: Tensor, right: Tensor) -> Tensor:
-    """Return PSNR in dB and SSIM of each image, (N, 2) on the CPU."""
-    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+def _noise(found: Tensor, right: Tensor) -> Tensor:
+    return (-10 * (found - right).square().mean(dim=(1, 2, 3)).log10()).clamp(max=MOST_DECIBELS)
 
-    noise = peak_signal_noise_ratio(found, right, data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+def _likeness(found: Tensor, right: Tensor) -> Tensor:
+    """Return SSIM of each image, (N,)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     _, likeness = structural_similarity_index_measure(
         found, right, data_range=1.0, reduction="none", return_full_image=True
     )
     whole = slice(_WINDOW // 2, -(_WINDOW // 2))  # windows within the image; torchmetrics mirrors what is beyond
-    return torch.stack([noise, likeness[..., whole, whole].mean(dim=(1, 2, 3))], dim=1).cpu()
+    return likeness[..., whole, whole].mean(dim=(1, 2, 3))
+
+
+def _measured(images: Tensor, border: int) -> Tensor:
+    """Return what is measured of images, their luma without the border."""
+    inner = slice(border, -border or None)
+    return _luma(images)[..., inner, inner]
 
 
 def _luma(images: Tensor) -> Tensor:

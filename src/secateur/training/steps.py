@@ -68,7 +68,7 @@ class Parts:
         """Let the shaper act before a batch."""
         if self.shaper is not None:
             with torch.no_grad():
-                self.shaper.before_batch(Moment(self.steps, self.total, self.rng))
+                self.shaper.before_batch(Moment(self.steps, self.total, self.rng, self.optimizer.state.clear))
 
     def placed(self, batch: Any) -> Any:
         """Return a batch on the training device."""

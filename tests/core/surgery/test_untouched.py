@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
+from array import array
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +158,58 @@ def test_trials_and_recordings_leave_weights_tables_and_sets() -> None:
     assert thin.known == {}
     run(net, inputs, training=lambda module: True)
     assert not bool(net.codes.any())
+
+
+class Slotted:
+    __slots__ = ("seen", "unset")
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+
+class Listed(list[int]):
+    def append(self, number: int) -> None:
+        super().append(2 * number)
+
+
+class Table(OrderedDict[str, int]):
+    def __setitem__(self, name: str, number: int) -> None:
+        super().__setitem__(name.upper(), number)
+
+
+@pytest.mark.parametrize(
+    ("box", "fill"),
+    [
+        (set(), lambda box: box.add(1)),
+        (deque([1, 2], maxlen=2), lambda box: box.append(3)),
+        (Counter(), lambda box: box.update(["a"])),
+        (bytearray(b"a"), lambda box: box.append(1)),
+        (array("d", [0.5]), lambda box: box.append(1.5)),
+        (Slotted(), lambda box: setattr(box, "unset", setattr(box, "seen", 1))),
+        (Listed([1]), lambda box: box.append(1)),
+        (Table(b=1, a=2), lambda box: box.update(c=box.pop("B"))),
+        (deque([[], set()]), lambda box: (box[0].append(1), box[1].add(1))),
+    ],
+    ids=lambda value: type(value).__name__ if not callable(value) else "",
+)
+def test_whatever_a_forward_fills_is_as_it_was(box: Any, fill: Callable[[Any], object]) -> None:
+    class Filling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            fill(self.box)
+            return x
+
+    def state(box: Any) -> Any:
+        if isinstance(box, Slotted):
+            return {name: getattr(box, name) for name in box.__slots__ if hasattr(box, name)}
+        return copy.deepcopy([*box.items()] if isinstance(box, dict) else [*box])
+
+    net = Filling()
+    net.box, before = box, state(box)
+    with untouched(net):
+        net(torch.ones(1))
+        assert state(box) != before
+    assert net.box is box
+    assert state(box) == before
 
 
 class Sloth(nn.Module):

@@ -344,10 +344,24 @@ def test_what_enters_a_module_that_breaks_in_training_stays() -> None:
 
 
 def test_a_network_that_breaks_in_training_where_nothing_can_be_pinned_is_refused() -> None:
-    class Counts(Net):
+    class Asks(Net):
         def between(self, y: Tensor) -> Tensor:
             if self.training and y.shape[1] != 24:
                 raise ValueError("another width")
+            return y
+
+    graph = trace(Asks().eval(), IMAGES)
+    assert {group.name for group in graph.groups} == {"stem", "last"}
+    assert "training uses it in a way that was not understood" in {pin.reason for pin in graph.pins}
+
+    class Counts(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole = sum(parameter.numel() for parameter in self.parameters())
+
+        def between(self, y: Tensor) -> Tensor:
+            if self.training and sum(parameter.numel() for parameter in self.parameters()) != self.whole:
+                raise ValueError("other weights")
             return y
 
     with pytest.raises(TraceError, match="runs in evaluation mode but breaks in training mode; compute sizes"):

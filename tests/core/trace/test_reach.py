@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plans import third
+from secateur.core.plan import DropUnits, Plan
 from secateur.core.surgery import apply, verify
 from secateur.core.trace import trace
 
@@ -482,3 +483,35 @@ def test_what_may_be_joined_with_an_argument_that_was_not_given_stays() -> None:
     plan = third(graph)
     more = torch.randn(2, 17, 8, 8)
     assert verify(net, graph, plan, apply(net, graph, plan), {"x": DARK, "more": more}).exact
+
+
+class Denoising(nn.Module):
+    """Puts what an embedding that it is given makes of labels beside what a layer of its own makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(24, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor, embed: Any = None, labels: Tensor | None = None) -> Tensor:
+        x = self.inner(x)
+        if labels is not None:
+            x = torch.cat([embed(labels), x], 1)
+        return self.last(x.relu())
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.embed, self.decoder = nn.Conv2d(3, 24, 3), nn.Embedding(6, 16), Denoising()
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.decoder(self.stem(x).flatten(2).transpose(1, 2), embed=self.embed, labels=labels)
+
+
+def test_what_labels_alone_run_keeps_the_width_that_it_has_in_the_module_that_is_given_it() -> None:
+    torch.manual_seed(0)
+    net, image = Detector().eval(), torch.randn(2, 3, 6, 6)
+    graph = trace(net, image)
+    assert {group.name for group in graph.groups} == {"stem"}
+    thin = apply(net, graph, Plan((DropUnits("stem", (0, 1, 2)),)))
+    assert thin(image, torch.tensor([[0, 1], [2, 3]])).shape == (2, 18, 5)

@@ -115,3 +115,46 @@ def test_progress_names_every_layer_and_an_interrupt_leaves_the_model_alone() ->
     assert all(module.training for module in net.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
     assert trace(net, images(1)).groups
+
+
+class Apart(nn.Module):
+    """Takes so many channels of one layer as another one makes, by a number that goes with that other one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 8, 3)
+        self.c, self.d = nn.Conv2d(8, 5, 1), nn.Conv2d(8, 5, 1)
+
+    @property
+    def width(self) -> int:
+        return self.b.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.a(x)[:, : self.width]) + self.d(self.b(x))
+
+
+class Child(Apart):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.a(x)[:, : self.b.out_channels]) + self.d(self.b(x))
+
+
+class Held(Apart):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [8]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.a(x)[:, : self.sizes[0]]) + self.d(self.b(x))
+
+
+@pytest.mark.parametrize(("kind", "stays"), [(Apart, False), (Child, False), (Held, True)])
+def test_a_number_that_goes_with_other_channels_is_written_out_where_its_own_stay(
+    kind: type[nn.Module], stays: bool
+) -> None:
+    torch.manual_seed(0)
+    net, image = kind().eval(), torch.randn(1, 3, 5, 5)
+    graph = trace(net, image)
+    plan = Plan((DropUnits("b", (0, 1)),))
+    thin = apply(net, graph, plan)
+    assert verify(net, graph, plan, thin, image).exact
+    assert (type(thin) is kind) == stays

@@ -24,6 +24,7 @@ from secateur.core.selection.target_selection import plan_of
 from secateur.core.surgery import masked, run
 from secateur.core.trace import trace
 from secateur.errors import ArtifactError, DataError, ModelError, PlanError, SettingError
+from secateur.measure import quality
 from secateur.search import Engine, HeldOut, Ways, best_of
 from secateur.search.racing import candidates as contenders
 from secateur.search.racing import held_out_images as held_outs
@@ -136,6 +137,60 @@ def test_what_comes_before_the_first_reader_is_computed_once_for_all() -> None:
     kept = [result for result in tape.results if isinstance(result, Tensor) and result.numel()]
     assert len(kept) == 1  # nothing but what the first reader reads stays in memory
     torch.testing.assert_close(kept[0], expected)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS[::6])
+def test_the_best_few_are_exact_and_ties_go_by_the_loss_also_on_a_base_that_all_share(name: str) -> None:
+    net = make(name)
+    graph, subject = trace(net, images(1)), held(net, 50)
+    base = candidates(graph, 1, 0.2)[0]
+    dropped = graph.kept(base)
+    drawn: list[Plan] = []
+    for group in graph.free:
+        left = [unit for unit in range(group.size) if dropped[graph.offsets[group.name] + unit]]
+        for unit in left[:3] if len(left) > 3 else []:
+            keep = dropped.clone()
+            keep[graph.offsets[group.name] + unit] = False
+            drawn.append(plan_of(graph, keep))
+    drawn += drawn[:1]
+    counted, losses = naive(net, graph, drawn, subject), list[float]()
+    for plan in drawn:
+        with masked(net, graph, plan) as silenced:
+            losses.append(round(quality(silenced, [(subject.images, subject.labels)]).loss_or_error, 5))
+    found = best_of(net, graph, drawn, subject, places=3, base=base)
+    ranked = [(counted[i], losses[i]) for i in found.winners]
+    assert ranked == sorted(zip(counted[:-1], losses[:-1], strict=True))[:3]
+    assert (found.best, len(set(found.winners))) == (found.winners[0], 3)
+    assert len(drawn) - 1 not in found.winners
+    assert all(found.trials[i].errors == counted[i] for i in found.winners)
+    assert Search.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_what_a_base_has_changed_is_shared_up_to_the_first_difference() -> None:
+    net = nn.Sequential(conv(3, 8), conv(8, 8), conv(8, 6), Head(6)).eval()
+    graph, subject = trace(net, images(1)), held(net)
+    base = Plan((DropUnits("0.0", (1, 2)),))
+    drawn = [Plan((*base.edits, DropUnits("1.0", (unit,)))) for unit in range(4)]
+    for way in (Ways(), Ways(thin=False, fused=False)):
+        engine = Engine(net, graph, drawn, subject, way, base=base)
+        tape = engine.bench.tape(engine.bench.laid_out(subject.images[:4]))
+        assert tape is not None
+        assert [name for name in tape.names if name == "conv2d"] == ["conv2d"] * 2
+        assert all(engine.bench.runner(i).network is not None for i in range(4))
+        last = {i: errors for i, _, errors in engine.advance([Stretch(dict.fromkeys(range(4), (0, 0)), 100)])}
+        assert [last[i] for i in range(4)] == naive(net, graph, drawn, subject)
+
+
+def test_few_images_are_given_up_early_and_name_the_same_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_outs, "BATCH", {"cpu": 2, "cuda": 2})
+    net = make("plain")
+    graph, subject = trace(net, images(1)), held(net, 10)
+    drawn = candidates(graph, 12, 0.5)
+    short, whole = (best_of(net, graph, drawn, subject, places=1, complete=each) for each in (False, True))
+    assert short.winners == whole.winners
+    assert any(trial.images < 10 for trial in short.trials)
+    with pytest.raises(SettingError, match="racing finds no exact places"):
+        best_of(net, graph, drawn, subject, places=1, racing=True)
 
 
 def test_a_network_that_cannot_share_is_still_counted_right() -> None:

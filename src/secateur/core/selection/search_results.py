@@ -88,6 +88,8 @@ class Search:
         images: how many images a complete trial sees.
         exact: whether the winner has provably the fewest errors of all candidates.
         metric: what the errors are of, see ``Metric.error``; None for the share of wrong images.
+        winners: numbers of the best, the best first, where they were asked for: of equally good ones that with the
+            smaller loss, then the first.
         tuning: parameters and objectives, where pruning parameters were searched for.
     """
 
@@ -97,6 +99,7 @@ class Search:
     exact: bool = True
     tuning: Tuning | None = None
     metric: Metric | None = None
+    winners: tuple[int, ...] = ()
 
     def curve(self) -> list[float]:
         """Return the smallest error among the first 1, 2, ... candidates (estimates where they were given up)."""
@@ -117,6 +120,7 @@ class Search:
             ],
             **({} if self.tuning is None else {"tuning": asdict(self.tuning)}),
             **({} if self.metric is None else {"metric": asdict(self.metric)}),
+            **({"winners": list(self.winners)} if self.winners else {}),
         }
 
     @staticmethod
@@ -127,4 +131,7 @@ class Search:
         )
         tuning = Tuning.from_dict(values["tuning"]) if "tuning" in values else None
         metric = Metric(**values["metric"]) if "metric" in values else None
-        return Search(trials, int(values["best"]), int(values["images"]), bool(values["exact"]), tuning, metric)
+        winners = tuple(int(number) for number in values.get("winners", ()))
+        return Search(
+            trials, int(values["best"]), int(values["images"]), bool(values["exact"]), tuning, metric, winners
+        )

@@ -6,6 +6,7 @@ order is cut, all groups have taken the same damage, as far as widths allow.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,9 +51,21 @@ class Curve:
 
     def damage(self, gone: int) -> float:
         """Return by how much the loss has risen when so many units are gone; it never falls again."""
+        return float(np.interp(gone, [self.size - kept for kept in self.kept], self.highest()))
+
+    def most_gone(self, damage: float) -> int:
+        """Return how many units may be gone at most, on the curve, before the loss has risen by more than this."""
+        highest, gone = self.highest(), [self.size - kept for kept in self.kept]
+        place = bisect.bisect_right(highest, damage)
+        if place in (0, len(highest)):
+            return gone[place - 1] if place else 0
+        share = (damage - highest[place - 1]) / (highest[place] - highest[place - 1])
+        return int(gone[place - 1] + share * (gone[place] - gone[place - 1]) + 1e-9)
+
+    def highest(self) -> list[float]:
+        """Return the highest rise of the loss up to each point."""
         rises = [min(loss, 1e30) - min(self.loss[0], 1e30) for loss in self.loss]
-        highest = list(accumulate((max(0.0, rise) for rise in rises), max))
-        return float(np.interp(gone, [self.size - kept for kept in self.kept], highest))
+        return list(accumulate((max(0.0, rise) for rise in rises), max))
 
     def value_at(self, keep: float) -> float | None:
         """Return the metric with this fraction of the units, read off the curve; None beyond its end."""

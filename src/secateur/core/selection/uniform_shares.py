@@ -93,27 +93,59 @@ def enough(graph: Graph, target: Target, totals: Mapping[str, int], window: Mapp
     Raises:
         TargetError: if even all but one of each layer are not enough.
     """
+    goal = zeros_for(graph, target, totals, window)
+    return between(goal, dict.fromkeys(totals, 0), most(totals), totals, window)
+
+
+def most(totals: Mapping[str, int]) -> dict[str, int]:
+    """Return how many things may go from each layer: all but one."""
+    return {name: total - 1 for name, total in totals.items()}
+
+
+def zeros_for(graph: Graph, target: Target, totals: Mapping[str, int], window: Mapping[str, int]) -> int:
+    """Return how many weights must become zero for a target of nonzero; arguments as for ``enough``.
+
+    Raises:
+        TargetError: if even all but one thing of each layer are not enough.
+    """
     whole = size(graph).nonzero
-    goal = whole - int(target.keep * whole * (1 + 1e-12) + 1e-9)
-
-    def counts(share: float) -> dict[str, int]:
-        return {name: min(number(share, total), total - 1) for name, total in totals.items()}
-
-    def zeros(share: float) -> int:
-        return sum(count * window[name] for name, count in counts(share).items())
-
-    if zeros(1.0) < goal:
-        reachable = (whole - zeros(1.0)) / whole
+    goal = whole - target.most(whole)
+    zeros = _zeros(most(totals), window)
+    if zeros < goal:
+        reachable = (whole - zeros) / whole
         raise TargetError(
             f"cannot keep only {target.keep:.3g} of the nonzero: with all but one zeroed in every prunable layer "
             f"{reachable:.3g} remain; ask for at least that, or allow more layers",
             reachable,
         )
-    low, high = 0.0, 1.0
+    return goal
+
+
+def between(
+    goal: int, low: Mapping[str, int], high: Mapping[str, int], totals: Mapping[str, int], window: Mapping[str, int]
+) -> dict[str, int]:
+    """Return the smallest common share of all layers, as far as bounds allow, that zeroes enough weights.
+
+    Args:
+        goal: how many weights become zero at least; ``high`` does that.
+        low: how many things go from each layer at least.
+        high: and at most.
+        totals: see ``enough``.
+        window: see ``enough``.
+    """
+
+    def counts(share: float) -> dict[str, int]:
+        return {name: min(max(number(share, total), low[name]), high[name]) for name, total in totals.items()}
+
+    start, end = 0.0, 1.0
     for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if zeros(middle) >= goal else (middle, high)
-    return counts(high)
+        middle = (start + end) / 2
+        start, end = (start, middle) if _zeros(counts(middle), window) >= goal else (middle, end)
+    return counts(end)
+
+
+def _zeros(counts: Mapping[str, int], window: Mapping[str, int]) -> int:
+    return sum(count * window[name] for name, count in counts.items())
 
 
 def check_left(graph: Graph, plan: Plan, target: Target | None) -> None:

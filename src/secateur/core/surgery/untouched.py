@@ -23,7 +23,7 @@ from secateur.core.interrupts import deferred
 from secateur.core.shared_contexts import Together
 from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.generators import common, held
-from secateur.core.surgery.restoring import keeping, kept_tensors
+from secateur.core.surgery.restoring import keeping, kept_tensors, slots_of
 from secateur.errors import ModelError, first_line
 
 _PLACES = ("cpu", "cuda", "mps", "xpu")
@@ -255,7 +255,7 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     except Exception as error:
         raise ModelError(f"{kind} cannot be copied: {first_line(error)}") from error
     for (name, module), other in zip(model.named_modules(), copy_of.modules(), strict=False):
-        for attribute in _slots(type(module)):
+        for attribute in slots_of(type(module)):
             if hasattr(module, attribute) and not hasattr(other, attribute):
                 raise ModelError(
                     f"{kind} cannot be copied: copy.deepcopy leaves out '{attribute}' of {_called(name)}, which is in "
@@ -275,11 +275,6 @@ def _empty_tables(model: nn.Module) -> dict[int, Any]:
 
 def _called(name: str) -> str:
     return f"'{name}'" if name else "the network itself"
-
-
-def _slots(kind: type) -> list[str]:
-    found = [slots for base in kind.__mro__ if (slots := vars(base).get("__slots__"))]
-    return [name for slots in found for name in ([slots] if isinstance(slots, str) else slots)]
 
 
 def _holds_modules(function: object, model: nn.Module) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import operator
 from collections.abc import Callable
+
+from torch import Tensor, nn
 
 from secateur.core.code.source import dotted
 from secateur.core.code.written_numbers import Path
@@ -91,14 +94,28 @@ def bindings_of(name: str, function: ast.AST) -> list[ast.expr | None]:
     return found if len(stored) == len(found) else [None]
 
 
-def is_own(node: ast.expr) -> bool:
-    """Tell whether an expression is made of numbers and of attributes of ``self`` that are no shapes of tensors."""
+def is_own(node: ast.expr, owner: object) -> bool:
+    """Tell whether an expression is made of numbers and of what ``self`` itself holds, be it in lists and tables.
+
+    What modules and tensors in there say changes with them, and what a property says may.
+
+    Args:
+        node: the expression.
+        owner: what ``self`` stands for.
+    """
     return all(
         not isinstance(part, ast.Call)
         and (not isinstance(part, ast.Name) or part.id == "self")
-        and (not isinstance(part, ast.Attribute) or part.attr not in ("shape", "size"))
+        and (not isinstance(part, ast.Attribute) or _is_held(part, owner))
         for part in ast.walk(node)
     )
+
+
+def _is_held(node: ast.Attribute, owner: object) -> bool:
+    if not isinstance(node.value, ast.Name):
+        return False
+    value = inspect.getattr_static(owner, node.attr, None)  # a module or parameter is found nowhere so
+    return value is not None and not isinstance(value, Tensor | nn.Module) and not hasattr(type(value), "__get__")
 
 
 def is_shape(node: ast.expr) -> bool:

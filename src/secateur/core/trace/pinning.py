@@ -6,13 +6,14 @@ of it, and so on outwards. What the whole network has at hand is the end: then n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from secateur.core.channel_labels import FIXED
+from secateur.core.graph import Graph
 from secateur.core.trace.calls_made import Step
 from secateur.core.trace.components import Components
 from secateur.core.trace.slots import Pinning
@@ -53,12 +54,30 @@ class Closing:
         """Let everything stay that the network has at hand; False if it does already."""
         return self._close([""], 0, _INSIDE, components)
 
+    def groups(self, graph: Graph, names: Collection[str], reason: str) -> bool:
+        """Let groups stay whose cut breaks what the reason says; False if there are none."""
+        starts = {(slot.tensor, slot.dim): slot.start for slot in self.state.slots}
+        members = [member for group in graph.groups if group.name in names for member in group.members]
+        for member in members:
+            atoms = starts[member.tensor, member.dim] + torch.nonzero(member.unit >= 0).flatten()
+            self.pinnings.append(Pinning(atoms, reason, _REMEDY))
+        return bool(members)
+
+    def is_alone(self, module: str) -> bool:
+        """Tell whether no other module has the code of this one, or that around it."""
+        kind = type(self.model.get_submodule(self._whose(module)))
+        return sum(type(each) is kind for each in self.model.modules()) == 1
+
+    def reason(self, module: str) -> str:
+        """Say why that stays whose width the code of a module, or that around it, takes."""
+        owner = self._whose(module)
+        where = f"of '{owner}'" if owner else "of the network"
+        return f"the code {where} takes a width from here in a way that was not understood"
+
     def _close(self, names: list[str], step: int, what: int, components: Components) -> bool:
         found = False
         for name in names:
-            owner = self._whose(name)
-            where = f"of '{owner}'" if owner else "of the network"
-            reason = f"the code {where} takes a width from here in a way that was not understood"
+            reason = self.reason(name)
             for layer in self._layers(name, step, what):
                 atoms = layer[layer != FIXED]
                 if bool((components.prunable(atoms) >= 0).any()):

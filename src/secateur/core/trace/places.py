@@ -82,7 +82,8 @@ class Places:
             return reason
         route = tuple(level.hop for level in self._levels)
         number = None if index is not None else number_in(node)
-        return Spot(self._module, route, range_of(node), index, number, is_own(node))
+        own = is_own(node, self._frames[0].f_locals.get("self"))
+        return Spot(self._module, route, range_of(node), index, number, own)
 
     # -- which function ----------------------------------------------------------------------------------------
 

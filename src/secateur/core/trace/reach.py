@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -43,6 +44,7 @@ Again = Callable[[bool, AbstractContextManager[object], Inputs], object]
 
 _MOST = 16  # runs in which decisions are turned
 _MADE = (1, 2, 3)  # channels that code makes for itself, such as a mask or coordinates
+_DECIDES = "scripted code of {} decides by the value of a tensor, so that its other ways cannot be tried"
 _PIXELS = (4, 9, 16)  # channels that become one when they are shuffled to pixels
 
 
@@ -67,7 +69,7 @@ def complete(
     if not trains and not unreached(model, state, read):
         return
     also = _read_in_training(model, state, inputs, again)
-    found = unreached(model, state, read | also)
+    found = [_with_receivers(model, state, entry) for entry in unreached(model, state, read | also)]
     state.aside = frozenset(state.shapes) - read
     state.unreached = {layer: width for entry in found for layer, width in entry.layers.items()}
     if found:
@@ -79,6 +81,36 @@ def complete(
             tied = [torch.arange(s.start, s.start + s.size) for s in state.slots if s.tensor in entry.tied]
             for atoms in (*tied, *at_hand.met_by(entry)):
                 state.pins.append(Pinning(atoms[atoms != L.FIXED], reason, REACH_IT))
+
+
+def pin_unheard(model: nn.Module, state: State, inputs: Inputs, again: Again) -> None:
+    """Pin what scripted code has at hand that decides by the value of a tensor: no decision of its can be turned.
+
+    Args:
+        model: the network.
+        state: with the modules in whose runs values were taken beside Python.
+        inputs: the example.
+        again: see ``complete``.
+    """
+    if not state.unheard:
+        return
+    names = frozenset(state.unheard)
+    at_hand = _AtHand(state, names)
+    with untouched(model), beside(state, "used otherwise when the network runs again"):
+        again(False, at_hand.listening(), inputs)
+    where = f"'{min(names)}'" if min(names) else "the network"
+    for atoms in at_hand.everything():
+        state.pins.append(
+            Pinning(atoms[atoms != L.FIXED], _DECIDES.format(where), "decide in code that is not scripted")
+        )
+
+
+def _with_receivers(model: nn.Module, state: State, entry: Unreached) -> Unreached:
+    """Return what did not run with those modules among its callers that were given it, or what holds it."""
+    names = model.named_parameters(remove_duplicate=False)
+    own = {id(weight) for name, weight in names if f"{name}.".startswith(f"{entry.name}.")}
+    receivers = {name for name, given in state.handed.items() if given & own}
+    return replace(entry, callers=entry.callers | receivers)
 
 
 def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Again) -> frozenset[str]:
@@ -147,6 +179,10 @@ class _AtHand:
                         atoms = torch.unique(layer)
                         met[atoms.numpy().tobytes()] = atoms
         return list(met.values())
+
+    def everything(self) -> list[Tensor]:
+        """Return all labels that were heard."""
+        return [torch.unique(layer) for heard in self._heard.values() for _, layers in heard for layer in layers]
 
 
 def _whole(shape: torch.Size) -> int:

@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from secateur.arguments import checked
 from secateur.core.attention import ATTENTION
@@ -40,7 +42,11 @@ from secateur.rules import Number
 # calls that hand a tensor's elements to other code, from where no operator brings them back
 LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 # calls that make a Python value of a tensor, by which code may decide what to do
-DECIDING = frozenset({"__bool__", "__float__", "__int__", "__index__", "item"})
+DECIDING = frozenset(
+    {"__bool__", "__contains__", "__float__", "__index__", "__int__", "allclose", "equal", "is_nonzero", "item"}
+)
+# operators that do the same, whoever calls them
+_GIVING = frozenset({torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default})
 
 
 @checked
@@ -120,6 +126,7 @@ def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ..
     repeated_run.check(model, example_inputs, around, state.stack.entered, clock)
     trains = may_differ(model, asked, state.arrivals)
     reach.complete(model, state, decisions, example_inputs, watched, trains=trains)
+    reach.pin_unheard(model, state, example_inputs, watched)
     state.outputs.check()
     return state
 
@@ -142,6 +149,8 @@ def _carrying(state: State, clock: Clock, tell: Tell) -> Operators:
     def hear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         clock.check(state.module)
         tell(Event("trace", state.module, len(state.stack.entered), modules))
+        if func in _GIVING and not state.calling:
+            state.unheard.add(state.module)
         if not state.paused:
             learn(state, func, args, kwargs, out)
 
@@ -158,6 +167,14 @@ class _Calls(FunctionMode):
         decisions.begin()
 
     def _called(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        state, before = self._state, self._state.calling
+        state.calling = before or not isinstance(func, OpOverload)  # which other listeners hand on
+        try:
+            return self._heard(func, args, named)
+        finally:
+            state.calling = before
+
+    def _heard(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         name = call_name(func)
         if name in recurrent.RULES and not named:
             return self._recurrent(func, name, args)
@@ -166,7 +183,7 @@ class _Calls(FunctionMode):
         if not args or not isinstance(args[0], Tensor):
             return func(*args, **named)
         if name in DECIDING:
-            return self._decisions.take(func, *args)
+            return self._decisions.take(partial(func, **named), *args)
         if name in LEAVING:
             for layer in self._state.labels(args[0]):
                 self._state.pin(layer.reshape(-1), f"leaves torch through {name}()", "keep the computation in torch")

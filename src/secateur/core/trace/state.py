@@ -40,6 +40,9 @@ class State:
         aside: parameters and buffers that are used in training alone.
         did: what the own code of each module did in the first run.
         training: what the network ran on in training, if it was read there.
+        calling: whether a function of torch runs that Python code has called.
+        handed: for each module the ids of the weights in modules that it was given beside tensors.
+        unheard: modules in whose runs something else made Python values of tensors.
         statistic: the running call if it takes a statistic: module, number and name.
         reading: the running call if it multiplies with a weight: module, number, and the dimension that it sums over.
         gains: weight norms by their directions.
@@ -82,6 +85,9 @@ class State:
     atoms: int = 1
     reshaping: bool = False
     paused: bool = False
+    calling: bool = False
+    handed: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    unheard: set[str] = field(default_factory=set[str])
     summing: bool = False
     unreached: dict[str, int] = field(default_factory=dict[str, int])
     aside: frozenset[str] = frozenset()

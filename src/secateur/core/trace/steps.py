@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._pytree import tree_leaves
 
 from secateur.core.interrupts import deferred
 from secateur.core.module_calls import ModuleStack, Operators
@@ -50,6 +51,9 @@ def noting(state: State) -> Hear:
 
     def note(module: str, called: str, given: Any, made: Any) -> None:
         state.did.setdefault(module, []).append(Step(called, labels(given), labels(made)))
+        for each in tree_leaves(given) if called else ():
+            if isinstance(each, nn.Module):
+                state.handed.setdefault(called, set()).update(map(id, each.parameters()))
 
     return note
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from enum import IntEnum
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from secateur.core.trace.breaks import Break, breaks_at, place_in_training
 from secateur.core.trace.calls_made import Site
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.components import Components
+from secateur.core.trace.narrowing import culprits
 from secateur.core.trace.parameterless_norms import bare_widths
 from secateur.core.trace.pinning import Closing
 from secateur.core.trace.resolve import Units, build
@@ -103,8 +105,8 @@ class _Settling:
                 culprit = self._breaks_in_training(graph)
                 if culprit is None:
                     return graph
-                self._pin_more(culprit)
-            elif not (self._assign_more(broken, graph) or self._give_up() or self._force_more(broken)):
+                self._pin_more(culprit, graph)
+            elif not (self._assign_more(broken, graph) or self._give_up() or self._force_more(broken, graph)):
                 break
         self._clock.check("a trial of a thinner network")
         if first is not None and not self._found.all and not self.gone:
@@ -143,10 +145,13 @@ class _Settling:
         plans = uneven(graph, self._together(graph))
         for number, plan in enumerate([*plans, *(plan_for(graph, gone) for gone in self.gone)]):
             again = number >= len(plans)
+            trial = partial(
+                breaks_at, self._model, graph, inputs=self._inputs, batches=again or not number, sizes=again
+            )
             with self._clock.running():
-                found = breaks_at(self._model, graph, plan, self._inputs, batches=again or not number, sizes=again)
+                found = trial(plan=plan)
             if found is not None:
-                self._broken_plan = plan
+                self._broken = plan, trial
                 return found
         return None
 
@@ -155,19 +160,27 @@ class _Settling:
         if self._state.training is None:
             return None
         plans = [uneven(graph, self._together(graph))[0], *(plan_for(graph, gone) for gone in self.gone)]
-        with self._clock.running():
-            places = (place_in_training(self._model, graph, plan, self._state) for plan in plans)
-            return next((place for place in places if place is not None), None)
+        trial = partial(place_in_training, self._model, graph, state=self._state)
+        for plan in plans:
+            with self._clock.running():
+                place = trial(plan=plan)
+            if place is not None:
+                self._broken = plan, trial
+                return place
+        return None
 
-    def _pin_more(self, culprit: str) -> None:
-        """Give up on what enters the module that breaks in training, or on all that it has.
+    def _pin_more(self, culprit: str, graph: Graph) -> None:
+        """Give up on what alone breaks in training, else on what enters the module that does, or on all that it has.
 
         Raises:
             TraceError: if that was done already.
         """
         state = self._state
         place = culprit if culprit in dict(self._model.named_modules()) else ""
-        reason = f"training uses it in '{place}' in a way that was not understood"
+        where = f" in '{place}'" if place else ""
+        reason = f"training uses it{where} in a way that was not understood"
+        if self._closing.is_alone(place) and self._narrow(graph, reason):
+            return
         remedy = "take sizes from the shapes of the tensors there"
         entering = [Pinning(layer[layer != L.FIXED], reason, remedy) for layer in state.arrivals.get(place, [])]
         inside = [s for s in state.slots if place and _contains(place, layer_of(s.tensor))]
@@ -209,13 +222,24 @@ class _Settling:
         """Look for numbers in attributes with which the network comes further; False if there are none."""
         if broken.thin is None or broken.reached is None or broken.reached.module is None:
             return False
-        plan = self._broken_plan
+        plan, _ = self._broken
         with self._clock.running():
             more = self._search.further(broken.thin, broken.reached, graph, plan, self._units, self._assigned)
         self._assigned |= more
         return bool(more)
 
-    def _force_more(self, broken: Break) -> bool:
+    def _narrow(self, graph: Graph, reason: str) -> bool:
+        """Let only those groups stay whose cut breaks what broke; False where all do."""
+        plan, trial = self._broken
+
+        def breaks(part: Plan) -> bool:
+            self._clock.check("a trial of a thinner network")
+            with self._clock.running():
+                return trial(plan=part) is not None
+
+        return self._closing.groups(graph, culprits(plan, breaks), reason)
+
+    def _force_more(self, broken: Break, graph: Graph) -> bool:
         """Take the next step with the code that is nearest to the break; False if nothing is left to do."""
         near = sorted((n for n in self._classes if _contains(n, broken.module)), key=len, reverse=True)
         if broken.step is None:
@@ -224,6 +248,8 @@ class _Settling:
             return True
         closing, components, own = self._closing, self._components, broken.module in self._classes
         if not own and broken.step is not None and closing.near(broken.module, broken.step, components):
+            return True
+        if closing.is_alone(broken.module) and self._narrow(graph, closing.reason(broken.module)):
             return True
         if any(self._step(self._classes[name]) for name in near):
             return True

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from secateur.core.graph import Graph, layer_of, maker_of
+from secateur.core.graph import Graph, Group, layer_of, maker_of
 from secateur.core.plan import ZeroWeights
 from secateur.errors import PlanError, SettingError
 
@@ -50,6 +50,28 @@ def maskable(graph: Graph, *, stem: bool = False, linear: bool = False) -> tuple
         and (linear or len(graph.tensors[name][0]) > 2)
         and maker_of(name) not in left
     )
+
+
+def map_groups(graph: Graph, *, stem: bool = False, linear: bool = False) -> list[Group]:
+    """Return the groups of feature maps that may go.
+
+    Args:
+        graph: the network.
+        stem: whether those are among them that the first convolution makes.
+        linear: whether the units of linear layers are.
+    """
+    first = maker_of(stem_of(graph))
+    return [
+        group
+        for group in graph.free
+        if (stem or first not in group.layers)
+        and (linear or any(len(graph.tensors[m.tensor][0]) > 2 for m in group.members if m.role == "makes"))
+    ]
+
+
+def by_kernel(values: Tensor) -> Tensor:
+    """Return what has the shape of a weight by its kernels, (rows, columns, positions); linear layers have one each."""
+    return values.reshape(*values.shape[:2], -1)
 
 
 def kernel_mask(shape: tuple[int, ...], keep: Tensor) -> Tensor:
@@ -170,7 +192,7 @@ def draw_kept(total: int, count: int, gone: Tensor, rng: torch.Generator) -> Ten
 def draw_kernels(graph: Graph, name: str, count: int, rng: torch.Generator, weight: Tensor) -> ZeroWeights:
     """Drop so many of a layer's kernels at random, any pattern; those that are zero already count first."""
     shape = graph.tensors[name][0]
-    gone = (weight.detach().cpu() == 0).flatten(2).all(2).flatten()
+    gone = by_kernel(weight.detach().cpu() == 0).all(2).flatten()
     keep = draw_kept(len(gone), count, gone, rng)
     return ZeroWeights.of(name, kernel_mask(shape, keep.reshape(shape[:2])))
 
@@ -181,12 +203,19 @@ def draw_weights(graph: Graph, name: str, count: int, rng: torch.Generator, weig
     return ZeroWeights.of(name, draw_kept(len(gone), count, gone, rng).reshape(graph.tensors[name][0]))
 
 
-def draw_strided(graph: Graph, name: str, stride: int, rng: torch.Generator, polarity: Polarity) -> ZeroWeights | None:
-    """Draw an offset for every input map of a layer; None if its kernels are single weights."""
+def draw_strided(
+    graph: Graph, name: str, stride: int, rng: torch.Generator, polarity: Polarity, *, even: bool = False
+) -> ZeroWeights | None:
+    """Draw an offset for every input map of a layer; None if its kernels are single weights.
+
+    Offsets do not all keep as many positions; with ``even`` each is as frequent as the others, as far as the number of
+    maps goes, so that all draws of a layer keep as much.
+    """
     window = tuple(graph.tensors[name][0][2:])
     if math.prod(window) == 1:
         return None
-    offsets = torch.randint(stride, (input_maps(graph, name),), generator=rng)
+    maps = input_maps(graph, name)
+    offsets = torch.randperm(maps, generator=rng) % stride if even else torch.randint(stride, (maps,), generator=rng)
     return ZeroWeights.of(name, strided_mask(graph, name, stride, offsets, polarity))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,13 @@ class Moment:
         steps: optimizer steps of the whole training.
         rng: the run's own generator, on the training device. It starts anew from the run's seed at every epoch, so
             that what is drawn from it is the same after a resume; all processes of a training draw alike.
+        restart: lets the optimizer forget all gradients of earlier steps; its learning rate stays.
     """
 
     step: int
     steps: int
     rng: torch.Generator
+    restart: Callable[[], None] = lambda: None
 
 
 class Shaper:

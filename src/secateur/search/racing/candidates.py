@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.core.batchnorm_folding import fuse, fusible
 from secateur.core.graph import Graph, layer_of, staying, tensor_of
-from secateur.core.plan import EMPTY, Plan
+from secateur.core.plan import EMPTY, DropUnits, Plan
 from secateur.core.surgery import TOLERANCE, apply, masked, relative_difference
 from secateur.core.surgery.silence import changed, silencing
 from secateur.measure.forward import call
@@ -92,6 +92,9 @@ class Bench:
         ways: how to run candidates; found out by trying the first one if None.
         timed: try all ways and take the fastest; False: take the first that agrees with the silenced network, so that
             no clock decides how sums are rounded.
+        base: units that every candidate drops; what comes before the first difference from this network is shared.
+        even: run all at full width with zeros and batch norms apart, so that candidates that compute the same are
+            rounded alike.
 
     Raises:
         PlanError: if a plan belongs to another network.
@@ -107,14 +110,18 @@ class Bench:
         ways: Ways | None = None,
         *,
         timed: bool = True,
+        base: Plan = EMPTY,
+        even: bool = False,
     ) -> None:
         self._dense = apply(model, graph, EMPTY).eval().requires_grad_(False)
+        self._common, self._even = base, even
         self._graph, self._plans, self._held = graph, plans, held
         self._probe = held.images[:PROBE]
         self._lock = threading.RLock()  # silencing works inside the dense network, which thin ones are cut from
         self._needed: frozenset[int] | None = None
         self._spare: Mapping[int, str] = {}
-        self._changed = frozenset[str]().union(*(changed(graph, plan) for plan in plans))
+        self._changed = frozenset[str]().union(*(changed(graph, _beyond(base, plan)) for plan in plans))
+        self._narrowed = self._changed | changed(graph, base)
         keeps = [graph.kept(plan) for plan in plans]
         self._statistics = any(not bool(staying(s.units, keep).all()) for s in graph.statistics for keep in keeps)
         with torch.no_grad():
@@ -127,7 +134,7 @@ class Bench:
     def use(self, ways: Ways) -> None:
         """Settle how candidates are run."""
         self.ways, self._needed, self._spare = ways, None, {}
-        self._base = apply(self._dense, self._graph, EMPTY)
+        self._base = apply(self._dense, self._graph, silencing(self._graph, self._common))
         self._shape(self._base)
 
     def runner(self, i: int) -> Runner:
@@ -167,7 +174,7 @@ class Bench:
         self._shape(network)
         keep = self._graph.kept(plan)
         narrow: dict[int, Narrow] = {}
-        for name in self._changed:
+        for name in self._narrowed:
             units = self._read_units(name)
             if units is not None and not bool(staying(units, keep).all()):
                 kept = torch.nonzero(staying(units, keep)).flatten().to(self._held.images.device)
@@ -201,20 +208,28 @@ class Bench:
     def _fastest(self, timed: bool) -> Ways:
         """Return the fastest way, or the first, whose first candidate agrees with the silenced network."""
         best, least = SILENCED, float("inf")
-        layouts = (False, True) if self._held.images.dim() == 4 else (False,)
-        for layout in layouts:
+        for ladder in self._ladders():
+            for tried in ladder:
+                seconds = self._timed(tried)
+                if seconds is not None and not timed:
+                    return tried
+                if seconds is not None:
+                    best, least = (tried, seconds) if seconds < least else (best, least)
+                    break
+        return best
+
+    def _ladders(self) -> Iterator[tuple[Ways, ...]]:
+        """Yield ways to try, of which the later ones stand in for the first where it does not agree."""
+        if self._even:
+            ways = Ways(thin=False, fused=False)
+            yield ways, replace(ways, shared=False)
+            return
+        for layout in (False, True) if self._held.images.dim() == 4 else (False,):
             for thin in (True, False):
                 ways = Ways(thin=thin, channels_last=layout)
                 # folding or sharing may be what does not agree, so each is given up alone before both
                 less = (ways, replace(ways, fused=False), replace(ways, shared=False))
-                for tried in (*less, replace(ways, fused=False, shared=False)):
-                    seconds = self._timed(tried)
-                    if seconds is not None and not timed:
-                        return tried
-                    if seconds is not None:
-                        best, least = (tried, seconds) if seconds < least else (best, least)
-                        break
-        return best
+                yield *less, replace(ways, fused=False, shared=False)
 
     def _timed(self, ways: Ways) -> float | None:
         """Return the seconds that the first candidate takes for a batch; None if it does not agree."""
@@ -239,6 +254,19 @@ class Bench:
         if self._held.images.is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - start
+
+
+def _beyond(base: Plan, plan: Plan) -> Plan:
+    """Return a plan without the units that another one drops already."""
+    gone = {name: frozenset(units) for name, units in base.dropped().items()}
+    return Plan(
+        tuple(
+            DropUnits(edit.group, tuple(unit for unit in edit.units if unit not in gone.get(edit.group, ())))
+            if isinstance(edit, DropUnits)
+            else edit
+            for edit in plan.edits
+        )
+    )
 
 
 def _versions(tape: Tape | None) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph
-from secateur.core.plan import Plan
+from secateur.core.plan import EMPTY, Plan
 from secateur.search.malloc_settings import keep_freed
 from secateur.search.racing.candidates import Bench, Runner, Ways
 from secateur.search.racing.held_out_images import HeldOut
@@ -58,6 +58,7 @@ class Engine:
         held: the images.
         ways: how to run candidates; found out on the first one if None.
         memory: bytes that the networks of candidates may take at a time.
+        base: units that every candidate drops.
 
     Raises:
         PlanError: if a plan belongs to another network.
@@ -72,8 +73,9 @@ class Engine:
         held: HeldOut,
         ways: Ways | None = None,
         memory: int = MEMORY,
+        base: Plan = EMPTY,
     ) -> None:
-        self.bench = Bench(model, graph, plans, held, ways)
+        self.bench = Bench(model, graph, plans, held, ways, base=base)
         self._held, self._memory = held, memory
         self._runners: dict[int, Runner] = {}
 

@@ -45,6 +45,15 @@ class HeldOut:
             raise DataError(f"candidates are compared on validation images, and there are none; give {setting('data')}")
         return HeldOut(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]).long())
 
+    def sampled(self, most: int) -> HeldOut:
+        """Return at most so many of the images, of each label its share, spread evenly over its images."""
+        if len(self) <= most:
+            return self
+        by_label = self.labels.argsort(stable=True)
+        places = ((torch.arange(most, dtype=torch.float64) + 0.5) * len(self) / most).long().to(by_label.device)
+        chosen = by_label[places].sort().values
+        return HeldOut(self.images[chosen], self.labels[chosen])
+
     @property
     def example(self) -> Tensor:
         """The first image, (1, ...)."""

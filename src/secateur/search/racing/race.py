@@ -4,20 +4,23 @@ Errors are counted, and counts only grow: once some candidate has finished with 
 given up as soon as it has more. So all start on a sample of the images, the leaders run to the end, and the others run
 side by side against their count, each first on the kinds of images that it gets wrong most. Racing, which drops the
 worse half on growing samples, is offered too; it is approximate and says so.
+
+Where the best few are asked for, all run against the last of these, ties are run to the end, and the loss decides them.
 """
 
 from __future__ import annotations
 
 import bisect
 import copy
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.plan import Plan
+from secateur.core.plan import EMPTY, Plan
 from secateur.core.selection.search_results import Search, Trial, key_of
 from secateur.core.sizes.size import size
 from secateur.core.surgery.private_copies import apart
@@ -28,8 +31,9 @@ from secateur.search.racing.executors import Here, Workers
 from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.image_order import Parts
 from secateur.search.racing.known_counts import Ledger
+from secateur.search.racing.losses import losses
 from secateur.search.racing.work_item import Stretch, split
-from secateur.search.task_examples import Examples
+from secateur.search.task_examples import Examples, finite_or_worst
 
 LEADERS = 2  # run to the end: the best of them on a sample is often not the best of all ...
 PURSUERS = 4  # ... so these go next, since every better count lets the others be given up earlier
@@ -45,13 +49,15 @@ def best_of(
     *,
     complete: bool = False,
     racing: bool = False,
+    places: int = 0,
+    base: Plan = EMPTY,
     work: Path | None = None,
     ray: str = "",
     tell: Tell = ignore,
 ) -> Search:
     """Return what is known of each candidate, and which makes the fewest errors without retraining.
 
-    Of equally good ones the first wins. Equal plans are tried once.
+    Of equally good ones the first wins, or with ``places`` the one with the smaller loss. Equal plans are tried once.
 
     Args:
         model: the dense network; left as it is.
@@ -60,6 +66,8 @@ def best_of(
         held: the images on which they compete.
         complete: whether candidates that cannot win run to the end all the same, so that every score is exact.
         racing: whether to drop the worse half on growing samples: faster, but approximate.
+        places: how many of the best are to be found, as ``winners``; 0 for one, whose ties no loss decides.
+        base: units that every candidate drops; what such a network computes before the first difference is shared.
         work: folder in which every step is noted, so that a killed search goes on; None for none.
         ray: where to spread the work: address of a Ray cluster, ``local`` for one on this machine; empty for none.
         tell: hears the progress, under the stage ``"search"``.
@@ -72,6 +80,8 @@ def best_of(
         raise SettingError("there is no candidate to choose from; draw at least 1")
     if complete and racing:
         raise SettingError("racing drops candidates early, complete runs all of them to the end; choose one")
+    if racing and places:
+        raise SettingError("racing finds no exact places; leave one of them out")
     if ray and held.images.device.type != "cpu":  # the workers have no accelerator
         model, held = copy.deepcopy(model).cpu(), HeldOut(held.images.cpu(), held.labels.cpu())
     keys = [key_of(plan) for plan in plans]
@@ -81,20 +91,35 @@ def best_of(
         size(graph, plans[number])  # refuses plans of another network before anything is started
     parts = Parts.whole(held) if racing else Parts.of(held)
     held = parts.held
-    ledger = Ledger(work, subject(model, held))
-    workers: Workers = Here(model, graph, plans, held)
+    ledger = Ledger(work, "" if work is None else subject(model, held))
+    workers: Workers = Here(model, graph, plans, held, base)
     if ray:
         from secateur.search.racing.ray_cluster import Cluster
 
         workers = Cluster(model, graph, plans, held, ray)
-    contest = _Contest(numbers, keys, parts, ledger, workers, tell)
+    contest = _Contest(numbers, keys, parts, ledger, workers, tell, places)
     try:
         best = contest.race() if racing else contest.settle(complete)
     finally:
         ledger.close()
         workers.close()
     trials = {number: contest.trial(number) for number in numbers}
-    return Search(tuple(trials[own[key]] for key in keys), best, len(held), exact=not racing)
+    winners = _placed(
+        contest.leading(), trials, lambda tied: losses(model, graph, [plans[i] for i in tied], held, base)
+    )
+    winners = winners[:places]
+    best = winners[0] if winners else best
+    return Search(tuple(trials[own[key]] for key in keys), best, len(held), exact=not racing, winners=winners)
+
+
+def _placed(
+    leading: Sequence[int], trials: Mapping[int, Trial], losses_of: Callable[[Sequence[int]], Sequence[float]]
+) -> tuple[int, ...]:
+    """Return the leading candidates, the best first; their losses are asked for where they tie."""
+    counts = Counter(trials[i].errors for i in leading)
+    tied = [i for i in leading if counts[trials[i].errors] > 1]
+    found = dict(zip(tied, map(finite_or_worst, losses_of(tied)), strict=True)) if tied else {}
+    return tuple(sorted(leading, key=lambda i: (trials[i].errors, found.get(i, 0.0), i)))
 
 
 def subject(model: nn.Module, held: HeldOut | Examples) -> str:
@@ -114,7 +139,9 @@ class _Contest:
         ledger: Ledger,
         workers: Workers,
         tell: Tell,
+        places: int = 0,
     ) -> None:
+        self._places = places
         self._numbers, self._keys, self._parts, self._images = numbers, keys, parts, len(parts.held)
         self._ledger, self._workers, self._tell = ledger, workers, tell
         self._ends = [part.stop for part in parts.all]
@@ -126,7 +153,8 @@ class _Contest:
             self._run([(part, self._numbers) for part in self._parts.rest])
             return self._best(self._numbers)
         ranked = sorted(self._numbers, key=lambda i: (sum(self._seen(i, part)[1] for part in self._parts.sample), i))
-        leaders, pursuers, others = ranked[:LEADERS], ranked[LEADERS : LEADERS + PURSUERS], ranked[LEADERS + PURSUERS :]
+        first = max(LEADERS, self._places)
+        leaders, pursuers, others = ranked[:first], ranked[first : first + PURSUERS], ranked[first + PURSUERS :]
         self._run([(part, leaders) for part in self._parts.rest])
         self._pursue(pursuers, leaders)
         self._pursue(others, [*leaders, *pursuers])
@@ -138,6 +166,17 @@ class _Contest:
         for turn in range(len(self._parts.rest)):
             left = [i for i in numbers if self._total(i)[1] <= limits[i]]
             self._run([(part, [i for i in left if orders[i][turn] == part]) for part in self._parts.rest], limits)
+
+    def leading(self) -> list[int]:
+        """Return those that are among the best on all images, more than were asked for where they tie."""
+        if not self._places:
+            return []
+        done = [i for i in self._numbers if self._total(i)[0] == self._images]
+        return [i for i in done if self._total(i)[1] <= self._last_place(done)]
+
+    def _last_place(self, numbers: Sequence[int]) -> int:
+        """Return with how many errors the last of the best so far has its place."""
+        return sorted(self._total(i)[1] for i in numbers)[: self._places][-1]
 
     def race(self) -> int:
         """Return the survivor of dropping the worse half on samples that double."""
@@ -170,6 +209,9 @@ class _Contest:
 
     def _limits(self, numbers: Sequence[int], settled: Sequence[int]) -> dict[int, int]:
         """Return with how many errors each could still win against the best of those settled."""
+        done = [i for i in settled if self._total(i)[0] == self._images]
+        if self._places:
+            return dict.fromkeys(numbers, self._last_place(done) if len(done) >= self._places else self._images)
         best = self._best(settled)
         errors = self._total(best)[1]
         return {i: errors if i <= best else errors - 1 for i in numbers}

@@ -1,0 +1,107 @@
+"""Take the smallest weights out while the network trains, many at first and ever fewer later.
+
+Idea.         A network that loses all its weights at once does not recover as well as one that loses them bit by bit.
+              While there are many, many can go at a time; later the network needs time after each.
+Rule.         At ``updates`` + 1 steps at equal distances from ``begin`` to ``end`` of the training, the smallest |w| of
+              each layer are out of play, of a share s_f + (s_i - s_f) (1 - p)^3 of its weights, rounded down, with p
+              from 0 to 1, s_i = ``initial`` and s_f the ratio, or what the target asks for. What is out is zero and
+              gets no gradient. After ``end`` the training goes on with the masks as they are.
+Needs.        A training before the decision (shape), of any task. Without one the smallest weights go at once.
+Cost.         A sort of the weights at each update, and a product of weights and masks after each step.
+Differences.  The paper's body was not at hand; the rule is that of the code in TensorFlow (contrib/model_pruning).
+              There a threshold is read from a histogram of 255 bins and smoothed; here the number of weights is exact.
+              There weights out of play keep their value and may come back when the threshold falls; here only with
+              ``returns``. When it begins and ends and how many updates there are is our choice: for a trained network
+              it begins at once, and the last update is at 0.7 of the training, while its rate is still high.
+              Depthwise convolutions are never pruned, nor is the first convolution by default. The share is the same in
+              each layer; thresholds over all layers, and one layer at a time, are not offered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from secateur.core.method import Method, Paper
+from secateur.core.plan import EMPTY, Plan
+from secateur.core.problem import Problem
+from secateur.core.selection import zero_counts
+from secateur.core.sizes.size import Target
+from secateur.core.zeros.masks import Masks
+from secateur.core.zeros.scheduled_pruning import ScheduledPruning, rising
+from secateur.core.zeros.schedules import Cubic, check_span
+from secateur.core.zeros.shaper import Shaper
+from secateur.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Gradual(Method):
+    """Gradual pruning on a cubic course.
+
+    Attributes:
+        ratio: share that goes from every layer in the end, in [0, 1); None where a target decides.
+        initial: share that goes at the first update, at most the ratio.
+        begin: share of the training that goes by before the first update.
+        end: share of the training at which the last update is.
+        updates: how many follow the first, at least 1; 1 is all at once, at the end.
+        returns: whether weights keep their value while out of play, and may come back.
+        stem: whether the first convolution may be pruned.
+        last: whether the layer that runs last may be.
+    """
+
+    ratio: float | None = None
+    initial: float = 0.0
+    begin: float = 0.0
+    end: float = 0.7
+    updates: int = 20
+    returns: bool = False
+    stem: bool = False
+    last: bool = True
+
+    paper: ClassVar[Paper] = Paper(
+        title="To prune, or not to prune: exploring the efficacy of pruning for model compression",
+        authors="Michael Zhu, Suyog Gupta",
+        venue="ICLR Workshop",
+        year=2018,
+        link="arXiv:1710.01878",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        zero_counts.check_ratio(self.ratio)
+        zero_counts.check_ratio(self.initial, "initial")
+        check_span(self.begin, self.end)
+        if self.updates < 1:
+            raise SettingError(f"updates must be at least 1, not {self.updates}")
+        if self.ratio is not None and self.initial > self.ratio:
+            raise SettingError(f"initial must be at most the ratio, {self.ratio}, not {self.initial}")
+
+    def check(self, target: Target | None) -> None:
+        """Refuse a run that does not say how much goes, or in a size that zeroed weights do not change."""
+        zero_counts.check_said(target, self.ratio)
+
+    def plan(self, problem: Problem) -> Plan:
+        """Zero the smallest weights; in a shaped network these are the zeros that it has."""
+        self.check(problem.target)
+        if problem.target is not None and problem.target.keep >= 1.0:
+            return EMPTY
+        return zero_counts.smallest_go(problem.model, self._counts(problem))
+
+    @contextlib.contextmanager
+    def shaping(self, problem: Problem) -> Generator[Shaper | None]:
+        """Take weights out of play on the course; leaves zeros in the network."""
+        self.check(problem.target)
+        counts = self._counts(problem)
+        zero_counts.refuse_nan(problem.model, counts)
+        masks = Masks(problem.model, counts, remember=self.returns)
+        choose = rising(masks, counts, self.initial, self.ratio, returns=self.returns)
+        pruning = ScheduledPruning(masks, Cubic(self.updates, self.begin, self.end), choose)
+        with masks.attached():
+            yield pruning
+        pruning.finish()
+
+    def _counts(self, problem: Problem) -> dict[str, int]:
+        names = zero_counts.weights_of(problem.graph, stem=self.stem, last=self.last)
+        return zero_counts.counts(problem.graph, names, problem.target, self.ratio)

@@ -1,0 +1,116 @@
+"""Let one part of a sparse network after the other grow dense while it trains, and prune it again.
+
+Idea.         Masks that are chosen once, on a network that is not trained yet, are poor. If one part of the layers at a
+              time is dense and the others are sparse, every weight gets its chance to show that it is needed, and the
+              network is never dense as a whole.
+Rule.         The layers are cut, in order, into ``parts`` of about as many weights. All are sparse but the first, which
+              trains dense; then it loses its smallest |w|, per layer, the next one becomes dense, its missing weights
+              beginning at 0, and so on, for ``rounds`` rounds. The last part is pruned, and the training ends with all
+              masks held. turns = parallel: in each round copies of one network, copy i with part i dense; part i of the
+              next network is that of copy i, pruned.
+Needs.        A training before the decision (shape), of any task, with as many steps as there are turns and 2 more.
+              Without one the smallest weights go at once.
+Cost.         A product of weights and masks after each step. parallel: two more copies of the network in memory.
+Differences.  Known from the released code for Transformers; the lengths are our choice: all turns last alike, and the
+              end two of them. The optimizer starts anew at every turn, as there, but the learning rate follows the
+              training; a schedule without one, or steps, comes closest to theirs. It starts from the weights as they
+              are, so that the first weights to go are the smallest, or with start = random drawn, as for networks
+              from scratch. parallel trains the copies in turn within one training, on batches that follow each other
+              and at the rates of that moment, instead of side by side; what is in no part (norms, biases, layers left
+              out) comes from the copy of the layer before it. In the first round the part that is dense has the
+              weights as given. One threshold over all layers (non-uniform), and growing a random share of each, are not
+              offered. A network with fewer layers than parts has a part for each layer. The first convolution and the
+              last layer stay dense by default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from secateur.core.graph import Graph
+from secateur.core.method import Method, Paper
+from secateur.core.plan import EMPTY, Plan
+from secateur.core.problem import Problem
+from secateur.core.selection import zero_counts
+from secateur.core.sizes.size import Target
+from secateur.core.zeros.growing_parts import GrowingParts, Start, Turns
+from secateur.core.zeros.masks import Masks
+from secateur.core.zeros.schedules import Cycle, contiguous
+from secateur.core.zeros.shaper import Shaper
+from secateur.errors import SettingError
+
+
+@dataclass(frozen=True)
+class GrowAndPrune(Method):
+    """Scheduled grow-and-prune (GaP), cyclic or parallel.
+
+    Attributes:
+        ratio: share that goes from every layer, in [0, 1); None where a target decides.
+        parts: how many parts the layers are cut into, at least 1; 1 is dense-sparse-dense training of all.
+        rounds: how often each part has its turn, at least 1.
+        turns: whether parts have their turns one after the other (cyclic), or in copies (parallel).
+        start: which weights go first: the smallest (magnitude), or drawn ones (random).
+        stem: whether the first convolution may be pruned.
+        last: whether the layer that runs last may be.
+    """
+
+    ratio: float | None = None
+    parts: int = 3
+    rounds: int = 2
+    turns: Turns = "cyclic"
+    start: Start = "magnitude"
+    stem: bool = False
+    last: bool = False
+
+    paper: ClassVar[Paper] = Paper(
+        title="Effective Model Sparsification by Scheduled Grow-and-Prune Methods",
+        authors="Xiaolong Ma, Minghai Qin, Fei Sun, Zejiang Hou, Kun Yuan, Yi Xu, Yanzhi Wang, Yen-Kuang Chen, "
+        "Rong Jin, Yuan Xie",
+        venue="ICLR",
+        year=2022,
+        link="arXiv:2106.09857",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        zero_counts.check_ratio(self.ratio)
+        for name in ("parts", "rounds"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def check(self, target: Target | None) -> None:
+        """Refuse a run that does not say how much goes, or in a size that zeroed weights do not change."""
+        zero_counts.check_said(target, self.ratio)
+
+    def plan(self, problem: Problem) -> Plan:
+        """Zero the smallest weights; in a shaped network these are the zeros that it has."""
+        self.check(problem.target)
+        if problem.target is not None and problem.target.keep >= 1.0:
+            return EMPTY
+        return zero_counts.smallest_go(problem.model, self._counts(problem))
+
+    @contextlib.contextmanager
+    def shaping(self, problem: Problem) -> Generator[Shaper | None]:
+        """Grow and prune part after part; leaves zeros in the network."""
+        self.check(problem.target)
+        counts = self._counts(problem)
+        zero_counts.refuse_nan(problem.model, counts)
+        masks, parts = Masks(problem.model, counts), self.cut(problem.graph, counts)
+        cycle = Cycle(1 + max(parts.values(), default=0), self.rounds)
+        growing = GrowingParts(problem.model, masks, counts, parts, cycle, self.turns, self.start)
+        with masks.attached():
+            yield growing
+        growing.finish()
+
+    def cut(self, graph: Graph, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return the part of each weight, from 0."""
+        sizes = [math.prod(graph.tensors[name][0]) for name in counts]
+        return dict(zip(counts, contiguous(sizes, min(self.parts, len(sizes))), strict=True))
+
+    def _counts(self, problem: Problem) -> dict[str, int]:
+        names = zero_counts.weights_of(problem.graph, stem=self.stem, last=self.last)
+        return zero_counts.counts(problem.graph, names, problem.target, self.ratio)
