@@ -18,10 +18,6 @@ import torch
 
 import forked
 from commands import run
-from secateur.core.method import ScoreMethod
-from secateur.core.problem import Problem
-from secateur.core.sizes.size import Target
-from secateur.core.trace import trace
 from secateur.measure import count, quality
 from secateur.methods import METHODS
 from secateur.models import MODELS
@@ -77,7 +73,7 @@ def test_the_python_of_every_page_runs(page: Path, tmp_path: Path):
 
 
 def test_the_readme_has_python_and_commands():
-    assert len(blocks("python")) >= 5
+    assert len(blocks("python")) >= 3
     assert commands()
 
 
@@ -86,7 +82,6 @@ def test_the_python_of_the_readme_runs_and_does_what_it_says(tmp_path: Path):
     readme = vars(run_blocks(ROOT / "README.md", tmp_path))
     assert (tmp_path / "out" / "lenet5" / "weights.safetensors").is_file()
     is_half_as_large_and_has_learnt(readme)
-    removes_the_unit_that_is_hardly_read(readme["LeastRead"])
     asks_for_the_same_in_its_recipe(readme["brief"])
 
 
@@ -102,20 +97,9 @@ def is_half_as_large_and_has_learnt(readme: Mapping[str, Any]) -> None:
     assert right[0] > 0.85  # ten times better than chance, which is what the epochs there give with room to spare
 
 
-def removes_the_unit_that_is_hardly_read(method: type[ScoreMethod]) -> None:
-    """Two outputs read the units with weights 4 and -2, 1 and 1, 0 and 8: the second is the first to go."""
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1), torch.nn.ReLU(), torch.nn.Conv2d(3, 2, 1))
-    with torch.no_grad():
-        net[2].weight.copy_(torch.tensor([[4.0, 1.0, 0.0], [-2.0, 1.0, 8.0]]).reshape(2, 3, 1, 1))
-    problem = Problem(net, trace(net, torch.ones(1, 1, 2, 2)), Target(0.7, "units"))
-    group = problem.graph.group("0")
-    torch.testing.assert_close(method().score(group, problem), torch.tensor([3.0, 1.0, 4.0]))
-    assert method().plan(problem).dropped() == {"0": (1,)}
-
-
 def asks_for_the_same_in_its_recipe(brief: Settings) -> None:
     ((_, text),) = blocks("toml")
-    expected = Recipe(model="lenet5", data="mnist5k", method="filter_std", keep=0.5, pretrain=brief, train=brief)
+    expected = Recipe(model="lenet5", data="mnist5k", method="reconstruction", keep=0.5, pretrain=brief, train=brief)
     assert Recipe.from_toml(text) == expected
 
 
@@ -123,10 +107,12 @@ def test_the_table_of_methods_is_complete():
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.MULTILINE))
     assert sorted(rows) == sorted(name for name in METHODS if METHODS[name].__module__.startswith("secateur.methods"))
     for name, paper in rows.items():
-        assert str(METHODS[name].paper.year) in paper
-        title = re.search(r"\*(.+)\*", paper)
-        assert title is not None
-        assert METHODS[name].paper.title.startswith(title[1])
+        assert paper.endswith(f", {METHODS[name].paper.year}")
+        assert METHODS[name].paper.authors.split(",")[0].split()[-1] in paper
+
+
+def test_the_readme_is_read_in_a_few_minutes():
+    assert len(README.split()) <= 1200
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=where)
