@@ -241,5 +241,5 @@ def test_training_needs_data(recipe: Recipe) -> None:
 
 
 def test_a_network_with_too_few_classes_is_refused(recipe: Recipe) -> None:
-    with pytest.raises((ModelError, DataError), match="as many classes as the data has"):
+    with pytest.raises((ModelError, DataError), match="the network would have 3: leave classes"):
         run_recipe(replace(recipe, classes=3))

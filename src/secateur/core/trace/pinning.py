@@ -6,7 +6,7 @@ of it, and so on outwards. What the whole network has at hand is the end: then n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -54,13 +54,21 @@ class Closing:
         """Let everything stay that the network has at hand; False if it does already."""
         return self._close([""], 0, _INSIDE, components)
 
-    def groups(self, graph: Graph, names: Collection[str], reason: str) -> bool:
-        """Let groups stay whose cut breaks what the reason says; False if there are none."""
+    def groups(
+        self, graph: Graph, names: Collection[str], reason: str, known: Sequence[Pinning], components: Components
+    ) -> bool:
+        """Let groups stay whose cut breaks what the reason says, or one that is known; False if there are none."""
         starts = {(slot.tensor, slot.dim): slot.start for slot in self.state.slots}
         members = [member for group in graph.groups if group.name in names for member in group.members]
+        pins: list[Pinning] = []
         for member in members:
             atoms = starts[member.tensor, member.dim] + torch.nonzero(member.unit >= 0).flatten()
-            self.pinnings.append(Pinning(atoms, reason, _REMEDY))
+            units = components.prunable(atoms)
+            why = next((pin for pin in known if bool(torch.isin(components.prunable(pin.atoms), units).any())), None)
+            pins.append(Pinning(atoms, why.reason if why else reason, why.remedy if why else _REMEDY))
+        if any(pin.reason == reason for pin in pins):  # then the others may stay for what is not known, too
+            pins = [Pinning(pin.atoms, reason, _REMEDY) for pin in pins]
+        self.pinnings += pins
         return bool(members)
 
     def is_alone(self, module: str) -> bool:

@@ -237,7 +237,8 @@ class _Settling:
             with self._clock.running():
                 return trial(plan=part) is not None
 
-        return self._closing.groups(graph, culprits(plan, breaks), reason)
+        better = sites.pinnings(list(self._found.unknown), self._state, [])
+        return self._closing.groups(graph, culprits(plan, breaks), reason, better, self._components)
 
     def _force_more(self, broken: Break, graph: Graph) -> bool:
         """Take the next step with the code that is nearest to the break; False if nothing is left to do."""
