@@ -186,7 +186,16 @@ def test_the_cut_and_the_repaired_network_have_columns_and_marks_of_their_own(tm
 def test_plotly_is_embedded_once_and_draws_five_charts(tmp_path):
     text = report.write(make(tmp_path / "art", document())).read_text("utf-8")
     assert len(re.findall(r"Plotly\.newPlot\(", text)) >= 3
-    assert text.count("* plotly.js v") == 1
+    assert text.count("* plotly.js (basic - minified) v") == 1
+    assert len(text) < 1_500_000
+    assert set(re.findall(r'"type":"(\w+)"', text.partition('id="chart-')[2])) <= {
+        "bar",
+        "scatter",
+        "linear",
+        "log",
+        "category",
+        "line",
+    }
     charts = ["chart-trade-off", "chart-widths", "chart-groups", "chart-loss", "chart-metric"]
     assert re.findall(r'id="(chart-[\w-]+)"', text) == charts
 

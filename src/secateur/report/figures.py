@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import resources
 from typing import Any
+
+import numpy as np
 
 from secateur.outcome.network_stages import measured, metric_of, quality_in
 from secateur.tasks import Metric
@@ -84,7 +87,10 @@ def search(errors: Sequence[float], complete: Sequence[bool], number: int, metri
     figure.add_trace(go.Scatter(x=order, y=shares, mode="markers", name="candidate", marker={"color": colors}), 1, 1)
     line = {"color": AFTER, "width": 2, "shape": "hv"}
     figure.add_trace(go.Scatter(x=order, y=best, mode="lines", name="best so far", line=line), 1, 1)
-    figure.add_trace(go.Histogram(y=shares, marker={"color": BEFORE}, showlegend=False), 1, 2)
+    counts, edges = np.histogram(shares, bins="auto")
+    middles = (edges[:-1] + edges[1:]) / 2
+    bars = {"marker": {"color": BEFORE}, "showlegend": False, "hoverinfo": "x"}
+    figure.add_trace(go.Bar(x=counts, y=middles, width=np.diff(edges), orientation="h", **bars), 1, 2)
     figure.update_xaxes(title_text="candidates tried", col=1)
     figure.update_xaxes(title_text="how many", col=2)
     figure.update_yaxes(title_text=f"validation {metric.title if metric else 'error in %'}", col=1)
@@ -178,10 +184,8 @@ def of_epoch(row: Mapping[str, Any], name: str) -> float | None:
 
 
 def script() -> str:
-    """Return plotly.js."""
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs()
+    """Return plotly.js with lines, markers and bars alone: a quarter of the bundle that plotly for Python has."""
+    return resources.files("secateur.report").joinpath("static", "plotly-basic.min.js").read_text("utf-8")
 
 
 def fragment(figure: Any, name: str, height: int, above: float = 1.02, below: int = 0) -> str:
