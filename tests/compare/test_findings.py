@@ -11,9 +11,10 @@ from scipy import stats
 from secateur.compare import Comparison, Request, Run, findings, requests
 from secateur.compare.findings import Findings
 from secateur.compare.notes import notes
-from secateur.compare.significance import NO_SPREAD, ONE_SEED, holm, welch
+from secateur.compare.significance import NO_SPREAD, ONE_SEED, Spread, holm, verdict, welch
 from secateur.compare.tables import runs_csv, spread, table_csv
 from secateur.report.numbers import TIMES
+from secateur.tasks import ACCURACY
 
 TEXT = """
 model = "secateur:lenet5"
@@ -307,3 +308,11 @@ def test_notes_claim_nothing_of_single_seeds() -> None:
     text = " ".join(notes(findings(comparison, mixed)))
     assert "Lines with one seed have no standard deviation" in text
     assert "no other line is within noise" not in text
+
+
+def test_a_difference_larger_than_all_spreads_asks_for_more_seeds_where_these_do_not_tell() -> None:
+    mine, near, far = Spread((0.90, 0.92, 0.94)), Spread((0.89, 0.91, 0.93)), Spread((0.80, 0.83, 0.86))
+    said = [verdict(mine, other, 0.2, ACCURACY, same=False) for other in (near, far)]
+    assert [each.text for each in said] == ["within noise (p = 0.2)", "too few seeds to tell (p = 0.2)"]
+    assert [each.short for each in said] == ["noise, p 0.2", "too few seeds, p 0.2"]
+    assert verdict(mine, far, 0.01, ACCURACY, same=False).short == "better, p 0.01"

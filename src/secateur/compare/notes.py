@@ -46,13 +46,17 @@ def _best_of(lines: Sequence[Line], keep: float | None) -> str:
     if best is None or keep is None or best.test.std is None:
         return ""
     others = [line for line in lines if line.against_best and line.against_best.text != SAME_NETWORKS]
-    close = [line.name for line in others if line.against_best and (line.against_best.p or 0) >= LEVEL]
+    unsure = [(line.name, line.against_best) for line in others if line.against_best]
+    unsure = [(name, verdict) for name, verdict in unsure if (verdict.p or 0) >= LEVEL]
+    close = [name for name, verdict in unsure if not verdict.larger]
+    untold = [name for name, verdict in unsure if verdict.larger]
     unknown = [line.name for line in others if line.against_best and line.against_best.p is None]
     text = f"Keep {keep:g}: {best.name} has the best mean of the methods"
     if close:
         text += f"; within noise of it: {', '.join(close)}"
     elif len(unknown) < len(others):
         text += "; no other line is within noise of it"
+    text += f"; too few seeds to tell it from {', '.join(untold)}" if untold else ""
     text += f"; nothing can be said about {', '.join(unknown)}" if unknown else ""
     return f"{text}."
 

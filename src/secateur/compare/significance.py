@@ -16,6 +16,7 @@ LEVEL = 0.05
 ONE_SEED = "one seed: nothing can be said"
 NO_SPREAD = "no spread between seeds: nothing can be said"
 SAME_NETWORKS = "the same networks"
+NOISE, TOO_FEW = "within noise", "too few seeds to tell"
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,21 @@ class Verdict:
         p: probability that chance makes a difference of this size, by Welch's test, after Holm's correction for the
             number of lines; None where nothing can be said.
         text: in words.
+        larger: whether the difference is larger than either spread, so that more seeds might tell it from chance.
     """
 
     difference: float
     p: float | None
     text: str
+    larger: bool = False
 
     @property
     def short(self) -> str:
         """Return the same in a few words; a dash where nothing can be said."""
         if self.p is None:
             return "the same" if self.text == SAME_NETWORKS else NONE
-        word = "noise" if self.p >= LEVEL else "better" if self.difference > 0 else "worse"
+        unsure = "too few seeds" if self.larger else "noise"
+        word = unsure if self.p >= LEVEL else "better" if self.difference > 0 else "worse"
         return f"{word}, p {self.p:.1g}"
 
 
@@ -102,6 +106,7 @@ def verdict(mine: Spread, other: Spread, p: float | None, metric: Metric, *, sam
         few = min(len(mine.values), len(other.values)) < 2
         return Verdict(difference, None, ONE_SEED if few else NO_SPREAD)
     if p >= LEVEL:
-        return Verdict(difference, p, f"within noise (p = {p:.2g})")
+        larger = abs(mine.mean - other.mean) > max(mine.std or 0.0, other.std or 0.0)
+        return Verdict(difference, p, f"{TOO_FEW if larger else NOISE} (p = {p:.2g})", larger)
     word = "better" if difference > 0 else "worse"
     return Verdict(difference, p, f"{word} by {metric.change(0.0, abs(difference) / metric.scale)[1:]} (p = {p:.2g})")
