@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -15,6 +16,14 @@ settings.register_profile(
 )
 settings.load_profile("ci")
 torch.set_num_threads(1)  # networks as small as these only wait for each other
+gc.disable()  # nearly all that is made until every test is found stays until the end
+
+
+def pytest_collection_finish() -> None:
+    """Take what the tests and libraries consist of out of each later search for garbage: it would be most of its time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
