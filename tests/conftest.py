@@ -23,6 +23,7 @@ def pytest_collection_finish() -> None:
     """Take what the tests and libraries consist of out of each later search for garbage: it would be most of its time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], 50)  # for what libraries add when they are first used
     gc.enable()
 
 
