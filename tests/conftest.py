@@ -20,7 +20,7 @@ gc.disable()  # nearly all that is made until every test is found stays until th
 
 
 def pytest_collection_finish() -> None:
-    """Take what the tests and libraries consist of out of each later search for garbage: it would be most of its time."""
+    """Take what tests and libraries consist of out of later searches for garbage: it would be most of their time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], 50)  # for what libraries add when they are first used
