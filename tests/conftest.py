@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -15,6 +16,15 @@ settings.register_profile(
 )
 settings.load_profile("ci")
 torch.set_num_threads(1)  # networks as small as these only wait for each other
+gc.disable()  # nearly all that is made until every test is found stays until the end
+
+
+def pytest_collection_finish() -> None:
+    """Take what tests and libraries consist of out of later searches for garbage: it would be most of their time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], 50)  # for what libraries add when they are first used
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

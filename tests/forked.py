@@ -24,12 +24,15 @@ from typing import IO
 FORKING = sys.platform == "linux"  # forks after the import of torch may end badly on others
 IMPORTED = ("torch", "torch._dynamo", "torchmetrics", "accelerate", "secateur.training.loop", "secateur.run.pruning")
 SERVER = """
-import importlib, json, os, runpy, signal, socket, sys, types
+import gc, importlib, json, os, runpy, signal, socket, sys, types
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 line = socket.socket(fileno=int(sys.argv[1]))
+gc.disable()
 for name in sys.argv[2:]:
     importlib.import_module(name)
+gc.freeze()
+gc.enable()
 threads = os.listdir("/proc/self/task")
 assert len(threads) == 1, threads
 path = list(sys.path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -388,6 +389,14 @@ PATTERNS: Mapping[str, Callable[[], nn.Module]] = {
 
 NETS: Mapping[str, Callable[[], nn.Module]] = {"plain": Plain, "tied": Tied, "sigmoid": Sigmoid, **PATTERNS}
 """Every tiny network, by name."""
+
+TYPICAL = {
+    "plain", "tied", "chunk and cat (YOLO C2f)", "channel shuffle", "squeeze and excite",
+    "linear, written view, transposed conv", "called twice", "option A", "depth multiplier", "dict of two heads",
+    "frozen norm",
+}  # fmt: skip
+SOME_FIRST = [name if name in TYPICAL else pytest.param(name, marks=pytest.mark.slow) for name in NETS]
+"""Every name, for what rests on promises that are tested on all of them: those that are not typical are slow tests."""
 
 
 def make(name: str) -> nn.Module:

@@ -28,30 +28,33 @@ def test_the_package_was_found():
     assert len(METHOD_FILES) >= 3
 
 
-@pytest.mark.parametrize("path", FILES, ids=where)
-def test_no_file_is_too_long_to_read(path: Path):
-    assert len(path.read_text("utf-8").splitlines()) <= LONGEST
+# All files in one test: one for each file would be a fifth of all tests, and each is scheduled and reported.
 
 
-@pytest.mark.parametrize("path", FILES, ids=where)
-def test_every_module_says_why_it_exists(path: Path):
-    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+def test_no_file_is_too_long_to_read():
+    assert [where(path) for path in FILES if len(path.read_text("utf-8").splitlines()) > LONGEST] == []
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if (PACKAGE / "cli") not in f.parents], ids=where)
-def test_only_the_command_line_prints(path: Path):
-    names = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Name)]
-    assert [f"line {node.lineno}" for node in names if node.id == "print"] == []
+def test_every_module_says_why_it_exists():
+    assert [where(path) for path in FILES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=where)
-def test_no_program_is_started(path: Path):
+def test_only_the_command_line_prints():
+    printing: list[str] = []
+    for path in FILES:
+        if (PACKAGE / "cli") not in path.parents:
+            names = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Name)]
+            printing += [f"{where(path)}, line {node.lineno}" for node in names if node.id == "print"]
+    assert printing == []
+
+
+def test_no_program_is_started():
     """Programs obey the configuration of folders and users; what is needed of them is read from files."""
     words = re.compile(
         r"\bsubprocess\b|\bos\.(?:system|popen|exec\w+|spawn\w+|posix_spawn\w*)\b|"
         r"[=:(] *platform\.(?:processor|platform|uname)\(\)"
     )
-    assert words.findall(path.read_text("utf-8")) == []
+    assert {where(path): found for path in FILES if (found := words.findall(path.read_text("utf-8")))} == {}
 
 
 def test_files_are_named_after_what_is_in_them():

@@ -265,12 +265,16 @@ def test_macs_of_lenet_as_published(percent: int, kilo: int):
     assert size(graph, method.plan(Problem(net, graph))).macs / 1e3 == pytest.approx(kilo, rel=0.01)
 
 
+@pytest.fixture(scope="module")
+def resnet50() -> tuple[nn.Module, Graph]:
+    net = pytest.importorskip("torchvision").models.resnet50().eval()
+    return net, trace(net, torch.zeros(1, 3, 224, 224))
+
+
 @pytest.mark.parametrize(("percent", "macs", "params"), [(60, 1.92, 11.9), (70, 1.56, 9.85), (80, 1.20, 7.8)])
-def test_size_of_resnet50_as_published(percent: int, macs: float, params: float):
+def test_size_of_resnet50_as_published(resnet50: tuple[nn.Module, Graph], percent: int, macs: float, params: float):
     """1.91, 1.55 and 1.20 GMACs and 11.88, 9.83 and 7.76 million parameters in the paper (FC at 60 %)."""
-    resnet50 = pytest.importorskip("torchvision").models.resnet50
-    net = resnet50().eval()
-    graph = trace(net, torch.zeros(1, 3, 224, 224))
+    net, graph = resnet50
     method = SelfGrouping(
         percent, 60, groups=4, schedule="once", restarts=1, drop_unread=False, align=1, align_inputs=1
     )

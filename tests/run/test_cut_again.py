@@ -73,6 +73,7 @@ class Sliced(nn.Module):
         return self.last(a + b[:, : a.shape[1]])
 
 
+LARGER = [(2, 12), (3, 6), (3, 8), (3, 12)]
 NETS = [Lent(2, 8), Lent(3, 4), Inner(), Sliced()]
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -109,8 +110,10 @@ def test_some_of_them_need_another_plan(monkeypatch: pytest.MonkeyPatch) -> None
             verify(net := Lent(), graph, plan.tried[count], apply(net, graph, plan.tried[count]), X)
 
 
-@pytest.mark.parametrize("heads", [2, 3])
-@pytest.mark.parametrize("dim", [4, 6, 8, 12])
+@pytest.mark.parametrize(
+    ("heads", "dim"),
+    [(2, 4), (2, 6), (2, 8), (3, 4), *(pytest.param(*size, marks=pytest.mark.slow) for size in LARGER)],
+)
 def test_no_chance_makes_a_trial_fit(heads: int, dim: int) -> None:
     """However many units all groups lose, the graph of one reading can be cut."""
     net = Lent(heads, dim).eval()

@@ -95,7 +95,7 @@ def test_every_score_is_that_of_a_full_pass(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-@settings(max_examples=24)  # networks of all kinds are in the test above
+@settings(max_examples=12)  # networks of all kinds are in the test above
 @given(st.data())
 def test_the_winner_of_random_networks_and_plans_is_exact(data: st.DataObject) -> None:
     net = data.draw(networks(most=3))
