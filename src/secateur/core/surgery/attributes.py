@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import types
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,12 +107,15 @@ def _names(value: Any) -> list[str]:
 Programs = tuple[fx.Graph, fx.Graph]  # of evaluation and of training
 
 
-def recorded(module: nn.Module) -> Programs | bool:
-    """Record the forward in both modes; where it cannot be, tell in which one (True: in training)."""
+def recorded(module: nn.Module, *, alike: bool = False) -> Programs | bool:
+    """Record the forward in both modes; where it cannot be, tell in which one (True: in training).
+
+    Where the mode is known to make no difference (``alike``), one recording stands for both.
+    """
     was_training = module.training
     graphs: list[fx.Graph] = []
     try:
-        for training in (False, True):
+        for training in (False,) if alike else (False, True):
             module.training = training
             with untouched(module):  # or stand-ins would be left in what it keeps between calls
                 graph = record(module)
@@ -121,7 +124,7 @@ def recorded(module: nn.Module) -> Programs | bool:
             graphs.append(graph)
     finally:
         module.training = was_training
-    return graphs[0], graphs[1]
+    return graphs[0], graphs[-1]
 
 
 def solve(module: nn.Module, now: Programs, wanted: Programs) -> dict[Number, int] | None:
@@ -141,13 +144,16 @@ def solve(module: nn.Module, now: Programs, wanted: Programs) -> dict[Number, in
         return None
     names = mentioned(type(module))
     usable = [number for number in numbers(module) if number.name in names or names & INDIRECT]
+    alike = not names & {"training", *INDIRECT} and differences(*now) == {}
     options: list[list[tuple[Number, int] | None]] = []
+    reach: dict[Number, Set[Place]] = {}
     for number in usable:
-        values = _values(module, number, now, wishes)
+        values, reach[number] = _values(module, number, now, wishes, alike)
         if values:
             options.append([None, *((number, value) for value in values)])
-    tried = itertools.islice(itertools.product(*options), 1, _MOST + 1)
-    fitting = [made for chosen in tried if _does(module, made := dict(filter(None, chosen)), wanted)]
+    tried = map(dict, (filter(None, chosen) for chosen in itertools.islice(itertools.product(*options), 1, _MOST + 1)))
+    able = (made for made in tried if wishes.keys() <= set[Place]().union(*(reach[number] for number in made)))
+    fitting = [made for made in able if _does(module, made, wanted, alike)]
     fitting.sort(key=len)
     least = [made for made in fitting if len(made) == len(fitting[0])]
     return least[0] if len(least) == 1 and _combinations(options) <= _MOST else None
@@ -160,7 +166,8 @@ def _combinations(options: Sequence[Sequence[object]]) -> int:
     return total
 
 
-Moves = dict[tuple[int, int, Path], tuple[int, int]]  # (mode, number of the node, path) -> before, after
+Place = tuple[int, int, Path]  # mode, number of the node, path
+Moves = dict[Place, tuple[int, int]]  # before, after
 
 
 def moves(now: Programs, then: Programs) -> Moves | None:
@@ -174,15 +181,19 @@ def moves(now: Programs, then: Programs) -> Moves | None:
     return found
 
 
-def _values(module: nn.Module, number: Number, now: Programs, wishes: Moves) -> list[int]:
-    """Return what the number may have to become; nothing if no wished-for size comes from it."""
+def _values(
+    module: nn.Module, number: Number, now: Programs, wishes: Moves, alike: bool
+) -> tuple[list[int], Set[Place]]:
+    """Return what the number may have to become, nothing if no wished-for size comes from it, and all that does."""
     found: dict[int, None] = {}
+    reach: set[Place] = set()
     for step in (1, number.value or 1):
         with _with(module, {number: number.value + step}):
-            then = recorded(module)
+            then = recorded(module, alike=alike)
         moved = None if isinstance(then, bool) else moves(now, then)
         if moved is None:
             continue
+        reach |= moved.keys()
         for place in moved.keys() & wishes.keys():
             before, wished = wishes[place]
             slope = (moved[place][1] - before) / step
@@ -193,10 +204,10 @@ def _values(module: nn.Module, number: Number, now: Programs, wishes: Moves) -> 
         if moved:
             break
     found.pop(number.value, None)
-    return sorted(found)
+    return sorted(found), reach
 
 
-def _does(module: nn.Module, changes: Mapping[Number, int], wanted: Programs) -> bool:
+def _does(module: nn.Module, changes: Mapping[Number, int], wanted: Programs, alike: bool) -> bool:
     with _with(module, changes):
-        then = recorded(module)
+        then = recorded(module, alike=alike)
     return not isinstance(then, bool) and moves(wanted, then) == {}

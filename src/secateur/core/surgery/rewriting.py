@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterable, Sequence
 from types import FunctionType
 from typing import NamedTuple
@@ -75,9 +76,10 @@ def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
 
 def _programs(module: nn.Module, changes: Sequence[Change]) -> tuple[Programs, Programs, Programs] | None:
     """Return what the forward does, what it would do with other numbers in it, and what it is to do."""
-    now, named, wanted = recorded(module), recorded(module), recorded(module)
-    if isinstance(now, bool) or isinstance(named, bool) or isinstance(wanted, bool):
+    now = recorded(module)
+    if isinstance(now, bool):
         return None
+    named, wanted = copy.deepcopy(now), copy.deepcopy(now)
     for mode in (0, 1):
         if not _change(wanted[mode], changes):
             return None
