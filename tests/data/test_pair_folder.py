@@ -137,6 +137,8 @@ def test_crops_larger_than_the_images_are_refused_before_any_work(tmp_path: Path
     [
         ("superresolution:{}?scale=9", "scale=9 is out of range"),
         ("superresolution:{}?scale=1", "scale=1 is out of range"),
+        ("superresolution:{}?scale=1.5", "must be a whole number, 2 to 8"),
+        ("superresolution:{}?scale=", "must be a whole number, 2 to 8"),
         ("superresolution:{}/nowhere", "there is no folder"),
         ("superresolution:{}", "there are no pictures in"),
         ("pairs:{}", "holds no training examples that are known as such: put them in train/input and train/target"),

@@ -268,3 +268,20 @@ class TestFaults:
 
 def test_what_returns_nothing_that_another_could_imitate():
     assert "'distill'" in sentence(SettingError, lambda: task().imitation("text", "text", 1.0))
+
+
+@pytest.mark.parametrize("value", [50.0, 1.1, -0.2])
+def test_a_share_that_is_none_is_refused(value: float):
+    class Said(Summed):
+        def compute(self) -> float:
+            return value
+
+    def found(own: Custom) -> tuple[float, ...]:
+        meter, ones = own.meter(CPU), torch.ones(2)
+        meter.update(ones, (ones, ones))
+        return tuple(meter.compute())
+
+    for score in (lambda output, target: value, Said()):
+        said = sentence(DataError, lambda score=score: found(task(score=score, unit="%")))
+        assert f"must be a fraction in 0..1, and it is {value:g}" in said
+        assert found(task(score=score)) == (value,)

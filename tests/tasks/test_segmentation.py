@@ -202,7 +202,7 @@ class TestBinary:
         (torch.zeros(3, 4, 4, dtype=torch.long), "of shape (2, height, width)"),
         (torch.zeros(2, dtype=torch.long), "not int64 of shape (2,)"),
         (torch.full((2, 4, 4), 3), "the class 3, but the network has 3 classes, 0 to 2"),
-        (torch.full((2, 4, 4), -1), "the class -1"),
+        (torch.full((2, 4, 4), -1), "the class -1, and classes are 0 or more"),
         (torch.full((2, 4, 4), -100), "the class -100"),
         ([torch.zeros(4, 4)] * 2, "not a list of float32 of shape (4, 4)"),
         (None, "not nothing"),

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from kills import Killed
 from secateur.core.zeros.shaper import Shaper
-from secateur.errors import ArtifactError, ModelError, SettingError, TrainingError
+from secateur.data import from_loaders
+from secateur.errors import ArtifactError, DataError, ModelError, SettingError, TrainingError
 from secateur.events import Event
 from secateur.training import History, Row, Settings, Speed, fit
 
@@ -456,6 +457,14 @@ def test_what_cannot_be_trained_is_said(toys: Any, toy: Any, net: Net, plain: Pl
         fit(net(0), toy, plain(distill=0.5), teacher=nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
     with pytest.raises(ModelError, match="cannot run on inputs of shape"):
         fit(nn.Linear(5, 5), toy, plain())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_empty_batch_is_refused(net: Net, plain: Plain, first: bool) -> None:
+    batches = [(torch.zeros(count, 3, 8, 8), torch.zeros(count, dtype=torch.long)) for count in (0, 2)]
+    data = from_loaders(batches if first else batches[::-1], batches[1:], batches[1:], classes=3)
+    with pytest.raises(DataError, match="a training batch has no examples"):
+        fit(net(0), data, plain(precision="auto"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

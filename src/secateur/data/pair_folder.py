@@ -20,6 +20,7 @@ from secateur.tasks import Regression, Restoration
 NAMES = (("input", "target"), ("inputs", "targets"), ("lr", "hr"), ("noisy", "clean"))
 FACTORS = (2, 8)
 """The smallest and the largest scale of super-resolution; the first is taken if nothing is said."""
+_ASKED = re.compile(r"\?\s*scale\b")
 _OPTION = re.compile(r"(?P<folder>.*)\?scale=(?P<scale>\d{1,3})")
 
 
@@ -72,8 +73,16 @@ def superresolution_folder(root: Path, settings: FolderSettings) -> Data:
 
 
 def split_scale(folder: str) -> tuple[Path, int]:
-    """Return a folder and what is said of the scale behind its name."""
+    """Return a folder and what is said of the scale behind its name.
+
+    Raises:
+        DataError: if it is no whole number.
+    """
     match = _OPTION.fullmatch(folder)
+    if match is None and _ASKED.search(folder):
+        raise DataError(
+            f"the scale in '{folder}' must be a whole number, {FACTORS[0]} to {FACTORS[1]}, as in 'DIR?scale=2'"
+        )
     return (Path(match["folder"]), int(match["scale"])) if match else (Path(folder), FACTORS[0])
 
 

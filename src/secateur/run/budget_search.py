@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from secateur.budget import Budget
@@ -97,6 +98,11 @@ def _within_drop(bargain: Bargain, most: float, settled: Settled | None) -> Sett
     """Check the drop of a settled network; without other limits find the smallest network whose drop is allowed."""
     assert bargain.worth is not None
     dense, metric = bargain.worth(EMPTY), bargain.metric
+    if not math.isfinite(dense):
+        raise DataError(
+            f"the {metric.name} of the dense network is {dense:g}, of which no drop can be measured: look at what the "
+            "network returns for the validation examples"
+        )
     if settled is not None:
         lost = dense - bargain.worth(bargain.decide(settled.target, settled.limits))
         if lost > most + 1e-9:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,6 +19,7 @@ from secateur.errors import DataError, ModelError, SecateurError, SettingError, 
 from secateur.tasks.shapes import described
 from secateur.typed import check_types
 
+_SLACK = 1e-3  # by which rounding in half precision may leave 0..1
 _METRIC = ("update", "compute", "reset")  # what a metric that sees all batches can do
 
 
@@ -120,7 +122,8 @@ class _ScoreMeter(Meter):
     def update(self, output: Any, batch: Any) -> None:
         count = self._task.count(batch)
         if count:
-            self._sum += count * _number(_asked(self._task.score, "score", output, self._task.target(batch)))
+            found = _asked(self._task.score, "score", output, self._task.target(batch))
+            self._sum += count * _in_unit(_number(found), self._task)
             self._examples += count
 
     def compute(self) -> tuple[float, ...]:
@@ -151,7 +154,7 @@ class _WholeMeter(Meter):
             found = self._metric.compute()
         except Exception as error:
             raise ModelError(f"the score of the task cannot be computed: {_said(error)}") from error
-        return (_number(found),)
+        return (_in_unit(_number(found), self._task),)
 
 
 def _sees_all(score: Any) -> bool:
@@ -207,3 +210,17 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise DataError(f"the score of the task must be a number, not {described(value)}") from None
+
+
+def _in_unit(value: float, task: Custom) -> float:
+    """Return a metric, or refuse one in hundredths where it is a fraction that is shown in them.
+
+    Raises:
+        DataError: if it is none.
+    """
+    if task.unit == "%" and not -_SLACK <= value <= 1 + _SLACK and math.isfinite(value):
+        raise DataError(
+            f"the score of the task has the unit '%', for which it must be a fraction in 0..1, and it is {value:g}: "
+            "divide it by 100, or leave the unit out"
+        )
+    return value

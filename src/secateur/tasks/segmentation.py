@@ -147,9 +147,14 @@ def check_masks(mask: Any, scores: Tensor, ignore: int | None) -> Tensor:
     counted = mask if ignore is None else mask[mask != ignore]
     if counted.numel():
         low, high = (int(each) for each in counted.aminmax())
-        if low < 0 or high >= scores.shape[1]:
+        if low < 0:
             raise DataError(
-                f"a mask holds the class {low if low < 0 else high}, but the network has {scores.shape[1]} classes, 0 "
+                f"a mask holds the class {low}, and classes are 0 or more: number them from 0, or name the class that "
+                "does not count (ignore)"
+            )
+        if high >= scores.shape[1]:
+            raise DataError(
+                f"a mask holds the class {high}, but the network has {scores.shape[1]} classes, 0 "
                 f"to {scores.shape[1] - 1}: build it with as many as the data has, or name the class that does not "
                 "count (ignore)"
             )

@@ -140,6 +140,8 @@ def _bf16(device: torch.device) -> bool:
 def _sized(trial: _Trial, speed: Speed, steps: int) -> tuple[_Trial, float]:
     """Return the trial on as many images as are needed, and the seconds that the training will take about."""
     full = len(trial)
+    if not full:  # which the training refuses
+        return trial, 0.0
     if trial.device.type == "cuda":
         return trial, steps * _warm(_stepper(trial, speed), trial.device)
     size = min(2, full)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from secateur.core.zeros.shaper import Moment
+from secateur.errors import DataError
 from secateur.events import Event, Tell
 from secateur.measure.forward import call_on, moved, spread
 from secateur.tasks import Task
@@ -75,8 +76,14 @@ class Parts:
         return moved(batch, self.accelerator.device, non_blocking=True)
 
     def loss(self, batch: Any) -> tuple[Tensor, Any]:
-        """Return the mean loss, a scalar, and what the network returned for a batch on the training device."""
+        """Return the mean loss, a scalar, and what the network returned for a batch on the training device.
+
+        Raises:
+            DataError: if the batch is empty, or none of the task.
+        """
         assert self.task is not None
+        if not self.task.count(batch):
+            raise DataError("a training batch has no examples: let the loader leave empty ones out")
         inputs = moved(self.task.inputs(batch, training=True), self.accelerator.device, memory_format(self.speed))
         taught = None
         if self.teacher is not None:
