@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from nets import Head, conv, images, lived_in, make
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
+from secateur.core.problem import Problem
 from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, hold, masked, run, verify
 from secateur.core.trace import trace
 from secateur.core.zeros import patterns
 from secateur.errors import PlanError, SettingError
 from secateur.measure import count
+from secateur.methods.weight_magnitude import WeightMagnitude
 
 NET = make("plain")
 GRAPH = trace(NET, images(1))
@@ -45,6 +47,18 @@ def test_the_first_convolution_and_linear_layers_are_left_alone_unless_asked() -
 def test_depthwise_kernels_are_maps_and_not_offered() -> None:
     net = make("depth multiplier")
     assert patterns.maskable(trace(net, images(1))) == ("point.0.weight",)
+
+
+def test_convolutions_that_lose_whole_groups_can_be_thinned_out() -> None:
+    """Only depthwise ones cannot, but where patterns go by input maps nobody says which rows read which of these."""
+    parts = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 12, 3, groups=4), nn.ConvTranspose2d(12, 8, 3, groups=4)
+    net = nn.Sequential(*parts, nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1))
+    graph = trace(net, torch.zeros(1, 1, 12, 12))
+    assert patterns.maskable(graph) == ("1.weight", "2.weight", "4.weight")
+    assert patterns.maskable(graph, mapwise=True) == ("4.weight",)
+    plan = WeightMagnitude().plan(Problem(net, graph))
+    assert {edit.tensor for edit in plan.edits if isinstance(edit, ZeroWeights)} >= {"1.weight", "2.weight"}
+    assert verify(net, graph, plan, apply(net, graph, plan), torch.randn(2, 1, 12, 12)).exact
 
 
 @pytest.mark.parametrize(

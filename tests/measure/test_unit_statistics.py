@@ -53,6 +53,33 @@ def test_positions_are_before_the_norm_behind_the_rectifier_and_behind_the_pool(
     assert [it.numbers.tolist() for it in (made, rectified, read)] == [[4.0, 4.0], [4.0, 4.0], [1.0, 1.0]]
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(8, 12, 3, groups=2),  # loses a channel of each group
+        nn.ConvTranspose2d(8, 16, 3, groups=4),  # and this one whole groups
+        nn.Conv2d(8, 12, 3, groups=4),
+    ],
+)
+def test_what_grouped_layers_make_is_seen_behind_them(layer: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), layer, nn.ReLU(), nn.Conv2d(layer.out_channels, 4, 1)).eval()
+    graph, pictures = trace(net, torch.randn(2, 3, 8, 8)), torch.randn(2, 3, 8, 8)
+    units = graph.tensors["1.bias"][1][0]
+    with torch.no_grad():
+        zeros = (net[:3](pictures) == 0).double().mean((0, 2, 3))
+    for unit in units.unique():
+        expected = float(zeros[units == unit].mean())
+        assert float(seen_at(net, graph, "rectified", pictures).zeros[unit]) == pytest.approx(expected)
+
+
+def test_a_threshold_at_zero_is_a_rectifier() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Threshold(0, 0), nn.Conv2d(2, 1, 1))
+    graph = trace(net, PICTURE)
+    assert visible(net, graph, PICTURE, "rectified").tolist() == [True, True]
+    net[1] = nn.Threshold(0, 1)
+    assert visible(net, graph, PICTURE, "rectified").tolist() == [False, False]
+
+
 def test_a_limit_makes_small_values_zeros_and_batches_add_up() -> None:
     net = chain()
     graph = trace(net, PICTURE)

@@ -150,6 +150,8 @@ def test_what_it_needs_is_said() -> None:
     with pytest.raises(TargetError, match="with one kernel left in every prunable layer") as caught:
         RetrievalEdges().plan(asked(net, given, Target(0.01, "nonzero")))
     assert caught.value.reachable is not None
+    with pytest.raises(TargetError, match="no kernels can go but those of the first convolution"):
+        RetrievalEdges(ratio=0.5).plan(asked(net[:1], given))
     with torch.no_grad():
         net[2].weight[0, 0] = float("nan")
     for criterion in ("data", "weights"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,24 @@ def test_without_a_target_round_by_round_a_share_of_the_quality_counts() -> None
         limit = before[before != 0].double().std(correction=0)
         assert torch.equal(seen[9][name] == 0, before.abs() < limit)
         assert int((seen[9][name] == 0).sum()) > int((before == 0).sum())
-    plan = WeightMagnitude(rounds=2).plan(problem(model))
+    plan = WeightMagnitude(rounds=2).plan(replace(problem(model), shaped=True))
     for edit in plan.edits:
         assert isinstance(edit, ZeroWeights)
         assert torch.equal(~edit.mask(), model.get_parameter(edit.tensor) == 0)
     assert {edit.tensor for edit in plan.edits if isinstance(edit, ZeroWeights)} >= {"3.weight", "8.weight"}
+
+
+def test_a_network_that_has_zeros_and_was_not_shaped_loses_its_small_weights() -> None:
+    model = net()
+    with torch.no_grad():
+        for layer in (it for it in model.modules() if isinstance(it, (nn.Conv2d, nn.Linear))):
+            layer.weight.view(-1)[0] = 0.0
+    plan = WeightMagnitude().plan(problem(model))
+    assert len(plan.edits) == 5
+    for edit in plan.edits:
+        assert isinstance(edit, ZeroWeights)
+        weight = model.get_parameter(edit.tensor).detach().double()
+        assert torch.equal(edit.mask(), weight.abs() >= weight[weight != 0].std(correction=0))
 
 
 def test_the_plan_with_a_target_is_the_zeros_of_the_shaped_network() -> None:
@@ -176,3 +190,11 @@ def test_what_the_qualities_cannot_mean_is_refused() -> None:
 def test_settings_out_of_range(options: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         WeightMagnitude(**options)
+
+
+def test_an_infinite_weight_does_not_take_all_others_with_it() -> None:
+    model = net()
+    with torch.no_grad():
+        model.get_parameter("3.weight")[0, 0] = float("inf")
+    with pytest.raises(SettingError, match="the weights of '3' contain NaN or infinity"):
+        WeightMagnitude().plan(problem(model))

@@ -13,12 +13,12 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.interrupts import deferred
+from secateur.core.layer_families import CONVOLUTIONS, TRANSPOSED
 from secateur.core.surgery.forward import Inputs, run, tensors_in
 from secateur.core.torch_modes import FunctionMode
 from secateur.core.zeros.strided import StridedConv2d
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
+_LAYERS = (*CONVOLUTIONS, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _STATISTICS = ("running_mean", "running_var")
 # of torchvision and timm, known by name so that neither is needed: batch norms with fixed statistics, and those that
@@ -108,7 +108,7 @@ def _folded(layer: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
         norm.eps,
         widened(norm.weight),
         widened(norm.bias),
-        transpose=isinstance(layer, _TRANSPOSED),
+        transpose=isinstance(layer, TRANSPOSED),
     )
     kind = weight.dtype if bias is None else bias.dtype
     return (
@@ -133,7 +133,7 @@ def _is_layer(module: nn.Module) -> bool:
     base = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
     if base is None or "weight" not in dict(module.named_parameters(recurse=False)):
         return False
-    if isinstance(module, _TRANSPOSED) and module.groups > 1:
+    if isinstance(module, TRANSPOSED) and module.groups > 1:
         return False
     kind = StridedConv2d if type(module) is StridedConv2d else base
     return all(

@@ -5,14 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 # torch's common base classes are private; these are all that derive from them
-CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 CHANNEL_NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,

@@ -56,6 +56,7 @@ class Problem:
         time: times the layers of the network where it is to run; None where nothing may be timed.
         errors: fits the readers of each group anew on images while its units go, in the order of scores, lowest first,
             or given None in the order in which the least is lost. May be asked several times. None: nothing does.
+        shaped: whether the network has just been trained as the method's ``shaping`` says.
         blind: whether ``errors`` has no images and estimates them from weights alone.
     """
 
@@ -77,6 +78,7 @@ class Problem:
     time: Callable[[], Times] | None = None
     errors: Callable[[Mapping[str, Tensor] | None], Sequence[ErrorCurve]] | None = None
     blind: bool = False
+    shaped: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import layer_of
-from secateur.core.layer_families import CONVOLUTIONS
+from secateur.core.layer_families import CONVOLUTIONS, TRANSPOSED
 from secateur.core.surgery import Inputs, run
 from secateur.errors import DataError, SettingError
 from secateur.measure.forward import device_of, moved
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def edge_contributions(model: nn.Module, names: Sequence[str], batches: Iterable[Inputs]) -> dict[str, Tensor]:
@@ -76,7 +74,7 @@ def _linear(module: nn.Linear, given: Tensor) -> Tensor:
 def _convolution(layer: nn.Module) -> Callable[[Any, Tensor], Tensor]:
     """Return a function that runs a layer map by map and returns the sum over examples of its mean outputs."""
     single: Any = copy.deepcopy(layer)
-    transposed, groups = isinstance(layer, _TRANSPOSED), int(single.groups)
+    transposed, groups = isinstance(layer, TRANSPOSED), int(single.groups)
     single.groups, single.in_channels, single.bias = 1, 1, None
 
     def add_up(module: Any, given: Tensor) -> Tensor:

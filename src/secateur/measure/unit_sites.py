@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from secateur.core.code.written_numbers import call_name
 from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.layer_families import CONVOLUTIONS
+from secateur.core.made_channels import made_channels
 from secateur.core.surgery import Inputs, run
 from secateur.core.torch_modes import FunctionMode
 from secateur.errors import PlanError, SettingError
@@ -21,7 +22,7 @@ from secateur.measure.forward import device_of, moved
 Position = Literal["made", "rectified", "read"]
 """What a layer puts out, before norms and activations; what comes out of the first rectifier; what a layer is given."""
 
-_RECTIFIERS = frozenset({"relu", "relu_", "relu6", "threshold", "threshold_"})
+_RECTIFIERS = frozenset({"relu", "relu_", "relu6", "threshold", "threshold_", "_threshold"})
 _CLAMPS = frozenset({"clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_"})
 _ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__radd__", "__iadd__"})
 _JOINS = frozenset({"cat", "concat", "concatenate"})
@@ -231,7 +232,8 @@ def _places(model: nn.Module, graph: Graph, role: Literal["makes", "reads"], uni
         for layer, module in found:
             if layer not in done and bool((labels >= 0).any()):
                 done.add(layer)
-                yield _Place(layer, module, labels, len(roles) - 2)
+                own = labels if role == "reads" else made_channels(labels, module, roles.index(role))
+                yield _Place(layer, module, own, len(roles) - 2)
 
 
 class _Follower(FunctionMode):
@@ -293,6 +295,6 @@ def _rectifies(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> bool:
     if name in _CLAMPS:
         least = named.get("min", named.get("min_val", args[1] if len(args) > 1 else None))
         return not isinstance(least, Tensor) and least == 0
-    if name.startswith("threshold"):
+    if "threshold" in name:
         return tuple(args[1:3]) == (0, 0) or (named.get("threshold"), named.get("value")) == (0, 0)
     return name in _RECTIFIERS

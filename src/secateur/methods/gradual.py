@@ -94,7 +94,7 @@ class Gradual(Method):
         """Take weights out of play on the course; leaves zeros in the network."""
         self.check(problem.target)
         counts = self._counts(problem)
-        zero_counts.refuse_nan(problem.model, counts)
+        zero_counts.refuse_unsound(problem.model, counts)
         masks = Masks(problem.model, counts, remember=self.returns)
         choose = rising(masks, counts, self.initial, self.ratio, returns=self.returns)
         pruning = ScheduledPruning(masks, Cubic(self.updates, self.begin, self.end), choose)

@@ -98,7 +98,7 @@ class GrowAndPrune(Method):
         """Grow and prune part after part; leaves zeros in the network."""
         self.check(problem.target)
         counts = self._counts(problem)
-        zero_counts.refuse_nan(problem.model, counts)
+        zero_counts.refuse_unsound(problem.model, counts)
         masks, parts = Masks(problem.model, counts), self.cut(problem.graph, counts)
         cycle = Cycle(1 + max(parts.values(), default=0), self.rounds)
         growing = GrowingParts(problem.model, masks, counts, parts, cycle, self.turns, self.start)

@@ -98,7 +98,8 @@ class KernelPattern(Method):
     def _counts(self, problem: Problem) -> dict[str, int]:
         """Return how many weights of a kernel stay in each layer that loses some."""
         graph = problem.graph
-        names = [n for n in patterns.maskable(graph, stem=self.stem) if self._positions(problem, n) > 1]
+        names = patterns.maskable(graph, stem=self.stem, mapwise=self.per != "layer")
+        names = [name for name in names if self._positions(problem, name) > 1]
         if not names:
             raise TargetError("no prunable layer of this network has kernels of more than one weight", 1.0)
         if problem.target is None:

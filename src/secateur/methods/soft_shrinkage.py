@@ -99,7 +99,7 @@ class SoftShrinkage(Method):
         """Shrink, and later hold; leaves zeros in the network."""
         self.check(problem.target)
         counts = self._counts(problem)
-        zero_counts.refuse_nan(problem.model, counts)
+        zero_counts.refuse_unsound(problem.model, counts)
         masks = Masks(problem.model, counts)
         ramp = Cubic(_UPDATES, 0.0, self.shrink) if self.ramp else None
         shrinking = SoftShrinking(masks, counts, self.factor, OneShot(self.shrink), ramp)

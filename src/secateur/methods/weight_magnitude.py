@@ -101,10 +101,10 @@ class WeightMagnitude(Method):
         if problem.target is not None and problem.target.keep >= 1.0:
             return EMPTY
         qualities, goal = self.settled(problem)
+        if problem.shaped and goal is None:  # whose deviations are no longer those that the thresholds were taken from
+            return zero_counts.zeroing({name: tensor_of(problem.model, name).detach() != 0 for name in qualities})
         keeps = self.keeps(problem.model, qualities, goal, 1.0)
-        zeros = {name: tensor_of(problem.model, name).detach() != 0 for name in keeps}
-        shaped = goal is None and all(bool(keep.all()) or not bool(zeros[name].all()) for name, keep in keeps.items())
-        return zero_counts.zeroing(zeros if shaped else keeps)
+        return zero_counts.zeroing(keeps)
 
     @contextlib.contextmanager
     def shaping(self, problem: Problem) -> Generator[Shaper | None]:
@@ -129,7 +129,7 @@ class WeightMagnitude(Method):
     def settled(self, problem: Problem) -> tuple[dict[str, float], int | None]:
         """Return the quality of each weight, and how many zeros the target asks for; None without one."""
         names = zero_counts.weights_of(problem.graph, stem=self.stem, last=self.last)
-        zero_counts.refuse_nan(problem.model, names)
+        zero_counts.refuse_unsound(problem.model, names)
         qualities = self._qualities(problem.graph, names)
         if problem.target is None:
             for name, quality in qualities.items():

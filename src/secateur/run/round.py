@@ -172,6 +172,7 @@ class Round:
             images=job.image_batches(),
             errors=fitting(job, model, self.graph, self.model),
             blind=job.image_batches() is None,
+            shaped=bool(job.shaped),
             validation=None if job.data is None else job.data.batches("val"),
             task=None if job.data is None else job.data.task,
             history=self.plans,
@@ -187,9 +188,7 @@ class Round:
     def loss(self) -> Callable[[nn.Module], float] | None:
         """Return the loss on the validation examples as a function of a network; its error where a task has none."""
         data = self.job.data
-        if data is None:
-            return None
-        return lambda network: quality(network, data.batches("val"), data.task).loss_or_error
+        return None if data is None else lambda network: quality(network, data.batches("val"), data.task).loss_or_error
 
     def check_size(self, plan: Plan) -> None:
         """Refuse a plan that does not do what was asked; the shipped methods never make one."""

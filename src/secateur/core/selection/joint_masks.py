@@ -135,7 +135,7 @@ class Lottery:
         return self._regular(count, partial(patterns.draw_n_of_m, self.graph, n=n, m=m, rng=self.rng), f"{n}:{m}")
 
     def _regular(self, count: int, draw: Callable[[str], ZeroWeights | None], pattern: str) -> list[Plan]:
-        names = patterns.maskable(self.graph, stem=self.stem, linear=self.linear)
+        names = patterns.maskable(self.graph, stem=self.stem, linear=self.linear, mapwise=True)
         plans = [Plan(tuple(e for e in map(draw, names) if e is not None)) for _ in range(count)]
         if not plans[0].edits:
             raise TargetError(f"no prunable layer of this network takes the pattern {pattern}", 1.0)

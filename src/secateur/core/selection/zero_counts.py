@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, layer_of, tensor_of
@@ -83,15 +82,17 @@ def counts(
     return {name: number(ratio or 0.0, total) for name, total in totals.items()}
 
 
-def refuse_nan(model: nn.Module, names: Iterable[str]) -> None:
-    """Refuse weights that cannot be ranked.
+def refuse_unsound(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse weights that cannot be ranked, or beside which all others are nothing.
 
     Raises:
         SettingError: naming the first layer.
     """
     for name in names:
-        if bool(torch.isnan(tensor_of(model, name).detach()).any()):
-            raise SettingError(f"the weights of '{layer_of(name)}' contain NaN; they cannot be ranked by size")
+        if not bool(tensor_of(model, name).detach().isfinite().all()):
+            raise SettingError(
+                f"the weights of '{layer_of(name)}' contain NaN or infinity; they cannot be ranked by size"
+            )
 
 
 def zeroing(keeps: Mapping[str, Tensor]) -> Plan:
@@ -106,5 +107,5 @@ def smallest_go(model: nn.Module, numbers: Mapping[str, int]) -> Plan:
     Raises:
         SettingError: if a weight is not a number.
     """
-    refuse_nan(model, numbers)
+    refuse_unsound(model, numbers)
     return zeroing({name: smallest(tensor_of(model, name).detach().abs(), n) for name, n in numbers.items()})

@@ -27,7 +27,7 @@ def stem_of(graph: Graph) -> str:
     return next((n for n, roles in graph.roles.items() if "makes" in roles and len(graph.tensors[n][0]) > 2), "")
 
 
-def maskable(graph: Graph, *, stem: bool = False, linear: bool = False) -> tuple[str, ...]:
+def maskable(graph: Graph, *, stem: bool = False, linear: bool = False, mapwise: bool = False) -> tuple[str, ...]:
     """Return the weights that patterns may thin out, in the order of execution.
 
     Depthwise convolutions are not among them, since a kernel of theirs is a whole map, nor are layers that make a
@@ -37,6 +37,8 @@ def maskable(graph: Graph, *, stem: bool = False, linear: bool = False) -> tuple
         graph: the network.
         stem: whether the first convolution is among them.
         linear: whether linear layers are.
+        mapwise: only those whose input maps have a dimension of the weight to themselves, which is not known of
+            convolutions that lose whole groups of channels.
     """
     first = stem_of(graph)
     left = {layer for group in graph.groups if group.name in graph.left for layer in group.layers}
@@ -44,7 +46,7 @@ def maskable(graph: Graph, *, stem: bool = False, linear: bool = False) -> tuple
         name
         for name, roles in graph.roles.items()
         if "makes" in roles
-        and "reads" in roles
+        and ("reads" in roles or (not mapwise and layer_of(name) in graph.convolutions))
         and name in graph.parameters
         and (stem or name != first)
         and (linear or len(graph.tensors[name][0]) > 2)
