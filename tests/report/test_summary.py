@@ -140,6 +140,8 @@ def test_zeroed_weights_get_a_row_of_their_own(document):
     document["after"]["counts"]["nonzero"] = 27_247
     row = next(row for row in rows(document) if row.label == "Nonzero parameters")
     assert (row.after, row.ratio) == ("27.25 k", "10.00× fewer")
+    share = 100 * 27_247 / document["after"]["counts"]["params"]
+    assert f"of its parameters, {share:.1f} % of which are not zero" in outcome(document)
 
 
 def test_slower_and_larger_are_said_plainly(document):

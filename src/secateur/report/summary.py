@@ -87,6 +87,9 @@ def outcome(document: Document) -> str:
     text = (
         f"{subject(document)} keeps {macs.kept} of its {partly}MACs ({macs.ratio}) and {params.kept} of its parameters"
     )
+    counts = document["after"]["counts"]
+    if "Nonzero parameters" in by_label and counts["nonzero"] < counts["params"]:
+        text += f", {percent(counts['nonzero'] / counts['params'])} of which are not zero"
     images, _, said = str(document.get("calibration") or "").partition(" (")  # which may have been looked at otherwise
     steps = dict.fromkeys(done["step"] for done in document.get("repairs", ()) if done["layers"])
     if said and not DATA_FREE.issuperset(steps):
