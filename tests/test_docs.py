@@ -131,6 +131,7 @@ def test_files_that_documents_name_exist(document: Path):
     written = {"out/", "least_read.py", "recipe.toml", "model.py", "flowers/train/rose/"}  # what a user makes
     homes = [ROOT, ROOT / "src" / "secateur", ROOT / "src" / "secateur" / "core" / "trace"]
     homes.append(ROOT / "src" / "secateur" / "methods")
+    named = [name for name in named if not name.startswith("train/")]  # in the folders of images of a user
     assert [name for name in named if name not in written and not any((home / name).exists() for home in homes)] == []
 
 

@@ -52,7 +52,7 @@ def data() -> Data:
     return from_arrays((pixels[:90], labels[:90]), (pixels[90:], labels[90:]), name="moths")
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", SOME_FIRST)
 def test_networks_are_read_decided_on_cut_and_verified_there(name: str) -> None:
     net = make(name).eval().requires_grad_(False)
     expected = net(images(2))
@@ -83,7 +83,7 @@ def test_networks_are_read_decided_on_cut_and_verified_there(name: str) -> None:
         {"method": method("magnitude", {"allocate": "sensitivity"})},
         {"method": method("random_masks", {"candidates": 3}), "rounds": 2},
         {"target": None, "budget": Budget(max_drop=0.5)},
-        {"target": None, "budget": Budget(max_latency="60000ms", max_macs=0.8)},
+        pytest.param({"target": None, "budget": Budget(max_latency="60000ms", max_macs=0.8)}, marks=pytest.mark.slow),
     ],
     ids=lambda asked: ",".join(f"{name}={type(value).__name__}" for name, value in asked.items()) or "plain",
 )

@@ -102,7 +102,7 @@ EXPORTS = ((export_pt2, "a.pt2"), (export_source, "a.py"))
     "verb",
     [
         "prune",
-        "prune by images",
+        pytest.param("prune by images", marks=pytest.mark.slow),  # longer ways to the same
         "prune and tune",
         "trace",
         "masked",
@@ -110,7 +110,7 @@ EXPORTS = ((export_pt2, "a.pt2"), (export_source, "a.py"))
         "measure",
         "latency",
         "deploy",
-        "export",
+        pytest.param("export", marks=pytest.mark.slow),
     ],
 )
 def test_an_interruption_at_any_call_leaves_the_network_as_it_was(verb: str, tmp_path: Any) -> None:

@@ -18,6 +18,7 @@ from secateur.measure import count
 from secateur.outcome import Width, widths
 
 KINDS: dict[type[nn.Module], int] = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
+LSTM_FIRST = [kind if kind is nn.LSTM else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 CELLS: dict[type[nn.Module], int] = {nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}
 CHANNELS, HIDDEN, STEPS, IMAGES = 6, 5, 8, 2
 MAPS = IMAGES * 4 * STEPS * 9 * (1 * 8 + 8 * CHANNELS)
@@ -98,7 +99,7 @@ def groups(graph: Graph) -> dict[str, int]:
     return {group.name: group.size for group in graph.groups}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LSTM_FIRST)
 @pytest.mark.parametrize(
     "options",
     [
