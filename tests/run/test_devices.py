@@ -35,7 +35,7 @@ from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.race import best_of
 from secateur.training.history import History
 
-NETS = ["plain", "option A", "squeeze and excite", "channel shuffle", "grouped conv", "channel statistics (CBAM)"]
+SOME_FIRST = ["plain", "option A", "squeeze and excite", "channel shuffle", "grouped conv", "channel statistics (CBAM)"]
 METHODS: list[tuple[str, Mapping[str, Any]]] = [
     ("magnitude", {}),
     ("weak_subnetwork", {}),
