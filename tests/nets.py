@@ -395,7 +395,14 @@ TYPICAL = {
     "linear, written view, transposed conv", "called twice", "option A", "depth multiplier", "dict of two heads",
     "frozen norm",
 }  # fmt: skip
-SOME_FIRST = [name if name in TYPICAL else pytest.param(name, marks=pytest.mark.slow) for name in NETS]
+
+
+def first(name: str) -> Any:
+    """Return a name as a parameter of a test that is slow with networks that are not typical."""
+    return name if name in TYPICAL else pytest.param(name, marks=pytest.mark.slow)
+
+
+SOME_FIRST = [first(name) for name in NETS]
 """Every name, for what rests on promises that are tested on all of them: those that are not typical are slow tests."""
 
 

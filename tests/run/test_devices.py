@@ -35,7 +35,7 @@ from secateur.search.racing.held_out_images import HeldOut
 from secateur.search.racing.race import best_of
 from secateur.training.history import History
 
-SOME_FIRST = ["plain", "option A", "squeeze and excite", "channel shuffle", "grouped conv", "channel statistics (CBAM)"]
+NETS = ["plain", "option A", "squeeze and excite", "channel shuffle", "grouped conv", "channel statistics (CBAM)"]
 METHODS: list[tuple[str, Mapping[str, Any]]] = [
     ("magnitude", {}),
     ("weak_subnetwork", {}),
@@ -52,7 +52,7 @@ def data() -> Data:
     return from_arrays((pixels[:90], labels[:90]), (pixels[90:], labels[90:]), name="moths")
 
 
-@pytest.mark.parametrize("name", SOME_FIRST)
+@pytest.mark.parametrize("name", NETS)
 def test_networks_are_read_decided_on_cut_and_verified_there(name: str) -> None:
     net = make(name).eval().requires_grad_(False)
     expected = net(images(2))

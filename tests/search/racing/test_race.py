@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from kills import Killed
-from nets import NETS, SOME_FIRST, Head, conv, images, make
+from nets import NETS, Head, conv, first, images, make
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
 from secateur.core.selection.search_results import Search, key_of
@@ -82,9 +82,7 @@ def first_best(counted: list[int]) -> int:
     return min(range(len(counted)), key=lambda i: (counted[i], i))
 
 
-@pytest.mark.parametrize(
-    "name", [each for each in SOME_FIRST if (each if isinstance(each, str) else each.values[0]) in CLASSIFIERS]
-)
+@pytest.mark.parametrize("name", [first(name) for name in CLASSIFIERS])
 def test_every_score_is_that_of_a_full_pass(name: str) -> None:
     net = make(name)
     graph, subject = trace(net, images(1)), held(net)
