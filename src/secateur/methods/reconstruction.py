@@ -18,7 +18,8 @@ Differences.  OSSCAR solves for one layer at a given width and then exchanges un
               if each were cut alone. The method only decides: fitting the layers anew is a repair, and without it
               little of this holds.
 Measured.     The shares matter more than the order: with these shares and the fit behind them, magnitude and filter_std
-              come within 0.1 points of it on ResNet-20 at 0.7 of the MACs (docs/repair.md; one draw of images).
+              come within 0.1 points of it on ResNet-20 at 0.7 of the MACs (docs/repair.md; one draw of images). On
+              ShuffleNetV2 at 0.8 and 0.7 folding alone keeps as much, or up to six images of 10,000 more.
 """
 
 from __future__ import annotations
