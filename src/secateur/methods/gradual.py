@@ -19,45 +19,37 @@ Differences.  The paper's body was not at hand; the rule is that of the code in 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from secateur.core.method import Method, Paper
-from secateur.core.plan import EMPTY, Plan
+from secateur.core.method import Paper
 from secateur.core.problem import Problem
 from secateur.core.selection import zero_counts
-from secateur.core.sizes.size import Target
-from secateur.core.zeros.masks import Masks
+from secateur.core.smallest_weights import SmallestWeights
+from secateur.core.zeros.masks import Masking, Masks
 from secateur.core.zeros.scheduled_pruning import ScheduledPruning, rising
 from secateur.core.zeros.schedules import Cubic, check_span
-from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError
 
 
 @dataclass(frozen=True)
-class Gradual(Method):
+class Gradual(SmallestWeights):
     """Gradual pruning on a cubic course.
 
     Attributes:
-        ratio: share that goes from every layer in the end, in [0, 1); None where a target decides.
         initial: share that goes at the first update, at most the ratio.
         begin: share of the training that goes by before the first update.
         end: share of the training at which the last update is.
         updates: how many follow the first, at least 1; 1 is all at once, at the end.
         returns: whether weights keep their value while out of play, and may come back.
-        stem: whether the first convolution may be pruned.
-        last: whether the layer that runs last may be.
     """
 
-    ratio: float | None = None
     initial: float = 0.0
     begin: float = 0.0
     end: float = 0.7
     updates: int = 20
     returns: bool = False
-    stem: bool = False
     last: bool = True
 
     paper: ClassVar[Paper] = Paper(
@@ -70,7 +62,6 @@ class Gradual(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        zero_counts.check_ratio(self.ratio)
         zero_counts.check_ratio(self.initial, "initial")
         check_span(self.begin, self.end)
         if self.updates < 1:
@@ -78,30 +69,11 @@ class Gradual(Method):
         if self.ratio is not None and self.initial > self.ratio:
             raise SettingError(f"initial must be at most the ratio, {self.ratio}, not {self.initial}")
 
-    def check(self, target: Target | None) -> None:
-        """Refuse a run that does not say how much goes, or in a size that zeroed weights do not change."""
-        zero_counts.check_said(target, self.ratio)
+    def remembers(self) -> bool:
+        """Tell whether weights out of play keep their value."""
+        return self.returns
 
-    def plan(self, problem: Problem) -> Plan:
-        """Zero the smallest weights; in a shaped network these are the zeros that it has."""
-        self.check(problem.target)
-        if problem.target is not None and problem.target.keep >= 1.0:
-            return EMPTY
-        return zero_counts.smallest_go(problem.model, self._counts(problem))
-
-    @contextlib.contextmanager
-    def shaping(self, problem: Problem) -> Generator[Shaper | None]:
-        """Take weights out of play on the course; leaves zeros in the network."""
-        self.check(problem.target)
-        counts = self._counts(problem)
-        zero_counts.refuse_unsound(problem.model, counts)
-        masks = Masks(problem.model, counts, remember=self.returns)
+    def masking(self, problem: Problem, masks: Masks, counts: Mapping[str, int]) -> Masking:
+        """Return what takes weights out of play on the course."""
         choose = rising(masks, counts, self.initial, self.ratio, returns=self.returns)
-        pruning = ScheduledPruning(masks, Cubic(self.updates, self.begin, self.end), choose)
-        with masks.attached():
-            yield pruning
-        pruning.finish()
-
-    def _counts(self, problem: Problem) -> dict[str, int]:
-        names = zero_counts.weights_of(problem.graph, stem=self.stem, last=self.last)
-        return zero_counts.counts(problem.graph, names, problem.target, self.ratio)
+        return ScheduledPruning(masks, Cubic(self.updates, self.begin, self.end), choose)

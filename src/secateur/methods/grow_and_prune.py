@@ -25,46 +25,36 @@ Differences.  Known from the released code for Transformers; the lengths are our
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from secateur.core.graph import Graph
-from secateur.core.method import Method, Paper
-from secateur.core.plan import EMPTY, Plan
+from secateur.core.method import Paper
 from secateur.core.problem import Problem
-from secateur.core.selection import zero_counts
-from secateur.core.sizes.size import Target
+from secateur.core.smallest_weights import SmallestWeights
 from secateur.core.zeros.growing_parts import GrowingParts, Start, Turns
-from secateur.core.zeros.masks import Masks
+from secateur.core.zeros.masks import Masking, Masks
 from secateur.core.zeros.schedules import Cycle, contiguous
-from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError
 
 
 @dataclass(frozen=True)
-class GrowAndPrune(Method):
+class GrowAndPrune(SmallestWeights):
     """Scheduled grow-and-prune (GaP), cyclic or parallel.
 
     Attributes:
-        ratio: share that goes from every layer, in [0, 1); None where a target decides.
         parts: how many parts the layers are cut into, at least 1; 1 is dense-sparse-dense training of all.
         rounds: how often each part has its turn, at least 1.
         turns: whether parts have their turns one after the other (cyclic), or in copies (parallel).
         start: which weights go first: the smallest (magnitude), or drawn ones (random).
-        stem: whether the first convolution may be pruned.
-        last: whether the layer that runs last may be.
     """
 
-    ratio: float | None = None
     parts: int = 3
     rounds: int = 2
     turns: Turns = "cyclic"
     start: Start = "magnitude"
-    stem: bool = False
-    last: bool = False
 
     paper: ClassVar[Paper] = Paper(
         title="Effective Model Sparsification by Scheduled Grow-and-Prune Methods",
@@ -77,40 +67,17 @@ class GrowAndPrune(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        zero_counts.check_ratio(self.ratio)
         for name in ("parts", "rounds"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
 
-    def check(self, target: Target | None) -> None:
-        """Refuse a run that does not say how much goes, or in a size that zeroed weights do not change."""
-        zero_counts.check_said(target, self.ratio)
-
-    def plan(self, problem: Problem) -> Plan:
-        """Zero the smallest weights; in a shaped network these are the zeros that it has."""
-        self.check(problem.target)
-        if problem.target is not None and problem.target.keep >= 1.0:
-            return EMPTY
-        return zero_counts.smallest_go(problem.model, self._counts(problem))
-
-    @contextlib.contextmanager
-    def shaping(self, problem: Problem) -> Generator[Shaper | None]:
-        """Grow and prune part after part; leaves zeros in the network."""
-        self.check(problem.target)
-        counts = self._counts(problem)
-        zero_counts.refuse_unsound(problem.model, counts)
-        masks, parts = Masks(problem.model, counts), self.cut(problem.graph, counts)
+    def masking(self, problem: Problem, masks: Masks, counts: Mapping[str, int]) -> Masking:
+        """Return what grows and prunes part after part."""
+        parts = self.cut(problem.graph, counts)
         cycle = Cycle(1 + max(parts.values(), default=0), self.rounds)
-        growing = GrowingParts(problem.model, masks, counts, parts, cycle, self.turns, self.start)
-        with masks.attached():
-            yield growing
-        growing.finish()
+        return GrowingParts(problem.model, masks, counts, parts, cycle, self.turns, self.start)
 
     def cut(self, graph: Graph, counts: Mapping[str, int]) -> dict[str, int]:
         """Return the part of each weight, from 0."""
         sizes = [math.prod(graph.tensors[name][0]) for name in counts]
         return dict(zip(counts, contiguous(sizes, min(self.parts, len(sizes))), strict=True))
-
-    def _counts(self, problem: Problem) -> dict[str, int]:
-        names = zero_counts.weights_of(problem.graph, stem=self.stem, last=self.last)
-        return zero_counts.counts(problem.graph, names, problem.target, self.ratio)

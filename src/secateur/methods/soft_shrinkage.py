@@ -19,21 +19,17 @@ Differences.  The rule is that of the released code. There the number of iterati
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Generator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from secateur.core.method import Method, Paper
-from secateur.core.plan import EMPTY, Plan
+from secateur.core.method import Paper
 from secateur.core.problem import Problem
-from secateur.core.selection import zero_counts
-from secateur.core.sizes.size import Target
-from secateur.core.zeros.masks import Masks
+from secateur.core.smallest_weights import SmallestWeights
+from secateur.core.zeros.masks import Masking, Masks
 from secateur.core.zeros.scheduled_pruning import SoftShrinking
 from secateur.core.zeros.schedules import Cubic, OneShot
-from secateur.core.zeros.shaper import Shaper
 from secateur.errors import SettingError
 
 MOST = 0.995
@@ -48,24 +44,18 @@ def number(ratio: float, total: int) -> int:
 
 
 @dataclass(frozen=True)
-class SoftShrinkage(Method):
+class SoftShrinkage(SmallestWeights):
     """Iterative soft shrinkage of the smallest weights (ISS-P).
 
     Attributes:
-        ratio: share that goes from every layer, in [0, 1); None where a target decides.
         factor: what the smallest weights are multiplied by after a step, in [0, 1]; 1 is a plain training.
         shrink: share of the training that goes by before they become zero for good, in (0, 1]; 1 is its end.
         ramp: whether their number rises until then, or is what it is from the start.
-        stem: whether the first convolution may be pruned.
-        last: whether the layer that runs last may be.
     """
 
-    ratio: float | None = None
     factor: float = 0.95
     shrink: float = 1 / 3
     ramp: bool = False
-    stem: bool = False
-    last: bool = False
 
     paper: ClassVar[Paper] = Paper(
         title="Iterative Soft Shrinkage Learning for Efficient Image Super-Resolution",
@@ -77,36 +67,16 @@ class SoftShrinkage(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        zero_counts.check_ratio(self.ratio)
         if not 0.0 <= self.factor <= 1.0:
             raise SettingError(f"factor must be in [0, 1], not {self.factor}: it is what weights are multiplied by")
         if not 0.0 < self.shrink <= 1.0:
             raise SettingError(f"shrink must be a share of the training above 0 and at most 1, not {self.shrink}")
 
-    def check(self, target: Target | None) -> None:
-        """Refuse a run that does not say how much goes, or in a size that zeroed weights do not change."""
-        zero_counts.check_said(target, self.ratio)
-
-    def plan(self, problem: Problem) -> Plan:
-        """Zero the smallest weights; in a shaped network these are the zeros that it has."""
-        self.check(problem.target)
-        if problem.target is not None and problem.target.keep >= 1.0:
-            return EMPTY
-        return zero_counts.smallest_go(problem.model, self._counts(problem))
-
-    @contextlib.contextmanager
-    def shaping(self, problem: Problem) -> Generator[Shaper | None]:
-        """Shrink, and later hold; leaves zeros in the network."""
-        self.check(problem.target)
-        counts = self._counts(problem)
-        zero_counts.refuse_unsound(problem.model, counts)
-        masks = Masks(problem.model, counts)
+    def masking(self, problem: Problem, masks: Masks, counts: Mapping[str, int]) -> Masking:
+        """Return what shrinks, and later holds."""
         ramp = Cubic(_UPDATES, 0.0, self.shrink) if self.ramp else None
-        shrinking = SoftShrinking(masks, counts, self.factor, OneShot(self.shrink), ramp)
-        with masks.attached():
-            yield shrinking
-        shrinking.finish()
+        return SoftShrinking(masks, counts, self.factor, OneShot(self.shrink), ramp)
 
-    def _counts(self, problem: Problem) -> dict[str, int]:
-        names = zero_counts.weights_of(problem.graph, stem=self.stem, last=self.last)
-        return zero_counts.counts(problem.graph, names, problem.target, self.ratio, number)
+    def number(self, ratio: float, total: int) -> int:
+        """Return how many weights of a layer are the smallest ones: the ratio rounded up, within the bound."""
+        return number(ratio, total)

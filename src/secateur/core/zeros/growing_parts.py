@@ -16,15 +16,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.core.zeros.masks import Masks, smallest
+from secateur.core.zeros.masks import Masking, Masks, smallest
 from secateur.core.zeros.schedules import Cycle
-from secateur.core.zeros.shaper import Moment, Shaper
+from secateur.core.zeros.shaper import Moment
 
 Turns = Literal["cyclic", "parallel"]
 Start = Literal["magnitude", "random"]
 
 
-class GrowingParts(Shaper):
+class GrowingParts(Masking):
     """Grows and prunes the parts of a network in turn.
 
     Args:
@@ -47,7 +47,8 @@ class GrowingParts(Shaper):
         turns: Turns = "cyclic",
         start: Start = "magnitude",
     ) -> None:
-        self._masks, self._counts, self._parts, self._cycle = masks, counts, parts, cycle
+        super().__init__(masks)
+        self._counts, self._parts, self._cycle = counts, parts, cycle
         self._parallel, self._random = turns == "parallel", start == "random"
         self._all = dict(model.state_dict(keep_vars=True)) if self._parallel else {}
         self._owners = owners(self._all, {id(masks.tensor(name)): part for name, part in parts.items()})
@@ -72,10 +73,6 @@ class GrowingParts(Shaper):
         while self._stage < due:
             self._turn()
         moment.restart()
-
-    def after_step(self, step: int) -> None:
-        """Hold what is out of play at zero."""
-        self._masks.hold()
 
     @torch.no_grad()
     def finish(self) -> None:

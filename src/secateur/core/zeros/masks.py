@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import tensor_of
+from secateur.core.zeros.shaper import Shaper
 from secateur.core.zeros.splicing import Overlay
 
 
@@ -112,3 +114,22 @@ class Masks:
 
     def _masked(self, name: str, gradient: Tensor) -> Tensor | None:
         return None if self._whole[name] else gradient * self.keep(name)
+
+
+class Masking(Shaper, ABC):
+    """Decides while a network trains who is in play, and holds the others at zero after every step.
+
+    Args:
+        masks: of the network that trains.
+    """
+
+    def __init__(self, masks: Masks) -> None:
+        self._masks = masks
+
+    def after_step(self, step: int) -> None:
+        """Hold what is out of play at zero."""
+        self._masks.hold()
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Leave in the network what the end of the training says, whenever it has ended."""

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from secateur.core.zeros.masks import Masks, smallest
+from secateur.core.zeros.masks import Masking, Masks, smallest
 from secateur.core.zeros.schedules import Course, OneShot, between
-from secateur.core.zeros.shaper import Moment, Shaper
+from secateur.core.zeros.shaper import Moment
 
 Choice = Callable[[float], Mapping[str, Tensor]]
 """Says who stays in play, from how much of the way is behind."""
 
 
-class ScheduledPruning(Shaper):
+class ScheduledPruning(Masking):
     """Asks who stays in play at every change of a course, and holds the others at zero in between.
 
     Args:
@@ -35,7 +35,8 @@ class ScheduledPruning(Shaper):
         restart: bool = False,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._masks, self._course, self._choose, self._restart = masks, course, choose, restart
+        super().__init__(masks)
+        self._course, self._choose, self._restart = course, choose, restart
         self._changed, self._stage = changed, 0
 
     @torch.no_grad()
@@ -52,10 +53,6 @@ class ScheduledPruning(Shaper):
         self._turn(stage)
         if self._restart:
             moment.restart()
-
-    def after_step(self, step: int) -> None:
-        """Hold what is out of play at zero."""
-        self._masks.hold()
 
     def finish(self) -> None:
         """Leave in the network what the end of the course says, and zeros where they are held."""
@@ -109,7 +106,7 @@ def rising(
     return choose
 
 
-class SoftShrinking(Shaper):
+class SoftShrinking(Masking):
     """Makes the smallest weights of each layer a little smaller after every step; later they go, and are held.
 
     Args:
@@ -123,7 +120,8 @@ class SoftShrinking(Shaper):
     def __init__(
         self, masks: Masks, counts: Mapping[str, int], factor: float, end: OneShot, ramp: Course | None = None
     ) -> None:
-        self._masks, self._counts, self._factor, self._end, self._ramp = masks, counts, factor, end, ramp
+        super().__init__(masks)
+        self._counts, self._factor, self._end, self._ramp = counts, factor, end, ramp
         self._steps, self._held = 0, False
 
     def before_batch(self, moment: Moment) -> None:
@@ -136,7 +134,7 @@ class SoftShrinking(Shaper):
     def after_step(self, step: int) -> None:
         """Shrink the smallest weights of this moment, or hold those that have gone."""
         if self._held:
-            self._masks.hold()
+            super().after_step(step)
             return
         progress = 1.0 if self._ramp is None else self._ramp.progress(self._ramp.stage(step, self._steps))
         for name, keep in self._choose(progress).items():
