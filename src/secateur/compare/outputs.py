@@ -22,8 +22,8 @@ from secateur.compare.significance import Spread
 from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
 from secateur.report.numbers import percent
-from secateur.report.pages import pages
 from secateur.report.summary import RUNTIME_NAMES
+from secateur.report.templating import pages
 from secateur.spelling import elsewhere, said
 
 PAGE, TABLE, RUNS, DOCUMENT = "comparison.html", "table.csv", "runs.csv", "comparison.json"

@@ -31,11 +31,11 @@ from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.selection import goals, mask_moves
-from secateur.core.selection.joint_masks import Lottery
 from secateur.core.sizes.size import Target, size
 from secateur.core.zeros import patterns
 from secateur.errors import SettingError
 from secateur.search.competition import compete
+from secateur.search.joint_masks import Lottery
 from secateur.search.particles import filtered
 
 
@@ -125,16 +125,7 @@ class ParticleFilter(Method):
 
     def draw(self, problem: Problem) -> list[Plan]:
         """Return the first generation."""
-        lottery = Lottery(
-            graph=problem.graph,
-            model=problem.model,
-            target=problem.target,
-            limits=problem.limits,
-            rng=problem.rng,
-            ratio=self.ratio,
-            stem=self.stem,
-            linear=self.linear,
-        )
+        lottery = Lottery.of(problem, ratio=self.ratio, stem=self.stem, linear=self.linear)
         match self.granularity:
             case "maps":
                 return lottery.maps(self.particles)

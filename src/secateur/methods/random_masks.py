@@ -26,11 +26,11 @@ from secateur.core.method import Method, Paper
 from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.selection import goals
-from secateur.core.selection.joint_masks import Lottery, RatioOf
 from secateur.core.sizes.size import Target
 from secateur.core.zeros import patterns
 from secateur.errors import SettingError
 from secateur.search.competition import compete
+from secateur.search.joint_masks import Lottery, RatioOf
 
 Granularity = Literal["maps", "kernels", "strided", "weights", "n:m"]
 
@@ -111,16 +111,7 @@ class RandomMasks(Method):
 
     def draw(self, problem: Problem) -> list[Plan]:
         """Return the candidates; the first ones are the same whatever their number."""
-        lottery = Lottery(
-            graph=problem.graph,
-            model=problem.model,
-            target=problem.target,
-            limits=problem.limits,
-            rng=problem.rng,
-            ratio=self.ratio,
-            stem=self.stem,
-            linear=self.linear,
-        )
+        lottery = Lottery.of(problem, ratio=self.ratio, stem=self.stem, linear=self.linear)
         match self.granularity:
             case "maps":
                 return lottery.maps(self.candidates, self.ratio_of)

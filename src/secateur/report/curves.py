@@ -11,7 +11,7 @@ from secateur.core.selection.sensitivity_curves import Curve
 from secateur.report import figures
 from secateur.report.metrics import capital, metric_text
 from secateur.report.numbers import NONE
-from secateur.report.pages import pages
+from secateur.report.templating import pages
 from secateur.tasks import ACCURACY, Metric
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)

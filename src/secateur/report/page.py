@@ -19,7 +19,7 @@ from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in
 from secateur.report import curves, figures, limits, minutes, predictions, speed, summary, tuning
 from secateur.report.metrics import capital
-from secateur.report.pages import pages
+from secateur.report.templating import pages
 from secateur.spelling import said
 from secateur.tasks import Metric
 

@@ -14,7 +14,7 @@ from secateur.artifact.bounded_reading import MOST_PREDICTIONS, naming, table_of
 from secateur.artifact.manifest import MANIFEST, PREDICTIONS, manifest
 from secateur.errors import ArtifactError
 from secateur.predictions.content import FORMAT
-from secateur.report.pages import pages
+from secateur.report.templating import pages
 
 OPEN = 4
 """Rows of pictures that are seen at once; the others are folded away."""

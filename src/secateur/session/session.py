@@ -30,10 +30,10 @@ from secateur.run.pipeline import Pipeline
 from secateur.session.agreement import alike
 from secateur.session.beginning import begun
 from secateur.session.cut import Cut
-from secateur.session.cutting import cut, replay
 from secateur.session.ending import measured, result_of
 from secateur.session.holders import Holders
 from secateur.session.in_training import InTraining
+from secateur.session.joint_cut import cut, replay
 from secateur.session.progress_state import Done
 from secateur.session.schedule import Schedule, keeps
 from secateur.session.wrappers import unwrapped, wrappers_in

@@ -13,12 +13,12 @@ from torch import nn
 from nets import Head, conv, images, lived_in
 from secateur.core.graph import tensor_of
 from secateur.core.plan import Plan, ZeroWeights
-from secateur.core.selection.joint_masks import Lottery
 from secateur.core.selection.mask_moves import crossed, place_of, swapped
 from secateur.core.sizes.limits import Limits
 from secateur.core.trace import trace
 from secateur.core.zeros import patterns
 from secateur.errors import PlanError
+from secateur.search.joint_masks import Lottery
 
 NET = lived_in(nn.Sequential(conv(3, 8), conv(8, 12), conv(12, 8, groups=2), conv(8, 6, 1), Head(6))).eval()
 GRAPH = trace(NET, images(1))

@@ -13,6 +13,7 @@ from torch import nn
 
 from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.plan import DropUnits, Plan, ZeroWeights
+from secateur.core.problem import Problem
 from secateur.core.selection import uniform_shares
 from secateur.core.selection.target_selection import family, meet
 from secateur.core.sizes.limits import Limits
@@ -46,6 +47,12 @@ class Lottery:
     ratio: float | None = None
     stem: bool = False
     linear: bool = False
+
+    @staticmethod
+    def of(problem: Problem, *, ratio: float | None, stem: bool, linear: bool) -> Lottery:
+        """Return what masks of a problem are drawn from."""
+        known = (problem.graph, problem.model, problem.target, problem.limits, problem.rng)
+        return Lottery(*known, ratio=ratio, stem=stem, linear=linear)
 
     def maps(self, count: int, ratio_of: RatioOf = "units") -> list[Plan]:
         """Draw feature maps.

@@ -8,11 +8,11 @@ from torch import nn
 
 from nets import Head, conv, images, lived_in
 from secateur.core.plan import ZeroWeights
-from secateur.core.selection.joint_masks import Lottery
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace
 from secateur.errors import TargetError
+from secateur.search.joint_masks import Lottery
 
 NET = lived_in(nn.Sequential(conv(3, 8), conv(8, 12), Head(12))).eval()
 GRAPH = trace(NET, images(1))
