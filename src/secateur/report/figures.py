@@ -184,7 +184,10 @@ def of_epoch(row: Mapping[str, Any], name: str) -> float | None:
 
 
 def script() -> str:
-    """Return plotly.js with lines, markers and bars alone: a quarter of the bundle that plotly for Python has."""
+    """Return plotly.js with lines, markers and bars alone: a quarter of the bundle that plotly for Python has.
+
+    It is ``plotly-basic.min.js`` of the npm package plotly.js-basic-dist-min 4.1.1 (MIT), as it is.
+    """
     return resources.files("secateur.report").joinpath("static", "plotly-basic.min.js").read_text("utf-8")
 
 
