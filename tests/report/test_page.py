@@ -209,6 +209,8 @@ def test_groups_are_lines_and_searches_show_their_candidates(tmp_path):
     chart = text[text.index('id="chart-search-1"') :]
     assert '"y":[30.0,50.0,10.0]' in chart
     assert '"y":[30.0,30.0,10.0]' in chart
+    assert '"type":"histogram"' not in chart  # which the part of plotly.js on the page does not draw
+    assert re.search(r'"orientation":"h",.*?"x":\[1,1,1\]', chart)  # three candidates, far apart
     tied = text[text.index('id="chart-groups"') : text.index('id="chart-search-1"')]
     assert '"y":["conv1"]' in tied
     assert '"y":["stays"]' in tied

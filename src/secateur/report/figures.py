@@ -90,7 +90,8 @@ def search(errors: Sequence[float], complete: Sequence[bool], number: int, metri
     counts, edges = np.histogram(shares, bins="auto")
     middles = (edges[:-1] + edges[1:]) / 2
     bars = {"marker": {"color": BEFORE}, "showlegend": False, "hoverinfo": "x"}
-    figure.add_trace(go.Bar(x=counts, y=middles, width=np.diff(edges), orientation="h", **bars), 1, 2)
+    spread = {"x": counts.tolist(), "y": middles.tolist(), "width": np.diff(edges).tolist()}
+    figure.add_trace(go.Bar(**spread, orientation="h", **bars), 1, 2)
     figure.update_xaxes(title_text="candidates tried", col=1)
     figure.update_xaxes(title_text="how many", col=2)
     figure.update_yaxes(title_text=f"validation {metric.title if metric else 'error in %'}", col=1)
