@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,15 @@ def test_names_are_sorted_distinct_and_all_have_a_home() -> None:
     for name, home in secateur._HOMES.items():
         module = importlib.import_module(f"secateur.{home}")
         assert name in getattr(module, "__all__", [name])
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference.md").read_text("utf-8")
+    listed = [it.rpartition(".") for it in re.findall(r"^::: (secateur[.\w]+)", page, re.MULTILINE)]
+    shown = [getattr(importlib.import_module(home), name) for home, _, name in listed if home != "secateur"]
+    missing = [it for it in set(secateur.__all__) - {"METHODS", "SecateurError"} if getattr(secateur, it) not in shown]
+    assert not missing  # methods have pages of their own, errors are listed as a module
+    assert "::: secateur.errors" in page
 
 
 def test_type_checkers_see_the_same_names() -> None:
