@@ -40,7 +40,7 @@ from secateur.measure import SideBySide, count, side_by_side
 FILE = Path(__file__).parent / "results" / "accuracy_and_time.jsonl"
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "accuracy_and_time.svg"
 KEEPS = (0.8, 0.65, 0.5, 0.35)
-NETWORKS = ("resnet20", "resnet56")
+NETWORKS = ("resnet20_projection", "resnet56_projection")
 RUNTIME = "onnxruntime"
 WIDTHS = 8
 DENSE, OURS, THEIRS = "dense", "Secateur", "Torch-Pruning"
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=[], help="cifar10:DIR")
     parser.add_argument("--weights", nargs="+", type=Path, default=[], help="folders with the weights")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
-    parser.add_argument("--epochs", type=int, default=3, help="of fine-tuning; 0 for none")
+    parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning; 0 for none")
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each network for, at least")
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--table", action="store_true", help="print what is in the file")

@@ -8,7 +8,7 @@ from typing import Any
 
 from markdown_tables import head, line
 
-NAMES = {"resnet20": "ResNet-20", "resnet56": "ResNet-56"}
+NAMES = {"resnet20_projection": "ResNet-20", "resnet56_projection": "ResNet-56"}
 WAYS = {
     ("Secateur", True): ("Secateur, fine-tuned", "#c2410c", "#fb923c", ""),
     ("Secateur", False): ("Secateur, no training", "#c2410c", "#fb923c", "6 4"),
