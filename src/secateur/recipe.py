@@ -73,6 +73,7 @@ class Recipe:
         mean: per-channel mean for normalising images in [0, 1]; None for the data set's own.
         std: per-channel standard deviation for the same; None for the data set's own.
         val_fraction: share of the training images held out for validation, in (0, 1); None for the data set's own.
+        split_seed: draws these, and ``train_images``; None for ``seed``. That of the training which made the weights.
         train_images: train on so many of the training images only, drawn by the seed; None for all.
         image: shape of an image such as ``"1x28x28"`` (channels, height, width), as which pictures are read, and on
             which the network is tried where there are none; empty for that of the data, else the network's usual one.
@@ -124,6 +125,7 @@ class Recipe:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     val_fraction: float | None = None
+    split_seed: int | None = None
     train_images: int | None = None
     image: str = ""
     image_size: int | None = None

@@ -44,6 +44,7 @@ RULES: dict[str, Rule] = {
     "min_units": rules.whole(1),
     "multiple": MULTIPLE,
     "seed": rules.SEED,
+    "split_seed": rules.optional(rules.SEED),
     "classes": rules.optional(rules.CLASSES),
     "mean": rules.optional(rules.each(rules.number(lambda _: True, ""), "a list of numbers, one per channel")),
     "std": rules.optional(rules.each(rules.number(lambda v: v > 0, ""), "a list of numbers above 0, one per channel")),

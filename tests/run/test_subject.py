@@ -60,3 +60,22 @@ def test_a_network_of_fewer_classes_than_the_data_is_refused_and_one_of_more_is_
     embeddings = data_of(Recipe(**digits, classes=4, task="retrieval"))
     assert embeddings is not None
     assert embeddings.classes is None
+
+
+def held_out(tmp_path: Path, **more: object) -> list[float]:
+    settings = {"model": "lenet5", "data": f"pairs:{tmp_path}", "method": "magnitude", "image_size": 8, "workers": 0}
+    data = data_of(Recipe(**{**settings, **more}))  # type: ignore[arg-type]
+    assert data is not None
+    return [round(float(image.mean()), 3) for images, _ in data.batches("val") for image in images]
+
+
+def test_the_same_images_are_held_out_whatever_the_seed_where_the_split_has_one_of_its_own(tmp_path: Path):
+    for split in ("train", "test"):
+        for kind in ("inputs", "targets"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            for number in range(12):
+                Image.fromarray(np.full((8, 8), 20 * number, np.uint8)).save(tmp_path / split / kind / f"{number}.png")
+    drawn = [held_out(tmp_path, seed=seed) for seed in range(6)]
+    assert len(set(map(tuple, drawn))) > 1
+    for seed in range(6):
+        assert held_out(tmp_path, seed=seed, split_seed=2) == drawn[2]

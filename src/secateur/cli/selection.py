@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe
 
 NETWORK = (
-    "model", "weights", "transfer", "data", "task", "classes", "mean", "std", "val_fraction", "train_images", "image",
-    "image_size", "workers",
+    "model", "weights", "transfer", "data", "task", "classes", "mean", "std", "val_fraction", "split_seed",
+    "train_images", "image", "image_size", "workers",
 )  # fmt: skip
 IMAGES = ("calibrate", "calibrate_images")
 TARGET = (

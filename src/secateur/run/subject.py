@@ -95,7 +95,7 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
     shape = recipe.shape_asked
     found = load_data(
         recipe.data,
-        seed=recipe.seed,
+        seed=recipe.seed if recipe.split_seed is None else recipe.split_seed,
         download=download,
         val_fraction=recipe.val_fraction,
         train_images=recipe.train_images,
