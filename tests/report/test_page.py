@@ -350,12 +350,20 @@ def test_a_browser_draws_the_charts_without_complaint_and_sorts_tables(tmp_path)
     script = f"{click(0, 1)}document.body.dataset.up = {column(0, 1)};"
     script += f"{click(0, 1)}document.body.dataset.down = {column(0, 1)};"
     script += f"{click(0, 0)}document.body.dataset.again = {column(0, 0)};"
+    script += "const bars = document.getElementById('chart-widths').closest('.plot'), heard = [];"
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft"):
+        script += f"bars.dispatchEvent(new KeyboardEvent('keydown', {{ key: '{key}' }}));"
+        script += "heard.push(bars.querySelector('.heard').textContent);"
+    script += "document.body.dataset.heard = heard.join('|');"
     content = document(sensitivity=[CURVES])
     content["widths"].append({"layer": "a9", "before": 9, "after": 9})
     body, said = opened(report.write(make(tmp_path / "art", content)), tmp_path, script)
     assert said == []
     assert body.count('class="main-svg"') >= 6
     found = dict(re.findall(r'data-(\w+)="([^"]*)"', body[: body.index(">")]))
+    first, second, again, last = found.pop("heard").split("|")
+    assert (first, again) == ("before: conv1, output channels 16",) * 2
+    assert (second, last) == ("before: fc, output channels 10", "after: a9, output channels 9")
     assert found == {"up": "9|10|16", "down": "16|10|9", "again": "conv1|fc|a9"}  # layers in the order of the network
     bars = body[body.index('id="chart-widths"') : body.index('id="chart-groups"')]
     assert len(re.findall(r'class="point"', bars)) == 6  # three layers, before and after

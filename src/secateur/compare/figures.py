@@ -9,9 +9,9 @@ from secateur.compare.findings import Findings, Line
 from secateur.report.figures import BEFORE, fragment
 from secateur.tasks import ACCURACY
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b5ea7")
-"""Told apart by most eyes (Okabe and Ito), then two more."""
-CONTROL_COLORS = ("#7a8794", "#4d5762", "#a0aab4")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b98000", "#3a97cf", "#8c6d31", "#7b5ea7")
+"""Told apart by most eyes (after Okabe and Ito, two of them darker, to be seen on white), then two more."""
+CONTROL_COLORS = ("#7a8794", "#5f6b78", "#8b96a1")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "hexagon")
 
 
@@ -40,7 +40,8 @@ def trade_off(found: Findings, quantity: str) -> str:
     title = {"macs": "MACs left in %", "params": "parameters left in %", "latency": "milliseconds a forward pass"}
     figure.update_xaxes(title_text=title[quantity])
     figure.update_yaxes(title_text=f"test {found.metric.title}")
-    return fragment(figure, f"trade-off-{quantity}", 420, below=len(names))
+    says = f"Test {found.metric.name} of {len(names)} methods over {title[quantity]}"
+    return fragment(figure, f"trade-off-{quantity}", 420, says, below=len(names))
 
 
 def _style(number: int, control: bool, methods: int) -> dict[str, Any]:

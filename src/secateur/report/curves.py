@@ -16,7 +16,7 @@ from secateur.tasks import ACCURACY, Metric
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)
 """Fractions at which tables read the curves."""
-_RAMP = ("#6a4fc4", "#2f7fb8", "#1fa187", "#7fb93a", "#e08a1e")
+_RAMP = ("#6a4fc4", "#2f7fb8", "#1fa187", "#5f9a1c", "#c9770f")
 """From the first layers to the last; to be seen on white and on black."""
 
 
@@ -46,7 +46,9 @@ def chart(found: Sequence[Curve], number: int = 1) -> str:
         )
     figure.update_xaxes(title_text="units left in the group in %", range=[-2, 102])
     figure.update_yaxes(title_text=f"validation {metric.title}" if known else "validation loss")
-    return figures.fragment(figure, f"sensitivity-{number}", 420, below=len(found))
+    shown = metric.name if known else "loss"
+    says = f"Validation {shown} of {len(found)} groups over the share of their units that is left"
+    return figures.fragment(figure, f"sensitivity-{number}", 420, says, below=len(found))
 
 
 def metric_in(found: Sequence[Curve]) -> Metric:

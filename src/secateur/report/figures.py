@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from html import escape
 from importlib import resources
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from secateur.outcome.network_stages import measured, metric_of, quality_in
 from secateur.tasks import Metric
 
-BEFORE, AFTER = "#94a3b8", "#2f9e5b"
-TRAIN, VALIDATION = "#e08a1e", "#2878c8"
+BEFORE, AFTER = "#7b899c", "#2f9e5b"
+TRAIN, VALIDATION = "#c9770f", "#2878c8"
+"""At least three times as light or as dark as white and as the dark page (WCAG 2.2, 1.4.11)."""
 _SYMBOLS = ("circle", "square", "diamond")
 _GRID = "rgba(128,128,128,0.25)"
 
@@ -31,7 +33,7 @@ def widths(layers: Sequence[Mapping[str, Any]]) -> str:
         ]
     )
     figure.update_layout(barmode="group", bargap=0.25, yaxis_title="output channels", xaxis={"type": "category"})
-    return fragment(figure, "widths", 380)
+    return fragment(figure, "widths", 380, f"Output channels of {len(layers)} layers, before and after pruning")
 
 
 def groups(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -63,7 +65,8 @@ def groups(layers: Sequence[Mapping[str, Any]]) -> str:
         )
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=names, showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed")
-    return fragment(figure, "groups", 120 + 22 * (len(members) + bool(stay)))
+    says = f"Which of {len(names)} layers lose channels together, in {len(members)} groups"
+    return fragment(figure, "groups", 120 + 22 * (len(members) + bool(stay)), says)
 
 
 def search(errors: Sequence[float], complete: Sequence[bool], number: int, metric: Metric | None = None) -> str:
@@ -95,7 +98,9 @@ def search(errors: Sequence[float], complete: Sequence[bool], number: int, metri
     figure.update_xaxes(title_text="candidates tried", col=1)
     figure.update_xaxes(title_text="how many", col=2)
     figure.update_yaxes(title_text=f"validation {metric.title if metric else 'error in %'}", col=1)
-    return fragment(figure, f"search-{number}", 350)
+    shown = metric.name if metric else "error"
+    says = f"Validation {shown} of {len(shares)} candidates in the order of trial, and the best so far"
+    return fragment(figure, f"search-{number}", 350, says)
 
 
 def valued(metric: Metric, error: float) -> float:
@@ -139,7 +144,8 @@ def trade_off(document: Mapping[str, Any]) -> str:
         )
     figure.update_xaxes(title_text="left of the dense network in %", rangemode="tozero")
     figure.update_yaxes(title_text=f"test {metric.title}")
-    return fragment(figure, "trade-off", 330)
+    says = f"Test {metric.name} over what is left of MACs, parameters and latency"
+    return fragment(figure, "trade-off", 330, says)
 
 
 def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: str, metric: Metric) -> str:
@@ -176,7 +182,8 @@ def training(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], quantity: 
     figure.update_xaxes(dtick=math.ceil(start / 10))
     title = metric.title if quantity == "metric" else "loss"
     figure.update_layout(hovermode="x unified", xaxis_title="epoch", yaxis_title=title)
-    return fragment(figure, quantity, 350, above=1.1)  # over the names of the runs
+    says = f"{title} of training and validation over {start} epoch{'' if start == 1 else 's'}"
+    return fragment(figure, quantity, 350, says, above=1.1)  # over the names of the runs
 
 
 def of_epoch(row: Mapping[str, Any], name: str) -> float | None:
@@ -192,13 +199,14 @@ def script() -> str:
     return resources.files("secateur.report").joinpath("static", "plotly-basic.min.js").read_text("utf-8")
 
 
-def fragment(figure: Any, name: str, height: int, above: float = 1.02, below: int = 0) -> str:
+def fragment(figure: Any, name: str, height: int, says: str, above: float = 1.02, below: int = 0) -> str:
     """Return a figure as a fragment of HTML in the looks of the report.
 
     Args:
         figure: a plotly figure.
         name: of its element, after ``chart-``.
         height: in pixels.
+        says: what it shows, for readers who hear the page; the points are read out by the arrow keys (``page.js``).
         above: where a legend above the chart begins; the chart's upper edge is 1.
         below: names in a legend that stands below the chart instead, where there are many.
     """
@@ -224,11 +232,15 @@ def fragment(figure: Any, name: str, height: int, above: float = 1.02, below: in
     figure.update_xaxes(**axis, showgrid=name != "widths")
     figure.update_yaxes(**axis)
     config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
-    return plotly.io.to_html(
+    drawn = plotly.io.to_html(
         figure,
         config=config,
         include_plotlyjs=False,
         full_html=False,
         div_id=f"chart-{name}",
         default_height=f"{height + foot - 48}px",
+    )
+    return (
+        f'<div class="plot" role="figure" tabindex="0" aria-label="{escape(says)}. Arrow keys read the points.">'
+        f'{drawn}<p class="heard" aria-live="polite"></p></div>'
     )

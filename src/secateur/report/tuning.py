@@ -51,7 +51,7 @@ def objectives(search: Mapping[str, Any], number: int) -> str:
     metric = metric_in(search)
     wanted = "objective" if tuning["goal"] is None else f"error by {metric.name}" if metric else "error"
     figure.update_layout(xaxis_title=f"trials of search {number}{goal}", yaxis_title=f"{wanted} without retraining")
-    return fragment(figure, f"tuning-{number}", 330)
+    return fragment(figure, f"tuning-{number}", 330, f"The {wanted} of {len(values)} trials, and the best so far")
 
 
 def parameters(searches: Sequence[Mapping[str, Any]]) -> str:
@@ -71,7 +71,7 @@ def parameters(searches: Sequence[Mapping[str, Any]]) -> str:
         figure.add_trace(go.Scatter(x=places, y=chosen, mode="lines+markers", name=name))
     figure.update_layout(xaxis_title="search", yaxis_title="chosen parameter")
     figure.update_xaxes(dtick=1)
-    return fragment(figure, "tuning-parameters", 330, below=len(names))
+    return fragment(figure, "tuning-parameters", 330, "Chosen parameters, search after search", below=len(names))
 
 
 def course(searches: Sequence[Mapping[str, Any]]) -> str:
@@ -96,7 +96,7 @@ def course(searches: Sequence[Mapping[str, Any]]) -> str:
     figure.update_layout(xaxis_title="optimizer steps", yaxis_title="%", hovermode="x unified")
     if beside:
         figure.update_layout(yaxis2={"title": {"text": metric.title}, "overlaying": "y", "side": "right"})
-    return fragment(figure, "tuning-course", 330)
+    return fragment(figure, "tuning-course", 330, f"What is left, and {metric.name}, over the optimizer steps")
 
 
 def metric_in(search: Mapping[str, Any]) -> Metric | None:
