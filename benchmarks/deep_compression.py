@@ -36,7 +36,7 @@ from secateur.methods.quantised_pruning import QuantisedPruning
 from secateur.methods.weight_magnitude import WeightMagnitude
 
 KEEPS = {"lenet5": 0.075, "lenet300": 0.09}
-QUALITIES = {"lenet5": (("conv1", 0.3), ("conv2", 0.8), ("fc2", 0.6)), "lenet300": (("3", 0.9), ("5", 0.5))}
+QUALITIES = {"lenet5": (("conv2", 0.8), ("fc2", 0.6)), "lenet300": (("3", 0.9), ("5", 0.5))}
 BITS = (32, 8, 6, 4)
 
 
@@ -81,8 +81,9 @@ def encoded(name: str, seed: int) -> dict[str, Any]:
     dense = network(name, seed)
     fit(dense, data, settings(8, 1e-3), seed=seed)
     keep = KEEPS[name]
+    method = WeightMagnitude(qualities=QUALITIES[name])
     result = prune(
-        dense, None, WeightMagnitude(qualities=QUALITIES[name]), Target(keep, "nonzero"), data, repair=(), latency=False, answers=False,
+        dense, None, method, Target(keep, "nonzero"), data, repair=(), latency=False, answers=False,
         shape=settings(15, 1e-3, schedule="constant"), train=settings(10, 1e-3), seed=seed, progress=False,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

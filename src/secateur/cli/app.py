@@ -123,7 +123,12 @@ command.add(app, "measure", network.measure, network.flags_of_measure, example="
 command.add(app, "bench", bench.bench, bench.flags, example="secateur bench out/demo --threads 1")
 command.add(app, "export", network.export, network.flags_of_export, example="secateur export out/demo --format onnx")
 command.add(app, "encode", encode.encode, encode.flags, example="secateur encode out/demo --linear-bits 5")
-command.add(app, "decode", encode.decode, example="secateur decode out/demo/weights.encoded --out decoded.safetensors")
+command.add(
+    app,
+    "decode",
+    encode.decode,
+    example="secateur decode out/demo/weights.encoded \\\n    --out decoded.safetensors",
+)
 command.add(app, "methods", show.methods)
 command.add(app, "show", show.show)
 

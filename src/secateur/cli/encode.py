@@ -73,7 +73,9 @@ def encode(
     *,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help=f"The file; {NAME} in the folder by default.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--out", help=f"The file; {NAME} in the folder by default.", metavar="FILE", rich_help_panel=OUTPUT
+        ),
     ] = None,
     force: Force = False,
     trust: Trust = False,
@@ -123,7 +125,8 @@ def encode(
 def decode(
     file: Annotated[Path, typer.Argument(help="What encode has written.", show_default=False, metavar="FILE")],
     out: Annotated[
-        Path, typer.Option("--out", help="The safetensors file.", show_default=False, rich_help_panel=OUTPUT)
+        Path,
+        typer.Option("--out", help="The safetensors file.", show_default=False, metavar="FILE", rich_help_panel=OUTPUT),
     ],
     force: Force = False,
 ) -> None:
