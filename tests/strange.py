@@ -26,6 +26,7 @@ import secateur
 from secateur import errors, methods
 from secateur.core.plan import Block, DropUnits, Regroup, ZeroWeights
 from secateur.core.problem import Problem
+from secateur.encoding import encode
 from secateur.errors import SecateurError
 from secateur.run import Result, Step
 
@@ -283,6 +284,7 @@ class World:
         self.recipe = secateur.Recipe(model="lenet5", data="mnist5k", method="magnitude", keep=0.5, latency=False)
         self.result: Result = secateur.prune(Net(), self.x, "magnitude", 0.5, latency=False)
         self.artifact = secateur.save(self.result, folder / "artifact")
+        self.encoded = encode(Net(), folder / "net.encoded").path
         self.problem = Problem(self.model, self.graph, secateur.Target(0.5))
 
     def given(self, owner: str, takes: Collection[str]) -> dict[str, Any]:
@@ -374,6 +376,8 @@ class World:
             "export_pt2": lambda: {"path": self.folder / "a.pt2"},
             "export_onnx": lambda: {"path": self.folder / "a.onnx"},
             "export_source": lambda: {"path": self.folder / "a.py"},
+            "encode": lambda: {"path": self.folder / "encoded", "force": True},
+            "decode": lambda: {"path": self.encoded, "network": Net()},
             "SpeedUp": lambda: {each.name: getattr(self.speed, each.name) for each in dataclasses.fields(self.speed)},
             "SpeedUp.of": lambda: {"found": self.timed},
             "SideBySide": lambda: {

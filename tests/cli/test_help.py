@@ -20,6 +20,8 @@ COMMANDS = (
     "measure",
     "bench",
     "export",
+    "encode",
+    "decode",
     "methods",
     "show",
     "compare",

@@ -24,9 +24,10 @@ NAMED = ("prune", "plan", "sensitivity", "explain", "evaluate", "measure")  # ta
 DECIDE = ("prune", "plan")
 SAID_BY: dict[str, tuple[str, ...]] = {
     "artifact/folder.py": RUNS,
-    "artifact/dense_network.py": ("explain", "evaluate", "measure", "bench", "export"),
+    "artifact/dense_network.py": ("explain", "evaluate", "measure", "bench", "export", "encode"),
     "cli/bench.py": ("bench",),
     "cli/compare.py": ("compare",),
+    "cli/encode.py": ("encode", "decode"),
     "cli/folders.py": RUNS,
     "cli/carrying_out.py": ("prune",),
     "cli/plan.py": ("plan",),

@@ -17,7 +17,8 @@ from secateur.core.problem import Problem
 from secateur.core.sizes.limits import Limits
 from secateur.core.surgery import Hold, apply
 from secateur.core.trace import trace
-from secateur.core.zeros.perturbation import draw, original, spread, weakest
+from secateur.core.zeros.parametrization import original
+from secateur.core.zeros.perturbation import draw, spread, weakest
 from secateur.core.zeros.shaper import Moment
 from secateur.data import Data, from_arrays
 from secateur.errors import SettingError

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from secateur import reading
 from secateur.core.graph.outputs import is_named, named_tensors
-from secateur.core.method import settings_of
+from secateur.core.method import Method, settings_of
 from secateur.core.operator_macs import remark
 from secateur.core.surgery import TOLERANCE, run
 from secateur.core.surgery.private_copies import stand_in
 from secateur.core.zeros.block_execution import execution_of
 from secateur.errors import ArtifactError, SecateurError
+from secateur.measure.bit_operations import grids_of
 from secateur.methods import card, name_of
 from secateur.outcome import Outcome
 from secateur.spelling import said
@@ -43,6 +44,7 @@ def document(result: Outcome) -> dict[str, Any]:
     and ``notes`` (why these, round by round),
     ``searches`` (all candidates that a method has tried), ``sensitivity`` (curves of each group, round by round,
     where they were measured), ``training``, ``sources`` (files that the recipe names, with hashes), ``seconds``,
+    ``bits`` (of the weights of each layer, where a method has left them on a grid of few),
     ``execution`` (how block layers run, which was timed on this machine) and ``example``. Accuracies are
     fractions, times in seconds, latencies in milliseconds.
     """
@@ -82,6 +84,7 @@ def document(result: Outcome) -> dict[str, Any]:
             },
             "sources": list(result.sources),
             "seconds": result.seconds,
+            "bits": grids_of(result.model, [bits for method in _methods(result) for bits in method.grids()]),
             "execution": execution_of(result.model),
             "example": _example(result),
         }
@@ -177,6 +180,10 @@ def _method(method: Any) -> dict[str, Any]:
         "citation": paper.cite() if paper else "",
         "bibtex": paper.bibtex() if paper else "",
     }
+
+
+def _methods(result: Outcome) -> tuple[Method, ...]:
+    return result.method, *(step.method for step in result.then)
 
 
 def _uncounted(result: Outcome) -> str:

@@ -28,6 +28,21 @@ def to_bytes(model: nn.Module) -> bytes:
     Raises:
         ArtifactError: if the state holds something other than tensors.
     """
+    return as_file(*tensors_of(model))
+
+
+def as_file(tensors: Mapping[str, Tensor], shared: Mapping[str, str]) -> bytes:
+    """Return what ``tensors_of`` returned as a safetensors file."""
+    # one entry, for safetensors writes several in random order and equal networks shall give equal files
+    return safetensors.torch.save(dict(tensors), {"shared": json.dumps(shared)} if shared else {"format": "pt"})
+
+
+def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the state of a network on the CPU, each tensor once, and under which name others are found that are tied.
+
+    Raises:
+        ArtifactError: if the state holds something other than tensors.
+    """
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     names: dict[Any, str] = {}
@@ -51,8 +66,7 @@ def to_bytes(model: nn.Module) -> bytes:
         alone = place not in storages and storage.nbytes() == value.numel() * value.element_size()
         storages.add(place)
         tensors[name] = (value.detach() if alone else value.detach().clone()).cpu().contiguous()
-    # one entry, for safetensors writes several in random order and equal networks shall give equal files
-    return safetensors.torch.save(tensors, {"shared": json.dumps(shared)} if shared else {"format": "pt"})
+    return tensors, shared
 
 
 def read_into(model: nn.Module, path: Path) -> None:
@@ -64,14 +78,22 @@ def read_into(model: nn.Module, path: Path) -> None:
     check_fit(model, header(path), path)
     with naming(path), safetensors.safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        tensors |= {name: tensors[first] for name, first in _shared(file.metadata()).items()}
-        _check_numbering(model, tensors)
-        own: dict[str, Any] = model.state_dict(keep_vars=True)
-        for name, tensor in tensors.items():
-            if own[name].dtype != tensor.dtype:
-                own[name].data = own[name].data.to(tensor.dtype)
-        with torch.no_grad():
-            model.load_state_dict(tensors, strict=True)
+        put_into(model, tensors | {name: tensors[first] for name, first in _shared(file.metadata()).items()})
+
+
+def put_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a network a state that ``check_fit`` has found to be its own; types become those of the state.
+
+    Raises:
+        reading.Unfit: if block layers are numbered otherwise than the network's.
+    """
+    _check_numbering(model, tensors)
+    own: dict[str, Any] = model.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        if own[name].dtype != tensor.dtype:
+            own[name].data = own[name].data.to(tensor.dtype)
+    with torch.no_grad():
+        model.load_state_dict(dict(tensors), strict=True)
 
 
 def header(path: Path) -> Header:

@@ -13,7 +13,7 @@ import typer
 import typer.core
 
 from secateur import reading
-from secateur.cli import bench, command, compare, network, plan, prune, sensitivity, show
+from secateur.cli import bench, command, compare, encode, network, plan, prune, sensitivity, show
 from secateur.cli.ending import Terminated, ending_well
 from secateur.errors import SecateurError, nearest
 from secateur.spelling import spelt_for
@@ -122,6 +122,13 @@ command.add(app, "evaluate", network.evaluate, network.flags_of_evaluate, exampl
 command.add(app, "measure", network.measure, network.flags_of_measure, example="secateur measure out/demo --threads 1")
 command.add(app, "bench", bench.bench, bench.flags, example="secateur bench out/demo --threads 1")
 command.add(app, "export", network.export, network.flags_of_export, example="secateur export out/demo --format onnx")
+command.add(app, "encode", encode.encode, encode.flags, example="secateur encode out/demo --linear-bits 5")
+command.add(
+    app,
+    "decode",
+    encode.decode,
+    example="secateur decode out/demo/weights.encoded \\\n    --out decoded.safetensors",
+)
 command.add(app, "methods", show.methods)
 command.add(app, "show", show.show)
 

@@ -116,6 +116,10 @@ class Method(ABC):
         with self.training(problem.model) as shaper:
             yield shaper
 
+    def grids(self) -> tuple[int, ...]:
+        """Return the bits of the grids on which a training for this method leaves weights; most know none."""
+        return ()
+
 
 def _unsaid() -> TargetError:
     target = said("target=", "--keep", "keep in [target]")

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from secateur.core.graph import Group, within
 from secateur.core.method import Paper, ScoreMethod
 from secateur.core.problem import Problem
-from secateur.core.zeros.perturbation import OfInputs, OfWeights, OfWeightsPerExample, Perturbation, refuse_parametrized
+from secateur.core.zeros.parametrization import refuse_parametrized
+from secateur.core.zeros.perturbation import OfInputs, OfWeights, OfWeightsPerExample, Perturbation
 from secateur.core.zeros.shaper import Moment, Shaper
 from secateur.errors import SettingError, nearest
 
@@ -134,7 +135,7 @@ class BatchBridgeout(ScoreMethod):
             raise SettingError(
                 "the network has no 3x3 convolution to perturb; name the layers in 'layers', '*' for all"
             )
-        refuse_parametrized(found)
+        refuse_parametrized(found, ", or name other layers in 'layers'")
         return found
 
     def score(self, group: Group, problem: Problem) -> Tensor:

@@ -23,7 +23,6 @@ Differences.  The paper looks for the qualities by scans of each layer's sensiti
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -37,13 +36,13 @@ from secateur.core.plan import EMPTY, Plan
 from secateur.core.problem import Problem
 from secateur.core.selection import zero_counts
 from secateur.core.selection.goals import check_zeros
-from secateur.core.sizes.size import Target, size
+from secateur.core.sizes.size import Target
 from secateur.core.zeros.dropout_rates import DropoutRates
-from secateur.core.zeros.masks import Masks, smallest
+from secateur.core.zeros.masks import Masks
 from secateur.core.zeros.scheduled_pruning import ScheduledPruning
 from secateur.core.zeros.schedules import Rounds
 from secateur.core.zeros.shaper import Shaper
-from secateur.errors import SettingError, TargetError, nearest
+from secateur.errors import SettingError, nearest
 
 _LARGE = 1e300  # of weights that do not differ, which have no deviation
 
@@ -135,17 +134,8 @@ class WeightMagnitude(Method):
             for name, quality in qualities.items():
                 _refuse_all(name, quality, scores(tensor_of(problem.model, name), quality))
             return qualities, None
-        whole = size(problem.graph).nonzero
-        goal = whole - problem.target.most(whole)
-        most = sum(math.prod(problem.graph.tensors[n][0]) - 1 for n, quality in qualities.items() if quality)
-        if most < goal:
-            reachable = (whole - most) / whole
-            raise TargetError(
-                f"cannot keep only {problem.target.keep:.3g} of the nonzero: with one weight left in each layer that "
-                f"may lose some {reachable:.3g} remain; ask for at least that, or allow more layers",
-                reachable,
-            )
-        return qualities, goal
+        able = [name for name, quality in qualities.items() if quality]
+        return qualities, zero_counts.over_all(problem.graph, able, problem.target)
 
     def keeps(
         self, model: nn.Module, qualities: Mapping[str, float], goal: int | None, progress: float
@@ -156,9 +146,7 @@ class WeightMagnitude(Method):
             rank.view(-1)[rank.argmax()] = torch.inf
         if goal is None:
             return {name: rank >= progress for name, rank in ranks.items()}
-        flat = torch.cat([rank.flatten() for rank in ranks.values()] or [torch.zeros(0)])
-        parts = smallest(flat, int(goal * progress + 1e-9)).split([rank.numel() for rank in ranks.values()])
-        return {name: part.reshape(rank.shape) for (name, rank), part in zip(ranks.items(), parts, strict=True)}
+        return zero_counts.lowest_over_all(ranks, int(goal * progress + 1e-9))
 
     def _qualities(self, graph: Graph, names: Sequence[str]) -> dict[str, float]:
         for pattern, _ in self.qualities:

@@ -38,6 +38,7 @@ from secateur.run.calibration_images import shape_of
 from secateur.run.device_placement import place_for
 from secateur.run.fallback import for_images, without_fit
 from secateur.run.given_inputs import DATA, fitted, looked_at
+from secateur.run.grid_training import on_grids
 from secateur.run.headline_speed import asked_for, check_runtime
 from secateur.run.job import Job
 from secateur.run.latency_aware_methods import check_timing
@@ -165,6 +166,9 @@ def prune(
         raise DataError(f"the training of {name_of(asked)} needs data; give it, or leave shape out")
     check_goals([(asked, goal), *((step.method, step.target) for step in then)], told_later=budget is not None)
     repair = steps_of_repair(repair, images=seen)
+    shape, train, repair = on_grids(
+        [asked, *(step.method for step in then)], shape, train, repair, repair_asked=repair_asked, minutes=minutes
+    )
     check_minutes(minutes, images=seen)
     given = model
     if isinstance(model, nn.Module):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from secateur.core.zeros.parametrization import original, refuse_parametrized
 from secateur.core.zeros.perturbation import (
     EPS,
     OfInputs,
@@ -19,8 +20,6 @@ from secateur.core.zeros.perturbation import (
     OfWeightsPerExample,
     Perturbation,
     draw,
-    original,
-    refuse_parametrized,
     spread,
     weakest,
 )

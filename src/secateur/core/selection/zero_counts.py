@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.plan import Plan, ZeroWeights
 from secateur.core.selection import goals, uniform_shares
-from secateur.core.sizes.size import Target
+from secateur.core.sizes.size import Target, size
 from secateur.core.zeros import patterns
 from secateur.core.zeros.masks import smallest
 from secateur.errors import SettingError, TargetError
@@ -80,6 +81,37 @@ def counts(
     if not totals:
         raise TargetError("no weights can go but those of the layers that are left alone")
     return {name: number(ratio or 0.0, total) for name, total in totals.items()}
+
+
+def over_all(graph: Graph, names: Iterable[str], target: Target) -> int:
+    """Return how many weights a target takes from these layers together, each of which keeps at least one.
+
+    Raises:
+        TargetError: if it is out of reach.
+    """
+    whole = size(graph).nonzero
+    goal = whole - target.most(whole)
+    most = sum(math.prod(graph.tensors[name][0]) - 1 for name in names)
+    if most < goal:
+        reachable = (whole - most) / whole
+        raise TargetError(
+            f"cannot keep only {target.keep:.3g} of the nonzero: with one weight left in each layer that "
+            f"may lose some {reachable:.3g} remain; ask for at least that, or allow more layers",
+            reachable,
+        )
+    return goal
+
+
+def lowest_over_all(ranks: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Return which weights stay when so many of the lowest over all layers go.
+
+    Args:
+        ranks: of each weight; inf for one that never goes.
+        count: how many go.
+    """
+    flat = torch.cat([rank.flatten() for rank in ranks.values()] or [torch.zeros(0)])
+    parts = smallest(flat, count).split([rank.numel() for rank in ranks.values()])
+    return {name: part.reshape(rank.shape) for (name, rank), part in zip(ranks.items(), parts, strict=True)}
 
 
 def refuse_unsound(model: nn.Module, names: Iterable[str]) -> None:

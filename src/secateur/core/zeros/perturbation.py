@@ -11,15 +11,14 @@ using DropConnect", 2013; Srivastava et al., "Dropout", 2014.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from secateur.errors import SettingError
+from secateur.core.zeros.parametrization import original, parametrized
 
 EPS = 1e-12
 """Added to the size of a weight, so that the gradient exists at zero."""
@@ -135,16 +134,9 @@ class OfWeights(Perturbation):
     @contextmanager
     def attached(self, layer: nn.Module) -> Generator[None]:
         """Give the layer a parametrized weight; afterwards it has its own parameter again, in its own place."""
-        order = list(layer._parameters)  # pyright: ignore[reportPrivateUsage]
         self._noisy.train(layer.training)
-        parametrize.register_parametrization(layer, "weight", self._noisy)
-        try:
+        with parametrized(layer, self._noisy):
             yield
-        finally:
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-            own = layer._parameters  # pyright: ignore[reportPrivateUsage]
-            for name in order:  # the weight was put last; an optimizer's state goes by the order
-                own[name] = own.pop(name)
 
 
 class _Hook(Perturbation):
@@ -206,26 +198,6 @@ class OfInputs(_Hook):
         return (x + x * _targeted(noise, x, self.fraction).to(x.dtype), *inputs[1:])
 
 
-def original(layer: nn.Module) -> Tensor:
-    """Return the weight itself, without the noise."""
-    if parametrize.is_parametrized(layer, "weight"):
-        return cast(Any, layer).parametrizations["weight"].original
-    return cast(Any, layer).weight
-
-
-def refuse_parametrized(layers: Mapping[str, nn.Module]) -> None:
-    """Refuse layers whose weight is computed already, which could not be told apart afterwards.
-
-    Raises:
-        SettingError: naming the first.
-    """
-    for name, layer in layers.items():
-        if parametrize.is_parametrized(layer, "weight"):
-            raise SettingError(
-                f"the weight of '{name}' has a parametrization already; remove it, or name other layers in 'layers'"
-            )
-
-
 def _targeted(noise: Tensor, values: Tensor, fraction: float) -> Tensor:
     """Keep the noise of the weakest fraction of ``values``, whose shape is the end of that of the noise."""
     return noise if fraction >= 1.0 else noise * weakest(values, fraction)
@@ -250,8 +222,6 @@ __all__ = [
     "OfWeightsPerExample",
     "Perturbation",
     "draw",
-    "original",
-    "refuse_parametrized",
     "spread",
     "weakest",
 ]

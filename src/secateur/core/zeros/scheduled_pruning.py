@@ -24,6 +24,7 @@ class ScheduledPruning(Masking):
         choose: says who stays.
         restart: whether the optimizer starts anew at every change.
         changed: is called after every change, and after a resume.
+        rewind: is called at every change while the network trains, once it is known who stays.
     """
 
     def __init__(
@@ -34,10 +35,11 @@ class ScheduledPruning(Masking):
         *,
         restart: bool = False,
         changed: Callable[[], None] = lambda: None,
+        rewind: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(masks)
         self._course, self._choose, self._restart = course, choose, restart
-        self._changed, self._stage = changed, 0
+        self._changed, self._rewind, self._stage = changed, rewind, 0
 
     @torch.no_grad()
     def before_batch(self, moment: Moment) -> None:
@@ -50,7 +52,7 @@ class ScheduledPruning(Masking):
         stage = self._course.stage(moment.step, moment.steps)
         if stage <= self._stage:
             return
-        self._turn(stage)
+        self._turn(stage, self._rewind)
         if self._restart:
             moment.restart()
 
@@ -60,9 +62,11 @@ class ScheduledPruning(Masking):
             self._turn(self._course.stages)
         self._masks.hold()
 
-    def _turn(self, stage: int) -> None:
+    def _turn(self, stage: int, meanwhile: Callable[[], None] = lambda: None) -> None:
         self._stage = stage
-        self._masks.put(self._choose(self._course.progress(stage)))
+        keeps = self._choose(self._course.progress(stage))
+        meanwhile()
+        self._masks.put(keeps)
         self._changed()
 
     def state_dict(self) -> Mapping[str, Tensor]:

@@ -125,6 +125,38 @@ class Rounds(Course):
 
 
 @dataclass(frozen=True)
+class Retrainings(Course):
+    """A training before the first change and after each, all of them as long.
+
+    Attributes:
+        shares: of what is left, what goes at each change, in (0, 1); at least one.
+    """
+
+    shares: tuple[float, ...]
+
+    @property
+    def stages(self) -> int:
+        """One for each share."""
+        return len(self.shares)
+
+    def stage(self, step: int, steps: int) -> int:
+        """Return how many of the trainings are behind, but for the last."""
+        return min(self.stages, int(step * (self.stages + 1) / steps + _HAIR))
+
+    def room(self, steps: int) -> float:
+        """Return the steps from the first change to the last."""
+        return steps * (self.stages - 1) / (self.stages + 1)
+
+    def progress(self, stage: int) -> float:
+        """Return what has gone, as a share of what goes in all."""
+        return (1.0 - self.left(stage)) / (1.0 - self.left(self.stages)) if stage < self.stages else 1.0
+
+    def left(self, stage: int) -> float:
+        """Return the share that is left after so many changes."""
+        return math.prod(1.0 - share for share in self.shares[:stage])
+
+
+@dataclass(frozen=True)
 class Cubic(Course):
     """Much at first and less and less later, ``1 - (1 - j / updates)^3`` at update j.
 

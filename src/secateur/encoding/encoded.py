@@ -1,0 +1,172 @@
+"""A network into one small file, and out of it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from secateur.arguments import checked
+from secateur.artifact import weights, write_file
+from secateur.artifact.bounded_reading import naming
+from secateur.core.surgery.private_copies import apart, private
+from secateur.data import Data
+from secateur.encoding import file
+from secateur.encoding.rates import FLOAT, EncodedLayer
+from secateur.encoding.settings import Encoding
+from secateur.encoding.shared_values import SharedValues, share_all
+from secateur.errors import ArtifactError, DataError
+from secateur.events import Event, Tell, ignore
+from secateur.measure.forward import device_of
+from secateur.rules import AnySeed
+from secateur.training import Settings, fit
+
+USUAL = Encoding()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A network that was encoded.
+
+    Attributes:
+        path: the file.
+        model: the network that it holds, bit for bit, in evaluation mode.
+        size: bytes of the file.
+        numbers: how many numbers the network's state has.
+        layers: what became of each weight that shares values.
+    """
+
+    path: Path
+    model: nn.Module
+    size: int
+    numbers: int
+    layers: tuple[EncodedLayer, ...]
+
+    @property
+    def dense_size(self) -> int:
+        """Bytes of all numbers in float32."""
+        return self.numbers * FLOAT // 8
+
+    @property
+    def rate(self) -> float:
+        """How many times smaller the file is than all numbers in float32."""
+        return self.dense_size / self.size
+
+    @property
+    def shared_rate(self) -> float:
+        """The same before Huffman coding, on paper."""
+        rest = self.numbers - sum(layer.weights for layer in self.layers)
+        return self.numbers * FLOAT / (rest * FLOAT + sum(layer.shared for layer in self.layers))
+
+
+@checked
+@apart("model")
+def encode(
+    model: nn.Module,
+    path: str | Path,
+    settings: Encoding = USUAL,
+    *,
+    data: Data | None = None,
+    train: Settings | None = None,
+    seed: AnySeed = 0,
+    force: bool = False,
+    tell: Tell = ignore,
+) -> Encoded:
+    """Write a network as one file in which its weights share few values, without those that are zero.
+
+    Prune it first: what is zero costs next to nothing. The given network is left as it is; that in the file differs
+    from it by the sharing, and is returned.
+
+    Args:
+        model: any network.
+        path: the file; its folder must be there.
+        settings: how many bits are used for what.
+        data: where shared values train on.
+        train: how; a tenth of the rate of the training before, for an epoch, is usual. None: they stay means.
+        seed: of that training.
+        force: replace a file that is there.
+        tell: hears the progress.
+
+    Raises:
+        ArtifactError: if a file is there, or cannot be written.
+        DataError: if there are settings for a training and no data.
+        SettingError: if a pattern names no layer, or a weight is not finite.
+    """
+    place = Path(path)
+    if place.exists() and not force:
+        raise ArtifactError(f"{place} exists already; give another path, or replace it with force")
+    if train is not None and data is None:
+        raise DataError("training shared values needs data; give it, or leave train out")
+    thin = private(model)
+    tell(Event("encode", "finding shared values"))
+    own = {name: parameter for name, parameter in thin.named_parameters() if parameter.is_floating_point()}
+    sharings = share_all(thin, settings.bits_of({name: tuple(parameter.shape) for name, parameter in own.items()}))
+    if train is not None and data is not None:
+        values = SharedValues(thin, sharings)
+        with values.attached():
+            fit(thin, data, train, shaper=values, seed=seed, tell=tell)
+    tensors, tied = weights.tensors_of(thin)
+    tell(Event("encode", "writing codes"))
+    content, layers = file.to_bytes(
+        tensors, tied, {name: it for name, it in sharings.items() if name in tensors}, settings.gap_bits
+    )
+    try:
+        write_file(place, content)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {place}: {error.strerror or error}; give another path") from error
+    _check(place, tensors)
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    return Encoded(place, thin.eval(), len(content), numbers, layers)
+
+
+@checked
+@apart("network")
+def decode(path: str | Path, network: nn.Module) -> nn.Module:
+    """Return a network with the weights of an encoded file, in evaluation mode; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        network: of the architecture that was encoded, as ``build`` or ``load`` make it; left as it is.
+
+    Raises:
+        ArtifactError: if the file is missing, foreign, damaged, newer, or of another network.
+    """
+    place = Path(path)
+    tensors, tied = file.read(place)
+    whole = tensors | {name: tensors[first] for name, first in tied.items()}
+    found = {name: (_kind(tensor), tuple(tensor.shape)) for name, tensor in whole.items()}
+    weights.check_fit(network, found, place)
+    made = private(network)
+    with naming(place):
+        device = device_of(made)
+        weights.put_into(made, {name: tensor.to(device) for name, tensor in whole.items()})
+    return made.eval()
+
+
+def to_safetensors(path: Path) -> bytes:
+    """Return the weights of an encoded file as an ordinary safetensors file.
+
+    Raises:
+        ArtifactError: as ``decode``.
+    """
+    return weights.as_file(*file.read(path))
+
+
+def _check(path: Path, expected: dict[str, Tensor]) -> None:
+    """Read what was written, and compare every bit of it."""
+    found, _ = file.read(path)
+    for name, tensor in expected.items():
+        again = found.get(name)
+        if again is None or again.dtype != tensor.dtype or again.shape != tensor.shape or not _same(again, tensor):
+            path.unlink(missing_ok=True)
+            raise ArtifactError(f"'{name}' does not come back from {path} as it was; please report this network")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
+def _kind(tensor: Tensor) -> str:
+    return ("F" if tensor.is_floating_point() else "I") + str(8 * tensor.element_size())
