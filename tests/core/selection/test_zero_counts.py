@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from secateur.core.selection.zero_counts import check_said, counts, down, smallest_go, weights_of
 from secateur.core.sizes.size import Target, size
@@ -19,6 +20,16 @@ def test_the_stem_and_the_last_layer_are_left_out_if_they_are_to_be() -> None:
     assert weights_of(graph, stem=True, last=True) == tuple(f"{layer}.weight" for layer in (0, 3, 6, 8, 12))
     assert weights_of(graph, stem=False, last=True) == ("3.weight", "6.weight", "8.weight", "12.weight")
     assert weights_of(graph, stem=False, last=False) == ("3.weight", "6.weight", "8.weight")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_stem_is_one_whether_images_are_grey_or_not(channels: int) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    )
+    graph = trace(net, torch.randn(1, channels, 8, 8))
+    assert weights_of(graph, stem=True, last=True) == ("0.weight", "4.weight")
+    assert weights_of(graph, stem=False, last=True) == ("4.weight",)
 
 
 def test_a_ratio_is_rounded_down_and_leaves_something_of_every_layer() -> None:

@@ -31,7 +31,7 @@ def maskable(graph: Graph, *, stem: bool = False, linear: bool = False, mapwise:
     """Return the weights that patterns may thin out, in the order of execution.
 
     Depthwise convolutions are not among them, since a kernel of theirs is a whole map, nor are layers that make a
-    group which is left alone.
+    group which is left alone. A first convolution that reads grey images looks like one and is not.
 
     Args:
         graph: the network.
@@ -46,7 +46,7 @@ def maskable(graph: Graph, *, stem: bool = False, linear: bool = False, mapwise:
         name
         for name, roles in graph.roles.items()
         if "makes" in roles
-        and ("reads" in roles or (not mapwise and layer_of(name) in graph.convolutions))
+        and ("reads" in roles or (not mapwise and (name == first or layer_of(name) in graph.convolutions)))
         and name in graph.parameters
         and (stem or name != first)
         and (linear or len(graph.tensors[name][0]) > 2)
