@@ -373,6 +373,7 @@ class World:
             "repair": lambda: {"images": [self.x], "steps": ("fold",)},
             "export_pt2": lambda: {"path": self.folder / "a.pt2"},
             "export_onnx": lambda: {"path": self.folder / "a.onnx"},
+            "export_int8": lambda: {"path": self.folder / "a.onnx", "calibrate": self.x},
             "export_source": lambda: {"path": self.folder / "a.py"},
             "SpeedUp": lambda: {each.name: getattr(self.speed, each.name) for each in dataclasses.fields(self.speed)},
             "SpeedUp.of": lambda: {"found": self.timed},

@@ -201,3 +201,21 @@ def test_a_network_that_no_way_can_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot export the network as pt2"):
         exports.write("pt2", net, deploy(net, images, time=False), images, tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not ONNX, reason="ONNX packages not installed")
+def test_int8_is_calibrated_and_judged_on_the_images_of_the_result(secateur: Call, small: Path) -> None:
+    (found,) = exported(secateur, "--int8", "--leave", "8", "--max-drop", "0.5")
+    assert Path(found["path"]).name == "model.int8.onnx"
+    assert found["int8"]["left"] == ["8"]
+    assert found["int8"]["after"]["examples"] == 500
+    artifact.check(small, ["model.int8.onnx"])
+    refused = secateur("export", "small", "--trust", "--int8", "--leave", "9")
+    assert (refused.status, "no layer '9' to leave in float32" in refused.err) == (1, True)
+
+
+def test_int8_without_images_is_refused_before_the_work(secateur: Call) -> None:
+    words = ("prune", "--model", "lenet5", "--method", "magnitude", "--keep", "0.5", "--export", "onnx-int8")
+    refused = secateur(*words)
+    assert refused.status == 1
+    assert "int8 is calibrated on images, and there are none: give --calibrate a folder" in refused.err

@@ -27,6 +27,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "artifact/dense_network.py": ("explain", "evaluate", "measure", "bench", "export"),
     "cli/bench.py": ("bench",),
     "cli/compare.py": ("compare",),
+    "cli/exports.py": ("export", "prune"),
     "cli/folders.py": RUNS,
     "cli/carrying_out.py": ("prune",),
     "cli/plan.py": ("plan",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,17 +26,16 @@ from secateur.cli.folders import (
 )
 from secateur.cli.output import saved
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
-from secateur.errors import ExportError, SettingError, nearest
+from secateur.errors import DataError, ExportError, SettingError, nearest
 from secateur.events import Event
 from secateur.progress import Listener
+from secateur.recipe_rules import INT8
 from secateur.spelling import said
 
 if TYPE_CHECKING:
     from secateur.measure import Deployed
     from secateur.recipe import Recipe
     from secateur.run import Result
-
-_ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 def carry_out(
@@ -186,11 +184,13 @@ def _export(
     from secateur.export import FILES
 
     made = exports.ready(result.model, result.example_inputs, kinds, time=time, tell=tell)
+    int8 = _images(result, kinds)
     written: list[exports.Written] = []
     for kind in kinds:
         tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
         try:
-            written.append(exports.write(kind, result.model, made, result.example_inputs, folder / FILES[kind]))
+            to, settings = folder / FILES[kind], {**int8, "tell": tell}
+            written.append(exports.write(kind, result.model, made, result.example_inputs, to, settings))
         except ExportError as error:
             if artifact.is_full(error.__cause__):
                 raise
@@ -198,18 +198,27 @@ def _export(
     return made, written
 
 
+def _images(result: Result, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """Read the images of the run again where a format needs them."""
+    from secateur import run
+
+    if set(INT8).isdisjoint(kinds) or result.recipe is None:
+        return {}
+    data, images = run.images_again(result.recipe, result.model)
+    return exports.images_for(kinds, data, images)
+
+
 def without_missing(kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Return the formats that can be written here."""
-    return tuple(kind for kind in kinds if kind != "onnx" or not _missing())
+    from secateur.export import missing
 
-
-def _missing() -> list[str]:
-    return [name for name in _ONNX if importlib.util.find_spec(name) is None]
+    return tuple(kind for kind in kinds if not missing(kind))
 
 
 def _check(recipe: Recipe) -> None:
     """Refuse before the long work what would fail after it."""
     from secateur.data.order import AUGMENTS
+    from secateur.export import missing
 
     for settings in (recipe.pretrain, recipe.train):
         if settings is not None and settings.augment not in AUGMENTS:
@@ -217,7 +226,8 @@ def _check(recipe: Recipe) -> None:
                 f"unknown augmentation '{settings.augment}'{nearest(settings.augment, AUGMENTS)}; "
                 f"known: {', '.join(AUGMENTS)}"
             )
-    if "onnx" in recipe.export and _missing():
-        raise ExportError(
-            f'ONNX export needs the package {_missing()[0]}; run: pip install "secateur[export]", or export pt2 alone'
-        )
+    for kind in recipe.export:
+        if reason := missing(kind):
+            raise ExportError(f"{reason}, or export pt2 alone")
+    if not (set(INT8).isdisjoint(recipe.export) or recipe.data or recipe.calibrate):
+        raise DataError(exports.NO_IMAGES)

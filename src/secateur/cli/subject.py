@@ -31,7 +31,13 @@ def network_flags(*more: str) -> list[Flag]:
 
 
 def subject_of(
-    given: Given, folder: Path | None, trust: bool, *, test: bool = False, download: bool = False
+    given: Given,
+    folder: Path | None,
+    trust: bool,
+    *,
+    test: bool = False,
+    images: bool = False,
+    download: bool = False,
 ) -> Subject:
     """Return the network of a folder, or of a name.
 
@@ -40,6 +46,7 @@ def subject_of(
         folder: a result folder; None for the network that ``--model`` names.
         trust: whether the user's own code may be run to build a folder's network.
         test: whether the data is needed, and not only the shape of an image.
+        images: whether the unlabelled images are, which a folder's recipe or the flags name.
         download: fetch a missing data set.
     """
     from secateur import run
@@ -56,15 +63,14 @@ def subject_of(
         if name in asked:
             raise typer.BadParameter("a result folder holds its own.", param_hint=f"'--{name}'")
     loaded = load(folder, trust)
-    if (test or "data" in asked) and not {"mean", "std"} & asked.keys():
+    if (test or images or "data" in asked) and not {"mean", "std"} & asked.keys():
         asked |= _normalisation(folder, loaded.measurement)
-    data = None
-    if loaded.recipe is not None and (test or "data" in asked):
-        data = run.data_of(replace(loaded.recipe, **asked), download=download)
-    elif "data" in asked:
-        data = run.data_of(_recipe({"model": "none", **asked}), download=download)
+    recipe = _recipe({"model": "none", **asked}) if loaded.recipe is None else replace(loaded.recipe, **asked)
+    data, unlabelled = run.data_of(recipe, download=download) if test or "data" in asked else None, None
+    if images:
+        data, unlabelled = run.images_again(recipe, loaded.model, download=download)
     example = example_of(loaded) if data is None else data.example()
-    return run.Subject(str(folder), loaded.model, data, None, example)
+    return run.Subject(str(folder), loaded.model, data, unlabelled, example)
 
 
 def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, Any]:
