@@ -58,6 +58,27 @@ def test_the_table_fits_sixty_columns(secateur: Call, folder: Path, monkeypatch:
     assert not (folder / "bench.json").exists()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="ONNX packages not installed")
+def test_both_networks_stand_in_both_precisions(secateur: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.export.likeness.LABELLED", 1.0)  # an untrained network answers at random
+    ended = secateur("bench", folder, *QUICK, "--runtime", "onnxruntime", "--int8", "--quiet")
+    assert ended.status == 0, ended.err
+    assert "pruned int8" in ended.out
+    found = json.loads((folder / "bench.json").read_text())["int8"]
+    names = [(each["network"], each["precision"]) for each in found["corners"]]
+    assert not found["left_out"]
+    assert names == [(network, way) for network in ("dense", "pruned") for way in ("float32", "int8")]
+    assert all(each["quality"]["examples"] == 1000 for each in found["corners"])
+    dense, dense_int8, pruned, pruned_int8 = found["corners"]
+    assert dense["bytes"] > 3 * dense_int8["bytes"] > 3 * pruned_int8["bytes"]
+    assert pruned["bytes"] > 2 * pruned_int8["bytes"]
+    assert dense["times"]["onnxruntime"]["speedup"] == 1.0
+    assert pruned["times"]["onnxruntime"]["speedup"] > 1.0
+    page = (folder / "report.html").read_text()
+    assert "In float32 and in int8" in page
+    assert "pruned int8" in page
+
+
 def test_what_is_not_installed_is_named_or_left_out(
     secateur: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

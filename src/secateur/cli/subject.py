@@ -15,6 +15,7 @@ from secateur.cli.selection import NETWORK, speaking_of_flags
 
 if TYPE_CHECKING:
     from secateur.artifact import Loaded
+    from secateur.data import Calibration, Data
     from secateur.recipe import Recipe
     from secateur.run import Subject
 
@@ -63,14 +64,30 @@ def subject_of(
         if name in asked:
             raise typer.BadParameter("a result folder holds its own.", param_hint=f"'--{name}'")
     loaded = load(folder, trust)
-    if (test or images or "data" in asked) and not {"mean", "std"} & asked.keys():
-        asked |= _normalisation(folder, loaded.measurement)
-    recipe = _recipe({"model": "none", **asked}) if loaded.recipe is None else replace(loaded.recipe, **asked)
-    data, unlabelled = run.data_of(recipe, download=download) if test or "data" in asked else None, None
+    unlabelled = None
     if images:
-        data, unlabelled = run.images_again(recipe, loaded.model, download=download)
+        data, unlabelled = images_of_folder(asked, folder, loaded, download)
+    else:
+        wanted = test or "data" in asked
+        data = run.data_of(_recipe_of(asked, folder, loaded), download=download) if wanted else None
     example = example_of(loaded) if data is None else data.example()
     return run.Subject(str(folder), loaded.model, data, unlabelled, example)
+
+
+def images_of_folder(
+    asked: Mapping[str, Any], folder: Path, loaded: Loaded, download: bool = False
+) -> tuple[Data | None, Calibration | None]:
+    """Return the labelled and the unlabelled images of a result, or those that flags name instead."""
+    from secateur import run
+
+    return run.images_again(_recipe_of(asked, folder, loaded), loaded.model, download=download)
+
+
+def _recipe_of(asked: Mapping[str, Any], folder: Path, loaded: Loaded) -> Recipe:
+    """Return the recipe of a folder with what flags say instead; one that says no more where it has none."""
+    if not {"mean", "std"} & asked.keys():
+        asked = {**asked, **_normalisation(folder, loaded.measurement)}
+    return _recipe({"model": "none", **asked}) if loaded.recipe is None else replace(loaded.recipe, **asked)
 
 
 def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,7 @@ from secateur.export.likeness import Likeness, Tally
 from secateur.export.programs import export_onnx, feed, load_onnx, load_openvino, missing, session
 from secateur.measure.quantisation import Quantiser, names_of
 from secateur.measure.quiet_exporters import quiet
+from secateur.spelling import setting
 
 Int8Kind: TypeAlias = Literal["onnx-int8", "openvino-int8"]
 
@@ -98,23 +100,41 @@ def export_int8(
     with TemporaryDirectory() as folder:
         tell(Event(f"export {kind}", "exporting in float32"))
         float32 = export_onnx(model, example_inputs, Path(folder, "model.onnx"), reference=reference)
-        program = float32.path.read_bytes()
+        judged = Judged(images.at_most(IMAGES), data, max_drop, tuple(leave), mixed)
+        return quantised(float32, reference or model, example_inputs, Path(path), kind, judged, tell)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a file in int8 is made and judged, see ``export_int8``."""
+
+    images: Calibration
+    data: Data | None = None
+    max_drop: float | None = None
+    leave: tuple[str, ...] = ()
+    mixed: bool = True
+
+
+def quantised(
+    float32: Exported, model: nn.Module, example_inputs: Inputs, path: Path, kind: Int8Kind, how: Judged, tell: Tell
+) -> Exported:
+    """Write an ONNX file in int8, held against the network that it was exported from, see ``export_int8``."""
     size = 0 if float32.dynamic_batch else batch_of(call_of(example_inputs))
-    quantised = _Quantised(program, images.at_most(IMAGES), size, kind, tell)
-    fixed = tuple(quantised.named(leave))
-    likeness = Likeness(images.at_most(IMAGES).batches, data, max_drop)
-    ways = [_way(quantised, likeness, fixed, more, float32.dynamic_batch) for more in quantised.steps(fixed, mixed)]
+    program = _Program(float32.path.read_bytes(), how.images, size, kind, tell)
+    fixed = tuple(program.named(how.leave))
+    likeness = Likeness(how.images.batches, how.data, how.max_drop)
+    ways = [_way(program, likeness, fixed, more, float32.dynamic_batch) for more in program.steps(fixed, how.mixed)]
     try:
-        return export(model, example_inputs, Path(path), kind, ways, reference, likeness.check)
+        return export(model, example_inputs, path, kind, ways, check=likeness.check)
     except ExportError as error:
         if not likeness.refused:
             raise
-        worst = ", ".join(quantised.worst(fixed)[:_NAMED])
-        remedy = "allow more with 'max_drop', or prune less" if mixed else "leave some of them in float32"
+        worst = ", ".join(program.worst(fixed)[:_NAMED])
+        remedy = f"allow more with {setting('max_drop')}, or prune less" if how.mixed else "leave some in float32"
         raise ExportError(f"{error}; the layers that hurt the most are {worst}: {remedy}") from error
 
 
-class _Quantised:
+class _Program:
     """A network in int8 with any of its layers left in float32, in one of the formats."""
 
     def __init__(self, program: bytes, images: Calibration, size: int, kind: Int8Kind, tell: Tell) -> None:
@@ -179,12 +199,12 @@ class _Quantised:
         return load_onnx(path) if self.kind == "onnx-int8" else load_openvino(path)
 
 
-def _way(quantised: _Quantised, likeness: Likeness, fixed: tuple[str, ...], more: int, dynamic: bool) -> Way:
+def _way(program: _Program, likeness: Likeness, fixed: tuple[str, ...], more: int, dynamic: bool) -> Way:
     def write(network: nn.Module, call: Call, path: Path) -> None:
-        likeness.left = (*fixed, *(quantised.worst(fixed)[:more] if more else ()))
-        quantised.write(likeness.left, path)
+        likeness.left = (*fixed, *(program.worst(fixed)[:more] if more else ()))
+        program.write(likeness.left, path)
 
-    return Way(dynamic, write, quantised.load, _WEIGHTS if quantised.kind == "openvino-int8" else "")
+    return Way(dynamic, write, program.load, _WEIGHTS if program.kind == "openvino-int8" else "")
 
 
 def _pieces(images: Calibration, size: int) -> Iterator[Call]:

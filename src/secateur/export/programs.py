@@ -16,7 +16,7 @@ from secateur.arguments import checked
 from secateur.errors import ExportError
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
-from secateur.measure.runtimes import compiled_by_openvino
+from secateur.measure.openvino_programs import compiled_by_openvino
 from secateur.measure.steady_onnx import steady_onnx
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")

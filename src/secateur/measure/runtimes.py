@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -22,6 +21,7 @@ from secateur.core.surgery.untouched import owned, private
 from secateur.errors import ModelError, SettingError, first_line, nearest
 from secateur.measure.conversion import input_names, onnx_program
 from secateur.measure.forward import ExampleInputs, KnownDevice, call, call_on, device_of, evaluating, moved, tensors
+from secateur.measure.openvino_programs import compiled_by_openvino
 from secateur.measure.quantisation import Quantiser, names_of
 from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.measure.steady_onnx import steady_onnx
@@ -263,23 +263,6 @@ def _openvino(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:
         return request.infer(feed, share_inputs=True, share_outputs=True)
 
     return Ready(run, lambda: [torch.as_tensor(run()[port]).clone() for port in compiled.outputs])
-
-
-def compiled_by_openvino(program: str | bytes, threads: int) -> Any:
-    """Compile a file that OpenVINO reads, or the content of an ONNX file, for the CPU."""
-    openvino: Any = importlib.import_module("openvino")
-    core = openvino.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # some processors would take bfloat16 unasked
-    }
-    # OpenVINO puts another signal stack under the thread that compiles. When two networks have lived side by side it
-    # gives back one that it has freed, and the next signal to that thread kills the process. A thread that ends here
-    # takes no harm.
-    with ThreadPoolExecutor(1) as apart:
-        return apart.submit(lambda: core.compile_model(core.read_model(program), "CPU", settings)).result()
 
 
 def _feed(names: list[str], inputs: ExampleInputs) -> dict[str, Any]:
