@@ -122,3 +122,19 @@ def test_openvino_runs_a_file_of_its_own(images: Tensor, tmp_path: Path) -> None
     assert made.int8.error < 0.05
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]
     assert "FakeQuantize" in made.path.read_text()
+
+
+class FixedBatch(Uneven):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.first(x).reshape(2, 8, 4, 4)
+        return y, self.last(self.second(y).mean((2, 3)))
+
+
+def test_a_file_of_one_batch_size_is_fed_piece_by_piece(images: Tensor, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = FixedBatch(1.0).eval()
+    made = export_int8(net, images[:2], tmp_path / "net.onnx", calibrate=images[:39])
+    assert made.int8 is not None
+    assert not made.dynamic_batch
+    assert made.int8.error < 0.05

@@ -26,10 +26,9 @@ from secateur.cli.folders import (
 )
 from secateur.cli.output import saved
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
-from secateur.errors import DataError, ExportError, SettingError, nearest
+from secateur.errors import DataError, ExportError, SecateurError, SettingError, nearest
 from secateur.events import Event
 from secateur.progress import Listener
-from secateur.recipe_rules import INT8
 from secateur.spelling import said
 
 if TYPE_CHECKING:
@@ -184,28 +183,27 @@ def _export(
     from secateur.export import FILES
 
     made = exports.ready(result.model, result.example_inputs, kinds, time=time, tell=tell)
-    int8 = _images(result, kinds)
     written: list[exports.Written] = []
     for kind in kinds:
         tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
         try:
-            to, settings = folder / FILES[kind], {**int8, "tell": tell}
+            to, settings = folder / FILES[kind], _images(result, kind, tell)
             written.append(exports.write(kind, result.model, made, result.example_inputs, to, settings))
-        except ExportError as error:
+        except SecateurError as error:
             if artifact.is_full(error.__cause__):
                 raise
             tell(Event("warning", str(error)))
     return made, written
 
 
-def _images(result: Result, kinds: tuple[str, ...]) -> dict[str, Any]:
+def _images(result: Result, kind: str, tell: Callable[[Event], None]) -> dict[str, Any]:
     """Read the images of the run again where a format needs them."""
     from secateur import run
 
-    if set(INT8).isdisjoint(kinds) or result.recipe is None:
+    if not exports.in_int8(kind) or result.recipe is None:
         return {}
     data, images = run.images_again(result.recipe, result.model)
-    return exports.images_for(kinds, data, images)
+    return {**exports.images_for((kind,), data, images), "tell": tell}
 
 
 def without_missing(kinds: tuple[str, ...]) -> tuple[str, ...]:
@@ -229,5 +227,5 @@ def _check(recipe: Recipe) -> None:
     for kind in recipe.export:
         if reason := missing(kind):
             raise ExportError(f"{reason}, or export pt2 alone")
-    if not (set(INT8).isdisjoint(recipe.export) or recipe.data or recipe.calibrate):
+    if any(map(exports.in_int8, recipe.export)) and not (recipe.data or recipe.calibrate):
         raise DataError(exports.NO_IMAGES)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.errors import DataError, ExportError, ModelError, VerificationError
 from secateur.events import Event
-from secateur.recipe_rules import INT8
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,13 +89,18 @@ def ready(model: nn.Module, example: Any, kinds: Iterable[str], *, time: bool, t
         return None
 
 
+def in_int8(kind: str) -> bool:
+    """Tell whether a format is one in int8, which takes images."""
+    return kind.endswith("-int8")
+
+
 def images_for(kinds: Iterable[str], data: Data | None, images: Calibration | None) -> dict[str, Any]:
     """Return what files in int8 are calibrated on and judged by, as ``export_int8`` takes it; nothing without any.
 
     Raises:
         DataError: if there are no images.
     """
-    if set(INT8).isdisjoint(kinds):
+    if not any(map(in_int8, kinds)):
         return {}
     if data is None and images is None:
         raise DataError(NO_IMAGES)
@@ -139,7 +143,7 @@ def write(
             if is_full(error.__cause__):
                 raise
             failed.append(error)
-            if kind in INT8:  # which was tried in many ways, and loses as much in any other
+            if in_int8(kind):  # which was tried in many ways, and loses as much in any other
                 break
     raise failed[-1]
 
@@ -174,7 +178,7 @@ def _variants(kind: str, model: nn.Module, made: Deployed | None) -> Iterable[tu
 def _program(kind: str, int8: Mapping[str, Any]) -> Callable[..., Exported]:
     from secateur.export import export_int8, export_onnx, export_pt2
 
-    return partial(export_int8, kind=kind, **int8) if kind in INT8 else {"pt2": export_pt2, "onnx": export_onnx}[kind]
+    return partial(export_int8, kind=kind, **int8) if in_int8(kind) else {"pt2": export_pt2, "onnx": export_onnx}[kind]
 
 
 def _norms(count: int) -> str:

@@ -28,7 +28,6 @@ from secateur.cli.tables import (
 from secateur.errors import ArtifactError, DataError, SettingError, TargetError, first_line
 from secateur.events import Event
 from secateur.progress import Listener
-from secateur.recipe_rules import INT8
 
 if TYPE_CHECKING:
     from torch import nn
@@ -196,7 +195,7 @@ def export(
         if not force:
             weights = [Path(FILES[kind]).with_suffix(BESIDE[kind]).name] if kind in BESIDE else []
             _spare(folder, FILES[kind], *weights)
-    int8 = not set(INT8).isdisjoint(formats)
+    int8 = any(map(exports.in_int8, formats))
     with Listener(quiet or as_json) as tell:
         tell(Event("load", "loading the network"))
         subject = subject_of(given, folder, trust, images=int8, download=download)

@@ -25,7 +25,7 @@ from secateur.errors import DataError, ExportError, SettingError, nearest
 from secateur.events import Event, Tell, ignore
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, batch_of, call_of
-from secateur.export.likeness import Likeness, Tally
+from secateur.export.likeness import Likeness, Tally, rows_of
 from secateur.export.programs import export_onnx, feed, load_onnx, load_openvino, missing, session
 from secateur.measure.quantisation import Quantiser, names_of
 from secateur.measure.quiet_exporters import quiet
@@ -140,7 +140,7 @@ class _Program:
     def __init__(self, program: bytes, images: Calibration, size: int, kind: Int8Kind, tell: Tell) -> None:
         self.kind, self._tell = kind, tell
         names, calls = names_of(program), list(_pieces(images, size))
-        self._ranking = calls[: -(-RANKED // size)] if size else [calls[0].map(lambda x: x[:RANKED])]
+        self._ranking = calls[: -(-RANKED // size)] if size else [rows_of(calls[0], slice(RANKED))]
         self._feeds = [feed(names, call) for call in calls]
         self._quantiser = Quantiser(program, self._feeds)
         self._worst: list[str] | None = None
@@ -215,8 +215,7 @@ def _pieces(images: Calibration, size: int) -> Iterator[Call]:
             yield call
             continue
         for start in range(0, batch_of(call), size):
-            rows = torch.arange(start, start + size).clamp(max=batch_of(call) - 1)
-            yield call.map(lambda x, rows=rows: x[rows])
+            yield rows_of(call, torch.arange(start, start + size).clamp(max=batch_of(call) - 1))
 
 
 def _error(wanted: Iterable[Tensor], given: Iterable[Tensor]) -> float:

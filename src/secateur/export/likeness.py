@@ -29,7 +29,7 @@ class Likeness:
     Attributes:
         images: batches of unlabelled ones.
         data: labelled ones, whose validation split the metric is of; None without.
-        max_drop: see ``export_onnx_int8``.
+        max_drop: see ``export_int8``.
         left: layers that stay in float32 in the file that is compared.
         refused: whether the last file was compared and has lost too much.
     """
@@ -39,7 +39,6 @@ class Likeness:
     max_drop: float | None
     left: tuple[str, ...] = ()
     refused: bool = False
-    _expected: dict[int, list[Tensor]] = field(default_factory=dict[int, list[Tensor]])
     _before: list[Quality] = field(default_factory=list[Quality])
 
     def check(self, expected: nn.Module, way: Way, file: Path, calls: Sequence[Call]) -> Found:
@@ -62,11 +61,9 @@ class Likeness:
 
     def _deviation(self, expected: nn.Module, run: Runner) -> tuple[float, float, float | None]:
         tallies: list[Tally] = []
-        for number, batch in enumerate(self.images):
+        for batch in self.images:  # whose outputs may be maps as large as the images, so that none are kept
             call = call_of(batch)
-            if number not in self._expected:
-                self._expected[number] = outputs(expected(*call.args, **call.kwargs))
-            wanted, given = self._expected[number], run(call)
+            wanted, given = outputs(expected(*call.args, **call.kwargs)), run(call)
             if [x.shape for x in wanted] != [x.shape for x in given]:
                 return math.inf, math.inf, None
             tallies = tallies or [Tally() for _ in wanted]
@@ -171,11 +168,15 @@ def in_parts(run: Runner, size: int) -> Runner:
             return run(call)
         found: list[list[Tensor]] = []
         for start in range(0, count, size):
-            rows = torch.arange(start, start + size).clamp(max=count - 1)
-            found.append(run(call.map(lambda x, rows=rows: x[rows])))
+            found.append(run(rows_of(call, torch.arange(start, start + size).clamp(max=count - 1))))
         return [torch.cat(pieces)[:count] for pieces in zip(*found, strict=True)]
 
     return whole
+
+
+def rows_of(call: Call, rows: slice | Tensor) -> Call:
+    """Return some images of a call; tensors without dimensions are of all of them."""
+    return call.map(lambda x: x[rows] if x.dim() else x)
 
 
 def _quality(network: nn.Module, data: Data) -> Quality:
