@@ -179,7 +179,8 @@ def _add(
         run = load_onnx(file.path)
         run = run if file.dynamic_batch else in_parts(run, batch_of(call_of(example)))
         with evaluating(model):
-            tested = quality(Ran(model, run), how.data.batches("test"), how.data.task)
+            ran = Ran(model, run, call_of(example))
+            tested = quality(ran, how.data.batches("test"), how.data.task)
     corner = Corner(name, precision, file.path.stat().st_size, tested, file.int8)
     made.corners.append(corner)
     made.files[corner.name] = file

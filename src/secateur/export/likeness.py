@@ -48,22 +48,23 @@ class Likeness:
         return found
 
     def _found(self, expected: nn.Module, way: Way, file: Path, calls: Sequence[Call]) -> Found:
-        run = way.load(file) if way.dynamic else in_parts(way.load(file), batch_of(calls[0]))
-        difference, error, agreement = self._deviation(expected, run)
+        size = 0 if way.dynamic else batch_of(calls[0])
+        run, network = in_parts(way.load(file), size), in_parts(_runner_of(expected), size)
+        difference, error, agreement = self._deviation(network, run)
         if not math.isfinite(error):
             return Found(difference, "its outputs are not finite or have another shape")
         if self.data is None:
             return Found(difference, self._strayed(error, agreement), Int8(error, agreement, None, None, self.left))
         if not self._before:
-            self._before.append(_quality(expected, self.data))
-        before, after = self._before[0], _quality(Ran(expected, run), self.data)
+            self._before.append(_quality(Ran(expected, network, calls[0]), self.data))
+        before, after = self._before[0], _quality(Ran(expected, run, calls[0]), self.data)
         return Found(difference, self._lost(before, after), Int8(error, agreement, before, after, self.left))
 
-    def _deviation(self, expected: nn.Module, run: Runner) -> tuple[float, float, float | None]:
+    def _deviation(self, network: Runner, run: Runner) -> tuple[float, float, float | None]:
         tallies: list[Tally] = []
         for batch in self.images:  # whose outputs may be maps as large as the images, so that none are kept
             call = call_of(batch)
-            wanted, given = outputs(expected(*call.args, **call.kwargs)), run(call)
+            wanted, given = network(call), run(call)
             if [x.shape for x in wanted] != [x.shape for x in given]:
                 return math.inf, math.inf, None
             tallies = tallies or [Tally() for _ in wanted]
@@ -133,19 +134,20 @@ class Tally:
 
 
 class Ran(nn.Module):
-    """A file as a network: its outputs in the structure of those of the network that it was made of."""
+    """A file as a network: its outputs in the structure of those of the network that it was made of, on some call."""
 
-    def __init__(self, network: nn.Module, run: Runner) -> None:
+    def __init__(self, network: nn.Module, run: Runner, call: Call) -> None:
         super().__init__()
         self._run = run
-        self._network = [network]  # a list, for its weights are not this module's
-        self._made: Callable[[list[Tensor]], Any] | None = None
+        self._made = _structure(network(*call.args, **call.kwargs))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the file returns."""
-        if self._made is None:
-            self._made = _structure(self._network[0](*args, **kwargs))
         return self._made(self._run(call_of(kwargs or args)))
+
+
+def _runner_of(network: nn.Module) -> Runner:
+    return lambda call: outputs(network(*call.args, **call.kwargs))
 
 
 def _structure(output: Any) -> Callable[[list[Tensor]], Any]:
