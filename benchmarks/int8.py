@@ -1,10 +1,12 @@
 """Pruned and int8: how much faster than dense and float32, and what int8 costs in accuracy.
 
     python benchmarks/int8.py                                     # speed, of networks at 224x224
+    python benchmarks/int8.py --networks mobilenet_v2 --of latency
     python benchmarks/int8.py --data cifar10:DIR --weights FILE [FILE ...]      # accuracy, of CIFAR-10 ResNet-20/56
     python benchmarks/int8.py --table
 
-Speed: random weights, for time does not depend on them; half of the MACs by ``magnitude``, widths chosen by layers
+Speed: random weights, for time does not depend on them; half of the MACs, or of the latency in int8, by
+``magnitude``, widths chosen by layers
 that are timed in int8; one image, one thread, processor time, all four corners in turns. The int8 files are calibrated
 on random images and compared with their networks on these: ``error`` is the root mean square of the differences,
 relative to that of the outputs. Accuracy: published weights, 0.7 of the MACs by ``reconstruction``, no training; the
@@ -24,7 +26,7 @@ import torch
 from post_training_arms import NETWORKS, Subject
 from provenance import machine, versions
 from row_files import append, read
-from secateur import prune
+from secateur import Budget, prune
 from secateur.data import load_calibration
 from secateur.export.corners import Corners, corners
 from secateur.measure import count
@@ -39,6 +41,7 @@ FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=SPEED)
+    parser.add_argument("--of", choices=("macs", "latency"), default="macs", help="what is halved; latency is in int8")
     parser.add_argument("--data", help="such as cifar10:DIR, for accuracy")
     parser.add_argument("--weights", nargs="*", type=Path, default=[], help="files of CIFAR-10 ResNets")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each corner in each runtime, at least")
@@ -46,7 +49,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the tables of what is in the file")
     arguments = parser.parse_args()
     if arguments.table:
-        print(tables(read(arguments.out, lambda row: (row["what"], row["network"]))))
+        print(tables(read(arguments.out, lambda row: (row["what"], row["network"], row.get("of")))))
         return
     torch.set_num_threads(1)
     if arguments.weights:
@@ -54,19 +57,20 @@ def main() -> None:
             add(arguments.out, tested(file, arguments.data))
     else:
         for name in arguments.networks:
-            add(arguments.out, timed(name, arguments.seconds))
+            add(arguments.out, timed(name, arguments.of, arguments.seconds))
 
 
-def timed(name: str, seconds: float) -> dict[str, Any]:
+def timed(name: str, of: str, seconds: float) -> dict[str, Any]:
     """Return the times of the four corners of a network."""
     model, image = dense(name)
-    result = prune(model, image, method="magnitude", target=KEEP, runtime="onnxruntime_int8", threads=1)
+    limit = {"target": KEEP} if of == "macs" else {"budget": Budget(max_latency=KEEP)}
+    result = prune(model, image, method="magnitude", runtime="onnxruntime_int8", threads=1, **limit)
     torch.manual_seed(1)
     images = torch.randn(32, *image.shape[1:])
     networks, noise = {"dense": model, "pruned": result.model}, load_calibration(images)
     found = corners(networks, image, calibrate=noise, max_drop=1.0, threads=1, seconds=seconds)
     macs = {"dense": count(model, image).macs, "pruned": count(result.model, image).macs}
-    return {"what": "speed", "network": name, "macs": macs, "multiples": dict(result.multiples), **cut(found)}
+    return {"what": "speed", "network": name, "of": of, "macs": macs, "multiples": dict(result.multiples), **cut(found)}
 
 
 def tested(file: Path, data: str) -> dict[str, Any]:
