@@ -5,13 +5,12 @@
     python benchmarks/int8.py --data cifar10:DIR --weights FILE [FILE ...]      # accuracy, of CIFAR-10 ResNet-20/56
     python benchmarks/int8.py --table
 
-Speed: random weights, for time does not depend on them; half of the MACs, or of the latency in int8, by
-``magnitude``, widths chosen by layers
-that are timed in int8; one image, one thread, processor time, all four corners in turns. The int8 files are calibrated
-on random images and compared with their networks on these: ``error`` is the root mean square of the differences,
-relative to that of the outputs. Accuracy: published weights, 0.7 of the MACs by ``reconstruction``, no training; the
-files are tested on all 10,000 test images in ONNX Runtime. One line of the file is one network; the last of a kind
-counts.
+Speed: random weights, for time does not depend on them; half of the MACs, or of the latency in int8, by ``magnitude``,
+widths chosen by layers that are timed in int8; one image, one thread, processor time, all four corners in turns. The
+int8 files are calibrated on random images and compared with their networks on these: ``error`` is the root mean square
+of the differences, relative to that of the outputs. Accuracy: published weights, 0.7 of the MACs by ``reconstruction``,
+no training; the files are tested on all 10,000 test images in ONNX Runtime. One line of the file is one network; the
+last of a kind counts.
 """
 
 from __future__ import annotations
