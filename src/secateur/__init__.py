@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from secateur.core.trace import trace
     from secateur.data import from_arrays, from_loaders, load_calibration, load_data
     from secateur.errors import SecateurError
-    from secateur.export import export_onnx, export_pt2, export_source
+    from secateur.export import export_int8, export_onnx, export_pt2, export_source
     from secateur.methods import METHODS
     from secateur.models import build, transfer_weights
     from secateur.outcome import Step
@@ -56,6 +56,7 @@ _HOMES = {
     "apply": "core.surgery",
     "build": "models",
     "check_method": "checks",
+    "export_int8": "export",
     "export_onnx": "export",
     "export_pt2": "export",
     "export_source": "export",
@@ -100,6 +101,7 @@ __all__ = [
     "apply",
     "build",
     "check_method",
+    "export_int8",
     "export_onnx",
     "export_pt2",
     "export_source",

@@ -88,7 +88,7 @@ class Recipe:
         pretrain: settings of training the dense network first; None for none.
         shape: settings of a method's own training before it decides; None for those of ``train``.
         then: further stages of pruning and fine-tuning, each with a method and target of its own.
-        export: formats to export, of ``"pt2"``, ``"onnx"`` and ``"source"``.
+        export: formats to export, of ``"pt2"``, ``"onnx"``, ``"source"``, ``"onnx-int8"`` and ``"openvino-int8"``.
         latency: whether to time the networks.
         runtime: what the network will run in, which is what its speed is stated in; None for the fastest that is
             installed of those that can run what is exported.

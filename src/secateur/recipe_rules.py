@@ -11,7 +11,7 @@ from secateur.stages import FRACTION, MEASURE, OPTIONS, Stage
 from secateur.training.settings import Settings
 
 EXPORTS = ("pt2", "onnx")
-FORMATS = (*EXPORTS, "source")
+FORMATS = (*EXPORTS, "source", "onnx-int8", "openvino-int8")
 REPAIRS = ("reconstruct", "fold", "compensate", "recalibrate")  # in the order in which they are carried out
 DATA_FREE = frozenset({"fold"})  # those that look at no image
 _TRAINING_RULE = rules.optional(rules.instance(Settings, "training settings"))

@@ -12,6 +12,7 @@ import pytest
 from commands import Call
 from secateur import artifact
 from secateur.measure import count
+from secateur.report.numbers import TIMES
 
 QUICK = ("--seconds", "0.05", "--threads", "1")
 
@@ -56,6 +57,60 @@ def test_the_table_fits_sixty_columns(secateur: Call, folder: Path, monkeypatch:
     assert "channels_last" in table
     assert "MACs fell 2." in rest
     assert not (folder / "bench.json").exists()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_four_corners_stand_in_the_terminal_and_on_the_page(
+    secateur: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, labelled: bool
+) -> None:
+    from secateur.export.comparison import Int8
+    from secateur.export.corners import Corner, Corners
+    from secateur.measure import Latency, Quality, SideBySide
+    from secateur.tasks import ACCURACY
+
+    def fake(networks: object, example: object, **options: object) -> Corners:
+        assert (list(networks), options["data"] is None) == (["dense", "pruned"], False)  # type: ignore[call-overload]
+        quality = Quality((ACCURACY,), (0.91,), 0.3, 1000) if labelled else None
+        found = [
+            Corner("dense", "float32", 4_000_000, quality),
+            Corner("pruned", "int8", 500_000, quality, Int8(0.01, left=("conv1",))),
+        ]
+        latencies = {each.name: Latency(each.bytes / 1e6, 0.1, 11, 1, 1, "cpu", "onnxruntime") for each in found}
+        turns = {name: (it.milliseconds,) * 11 for name, it in latencies.items()}
+        times = SideBySide("onnxruntime", latencies, turns, dict.fromkeys(turns, 0.0))
+        return Corners(tuple(found), (times,), ("the dense network in int8: it loses too much",))
+
+    monkeypatch.setattr("secateur.export.corners.corners", fake)
+    ended = secateur("bench", folder, *QUICK, "--runtime", "eager", "--int8", "--quiet")
+    assert ended.status == 0, ended.err
+    page = (folder / "report.html").read_text()
+    for text in ("pruned int8", "1 layer in float32", "500 kB", f"8.00{TIMES}", *(["91.0"] if labelled else [])):
+        assert text in page
+        assert text in ended.out
+    assert "Left out: the dense network in int8: it loses too much." in ended.said
+    assert ("Accuracy" in ended.out) is labelled
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="ONNX packages not installed")
+def test_both_networks_stand_in_both_precisions(secateur: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.export.likeness.LABELLED", 1.0)  # an untrained network answers at random
+    ended = secateur("bench", folder, *QUICK, "--runtime", "onnxruntime", "--int8", "--quiet")
+    assert ended.status == 0, ended.err
+    assert "pruned int8" in ended.out
+    found = json.loads((folder / "bench.json").read_text())["int8"]
+    names = [(each["network"], each["precision"]) for each in found["corners"]]
+    assert not found["left_out"]
+    assert names == [(network, way) for network in ("dense", "pruned") for way in ("float32", "int8")]
+    assert all(each["quality"]["examples"] == 1000 for each in found["corners"])
+    dense, dense_int8, pruned, pruned_int8 = found["corners"]
+    assert dense["bytes"] > 3 * dense_int8["bytes"] > 3 * pruned_int8["bytes"]
+    assert pruned["bytes"] > 2 * pruned_int8["bytes"]
+    assert dense["times"]["onnxruntime"]["speedup"] == 1.0
+    assert pruned["times"]["onnxruntime"]["speedup"] > 1.0
+    page = (folder / "report.html").read_text()
+    assert "In float32 and in int8" in page
+    assert "pruned int8" in page
 
 
 def test_what_is_not_installed_is_named_or_left_out(

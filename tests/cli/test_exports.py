@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,22 @@ def test_a_network_that_no_way_can_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot export the network as pt2"):
         exports.write("pt2", net, deploy(net, images, time=False), images, tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not ONNX, reason="ONNX packages not installed")
+def test_int8_is_calibrated_and_judged_on_the_images_of_the_result(
+    secateur: Call, pruned: Path, tmp_path: Path
+) -> None:
+    small = Path(shutil.copytree(pruned, tmp_path / "small"))
+    (found,) = exported(secateur, "--int8", "--leave", "fc2", "--max-drop", "1")
+    assert Path(found["path"]).name == "model.int8.onnx"
+    assert found["int8"]["left"] == ["fc2"]
+    assert found["int8"]["after"]["examples"] == 500
+    artifact.check(small, ["model.int8.onnx"])
+
+
+def test_int8_without_images_is_refused_before_the_work(secateur: Call) -> None:
+    words = ("prune", "--model", "lenet5", "--method", "magnitude", "--keep", "0.5", "--export", "onnx-int8")
+    refused = secateur(*words)
+    assert refused.status == 1
+    assert "int8 is calibrated on images, and there are none: give --calibrate a folder" in refused.err

@@ -157,3 +157,28 @@ def test_an_image_without_a_batch_is_timed_as_a_batch_of_one(model: nn.Module, s
     keep = graph.kept(Plan((DropUnits(graph.free[0].name, (0, 1)),)))
     one, alone = (Forecast.of(model, graph, inputs, LayerTable("eager", 1), 1.0) for inputs in (x[None], x))
     assert [one.shape(call, keep) for call in one.calls] == [alone.shape(call, keep) for call in alone.calls]
+
+
+@pytest.mark.parametrize(("layer", "inputs"), LAYERS)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_programs_in_int8_compute_the_layer_but_for_their_steps(
+    layer: nn.Module, inputs: tuple[int, ...], runtime: str
+) -> None:
+    if missing(runtime):  # type: ignore[arg-type]
+        pytest.skip(f"{runtime} is not installed")
+    codes = torch.randint(40, 216, inputs, dtype=torch.uint8)
+    program = layer_program(layer, torch.zeros(inputs), int8=True)
+    assert program is not None
+    (given,) = from_program(program, codes, runtime, 1).outputs()  # type: ignore[arg-type]
+    assert given.dtype == torch.uint8
+    wanted = layer((codes.float() - 128) / 40).clamp(-3.2, 3.175).detach()
+    assert ((given.float() - 128) / 40 - wanted).abs().max() < 0.05
+
+
+def test_a_table_of_int8_is_another_one_than_that_of_float32() -> None:
+    if missing("onnxruntime_int8"):
+        pytest.skip("onnxruntime is not installed")
+    large = LayerShape("Conv2d", (256, 256, 3, 3), (1, 256, 14, 14), True, (("padding", 1), ("groups", 1)))
+    in_int8, in_float = LayerTable("onnxruntime_int8", 1), LayerTable("onnxruntime", 1)
+    assert in_int8.about() != in_float.about()
+    assert in_int8.milliseconds(large) != in_float.milliseconds(large)

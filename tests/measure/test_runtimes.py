@@ -69,6 +69,16 @@ def test_every_runtime_computes_what_eager_computes(runtime: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime_int8", "openvino_int8"])
+def test_int8_is_near_to_eager_and_no_more(runtime: str) -> None:
+    if missing(runtime):  # type: ignore[arg-type]
+        pytest.skip(f"{runtime} is not installed")
+    model, x = nets.Plain().eval(), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode(), threads_set(1):
+        made = ready(model, x, runtime, 1)  # type: ignore[arg-type]
+    assert 1e-4 < verified(model, x, made, runtime) < 0.1  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("runtime", FOREIGN)
 def test_tuples_and_names_of_inputs_and_several_outputs(runtime: str) -> None:
     model, image, shift = Named().eval(), torch.randn(1, 3, 6, 6), torch.randn(1, 4, 1, 1)

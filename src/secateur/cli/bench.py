@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.network import on_device
 from secateur.cli.output import saved
-from secateur.cli.selection import AsJson, Quiet, Trust
-from secateur.cli.subject import example_of, load
+from secateur.cli.selection import IMAGES, AsJson, Quiet, Trust
+from secateur.cli.subject import example_of, images_of_folder, load
 from secateur.cli.tables import say, say_json, table
 from secateur.errors import ArtifactError, SecateurError, SettingError
 from secateur.events import Event
@@ -34,20 +35,25 @@ class Conditions:
     """How the networks are timed.
 
     Attributes:
-        runtime: in what to run them, one or several; all that are installed if not given.
+        runtime: in what to run them, one or several; all of float32 that are installed if not given.
         batch_size: images in a pass.
         threads: of the CPU; as many as torch takes if not given.
         seconds: how long to time each network in each runtime.
         device: where, such as cpu or cuda.
         save: keep the times in the result folder, and show them in its report.
+        int8: write both networks as ONNX files in float32 and in int8 as well, and test and time all four.
     """
 
-    runtime: tuple[Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"], ...] = ()
+    runtime: tuple[
+        Literal["eager", "channels_last", "compile", "onnxruntime", "openvino", "onnxruntime_int8", "openvino_int8"],
+        ...,
+    ] = ()
     batch_size: int = 1
     threads: int | None = None
     seconds: float = 2.0
     device: str = "cpu"
     save: bool = True
+    int8: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "threads", "seconds"):
@@ -58,7 +64,10 @@ class Conditions:
 
 def flags(args: Sequence[str]) -> list[Flag]:
     """Return the flags of ``bench``."""
-    return flags_of(Conditions, "own", "Timing")
+    from secateur.recipe import Recipe
+
+    images = flags_of(Recipe, "recipe", "Images for int8 (those of the result if not given)", names=("data", *IMAGES))
+    return [*flags_of(Conditions, "own", "Timing"), *images]
 
 
 def bench(
@@ -72,7 +81,8 @@ def bench(
     """Time the dense and the pruned network of a result in turns, in every runtime that is installed.
 
     What a runtime computes is compared with PyTorch eager first. Times are medians of all passes; the speed-up is the
-    median over the turns, with the interval that holds it with a confidence of 95 percent.
+    median over the turns, with the interval that holds it with a confidence of 95 percent. With --int8 a second table
+    has both networks in float32 and in int8: how well they do on the test images, the size of their files, the times.
     """
     from secateur.measure import missing
 
@@ -83,8 +93,9 @@ def bench(
     with Listener(quiet or as_json) as tell:
         tell(Event("load", "loading the networks"))
         loaded = load(folder, trust)
+        four = _corners(given.of("recipe"), folder, loaded, conditions, tell) if conditions.int8 else {}
         found, left_out = _time(loaded, conditions, tell)
-    document = _document(loaded, conditions, found, left_out)
+    document = {**_document(loaded, conditions, found, left_out), **four}
     if as_json:
         say_json({"network": str(folder), **document})
     else:
@@ -97,12 +108,13 @@ def _time(loaded: Loaded, conditions: Conditions, tell: Tell) -> tuple[list[Side
     """Return the times, and why runtimes that were not asked for by name have none."""
     from secateur.measure import RUNTIMES, missing, side_by_side
     from secateur.measure.forward import repeated
+    from secateur.measure.runtimes import INT8
 
     networks = {DENSE: on_device(loaded.dense, conditions.device), PRUNED: on_device(loaded.model, conditions.device)}
     example = repeated(example_of(loaded), conditions.batch_size)
     found: list[SideBySide] = []
     left_out: dict[str, str] = {}
-    chosen: tuple[Runtime, ...] = conditions.runtime or RUNTIMES
+    chosen: tuple[Runtime, ...] = conditions.runtime or tuple(it for it in RUNTIMES if not it.endswith(INT8))
     for runtime in dict.fromkeys(chosen):
         if reason := missing(runtime, conditions.device):
             left_out[runtime] = reason
@@ -118,6 +130,29 @@ def _time(loaded: Loaded, conditions: Conditions, tell: Tell) -> tuple[list[Side
                 raise
             left_out[runtime] = str(error)
     return found, left_out
+
+
+def _corners(
+    asked: Mapping[str, Any], folder: Path, loaded: Loaded, conditions: Conditions, tell: Tell
+) -> dict[str, Any]:
+    """Return what ``secateur.export.corners`` says, first of all, for it can be refused."""
+    from secateur.export.corners import ENGINES, corners
+
+    if conditions.device != "cpu":
+        raise SettingError("int8 is timed on the CPU only; leave out --int8, or choose --device cpu")
+    tell(Event("images", "reading the images of the result"))
+    data, images = images_of_folder(asked, folder, loaded)
+    found = corners(
+        {DENSE: loaded.dense, PRUNED: loaded.model},
+        example_of(loaded),
+        **exports.images_for(("onnx-int8",), data, images),
+        engines=[engine for engine in ENGINES if engine in (conditions.runtime or ENGINES)],
+        batch_size=conditions.batch_size,
+        threads=conditions.threads,
+        seconds=conditions.seconds,
+        tell=tell,
+    )
+    return {"int8": found.to_dict()}
 
 
 def _document(
@@ -192,5 +227,8 @@ def _speak(document: dict[str, Any]) -> None:
 
     headings = ("Runtime", "Dense, ms", "Pruned, ms", "Speed-up")
     say(table(headings, speed.rows(document), numbers=(1, 2), whole=(0,)), "", speed.conditions(document))
-    for reason in document["left_out"].values():
+    if four := document.get("int8"):
+        headings = speed.corner_headings(four)
+        say("", table(headings, speed.corner_rows(four), numbers=range(1, len(headings))), "", speed.CORNERS)
+    for reason in [*document["left_out"].values(), *(four["left_out"] if four else [])]:
         say(f"Left out: {reason}.")

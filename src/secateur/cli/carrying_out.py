@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from secateur.cli.folders import (
 )
 from secateur.cli.output import saved
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
-from secateur.errors import ExportError, SettingError, nearest
+from secateur.errors import DataError, ExportError, SecateurError, SettingError, nearest
 from secateur.events import Event
 from secateur.progress import Listener
 from secateur.spelling import said
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from secateur.measure import Deployed
     from secateur.recipe import Recipe
     from secateur.run import Result
-
-_ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 def carry_out(
@@ -190,26 +187,36 @@ def _export(
     for kind in kinds:
         tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
         try:
-            written.append(exports.write(kind, result.model, made, result.example_inputs, folder / FILES[kind]))
-        except ExportError as error:
+            to, settings = folder / FILES[kind], _images(result, kind, tell)
+            written.append(exports.write(kind, result.model, made, result.example_inputs, to, settings))
+        except SecateurError as error:
             if artifact.is_full(error.__cause__):
                 raise
             tell(Event("warning", str(error)))
     return made, written
 
 
+def _images(result: Result, kind: str, tell: Callable[[Event], None]) -> dict[str, Any]:
+    """Read the images of the run again where a format needs them."""
+    from secateur import run
+
+    if not exports.in_int8(kind) or result.recipe is None:
+        return {}
+    data, images = run.images_again(result.recipe, result.model)
+    return {**exports.images_for((kind,), data, images), "tell": tell}
+
+
 def without_missing(kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Return the formats that can be written here."""
-    return tuple(kind for kind in kinds if kind != "onnx" or not _missing())
+    from secateur.export import missing
 
-
-def _missing() -> list[str]:
-    return [name for name in _ONNX if importlib.util.find_spec(name) is None]
+    return tuple(kind for kind in kinds if not missing(kind))
 
 
 def _check(recipe: Recipe) -> None:
     """Refuse before the long work what would fail after it."""
     from secateur.data.order import AUGMENTS
+    from secateur.export import missing
 
     for settings in (recipe.pretrain, recipe.train):
         if settings is not None and settings.augment not in AUGMENTS:
@@ -217,7 +224,8 @@ def _check(recipe: Recipe) -> None:
                 f"unknown augmentation '{settings.augment}'{nearest(settings.augment, AUGMENTS)}; "
                 f"known: {', '.join(AUGMENTS)}"
             )
-    if "onnx" in recipe.export and _missing():
-        raise ExportError(
-            f'ONNX export needs the package {_missing()[0]}; run: pip install "secateur[export]", or export pt2 alone'
-        )
+    for kind in recipe.export:
+        if reason := missing(kind):
+            raise ExportError(f"{reason}, or export pt2 alone")
+    if any(map(exports.in_int8, recipe.export)) and not (recipe.data or recipe.calibrate):
+        raise DataError(exports.NO_IMAGES)

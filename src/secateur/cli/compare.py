@@ -57,6 +57,9 @@ def compare(
         comparison = dataclasses.replace(comparison, base=comparison.base.vouched())
     folder = Path("out") / recipe.stem if out is None else out
     check_name(folder)
+    from secateur.compare import precisions
+    from secateur.report.speed import CORNERS
+
     if listed:
         _list(comparison, folder, as_json)
         return
@@ -74,6 +77,9 @@ def compare(
         say_json({**document(comparison, found, done), "files": files})
         return
     speak(found)
+    if headings := precisions.headings(done):
+        say(table(headings, precisions.rows(done), numbers=range(3, len(headings))), "", CORNERS)
+        say(*(f"Left out: {reason}." for reason in precisions.left_out(done)), "")
     say(f"Table: {written.table}", f"Runs: {written.runs}", f"Page: {written.page}")
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from secateur.errors import ExportError, ModelError, VerificationError
+from secateur.errors import DataError, ExportError, ModelError, VerificationError
 from secateur.events import Event
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from secateur.data import Calibration, Data
     from secateur.events import Tell
     from secateur.export import Exported
     from secateur.measure import Deployed
+
+NO_IMAGES = "int8 is calibrated on images, and there are none: give --calibrate a folder of pictures, or --data"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Written:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
+        int8 = self.file.int8
         return {
             "path": str(self.file.path),
             "kind": self.file.kind,
@@ -49,6 +55,7 @@ class Written:
             "dynamic_batch": self.file.dynamic_batch,
             "folded": self.folded,
             "memory_format": self.memory_format,
+            **({} if int8 is None else {"int8": int8.to_dict()}),
         }
 
     def line(self) -> str:
@@ -56,7 +63,8 @@ class Written:
         batch = "any batch size" if self.file.dynamic_batch else "this batch size only"
         norms = f", {_norms(self.folded)} folded" if self.folded else ""
         last = ", channels last" if self.memory_format == "channels_last" else ""
-        return f"Exported: {self.file.path} (differs by {self.file.difference:.1e}, {batch}{norms}{last})"
+        near = f"differs by {self.file.difference:.1e}" if self.file.int8 is None else self.file.int8.text()
+        return f"Exported: {self.file.path} ({near}, {batch}{norms}{last})"
 
 
 def ready(model: nn.Module, example: Any, kinds: Iterable[str], *, time: bool, tell: Tell) -> Deployed | None:
@@ -71,7 +79,7 @@ def ready(model: nn.Module, example: Any, kinds: Iterable[str], *, time: bool, t
     """
     from secateur.measure import deploy
 
-    programs = {"pt2", "onnx"}.intersection(kinds)
+    programs = set(kinds) - {"source"}
     if not programs:
         return None
     try:
@@ -81,17 +89,43 @@ def ready(model: nn.Module, example: Any, kinds: Iterable[str], *, time: bool, t
         return None
 
 
-def write(kind: str, model: nn.Module, made: Deployed | None, example: Any, path: Path) -> Written:
+def in_int8(kind: str) -> bool:
+    """Tell whether a format is one in int8, which takes images."""
+    return kind.endswith("-int8")
+
+
+def images_for(kinds: Iterable[str], data: Data | None, images: Calibration | None) -> dict[str, Any]:
+    """Return what files in int8 are calibrated on and judged by, as ``export_int8`` takes it; nothing without any.
+
+    Raises:
+        DataError: if there are no images.
+    """
+    if not any(map(in_int8, kinds)):
+        return {}
+    if data is None and images is None:
+        raise DataError(NO_IMAGES)
+    return {"calibrate": images, "data": data}
+
+
+def write(
+    kind: str,
+    model: nn.Module,
+    made: Deployed | None,
+    example: Any,
+    path: Path,
+    int8: Mapping[str, Any] = MappingProxyType({}),
+) -> Written:
     """Export in one format, compared with the network as it was trained.
 
     What cannot be exported when it is ready to run is exported without its memory format, then as it was trained.
 
     Args:
-        kind: ``"pt2"``, ``"onnx"`` or ``"source"``.
+        kind: one of ``secateur.export.FILES``.
         model: as it was trained.
         made: what ``ready`` returned.
         example: what it takes.
         path: the file.
+        int8: what ``export_int8`` takes beside that.
 
     Raises:
         ExportError: if none of them can be exported.
@@ -104,11 +138,13 @@ def write(kind: str, model: nn.Module, made: Deployed | None, example: Any, path
     failed: list[ExportError] = []
     for network, folded, memory_format in _variants(kind, model, made):
         try:
-            return Written(_program(kind)(network, example, path, reference=model), folded, memory_format)
+            return Written(_program(kind, int8)(network, example, path, reference=model), folded, memory_format)
         except ExportError as error:
             if is_full(error.__cause__):
                 raise
             failed.append(error)
+            if in_int8(kind):  # which was tried in many ways, and loses as much in any other
+                break
     raise failed[-1]
 
 
@@ -139,10 +175,10 @@ def _variants(kind: str, model: nn.Module, made: Deployed | None) -> Iterable[tu
     yield model, 0, "contiguous"
 
 
-def _program(kind: str) -> Callable[..., Exported]:
-    from secateur.export import export_onnx, export_pt2
+def _program(kind: str, int8: Mapping[str, Any]) -> Callable[..., Exported]:
+    from secateur.export import export_int8, export_onnx, export_pt2
 
-    return {"pt2": export_pt2, "onnx": export_onnx}[kind]
+    return partial(export_int8, kind=kind, **int8) if in_int8(kind) else {"pt2": export_pt2, "onnx": export_onnx}[kind]
 
 
 def _norms(count: int) -> str:

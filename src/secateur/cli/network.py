@@ -11,10 +11,10 @@ import typer
 from secateur.cli import exports
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
-from secateur.cli.network_flags import Files, Testing, Timing
+from secateur.cli.network_flags import Files, Quantising, Testing, Timing
 from secateur.cli.output import saved
-from secateur.cli.selection import OUTPUT, AsJson, Download, Force, Quiet, Trust
-from secateur.cli.subject import Folder, example_of, load, network_flags, subject_of
+from secateur.cli.selection import IMAGES, OUTPUT, AsJson, Download, Force, Quiet, Trust
+from secateur.cli.subject import Folder, network_flags, subject_of
 from secateur.cli.tables import (
     counts_rows,
     explanation_document,
@@ -50,7 +50,10 @@ def flags_of_measure(args: Sequence[str]) -> list[Flag]:
 
 def flags_of_export(args: Sequence[str]) -> list[Flag]:
     """Return the flags of ``export``."""
-    return flags_of(Files, "own", OUTPUT)
+    from secateur.recipe import Recipe
+
+    images = flags_of(Recipe, "recipe", "Images for int8 (those of the result if not given)", names=("data", *IMAGES))
+    return [*flags_of(Files, "own", OUTPUT), *flags_of(Quantising, "int8", "Files in int8"), *images]
 
 
 def explain(
@@ -171,34 +174,37 @@ def export(
     *,
     force: Force = False,
     trust: Trust = False,
+    download: Download = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the network of a result as a file that runs without Secateur.
 
-    Each file is reloaded and compared with the network, as it was trained, before it is kept. An export that is
-    there already is made anew, but for one that has changed since.
+    Each file is reloaded and compared with the network, as it was trained, before it is kept: one in int8 by the
+    metric on the validation images, or without labels by its answers. An export that is there already is made anew,
+    but for one that has changed since.
     """
     from secateur import artifact
-    from secateur.export import FILES
-    from secateur.export.source import WEIGHTS
+    from secateur.export import BESIDE, FILES
 
     asked = Files(**given.of("own"))
     formats = asked.kinds()
     if not formats:
-        raise typer.BadParameter("say what to write: pt2, onnx or source.", param_hint="'--format'")
+        raise typer.BadParameter(f"say what to write: {', '.join(FILES)}.", param_hint="'--format'")
     for kind in formats:
         if not force:
-            weights = [Path(FILES[kind]).with_suffix(WEIGHTS).name] if kind == "source" else []
+            weights = [Path(FILES[kind]).with_suffix(BESIDE[kind]).name] if kind in BESIDE else []
             _spare(folder, FILES[kind], *weights)
+    int8 = any(map(exports.in_int8, formats))
     with Listener(quiet or as_json) as tell:
         tell(Event("load", "loading the network"))
-        loaded = load(folder, trust)
-        example, written = example_of(loaded), list[exports.Written]()
-        made = exports.ready(loaded.model, example, formats, time=asked.latency, tell=tell) if asked.fold else None
+        subject = subject_of(given, folder, trust, images=int8, download=download)
+        settings = {**exports.images_for(formats, subject.data, subject.images), **given.of("int8"), "tell": tell}
+        model, example, written = subject.model, subject.example, list[exports.Written]()
+        made = exports.ready(model, example, formats, time=asked.latency, tell=tell) if asked.fold else None
         for kind in formats:
             tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
-            written.append(exports.write(kind, loaded.model, made, example, folder / FILES[kind]))
+            written.append(exports.write(kind, model, made, example, folder / FILES[kind], settings))
             artifact.record(folder, *(file.name for file in written[-1].file.files))
             saved(folder)
     if as_json:

@@ -38,7 +38,9 @@ class Timing:
     batch_size: int = 1
     threads: int | None = None
     seconds: float = 1.0
-    runtime: Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"] = "eager"
+    runtime: Literal[
+        "eager", "channels_last", "compile", "onnxruntime", "openvino", "onnxruntime_int8", "openvino_int8"
+    ] = "eager"  # fmt: skip
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -55,16 +57,35 @@ class Files:
     Attributes:
         format: what to write, one or several.
         source: the same as --format source; plain PyTorch code and its weights, as it was trained.
-        fold: make pt2 and onnx ready to run, batch norms folded and kernels laid out as it runs fastest here; else they
-            are exported as trained.
+        int8: the same as --format onnx-int8; an ONNX file with its layers in int8.
+        fold: make all but source ready to run, batch norms folded and kernels laid out as it runs fastest here; else
+            they are exported as trained.
         latency: whether to time memory formats for pt2; else they stay as trained.
     """
 
-    format: tuple[Literal["pt2", "onnx", "source"], ...] = ()
+    format: tuple[Literal["pt2", "onnx", "source", "onnx-int8", "openvino-int8"], ...] = ()
     source: bool = False
+    int8: bool = False
     fold: bool = True
     latency: bool = True
 
     def kinds(self) -> tuple[str, ...]:
         """Return what to write, each once."""
-        return tuple(dict.fromkeys([*self.format, *(["source"] if self.source else [])]))
+        more = [*(["source"] if self.source else []), *(["onnx-int8"] if self.int8 else [])]
+        return tuple(dict.fromkeys([*self.format, *more]))
+
+
+@dataclass(frozen=True)
+class Quantising:
+    """How a file in int8 is made.
+
+    Attributes:
+        max_drop: largest loss of the metric on the validation images, in its own unit, of shares a fraction; without
+            labels the share of images that may get another answer. Leave out for 0.01, and 0.1 without labels.
+        leave: layers, or modules with all the layers in them (names or patterns), that stay in float32.
+        mixed: whether the layers that hurt the most stay in float32 as well, until the file loses no more than that.
+    """
+
+    max_drop: float | None = None
+    leave: tuple[str, ...] = ()
+    mixed: bool = True

@@ -15,6 +15,7 @@ from secateur.cli.selection import NETWORK, speaking_of_flags
 
 if TYPE_CHECKING:
     from secateur.artifact import Loaded
+    from secateur.data import Calibration, Data
     from secateur.recipe import Recipe
     from secateur.run import Subject
 
@@ -31,7 +32,13 @@ def network_flags(*more: str) -> list[Flag]:
 
 
 def subject_of(
-    given: Given, folder: Path | None, trust: bool, *, test: bool = False, download: bool = False
+    given: Given,
+    folder: Path | None,
+    trust: bool,
+    *,
+    test: bool = False,
+    images: bool = False,
+    download: bool = False,
 ) -> Subject:
     """Return the network of a folder, or of a name.
 
@@ -40,6 +47,7 @@ def subject_of(
         folder: a result folder; None for the network that ``--model`` names.
         trust: whether the user's own code may be run to build a folder's network.
         test: whether the data is needed, and not only the shape of an image.
+        images: whether the unlabelled images are, which a folder's recipe or the flags name.
         download: fetch a missing data set.
     """
     from secateur import run
@@ -56,15 +64,30 @@ def subject_of(
         if name in asked:
             raise typer.BadParameter("a result folder holds its own.", param_hint=f"'--{name}'")
     loaded = load(folder, trust)
-    if (test or "data" in asked) and not {"mean", "std"} & asked.keys():
-        asked |= _normalisation(folder, loaded.measurement)
-    data = None
-    if loaded.recipe is not None and (test or "data" in asked):
-        data = run.data_of(replace(loaded.recipe, **asked), download=download)
-    elif "data" in asked:
-        data = run.data_of(_recipe({"model": "none", **asked}), download=download)
+    unlabelled = None
+    if images:
+        data, unlabelled = images_of_folder(asked, folder, loaded, download)
+    else:
+        wanted = test or "data" in asked
+        data = run.data_of(_recipe_of(asked, folder, loaded), download=download) if wanted else None
     example = example_of(loaded) if data is None else data.example()
-    return run.Subject(str(folder), loaded.model, data, None, example)
+    return run.Subject(str(folder), loaded.model, data, unlabelled, example)
+
+
+def images_of_folder(
+    asked: Mapping[str, Any], folder: Path, loaded: Loaded, download: bool = False
+) -> tuple[Data | None, Calibration | None]:
+    """Return the labelled and the unlabelled images of a result, or those that flags name instead."""
+    from secateur import run
+
+    return run.images_again(_recipe_of(asked, folder, loaded), loaded.model, download=download)
+
+
+def _recipe_of(asked: Mapping[str, Any], folder: Path, loaded: Loaded) -> Recipe:
+    """Return the recipe of a folder with what flags say instead; one that says no more where it has none."""
+    if not {"mean", "std"} & asked.keys():
+        asked = {**asked, **_normalisation(folder, loaded.measurement)}
+    return _recipe({"model": "none", **asked}) if loaded.recipe is None else replace(loaded.recipe, **asked)
 
 
 def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, Any]:

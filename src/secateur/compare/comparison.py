@@ -29,7 +29,7 @@ CONTROLS: Mapping[str, str] = {
 }
 """The labels of the controls: chance instead of a criterion; L1 norms and the same share of every group; the network
 of uniform width from new weights with the same budget; the whole network with the same extra epochs."""
-_OWN = ("seeds", "controls", "scratch")
+_OWN = ("seeds", "controls", "scratch", "int8")
 _RESERVED = ("name", "label", "train", "shape")
 _T = TypeVar("_T")
 
@@ -47,6 +47,8 @@ class Comparison:
         seeds: each run is repeated with each of them.
         controls: which of ``CONTROLS`` run along.
         scratch: settings of training the thin network from scratch that differ from those of training the others.
+        int8: whether the dense and the pruned network of each run are written in float32 and in int8 as well, tested
+            and timed in turns.
         text: the file that it was read from.
 
     Raises:
@@ -60,6 +62,7 @@ class Comparison:
     seeds: tuple[int, ...] = (0,)
     controls: tuple[Control, ...] | None = None
     scratch: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    int8: bool = False
     text: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class Comparison:
         )
         _check_list("seeds", self.seeds, rules.SEED.accepts, f"whole numbers of 0 to {rules.SEED.most}")
         object.__setattr__(self, "keeps", tuple(float(keep) for keep in self.keeps))
+        if not rules.FLAG.accepts(self.int8):
+            raise SettingError(f"'int8' must be true or false, not {self.int8!r}; correct it in the recipe")
         if not self.repairs:
             object.__setattr__(self, "repairs", (chosen(self.base.repair, images=True),))
         if len(set(self.repairs)) < len(self.repairs):
@@ -140,7 +145,7 @@ class Comparison:
 
         It is a recipe with ``keeps`` in [target] instead of ``keep``, and ``repairs`` instead of ``repair`` for several
         ways, several [[method]] tables (each with a ``name``, its settings, and if need be a ``label`` and tables
-        ``train`` and ``shape``), ``seeds``, ``controls`` and [scratch].
+        ``train`` and ``shape``), ``seeds``, ``controls``, ``int8`` and [scratch].
 
         Raises:
             SettingError: if the text is not TOML, or an entry is unknown, missing or impossible.

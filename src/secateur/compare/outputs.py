@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from secateur import artifact, reading
 from secateur.artifact.manifest import RECIPE
-from secateur.compare import figures, tables
+from secateur.compare import figures, precisions, tables
 from secateur.compare.comparison import CONTROLS, Comparison
 from secateur.compare.findings import Findings, findings
 from secateur.compare.notes import notes
@@ -22,6 +22,7 @@ from secateur.compare.significance import Spread
 from secateur.errors import ArtifactError, SecateurError
 from secateur.report.figures import script
 from secateur.report.numbers import percent
+from secateur.report.speed import CORNERS
 from secateur.report.summary import RUNTIME_NAMES
 from secateur.report.templating import pages
 from secateur.spelling import elsewhere, said
@@ -113,6 +114,12 @@ def render(comparison: Comparison, found: Findings, done: Sequence[tuple[Request
         cuts=any(line.cut for line in found.lines),
         repaired=any(line.repaired for line in found.lines),
         controls=asked,
+        precisions={
+            "headings": precisions.headings(done),
+            "rows": precisions.rows(done),
+            "left_out": precisions.left_out(done),
+            "about": CORNERS,
+        },
         environment=_environment(done),
         recipe=comparison.text,
         plotly=Markup(script()),

@@ -44,6 +44,7 @@ class Run:
         dense_latency: the same of the network that went in, timed in turns with the other.
         speed: what both say together, ``SpeedUp.to_dict``; None if they were not timed, or by an earlier version, which
             timed them one after the other.
+        int8: of a pruned network both in float32 and in int8, ``Corners.to_dict``; None where it was not asked for.
         uncounted: operators that multiply and are in no count, and where; empty if there are none.
         uncounted_macs: MACs that they take at least.
         epochs: of all trainings after the dense network was there.
@@ -78,6 +79,7 @@ class Run:
     histories: tuple[Mapping[str, Any], ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
     speed: Mapping[str, Any] | None = None
+    int8: Mapping[str, Any] | None = None
     repaired: float | None = None
     uncounted: str = ""
     uncounted_macs: int = 0
@@ -126,7 +128,7 @@ def load(folder: Path, request: Request) -> Run | None:
     version = values.pop("format", None)
     if isinstance(version, int) and version > FORMAT:
         raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
-    for name, value in (("speed", None), ("uncounted", ""), ("uncounted_macs", 0), ("metric", {})):
+    for name, value in (("speed", None), ("int8", None), ("uncounted", ""), ("uncounted_macs", 0), ("metric", {})):
         values.setdefault(name, value)  # what earlier versions did not write
     if "repaired" not in values:  # a run of an earlier version, which measured once before training
         values["repaired"] = None

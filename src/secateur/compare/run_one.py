@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -22,9 +23,12 @@ from secateur.compare.scratch import uniform
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.data import Calibration, Data
-from secateur.errors import ArtifactError, DataError, SecateurError
+from secateur.errors import ArtifactError, DataError, ExportError, SecateurError
 from secateur.events import Event, Tell
+from secateur.export import missing
+from secateur.export.corners import corners
 from secateur.measure import Measurement, SpeedUp
+from secateur.measure.speed_up import DENSE, PRUNED
 from secateur.outcome.network_stages import CUT, REPAIRED
 from secateur.recipe import Recipe
 from secateur.run import data_of, example_of, graph_of, images_of, model_of, preflight, prune_as, recipes
@@ -80,6 +84,8 @@ class Conductor:
             SecateurError: naming the method.
         """
         recipes.runtime_of(recipe)
+        if self.comparison.int8 and (reason := missing("onnx-int8")):
+            raise ExportError(reason)
         (data, model), base = self._opened(recipe), self.comparison.base
         if not data.size("val"):
             raise DataError(f"{data.name} holds no images out; a comparison needs some to choose settings on")
@@ -171,7 +177,16 @@ class Conductor:
             repaired=known.get(REPAIRED),
             verification=result.verification,
             plans=tuple(plan.to_json() for plan in result.plans),
+            int8=self._int8(recipe, data, dense, result.model),
         )
+
+    def _int8(self, recipe: Recipe, data: Data, dense: nn.Module, pruned: nn.Module) -> dict[str, Any] | None:
+        if not self.comparison.int8:
+            return None
+        networks, example = {DENSE: dense, PRUNED: pruned}, example_of(recipe, data)
+        images = self.images(recipe, data)
+        found = corners(networks, example, calibrate=images, data=data, threads=recipe.threads, tell=self.tell)
+        return found.to_dict()
 
     def _scratch(self, request: Request, data: Data) -> Run:
         """Train the network of uniform width from new weights, drawn as its author draws them."""

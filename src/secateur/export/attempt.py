@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from secateur.export.comparison import (
     TOLERANCE,
     Call,
     Exported,
+    Found,
     Inputs,
     Kind,
     Runner,
@@ -59,6 +61,10 @@ class Way:
     steady: Callable[[Path], Runner] | None = None
 
 
+Check: TypeAlias = Callable[[nn.Module, Way, Path, Sequence[Call]], Found]
+"""Compares what was written with the network on some calls."""
+
+
 def export(
     model: nn.Module,
     example_inputs: Inputs,
@@ -66,8 +72,11 @@ def export(
     kind: Kind,
     ways: Sequence[Way],
     reference: nn.Module | None = None,
+    check: Check | None = None,
 ) -> Exported:
     """Try the ways in turn; keep the first file that computes the same as the network, or as the reference if given.
+
+    With a ``check`` of its own, the first that passes it.
 
     Raises:
         ExportError: if none does, or the file cannot be written; nothing is left then.
@@ -95,7 +104,7 @@ def export(
                     _unvalidated(),
                     torch.no_grad(),
                 ):  # code that was written draws weights first
-                    found = _attempt(network, expected, example, way, temporary)
+                    found = _attempt(network, expected, example, way, temporary, check or _same)
             except OSError:
                 raise
             except Exception as error:  # exporters raise anything, NotImplementedError to internal assertions
@@ -103,17 +112,13 @@ def export(
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 reasons.append(f"{type(error).__name__}: {first_line(error)}".replace(str(temporary), str(path)))
                 continue
-            if found <= TOLERANCE:
+            if not found.refusal:
                 beside = path.with_suffix(way.beside) if way.beside else None
                 if beside is not None:
                     os.replace(temporary.with_suffix(way.beside), beside)
                 os.replace(temporary, path)
-                return Exported(path, kind, found, way.dynamic, beside)
-            reasons.append(
-                f"its outputs differ by {found:.1e} of their size, more than {TOLERANCE:.0e}"
-                if math.isfinite(found)
-                else "its outputs are not finite or have another shape"
-            )
+                return Exported(path, kind, found.difference, way.dynamic, beside, found.int8)
+            reasons.append(found.refusal)
     except OSError as error:
         elsewhere = said("choose another path", "copy the result to where files can be written, and export that")
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else elsewhere
@@ -125,17 +130,26 @@ def export(
     raise ExportError(f"cannot export the network as {kind}: {reasons[-1]}; no file was kept, the network is unharmed")
 
 
-def _attempt(network: nn.Module, expected: nn.Module, example: Call, way: Way, temporary: Path) -> float:
-    """Write once, reload and return the largest difference over the example and a random batch."""
+def _attempt(network: nn.Module, expected: nn.Module, example: Call, way: Way, temporary: Path, check: Check) -> Found:
+    """Write once, reload and compare over the example and a random batch."""
     # torch.export treats a size of 1 as a constant, so a dynamic batch is traced with two or more
     way.write(network, random_call(example, max(2, batch_of(example)) if way.dynamic else 0, seed=0), temporary)
     other = random_call(example, batch_of(example) + 1 if way.dynamic else 0, seed=1)
-    run = way.load(temporary)
-    found = max(difference(expected, run, call) for call in (example, other))
-    if found <= TOLERANCE or way.steady is None:
-        return found
-    run = way.steady(temporary)
-    return min(found, max(steady_difference(expected, run, call) for call in (example, other)))
+    return check(expected, way, temporary, (example, other))
+
+
+def _same(expected: nn.Module, way: Way, file: Path, calls: Sequence[Call]) -> Found:
+    """Return the largest difference, which must be rounding."""
+    run = way.load(file)
+    found = max(difference(expected, run, call) for call in calls)
+    if found > TOLERANCE and way.steady is not None:
+        run = way.steady(file)
+        found = min(found, max(steady_difference(expected, run, call) for call in calls))
+    if found <= TOLERANCE:
+        return Found(found)
+    if not math.isfinite(found):
+        return Found(found, "its outputs are not finite or have another shape")
+    return Found(found, f"its outputs differ by {found:.1e} of their size, more than {TOLERANCE:.0e}")
 
 
 @contextmanager

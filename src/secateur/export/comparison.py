@@ -15,13 +15,69 @@ from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.generators import common
 from secateur.core.surgery.steady_draws import Steady
 from secateur.errors import ExportError
+from secateur.measure import Quality
 
 Value: TypeAlias = Tensor | bool | int | float | str | None
 Inputs: TypeAlias = Annotated[Tensor | tuple[Value, ...] | Mapping[str, Value], INPUTS]
 Runner: TypeAlias = Callable[["Call"], list[Tensor]]
-Kind: TypeAlias = Literal["pt2", "onnx", "source"]
+Kind: TypeAlias = Literal["pt2", "onnx", "source", "onnx-int8", "openvino-int8"]
 
 TOLERANCE = 1e-4
+_PAIR = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How near a file whose layers are in int8 comes to the network.
+
+    Attributes:
+        error: root mean square of the differences of an output, relative to that of the output; the worst output.
+        agreement: share of the images whose largest output is the same; None where outputs are no scores of classes.
+        before: how well the network does on the validation images; None without labelled ones.
+        after: how well the file does on them.
+        left: layers that stay in float32.
+    """
+
+    error: float
+    agreement: float | None = None
+    before: Quality | None = None
+    after: Quality | None = None
+    left: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        pair = {name: None if one is None else one.to_dict() for name, one in vars(self).items() if name in _PAIR}
+        return {"error": self.error, "agreement": self.agreement, "left": list(self.left), **pair}
+
+    def text(self) -> str:
+        """Return how near the file comes and what stays in float32, in words."""
+        if self.before is not None and self.after is not None:
+            metric = self.before.metric
+            near = (
+                f"validation {metric.name} {metric.text(self.after.value)}, in float32 {metric.text(self.before.value)}"
+            )
+        elif self.agreement is not None:
+            near = f"{100 * self.agreement:.4g} % of the images get the same answer"
+        else:
+            near = f"off by {100 * self.error:.2g} %"
+        count = len(self.left)
+        left = f", {count} layer{'' if count == 1 else 's'} in float32: {', '.join(self.left)}" if count else ""
+        return f"int8: {near}{left}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a comparison of a file with a network has found.
+
+    Attributes:
+        difference: see ``Exported``.
+        refusal: why the file is not to be kept; empty if it is.
+        int8: of a file in int8 how near it comes.
+    """
+
+    difference: float
+    refusal: str = ""
+    int8: Int8 | None = None
 
 
 @dataclass(frozen=True)
@@ -30,10 +86,11 @@ class Exported:
 
     Attributes:
         path: the file.
-        kind: ``"pt2"``, ``"onnx"`` or ``"source"``.
+        kind: ``"pt2"``, ``"onnx"``, ``"source"``, ``"onnx-int8"`` or ``"openvino-int8"``.
         difference: largest absolute difference of any output, relative to the output's largest value.
         dynamic_batch: whether the file takes batches of any size; otherwise only that of the example inputs.
         beside: the file with the weights, where they stand apart.
+        int8: how near a file in int8 comes to the network; None for others, which compute the same.
     """
 
     path: Path
@@ -41,6 +98,7 @@ class Exported:
     difference: float
     dynamic_batch: bool
     beside: Path | None = None
+    int8: Int8 | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:

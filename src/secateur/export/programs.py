@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,12 @@ from secateur.arguments import checked
 from secateur.errors import ExportError
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
+from secateur.measure.openvino_programs import compiled_by_openvino
 from secateur.measure.steady_onnx import steady_onnx
+
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = {"onnx": _ONNX, "onnx-int8": _ONNX, "openvino-int8": (*_ONNX, "openvino", "nncf")}
+"""What writing a format takes beside PyTorch."""
 
 
 @checked
@@ -61,12 +66,20 @@ def export_onnx(
         ExportError: if packages are missing, the network cannot be exported or the file computes something
             else; none is left then.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise ExportError(f'ONNX export needs the package {package}; run: pip install "secateur[export]"')
+    if reason := missing("onnx"):
+        raise ExportError(reason)
     return export(
-        model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx, _load_steady_onnx), reference
+        model, example_inputs, Path(path), "onnx", _ways(_write_onnx, load_onnx, _load_steady_onnx), reference
     )
+
+
+def missing(kind: str) -> str:
+    """Say which package a format needs that is not there, and how to install it; empty if there is none."""
+    for package in PACKAGES.get(kind, ()):
+        if importlib.util.find_spec(package) is None:
+            extra = "int8" if package in ("openvino", "nncf") else "export"
+            return f'{kind} needs the package {package}; run: pip install "secateur[{extra}]"'
+    return ""
 
 
 def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:
@@ -120,24 +133,38 @@ def _write_onnx(program: Any) -> bytes:
     return onnx_program.model_proto.SerializeToString()
 
 
-def _load_onnx(file: Path) -> Runner:
-    return _session(str(file))
-
-
 def _load_steady_onnx(file: Path) -> Runner:
-    return _session(steady_onnx(file.read_bytes()))
+    return session(steady_onnx(file.read_bytes()))
 
 
-def _session(program: str | bytes) -> Runner:
+def load_onnx(file: Path) -> Runner:
+    """Make an ONNX file run in ONNX Runtime."""
+    return session(str(file))
+
+
+def session(program: str | bytes) -> Runner:
+    """Make an ONNX file, or its content, run in ONNX Runtime."""
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
+    made = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in made.get_inputs()]
+    return lambda call: [torch.as_tensor(output) for output in made.run(None, feed(names, call))]
+
+
+def load_openvino(file: Path) -> Runner:
+    """Make a file of OpenVINO run there."""
+    compiled = compiled_by_openvino(str(file), torch.get_num_threads())
+    names = [port.any_name for port in compiled.inputs]
 
     def run(call: Call) -> list[Tensor]:
-        values = [call.kwargs[name] for name in names] if call.kwargs else call.tensors()
-        feed = {name: value.numpy() for name, value in zip(names, values, strict=True) if isinstance(value, Tensor)}
-        return [torch.as_tensor(output) for output in session.run(None, feed)]
+        found = compiled(feed(names, call))
+        return [torch.as_tensor(found[port]).clone() for port in compiled.outputs]
 
     return run
+
+
+def feed(names: Sequence[str], call: Call) -> dict[str, Any]:
+    """Return the tensors of a call as arrays, by the names that a program gives to its inputs."""
+    values = [call.kwargs[name] for name in names] if call.kwargs else call.tensors()
+    return {name: value.numpy() for name, value in zip(names, values, strict=True) if isinstance(value, Tensor)}

@@ -1,4 +1,4 @@
-"""A table of how long single layers take here: measured once for each shape, kept on disk."""
+"""A table of how long single layers take here, in float32 or in int8: measured once for each shape, kept on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from secateur.measure.layer_program import layer_program
 from secateur.measure.machine import capability, device_name, steadiest_clock
-from secateur.measure.runtimes import Ready, Runtime, from_program, ready, threads_set
+from secateur.measure.runtimes import INT8, Ready, Runtime, engine_of, from_program, known, ready, threads_set
 
 Convolution: TypeAlias = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -139,12 +139,11 @@ class LayerTable:
 
     def about(self) -> dict[str, str | int]:
         """Return what the times depend on beside the layers."""
-        package = self.runtime if self.runtime in ("onnxruntime", "openvino") else "torch"
         return {
             "device": device_name(self.device),
             "capability": capability(self.device),
             "runtime": self.runtime,
-            "version": importlib.metadata.version(package),
+            "version": importlib.metadata.version(engine_of(self.runtime)),
             "torch": str(torch.__version__),
             "threads": self.threads,
         }
@@ -185,11 +184,16 @@ class LayerTable:
 
     def _ready(self, shape: LayerShape, x: Tensor) -> Ready:
         module = shape.module().to(self.device).eval()
-        if self.runtime in ("onnxruntime", "openvino"):
-            program = layer_program(module, x)
-            if program is not None:
-                return from_program(program, x, self.runtime, self.threads)
-        return ready(module, x, self.runtime, self.threads)
+        engine = engine_of(self.runtime)
+        if engine == "torch":
+            return ready(module, x, self.runtime, self.threads)
+        int8 = self.runtime.endswith(INT8)
+        program = layer_program(module, x, int8=int8)
+        if program is None:
+            return ready(module, x, self.runtime, self.threads)
+        if int8:  # between layers there are no others than such numbers
+            x = x.mul(40).add(128).clamp(0, 255).to(torch.uint8)
+        return from_program(program, x, known(engine), self.threads)
 
 
 def _is_time(value: object) -> bool:

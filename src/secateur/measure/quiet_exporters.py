@@ -20,17 +20,27 @@ _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "
 def _quiet() -> Generator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
+    root, nobody = logging.getLogger(), logging.NullHandler()
     sink = io.StringIO()
     silent = contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink)
     with warnings.catch_warnings(), _silent_descriptor(), silent[0], silent[1]:
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
+        root.addHandler(nobody)  # else a warning of the root logger itself sets up logging for the whole program
+        root.addFilter(_not_its_own)
         try:
             yield
         finally:
+            root.removeFilter(_not_its_own)
+            root.removeHandler(nobody)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _not_its_own(record: logging.LogRecord) -> bool:
+    """Keep back what is logged by no logger of its own, as the quantisation of ONNX Runtime does."""
+    return False
 
 
 @contextlib.contextmanager

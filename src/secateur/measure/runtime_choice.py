@@ -13,11 +13,10 @@ from secateur.core.surgery.private_copies import apart
 from secateur.events import Event, Tell, ignore
 from secateur.measure.conversion import onnx_program
 from secateur.measure.forward import ExampleInputs, device_of, evaluating, moved
-from secateur.measure.runtimes import Ready, Runtime, from_program, missing, ready, threads_set, verified
+from secateur.measure.runtimes import Ready, Runtime, engine_of, from_program, missing, ready, threads_set, verified
 from secateur.measure.side_by_side import deciding_clock, medians_of, turns_of
 from secateur.rules import Seconds, Threads
 
-_FOREIGN = ("onnxruntime", "openvino")
 _ROUNDS = 5
 
 
@@ -56,7 +55,7 @@ def fastest_runtime(
         for number, runtime in enumerate(usable):
             tell(Event("runtime", f"trying {runtime}", number, len(usable)))
             try:
-                if runtime in _FOREIGN:
+                if engine_of(runtime) != "torch":
                     inputs = moved(example_inputs, device)
                     program = program or onnx_program(model, inputs)
                     candidate = from_program(program, inputs, runtime, used)

@@ -1,4 +1,4 @@
-"""The programs that can run a network: PyTorch in three ways, ONNX Runtime and OpenVINO."""
+"""The programs that can run a network: PyTorch in three ways, ONNX Runtime and OpenVINO in float32 and in int8."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -22,20 +21,35 @@ from secateur.core.surgery.untouched import owned, private
 from secateur.errors import ModelError, SettingError, first_line, nearest
 from secateur.measure.conversion import input_names, onnx_program
 from secateur.measure.forward import ExampleInputs, KnownDevice, call, call_on, device_of, evaluating, moved, tensors
+from secateur.measure.openvino_programs import compiled_by_openvino
+from secateur.measure.quantisation import Quantiser, names_of
 from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.measure.steady_onnx import steady_onnx
 
-Runtime = Literal["eager", "channels_last", "compile", "onnxruntime", "openvino"]
+Runtime = Literal[
+    "eager", "channels_last", "compile", "onnxruntime", "openvino", "onnxruntime_int8", "openvino_int8"
+]  # fmt: skip
 """How a network is run: by PyTorch as it is, with images and kernels laid out channels last, or compiled by
-``torch.compile``, on a GPU into CUDA graphs; by ONNX Runtime; by OpenVINO."""
+``torch.compile``, on a GPU into CUDA graphs; by ONNX Runtime; by OpenVINO; by either with its layers in int8."""
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+INT8 = "_int8"
+"""How a runtime ends that computes in int8, calibrated on the inputs that it is given: its times are those of a file
+that ``export`` writes, its outputs are not."""
 
 TOLERANCE = 1e-3
 """Largest difference from PyTorch eager, relative to the largest output, with which a runtime is still believed."""
 
-_PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
-_EXTRAS = {"onnxruntime": "export", "openvino": "openvino"}
+_ROUGH = 1.0  # the same in int8, whose time means something however few of its answers are the same
+
+_PACKAGES = {
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
+    "onnxruntime_int8": ("onnx", "onnxruntime"),
+    "openvino_int8": ("onnx", "onnxruntime", "openvino"),
+}
+_EXTRAS = {"onnxruntime": "export", "openvino": "openvino", "onnxruntime_int8": "export", "openvino_int8": "int8"}
 
 Pass: TypeAlias = Callable[[], Any]
 
@@ -121,6 +135,8 @@ def ready(model: nn.Module, example_inputs: ExampleInputs, runtime: Runtime, thr
     if runtime in _PACKAGES:
         program = onnx_program(model, inputs)
         made = from_program(program, inputs, runtime, threads)
+        if runtime.endswith(INT8):
+            return made
         return replace(made, steady=lambda: from_program(steady_onnx(program), inputs, runtime, threads).outputs())
     if runtime == "channels_last":
         inputs = moved(example_inputs, device, torch.channels_last)
@@ -133,9 +149,19 @@ def ready(model: nn.Module, example_inputs: ExampleInputs, runtime: Runtime, thr
 
 
 def from_program(program: bytes, inputs: ExampleInputs, runtime: Runtime, threads: int) -> Ready:
-    """Make an ONNX program, its inputs called ``input_0`` and so on, ready to run in ONNX Runtime or OpenVINO."""
-    make = _onnxruntime if runtime == "onnxruntime" else _openvino
+    """Make an ONNX program in float32 ready to run in ONNX Runtime or OpenVINO.
+
+    Its inputs are called ``input_0`` and so on, or stand in the order of those that are given.
+    """
+    if runtime.endswith(INT8):
+        program = Quantiser(program, [_feed(names_of(program), inputs)]).quantised()
+    make = _onnxruntime if engine_of(runtime) == "onnxruntime" else _openvino
     return make(program, inputs, threads)
+
+
+def engine_of(runtime: Runtime) -> str:
+    """Return the package that runs a network: ``onnxruntime``, ``openvino``, else ``torch``."""
+    return runtime.removesuffix(INT8) if runtime in _PACKAGES else "torch"
 
 
 def difference(model: nn.Module, example_inputs: ExampleInputs, made: Ready) -> float:
@@ -174,7 +200,7 @@ def verified(model: nn.Module, example_inputs: ExampleInputs, made: Ready, runti
         ModelError: if the runtime does not compute what PyTorch computes, so that its time means nothing.
     """
     found = difference(model, example_inputs, made)
-    if found > TOLERANCE:
+    if found > (_ROUGH if runtime.endswith(INT8) else TOLERANCE):
         raise ModelError(
             f"{runtime} computes something else than PyTorch (the outputs differ by {found:.1e} of the largest); "
             "its time would mean nothing, so time the network in another runtime"
@@ -229,19 +255,7 @@ def _onnxruntime(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:
 
 
 def _openvino(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:
-    openvino: Any = importlib.import_module("openvino")
-    core = openvino.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # some processors would take bfloat16 unasked
-    }
-    # OpenVINO puts another signal stack under the thread that compiles. When two networks have lived side by side it
-    # gives back one that it has freed, and the next signal to that thread kills the process. A thread that ends here
-    # takes no harm.
-    with ThreadPoolExecutor(1) as apart:
-        compiled = apart.submit(lambda: core.compile_model(core.read_model(program), "CPU", settings)).result()
+    compiled = compiled_by_openvino(program, threads)
     request = compiled.create_infer_request()
     feed = _feed([port.any_name for port in compiled.inputs], inputs)
 
@@ -252,8 +266,11 @@ def _openvino(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:
 
 
 def _feed(names: list[str], inputs: ExampleInputs) -> dict[str, Any]:
-    """Return the inputs by their names, without those that the program does not need."""
-    given = dict(zip(input_names(inputs), tensors(inputs), strict=True))
+    """Return the inputs by their names, without those that the program does not need, or else in their order."""
+    values = list(tensors(inputs))
+    given = dict(zip(input_names(inputs), values, strict=True))
+    if not given.keys() >= set(names):
+        given = dict(zip(names, values, strict=True))
     return {name: given[name].numpy() for name in names}
 
 

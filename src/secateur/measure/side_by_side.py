@@ -167,13 +167,26 @@ def side_by_side(
             made[name] = ready(model, example_inputs, runtime, used)
             differences[name] = verified(model, example_inputs, made[name], runtime)
         device = device_of(next(iter(networks.values()), nn.Identity()))
-        clock = deciding_clock(used, device)
-        times = turns_of(made, seconds, clock, lambda turn: tell(Event(f"measure {runtime}", "", turn, ROUNDS)))
-    batch = batch_of(example_inputs)
+        return in_turns(made, differences, runtime, batch_of(example_inputs), used, device, seconds, tell)
+
+
+def in_turns(
+    made: Mapping[str, Ready],
+    differences: Mapping[str, float],
+    runtime: Runtime,
+    batch: int,
+    threads: int,
+    device: torch.device,
+    seconds: float,
+    tell: Tell = ignore,
+) -> SideBySide:
+    """Time what is ready to run, see ``side_by_side``; call it as ``ready`` is called."""
+    clock = deciding_clock(threads, device)
+    times = turns_of(made, seconds, clock, lambda turn: tell(Event(f"measure {runtime}", "", turn, ROUNDS)))
     found = {
         each: Clocked(
-            {name: _latency(times[name], each, batch, used, str(device), runtime) for name in networks},
-            {name: medians_of(times[name], each) for name in networks},
+            {name: _latency(times[name], each, batch, threads, str(device), runtime) for name in made},
+            {name: medians_of(times[name], each) for name in made},
         )
         for each in _CLOCKS
     }

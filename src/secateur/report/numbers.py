@@ -31,6 +31,12 @@ def milliseconds(time: float, digits: int = 3) -> str:
     return f"{time:.{digits}g} ms" if time < 10**digits - 0.5 else f"{time:,.0f} ms"
 
 
+def size(count: int) -> str:
+    """Return bytes with three significant digits, such as ``1.09 MB``."""
+    unit, name = next(((unit, f"{letter}B") for unit, letter in _PREFIXES if count >= unit * 0.9995), (1, "B"))
+    return f"{count / unit:.3g} {name}"
+
+
 def change(before: float, after: float, less: str, more: str) -> str:
     """Return how many times less or more something has become, such as ``2.01 times fewer``."""
     if before == after:

@@ -153,8 +153,15 @@ def _tested(document: Mapping[str, Any]) -> bool:
 
 def _speed(bench: Mapping[str, Any]) -> dict[str, Any]:
     """Return the times of the runtimes as text."""
-    left_out = list(bench["left_out"].values())
-    return {"rows": speed.rows(bench), "conditions": speed.conditions(bench), "left_out": left_out}
+    four: Mapping[str, Any] | None = bench.get("int8")
+    return {
+        "rows": speed.rows(bench),
+        "conditions": speed.conditions(bench),
+        "left_out": [*bench["left_out"].values(), *(four["left_out"] if four else ())],
+        "corner_headings": speed.corner_headings(four) if four else (),
+        "corners": speed.corner_rows(four) if four else (),
+        "about_corners": speed.CORNERS,
+    }
 
 
 _TILES = ("Parameters", "MACs", "Latency")

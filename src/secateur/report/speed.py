@@ -8,9 +8,11 @@ from typing import Any
 from secateur import reading
 from secateur.artifact.bounded_reading import MOST
 from secateur.errors import ArtifactError
-from secateur.report.numbers import TIMES, milliseconds
+from secateur.measure import Quality
+from secateur.report.metrics import capital, metric_text
+from secateur.report.numbers import TIMES, milliseconds, size
 from secateur.report.speed_words import SAME
-from secateur.report.summary import Document
+from secateur.report.summary import RUNTIME_NAMES, Document
 
 NAME = "bench.json"
 
@@ -34,6 +36,39 @@ def speed_up(entry: Document) -> str:
     if "speedup_low" not in entry:  # timed by an earlier version
         return factor
     return f"{factor}\n({entry['speedup_low']:.2f} to {entry['speedup_high']:.2f})" if entry["differs"] else SAME
+
+
+CORNERS = (
+    "The metric is that on the test images; sizes are of the ONNX files, times those of these files in turns, "
+    "in brackets how many times as fast as the dense network in float32. Files in int8 are calibrated on unlabelled "
+    "images, and layers that hurt stay in float32."
+)
+
+
+def corner_headings(document: Document) -> tuple[str, ...]:
+    """Return the headings of the table of both networks in both precisions."""
+    first = document["corners"][0]
+    metric = [capital(Quality.from_dict(first["quality"]).metric.name)] if first["quality"] else []
+    return ("Network", *metric, "Size", *(f"{RUNTIME_NAMES[name]}, ms" for name in first["times"]))
+
+
+def corner_rows(document: Document) -> list[tuple[str, ...]]:
+    """Return network and precision, metric if there is one, size of the file, and the time in each runtime."""
+    return [_corner(entry) for entry in document["corners"]]
+
+
+def _corner(entry: Document) -> tuple[str, ...]:
+    tested = None if entry["quality"] is None else Quality.from_dict(entry["quality"])
+    metric = [] if tested is None else [metric_text(tested.metric, tested.value)]
+    left = len(entry["int8"]["left"]) if entry["int8"] else 0
+    some = f"\n({left} layer{'' if left == 1 else 's'} in float32)" if left else ""
+    dense = (entry["network"], entry["precision"]) == ("dense", "float32")
+    times = [
+        milliseconds(it["milliseconds"]).replace(" ms", "")
+        + ("" if dense else f" ({speed_up(it).partition(chr(10))[0]})")
+        for it in entry["times"].values()
+    ]
+    return (f"{entry['network']} {entry['precision']}{some}", *metric, size(entry["bytes"]), *times)
 
 
 def conditions(document: Document) -> str:
@@ -64,7 +99,9 @@ def read(folder: Path) -> dict[str, Any] | None:
     path = folder / NAME
     try:
         document: Any = reading.values(reading.text(path, MOST))
-        return document if rows(document) and conditions(document) else None
+        four = document.get("int8")
+        whole = rows(document) and conditions(document) and (four is None or (corner_headings(four), corner_rows(four)))
+        return document if whole else None
     except FileNotFoundError:
         return None
     except MemoryError:

@@ -32,6 +32,8 @@ RUNTIME_NAMES = {
     "compile": "torch.compile",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "onnxruntime_int8": "ONNX Runtime in int8",
+    "openvino_int8": "OpenVINO in int8",
 }
 
 

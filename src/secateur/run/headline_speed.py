@@ -19,7 +19,13 @@ from secateur.run.device_placement import several_processes
 from secateur.run.job import Job
 
 _PYTORCH: tuple[Runtime, ...] = ("eager", "channels_last")
-_MEANT_FOR: dict[str, tuple[Runtime, ...]] = {"pt2": _PYTORCH, "source": _PYTORCH, "onnx": ("onnxruntime", "openvino")}
+_MEANT_FOR: dict[str, tuple[Runtime, ...]] = {
+    "pt2": _PYTORCH,
+    "source": _PYTORCH,
+    "onnx": ("onnxruntime", "openvino"),
+    "onnx-int8": ("onnxruntime_int8", "openvino_int8"),
+    "openvino-int8": ("openvino_int8",),
+}
 _UNTIMED: tuple[Runtime, ...] = ("onnxruntime", "openvino", "channels_last", "eager")
 
 

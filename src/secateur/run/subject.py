@@ -65,6 +65,18 @@ def subject_of(recipe: Recipe, *, download: bool = False, tell: Tell = ignore) -
     return Subject(recipe.model, model, data, images, example_of(recipe, data, images))
 
 
+def images_again(
+    recipe: Recipe, model: nn.Module, *, download: bool = False, tell: Tell = ignore
+) -> tuple[Data | None, Calibration | None]:
+    """Return the labelled and the unlabelled images of a recipe for a network that came of it; None for those it lacks.
+
+    Raises:
+        DataError: if they are not there any more.
+    """
+    data = data_of(recipe, download=download)
+    return for_network(recipe, model, data, images_of(recipe, data, tell, model), tell)
+
+
 def task_in(recipe: Recipe) -> Task | None:
     """Return the task that a recipe names; None for what the data set is usually for.
 

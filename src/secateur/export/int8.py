@@ -1,0 +1,225 @@
+"""Programs with their layers in int8, calibrated on unlabelled images and held against the network.
+
+Where a file loses too much, the layers that hurt the most stay in float32.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from secateur import rules
+from secateur.arguments import checked
+from secateur.data import Calibration, Data, load_calibration
+from secateur.data.calibration import SOURCE
+from secateur.errors import DataError, ExportError, SettingError, nearest
+from secateur.events import Event, Tell, ignore
+from secateur.export.attempt import Way, export, write_through
+from secateur.export.comparison import Call, Exported, Inputs, Runner, batch_of, call_of
+from secateur.export.likeness import Likeness, Tally, rows_of
+from secateur.export.programs import export_onnx, feed, load_onnx, load_openvino, missing, session
+from secateur.measure.quantisation import Quantiser, names_of
+from secateur.measure.quiet_exporters import quiet
+from secateur.spelling import setting
+
+Int8Kind: TypeAlias = Literal["onnx-int8", "openvino-int8"]
+
+IMAGES = 300
+"""Images to calibrate by, and without labels to compare on; the ranges of more are hardly wider."""
+
+RANKED = 32
+"""Images by which it is found out which layers hurt."""
+
+_NAMED = 5  # layers in a refusal
+_WEIGHTS = ".bin"
+
+_Images = Annotated[Any, rules.optional(SOURCE)]
+_Drop = Annotated[float | None, rules.optional(rules.number(lambda value: value >= 0, "a number from 0 on"))]
+
+
+@checked
+def export_int8(
+    model: nn.Module,
+    example_inputs: Inputs,
+    path: str | Path,
+    *,
+    kind: Int8Kind = "onnx-int8",
+    calibrate: _Images = None,
+    data: Data | None = None,
+    max_drop: _Drop = None,
+    leave: Sequence[str] = (),
+    mixed: bool = True,
+    reference: nn.Module | None = None,
+    tell: Tell = ignore,
+) -> Exported:
+    """Write the network with its layers in int8: as an ONNX file by ONNX Runtime, or for OpenVINO by NNCF.
+
+    Weights are int8 with a scale for each output channel, activations uint8 with a scale for each tensor. The ONNX file
+    holds pairs of QuantizeLinear and DequantizeLinear, which ONNX Runtime, OpenVINO and TensorRT read.
+
+    Args:
+        model: the network; its weights, device and train/eval mode stay as they are.
+        example_inputs: one batch, first dimension = batch; the values are not stored.
+        path: the file to write, usually ``model.int8.onnx`` or ``model.int8.xml``, which has a ``.bin`` beside it.
+        kind: which of the two.
+        calibrate: unlabelled images, as for ``secateur.data.load_calibration``; None for training images of ``data``.
+        data: labelled images, by whose validation split the file is judged; None for a comparison of outputs alone.
+        max_drop: largest loss of the metric on the validation images, in its own unit: of accuracy and other shares a
+            fraction. Without ``data`` the share of the calibration images that may get another answer, or where outputs
+            are no scores how far they may be off, relative to their size. None for 0.01 (of the value where the metric
+            is no share), and 0.1 without ``data``.
+        leave: layers, or modules with all the layers in them (names or patterns), that stay in float32.
+        mixed: leave those layers in float32 as well that hurt the most, 1, 2, 4 and so on up to half of them, until
+            the file loses no more than it may.
+        reference: a network that the file is compared with; ``model`` itself if None.
+        tell: hears of what is done, under the stage ``"export"`` and the kind.
+
+    Returns:
+        What was written, after it ran on the images; ``int8`` says how near it came.
+
+    Raises:
+        DataError: if there are no images, or they do not fit the network.
+        ExportError: if packages are missing, the network cannot be exported, or the file loses too much, naming the
+            layers that hurt; none is left then.
+        SettingError: if there is no such layer to leave, or a setting is out of range.
+    """
+    if reason := missing(kind):
+        raise ExportError(reason)
+    if calibrate is None and data is None:
+        raise DataError("int8 is calibrated on images, and there are none: give 'calibrate' some, or 'data'")
+    images = load_calibration(data if calibrate is None else calibrate, count=IMAGES, example=example_inputs)
+    with TemporaryDirectory() as folder:
+        tell(Event(f"export {kind}", "exporting in float32"))
+        float32 = export_onnx(model, example_inputs, Path(folder, "model.onnx"), reference=reference)
+        judged = Judged(images.at_most(IMAGES), data, max_drop, tuple(leave), mixed)
+        return quantised(float32, reference or model, example_inputs, Path(path), kind, judged, tell)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a file in int8 is made and judged, see ``export_int8``."""
+
+    images: Calibration
+    data: Data | None = None
+    max_drop: float | None = None
+    leave: tuple[str, ...] = ()
+    mixed: bool = True
+
+
+def quantised(
+    float32: Exported, model: nn.Module, example_inputs: Inputs, path: Path, kind: Int8Kind, how: Judged, tell: Tell
+) -> Exported:
+    """Write an ONNX file in int8, held against the network that it was exported from, see ``export_int8``."""
+    size = 0 if float32.dynamic_batch else batch_of(call_of(example_inputs))
+    program = _Program(float32.path.read_bytes(), how.images, size, kind, tell)
+    fixed = tuple(program.named(how.leave))
+    likeness = Likeness(how.images.batches, how.data, how.max_drop)
+    ways = [_way(program, likeness, fixed, more, float32.dynamic_batch) for more in program.steps(fixed, how.mixed)]
+    try:
+        return export(model, example_inputs, path, kind, ways, check=likeness.check)
+    except ExportError as error:
+        if not likeness.refused:
+            raise
+        worst = ", ".join(program.worst(fixed)[:_NAMED])
+        remedy = f"allow more with {setting('max_drop')}, or prune less" if how.mixed else "leave some in float32"
+        raise ExportError(f"{error}; the layers that hurt the most are {worst}: {remedy}") from error
+
+
+class _Program:
+    """A network in int8 with any of its layers left in float32, in one of the formats."""
+
+    def __init__(self, program: bytes, images: Calibration, size: int, kind: Int8Kind, tell: Tell) -> None:
+        self.kind, self._tell = kind, tell
+        names, calls = names_of(program), list(_pieces(images, size))
+        self._ranking = calls[: -(-RANKED // size)] if size else [rows_of(calls[0], slice(RANKED))]
+        self._feeds = [feed(names, call) for call in calls]
+        self._quantiser = Quantiser(program, self._feeds)
+        self._worst: list[str] | None = None
+
+    def named(self, leave: Sequence[str]) -> list[str]:
+        """Return the layers that are named, by a pattern or a module around them.
+
+        Raises:
+            SettingError: if one names none.
+        """
+        found: list[str] = []
+        for pattern in leave:
+            these = [it for it in self._quantiser.layers if fnmatchcase(it, pattern) or it.startswith(f"{pattern}.")]
+            if not these:
+                near = nearest(pattern, self._quantiser.layers)
+                raise SettingError(f"there is no layer '{pattern}' to leave in float32{near}")
+            found += these
+        return list(dict.fromkeys(found))
+
+    def steps(self, fixed: Collection[str], mixed: bool) -> Iterator[int]:
+        """Yield how many of the worst layers to leave in float32, trial by trial."""
+        yield 0
+        most = (len(self._quantiser.layers) - len(fixed)) // 2 if mixed else 0
+        yield from (1 << power for power in range(most.bit_length()))
+
+    def worst(self, fixed: Collection[str]) -> list[str]:
+        """Return the other layers, that first whose int8 alone moves the outputs the most."""
+        if self._worst is None:
+            layers = [layer for layer in self._quantiser.layers if layer not in fixed]
+            wanted = list(map(session(self._quantiser.program), self._ranking))
+            errors: dict[str, float] = {}
+            for number, layer in enumerate(layers):
+                self._tell(Event(f"export {self.kind}", f"looking at {layer}", number, len(layers)))
+                run = session(self._quantiser.quantised(only=[layer]))
+                errors[layer] = max(_error(want, run(call)) for want, call in zip(wanted, self._ranking, strict=True))
+            self._worst = sorted(layers, key=lambda layer: -errors[layer])
+        return self._worst
+
+    def write(self, leave: Collection[str], path: Path) -> None:
+        """Write the network with these layers in float32."""
+        if self.kind == "onnx-int8":
+            write_through(path, self._quantiser.quantised(leave))
+            return
+        nncf: Any = importlib.import_module("nncf")
+        openvino: Any = importlib.import_module("openvino")
+        with quiet():
+            model = openvino.Core().read_model(self._quantiser.program)
+            parts = [f"{re.escape(node)}(/.*)?" for node in self._quantiser.nodes(leave)]  # a Gemm is read as two
+            scope = nncf.IgnoredScope(patterns=parts)
+            feeds = nncf.Dataset(self._feeds)
+            made = nncf.quantize(model, feeds, subset_size=len(self._feeds), ignored_scope=scope if leave else None)
+            openvino.save_model(made, path, compress_to_fp16=False)
+
+    def load(self, path: Path) -> Runner:
+        """Make what was written run."""
+        return load_onnx(path) if self.kind == "onnx-int8" else load_openvino(path)
+
+
+def _way(program: _Program, likeness: Likeness, fixed: tuple[str, ...], more: int, dynamic: bool) -> Way:
+    def write(network: nn.Module, call: Call, path: Path) -> None:
+        likeness.left = (*fixed, *(program.worst(fixed)[:more] if more else ()))
+        program.write(likeness.left, path)
+
+    return Way(dynamic, write, program.load, _WEIGHTS if program.kind == "openvino-int8" else "")
+
+
+def _pieces(images: Calibration, size: int) -> Iterator[Call]:
+    """Yield the images as calls, where a program takes batches of one size alone so many at a time."""
+    for batch in images.batches:
+        call = call_of(batch)
+        if not size:
+            yield call
+            continue
+        for start in range(0, batch_of(call), size):
+            yield rows_of(call, torch.arange(start, start + size).clamp(max=batch_of(call) - 1))
+
+
+def _error(wanted: Iterable[Tensor], given: Iterable[Tensor]) -> float:
+    tallies = [Tally() for _ in wanted]
+    for tally, want, got in zip(tallies, wanted, given, strict=True):
+        tally.add(want, got)
+    return max(tally.error for tally in tallies)

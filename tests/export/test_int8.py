@@ -1,0 +1,134 @@
+"""Files in int8: how near they must come, which layers stay in float32, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.data import from_loaders
+from secateur.errors import DataError, ExportError, SettingError
+from secateur.export import Exported, export_int8, missing
+
+pytestmark = pytest.mark.skipif(bool(missing("onnx-int8")), reason="ONNX packages not installed")
+torch.set_num_threads(1)
+
+
+class Uneven(nn.Module):
+    """One channel between the first two layers is so large that int8 has no steps left for the others."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.third, self.last = nn.Conv2d(8, 8, 1), nn.Linear(8, 6)
+        with torch.no_grad():
+            self.first.bias[0] = size
+            self.second.weight[:, 0] = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.third(torch.relu(self.second(self.first(x))))).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return 2 * torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(1)) + torch.randn(
+        40, 3, 1, 1, generator=torch.Generator().manual_seed(2)
+    )
+
+
+def network(size: float) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Uneven(size).train()
+
+
+def test_a_file_in_int8_answers_alike_on_any_batch_and_the_network_stays_as_it_was(
+    images: Tensor, tmp_path: Path
+) -> None:
+    import onnx
+    import onnxruntime
+
+    net = network(1.0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    made = export_int8(net, images[:1], tmp_path / "new" / "net.onnx", calibrate=images, leave=("last",))
+    assert made.int8 is not None
+    assert (made.kind, made.dynamic_batch, made.int8.left) == ("onnx-int8", True, ("last",))
+    assert 1e-4 < made.int8.error < 0.05  # of 255 steps
+    assert made.int8.agreement is not None
+    assert made.int8.agreement >= 0.9
+    assert [file.name for file in made.path.parent.iterdir()] == ["net.onnx"]
+    assert net.training
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    session = onnxruntime.InferenceSession(str(made.path))
+    given = session.run(None, {session.get_inputs()[0].name: images[:7].numpy()})[0]
+    wanted = net.eval()(images[:7]).detach()
+    assert (torch.as_tensor(given) - wanted).abs().max() <= made.difference * wanted.abs().max() * 1.5
+    graph = onnx.load(made.path).graph
+    weights = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and tensor.dims]
+    assert sum(len(tensor.dims) == 4 for tensor in weights) == 3  # the convolutions, and not the last layer
+    assert not any(list(tensor.dims) == [6, 8] for tensor in weights)
+
+
+def test_layers_that_hurt_stay_in_float_or_are_named(images: Tensor, tmp_path: Path) -> None:
+    net, path = network(3000.0), tmp_path / "net.onnx"
+    made = export_int8(net, images[:1], path, calibrate=images, max_drop=0.1)
+    assert made.int8 is not None
+    assert set(made.int8.left) == {"first", "second"}
+    assert made.int8.error < 0.05
+    content = path.read_bytes()
+    refused = (
+        r"% of the images get another answer, and 10 % are allowed.*hurt the most are (first, second|second, first)"
+    )
+    with pytest.raises(ExportError, match=refused):
+        export_int8(net, images[:1], path, calibrate=images, max_drop=0.1, mixed=False)
+    assert path.read_bytes() == content  # of the file that was there
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_with_labels_the_metric_decides(images: Tensor, tmp_path: Path) -> None:
+    net = network(3000.0)
+    labels = net.eval()(images).argmax(1).detach()
+    batches = [(images, labels)]
+    data = from_loaders(train=batches, val=batches, test=batches, classes=6)
+    with pytest.raises(ExportError, match=r"its accuracy on the validation images is .* may lose 1.00 % at most"):
+        export_int8(net, images[:1], tmp_path / "net.onnx", data=data, mixed=False)
+
+
+def test_what_cannot_be_quantised_is_refused_in_a_sentence(images: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(DataError, match="int8 is calibrated on images, and there are none: give 'calibrate' some"):
+        export_int8(network(1.0), images[:1], path)
+    with pytest.raises(SettingError, match=r"no layer 'secnd' to leave in float32.*did you mean 'second'"):
+        export_int8(network(1.0), images[:1], path, calibrate=images, leave=("secnd",))
+    with pytest.raises(ExportError, match="no convolution and no linear layer"):
+        export_int8(nn.Sequential(nn.ReLU(), nn.Flatten()), images[:1], path, calibrate=images)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(bool(missing("openvino-int8")), reason="OpenVINO or NNCF is not installed")
+def test_openvino_runs_a_file_of_its_own(images: Tensor, tmp_path: Path) -> None:
+    made: Exported = export_int8(
+        network(1.0), images[:1], tmp_path / "net.xml", kind="openvino-int8", calibrate=images, leave=("last",)
+    )
+    assert made.int8 is not None
+    assert made.int8.error < 0.05
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+    assert "FakeQuantize" in made.path.read_text()
+
+
+class FixedBatch(Uneven):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.first(x).reshape(2, 8, 4, 4)
+        return y, self.last(self.second(y).mean((2, 3)))
+
+
+def test_a_file_of_one_batch_size_is_fed_piece_by_piece(images: Tensor, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = FixedBatch(1.0).eval()
+    made = export_int8(net, images[:2], tmp_path / "net.onnx", calibrate=images[:39])
+    assert made.int8 is not None
+    assert not made.dynamic_batch
+    assert made.int8.error < 0.05
