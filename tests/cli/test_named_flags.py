@@ -16,7 +16,7 @@ import secateur
 from secateur.cli.app import app
 
 SOURCE = Path(secateur.__file__).parent
-_FLAG = re.compile(r"--[a-z][a-z-]*")
+_FLAG = re.compile(r"--[a-z][a-z0-9-]*")
 _GENERAL = {"--debug", "--help", "--version"}  # which are taken anywhere
 _FOREIGN = {"--upgrade"}  # of pip
 RUNS = ("prune", "run", "demo")
@@ -49,6 +49,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "data/masks.py": NAMED,
     "data/unlabelled_folder.py": DECIDE,
     "data/known_sets.py": NAMED,
+    "export/int8.py": ("export",),
     "methods/accuracy_reduction.py": DECIDE,
     "methods/apoz.py": DECIDE,
     "methods/fine_pruning.py": DECIDE,

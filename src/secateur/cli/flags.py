@@ -18,6 +18,7 @@ from secateur.typed import REPEATED, pair_of
 from secateur.typed import hints as hints_of
 
 LONG = 44  # letters of a list of choices, beyond which a narrow terminal has no room for dots
+TOO_LONG = 50  # beyond which it has none for the list
 _SCALARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 
@@ -55,9 +56,10 @@ class Flag:
             names, kind = (f"{self.option}/--no-{self.option[2:]}",), bool
         elif get_origin(self.hint) in REPEATED or pair_of(self.hint):
             kind = list[str]
-        option: Any = typer.Option(
-            *names, help=self.help, metavar=_metavar(self.hint), rich_help_panel=self.section, show_default=False
-        )
+        shown, said = _metavar(self.hint), self.help
+        if shown is not None and len(shown) > TOO_LONG:
+            shown, said = "NAME", f"{said} Names: {shown.replace('|', ', ')}."
+        option: Any = typer.Option(*names, help=said, metavar=shown, rich_help_panel=self.section, show_default=False)
         return inspect.Parameter(
             self.key,
             inspect.Parameter.KEYWORD_ONLY,
