@@ -16,7 +16,11 @@ from secateur.arguments import checked
 from secateur.errors import ExportError
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
+from secateur.export.onnx_interface import Called, called_as
 from secateur.measure.steady_onnx import steady_onnx
+
+_OWN_OPSET = 18
+"""The oldest that torch's exporter writes."""
 
 
 @checked
@@ -47,6 +51,9 @@ def export_onnx(
 ) -> Exported:
     """Write the network as one ONNX file, as run by ONNX Runtime and many other engines.
 
+    A network from an ONNX file is written with the names of that file's inputs and outputs, its channels where they
+    were, its batch free or fixed as it was, and in its opset where the exporter can.
+
     Args:
         model: the network; its weights, device and train/eval mode stay as they are.
         example_inputs: one batch, first dimension = batch; the values are not stored.
@@ -64,9 +71,10 @@ def export_onnx(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ExportError(f'ONNX export needs the package {package}; run: pip install "secateur[export]"')
-    return export(
-        model, example_inputs, Path(path), "onnx", _ways(_write_onnx, _load_onnx, _load_steady_onnx), reference
-    )
+    called = called_as(model if reference is None else reference)
+    if not called.dynamic:
+        example_inputs = called.example
+    return export(model, example_inputs, Path(path), "onnx", _onnx_ways(called), reference)
 
 
 def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:
@@ -112,23 +120,64 @@ def _load_pt2(file: Path) -> Runner:
     return lambda call: outputs(module(*call.args, **call.kwargs))
 
 
-def _write_onnx(program: Any) -> bytes:
+def _onnx_ways(called: Called) -> list[Way]:
+    """Return the ways to write an ONNX file, the first of them in the opset of the file that the network came from."""
+
+    def way(dynamic: bool, opset: int | None) -> Way:
+        def write(network: nn.Module, traced: Call, path: Path) -> None:
+            network, traced = called.wrapped(network), called.turned(traced)
+            if opset is not None and opset < _OWN_OPSET:
+                write_through(path, _older_onnx_bytes(network, traced, called, dynamic))
+            else:
+                write_through(path, _onnx_bytes(program_of(network, traced, dynamic), called, opset))
+
+        return Way(
+            dynamic,
+            write,
+            lambda path: _session(str(path), called),
+            steady=lambda path: _session(steady_onnx(path.read_bytes()), called),
+        )
+
+    opsets = (called.opset, max(called.opset, _OWN_OPSET)) if called.opset else (None,)
+    return [way(dynamic, opset) for dynamic in (True, False) if called.dynamic or not dynamic for opset in opsets]
+
+
+def _onnx_bytes(program: Any, called: Called, opset: int | None) -> bytes:
     exporter: Any = torch.onnx
-    onnx_program = exporter.export(program, (), dynamo=True, external_data=False, verbose=False)
+    onnx_program = exporter.export(
+        program,
+        (),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        opset_version=opset,
+        input_names=called.inputs or None,
+        output_names=called.outputs or None,
+    )
     for node in onnx_program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: paths of this machine, and half of the file
     return onnx_program.model_proto.SerializeToString()
 
 
-def _load_onnx(file: Path) -> Runner:
-    return _session(str(file))
+def _older_onnx_bytes(network: nn.Module, traced: Call, called: Called, dynamic: bool) -> bytes:
+    """Write an old opset, which only torch's former exporter does."""
+    exporter: Any = torch.onnx
+    buffer = io.BytesIO()
+    exporter.export(
+        network,
+        traced.args,
+        buffer,
+        dynamo=False,
+        opset_version=called.opset,
+        input_names=list(called.inputs),
+        output_names=list(called.outputs),
+        keep_initializers_as_inputs=False,
+        dynamic_axes={name: {0: "batch"} for name in (*called.inputs, *called.outputs)} if dynamic else None,
+    )
+    return buffer.getvalue()
 
 
-def _load_steady_onnx(file: Path) -> Runner:
-    return _session(steady_onnx(file.read_bytes()))
-
-
-def _session(program: str | bytes) -> Runner:
+def _session(program: str | bytes, called: Called) -> Runner:
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -136,6 +185,7 @@ def _session(program: str | bytes) -> Runner:
     names = [entry.name for entry in session.get_inputs()]
 
     def run(call: Call) -> list[Tensor]:
+        call = called.turned(call)
         values = [call.kwargs[name] for name in names] if call.kwargs else call.tensors()
         feed = {name: value.numpy() for name, value in zip(names, values, strict=True) if isinstance(value, Tensor)}
         return [torch.as_tensor(output) for output in session.run(None, feed)]
