@@ -27,6 +27,8 @@ _FOLDED = frozenset((
     "ReduceProd", "ReduceSum", "Not", "And", "Or", "Tile", "Flatten", "Split", "Sign",
 ))  # fmt: skip
 
+_LIKE_ITS_INPUT = frozenset({"GroupNormalization", "Swish"})  # made of others, whose shapes nobody infers
+
 
 class Values:
     """Shapes and constants of a graph for given shapes of its inputs.
@@ -85,7 +87,8 @@ class Values:
         except Exception as error:
             raise ModelError(f"{self._name}: the shapes of {told(node)} do not fit ({first_line(error)})") from error
         for output in (output for output in node.output if output):
-            self._note(output, found.get(output), node)
+            kind = self._types[names[0]] if node.op_type in _LIKE_ITS_INPUT else found.get(output)
+            self._note(output, kind, node)
         if node.op_type in _FOLDED and (node.op_type == "Shape" or all(name in self.known for name in names)):
             self._fold(node, names)
 
