@@ -14,9 +14,10 @@ import numpy as np
 from secateur.errors import ModelError
 from secateur.models.onnx_files.calls import DOMAIN, NUMBERS, register
 from secateur.models.onnx_files.named import inputs_of
-from secateur.models.onnx_files.operators import RULES, Call, Site
+from secateur.models.onnx_files.operators import RULES
 from secateur.models.onnx_files.reading_files import onnx, opset_of
-from secateur.models.onnx_files.shapes import Values, told
+from secateur.models.onnx_files.shapes import Values
+from secateur.models.onnx_files.site import Call, Site
 
 OPSET = 17
 """The newest of which onnx2torch knows most operators; what newer ones changed is said in the older way here."""
@@ -247,6 +248,3 @@ def _layer_name(inputs: Sequence[str], name: str, known: Mapping[str, Any]) -> s
             return ".".join(re.sub(r"\W", "_", part) or "_" for part in name.split("."))
     parts = [part for part in name.split("/") if part]
     return re.sub(r"\W", "_", "_".join(parts)) or "layer"
-
-
-__all__ = ["OPSET", "Lowered", "told"]
