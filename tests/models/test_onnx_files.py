@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ def test_pictures_are_taken_with_channels_first_and_any_number_of_them(net: Path
     assert torch.allclose(found, torch.from_numpy(expected), atol=1e-5)
     assert images_for(str(net)) == (3, 8)
     assert not own_code(str(net))
+
+
+def test_runs_that_fail_print_nothing(net: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for model in (from_onnx(net), copy.deepcopy(from_onnx(net))):
+        with pytest.raises(RuntimeError):
+            model(torch.randn(2, 3, 9, 30))
+    assert capfd.readouterr().err == ""
 
 
 def test_half_is_cut_and_written_as_the_file_was_called(result: Any, tmp_path: Path) -> None:
