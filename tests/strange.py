@@ -371,6 +371,7 @@ class World:
             "Calibration": lambda: {"batches": (self.x,), "count": 2, "source": "x"},
             "Calibration.of_type": lambda: {"dtype": torch.float64},
             "Calibration.at_most": lambda: {"count": 1},
+            "from_onnx": lambda: {"path": self.folder / "none.onnx", "image": 8},
             "build": lambda: {"spec": "lenet5", "classes": 2, "channels": 1},
             "repair": lambda: {"images": [self.x], "steps": ("fold",)},
             "export_pt2": lambda: {"path": self.folder / "a.pt2"},

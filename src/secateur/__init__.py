@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from secateur.errors import SecateurError
     from secateur.export import export_int8, export_onnx, export_pt2, export_source
     from secateur.methods import METHODS
-    from secateur.models import build, transfer_weights
+    from secateur.models import build, from_onnx, transfer_weights
     from secateur.outcome import Step
     from secateur.recipe import Recipe
     from secateur.run import Result, prune, run_recipe
@@ -63,6 +63,7 @@ _HOMES = {
     "fit": "training",
     "from_arrays": "data",
     "from_loaders": "data",
+    "from_onnx": "models",
     "hold": "core.surgery",
     "load": "artifact",
     "load_calibration": "data",
@@ -108,6 +109,7 @@ __all__ = [
     "fit",
     "from_arrays",
     "from_loaders",
+    "from_onnx",
     "hold",
     "load",
     "load_calibration",

@@ -11,16 +11,19 @@ from torch import nn
 
 from secateur import reading
 from secateur.artifact import weights
-from secateur.artifact.bounded_reading import naming
+from secateur.artifact.bounded_reading import entry, naming, whole_number
 from secateur.artifact.document import inputs_like
-from secateur.artifact.expected import built_for, check_expected
-from secateur.artifact.manifest import MEASUREMENT, RECIPE
+from secateur.artifact.expected import ALWAYS, PER_COUNTED, PER_STORED, built_for, check_expected
+from secateur.artifact.manifest import MEASUREMENT, NETWORK, RECIPE, check, manifest
 from secateur.errors import ArtifactError
 from secateur.models import build as build_by_name
 from secateur.models import fit_classes
+from secateur.models.onnx_files import from_skeleton, is_onnx
 from secateur.models.sources import own_code
 from secateur.recipe import Recipe
 from secateur.spelling import said
+
+_MOST_SKELETON = 64 * reading.MIB
 
 
 def dense_network(
@@ -31,10 +34,17 @@ def dense_network(
     build: Callable[..., nn.Module] | None,
 ) -> nn.Module:
     """Build the untrained dense network without disturbing the caller's random numbers."""
+    if NETWORK in manifest(place)["files"]:
+        return _from_file(place, measurement, stored)
     if recipe is None:
         raise ArtifactError(
             f"{place} was made from a network in memory; "
             + said("build that network and pass it as dense=", "read it in Python with secateur.load(..., dense=...)")
+        )
+    if is_onnx(recipe.model):
+        raise ArtifactError(
+            f"{place} lacks {NETWORK}, the network of {reading.shown(recipe.model)}; "
+            + said("copy the folder again, or pass the network as dense=", "copy the folder again")
         )
     if build is None and (own_code(recipe.model) or "/" in recipe.model):
         raise ArtifactError(
@@ -58,3 +68,16 @@ def dense_network(
         if recipe.transfer:  # a builder that knows one number of classes only
             fit_classes(model, classes, inputs_like(example, torch.device("cpu")))
         return model
+
+
+def _from_file(place: Path, measurement: dict[str, Any], stored: weights.Header) -> nn.Module:
+    """Build the network of an ONNX file from what the folder holds of that."""
+    path = place / NETWORK
+    check(place, [NETWORK])
+    held = sum(torch.Size(shape).numel() for _, shape in stored.values())
+    with naming(place / MEASUREMENT):
+        made = whole_number(entry(entry(measurement, "before"), "counts"), "activations")
+    with naming(path):
+        content = reading.data(path, _MOST_SKELETON)
+        most_made = ALWAYS + PER_COUNTED * made
+        return from_skeleton(content, str(path), most=ALWAYS + PER_STORED * held, most_made=most_made)

@@ -15,6 +15,9 @@ from secateur.atomic import write_file
 from secateur.errors import ArtifactError
 
 FORMAT = 1
+NETWORK = "network.onnx"
+"""Of a network from an ONNX file: that file without its weights."""
+
 WEIGHTS, MEASUREMENT, PREDICTIONS = "weights.safetensors", "measurement.json", "predictions.json"
 RECIPE, ENVIRONMENT = "recipe.toml", "environment.json"
 MANIFEST = "manifest.json"

@@ -25,6 +25,7 @@ from secateur.artifact.locks import check_name
 from secateur.artifact.manifest import (
     ENVIRONMENT,
     MEASUREMENT,
+    NETWORK,
     PREDICTIONS,
     RECIPE,
     WEIGHTS,
@@ -40,6 +41,7 @@ from secateur.core.zeros.block_execution import execute
 from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
 from secateur.measure.forward import device_of, length, moved, part, tensors
+from secateur.models.onnx_files import OnnxNetwork
 from secateur.outcome import Outcome
 from secateur.recipe import Recipe
 from secateur.rules import Seconds, Threads
@@ -125,6 +127,8 @@ def saving(result: Outcome, folder: str | Path, *, force: bool = False, claim: b
         for number, plan in enumerate(result.plans, start=1):
             folders.write_file(new / "plans" / f"{number:03}.json", (plan.to_json() + "\n").encode())
         folders.write_file(new / WEIGHTS, weights.to_bytes(result.model))
+        if isinstance(result.dense, OnnxNetwork):
+            folders.write_file(new / NETWORK, result.dense.interface.skeleton)
         _write_json(new / MEASUREMENT, document(result))
         if result.predictions:
             folders.write_file(new / PREDICTIONS, json.dumps(result.predictions, allow_nan=False).encode())

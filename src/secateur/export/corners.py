@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +17,8 @@ from secateur.events import Event, Tell, ignore
 from secateur.export.comparison import Exported, Int8, batch_of, call_of
 from secateur.export.int8 import IMAGES, Judged, quantised
 from secateur.export.likeness import Ran, in_parts
-from secateur.export.programs import export_onnx, load_onnx, missing
+from secateur.export.onnx_interface import called_as
+from secateur.export.programs import export_called, load_onnx, missing
 from secateur.measure import Quality, Runtime, SideBySide, deploy, quality
 from secateur.measure import missing as missing_runtime
 from secateur.measure.forward import evaluating, repeated
@@ -159,11 +160,13 @@ def _write(made: _Made, name: str, model: nn.Module, example: Any, how: Judged, 
         network = deploy(model, example, time=False).model
     except (ModelError, VerificationError):
         network = model
-    float32 = export_onnx(network, example, made.folder / f"{name}.onnx", reference=model)
+    called = replace(called_as(model), last=())  # one layout for all, so that one input fits all
+    example = example if called.dynamic else called.example
+    float32 = export_called(network, example, made.folder / f"{name}.onnx", called, model)
     _add(made, name, FLOAT32, float32, model, how, example, tell)
     tell(Event("corners", f"exporting the {name} network in int8"))
     try:
-        int8 = quantised(float32, model, example, made.folder / f"{name}.int8.onnx", "onnx-int8", how, tell)
+        int8 = quantised(float32, model, example, made.folder / f"{name}.int8.onnx", "onnx-int8", how, tell, called)
     except ExportError as error:
         made.left_out.append(f"the {name} network in int8: {error}")
         return

@@ -26,7 +26,8 @@ from secateur.events import Event, Tell, ignore
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, batch_of, call_of
 from secateur.export.likeness import Likeness, Tally, rows_of
-from secateur.export.programs import export_onnx, feed, load_onnx, load_openvino, missing, session
+from secateur.export.onnx_interface import Called, called_as
+from secateur.export.programs import PLAIN, export_onnx, feed, load_onnx, load_openvino, missing, session
 from secateur.measure.quantisation import Quantiser, names_of
 from secateur.measure.quiet_exporters import quiet
 from secateur.spelling import setting
@@ -101,7 +102,8 @@ def export_int8(
         tell(Event(f"export {kind}", "exporting in float32"))
         float32 = export_onnx(model, example_inputs, Path(folder, "model.onnx"), reference=reference)
         judged = Judged(images.at_most(IMAGES), data, max_drop, tuple(leave), mixed)
-        return quantised(float32, reference or model, example_inputs, Path(path), kind, judged, tell)
+        whole = reference or model
+        return quantised(float32, whole, example_inputs, Path(path), kind, judged, tell, called_as(whole))
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,19 @@ class Judged:
 
 
 def quantised(
-    float32: Exported, model: nn.Module, example_inputs: Inputs, path: Path, kind: Int8Kind, how: Judged, tell: Tell
+    float32: Exported,
+    model: nn.Module,
+    example_inputs: Inputs,
+    path: Path,
+    kind: Int8Kind,
+    how: Judged,
+    tell: Tell,
+    called: Called = PLAIN,
 ) -> Exported:
     """Write an ONNX file in int8, held against the network that it was exported from, see ``export_int8``."""
+    example_inputs = example_inputs if called.dynamic else called.example
     size = 0 if float32.dynamic_batch else batch_of(call_of(example_inputs))
-    program = _Program(float32.path.read_bytes(), how.images, size, kind, tell)
+    program = _Program(float32.path.read_bytes(), how.images, size, kind, tell, called)
     fixed = tuple(program.named(how.leave))
     likeness = Likeness(how.images.batches, how.data, how.max_drop)
     ways = [_way(program, likeness, fixed, more, float32.dynamic_batch) for more in program.steps(fixed, how.mixed)]
@@ -137,9 +147,11 @@ def quantised(
 class _Program:
     """A network in int8 with any of its layers left in float32, in one of the formats."""
 
-    def __init__(self, program: bytes, images: Calibration, size: int, kind: Int8Kind, tell: Tell) -> None:
-        self.kind, self._tell = kind, tell
-        names, calls = names_of(program), list(_pieces(images, size))
+    def __init__(
+        self, program: bytes, images: Calibration, size: int, kind: Int8Kind, tell: Tell, called: Called
+    ) -> None:
+        self.kind, self._tell, self._called = kind, tell, called
+        names, calls = names_of(program), [called.turned(call) for call in _pieces(images, size)]
         self._ranking = calls[: -(-RANKED // size)] if size else [rows_of(calls[0], slice(RANKED))]
         self._feeds = [feed(names, call) for call in calls]
         self._quantiser = Quantiser(program, self._feeds)
@@ -196,7 +208,7 @@ class _Program:
 
     def load(self, path: Path) -> Runner:
         """Make what was written run."""
-        return load_onnx(path) if self.kind == "onnx-int8" else load_openvino(path)
+        return (load_onnx if self.kind == "onnx-int8" else load_openvino)(path, self._called)
 
 
 def _way(program: _Program, likeness: Likeness, fixed: tuple[str, ...], more: int, dynamic: bool) -> Way:

@@ -16,12 +16,16 @@ from secateur.arguments import checked
 from secateur.errors import ExportError
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
+from secateur.export.onnx_interface import Called, called_as
 from secateur.measure.openvino_programs import compiled_by_openvino
 from secateur.measure.steady_onnx import steady_onnx
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 PACKAGES = {"onnx": _ONNX, "onnx-int8": _ONNX, "openvino-int8": (*_ONNX, "openvino", "nncf")}
 """What writing a format takes beside PyTorch."""
+PLAIN = Called()
+_OWN_OPSET = 18
+"""The oldest that torch's exporter writes."""
 
 
 @checked
@@ -52,6 +56,9 @@ def export_onnx(
 ) -> Exported:
     """Write the network as one ONNX file, as run by ONNX Runtime and many other engines.
 
+    A network from an ONNX file is written with the names of that file's inputs and outputs, its channels where they
+    were, its batch free or fixed as it was, and in its opset where the exporter can.
+
     Args:
         model: the network; its weights, device and train/eval mode stay as they are.
         example_inputs: one batch, first dimension = batch; the values are not stored.
@@ -66,11 +73,19 @@ def export_onnx(
         ExportError: if packages are missing, the network cannot be exported or the file computes something
             else; none is left then.
     """
+    return export_called(
+        model, example_inputs, Path(path), called_as(model if reference is None else reference), reference
+    )
+
+
+def export_called(
+    model: nn.Module, example_inputs: Inputs, path: Path, called: Called, reference: nn.Module | None = None
+) -> Exported:
+    """Write an ONNX file that is called in this way, see ``export_onnx``."""
     if reason := missing("onnx"):
         raise ExportError(reason)
-    return export(
-        model, example_inputs, Path(path), "onnx", _ways(_write_onnx, load_onnx, _load_steady_onnx), reference
-    )
+    given = example_inputs if called.dynamic else called.example
+    return export(model, given, path, "onnx", _onnx_ways(called), reference)
 
 
 def missing(kind: str) -> str:
@@ -125,40 +140,85 @@ def _load_pt2(file: Path) -> Runner:
     return lambda call: outputs(module(*call.args, **call.kwargs))
 
 
-def _write_onnx(program: Any) -> bytes:
+def _onnx_ways(called: Called) -> list[Way]:
+    """Return the ways to write an ONNX file, the first of them in the opset of the file that the network came from."""
+
+    def way(dynamic: bool, opset: int | None) -> Way:
+        def write(network: nn.Module, traced: Call, path: Path) -> None:
+            network, traced = called.wrapped(network), called.turned(traced)
+            if opset is not None and opset < _OWN_OPSET:
+                write_through(path, _older_onnx_bytes(network, traced, called, dynamic))
+            else:
+                write_through(path, _onnx_bytes(program_of(network, traced, dynamic), called, opset))
+
+        return Way(
+            dynamic,
+            write,
+            lambda path: load_onnx(path, called),
+            steady=lambda path: session(steady_onnx(path.read_bytes()), called),
+        )
+
+    opsets = (called.opset, max(called.opset, _OWN_OPSET)) if called.opset else (None,)
+    return [way(dynamic, opset) for dynamic in (True, False) if called.dynamic or not dynamic for opset in opsets]
+
+
+def _onnx_bytes(program: Any, called: Called, opset: int | None) -> bytes:
     exporter: Any = torch.onnx
-    onnx_program = exporter.export(program, (), dynamo=True, external_data=False, verbose=False)
+    onnx_program = exporter.export(
+        program,
+        (),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        opset_version=opset,
+        input_names=called.inputs or None,
+        output_names=called.outputs or None,
+    )
     for node in onnx_program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: paths of this machine, and half of the file
     return onnx_program.model_proto.SerializeToString()
 
 
-def _load_steady_onnx(file: Path) -> Runner:
-    return session(steady_onnx(file.read_bytes()))
+def _older_onnx_bytes(network: nn.Module, traced: Call, called: Called, dynamic: bool) -> bytes:
+    """Write an old opset, which only torch's former exporter does."""
+    exporter: Any = torch.onnx
+    buffer = io.BytesIO()
+    exporter.export(
+        network,
+        traced.args,
+        buffer,
+        dynamo=False,
+        opset_version=called.opset,
+        input_names=list(called.inputs),
+        output_names=list(called.outputs),
+        keep_initializers_as_inputs=False,
+        dynamic_axes={name: {0: "batch"} for name in (*called.inputs, *called.outputs)} if dynamic else None,
+    )
+    return buffer.getvalue()
 
 
-def load_onnx(file: Path) -> Runner:
+def load_onnx(file: Path, called: Called = PLAIN) -> Runner:
     """Make an ONNX file run in ONNX Runtime."""
-    return session(str(file))
+    return session(str(file), called)
 
 
-def session(program: str | bytes) -> Runner:
+def session(program: str | bytes, called: Called = PLAIN) -> Runner:
     """Make an ONNX file, or its content, run in ONNX Runtime."""
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     made = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in made.get_inputs()]
-    return lambda call: [torch.as_tensor(output) for output in made.run(None, feed(names, call))]
+    return lambda call: [torch.as_tensor(output) for output in made.run(None, feed(names, called.turned(call)))]
 
 
-def load_openvino(file: Path) -> Runner:
+def load_openvino(file: Path, called: Called = PLAIN) -> Runner:
     """Make a file of OpenVINO run there."""
     compiled = compiled_by_openvino(str(file), torch.get_num_threads())
     names = [port.any_name for port in compiled.inputs]
 
     def run(call: Call) -> list[Tensor]:
-        found = compiled(feed(names, call))
+        found = compiled(feed(names, called.turned(call)))
         return [torch.as_tensor(found[port]).clone() for port in compiled.outputs]
 
     return run

@@ -18,6 +18,7 @@ from torch import nn
 from secateur.arguments import checked
 from secateur.errors import ModelError, SecateurError, first_line, nearest
 from secateur.models.builtin import BUILDERS
+from secateur.models.onnx_files import from_onnx, is_onnx, pictures_of
 from secateur.reading import Foreign, shown
 from secateur.rules import Channels, Classes, Count
 from secateur.spelling import said
@@ -38,6 +39,7 @@ def build(
             - ``resnet20`` or ``secateur:resnet20``: a built-in network (see ``MODELS``);
             - ``torchvision:resnet18``: any network of torchvision;
             - ``timm:mobilenetv3_small_100``: any network of timm;
+            - ``path/to/net.onnx``: the network in an ONNX file, see ``from_onnx``;
             - ``path/to/file.py:factory``: a function or class in a Python file, which is run;
             - ``package.module:factory``: the same in an importable module.
 
@@ -59,6 +61,8 @@ def build(
         >>> model = build("resnet20", classes=100)
     """
     refuse_own_code(spec)
+    if is_onnx(spec):
+        return from_onnx(str(spec), image=image)
     source, colon, name = _parts(spec)
     if not colon and (spec.endswith(".py") or "/" in spec):
         raise ModelError(f"'{spec}' lacks the function that builds the network: write {spec}:FUNCTION")
@@ -74,7 +78,7 @@ def build(
 def own_code(spec: str) -> bool:
     """Tell whether building a network runs Python code that its name names, and not that of a library."""
     source, colon, _ = _parts(spec)
-    return bool(colon) and source not in _SOURCES
+    return bool(colon) and source not in _SOURCES and not is_onnx(spec)
 
 
 def _parts(spec: str) -> tuple[str, str, str]:
@@ -112,6 +116,8 @@ def images_for(spec: str) -> tuple[int, int]:
         ModelError: if that would run code that a file names, see ``refuse_own_code``.
     """
     refuse_own_code(spec)
+    if is_onnx(spec):
+        return pictures_of(spec)
     source, _, name = _parts(spec)
     own = source in ("", "secateur")
     usual = 3, 32 if own else 224

@@ -33,4 +33,5 @@ class Source:
     def since(self, before: Source) -> str:
         """Return a sentence about what has changed."""
         count = "" if self.files == before.files else f" ({before.files:,} files then, {self.files:,} now)"
-        return f"{_WORDS[self.setting]} {reading.shown(self.named)} has changed since{count}"
+        what = "the network" if self.named.endswith(".onnx") else _WORDS[self.setting]
+        return f"{what} {reading.shown(self.named)} has changed since{count}"

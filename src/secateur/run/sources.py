@@ -19,6 +19,7 @@ from secateur.artifact.bounded_reading import MOST
 from secateur.data.listing import pictures_below
 from secateur.data.named import KNOWN
 from secateur.errors import ArtifactError
+from secateur.models.onnx_files import files_of, is_onnx
 from secateur.models.published import PRETRAINED
 from secateur.models.sources import own_code
 from secateur.outcome import Source
@@ -147,7 +148,10 @@ def _sizes(root: Path, paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _code(named: str) -> Iterator[tuple[str, str]]:
-    """Yield the file that a network is built by, and those beside it that it imports; none of them is run."""
+    """Yield the file that a network is built by, and those beside it that it needs; none of them is run."""
+    if is_onnx(named):
+        first, *others = files_of(named)
+        yield from (("" if path == first else path.name, _content(path)) for path in (first, *others))
     if not own_code(named):
         return
     source = named.rpartition(":")[0]

@@ -1,0 +1,71 @@
+"""How an ONNX file is called: as the file was from which the network came, else as the exporter likes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from secateur.export.comparison import Call
+from secateur.models.onnx_files import OnnxNetwork
+
+
+@dataclass(frozen=True)
+class Called:
+    """Names and layouts of a file.
+
+    Attributes:
+        inputs: names of the inputs; none: as the exporter names them.
+        outputs: names of the outputs, likewise.
+        last: which inputs have their channels last in the file.
+        opset: version of the operators; 0 for the exporter's own.
+        dynamic: whether the batch may be free.
+        example: inputs of the size of the batch that the file had, where that was fixed.
+    """
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    last: tuple[bool, ...] = ()
+    opset: int = 0
+    dynamic: bool = True
+    example: Any = None
+
+    def turned(self, call: Call) -> Call:
+        """Return a call as the file takes it: pictures with their channels last where it has them so."""
+        if not any(self.last):
+            return call
+
+        def to_last(x: Any, last: bool) -> Any:
+            return x.permute(0, 2, 3, 1).contiguous() if last and isinstance(x, Tensor) else x
+
+        return replace(call, args=tuple(to_last(x, last) for x, last in zip(call.args, self.last, strict=True)))
+
+    def wrapped(self, network: nn.Module) -> nn.Module:
+        """Return a network that takes its inputs as the file does."""
+        if not any(self.last):
+            return network
+        graph = fx.Graph()
+        given = [graph.placeholder(f"input_{number}") for number in range(len(self.last))]
+        firsts = [
+            graph.call_function(torch.permute, (x, (0, 3, 1, 2))) if last else x
+            for x, last in zip(given, self.last, strict=True)
+        ]
+        graph.output(graph.call_module("network", tuple(firsts)))
+        return fx.GraphModule({"network": network}, graph)
+
+
+def called_as(network: nn.Module) -> Called:
+    """Return how the file of a network is to be called."""
+    if not isinstance(network, OnnxNetwork):
+        return Called()
+    told = network.interface
+    return Called(
+        told.inputs,
+        told.outputs,
+        told.turned,
+        told.opset,
+        told.dynamic,
+        None if told.dynamic else network.example_inputs,
+    )

@@ -1,0 +1,80 @@
+"""Whether a module computes what ONNX Runtime makes of the file that it was read from."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ModelError, first_line
+
+if TYPE_CHECKING:
+    from secateur.models.onnx_files.network import Interface
+
+TOLERANCE = 1e-4
+"""Largest difference of an output, of its largest value."""
+
+
+def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> float:
+    """Return the largest difference over two images, or two batches where the batch is fixed, taken at once in torch.
+
+    Args:
+        network: the module.
+        model: what it was read from.
+        interface: of the file.
+        name: of the file.
+
+    Raises:
+        ModelError: if it is more than rounding makes.
+    """
+    draw = torch.Generator().manual_seed(0)
+    pairs = 1 if interface.dynamic else 2
+    given = [torch.randn(pairs * shape[0], *shape[1:], generator=draw) for shape in interface.shapes]
+    expected = _run(model, given, interface, name, pairs)
+    try:
+        with torch.no_grad():
+            made: Any = network(*given)
+    except Exception as error:
+        fixed = (
+            "" if interface.dynamic else f"; its batch is fixed at {interface.shapes[0][0]}: export it with a free one"
+        )
+        raise ModelError(f"{name} is read, but does not run in PyTorch ({first_line(error)}){fixed}") from error
+    outputs: list[Tensor] = [made] if isinstance(made, Tensor) else list(made)
+    worst = 0.0
+    for output, found, wanted in zip(interface.outputs, outputs, expected, strict=True):
+        if found.shape != wanted.shape:
+            raise ModelError(
+                f"{name}: the network that was read puts out '{output}' of the shape {list(found.shape)}, and ONNX "
+                f"Runtime {list(wanted.shape)}; export it with a free batch"
+            )
+        size = wanted.double().abs().max().item() or 1.0
+        error = (found.double() - wanted.double()).abs().max().item() / size
+        if not error <= TOLERANCE:
+            raise ModelError(
+                f"{name}: the network that was read differs from what ONNX Runtime makes of the file by {error:.1e} of "
+                f"its output '{output}'; it is not pruned, for nothing would be proved"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def _run(model: Any, given: list[Tensor], interface: Interface, name: str, pairs: int) -> list[Tensor]:
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        parts: list[list[Tensor]] = []
+        for part in range(pairs):
+            feed = {
+                label: (x.permute(0, 2, 3, 1) if turned else x).contiguous().numpy()
+                for label, turned, x in zip(
+                    interface.inputs, interface.turned, (x.chunk(pairs)[part] for x in given), strict=True
+                )
+            }
+            parts.append([torch.as_tensor(output) for output in session.run(list(interface.outputs), feed)])
+    except Exception as error:  # of classes of its own
+        raise ModelError(f"ONNX Runtime does not run {name}: {first_line(error)}") from error
+    return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]

@@ -1,0 +1,250 @@
+"""The network in an ONNX file as an ordinary module, which ONNX Runtime agrees with."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from secateur.arguments import checked
+from secateur.errors import ModelError, first_line
+from secateur.models.onnx_files.agreement import agree
+from secateur.models.onnx_files.lowering import Lowered
+from secateur.models.onnx_files.named import channels_last, inputs_of, sizes_of
+from secateur.models.onnx_files.reading_files import check, fill, onnx, opset_of, parsed, read, skeleton_of, weights_in
+from secateur.models.onnx_files.shapes import Values
+from secateur.rules import Count
+
+_META = "secateur_onnx"
+_USUAL = 224
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How an ONNX file is called, which is how the pruned one is written.
+
+    Attributes:
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+        shapes: of the inputs as the module takes them, pictures with their channels first.
+        turned: which of them have their channels last in the file.
+        opset: version of the operators.
+        dynamic: whether the batch is free.
+        skeleton: the file without its weights.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    turned: tuple[bool, ...]
+    opset: int
+    dynamic: bool
+    skeleton: bytes
+
+
+class OnnxNetwork(fx.GraphModule):
+    """A network from an ONNX file; a module as any other."""
+
+    def recompile(self) -> Any:
+        """Write the forward anew, without what torch.fx prints where it fails: trial runs are meant to fail."""
+        code = fx.GraphModule.recompile(self)
+        type(self).__call__ = nn.Module.__call__
+        return code
+
+    @property
+    def interface(self) -> Interface:
+        """How the file is called."""
+        return self.meta[_META]
+
+    @property
+    def example_inputs(self) -> Tensor | tuple[Tensor, ...]:
+        """Random inputs of the shapes that the network takes."""
+        draw = torch.Generator().manual_seed(0)
+        made = tuple(torch.randn(shape, generator=draw) for shape in self.interface.shapes)
+        return made[0] if len(made) == 1 else made
+
+
+@checked
+def from_onnx(path: str | Path, *, image: Count | None = None) -> OnnxNetwork:
+    """Return the network in an ONNX file as a module, in evaluation mode, after ONNX Runtime has agreed with it.
+
+    Inputs are those of the file, but for pictures with channels last that the file transposes at once: the module
+    takes them with channels first, as all of PyTorch does. ``export_onnx`` writes a network that was made from it with
+    the names, the opset and the inputs of the file.
+
+    Args:
+        path: of the file; weights that it keeps in other files have to be beside or below it.
+        image: height and width of pictures, where the file leaves them free; 224 if None.
+
+    Raises:
+        ModelError: if the file is missing or damaged, asks for what is not read, or for an operator that there is no
+            way to say in PyTorch, which is named; or if the module computes something else than the file.
+        SettingError: if the size is not positive.
+
+    Example:
+        >>> model = from_onnx("net.onnx")  # doctest: +SKIP
+    """
+    path = Path(path).expanduser()
+    model = read(path)
+    network = _converted(model, f"{path}", image)
+    agree(network, model, network.interface, f"{path}")
+    return network
+
+
+def from_skeleton(content: bytes, name: str, *, most: int, most_made: int) -> OnnxNetwork:
+    """Return the network of a file without its weights, which have to be read into it.
+
+    Args:
+        content: of ``Interface.skeleton``.
+        name: of the file, for messages.
+        most: weights that it may have.
+        most_made: numbers that all its operators may put out.
+
+    Raises:
+        ModelError: as ``from_onnx``.
+    """
+    model = parsed(content, name)
+    check(model, name, weightless=True)
+    if (weights := weights_in(model)) > most:
+        raise ModelError(f"{name}: the network has {weights:,} weights, which those that are stored do not bear out")
+    fill(model)
+    return _converted(model, name, None, most_made)
+
+
+def _converted(model: Any, name: str, image: int | None, most_made: int | None = None) -> OnnxNetwork:
+    shapes, dynamic = _input_shapes(model, name, image)
+    turned = {value.name: channels_last(model, value) for value in inputs_of(model)}
+    firsts = {name: (shape[0], shape[3], shape[1], shape[2]) for name, shape in shapes.items() if turned[name]}
+    found = [Values(model, shapes, name)]
+    if most_made is not None and found[0].made > most_made:
+        raise ModelError(f"{name}: the inputs are larger than those that the network was measured on")
+    if dynamic:
+        more = {name: (shape[0] + 1, *shape[1:]) for name, shape in shapes.items()}
+        found.append(Values(model, more, name))
+    lowered = Lowered(model, found, name, firsts)
+    network = _recorded(lowered, name, list(shapes))
+    interface = Interface(
+        inputs=tuple(shapes),
+        outputs=tuple(value.name for value in model.graph.output),
+        shapes=tuple(tuple(firsts.get(name, shape)) for name, shape in shapes.items()),
+        turned=tuple(turned.values()),
+        opset=opset_of(model),
+        dynamic=dynamic,
+        skeleton=_skeleton(model, shapes, dynamic),
+    )
+    network.meta[_META] = interface
+    return network.eval()
+
+
+def _input_shapes(model: Any, name: str, image: int | None) -> tuple[dict[str, tuple[int, ...]], bool]:
+    """Return a shape for each input, with two images where the batch is free, and whether it is."""
+    kinds = onnx().TensorProto
+    shapes: dict[str, tuple[int, ...]] = {}
+    free: list[bool] = []
+    for value in inputs_of(model):
+        kind = value.type.tensor_type
+        if kind.elem_type != kinds.FLOAT:
+            label = kinds.DataType.Name(kind.elem_type).lower() if value.type.HasField("tensor_type") else "no tensor"
+            raise ModelError(f"{name}: its input '{value.name}' is {label}, where float32 networks are pruned")
+        sizes = sizes_of(value)
+        if not sizes:
+            raise ModelError(f"{name}: its input '{value.name}' has no shape; export the network with one")
+        if any(size is not None and size < 1 for size in sizes):
+            raise ModelError(f"{name}: its input '{value.name}' has the empty shape {sizes}")
+        spatial: list[int] = ([1, 2] if channels_last(model, value) else [2, 3]) if len(sizes) == 4 else []
+        known = [image or _USUAL if size is None and at in spatial else size for at, size in enumerate(sizes)]
+        if image is not None and any(sizes[at] not in (None, image) for at in spatial[:1]):
+            raise ModelError(
+                f"{name}: its input '{value.name}' takes pictures of the height {sizes[spatial[0]]}, not {image}"
+            )
+        if any(size is None for size in known[1:]):
+            raise ModelError(
+                f"{name}: its input '{value.name}' leaves sizes free ({sizes}) that are no image's; fix them"
+            )
+        free.append(known[0] is None)
+        shapes[value.name] = tuple(2 if size is None else size for size in known)
+    if not shapes:
+        raise ModelError(f"{name}: it has no input")
+    if any(free) != all(free):
+        raise ModelError(f"{name}: the batch is free in some of its inputs only; export it with the same for all")
+    return shapes, all(free)
+
+
+def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork:
+    """Convert, and record what the converted network calls: layers of torch and functions with plain numbers."""
+    convert: Any = importlib.import_module("onnx2torch").convert
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = convert(lowered.model)
+            graph = _Recorder().trace(made)
+    except Exception as error:  # converters raise anything
+        raise ModelError(f"{name} cannot be read: onnx2torch says '{first_line(error)}'") from error
+    root = nn.Module()
+    taken: dict[str, str] = {}
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    for node, given in zip(places, inputs, strict=True):
+        label = "".join(letter if letter.isidentifier() or letter.isdigit() else "_" for letter in given)
+        node.target = label if label.isidentifier() else f"input_{label}"
+    for node in reversed(list(graph.nodes)):
+        if node.op not in ("placeholder", "output") and not node.users:
+            graph.erase_node(node)
+    for node in graph.nodes:
+        if node.op == "call_module":
+            own = str(node.target)
+            if own not in taken:
+                taken[own] = _place(root, lowered.names.get(own.partition(".")[0], own), made.get_submodule(own))
+            node.target = taken[own]
+        elif node.op == "get_attr":
+            own = str(node.target)
+            if own not in taken:
+                taken[own] = f"constants.value_{len(taken)}"
+                if not hasattr(root, "constants"):
+                    root.add_module("constants", nn.Module())
+                holder = cast("nn.Module", root.constants)
+                holder.register_buffer(taken[own].rpartition(".")[2], made.get_buffer(own).clone())
+            node.target = taken[own]
+    graph.lint()
+    return OnnxNetwork(root, graph, "OnnxNetwork")
+
+
+class _Recorder(fx.Tracer):
+    """Records calls of torch's own layers as calls; everything else is looked into."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m).__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
+
+
+def _place(root: nn.Module, name: str, module: nn.Module) -> str:
+    """Put a module at a dotted name, or a like one where that is taken, and return where it is."""
+    *path, last = name.split(".")
+    owner = root
+    for number, part in enumerate(path):
+        inner = dict(owner.named_children()).get(part)
+        if inner is None and not hasattr(owner, part):
+            inner = nn.Module()
+            owner.add_module(part, inner)
+        if type(inner) is not nn.Module:  # a layer has the name of what others are in
+            return _place(root, "_".join([*path[: number + 1], *path[number + 1 :], last]), module)
+        owner = inner
+    while hasattr(owner, last):
+        last += "_"
+    owner.add_module(last, module)
+    return ".".join([*path, last])
+
+
+def _skeleton(model: Any, shapes: Mapping[str, Sequence[int]], dynamic: bool) -> bytes:
+    """Return the file without its weights, the sizes of images in it."""
+    bare = type(model)()
+    bare.CopyFrom(model)
+    for value in inputs_of(bare):
+        for place, (size, dim) in enumerate(zip(shapes[value.name], value.type.tensor_type.shape.dim, strict=True)):
+            if place or not dynamic:
+                dim.dim_value = size
+    return skeleton_of(bare)

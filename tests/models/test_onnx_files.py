@@ -1,0 +1,315 @@
+"""Networks from ONNX files: what they compute, how they are cut and written back, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_made import node, number, pictures, weight, written
+from secateur import Recipe, export_onnx, from_onnx, load, prune, run_recipe
+from secateur.errors import ArtifactError, ModelError
+from secateur.models import OnnxNetwork
+from secateur.models.onnx_files.agreement import agree
+from secateur.models.sources import images_for, own_code
+from secateur.run.sources import sources
+
+FLOAT = TensorProto.FLOAT
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("onnx") / "net.onnx")
+
+
+@pytest.fixture(scope="module")
+def recipe(net: Path) -> Recipe:
+    images = net.with_name("images.npy")
+    np.save(images, np.random.default_rng(1).normal(size=(64, 3, 8, 8)).astype(np.float32))
+    return Recipe(
+        model=str(net), method="reconstruction", keep=0.5, calibrate=str(images), latency=False, export=("onnx",)
+    )
+
+
+@pytest.fixture(scope="module")
+def result(recipe: Recipe) -> Any:
+    return run_recipe(recipe)
+
+
+def run(path: Path, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def test_pictures_are_taken_with_channels_first_and_any_number_of_them(net: Path) -> None:
+    model = from_onnx(net)
+    x = torch.randn(5, 3, 8, 8)
+    with torch.no_grad():
+        found = model(x)
+    expected = run(net, x.permute(0, 2, 3, 1).contiguous().numpy())
+    assert torch.allclose(found, torch.from_numpy(expected), atol=1e-5)
+    assert images_for(str(net)) == (3, 8)
+    assert not own_code(str(net))
+
+
+def test_runs_that_fail_print_nothing(net: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for model in (from_onnx(net), copy.deepcopy(from_onnx(net))):
+        with pytest.raises(RuntimeError):
+            model(torch.randn(2, 3, 9, 30))
+    assert capfd.readouterr().err == ""
+
+
+def test_half_is_cut_and_written_as_the_file_was_called(result: Any, tmp_path: Path) -> None:
+    assert result.after.counts.macs <= 0.5 * result.before.counts.macs
+    assert result.verification < 1e-5
+    assert sum(repair.layers for repair in result.repairs) > 0
+    path = export_onnx(result.deploy(time=False), result.example_inputs, tmp_path / "thin.onnx", reference=result.model)
+    file = onnx.load(str(path.path))
+    assert ([it.name for it in file.graph.input], [it.name for it in file.graph.output]) == (["x"], ["y"])
+    assert file.opset_import[0].version == 11
+    assert path.dynamic_batch
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        thin = result.model(x)
+    found = torch.from_numpy(run(path.path, x.permute(0, 2, 3, 1).contiguous().numpy()))
+    assert torch.allclose(thin, found, atol=1e-5)
+
+
+def test_a_result_loads_without_the_file_and_holds_no_dense_weights(result: Any, tmp_path: Path) -> None:
+    folder = result.save(tmp_path / "result")
+    x = torch.randn(2, 3, 8, 8)
+    loaded = load(folder)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(x), result.model(x))
+    assert isinstance(loaded.model, OnnxNetwork)
+    held = {each.name: each for each in onnx.load(str(folder / "network.onnx")).graph.initializer}
+    assert not held["w2"].raw_data
+    assert held["high"].raw_data
+
+
+def test_a_result_of_a_network_in_memory_loads_too(net: Path, tmp_path: Path) -> None:
+    model = from_onnx(net)
+    found = prune(model, model.example_inputs, "magnitude", 0.6, latency=False, repair=())
+    loaded = load(found.save(tmp_path / "result"))
+    with torch.no_grad():
+        assert torch.equal(loaded.model(model.example_inputs), found.model(model.example_inputs))
+
+
+def test_a_result_whose_network_is_gone_or_too_large_is_refused(result: Any, tmp_path: Path) -> None:
+    import forgery
+
+    folder = result.save(tmp_path / "result")
+    file = onnx.load(str(folder / "network.onnx"))
+    next(each for each in file.graph.initializer if each.name == "w2").dims[0] = 2**40
+    forgery.write(folder, "network.onnx", file.SerializeToString())
+    with pytest.raises(ArtifactError, match="which those that are stored do not bear out"):
+        load(folder)
+
+
+def test_a_file_that_has_changed_is_noticed(recipe: Recipe, net: Path, tmp_path: Path) -> None:
+    before = {each.setting: each.sha256 for each in sources(recipe)}
+    content = net.read_bytes()
+    try:
+        pictures(net, 12)
+        assert {each.setting: each.sha256 for each in sources(recipe)}["model"] != before["model"]
+    finally:
+        net.write_bytes(content)
+
+
+X = ["N", 4, 6, 6]
+OPERATORS = {
+    "resize by scales": (
+        13, [node("Resize", "x none s", mode="nearest")], [number("none", []), number("s", [1, 1, 2, 2])],
+    ),
+    "resize to sizes": (
+        18,
+        [helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear")],
+        [number("sizes", [2, 4, 9, 9], np.int64)],
+    ),
+    "upsample": (9, [node("Upsample", "x s", mode="nearest")], [number("s", [1, 1, 2, 2])]),
+    "old slice": (9, [node("Slice", "x", axes=[1, 2], starts=[1, 0], ends=[3, 2**31])], []),
+    "slice by steps": (
+        13,
+        [node("Slice", "x b e a s")],
+        [number(n, v, np.int64) for n, v in zip("beas", ([0, -1], [6, -7], [2, 3], [2, -1]), strict=True)],
+    ),
+    "old pad": (9, [node("Pad", "x", pads=[0, 1, 0, 2, 0, 0, 1, 0], value=0.5)], []),
+    "reflect": (18, [node("Pad", "x p", mode="reflect")], [number("p", [0, 0, 1, 1, 0, 0, 2, 0], np.int64)]),
+    "split": (18, [node("Split", "x", "a b", axis=1, num_outputs=2), node("Mul", "a b")], []),
+    "old split": (11, [node("Split", "x", "a b", axis=1, split=[1, 3]), node("Mul", "a b")], []),
+    "expand": (
+        13,
+        [node("ReduceMean", "x", "m", axes=[2, 3]), node("Expand", "m s")],
+        [number("s", [1, 1, 3, 2], np.int64)],
+    ),
+    "tile": (13, [node("Tile", "x r")], [number("r", [1, 2, 1, 1], np.int64)]),
+    "choose channels": (13, [node("Gather", "x i", axis=1)], [number("i", [2, 0, -1], np.int64)]),
+    "choose one": (13, [node("Gather", "x i", axis=1)], [number("i", 1, np.int64)]),
+    "new mean": (18, [node("ReduceMean", "x a", keepdims=0)], [number("a", [2, -1], np.int64)]),
+    "norm of length": (18, [node("ReduceL2", "x a")], [number("a", [1], np.int64)]),
+    "largest": (13, [node("ReduceMax", "x", axes=[1])], []),
+    "old softmax": (11, [node("Flatten", "x", "f"), node("Softmax", "f")], []),
+    "old clip": (10, [node("Clip", "x", min=-0.5)], []),
+    "hard swish": (14, [node("HardSwish", "x")], []),
+    "gelu": (20, [node("Gelu", "x", approximate="tanh")], []),
+    "mish": (18, [node("Mish", "x")], []),
+    "dropout": (12, [node("Dropout", "x", "y mask")], []),
+    "group norm": (
+        21,
+        [node("GroupNormalization", "x s b", num_groups=2)],
+        [number("s", [1, 2, 3, 4]), number("b", [0, 1, 0, 1])],
+    ),
+    "layer norm": (17, [node("LayerNormalization", "x s b")], [number("s", np.ones(6)), number("b", np.arange(6))]),
+    "uneven pool": (11, [node("MaxPool", "x", kernel_shape=[2, 2], auto_pad="SAME_UPPER")], []),
+    "uneven mean": (11, [node("AveragePool", "x", kernel_shape=[3, 3], pads=[0, 0, 1, 1], count_include_pad=1)], []),
+    "transposed": (11, [node("ConvTranspose", "x w", strides=[2, 2], kernel_shape=[2, 2])], [weight("w", 4, 3, 2, 2)]),
+    "divided by": (13, [node("Exp", "x", "e"), node("Div", "one e")], [number("one", 2.0)]),
+    "squeezed": (13, [node("GlobalAveragePool", "x", "g"), node("Squeeze", "g"), ], []),
+    "pixels": (11, [node("DepthToSpace", "x", blocksize=2, mode="CRD")], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_of_all_opsets_compute_what_onnx_runtime_does(name: str, tmp_path: Path) -> None:
+    opset, nodes, held = OPERATORS[name]
+    shape = [2, *X[1:]] if name == "resize to sizes" else X
+    path = written(tmp_path / "one.onnx", nodes, held, shape=shape, opset=opset)
+    model = from_onnx(path)  # which compares, and refuses what differs
+    assert model.interface.opset == opset
+
+
+def test_a_fixed_batch_stays_fixed_and_is_free_in_torch(tmp_path: Path) -> None:
+    shape = number("s", [1, 144], np.int64)
+    path = written(
+        tmp_path / "fixed.onnx", [node("Relu", "x", "r"), node("Reshape", "r s")], [shape], shape=[1, 4, 6, 6]
+    )
+    model = from_onnx(path)
+    assert model(torch.randn(3, 4, 6, 6)).shape == (3, 144)
+    made = export_onnx(model, torch.randn(3, 4, 6, 6), tmp_path / "again.onnx")
+    assert not made.dynamic_batch
+    assert onnx.load(str(made.path)).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+def test_free_heights_are_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path / "free.onnx", [node("Relu", "x")], shape=["N", 3, "H", "W"])
+    assert from_onnx(path, image=10).interface.shapes == ((2, 3, 10, 10),)
+    assert images_for(str(path)) == (3, 224)
+
+
+def test_another_function_than_that_of_the_file_is_refused(net: Path) -> None:
+    model = from_onnx(net)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.01)
+    with pytest.raises(ModelError, match="differs from what ONNX Runtime makes of the file"):
+        agree(model, onnx.load(str(net)), model.interface, "net.onnx")
+
+
+def branch() -> Any:
+    then = helper.make_graph([node("Relu", "x")], "then", [], [helper.make_tensor_value_info("y", FLOAT, None)])
+    return node("If", "c", "y", then_branch=then, else_branch=then)
+
+
+HALF = numpy_helper.from_array(np.ones(3, np.float16), "h")
+REFUSED: dict[str, tuple[Sequence[Any], Sequence[Any], dict[str, Any], str]] = {
+    "branch": ([branch()], [number("c", True, np.bool_)], {}, "operator If with a program in it"),
+    "quantised": (
+        [node("QuantizeLinear", "x s", "q"), node("DequantizeLinear", "q s")],
+        [number("s", 0.1)],
+        {},
+        r"is quantised \(QuantizeLinear\)",
+    ),
+    "domain": (
+        [node("FusedConv", "x", domain="com.microsoft")],
+        [],
+        {"domains": ["com.microsoft"]},
+        "FusedConv of the d",
+    ),
+    "half": ([node("Relu", "x")], [HALF], {}, "'h' is float16, where float32"),
+    "half input": ([node("Relu", "x")], [], {"kind": TensorProto.BFLOAT16}, "'x' is bfloat16, where float32"),
+    "old": ([node("Relu", "x")], [], {"opset": 6}, "is of opset 6, and 7 to"),
+    "new": ([node("Relu", "x")], [], {"opset": 999}, "is of opset 999.*pip install --upgrade onnx"),
+    "huge": (
+        [node("Expand", "x s")],
+        [number("s", [2, 4, 6, 6 * 10**9], np.int64)],
+        {"shape": [2, 4, 6, 1]},
+        "puts out",
+    ),
+    "huge constant": (
+        [node("ConstantOfShape", "s", "c"), node("Add", "x c")],
+        [number("s", [2**20, 2**20], np.int64)],
+        {},
+        "ConstantOfShape puts out",
+    ),
+    "empty": ([node("Relu", "x")], [], {"shape": ["N", 0, 4, 4]}, "has the empty shape"),
+    "free": ([node("Relu", "x")], [], {"shape": ["N", "T", 4]}, "leaves sizes free"),
+    "no shape": ([node("Relu", "x")], [], {"shape": None}, "shape"),
+    "depends": ([node("NonZero", "x", "n"), node("Cast", "n", to=FLOAT)], [], {}, "NonZero puts out depends on"),
+    "unknown": ([node("LpPool", "x", kernel_shape=[2, 2])], [], {}, "no way to say LpPool in PyTorch"),
+    "training": (
+        [node("BatchNormalization", "x o o o o", "y a b", training_mode=1)],
+        [number("o", np.ones(4))],
+        {"opset": 15},
+        "statistics of the batch",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_read_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    nodes, held, more, sentence = REFUSED[name]
+    path = written(tmp_path / "bad.onnx", nodes, held, **more)
+    with pytest.raises(ModelError, match=sentence):
+        from_onnx(path)
+
+
+def test_damaged_and_missing_files_are_refused(net: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(net.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=r"no ONNX file|holds no network"):
+        from_onnx(path)
+    path.write_bytes(b"")
+    with pytest.raises(ModelError, match="holds no network"):
+        from_onnx(path)
+    with pytest.raises(ModelError, match=r"cannot read the ONNX file.*check the path"):
+        from_onnx(tmp_path / "none.onnx")
+
+
+def outside(path: Path, location: str, length: int = 64, offset: int = 0) -> Path:
+    """Write a network whose weight of 64 bytes stands in another file."""
+    tensor = TensorProto(name="w", data_type=FLOAT, dims=[4, 4, 1, 1], data_location=1)
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+    given = [helper.make_tensor_value_info("x", FLOAT, X)]
+    graph = helper.make_graph([node("Conv", "x w")], "net", given, [helper.make_tensor_value_info("y", FLOAT, None)])
+    graph.initializer.append(tensor)
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString())
+    return path
+
+
+def test_weights_beside_the_file_are_read_and_no_others(tmp_path: Path) -> None:
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    values = np.arange(16, dtype=np.float32)
+    (folder / "w.bin").write_bytes(values.tobytes())
+    (tmp_path / "secret").write_bytes(values.tobytes())
+    (folder / "link").symlink_to(tmp_path / "secret")
+    path = outside(folder / "net.onnx", "w.bin")
+    assert from_onnx(path).state_dict()["Conv.weight"].flatten().tolist() == values.tolist()
+    files = [each for each in sources(Recipe(model=str(path), method="magnitude", keep=0.5)) if each.setting == "model"]
+    assert files[0].files == 2
+    for location in (str(tmp_path / "secret"), "../secret", "link", ""):
+        with pytest.raises(ModelError, match="weights outside of its folder"):
+            from_onnx(outside(folder / "net.onnx", location))
+    for more in ({"length": 60}, {"length": 64, "offset": 4}, {"offset": -4}):
+        with pytest.raises(ModelError, match="do not fit together"):
+            from_onnx(outside(folder / "net.onnx", "w.bin", **more))
+    with pytest.raises(ModelError, match=r"keeps its weights in gone\.bin, which cannot be read"):
+        from_onnx(outside(folder / "net.onnx", "gone.bin"))
