@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import ModelError, first_line
-
-if TYPE_CHECKING:
-    from secateur.models.onnx_files.network import Interface
+from secateur.models.onnx_files.interface import Interface
 
 TOLERANCE = 1e-4
 """Largest difference of an output, of its largest value."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 from secateur.arguments import checked
 from secateur.errors import ModelError, first_line
 from secateur.models.onnx_files.agreement import agree
+from secateur.models.onnx_files.interface import Interface
 from secateur.models.onnx_files.lowering import Lowered
 from secateur.models.onnx_files.named import channels_last, inputs_of, sizes_of
 from secateur.models.onnx_files.reading_files import check, fill, onnx, opset_of, parsed, read, skeleton_of, weights_in
@@ -23,29 +23,6 @@ from secateur.rules import Count
 
 _META = "secateur_onnx"
 _USUAL = 224
-
-
-@dataclass(frozen=True)
-class Interface:
-    """How an ONNX file is called, which is how the pruned one is written.
-
-    Attributes:
-        inputs: names of the inputs.
-        outputs: names of the outputs.
-        shapes: of the inputs as the module takes them, pictures with their channels first.
-        turned: which of them have their channels last in the file.
-        opset: version of the operators.
-        dynamic: whether the batch is free.
-        skeleton: the file without its weights.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    turned: tuple[bool, ...]
-    opset: int
-    dynamic: bool
-    skeleton: bytes
 
 
 class OnnxNetwork(fx.GraphModule):

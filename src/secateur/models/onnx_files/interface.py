@@ -1,0 +1,28 @@
+"""How an ONNX file is called, which is how the pruned one is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How an ONNX file is called, which is how the pruned one is written.
+
+    Attributes:
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+        shapes: of the inputs as the module takes them, pictures with their channels first.
+        turned: which of them have their channels last in the file.
+        opset: version of the operators.
+        dynamic: whether the batch is free.
+        skeleton: the file without its weights.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    turned: tuple[bool, ...]
+    opset: int
+    dynamic: bool
+    skeleton: bytes
