@@ -2,10 +2,10 @@
 
     secateur compare recipes/compare-kinds-digits.toml --out DIGITS
     secateur compare recipes/compare-criteria-resnet20.toml --out CRITERIA
-    python benchmarks/criteria_study.py --digits DIGITS --criteria CRITERIA   # takes over what is there so far
-    python benchmarks/criteria_study.py                                       # writes docs/study.md and its figure anew
+    python benchmarks/criteria_study.py --digits DIGITS --criteria CRITERIA   # takes over what is there, prints tables
+    python benchmarks/criteria_study.py --figure FILE                         # draws those of the criteria as SVG
 
-What is taken over from a folder is its table, its runs and its recipe; the page holds what they say.
+What is taken over from a folder is its table, its runs and its recipe.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from pathlib import Path
 from criteria_study_figure import Pair, figure
 from markdown_tables import head, line
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "criteria_study"
-PAGE, FIGURE = ROOT / "docs" / "study.md", ROOT / "docs" / "figures" / "criteria_study.svg"
+RESULTS = Path(__file__).parent / "results" / "criteria_study"
 TAKEN = ("table.csv", "runs.csv", "recipe.toml")
 FITTED = "reconstruct"
 Row = Mapping[str, str]
@@ -31,21 +29,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("digits", "criteria"):
         parser.add_argument(f"--{name}", type=Path, help="folder of the comparison")
+    parser.add_argument("--figure", type=Path, help="file to draw")
     arguments = vars(parser.parse_args())
-    for name, folder in arguments.items():
-        if folder is not None:
+    for name in ("digits", "criteria"):
+        if folder := arguments[name]:
             (RESULTS / name).mkdir(parents=True, exist_ok=True)
             for file in TAKEN:
                 shutil.copyfile(folder / file, RESULTS / name / file)
     criteria, digits = rows("criteria"), rows("digits")
-    FIGURE.write_text(figure({f"{100 * keep:.0f} % of the MACs": pairs(criteria, keep) for keep in keeps(criteria)}))
-    text = PAGE.read_text("utf-8")
-    text = put(text, "criteria", "\n".join(criteria_table(criteria)))
-    PAGE.write_text(put(text, "digits", "\n".join(digits_table(digits))), "utf-8")
+    print(*criteria_table(criteria), "", *digits_table(digits), sep="\n")
+    if arguments["figure"]:
+        panels = {f"{100 * keep:.0f} % of the MACs": pairs(criteria, keep) for keep in keeps(criteria)}
+        arguments["figure"].write_text(figure(panels), "utf-8")
 
 
 def rows(name: str) -> list[Row]:
-    """Return the lines of a comparison's table, without those of controls that keep nothing."""
+    """Return the lines of a comparison's table; none where it was not taken over yet."""
+    if not (RESULTS / name / "table.csv").is_file():
+        return []
     with (RESULTS / name / "table.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -72,6 +73,8 @@ def pairs(found: Sequence[Row], keep: float) -> list[Pair]:
 def criteria_table(found: Sequence[Row]) -> list[str]:
     """Return one line for each method: bare cuts and fits at each size, with their spread over the seeds."""
     sizes = keeps(found)
+    if not sizes:
+        return []
     cell = {(row["label"], float(row["keep"]), row["repair"] == FITTED): row for row in found if row["keep"]}
     names = [pair.label for pair in pairs(found, min(sizes))]
     titles = [f"{words}, {100 * size:.0f} %" for size in sizes for words in ("cut", "fitted")]
@@ -120,14 +123,6 @@ def spread(row: Row | None, of: str) -> str:
 
 def percent(share: str) -> float:
     return 100 * float(share)
-
-
-def put(text: str, name: str, table: str) -> str:
-    """Return a page with the table between its two marks replaced."""
-    begin, end = f"<!-- {name}: made by benchmarks/criteria_study.py -->", f"<!-- {name}: end -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
 if __name__ == "__main__":
