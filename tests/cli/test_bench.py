@@ -70,6 +70,7 @@ def test_the_four_corners_stand_in_the_terminal_and_on_the_page(
 
     def fake(networks: object, example: object, **options: object) -> Corners:
         assert (list(networks), options["data"] is None) == (["dense", "pruned"], False)  # type: ignore[call-overload]
+        assert options["untested"] == ("dense",)
         quality = Quality((ACCURACY,), (0.91,), 0.3, 1000) if labelled else None
         found = [
             Corner("dense", "float32", 4_000_000, quality),
@@ -89,6 +90,9 @@ def test_the_four_corners_stand_in_the_terminal_and_on_the_page(
         assert text in ended.out
     assert "Left out: the dense network in int8: it loses too much." in ended.said
     assert ("Accuracy" in ended.out) is labelled
+    measured = json.loads((folder / "measurement.json").read_text())["before"]["quality"]
+    dense, _ = json.loads((folder / "bench.json").read_text())["int8"]["corners"]
+    assert dense["quality"] == (measured if labelled else None)  # not what it answers without its trained weights
 
 
 @pytest.mark.slow
@@ -100,10 +104,13 @@ def test_both_networks_stand_in_both_precisions(secateur: Call, folder: Path, mo
     assert "pruned int8" in ended.out
     found = json.loads((folder / "bench.json").read_text())["int8"]
     names = [(each["network"], each["precision"]) for each in found["corners"]]
-    assert not found["left_out"]
+    assert found["left_out"] == [
+        "what the dense network answers in int8, for a result does not keep its trained weights"
+    ]
     assert names == [(network, way) for network in ("dense", "pruned") for way in ("float32", "int8")]
-    assert all(each["quality"]["examples"] == 1000 for each in found["corners"])
     dense, dense_int8, pruned, pruned_int8 = found["corners"]
+    assert dense_int8["quality"] is None
+    assert all(each["quality"]["examples"] == 1000 for each in (dense, pruned, pruned_int8))
     assert dense["bytes"] > 3 * dense_int8["bytes"] > 3 * pruned_int8["bytes"]
     assert pruned["bytes"] > 2 * pruned_int8["bytes"]
     assert dense["times"]["onnxruntime"]["speedup"] == 1.0

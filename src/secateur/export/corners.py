@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,11 @@ from secateur.measure.side_by_side import in_turns
 
 ENGINES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 FLOAT32, INT8 = "float32", "int8"
+
+
+def unjudged(how: Judged) -> Judged:
+    """Return how a file in int8 is made where it does not matter what it answers."""
+    return replace(how, data=None, max_drop=1.0, mixed=False)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ def corners(
     calibrate: Calibration | None = None,
     data: Data | None = None,
     max_drop: float | None = None,
+    untested: Collection[str] = (),
     engines: Sequence[Runtime] = ENGINES,
     batch_size: int = 1,
     threads: int | None = None,
@@ -126,6 +132,7 @@ def corners(
         calibrate: unlabelled images to calibrate on; None for training images of ``data``.
         data: labelled ones, by whose validation split files in int8 are judged, and by whose test split all are tested.
         max_drop: what a file in int8 may lose, see ``export_int8``.
+        untested: networks that have not the weights they were trained to: timed alone, whatever they answer.
         engines: what runs them, as far as it is installed.
         batch_size: images in a pass that is timed.
         threads: of the CPU; None for as many as torch takes.
@@ -143,7 +150,7 @@ def corners(
     with TemporaryDirectory() as folder:
         made = _Made(Path(folder))
         for name, network in networks.items():
-            _write(made, name, network, example_inputs, how, tell)
+            _write(made, name, network, example_inputs, unjudged(how) if name in untested else how, tell)
         batch = repeated(example_inputs, batch_size)
         times: list[SideBySide] = []
         for engine in engines:

@@ -10,7 +10,7 @@ from secateur.artifact.bounded_reading import MOST
 from secateur.errors import ArtifactError
 from secateur.measure import Quality
 from secateur.report.metrics import capital, metric_text
-from secateur.report.numbers import TIMES, milliseconds, size
+from secateur.report.numbers import NONE, TIMES, milliseconds, size
 from secateur.report.speed_words import SAME
 from secateur.report.summary import RUNTIME_NAMES, Document
 
@@ -54,12 +54,13 @@ def corner_headings(document: Document) -> tuple[str, ...]:
 
 def corner_rows(document: Document) -> list[tuple[str, ...]]:
     """Return network and precision, metric if there is one, size of the file, and the time in each runtime."""
-    return [_corner(entry) for entry in document["corners"]]
+    any_tested = document["corners"][0]["quality"] is not None
+    return [_corner(entry, any_tested) for entry in document["corners"]]
 
 
-def _corner(entry: Document) -> tuple[str, ...]:
+def _corner(entry: Document, any_tested: bool) -> tuple[str, ...]:
     tested = None if entry["quality"] is None else Quality.from_dict(entry["quality"])
-    metric = [] if tested is None else [metric_text(tested.metric, tested.value)]
+    metric = [NONE if tested is None else metric_text(tested.metric, tested.value)] if any_tested else []
     left = len(entry["int8"]["left"]) if entry["int8"] else 0
     some = f"\n({left} layer{'' if left == 1 else 's'} in float32)" if left else ""
     dense = (entry["network"], entry["precision"]) == ("dense", "float32")
