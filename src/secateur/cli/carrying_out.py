@@ -123,7 +123,8 @@ def _speak(document: Mapping[str, Any], folder: Path, page: Path, lines: Sequenc
     say(*(f"Repaired: {text}" for text in repairs(document)))
     say(*(f"Images: {text}" for text in calibration(document)))
     say(*(f"Minutes: {text}" for text in minutes.used(document)))
-    if not document["training"]["rounds"] and document.get("minutes") is None and document["data"]:
+    trained = document["training"]["rounds"] or document.get("bits")  # on a grid, which no training may leave
+    if not trained and document.get("minutes") is None and document["data"]:
         how = said("give train=", "give --epochs 10, say,", "write epochs = 10, say, in a table [train] of the recipe")
         say(f"Not fine-tuned: {how} to recover accuracy.")
     say(*lines)
