@@ -36,6 +36,7 @@ def test_limits_go_from_flags_to_the_result(secateur: Call) -> None:
         assert "at most 90.00 were allowed" in file.read()
 
 
+@pytest.mark.slow
 def test_plan_settles_a_latency(secateur: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(budget_target, "Bargain", partial(Bargain, seconds=0.1))

@@ -241,6 +241,7 @@ def test_limits_are_respected() -> None:
         assert (asked.graph.group(name).size - len(units)) % 4 == 0
 
 
+@pytest.mark.slow
 def test_latency_is_a_constraint() -> None:
     model = net()
     with pytest.raises(TargetError, match=r"no candidate takes at most 1e-06 ms, the fastest of 4 takes"):

@@ -237,6 +237,7 @@ def test_what_is_never_foretold_is_no_end_of_the_run(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("misread")
+@pytest.mark.slow
 def test_a_search_that_times_its_candidates_is_begun_again(data: Data, tmp_path: Path) -> None:
     method = FinePruning(trials=4, milliseconds=1e6)
     result = prune(Scores().eval(), None, method, None, data, latency=True, repair=(), work=tmp_path)

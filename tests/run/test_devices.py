@@ -82,7 +82,7 @@ def test_networks_are_read_decided_on_cut_and_verified_there(name: str) -> None:
         {"repair": ("reconstruct", "compensate", "recalibrate")},
         {"method": method("magnitude", {"allocate": "sensitivity"})},
         {"method": method("random_masks", {"candidates": 3}), "rounds": 2},
-        {"target": None, "budget": Budget(max_drop=0.5)},
+        pytest.param({"target": None, "budget": Budget(max_drop=0.5)}, marks=pytest.mark.slow),
         pytest.param({"target": None, "budget": Budget(max_latency="60000ms", max_macs=0.8)}, marks=pytest.mark.slow),
     ],
     ids=lambda asked: ",".join(f"{name}={type(value).__name__}" for name, value in asked.items()) or "plain",

@@ -86,6 +86,7 @@ def pruned(method: Any, **options: Any) -> Any:
     return prune(net(), X, method, **options)
 
 
+@pytest.mark.slow
 def test_shares_by_latency_keep_more_importance_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pipeline, "foretell", lambda self, graph: None)
     aware = pruned(Magnitude(allocate="latency"), target=0.4, latency=True)
@@ -184,6 +185,7 @@ def test_with_data_the_accuracy_decides(data: Data) -> None:
     assert shares["by"] == "accuracy on the validation images after reconstruct"
 
 
+@pytest.mark.slow
 def test_shares_that_were_chosen_are_not_questioned() -> None:
     for method in (Magnitude(allocate="latency"), "weak_subnetwork"):
         found = pruned(method, budget=Budget(max_latency=0.6)).budget["latency"]

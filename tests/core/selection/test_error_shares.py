@@ -196,6 +196,7 @@ def test_errors_are_lost_for_the_milliseconds_that_are_saved() -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_fine_grids_of_many_wide_groups_are_done_in_time() -> None:
     graph = ladders.graph_of(*[2048, 512] * 18)
     rng = np.random.default_rng(0)
