@@ -212,6 +212,52 @@ def test_another_function_than_that_of_the_file_is_refused(net: Path) -> None:
         agree(model, onnx.load(str(net)), model.interface, "net.onnx")
 
 
+def test_wrong_scores_beside_large_boxes_are_refused(tmp_path: Path) -> None:
+    nodes = [
+        node("Mul", "x large", "boxes"),
+        node("Sigmoid", "x", "s"),
+        node("Mul", "s small", "scores"),
+        node("Concat", "boxes scores", axis=1),
+    ]
+    path = written(tmp_path / "boxes.onnx", nodes, [number("large", 640.0), number("small", 0.1)])
+    model = from_onnx(path)
+    changed = onnx.load(str(path))
+    next(each for each in changed.graph.initializer if each.name == "small").CopyFrom(number("small", 0.08))
+    with pytest.raises(ModelError, match="a channel of its output 'y'"):
+        agree(model, changed, model.interface, "boxes.onnx")
+
+
+NEAREST = {
+    ("asymmetric", "floor", 1.5): True,
+    ("asymmetric", "floor", 0.5): True,
+    ("asymmetric", "round_prefer_floor", 2.0): False,
+    ("asymmetric", "ceil", 2.0): False,
+    ("half_pixel", "round_prefer_floor", 3.0): True,
+    ("half_pixel", "round_prefer_ceil", 0.5): True,
+    ("half_pixel", "floor", 2.0): False,
+    ("align_corners", "floor", 2.0): False,
+}
+
+
+@pytest.mark.parametrize("how", NEAREST)
+def test_nearest_pixels_are_those_of_onnx_runtime_or_refused(how: tuple[str, str, float], tmp_path: Path) -> None:
+    places, rounding, scale = how
+    resize = node("Resize", "x none s", coordinate_transformation_mode=places, nearest_mode=rounding)
+    path = written(tmp_path / "resize.onnx", [resize], [number("none", []), number("s", [1, 1, scale, scale])])
+    if NEAREST[how]:
+        from_onnx(path)
+    else:
+        with pytest.raises(ModelError, match=f"Resize: it takes the nearest pixels by {places} and {rounding}"):
+            from_onnx(path)
+
+
+def test_linear_resizes_at_other_places_are_refused(tmp_path: Path) -> None:
+    resize = node("Resize", "x none s", mode="linear", coordinate_transformation_mode="asymmetric")
+    path = written(tmp_path / "resize.onnx", [resize], [number("none", []), number("s", [1, 1, 2, 2])])
+    with pytest.raises(ModelError, match="at the places of asymmetric"):
+        from_onnx(path)
+
+
 def branch() -> Any:
     then = helper.make_graph([node("Relu", "x")], "then", [], [helper.make_tensor_value_info("y", FLOAT, None)])
     return node("If", "c", "y", then_branch=then, else_branch=then)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from secateur.models.onnx_files.resizing import resize
 from secateur.models.onnx_files.site import Call, Site
 
 Rule: TypeAlias = Callable[[Site], Call | None]
@@ -126,26 +127,6 @@ def _concat(site: Site) -> Call:
     return Call("concat", list(site.node.input), {"dim": site.attribute("axis", 1) % len(site.after)})
 
 
-def _resize(site: Site) -> Call:
-    mode, how = site.attribute("mode", "nearest"), site.attribute("coordinate_transformation_mode")
-    spatial = len(site.before) - 2
-    if list(site.before[:2]) != list(site.after[:2]) or spatial not in (1, 2, 3):
-        raise site.refusal("it resizes batch or channels")
-    kinds = {"nearest": "nearest", "linear": ("linear", "bilinear", "trilinear")[spatial - 1], "cubic": "bicubic"}
-    if mode not in kinds or how == "tf_crop_and_resize" or (mode == "cubic" and spatial != 2):
-        raise site.refusal(f"its mode is {mode}, {how}")
-    numbers: dict[str, Any] = {"mode": kinds[mode]}
-    factors = [b / a if a and b else 0.0 for a, b in zip(site.before[2:], site.after[2:], strict=True)]
-    if all(factor >= 1 and factor.is_integer() for factor in factors):
-        numbers["scale_factor"] = factors  # which holds for images of every size
-    else:
-        numbers["size"] = list(site.after[2:])
-    if mode != "nearest":
-        numbers["align_corners"] = how == "align_corners"
-        numbers["antialias"] = bool(site.attribute("antialias", 0))
-    return Call("interpolate", [site.x], numbers)
-
-
 def _clip(site: Site) -> Call:
     low, high = site.attribute("min"), site.attribute("max")
     low = float(site.constant(1).item()) if low is None and site.has(1) else low
@@ -212,7 +193,7 @@ def _plain(function: str, **numbers: str) -> Rule:
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Identity", "Dropout"), _same),
     **dict.fromkeys(("Reshape", "Flatten"), _reshape),
-    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys(("Resize", "Upsample"), resize),
     **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
