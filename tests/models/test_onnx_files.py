@@ -230,7 +230,7 @@ def test_wrong_scores_beside_large_boxes_are_refused(tmp_path: Path) -> None:
 NEAREST = {
     ("asymmetric", "floor", 1.5): True,
     ("asymmetric", "floor", 0.5): True,
-    ("asymmetric", "round_prefer_floor", 2.0): False,
+    ("asymmetric", "round_prefer_floor", 3.0): False,
     ("asymmetric", "ceil", 2.0): False,
     ("half_pixel", "round_prefer_floor", 3.0): True,
     ("half_pixel", "round_prefer_ceil", 0.5): True,
@@ -293,6 +293,17 @@ REFUSED: dict[str, tuple[Sequence[Any], Sequence[Any], dict[str, Any], str]] = {
         [number("s", [2**20, 2**20], np.int64)],
         {},
         "ConstantOfShape puts out",
+    ),
+    "many constants": (
+        [
+            node("ConstantOfShape", "s", "c0"),
+            *(node("Add", f"c{i} c{i}", f"c{i + 1}") for i in range(2)),
+            node("ReduceSum", "c2", "c", keepdims=0),
+            node("Add", "x c"),
+        ],
+        [number("s", [2**22], np.int64)],
+        {},
+        "computes constants that the file does not store, of more than 8,388,608 numbers",
     ),
     "empty": ([node("Relu", "x")], [], {"shape": ["N", 0, 4, 4]}, "has the empty shape"),
     "free": ([node("Relu", "x")], [], {"shape": ["N", "T", 4]}, "leaves sizes free"),
