@@ -305,6 +305,21 @@ REFUSED: dict[str, tuple[Sequence[Any], Sequence[Any], dict[str, Any], str]] = {
         {},
         "computes constants that the file does not store, of more than 8,388,608 numbers",
     ),
+    "bounds": ([node("Clip", "x a")], [number("a", [1, 2])], {}, "Clip: its bounds are not one number each"),
+    "no indices": ([node("Gather", "x i", axis=1)], [number("i", [], np.int64)], {}, "it takes nothing"),
+    "nothing": (
+        [node("Slice", "x b b a")],
+        [number("b", [2], np.int64), number("a", [1], np.int64)],
+        {},
+        "its output 'y' is empty",
+    ),
+    "unnamed": (
+        [helper.make_node("Split", ["x"], ["", "y"], axis=1)],
+        [],
+        {},
+        "Split: one of its outputs has no name",
+    ),
+    "unknown kind": ([node("Relu", "x")], [], {"kind": 99}, "'x' is of the unknown type 99"),
     "empty": ([node("Relu", "x")], [], {"shape": ["N", 0, 4, 4]}, "has the empty shape"),
     "free": ([node("Relu", "x")], [], {"shape": ["N", "T", 4]}, "leaves sizes free"),
     "no shape": ([node("Relu", "x")], [], {"shape": None}, "shape"),
@@ -325,6 +340,59 @@ def test_what_is_not_read_is_refused_by_its_name(name: str, tmp_path: Path) -> N
     path = written(tmp_path / "bad.onnx", nodes, held, **more)
     with pytest.raises(ModelError, match=sentence):
         from_onnx(path)
+
+
+@pytest.mark.parametrize("name", ["class", "None", "self", "torch", "a:0", "1", "len", ""])
+def test_inputs_of_any_name_are_read(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "named.onnx", [node("Relu", "x", "r"), node("Sigmoid", "r")])
+    model = onnx.load(str(path))
+    model.graph.input[0].name = model.graph.node[0].input[0] = name or "a_0"
+    if name == "a:0":
+        model.graph.input.append(helper.make_tensor_value_info("a_0", FLOAT, X))
+        model.graph.node[1].CopyFrom(node("Add", "r a_0"))
+    path.write_bytes(model.SerializeToString())
+    assert from_onnx(path).interface.inputs[0] == (name or "a_0")
+
+
+DEEP = ".".join("a" * 3000)
+
+
+@pytest.mark.parametrize(
+    "name", ["graph", "meta", "interface", "example_inputs", "training", "forward", "code", "a.class.b", "import", DEEP]
+)
+def test_layers_of_any_name_are_read(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "named.onnx", [node("Conv", f"x {name}.weight")], [weight(f"{name}.weight", 3, 4, 1, 1)])
+    model = from_onnx(path)
+    (layer,) = (each for each, module in model.named_modules() if isinstance(module, torch.nn.Conv2d))
+    assert model.state_dict()[f"{layer}.weight"].shape == (3, 4, 1, 1)
+    if name != DEEP:
+        assert layer.replace("_.", ".").rstrip("_") == name
+
+
+def test_outputs_named_twice_and_names_that_are_no_text_are_refused(net: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(net))
+    model.graph.output.append(model.graph.output[0])
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="names one of its outputs twice"):
+        from_onnx(path)
+    path.write_bytes(net.read_bytes().replace(b"Relu", b"Re\xfeu"))
+    with pytest.raises(ModelError, match=r"names are no text|no ONNX file"):
+        from_onnx(path)
+
+
+def test_whatever_fails_is_one_sentence(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise AttributeError("nobody\nforesaw this")
+
+    monkeypatch.setattr("secateur.models.onnx_files.network.agree", fails)
+    with pytest.raises(ModelError, match=r"net\.onnx cannot be read \(AttributeError: nobody"):
+        from_onnx(net)
+
+
+def test_constants_of_functions_are_kept(tmp_path: Path) -> None:
+    path = written(tmp_path / "top.onnx", [node("TopK", "x k", "y i")], [number("k", [2], np.int64)])
+    from_onnx(path)
 
 
 def test_damaged_and_missing_files_are_refused(net: Path, tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ class Lowered:
         for value in self._graph.output:
             if value.name in self._fixed:
                 raise ModelError(f"{name}: its output '{value.name}' does not depend on what goes in")
+            if value.name in first.shapes and 0 in first.shapes[value.name]:
+                raise ModelError(f"{name}: its output '{value.name}' is empty, of shape {first.shapes[value.name]}")
             self._call(Call("identity", [value.name]), [f"secateur_output_{value.name}"], "output")
         self.model = self._finished()
         self._insist()

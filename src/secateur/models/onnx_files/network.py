@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +14,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from secateur.arguments import checked
-from secateur.errors import ModelError, first_line
+from secateur.errors import ModelError, SecateurError, first_line
 from secateur.models.onnx_files.agreement import agree
 from secateur.models.onnx_files.interface import Interface
 from secateur.models.onnx_files.lowering import Lowered
 from secateur.models.onnx_files.named import channels_last, inputs_of, sizes_of
+from secateur.models.onnx_files.naming import argument, layer
 from secateur.models.onnx_files.reading_files import check, fill, onnx, opset_of, parsed, read, skeleton_of, weights_in
 from secateur.models.onnx_files.shapes import Values
 from secateur.rules import Count
@@ -68,9 +71,10 @@ def from_onnx(path: str | Path, *, image: Count | None = None) -> OnnxNetwork:
         >>> model = from_onnx("net.onnx")  # doctest: +SKIP
     """
     path = Path(path).expanduser()
-    model = read(path)
-    network = _converted(model, f"{path}", image)
-    agree(network, model, network.interface, f"{path}")
+    with _in_words(f"{path}"):
+        model = read(path)
+        network = _converted(model, f"{path}", image)
+        agree(network, model, network.interface, f"{path}")
     return network
 
 
@@ -86,12 +90,29 @@ def from_skeleton(content: bytes, name: str, *, most: int, most_made: int) -> On
     Raises:
         ModelError: as ``from_onnx``.
     """
-    model = parsed(content, name)
-    check(model, name, weightless=True)
-    if (weights := weights_in(model)) > most:
-        raise ModelError(f"{name}: the network has {weights:,} weights, which those that are stored do not bear out")
-    fill(model)
-    return _converted(model, name, None, most_made)
+    with _in_words(name):
+        model = parsed(content, name)
+        check(model, name, weightless=True)
+        if (weights := weights_in(model)) > most:
+            raise ModelError(
+                f"{name}: the network has {weights:,} weights, which those that are stored do not bear out"
+            )
+        fill(model)
+        return _converted(model, name, None, most_made)
+
+
+@contextmanager
+def _in_words(name: str) -> Iterator[None]:
+    """Say in one sentence what nobody foresaw of a file that anybody may have made."""
+    try:
+        yield
+    except (SecateurError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the libraries around it raise
+        raise ModelError(
+            f"{name} cannot be read ({type(error).__name__}: {first_line(error)}); export the network again, and tell "
+            "us of the file if that does not help"
+        ) from error
 
 
 def _converted(model: Any, name: str, image: int | None, most_made: int | None = None) -> OnnxNetwork:
@@ -127,7 +148,9 @@ def _input_shapes(model: Any, name: str, image: int | None) -> tuple[dict[str, t
     for value in inputs_of(model):
         kind = value.type.tensor_type
         if kind.elem_type != kinds.FLOAT:
-            label = kinds.DataType.Name(kind.elem_type).lower() if value.type.HasField("tensor_type") else "no tensor"
+            known = kind.elem_type in kinds.DataType.values()
+            label = kinds.DataType.Name(kind.elem_type).lower() if known else f"of the unknown type {kind.elem_type}"
+            label = label if value.type.HasField("tensor_type") else "no tensor"
             raise ModelError(f"{name}: its input '{value.name}' is {label}, where float32 networks are pruned")
         sizes = sizes_of(value)
         if not sizes:
@@ -167,8 +190,7 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
     taken: dict[str, str] = {}
     places = [node for node in graph.nodes if node.op == "placeholder"]
     for node, given in zip(places, inputs, strict=True):
-        label = "".join(letter if letter.isidentifier() or letter.isdigit() else "_" for letter in given)
-        node.target = label if label.isidentifier() else f"input_{label}"
+        node.target = argument(given, {place.target for place in places if place is not node})
     for node in reversed(list(graph.nodes)):
         if node.op not in ("placeholder", "output") and not node.users:
             graph.erase_node(node)
@@ -176,7 +198,7 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
         if node.op == "call_module":
             own = str(node.target)
             if own not in taken:
-                taken[own] = _place(root, lowered.names.get(own.partition(".")[0], own), made.get_submodule(own))
+                taken[own] = _place(root, layer(lowered.names.get(own.partition(".")[0], own)), made.get_submodule(own))
             node.target = taken[own]
         elif node.op == "get_attr":
             own = str(node.target)
@@ -185,7 +207,7 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
                 if not hasattr(root, "constants"):
                     root.add_module("constants", nn.Module())
                 holder = cast("nn.Module", root.constants)
-                holder.register_buffer(taken[own].rpartition(".")[2], made.get_buffer(own).clone())
+                holder.register_buffer(taken[own].rpartition(".")[2], attrgetter(own)(made).detach().clone())
             node.target = taken[own]
     graph.lint()
     return OnnxNetwork(root, graph, "OnnxNetwork")

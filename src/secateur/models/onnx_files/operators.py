@@ -86,6 +86,8 @@ def _slice(site: Site) -> Call:
 
 def _split(site: Site) -> Call:
     axis = site.attribute("axis", 0) % len(site.before)
+    if not all(site.node.output):
+        raise site.refusal("one of its outputs has no name")
     return Call(
         "split", [site.x], {"split_size_or_sections": [site.shapes[o][axis] for o in site.node.output], "dim": axis}
     )
@@ -108,6 +110,8 @@ def _gather(site: Site) -> Call | None:
     size = site.before[axis]
     if size is None:
         raise site.refusal("it takes some images of the batch")
+    if not index.size:
+        raise site.refusal("it takes nothing, as it has no indices")
     index = np.where(index < 0, index + size, index)
     if index.ndim == 0:
         return Call("select", [site.x], {"dim": axis, "index": int(index)})
@@ -129,6 +133,8 @@ def _concat(site: Site) -> Call:
 
 def _clip(site: Site) -> Call:
     low, high = site.attribute("min"), site.attribute("max")
+    if any(site.has(number) and site.constant(number).size != 1 for number in (1, 2)):
+        raise site.refusal("its bounds are not one number each")
     low = float(site.constant(1).item()) if low is None and site.has(1) else low
     high = float(site.constant(2).item()) if high is None and site.has(2) else high
     if (low, high) == (0.0, 6.0):
