@@ -173,6 +173,17 @@ OPERATORS = {
     "transposed": (11, [node("ConvTranspose", "x w", strides=[2, 2], kernel_shape=[2, 2])], [weight("w", 4, 3, 2, 2)]),
     "divided by": (13, [node("Exp", "x", "e"), node("Div", "one e")], [number("one", 2.0)]),
     "squeezed": (13, [node("GlobalAveragePool", "x", "g"), node("Squeeze", "g"), ], []),
+    "blocks of pixels": (11, [node("DepthToSpace", "x", blocksize=2)], []),
+    "one slope": (13, [node("PRelu", "x s")], [number("s", [0.2])]),
+    "slopes": (13, [node("PRelu", "x s")], [number("s", [[[0.1]], [[0.2]], [[0.3]], [[-0.4]]])]),
+    "of several": (
+        13,
+        [
+            node("Max", "x k", "a"), node("Min", "x k h", "b"), node("Sum", "a b x", "c"), node("Mean", "c x a", "d"),
+            node("Max", "d"),
+        ],
+        [number("k", 0.5), number("h", [[[0.3]], [[-0.2]], [[0.1]], [[0.4]]])],
+    ),
     "pixels": (11, [node("DepthToSpace", "x", blocksize=2, mode="CRD")], []),
 }  # fmt: skip
 
@@ -282,6 +293,12 @@ REFUSED: dict[str, tuple[Sequence[Any], Sequence[Any], dict[str, Any], str]] = {
     "half input": ([node("Relu", "x")], [], {"kind": TensorProto.BFLOAT16}, "'x' is bfloat16, where float32"),
     "old": ([node("Relu", "x")], [], {"opset": 6}, "is of opset 6, and 7 to"),
     "new": ([node("Relu", "x")], [], {"opset": 999}, "is of opset 999.*pip install --upgrade onnx"),
+    "converter": (
+        [node("InstanceNormalization", "x s s", "i"), node("CumSum", "i a", exclusive=1)],
+        [number("s", np.ones(4)), number("a", 1, np.int64)],
+        {},
+        "cannot be read: CumSum 'CumSum': onnx2torch says",
+    ),
     "huge": (
         [node("Expand", "x s")],
         [number("s", [2, 4, 6, 6 * 10**9], np.int64)],
@@ -388,6 +405,45 @@ def test_whatever_fails_is_one_sentence(net: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("secateur.models.onnx_files.network.agree", fails)
     with pytest.raises(ModelError, match=r"net\.onnx cannot be read \(AttributeError: nobody"):
         from_onnx(net)
+
+
+def test_a_layer_that_is_called_twice_is_one_layer_and_cut_once(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x first", "a", pads=[1] * 4), node("Relu", "a", "l0")]
+    nodes.append(node("MaxPool", "l0", "l1", kernel_shape=[2, 2], strides=[2, 2]))
+    for level in "01":
+        nodes += [
+            node("Conv", f"l{level} head bias", f"h{level}", pads=[1] * 4),
+            node("Relu", f"h{level}", f"r{level}"),
+            node("Conv", f"r{level} last", f"c{level}"),
+            node("GlobalAveragePool", f"c{level}", f"g{level}"),
+        ]
+    nodes.append(node("Add", "g0 g1"))
+    held = [weight("first", 8, 4, 3, 3), weight("head", 16, 8, 3, 3), weight("bias", 16), weight("last", 4, 16, 1, 1)]
+    model = from_onnx(written(tmp_path / "twice.onnx", nodes, held))
+    assert sum(each.numel() for each in model.parameters()) == 8 * 36 + 16 * 72 + 16 + 64
+    thin = prune(model, model.example_inputs, "magnitude", 0.5, latency=False, repair=())
+    assert thin.after.counts.macs <= 0.5 * thin.before.counts.macs
+    assert thin.verification < 1e-5
+
+
+CUT = {
+    "slopes": [node("PRelu", "a s", "m")],
+    "largest": [node("Max", "a h", "m")],
+    "mean": [node("Mean", "a h h", "m")],
+    "blocks": [node("Concat", "a h h a", "w", axis=1), node("DepthToSpace", "w", "m", blocksize=2)],
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_is_read_is_cut(name: str, tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w1", "a"), node("Conv", "x w2", "h"), *CUT[name], node("Conv", "m w3")]
+    held = [weight(f"w{i}", *shape, 1, 1) for i, shape in enumerate(((8, 4), (8, 4), (3, 8)), 1)]
+    model = from_onnx(
+        written(tmp_path / "cut.onnx", nodes, [*held, number("s", np.linspace(0, 1, 8).reshape(8, 1, 1))])
+    )
+    thin = prune(model, model.example_inputs, "magnitude", 0.6, latency=False, repair=())
+    assert thin.after.counts.macs < thin.before.counts.macs
+    assert thin.verification < 1e-5
 
 
 def test_constants_of_functions_are_kept(tmp_path: Path) -> None:

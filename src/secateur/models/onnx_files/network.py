@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, cast
 
 import torch
@@ -102,7 +103,7 @@ def from_skeleton(content: bytes, name: str, *, most: int, most_made: int) -> On
 
 
 @contextmanager
-def _in_words(name: str) -> Iterator[None]:
+def _in_words(name: str) -> Generator[None]:
     """Say in one sentence what nobody foresaw of a file that anybody may have made."""
     try:
         yield
@@ -178,16 +179,22 @@ def _input_shapes(model: Any, name: str, image: int | None) -> tuple[dict[str, t
 
 def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork:
     """Convert, and record what the converted network calls: layers of torch and functions with plain numbers."""
+    recorder = _Recorder()
     convert: Any = importlib.import_module("onnx2torch").convert
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = convert(lowered.model)
-            graph = _Recorder().trace(made)
+            graph = recorder.trace(made)
     except Exception as error:  # converters raise anything
-        raise ModelError(f"{name} cannot be read: onnx2torch says '{first_line(error)}'") from error
+        own = next(
+            (f.f_locals["onnx_node"].name for f, _ in walk_tb(error.__traceback__) if "onnx_node" in f.f_locals), ""
+        )
+        where = lowered.told(own or recorder.inside)
+        raise ModelError(f"{name} cannot be read: {where}: onnx2torch says '{first_line(error)}'") from error
     root = nn.Module()
     taken: dict[str, str] = {}
+    placed: dict[Any, str] = {}
     places = [node for node in graph.nodes if node.op == "placeholder"]
     for node, given in zip(places, inputs, strict=True):
         node.target = argument(given, {place.target for place in places if place is not node})
@@ -198,7 +205,14 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
         if node.op == "call_module":
             own = str(node.target)
             if own not in taken:
-                taken[own] = _place(root, layer(lowered.names.get(own.partition(".")[0], own)), made.get_submodule(own))
+                module = made.get_submodule(own)
+                key = lowered.shared(own, module)
+                if key in placed:  # one layer that is called twice
+                    taken[own] = placed[key]
+                    node.target = taken[own]
+                    continue
+                taken[own] = _place(root, layer(lowered.names.get(own.partition(".")[0], own)), module)
+                placed |= {key: taken[own]} if key else {}
             node.target = taken[own]
         elif node.op == "get_attr":
             own = str(node.target)
@@ -214,7 +228,17 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
 
 
 class _Recorder(fx.Tracer):
-    """Records calls of torch's own layers as calls; everything else is looked into."""
+    """Records calls of torch's own layers as calls; everything else is looked into.
+
+    Attributes:
+        inside: name of the last operator that was looked into.
+    """
+
+    inside = ""
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        self.inside = self.path_of_module(m).partition(".")[0]
+        return super().call_module(m, forward, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)

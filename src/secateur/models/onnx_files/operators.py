@@ -192,6 +192,24 @@ def _group_norm(site: Site) -> Call:
     return Call("group_norm", [site.x, scale, bias], numbers)
 
 
+def _several(function: str) -> Rule:
+    return lambda site: Call(function, list(site.node.input)) if len(site.node.input) > 1 else _same(site)
+
+
+def _prelu(site: Site) -> Call:
+    slopes, rank = site.constant(1), len(site.before)
+    shape = [1] * (rank - slopes.ndim) + list(slopes.shape)
+    if rank < 2 or slopes.size != max(shape[1], 1):
+        raise site.refusal("its slopes are neither one number nor one for each channel")
+    return Call("prelu", [site.x, slopes.reshape(-1)])
+
+
+def _depth_to_space(site: Site) -> Call | None:
+    if site.attribute("mode", "DCR") != "DCR":
+        return None
+    return Call("depth_to_space", [site.x], {"block": site.attribute("blocksize"), "sizes": list(site.before[1:])})
+
+
 def _plain(function: str, **numbers: str) -> Rule:
     return lambda site: Call(function, [site.x], {key: site.attribute(key, usual) for key, usual in numbers.items()})
 
@@ -222,6 +240,12 @@ RULES: Mapping[str, Rule] = {
     "Sub": _arithmetic("sub"),
     "Mul": _arithmetic("mul"),
     "Div": _arithmetic("div"),
+    "Max": _several("largest"),
+    "Min": _several("smallest"),
+    "Mean": _several("average"),
+    "Sum": _several("total"),
+    "PRelu": _prelu,
+    "DepthToSpace": _depth_to_space,
     "GroupNormalization": _group_norm,
     "Gelu": _plain("gelu", approximate="none"),
     "Mish": _plain("mish"),
