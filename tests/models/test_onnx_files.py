@@ -173,6 +173,17 @@ OPERATORS = {
     "transposed": (11, [node("ConvTranspose", "x w", strides=[2, 2], kernel_shape=[2, 2])], [weight("w", 4, 3, 2, 2)]),
     "divided by": (13, [node("Exp", "x", "e"), node("Div", "one e")], [number("one", 2.0)]),
     "squeezed": (13, [node("GlobalAveragePool", "x", "g"), node("Squeeze", "g"), ], []),
+    "blocks of pixels": (11, [node("DepthToSpace", "x", blocksize=2)], []),
+    "one slope": (13, [node("PRelu", "x s")], [number("s", [0.2])]),
+    "slopes": (13, [node("PRelu", "x s")], [number("s", [[[0.1]], [[0.2]], [[0.3]], [[-0.4]]])]),
+    "of several": (
+        13,
+        [
+            node("Max", "x k", "a"), node("Min", "x k h", "b"), node("Sum", "a b x", "c"), node("Mean", "c x a", "d"),
+            node("Max", "d"),
+        ],
+        [number("k", 0.5), number("h", [[[0.3]], [[-0.2]], [[0.1]], [[0.4]]])],
+    ),
     "pixels": (11, [node("DepthToSpace", "x", blocksize=2, mode="CRD")], []),
 }  # fmt: skip
 
@@ -212,6 +223,52 @@ def test_another_function_than_that_of_the_file_is_refused(net: Path) -> None:
         agree(model, onnx.load(str(net)), model.interface, "net.onnx")
 
 
+def test_wrong_scores_beside_large_boxes_are_refused(tmp_path: Path) -> None:
+    nodes = [
+        node("Mul", "x large", "boxes"),
+        node("Sigmoid", "x", "s"),
+        node("Mul", "s small", "scores"),
+        node("Concat", "boxes scores", axis=1),
+    ]
+    path = written(tmp_path / "boxes.onnx", nodes, [number("large", 640.0), number("small", 0.1)])
+    model = from_onnx(path)
+    changed = onnx.load(str(path))
+    next(each for each in changed.graph.initializer if each.name == "small").CopyFrom(number("small", 0.08))
+    with pytest.raises(ModelError, match="a channel of its output 'y'"):
+        agree(model, changed, model.interface, "boxes.onnx")
+
+
+NEAREST = {
+    ("asymmetric", "floor", 1.5): True,
+    ("asymmetric", "floor", 0.5): True,
+    ("asymmetric", "round_prefer_floor", 3.0): False,
+    ("asymmetric", "ceil", 2.0): False,
+    ("half_pixel", "round_prefer_floor", 3.0): True,
+    ("half_pixel", "round_prefer_ceil", 0.5): True,
+    ("half_pixel", "floor", 2.0): False,
+    ("align_corners", "floor", 2.0): False,
+}
+
+
+@pytest.mark.parametrize("how", NEAREST)
+def test_nearest_pixels_are_those_of_onnx_runtime_or_refused(how: tuple[str, str, float], tmp_path: Path) -> None:
+    places, rounding, scale = how
+    resize = node("Resize", "x none s", coordinate_transformation_mode=places, nearest_mode=rounding)
+    path = written(tmp_path / "resize.onnx", [resize], [number("none", []), number("s", [1, 1, scale, scale])])
+    if NEAREST[how]:
+        from_onnx(path)
+    else:
+        with pytest.raises(ModelError, match=f"Resize: it takes the nearest pixels by {places} and {rounding}"):
+            from_onnx(path)
+
+
+def test_linear_resizes_at_other_places_are_refused(tmp_path: Path) -> None:
+    resize = node("Resize", "x none s", mode="linear", coordinate_transformation_mode="asymmetric")
+    path = written(tmp_path / "resize.onnx", [resize], [number("none", []), number("s", [1, 1, 2, 2])])
+    with pytest.raises(ModelError, match="at the places of asymmetric"):
+        from_onnx(path)
+
+
 def branch() -> Any:
     then = helper.make_graph([node("Relu", "x")], "then", [], [helper.make_tensor_value_info("y", FLOAT, None)])
     return node("If", "c", "y", then_branch=then, else_branch=then)
@@ -236,6 +293,12 @@ REFUSED: dict[str, tuple[Sequence[Any], Sequence[Any], dict[str, Any], str]] = {
     "half input": ([node("Relu", "x")], [], {"kind": TensorProto.BFLOAT16}, "'x' is bfloat16, where float32"),
     "old": ([node("Relu", "x")], [], {"opset": 6}, "is of opset 6, and 7 to"),
     "new": ([node("Relu", "x")], [], {"opset": 999}, "is of opset 999.*pip install --upgrade onnx"),
+    "converter": (
+        [node("InstanceNormalization", "x s s", "i"), node("CumSum", "i a", exclusive=1)],
+        [number("s", np.ones(4)), number("a", 1, np.int64)],
+        {},
+        "cannot be read: CumSum 'CumSum': onnx2torch says",
+    ),
     "huge": (
         [node("Expand", "x s")],
         [number("s", [2, 4, 6, 6 * 10**9], np.int64)],
@@ -248,6 +311,32 @@ REFUSED: dict[str, tuple[Sequence[Any], Sequence[Any], dict[str, Any], str]] = {
         {},
         "ConstantOfShape puts out",
     ),
+    "many constants": (
+        [
+            node("ConstantOfShape", "s", "c0"),
+            *(node("Add", f"c{i} c{i}", f"c{i + 1}") for i in range(2)),
+            node("ReduceSum", "c2", "c", keepdims=0),
+            node("Add", "x c"),
+        ],
+        [number("s", [2**22], np.int64)],
+        {},
+        "computes constants that the file does not store, of more than 8,388,608 numbers",
+    ),
+    "bounds": ([node("Clip", "x a")], [number("a", [1, 2])], {}, "Clip: its bounds are not one number each"),
+    "no indices": ([node("Gather", "x i", axis=1)], [number("i", [], np.int64)], {}, "it takes nothing"),
+    "nothing": (
+        [node("Slice", "x b b a")],
+        [number("b", [2], np.int64), number("a", [1], np.int64)],
+        {},
+        "its output 'y' is empty",
+    ),
+    "unnamed": (
+        [helper.make_node("Split", ["x"], ["", "y"], axis=1)],
+        [],
+        {},
+        "Split: one of its outputs has no name",
+    ),
+    "unknown kind": ([node("Relu", "x")], [], {"kind": 99}, "'x' is of the unknown type 99"),
     "empty": ([node("Relu", "x")], [], {"shape": ["N", 0, 4, 4]}, "has the empty shape"),
     "free": ([node("Relu", "x")], [], {"shape": ["N", "T", 4]}, "leaves sizes free"),
     "no shape": ([node("Relu", "x")], [], {"shape": None}, "shape"),
@@ -268,6 +357,98 @@ def test_what_is_not_read_is_refused_by_its_name(name: str, tmp_path: Path) -> N
     path = written(tmp_path / "bad.onnx", nodes, held, **more)
     with pytest.raises(ModelError, match=sentence):
         from_onnx(path)
+
+
+@pytest.mark.parametrize("name", ["class", "None", "self", "torch", "a:0", "1", "len", ""])
+def test_inputs_of_any_name_are_read(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "named.onnx", [node("Relu", "x", "r"), node("Sigmoid", "r")])
+    model = onnx.load(str(path))
+    model.graph.input[0].name = model.graph.node[0].input[0] = name or "a_0"
+    if name == "a:0":
+        model.graph.input.append(helper.make_tensor_value_info("a_0", FLOAT, X))
+        model.graph.node[1].CopyFrom(node("Add", "r a_0"))
+    path.write_bytes(model.SerializeToString())
+    assert from_onnx(path).interface.inputs[0] == (name or "a_0")
+
+
+DEEP = ".".join("a" * 3000)
+
+
+@pytest.mark.parametrize(
+    "name", ["graph", "meta", "interface", "example_inputs", "training", "forward", "code", "a.class.b", "import", DEEP]
+)
+def test_layers_of_any_name_are_read(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "named.onnx", [node("Conv", f"x {name}.weight")], [weight(f"{name}.weight", 3, 4, 1, 1)])
+    model = from_onnx(path)
+    (layer,) = (each for each, module in model.named_modules() if isinstance(module, torch.nn.Conv2d))
+    assert model.state_dict()[f"{layer}.weight"].shape == (3, 4, 1, 1)
+    if name != DEEP:
+        assert layer.replace("_.", ".").rstrip("_") == name
+
+
+def test_outputs_named_twice_and_names_that_are_no_text_are_refused(net: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(net))
+    model.graph.output.append(model.graph.output[0])
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="names one of its outputs twice"):
+        from_onnx(path)
+    path.write_bytes(net.read_bytes().replace(b"Relu", b"Re\xfeu"))
+    with pytest.raises(ModelError, match=r"names are no text|no ONNX file"):
+        from_onnx(path)
+
+
+def test_whatever_fails_is_one_sentence(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise AttributeError("nobody\nforesaw this")
+
+    monkeypatch.setattr("secateur.models.onnx_files.network.agree", fails)
+    with pytest.raises(ModelError, match=r"net\.onnx cannot be read \(AttributeError: nobody"):
+        from_onnx(net)
+
+
+def test_a_layer_that_is_called_twice_is_one_layer_and_cut_once(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x first", "a", pads=[1] * 4), node("Relu", "a", "l0")]
+    nodes.append(node("MaxPool", "l0", "l1", kernel_shape=[2, 2], strides=[2, 2]))
+    for level in "01":
+        nodes += [
+            node("Conv", f"l{level} head bias", f"h{level}", pads=[1] * 4),
+            node("Relu", f"h{level}", f"r{level}"),
+            node("Conv", f"r{level} last", f"c{level}"),
+            node("GlobalAveragePool", f"c{level}", f"g{level}"),
+        ]
+    nodes.append(node("Add", "g0 g1"))
+    held = [weight("first", 8, 4, 3, 3), weight("head", 16, 8, 3, 3), weight("bias", 16), weight("last", 4, 16, 1, 1)]
+    model = from_onnx(written(tmp_path / "twice.onnx", nodes, held))
+    assert sum(each.numel() for each in model.parameters()) == 8 * 36 + 16 * 72 + 16 + 64
+    thin = prune(model, model.example_inputs, "magnitude", 0.5, latency=False, repair=())
+    assert thin.after.counts.macs <= 0.5 * thin.before.counts.macs
+    assert thin.verification < 1e-5
+
+
+CUT = {
+    "slopes": [node("PRelu", "a s", "m")],
+    "largest": [node("Max", "a h", "m")],
+    "mean": [node("Mean", "a h h", "m")],
+    "blocks": [node("Concat", "a h h a", "w", axis=1), node("DepthToSpace", "w", "m", blocksize=2)],
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_is_read_is_cut(name: str, tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w1", "a"), node("Conv", "x w2", "h"), *CUT[name], node("Conv", "m w3")]
+    held = [weight(f"w{i}", *shape, 1, 1) for i, shape in enumerate(((8, 4), (8, 4), (3, 8)), 1)]
+    model = from_onnx(
+        written(tmp_path / "cut.onnx", nodes, [*held, number("s", np.linspace(0, 1, 8).reshape(8, 1, 1))])
+    )
+    thin = prune(model, model.example_inputs, "magnitude", 0.6, latency=False, repair=())
+    assert thin.after.counts.macs < thin.before.counts.macs
+    assert thin.verification < 1e-5
+
+
+def test_constants_of_functions_are_kept(tmp_path: Path) -> None:
+    path = written(tmp_path / "top.onnx", [node("TopK", "x k", "y i")], [number("k", [2], np.int64)])
+    from_onnx(path)
 
 
 def test_damaged_and_missing_files_are_refused(net: Path, tmp_path: Path) -> None:

@@ -66,6 +66,34 @@ def flattened_softmax(x: Tensor, dim: int, logarithm: bool) -> Tensor:
     return functional.log_softmax(x, dim) if logarithm else functional.softmax(x, dim)
 
 
+def largest(*values: Tensor) -> Tensor:
+    """Return the largest of values, number by number."""
+    return functools.reduce(torch.maximum, values)
+
+
+def smallest(*values: Tensor) -> Tensor:
+    """Return the smallest of values, number by number."""
+    return functools.reduce(torch.minimum, values)
+
+
+def total(*values: Tensor) -> Tensor:
+    """Return the sum of values, number by number."""
+    return functools.reduce(torch.add, values)
+
+
+def average(*values: Tensor) -> Tensor:
+    """Return the mean of values, number by number."""
+    return torch.div(total(*values), len(values))
+
+
+def depth_to_space(x: Tensor, block: int, sizes: Sequence[int]) -> Tensor:
+    """Return pictures of channels that are blocks of pixels, the place in a block before the channel."""
+    channels, height, width = sizes
+    parts = torch.reshape(x, (-1, block, block, channels // block**2, height, width))
+    turned = torch.permute(parts, (0, 3, 4, 1, 5, 2))
+    return torch.reshape(turned, (-1, channels // block**2, height * block, width * block))
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "identity": identity,
     "slice": sliced,
@@ -97,6 +125,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "mul": torch.mul,
     "div": torch.div,
     "permute": torch.permute,
+    "largest": largest,
+    "smallest": smallest,
+    "total": total,
+    "average": average,
+    "depth_to_space": depth_to_space,
 }
 
 
@@ -124,5 +157,13 @@ def register() -> None:
             Numbered(node.operation_type, numbers), common.onnx_mapping_from_node(node)
         )
 
+    def convert_slopes(node: Any, graph: Any) -> Any:
+        slopes = graph.initializers[node.input_values[1]].to_torch()
+        layer = nn.PReLU(len(slopes))
+        layer.weight.data = slopes
+        mapping = common.OnnxMapping(inputs=(node.input_values[0],), outputs=node.output_values)
+        return common.OperationConverterResult(layer, mapping)
+
+    registry.add_converter(operation_type="prelu", version=1, domain=DOMAIN)(convert_slopes)
     for name in FUNCTIONS:
         registry.add_converter(operation_type=name, version=1, domain=DOMAIN)(convert)

@@ -76,9 +76,26 @@ class Lowered:
         for value in self._graph.output:
             if value.name in self._fixed:
                 raise ModelError(f"{name}: its output '{value.name}' does not depend on what goes in")
+            if value.name in first.shapes and 0 in first.shapes[value.name]:
+                raise ModelError(f"{name}: its output '{value.name}' is empty, of shape {first.shapes[value.name]}")
             self._call(Call("identity", [value.name]), [f"secateur_output_{value.name}"], "output")
         self.model = self._finished()
+        self._by_name = {node.name: node for node in self._nodes}
         self._insist()
+
+    def told(self, own: str) -> str:
+        """Return an operator of the new graph for a message."""
+        return f"{self._by_name[own].op_type} '{self.names[own]}'" if own in self._by_name else "its operators"
+
+    def shared(self, own: str, module: Any) -> tuple[str, ...] | None:
+        """Return what a layer has in common with others that are this layer called again; None if it has no matrix.
+
+        Vectors that layers share are no sign, as exporters store equal ones once.
+        """
+        weight, node = getattr(module, "weight", None), self._by_name.get(own)
+        if weight is None or weight.ndim < 2 or node is None:
+            return None
+        return (node.op_type, repr(module), *map(str, node.attribute), *node.input[1:])
 
     def _take(self, node: Any) -> None:
         site = Site(node, self._shapes, self._known, self._opset, self._name, self._inputs[0])
@@ -109,7 +126,7 @@ class Lowered:
             other = next((each for each in adding.input if each != outputs[0]), "")
             bias = self._known.get(other)
             if bias is not None and bias.size == self._known[inputs[1]].shape[1] == bias.shape[-1]:
-                inputs.append(self._constant(bias.reshape(-1)))
+                inputs.append(other if bias.ndim == 1 else self._constant(bias.reshape(-1)))
                 outputs = list(adding.output)
                 self._done.add(place)
         self._add("Gemm", inputs, outputs, node.name or "MatMul")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from secateur.arguments import checked
-from secateur.errors import ModelError, first_line
+from secateur.errors import ModelError, SecateurError, first_line
 from secateur.models.onnx_files.agreement import agree
 from secateur.models.onnx_files.interface import Interface
 from secateur.models.onnx_files.lowering import Lowered
 from secateur.models.onnx_files.named import channels_last, inputs_of, sizes_of
+from secateur.models.onnx_files.naming import argument, layer
 from secateur.models.onnx_files.reading_files import check, fill, onnx, opset_of, parsed, read, skeleton_of, weights_in
 from secateur.models.onnx_files.shapes import Values
 from secateur.rules import Count
@@ -68,9 +72,10 @@ def from_onnx(path: str | Path, *, image: Count | None = None) -> OnnxNetwork:
         >>> model = from_onnx("net.onnx")  # doctest: +SKIP
     """
     path = Path(path).expanduser()
-    model = read(path)
-    network = _converted(model, f"{path}", image)
-    agree(network, model, network.interface, f"{path}")
+    with _in_words(f"{path}"):
+        model = read(path)
+        network = _converted(model, f"{path}", image)
+        agree(network, model, network.interface, f"{path}")
     return network
 
 
@@ -86,12 +91,29 @@ def from_skeleton(content: bytes, name: str, *, most: int, most_made: int) -> On
     Raises:
         ModelError: as ``from_onnx``.
     """
-    model = parsed(content, name)
-    check(model, name, weightless=True)
-    if (weights := weights_in(model)) > most:
-        raise ModelError(f"{name}: the network has {weights:,} weights, which those that are stored do not bear out")
-    fill(model)
-    return _converted(model, name, None, most_made)
+    with _in_words(name):
+        model = parsed(content, name)
+        check(model, name, weightless=True)
+        if (weights := weights_in(model)) > most:
+            raise ModelError(
+                f"{name}: the network has {weights:,} weights, which those that are stored do not bear out"
+            )
+        fill(model)
+        return _converted(model, name, None, most_made)
+
+
+@contextmanager
+def _in_words(name: str) -> Generator[None]:
+    """Say in one sentence what nobody foresaw of a file that anybody may have made."""
+    try:
+        yield
+    except (SecateurError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the libraries around it raise
+        raise ModelError(
+            f"{name} cannot be read ({type(error).__name__}: {first_line(error)}); export the network again, and tell "
+            "us of the file if that does not help"
+        ) from error
 
 
 def _converted(model: Any, name: str, image: int | None, most_made: int | None = None) -> OnnxNetwork:
@@ -127,7 +149,9 @@ def _input_shapes(model: Any, name: str, image: int | None) -> tuple[dict[str, t
     for value in inputs_of(model):
         kind = value.type.tensor_type
         if kind.elem_type != kinds.FLOAT:
-            label = kinds.DataType.Name(kind.elem_type).lower() if value.type.HasField("tensor_type") else "no tensor"
+            known = kind.elem_type in kinds.DataType.values()
+            label = kinds.DataType.Name(kind.elem_type).lower() if known else f"of the unknown type {kind.elem_type}"
+            label = label if value.type.HasField("tensor_type") else "no tensor"
             raise ModelError(f"{name}: its input '{value.name}' is {label}, where float32 networks are pruned")
         sizes = sizes_of(value)
         if not sizes:
@@ -155,20 +179,25 @@ def _input_shapes(model: Any, name: str, image: int | None) -> tuple[dict[str, t
 
 def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork:
     """Convert, and record what the converted network calls: layers of torch and functions with plain numbers."""
+    recorder = _Recorder()
     convert: Any = importlib.import_module("onnx2torch").convert
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = convert(lowered.model)
-            graph = _Recorder().trace(made)
+            graph = recorder.trace(made)
     except Exception as error:  # converters raise anything
-        raise ModelError(f"{name} cannot be read: onnx2torch says '{first_line(error)}'") from error
+        own = next(
+            (f.f_locals["onnx_node"].name for f, _ in walk_tb(error.__traceback__) if "onnx_node" in f.f_locals), ""
+        )
+        where = lowered.told(own or recorder.inside)
+        raise ModelError(f"{name} cannot be read: {where}: onnx2torch says '{first_line(error)}'") from error
     root = nn.Module()
     taken: dict[str, str] = {}
+    placed: dict[Any, str] = {}
     places = [node for node in graph.nodes if node.op == "placeholder"]
     for node, given in zip(places, inputs, strict=True):
-        label = "".join(letter if letter.isidentifier() or letter.isdigit() else "_" for letter in given)
-        node.target = label if label.isidentifier() else f"input_{label}"
+        node.target = argument(given, {place.target for place in places if place is not node})
     for node in reversed(list(graph.nodes)):
         if node.op not in ("placeholder", "output") and not node.users:
             graph.erase_node(node)
@@ -176,7 +205,14 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
         if node.op == "call_module":
             own = str(node.target)
             if own not in taken:
-                taken[own] = _place(root, lowered.names.get(own.partition(".")[0], own), made.get_submodule(own))
+                module = made.get_submodule(own)
+                key = lowered.shared(own, module)
+                if key in placed:  # one layer that is called twice
+                    taken[own] = placed[key]
+                    node.target = taken[own]
+                    continue
+                taken[own] = _place(root, layer(lowered.names.get(own.partition(".")[0], own)), module)
+                placed |= {key: taken[own]} if key else {}
             node.target = taken[own]
         elif node.op == "get_attr":
             own = str(node.target)
@@ -185,14 +221,24 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
                 if not hasattr(root, "constants"):
                     root.add_module("constants", nn.Module())
                 holder = cast("nn.Module", root.constants)
-                holder.register_buffer(taken[own].rpartition(".")[2], made.get_buffer(own).clone())
+                holder.register_buffer(taken[own].rpartition(".")[2], attrgetter(own)(made).detach().clone())
             node.target = taken[own]
     graph.lint()
     return OnnxNetwork(root, graph, "OnnxNetwork")
 
 
 class _Recorder(fx.Tracer):
-    """Records calls of torch's own layers as calls; everything else is looked into."""
+    """Records calls of torch's own layers as calls; everything else is looked into.
+
+    Attributes:
+        inside: name of the last operator that was looked into.
+    """
+
+    inside = ""
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        self.inside = self.path_of_module(m).partition(".")[0]
+        return super().call_module(m, forward, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from secateur.models.onnx_files.resizing import resize
 from secateur.models.onnx_files.site import Call, Site
 
 Rule: TypeAlias = Callable[[Site], Call | None]
@@ -85,6 +86,8 @@ def _slice(site: Site) -> Call:
 
 def _split(site: Site) -> Call:
     axis = site.attribute("axis", 0) % len(site.before)
+    if not all(site.node.output):
+        raise site.refusal("one of its outputs has no name")
     return Call(
         "split", [site.x], {"split_size_or_sections": [site.shapes[o][axis] for o in site.node.output], "dim": axis}
     )
@@ -107,6 +110,8 @@ def _gather(site: Site) -> Call | None:
     size = site.before[axis]
     if size is None:
         raise site.refusal("it takes some images of the batch")
+    if not index.size:
+        raise site.refusal("it takes nothing, as it has no indices")
     index = np.where(index < 0, index + size, index)
     if index.ndim == 0:
         return Call("select", [site.x], {"dim": axis, "index": int(index)})
@@ -126,28 +131,10 @@ def _concat(site: Site) -> Call:
     return Call("concat", list(site.node.input), {"dim": site.attribute("axis", 1) % len(site.after)})
 
 
-def _resize(site: Site) -> Call:
-    mode, how = site.attribute("mode", "nearest"), site.attribute("coordinate_transformation_mode")
-    spatial = len(site.before) - 2
-    if list(site.before[:2]) != list(site.after[:2]) or spatial not in (1, 2, 3):
-        raise site.refusal("it resizes batch or channels")
-    kinds = {"nearest": "nearest", "linear": ("linear", "bilinear", "trilinear")[spatial - 1], "cubic": "bicubic"}
-    if mode not in kinds or how == "tf_crop_and_resize" or (mode == "cubic" and spatial != 2):
-        raise site.refusal(f"its mode is {mode}, {how}")
-    numbers: dict[str, Any] = {"mode": kinds[mode]}
-    factors = [b / a if a and b else 0.0 for a, b in zip(site.before[2:], site.after[2:], strict=True)]
-    if all(factor >= 1 and factor.is_integer() for factor in factors):
-        numbers["scale_factor"] = factors  # which holds for images of every size
-    else:
-        numbers["size"] = list(site.after[2:])
-    if mode != "nearest":
-        numbers["align_corners"] = how == "align_corners"
-        numbers["antialias"] = bool(site.attribute("antialias", 0))
-    return Call("interpolate", [site.x], numbers)
-
-
 def _clip(site: Site) -> Call:
     low, high = site.attribute("min"), site.attribute("max")
+    if any(site.has(number) and site.constant(number).size != 1 for number in (1, 2)):
+        raise site.refusal("its bounds are not one number each")
     low = float(site.constant(1).item()) if low is None and site.has(1) else low
     high = float(site.constant(2).item()) if high is None and site.has(2) else high
     if (low, high) == (0.0, 6.0):
@@ -205,6 +192,24 @@ def _group_norm(site: Site) -> Call:
     return Call("group_norm", [site.x, scale, bias], numbers)
 
 
+def _several(function: str) -> Rule:
+    return lambda site: Call(function, list(site.node.input)) if len(site.node.input) > 1 else _same(site)
+
+
+def _prelu(site: Site) -> Call:
+    slopes, rank = site.constant(1), len(site.before)
+    shape = [1] * (rank - slopes.ndim) + list(slopes.shape)
+    if rank < 2 or slopes.size != max(shape[1], 1):
+        raise site.refusal("its slopes are neither one number nor one for each channel")
+    return Call("prelu", [site.x, slopes.reshape(-1)])
+
+
+def _depth_to_space(site: Site) -> Call | None:
+    if site.attribute("mode", "DCR") != "DCR":
+        return None
+    return Call("depth_to_space", [site.x], {"block": site.attribute("blocksize"), "sizes": list(site.before[1:])})
+
+
 def _plain(function: str, **numbers: str) -> Rule:
     return lambda site: Call(function, [site.x], {key: site.attribute(key, usual) for key, usual in numbers.items()})
 
@@ -212,7 +217,7 @@ def _plain(function: str, **numbers: str) -> Rule:
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Identity", "Dropout"), _same),
     **dict.fromkeys(("Reshape", "Flatten"), _reshape),
-    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys(("Resize", "Upsample"), resize),
     **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
@@ -235,6 +240,12 @@ RULES: Mapping[str, Rule] = {
     "Sub": _arithmetic("sub"),
     "Mul": _arithmetic("mul"),
     "Div": _arithmetic("div"),
+    "Max": _several("largest"),
+    "Min": _several("smallest"),
+    "Mean": _several("average"),
+    "Sum": _several("total"),
+    "PRelu": _prelu,
+    "DepthToSpace": _depth_to_space,
     "GroupNormalization": _group_norm,
     "Gelu": _plain("gelu", approximate="none"),
     "Mish": _plain("mish"),

@@ -135,6 +135,8 @@ def check(model: Any, name: str, *, weightless: bool = False) -> None:
             f"{name} has functions of its own ({model.functions[0].name}); write it again with "
             "onnx.inliner.inline_local_functions"
         )
+    if len({value.name for value in graph.output}) < len(graph.output):
+        raise ModelError(f"{name} names one of its outputs twice; leave it out once")
     for node in graph.node:
         _check_operator(node, name)
     if graph.sparse_initializer:
@@ -150,6 +152,9 @@ def opset_of(model: Any) -> int:
 
 
 def _check_operator(node: Any, name: str) -> None:
+    texts = (node.op_type, node.name, node.domain, *node.input, *node.output)
+    if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes where they are no UTF-8
+        raise ModelError(f"{name} holds an operator whose names are no text; it is damaged, export the network again")
     where = f"{node.op_type} ('{reading.shown(node.name)}')" if node.name else node.op_type
     if any(attribute.g.ByteSize() or attribute.graphs for attribute in node.attribute):
         raise ModelError(

@@ -19,7 +19,9 @@ from secateur.models.onnx_files.reading_files import onnx, opset_of
 MOST_VALUES = 2**28
 """Numbers in one value for one batch, as 64 feature maps of 2,048 by 2,048 have."""
 
-MOST_FOLDED = 2**27
+MOST_FOLDED = 2**23
+"""Numbers in all constants together that are computed in the graph, beyond twice those that the file stores."""
+
 _FOLDED = frozenset((
     "Shape", "Size", "Constant", "ConstantOfShape", "Identity", "Gather", "Concat", "Unsqueeze", "Squeeze",
     "Slice", "Cast", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Floor", "Ceil", "Sqrt", "Reciprocal", "Pow",
@@ -58,7 +60,11 @@ class Values:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.known: dict[str, np.ndarray[Any, Any]] = {}
         self.types: dict[str, int] = {}
+        self._spent = -MOST_FOLDED
+        self._fixed: set[str] = set()
         for tensor in model.graph.initializer:
+            self._spent -= 2 * math.prod(tensor.dims)
+            self._fixed.add(tensor.name)
             self._hold(tensor.name, library.numpy_helper.to_array(tensor))
         for value, shape in inputs.items():
             self._note(value, library.helper.make_tensor_type_proto(library.TensorProto.FLOAT, list(shape)), None)
@@ -89,6 +95,8 @@ class Values:
         for output in (output for output in node.output if output):
             kind = self._types[names[0]] if node.op_type in _LIKE_ITS_INPUT else found.get(output)
             self._note(output, kind, node)
+        if node.op_type == "Shape" or all(name in self._fixed for name in names):
+            self._spend(node)
         if node.op_type in _FOLDED and (node.op_type == "Shape" or all(name in self.known for name in names)):
             self._fold(node, names)
 
@@ -110,11 +118,26 @@ class Values:
         self.shapes[value], self._types[value] = shape, kind
         self.types[value] = kind.tensor_type.elem_type
 
+    def _spend(self, node: Any) -> None:
+        """Count constants, which all are held, and by ONNX Runtime too where they are not folded here.
+
+        Raises:
+            ModelError: if there are too many, for a few bytes of file can ask for any number.
+        """
+        outputs = [output for output in node.output if output]
+        stored = any(attribute.type == attribute.TENSOR for attribute in node.attribute)
+        numbers = sum(math.prod(self.shapes[output]) for output in outputs)
+        self._spent += -2 * numbers if node.op_type == "Constant" and stored else numbers
+        self._fixed.update(outputs)
+        if self._spent > 0:
+            raise ModelError(
+                f"{self._name}: up to {told(node)} it computes constants that the file does not store, of more than "
+                f"{MOST_FOLDED:,} numbers; store them in the file, or export it without"
+            )
+
     def _fold(self, node: Any, names: Sequence[str]) -> None:
         library = onnx()
         outputs = [output for output in node.output if output]
-        if sum(math.prod(self.shapes[output]) for output in outputs) > MOST_FOLDED:
-            raise ModelError(f"{self._name}: {told(node)} makes a constant of more than {MOST_FOLDED:,} numbers")
         if node.op_type == "Shape":
             start, end = (next((a.i for a in node.attribute if a.name == it), None) for it in ("start", "end"))
             self._hold(outputs[0], np.asarray(self.shapes[names[0]][start:end], np.int64))
