@@ -132,12 +132,14 @@ def decode(
 ) -> None:
     """Write the weights of an encoded file as an ordinary safetensors file, for --weights or any other program."""
     from secateur import artifact
+    from secateur.atomic import refuse_special
     from secateur.encoding.encoded import to_safetensors
 
     if out.exists() and not force:
         raise ArtifactError(f"{out} exists already; name another with --out, or replace it with --force")
-    content = to_safetensors(file)
     try:
+        refuse_special(out)
+        content = to_safetensors(file)
         artifact.write_file(out, content)
     except OSError as error:
         raise ArtifactError(f"cannot write {out}: {error.strerror or error}; name another with --out") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from secateur.arguments import checked
 from secateur.artifact import weights, write_file
 from secateur.artifact.bounded_reading import naming
+from secateur.atomic import refuse_special
 from secateur.core.surgery.private_copies import apart, private
 from secateur.data import Data
 from secateur.encoding import file
@@ -21,6 +24,7 @@ from secateur.errors import ArtifactError, DataError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import device_of
 from secateur.rules import AnySeed
+from secateur.spelling import said
 from secateur.training import Settings, fit
 
 USUAL = Encoding()
@@ -97,6 +101,8 @@ def encode(
     place = Path(path)
     if place.exists() and not force:
         raise ArtifactError(f"{place} exists already; give another path, or replace it with force")
+    with _writing(place):
+        refuse_special(place)
     if train is not None and data is None:
         raise DataError("training shared values needs data; give it, or leave train out")
     thin = private(model)
@@ -112,10 +118,8 @@ def encode(
     content, layers = file.to_bytes(
         tensors, tied, {name: it for name, it in sharings.items() if name in tensors}, settings.gap_bits
     )
-    try:
+    with _writing(place):
         write_file(place, content)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {place}: {error.strerror or error}; give another path") from error
     _check(place, tensors)
     numbers = sum(tensor.numel() for tensor in tensors.values())
     return Encoded(place, thin.eval(), len(content), numbers, layers)
@@ -152,6 +156,15 @@ def to_safetensors(path: Path) -> bytes:
         ArtifactError: as ``decode``.
     """
     return weights.as_file(*file.read(path))
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = said("give another path", "name another with --out")
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def _check(path: Path, expected: dict[str, Tensor]) -> None:
