@@ -168,7 +168,7 @@ def call_of(inputs: Inputs) -> Call:
     """Return the inputs as one call, on the CPU.
 
     Raises:
-        ExportError: if they are nothing that a program can take.
+        ExportError: if they are nothing that a program can take, or an empty batch.
     """
     if listed(inputs) is not None:
         raise ExportError(
@@ -187,6 +187,8 @@ def call_of(inputs: Inputs) -> Call:
         raise ExportError(
             "example inputs must be a tensor, or a tuple or dictionary of tensors and of plain numbers, texts or None"
         )
+    if any(x.dim() and not len(x) for x in call.tensors()):
+        raise ExportError("the example inputs are a batch of 0 images, with which nothing runs; give one or more")
     return call.map(lambda x: x.detach().cpu())
 
 
