@@ -28,6 +28,7 @@ from secateur.spelling import said
 from secateur.training import Settings, fit
 
 USUAL = Encoding()
+_ADVICE = "it is not of the network that was encoded; give decode a network of the same architecture and types"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Encoded:
     def shared_rate(self) -> float:
         """The same before Huffman coding, on paper."""
         rest = self.numbers - sum(layer.weights for layer in self.layers)
-        return self.numbers * FLOAT / (rest * FLOAT + sum(layer.shared for layer in self.layers))
+        bits = rest * FLOAT + sum(layer.shared for layer in self.layers)
+        return self.numbers * FLOAT / max(bits, 1)  # what is all zero takes none
 
 
 @checked
@@ -132,7 +134,8 @@ def decode(path: str | Path, network: nn.Module) -> nn.Module:
 
     Args:
         path: the file.
-        network: of the architecture that was encoded, as ``build`` or ``load`` make it; left as it is.
+        network: of the architecture that was encoded, as ``build`` or ``load`` make it, and of the same types of
+            numbers, for what was encoded comes back bit for bit or not at all; left as it is.
 
     Raises:
         ArtifactError: if the file is missing, foreign, damaged, newer, or of another network.
@@ -141,7 +144,13 @@ def decode(path: str | Path, network: nn.Module) -> nn.Module:
     tensors, tied = file.read(place)
     whole = tensors | {name: tensors[first] for name, first in tied.items()}
     found = {name: (_kind(tensor), tuple(tensor.shape)) for name, tensor in whole.items()}
-    weights.check_fit(network, found, place)
+    weights.check_fit(network, found, place, _ADVICE)
+    own: dict[str, Tensor] = network.state_dict()
+    for name, tensor in whole.items():
+        if own[name].dtype != tensor.dtype:
+            raise ArtifactError(
+                f"'{name}' has numbers of {tensor.dtype} in {place} and of {own[name].dtype} in the network: {_ADVICE}"
+            )
     made = private(network)
     with naming(place):
         device = device_of(made)
