@@ -19,6 +19,7 @@ from secateur.core.plan import DropUnits, Plan
 from secateur.errors import DataError, ModelError, SecateurError, SettingError, nearest
 from secateur.reading import Foreign
 from secateur.run import Step
+from secateur.spelling import spelt_for
 
 SLOW = frozenset({"prune", "run_recipe", "fit", "check_method", "deploy", "Result.deploy", "measure", "latency"})
 SLOW |= {"side_by_side", "fastest_runtime", "export_pt2", "export_onnx", "export_source", "Result.save", "save"}
@@ -123,6 +124,11 @@ def test_arguments_are_checked_by_position_and_name() -> None:
     assert sample(network=network)[0] is network
     with pytest.raises(
         SettingError, match=r"^numbers must be a whole number, not 'x'; correct this argument of sample$"
+    ):
+        sample(network, 1, "x")
+    with (
+        spelt_for("flags"),
+        pytest.raises(SettingError, match=r"^--numbers must be a whole number, not 'x'; correct it$"),
     ):
         sample(network, 1, "x")
     with pytest.raises(TypeError, match="missing 1 required positional argument"):

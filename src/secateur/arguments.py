@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from secateur.errors import SettingError
 from secateur.rules import Rule, judged
+from secateur.spelling import said, setting
 from secateur.typed import table_of
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -67,5 +68,6 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
 def _taken(name: str, value: Any, rule: Rule, where: str) -> Any:
     value, refusal = judged(value, rule)
     if refusal:
-        raise SettingError(f"{name} {refusal}; correct this argument of {where}")
+        argument = f"{name} {refusal}; correct this argument of {where}"
+        raise SettingError(said(argument, f"{setting(name)} {refusal}; correct it"))
     return value

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from pathlib import Path
 
 UNFINISHED = re.compile(r"^\..+\.(partial|old)-(\d+)")
@@ -14,9 +15,12 @@ UNFINISHED = re.compile(r"^\..+\.(partial|old)-(\d+)")
 def write_file(path: Path, data: bytes) -> None:
     """Write a file atomically: whatever happens, ``path`` holds the old bytes or all of the new ones.
 
+    A link is replaced, and what it leads to stays: folders of results may hold links that others have made.
+
     Raises:
         OSError: if it cannot be written; nothing is left behind then.
     """
+    refuse_special(path, links=True)
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
     for left in unfinished(path, "partial", alone=False):  # by a process that was killed
         if left.is_file() or left.is_symlink():
@@ -31,6 +35,33 @@ def write_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def refuse_special(path: Path, *, links: bool = False) -> None:
+    """Refuse to put a file in the place of what is there and is no file: a pipe, a device, a folder or a link.
+
+    Call it before any work on a path that a user has named.
+
+    Args:
+        path: the file to be.
+        links: accept a link, which is replaced.
+
+    Raises:
+        OSError: if there is such a thing, or the path is no name for a file.
+    """
+    if path.name in ("", ".."):
+        raise OSError(errno.EINVAL, "it is no name for a file", str(path))
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if stat.S_ISLNK(mode):
+        if not links:
+            raise OSError(errno.EINVAL, "it is a symbolic link, which would be replaced", str(path))
+    elif not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe, socket or device and not a regular file", str(path))
 
 
 def is_full(error: BaseException | None) -> bool:

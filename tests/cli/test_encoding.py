@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from commands import Call
 from secateur import artifact, load
-from secateur.encoding import decode
+from secateur.cli.encode import _against  # pyright: ignore[reportPrivateUsage]
+from secateur.encoding import Encoded, decode
 
 BRIEF = ("--linear-bits", "1", "--conv-bits", "1", "--epochs", "0")
 
@@ -33,7 +35,7 @@ def test_there_and_back(secateur: Call, small: Path) -> None:
     again = decode(small / "weights.encoded", network)
     assert len(again.get_parameter("fc1.weight").unique()) <= 3
     assert torch.equal(again.get_parameter("fc1.bias"), network.get_parameter("fc1.bias"))
-    assert secateur("decode", small / "weights.encoded", "--out", "plain.safetensors").status == 0
+    assert secateur("decode", small / "weights.encoded", "--out", "plain.safetensors", "-q").status == 0
     plain = safetensors.torch.load_file("plain.safetensors")
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in plain.items())
     for words in (("encode", small), ("decode", small / "weights.encoded", "--out", "plain.safetensors")):
@@ -51,6 +53,11 @@ def test_as_json_elsewhere(secateur: Call, small: Path) -> None:
         f"{name}.weight" for name in ("conv1", "conv2", "fc1", "fc2")
     }
     assert "weights.encoded" not in artifact.manifest.manifest(small)["files"]
+
+
+@pytest.mark.parametrize(("size", "words"), [(50, "2 times fewer than"), (120, "20 more than")])
+def test_files_that_grow_are_not_said_to_shrink(size: int, words: str) -> None:
+    assert _against(Encoded(Path("net"), nn.ReLU(), size, 25, ())) == words
 
 
 def test_refusals(secateur: Call, small: Path) -> None:

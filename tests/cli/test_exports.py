@@ -221,3 +221,8 @@ def test_int8_without_images_is_refused_before_the_work(secateur: Call) -> None:
     refused = secateur(*words)
     assert refused.status == 1
     assert "int8 is calibrated on images, and there are none: give --calibrate a folder" in refused.err
+
+
+def test_what_int8_may_lose_is_refused_by_its_flag(secateur: Call) -> None:
+    refused = secateur("export", "nowhere", "--int8", "--max-drop", "-1")
+    assert refused.err == "error: --max-drop must be a number from 0 on, not -1.0\n"

@@ -28,6 +28,8 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "cli/bench.py": ("bench",),
     "cli/compare.py": ("compare",),
     "cli/encode.py": ("encode", "decode"),
+    "cli/network_flags.py": ("export",),
+    "encoding/encoded.py": ("encode", "decode"),
     "cli/exports.py": ("export", "prune"),
     "cli/folders.py": RUNS,
     "cli/carrying_out.py": ("prune",),

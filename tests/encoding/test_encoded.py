@@ -82,6 +82,16 @@ def test_sizes_are_those_of_the_file(made: Encoded) -> None:
     assert layers["5.weight"].huffman / 8 < layers["5.weight"].written
 
 
+@pytest.mark.parametrize("model", [nn.ReLU(), nn.Linear(3, 3, bias=False)], ids=["no numbers", "zeros"])
+def test_networks_of_nothing_have_a_rate(model: nn.Module, tmp_path: Path) -> None:
+    for weight in model.parameters():
+        nn.init.zeros_(weight)
+    made = encode(model, tmp_path / "net")
+    assert made.rate == 4 * made.numbers / made.size
+    assert made.shared_rate == 32 * made.numbers
+    assert not any(tensor.any() for tensor in decode(made.path, model).state_dict().values())
+
+
 def test_equal_networks_give_equal_files(made: Encoded, tmp_path: Path) -> None:
     again = encode(net(), tmp_path / "again", Encoding(conv_bits=4, linear_bits=3))
     assert again.path.read_bytes() == made.path.read_bytes()
@@ -170,6 +180,12 @@ def swap(name: str, tensor: Tensor) -> Callable[[dict[str, Any], dict[str, Tenso
 LAYER = ("shared_values", "5.weight")
 FORGERIES = {
     "newer": (put("format", value=2), "is of a newer version; run: pip install --upgrade secateur"),
+    "older than the first": (put("format", value=0), "there never was a format 0"),
+    "a tensor more": (swap("junk", torch.zeros(3)), "'junk' in it is no part of a network"),
+    "codes of no weight": (swap("gaps/x", torch.zeros(3)), "'gaps/x' in it is no part of a network"),
+    "wider numbers": (swap("raw/5.bias", torch.zeros(9).double()), "'5.bias' has numbers of torch.float64 in .* give "),
+    "tiny numbers": (swap("raw/5.bias", torch.zeros(9).to(torch.float8_e5m2)), "numbers of torch.float8_e5m2 in "),
+    "a weight more": (swap("raw/x", torch.zeros(3)), "'x' is only in .*; give decode a network of the same"),
     "no format": (put("format", value="x"), "'format' is 'x' and not a whole number"),
     "huge": (put(*LAYER, "shape", value=[2**30, 2**20]), "claim to hold more numbers"),
     "negative": (put(*LAYER, "shape", value=[-9, 216]), "holds what is no size"),

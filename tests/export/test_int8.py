@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.data import from_loaders
 from secateur.errors import DataError, ExportError, SettingError
-from secateur.export import Exported, export_int8, missing
+from secateur.export import Exported, export_int8, export_onnx, missing
 
 pytestmark = pytest.mark.skipif(bool(missing("onnx-int8")), reason="ONNX packages not installed")
 torch.set_num_threads(1)
@@ -102,8 +103,31 @@ def test_what_cannot_be_quantised_is_refused_in_a_sentence(images: Tensor, tmp_p
         export_int8(network(1.0), images[:1], path)
     with pytest.raises(SettingError, match=r"no layer 'secnd' to leave in float32.*did you mean 'second'"):
         export_int8(network(1.0), images[:1], path, calibrate=images, leave=("secnd",))
+    with pytest.raises(SettingError, match=r"^leave= names every layer that could be in int8, so that there is none; "):
+        export_int8(network(1.0), images[:1], path, calibrate=images, leave=("*",))
     with pytest.raises(ExportError, match="no convolution and no linear layer"):
         export_int8(nn.Sequential(nn.ReLU(), nn.Flatten()), images[:1], path, calibrate=images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_transposed_convolutions_in_groups_stay_in_float_and_are_named(images: Tensor, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 8, 2, groups=2), nn.ConvTranspose2d(8, 8, 2, groups=2, bias=False)
+        )
+    made = export_int8(net, images[:1], tmp_path / "net.onnx", calibrate=images)
+    assert made.int8 is not None
+    assert made.int8.left == ("1",)
+    assert 1e-4 < made.int8.error < 0.05
+    with pytest.raises(SettingError, match="names every layer that could be in int8"):
+        export_int8(net, images[:1], tmp_path / "net.onnx", calibrate=images, leave=("0", "2"))
+
+
+def test_an_empty_example_is_refused_before_any_work(images: Tensor, tmp_path: Path) -> None:
+    for write in (export_onnx, partial(export_int8, calibrate=images)):
+        with pytest.raises(ExportError, match=r"^the example inputs are a batch of 0 images, "):
+            write(network(1.0), images[:0], tmp_path / "new" / "net.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -114,6 +138,8 @@ def test_openvino_runs_a_file_of_its_own(images: Tensor, tmp_path: Path) -> None
     )
     assert made.int8 is not None
     assert made.int8.error < 0.05
+    with pytest.raises(ExportError, match=r"files are named \.xml, and '.*net\.onnx' is not; give"):
+        export_int8(network(1.0), images[:1], tmp_path / "net.onnx", kind="openvino-int8", calibrate=images)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]
     assert "FakeQuantize" in made.path.read_text()
 

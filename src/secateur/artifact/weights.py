@@ -114,14 +114,20 @@ def header(path: Path) -> Header:
             raise ArtifactError(f"{path} is damaged: {reading.shown(error)}; {ADVICE}") from None
 
 
-def check_fit(model: nn.Module, found: Header, path: Path) -> None:
+def check_fit(model: nn.Module, found: Header, path: Path, advice: str = "") -> None:
     """Compare what ``header`` found with the tensors of a network.
+
+    Args:
+        model: the network.
+        found: type and shape of each tensor.
+        path: the file, for messages.
+        advice: what to do where they differ; by default for a network that was rebuilt from an artifact.
 
     Raises:
         ArtifactError: if a name, shape or kind of numbers differs.
     """
     own: dict[str, Any] = model.state_dict(keep_vars=True)
-    advice = "the network it was saved from differs from the one that was rebuilt; " + said(
+    advice = advice or "the network it was saved from differs from the one that was rebuilt; " + said(
         "pass the right one as dense=", "bring back the code that it was saved with"
     )
     for name in (*own, *found):

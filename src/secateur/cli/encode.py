@@ -115,8 +115,8 @@ def encode(
     ]
     say(table(("Weight", "Numbers", "Left", "Bits", "Bytes"), rows, numbers=(1, 2, 3, 4)), "")
     say(
-        f"Encoded: {path} has {made.size:,} bytes, {made.rate:.3g} times fewer than the {made.dense_size:,} of all "
-        "numbers in float32; read again, it is the same in every bit."
+        f"Encoded: {path} has {made.size:,} bytes, {_against(made)} the {made.dense_size:,} of all numbers in "
+        "float32; read again, it is the same in every bit."
     )
     for name, value in found.items():
         say(f"On test images, {name}: {value.metric.name} {value.metric.text(value.value)}.")
@@ -129,20 +129,31 @@ def decode(
         typer.Option("--out", help="The safetensors file.", show_default=False, metavar="FILE", rich_help_panel=OUTPUT),
     ],
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the weights of an encoded file as an ordinary safetensors file, for --weights or any other program."""
     from secateur import artifact
+    from secateur.atomic import refuse_special
     from secateur.encoding.encoded import to_safetensors
 
     if out.exists() and not force:
         raise ArtifactError(f"{out} exists already; name another with --out, or replace it with --force")
-    content = to_safetensors(file)
     try:
+        refuse_special(out)
+        with Listener(quiet) as tell:
+            tell(Event("decode", "reading codes"))
+            content = to_safetensors(file)
         artifact.write_file(out, content)
     except OSError as error:
         raise ArtifactError(f"cannot write {out}: {error.strerror or error}; name another with --out") from None
     saved(out)
     say(f"Decoded: {out} has {len(content):,} bytes.")
+
+
+def _against(made: Encoded) -> str:
+    if made.rate >= 1:
+        return f"{made.rate:.3g} times fewer than"
+    return f"{made.size - made.dense_size:,} more than"
 
 
 def _quality(model: Any, data: Data | None) -> Quality:

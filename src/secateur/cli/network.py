@@ -187,7 +187,7 @@ def export(
     from secateur import artifact
     from secateur.export import BESIDE, FILES
 
-    asked = Files(**given.of("own"))
+    asked, quantising = Files(**given.of("own")), Quantising(**given.of("int8"))
     formats = asked.kinds()
     if not formats:
         raise typer.BadParameter(f"say what to write: {', '.join(FILES)}.", param_hint="'--format'")
@@ -199,7 +199,7 @@ def export(
     with Listener(quiet or as_json) as tell:
         tell(Event("load", "loading the network"))
         subject = subject_of(given, folder, trust, images=int8, download=download)
-        settings = {**exports.images_for(formats, subject.data, subject.images), **given.of("int8"), "tell": tell}
+        settings = {**exports.images_for(formats, subject.data, subject.images), **vars(quantising), "tell": tell}
         model, example, written = subject.model, subject.example, list[exports.Written]()
         made = exports.ready(model, example, formats, time=asked.latency, tell=tell) if asked.fold else None
         for kind in formats:

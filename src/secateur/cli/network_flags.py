@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from secateur.errors import SettingError
+from secateur.spelling import setting
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,7 @@ class Quantising:
     max_drop: float | None = None
     leave: tuple[str, ...] = ()
     mixed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise SettingError(f"{setting('max_drop')} must be a number from 0 on, not {self.max_drop}")

@@ -57,6 +57,7 @@ def plan(
     is timed, unless a latency is limited, and widths follow the rule.
     """
     from secateur import artifact, run
+    from secateur.atomic import refuse_special
     from secateur.core.sizes.size import size
     from secateur.methods import name_of
     from secateur.report import limits
@@ -67,6 +68,11 @@ def plan(
         raise ArtifactError(f"'{out}' is no name for a file; name one such as plan.json")
     if out is not None and out.exists() and not force:
         raise ArtifactError(f"{out} exists already; choose another file, or replace it with --force")
+    if out is not None:
+        try:
+            refuse_special(out)
+        except OSError as error:
+            raise ArtifactError(f"cannot write {out}: {error.strerror or error}; choose another file") from None
     asked = method_asked(given)
     with Listener(quiet or as_json) as tell:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from secateur.arguments import checked
 from secateur.artifact import weights, write_file
 from secateur.artifact.bounded_reading import naming
+from secateur.atomic import refuse_special
 from secateur.core.surgery.private_copies import apart, private
 from secateur.data import Data
 from secateur.encoding import file
@@ -21,9 +24,11 @@ from secateur.errors import ArtifactError, DataError
 from secateur.events import Event, Tell, ignore
 from secateur.measure.forward import device_of
 from secateur.rules import AnySeed
+from secateur.spelling import said
 from secateur.training import Settings, fit
 
 USUAL = Encoding()
+_ADVICE = "it is not of the network that was encoded; give decode a network of the same architecture and types"
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Encoded:
     def shared_rate(self) -> float:
         """The same before Huffman coding, on paper."""
         rest = self.numbers - sum(layer.weights for layer in self.layers)
-        return self.numbers * FLOAT / (rest * FLOAT + sum(layer.shared for layer in self.layers))
+        bits = rest * FLOAT + sum(layer.shared for layer in self.layers)
+        return self.numbers * FLOAT / max(bits, 1)  # what is all zero takes none
 
 
 @checked
@@ -97,6 +103,8 @@ def encode(
     place = Path(path)
     if place.exists() and not force:
         raise ArtifactError(f"{place} exists already; give another path, or replace it with force")
+    with _writing(place):
+        refuse_special(place)
     if train is not None and data is None:
         raise DataError("training shared values needs data; give it, or leave train out")
     thin = private(model)
@@ -112,10 +120,8 @@ def encode(
     content, layers = file.to_bytes(
         tensors, tied, {name: it for name, it in sharings.items() if name in tensors}, settings.gap_bits
     )
-    try:
+    with _writing(place):
         write_file(place, content)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {place}: {error.strerror or error}; give another path") from error
     _check(place, tensors)
     numbers = sum(tensor.numel() for tensor in tensors.values())
     return Encoded(place, thin.eval(), len(content), numbers, layers)
@@ -128,7 +134,8 @@ def decode(path: str | Path, network: nn.Module) -> nn.Module:
 
     Args:
         path: the file.
-        network: of the architecture that was encoded, as ``build`` or ``load`` make it; left as it is.
+        network: of the architecture that was encoded, as ``build`` or ``load`` make it, and of the same types of
+            numbers, for what was encoded comes back bit for bit or not at all; left as it is.
 
     Raises:
         ArtifactError: if the file is missing, foreign, damaged, newer, or of another network.
@@ -137,7 +144,13 @@ def decode(path: str | Path, network: nn.Module) -> nn.Module:
     tensors, tied = file.read(place)
     whole = tensors | {name: tensors[first] for name, first in tied.items()}
     found = {name: (_kind(tensor), tuple(tensor.shape)) for name, tensor in whole.items()}
-    weights.check_fit(network, found, place)
+    weights.check_fit(network, found, place, _ADVICE)
+    own: dict[str, Tensor] = network.state_dict()
+    for name, tensor in whole.items():
+        if own[name].dtype != tensor.dtype:
+            raise ArtifactError(
+                f"'{name}' has numbers of {tensor.dtype} in {place} and of {own[name].dtype} in the network: {_ADVICE}"
+            )
     made = private(network)
     with naming(place):
         device = device_of(made)
@@ -152,6 +165,15 @@ def to_safetensors(path: Path) -> bytes:
         ArtifactError: as ``decode``.
     """
     return weights.as_file(*file.read(path))
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = said("give another path", "name another with --out")
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def _check(path: Path, expected: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -97,6 +97,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             facts = _facts(path, text)
             about = entry(facts, "shared_values")
             _check_sizes({name: entry(about, name) for name in about}, size)
+            _check_names(file.keys(), about)
             parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if facts.pop("sha256", None) != _digest(facts, parts):
             raise reading.Unfit("its content has changed since it was written")
@@ -118,9 +119,20 @@ def _facts(path: Path, text: str) -> dict[str, Any]:
     facts: Any = reading.values(text)
     if not isinstance(facts, dict):
         raise reading.Unfit("its header holds no table")
-    if whole_number(facts, "format") > FORMAT:
+    found = whole_number(facts, "format")
+    if found > FORMAT:
         raise ArtifactError(f"{path} is of a newer version; run: pip install --upgrade secateur")
+    if found < FORMAT:
+        raise reading.Unfit(f"there never was a format {found}")
     return cast("dict[str, Any]", facts)
+
+
+def _check_names(names: Iterable[str], about: Mapping[str, Any]) -> None:
+    """Refuse tensors that belong to no weight."""
+    for name in names:
+        kind, _, weight = name.partition("/")
+        if kind != "raw" and not (kind in ("values", "numbers", "gaps") and weight in about):
+            raise reading.Unfit(f"'{reading.shown(name)}' in it is no part of a network")
 
 
 def _check_sizes(about: Mapping[str, Mapping[str, Any]], size: int) -> None:

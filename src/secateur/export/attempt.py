@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
+from secateur.atomic import refuse_special
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import private, randomness
 from secateur.errors import ExportError, first_line
@@ -84,6 +85,12 @@ def export(
     """
     if path.name in ("", ".."):
         raise ExportError(f"'{path}' is no name for a file; give one such as model.{kind}")
+    beside = {path.with_suffix(way.beside) for way in ways if way.beside}
+    for file in sorted({path, *beside}):
+        try:
+            refuse_special(file)
+        except OSError as error:
+            raise _unwritable(file, error) from error
     for given in (model,) if reference is None else (model, reference):
         refuse_foreign(given)
     network = private(model).cpu().eval()  # the caller's mode and device stay untouched
@@ -120,14 +127,18 @@ def export(
                 return Exported(path, kind, found.difference, way.dynamic, beside, found.int8)
             reasons.append(found.refusal)
     except OSError as error:
-        elsewhere = said("choose another path", "copy the result to where files can be written, and export that")
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else elsewhere
-        raise ExportError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+        raise _unwritable(path, error) from error
     finally:
         for suffix in {temporary.suffix, *(way.beside for way in ways if way.beside)}:
             with contextlib.suppress(OSError):  # of a disk that takes nothing, which has been said
                 temporary.with_suffix(suffix).unlink(missing_ok=True)
     raise ExportError(f"cannot export the network as {kind}: {reasons[-1]}; no file was kept, the network is unharmed")
+
+
+def _unwritable(path: Path, error: OSError) -> ExportError:
+    elsewhere = said("choose another path", "copy the result to where files can be written, and export that")
+    remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else elsewhere
+    return ExportError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
 def _attempt(network: nn.Module, expected: nn.Module, example: Call, way: Way, temporary: Path, check: Check) -> Found:

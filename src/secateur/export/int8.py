@@ -78,7 +78,8 @@ def export_int8(
             fraction. Without ``data`` the share of the calibration images that may get another answer, or where outputs
             are no scores how far they may be off, relative to their size. None for 0.01 (of the value where the metric
             is no share), and 0.1 without ``data``.
-        leave: layers, or modules with all the layers in them (names or patterns), that stay in float32.
+        leave: layers, or modules with all the layers in them (names or patterns), that stay in float32; some must be
+            left for int8. Grouped transposed convolutions with a bias stay so in any case.
         mixed: leave those layers in float32 as well that hurt the most, 1, 2, 4 and so on up to half of them, until
             the file loses no more than it may.
         reference: a network that the file is compared with; ``model`` itself if None.
@@ -97,6 +98,9 @@ def export_int8(
         raise ExportError(reason)
     if calibrate is None and data is None:
         raise DataError("int8 is calibrated on images, and there are none: give 'calibrate' some, or 'data'")
+    if kind == "openvino-int8" and Path(path).suffix != ".xml":
+        raise ExportError(f"OpenVINO's files are named .xml, and '{path}' is not; give a path such as model.int8.xml")
+    call_of(example_inputs)
     images = load_calibration(data if calibrate is None else calibrate, count=IMAGES, example=example_inputs)
     with TemporaryDirectory() as folder:
         tell(Event(f"export {kind}", "exporting in float32"))
@@ -132,6 +136,11 @@ def quantised(
     size = 0 if float32.dynamic_batch else batch_of(call_of(example_inputs))
     program = _Program(float32.path.read_bytes(), how.images, size, kind, tell, called)
     fixed = tuple(program.named(how.leave))
+    if how.leave and program.all_of(fixed):
+        raise SettingError(
+            f"{setting('leave')} names every layer that could be in int8, so that there is none; name fewer of them, "
+            "or export in float32"
+        )
     likeness = Likeness(how.images.batches, how.data, how.max_drop)
     ways = [_way(program, likeness, fixed, more, float32.dynamic_batch) for more in program.steps(fixed, how.mixed)]
     try:
@@ -158,12 +167,12 @@ class _Program:
         self._worst: list[str] | None = None
 
     def named(self, leave: Sequence[str]) -> list[str]:
-        """Return the layers that are named, by a pattern or a module around them.
+        """Return the layers that are named, by a pattern or a module around them, after those that int8 cannot hold.
 
         Raises:
             SettingError: if one names none.
         """
-        found: list[str] = []
+        found: list[str] = list(self._quantiser.kept)
         for pattern in leave:
             these = [it for it in self._quantiser.layers if fnmatchcase(it, pattern) or it.startswith(f"{pattern}.")]
             if not these:
@@ -171,6 +180,10 @@ class _Program:
                 raise SettingError(f"there is no layer '{pattern}' to leave in float32{near}")
             found += these
         return list(dict.fromkeys(found))
+
+    def all_of(self, layers: Collection[str]) -> bool:
+        """Say whether these are all layers that there are."""
+        return len(layers) == len(self._quantiser.layers)
 
     def steps(self, fixed: Collection[str], mixed: bool) -> Iterator[int]:
         """Yield how many of the worst layers to leave in float32, trial by trial."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.atomic import refuse_special
 from secateur.measure.layer_program import layer_program
 from secateur.measure.machine import capability, device_name, steadiest_clock
 from secateur.measure.runtimes import INT8, Ready, Runtime, engine_of, from_program, known, ready, threads_set
@@ -164,6 +165,7 @@ class LayerTable:
         content = {"about": self.about(), "milliseconds": self._times}
         with contextlib.suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            refuse_special(self.file, links=True)
             partial.write_text(json.dumps(content, indent=0), "utf-8")
             os.replace(partial, self.file)
 

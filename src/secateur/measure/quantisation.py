@@ -36,21 +36,22 @@ class Quantiser:
     Attributes:
         program: the same with constants folded and batch norms in the layers before them, which is what is quantised.
         layers: for the name of each layer, which is that of its weight, the nodes that it consists of.
+        kept: those of ``layers`` that ONNX Runtime cannot quantise, which always stay in float32.
     """
 
     def __init__(self, program: bytes, feeds: Iterable[Feed]) -> None:
         self._feeds = feeds
         self._ranges: bytes | None = None
         self.program = _prepared(program)
-        self.layers = _layers(self.program)
-        if not self.layers:
+        self.layers, self.kept = _layers(self.program)
+        if len(self.kept) == len(self.layers):
             raise ExportError("there is no convolution and no linear layer in the program that int8 could make faster")
 
     def quantised(self, leave: Collection[str] = (), only: Collection[str] | None = None) -> bytes:
         """Return the program in int8.
 
         Args:
-            leave: layers that stay in float32.
+            leave: layers that stay in float32, beside those that are ``kept``.
             only: the layers that do not, and nothing else in the program; None for all, and what lies between them.
         """
         with _refusing(), quiet(), TemporaryDirectory() as folder:
@@ -68,7 +69,7 @@ class Quantiser:
                 weight_type=quantisation.QuantType.QInt8,
                 op_types_to_quantize=[*LAYERS, *_BESIDE],
                 nodes_to_quantize=None if only is None else self.nodes(only),
-                nodes_to_exclude=self.nodes(leave),
+                nodes_to_exclude=self.nodes({*leave, *self.kept}),
                 calibration_cache_path=ranges,
             )
             self._ranges = ranges.read_bytes()
@@ -95,17 +96,24 @@ def _prepared(program: bytes) -> bytes:
         return path.read_bytes()
 
 
-def _layers(program: bytes) -> dict[str, tuple[str, ...]]:
+def _layers(program: bytes) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     onnx: Any = importlib.import_module("onnx")
     graph = onnx.load_model_from_string(program).graph
     constants = {tensor.name for tensor in graph.initializer}
     found: dict[str, tuple[str, ...]] = {}
+    kept: dict[str, None] = {}
     for node in graph.node:
         weights = [name for name in list(node.input)[1:2] if name in constants]
         if node.op_type in LAYERS and weights:
             name = weights[0].rpartition(".")[0] or node.name
             found[name] = (*found.get(name, ()), node.name)
-    return found
+            if node.op_type == "ConvTranspose" and len(node.input) > 2 and _groups(node) > 1:
+                kept[name] = None  # whose weight has a scale for each channel of a group, and its bias one for each
+    return found, tuple(kept)
+
+
+def _groups(node: Any) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def _reader(kind: Any, feeds: Iterator[Feed]) -> Any:

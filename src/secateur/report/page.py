@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from secateur.artifact import record, write_file
 from secateur.artifact.bounded_reading import naming, table_of, text_of, whole_number
 from secateur.artifact.document import FORMAT
 from secateur.artifact.manifest import ENVIRONMENT, MANIFEST, MEASUREMENT, RECIPE
+from secateur.atomic import refuse_special
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in
 from secateur.report import curves, figures, limits, minutes, predictions, speed, summary, tuning
@@ -61,6 +63,8 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
     """
     folder = Path(folder)
     path = folder / NAME if out is None else Path(out)
+    with _writing(path):
+        refuse_special(path, links=out is None)
     try:
         page = render(
             _read(folder, MEASUREMENT),
@@ -75,15 +79,21 @@ def write(folder: str | Path, *, out: str | Path | None = None) -> Path:
         raise ArtifactError(
             f"{MEASUREMENT} in {folder} is incomplete or damaged: {reading.wrong(error)}; run the recipe again"
         ) from error
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, page)
-    except OSError as error:
-        advice = said("choose another file", "free some space, or copy the result to where files can be written")
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
     if out is None and (folder / MANIFEST).is_file():
         record(folder, NAME)
     return path
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = said("choose another file", "free some space, or copy the result to where files can be written")
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
 def render(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from secateur import reading
+from secateur.atomic import refuse_special
 from secateur.errors import SettingError, TrainingError
 from secateur.spelling import said
 from secateur.training.settings import Settings
@@ -78,6 +79,7 @@ def write(path: Path, facts: Mapping[str, Any], **tensors: Mapping[str, Tensor])
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_special(path, links=True)
         save_file(flat, part, metadata={_KEY: json.dumps(facts, sort_keys=True)})
         with part.open("rb+") as file:
             os.fsync(file.fileno())
