@@ -15,7 +15,7 @@ from secateur.cli.output import saved
 from secateur.cli.selection import OUTPUT, AsJson, Force, Quiet, Trust
 from secateur.cli.subject import load
 from secateur.cli.tables import say, say_json, table
-from secateur.errors import ArtifactError, SettingError
+from secateur.errors import ArtifactError, DataError, SettingError
 from secateur.events import Event
 from secateur.progress import Listener
 
@@ -86,7 +86,7 @@ def encode(
 
     It is Deep Compression (Han, Mao, Dally, 2016), and pays after a method that leaves zeros, such as weight_magnitude.
     """
-    from secateur import artifact, run
+    from secateur import artifact
     from secateur.encoding import Encoding
     from secateur.encoding import encode as encoded
 
@@ -98,7 +98,7 @@ def encode(
         tell(Event("load", "loading the network"))
         loaded = load(folder, trust)
         train = fitting.settings(loaded.recipe)
-        data = None if train is None or loaded.recipe is None else run.data_of(loaded.recipe)
+        data = _data(loaded.recipe, needed=train is not None)
         seed = 0 if loaded.recipe is None else loaded.recipe.seed
         made = encoded(loaded.model, path, settings, data=data, train=train, seed=seed, force=force, tell=tell)
         if out is None:
@@ -154,6 +154,18 @@ def _against(made: Encoded) -> str:
     if made.rate >= 1:
         return f"{made.rate:.3g} times fewer than"
     return f"{made.size - made.dense_size:,} more than"
+
+
+def _data(recipe: Recipe | None, *, needed: bool) -> Data | None:
+    """Return the data of a result; where it is only to be tested on, none if it is gone."""
+    from secateur import run
+
+    try:
+        return None if recipe is None else run.data_of(recipe)
+    except DataError:
+        if needed:
+            raise
+        return None
 
 
 def _quality(model: Any, data: Data | None) -> Quality:

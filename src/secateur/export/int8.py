@@ -177,7 +177,8 @@ class _Program:
             these = [it for it in self._quantiser.layers if fnmatchcase(it, pattern) or it.startswith(f"{pattern}.")]
             if not these:
                 near = nearest(pattern, self._quantiser.layers)
-                raise SettingError(f"there is no layer '{pattern}' to leave in float32{near}")
+                first = ", ".join(list(self._quantiser.layers)[:_NAMED])
+                raise SettingError(f"there is no layer '{pattern}' to leave in float32{near}; the first are {first}")
             found += these
         return list(dict.fromkeys(found))
 
