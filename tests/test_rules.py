@@ -115,7 +115,10 @@ def test_the_words_of_a_rule() -> None:
 
 
 def test_a_wrong_entry_is_named_alone_and_others_stand_as_a_recipe_writes_them() -> None:
-    with pytest.raises(SettingError, match=r"'export' .* of pt2, onnx, source, not 'onx' \(did you mean 'onnx'"):
+    with pytest.raises(
+        SettingError,
+        match=r"'export' .* of pt2, onnx, source, onnx-int8, openvino-int8, not 'onx' \(did you mean 'onnx'",
+    ):
         Recipe(model="lenet5", method="magnitude", export=("pt2", "onx"))
     with pytest.raises(SettingError, match=r"'repair' must be .*, not 'fald' \(did you mean 'fold'"):
         Recipe(model="lenet5", method="magnitude", repair=("fald",))

@@ -199,7 +199,7 @@ def test_source_is_exported_with_its_weights(secateur: Call, pruned: Path, tmp_p
     assert "class Network(nn.Module)" in (tmp_path / "small" / "model.py").read_text()
     nothing = secateur("export", "small")
     assert nothing.status == 2
-    assert "say what to write: pt2, onnx or source" in nothing.err
+    assert "say what to write: pt2, onnx, source, onnx-int8, openvino-int8" in nothing.err
 
 
 QUESTIONS = (

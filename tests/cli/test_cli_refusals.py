@@ -111,7 +111,7 @@ def test_plan_and_prune_refuse_alike(secateur: Call, tmp_path: Path, words: list
         (["--out", "nets.py"], "nets.py is a file"),
         (["--out", "nets.py/new"], "cannot write nets.py/new.work"),
         (["--out", "full"], "full exists already; .*--force"),
-        (["--export", "onx"], "--export must .* source, not 'onx' .*mean 'onnx'"),
+        (["--export", "onx"], "--export must .* source, .*, not 'onx' .*mean 'onnx'"),
         (["--export", "keep"], "--export must .*, not 'keep'$"),
         (["--out", "full", "--force"], "full is not replaced, even with force"),
     ],
