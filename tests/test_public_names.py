@@ -27,7 +27,18 @@ HEAVY = (
     "jinja2",
     "scipy",
 )
-OPTIONAL = ("torchvision", "timm", "plotly", "onnx", "onnxscript", "onnxruntime", "jinja2")
+OPTIONAL = (
+    "torchvision",
+    "timm",
+    "plotly",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnx2torch",
+    "openvino",
+    "nncf",
+    "jinja2",
+)
 
 
 def loaded_by(code: str) -> set[str]:

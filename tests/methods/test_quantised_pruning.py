@@ -167,7 +167,7 @@ def test_no_goal_two_goals_and_a_short_training_are_refused() -> None:
         QUICK.plan(problem(net(), 0.5))
     with pytest.raises(TrainingError, match=r"changes the network 30 times, .* this training has 16"):
         shaped(QuantisedPruning(ratio=0.5, rounds=30))
-    with pytest.raises(TargetError, match="with one weight left in each layer"):
+    with pytest.raises(TargetError, match="with all but one zeroed in every prunable layer"):
         shaped(QuantisedPruning(), 0.01)
     model = net()
     nn.init.constant_(model[6].weight, float("nan"))

@@ -71,7 +71,7 @@ def test_a_target_is_one_factor_to_all_qualities() -> None:
 
 def test_every_layer_keeps_its_largest_weight_and_what_cannot_be_met_is_refused() -> None:
     model = net()
-    with pytest.raises(TargetError, match="with one weight left in each layer") as caught:
+    with pytest.raises(TargetError, match="with all but one zeroed in every prunable layer") as caught:
         WeightMagnitude().plan(problem(model, 0.01))
     assert caught.value.reachable is not None
     plan = WeightMagnitude().plan(problem(model, caught.value.reachable))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph, layer_of, tensor_of
 from secateur.core.plan import Plan, ZeroWeights
 from secateur.core.selection import goals, uniform_shares
-from secateur.core.sizes.size import Target, size
+from secateur.core.sizes.size import Target
 from secateur.core.zeros import patterns
 from secateur.core.zeros.masks import smallest
 from secateur.errors import SettingError, TargetError
@@ -89,17 +89,8 @@ def over_all(graph: Graph, names: Iterable[str], target: Target) -> int:
     Raises:
         TargetError: if it is out of reach.
     """
-    whole = size(graph).nonzero
-    goal = whole - target.most(whole)
-    most = sum(math.prod(graph.tensors[name][0]) - 1 for name in names)
-    if most < goal:
-        reachable = (whole - most) / whole
-        raise TargetError(
-            f"cannot keep only {target.keep:.3g} of the nonzero: with one weight left in each layer that "
-            f"may lose some {reachable:.3g} remain; ask for at least that, or allow more layers",
-            reachable,
-        )
-    return goal
+    totals = {name: math.prod(graph.tensors[name][0]) for name in names}
+    return uniform_shares.zeros_for(graph, target, totals, dict.fromkeys(totals, 1))
 
 
 def lowest_over_all(ranks: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ The forward pass sees rounded numbers, the optimizer those behind them, and the 
 if it were not there. Weights have one symmetric scale for each output channel, so that zero stays zero; the inputs of a
 layer have one scale, by a range that follows those of the batches.
 
-The rounding itself is torch's operator. The quantizers of torch.ao are on their way out, and torchao's take half a step
-more for the range of a symmetric scale and know no more than 8 bits.
+The rounding itself is torch's operator. The scales of torchao are not those of the paper: they take half a step more
+for the range of a symmetric scale.
 """
 
 from __future__ import annotations
