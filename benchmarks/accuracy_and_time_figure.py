@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markdown_tables import head, line
+from svg_page import svg_page
 
 NAMES = {"resnet20_projection": "ResNet-20", "resnet56_projection": "ResNet-56"}
 WAYS = {
@@ -27,17 +28,12 @@ def figure(rows: Sequence[Row]) -> str:
     panels = {name: lines for name in NAMES if len(lines := lines_of(rows, name)) > 1}
     height = TOP + HEIGHT * len(panels)
     epochs = max((row["epochs"] for row in rows), default=0)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" '
-        'font-family="system-ui, sans-serif" font-size="14">',
-        "<title>Accuracy on CIFAR-10 over measured time, without training and after some</title>",
-        f"<style>{style()}</style>",
-        f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>',
-        *legend(epochs),
-    ]
+    parts = legend(epochs)
     for place, (name, lines) in enumerate(panels.items()):
         parts += panel(TOP + place * HEIGHT, NAMES[name], lines)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg_page(
+        "Accuracy on CIFAR-10 over measured time, without training and after some", WIDTH, height, style(), parts
+    )
 
 
 def lines_of(rows: Sequence[Row], network: str) -> dict[int, Line]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from svg_page import svg_page
+
 WIDTH, TOP, LINE, HEAD, LEFT, RIGHT = 480, 66, 24, 34, 196, 22
 STYLE = (
     ".page{fill:#fff}text{fill:#24292f}.grid{stroke:#d0d7de}.way{stroke:#9aa4af;stroke-width:2}"
@@ -29,11 +31,6 @@ def figure(panels: Mapping[str, Sequence[Pair]]) -> str:
     heights = [HEAD + LINE * len(pairs) + 30 for pairs in panels.values()]
     height = TOP + sum(heights)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" '
-        'font-family="system-ui, sans-serif" font-size="14">',
-        "<title>Accuracy of each method after the bare cut and after the fit, without any training</title>",
-        f"<style>{STYLE}</style>",
-        f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>',
         '<circle class="cut" cx="20" cy="22" r="5"/><text x="34" y="27">the cut alone</text>',
         '<circle class="fit" cx="20" cy="46" r="5"/>'
         '<text x="34" y="51">fitted to the dense network on 1,000 images without labels</text>',
@@ -42,7 +39,13 @@ def figure(panels: Mapping[str, Sequence[Pair]]) -> str:
     for (title, pairs), taken in zip(panels.items(), heights, strict=True):
         parts += panel(top, title, pairs)
         top += taken
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg_page(
+        "Accuracy of each method after the bare cut and after the fit, without any training",
+        WIDTH,
+        height,
+        STYLE,
+        parts,
+    )
 
 
 def panel(top: float, title: str, pairs: Sequence[Pair]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from post_training_tables import KEEPS, OURS, Row, by_cell, mean
+from svg_page import svg_page
 
 PANELS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56", "resnet56_projection": "ResNet-56, projections",
           "shufflenet_v2_x0_5": "ShuffleNetV2 x0.5"}  # fmt: skip
@@ -29,17 +30,16 @@ def figure(rows: Sequence[Row]) -> str:
     panels = {name: lines for name in PANELS if tells(lines := lines_of(rows, name))}
     height = TOP + HEIGHT * len(panels)
     drawn = [arm for arm in ARMS if any(arm in lines for lines in panels.values())]
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" '
-        'font-family="system-ui, sans-serif" font-size="14">',
-        "<title>Accuracy on CIFAR-10 over the share of the MACs that is left, without any training</title>",
-        f"<style>{style()}</style>",
-        f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>',
-        *legend(drawn),
-    ]
+    parts = legend(drawn)
     for place, (name, lines) in enumerate(panels.items()):
         parts += panel(TOP + place * HEIGHT, PANELS[name], lines)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg_page(
+        "Accuracy on CIFAR-10 over the share of the MACs that is left, without any training",
+        WIDTH,
+        height,
+        style(),
+        parts,
+    )
 
 
 def tells(lines: Mapping[str, Line]) -> bool:

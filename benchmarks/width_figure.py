@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from svg_page import svg_page
+
 PANELS = (
     ("3x3 at 14x14", "outputs", "3x3 convolution, 128 channels in, at 14x14"),
     ("3x3 at 14x14", "inputs", "3x3 convolution, 128 channels out, at 14x14"),
@@ -32,18 +34,11 @@ def figure(curves: Mapping[str, Sequence[float]]) -> str:
     there = [
         runtime for runtime in RUNTIMES if any(f"{layer} | {way} | {runtime}" in curves for layer, way, _ in PANELS)
     ]
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" '
-        'font-family="system-ui, sans-serif" font-size="14">',
-        "<title>Milliseconds of single layers by number of channels</title>",
-        f"<style>{style()}</style>",
-        f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>',
-        *legend(there),
-    ]
+    parts = legend(there)
     for place, (layer, way, title) in enumerate(PANELS):
         lines = {it: curves[name] for it in there if (name := f"{layer} | {way} | {it}") in curves}
         parts += panel(TOP + place * HEIGHT, title, NAMED[way], lines)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg_page("Milliseconds of single layers by number of channels", WIDTH, height, style(), parts)
 
 
 def style() -> str:
