@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from secateur.core.surgery.channel_differences import worst_channel
 from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.generators import common
 from secateur.core.surgery.steady_draws import Steady
@@ -158,24 +159,15 @@ def _worst(expected: list[Tensor], given: list[Tensor]) -> float:
     for want, got in zip(expected, given, strict=True):
         if not want.numel():
             continue
-        wanted = want.double().abs()
-        size = wanted.max().item() or 1.0
-        off = (got.double() - want.double()).abs()
-        error = off.max().item() / size
-        worst = max(worst, error if error == error else float("inf"), _worst_part(wanted, off, _FLOOR * size))
+        size = want.double().abs().max().item() or 1.0
+        error = (got.double() - want.double()).abs().max().item() / size
+        worst = max(worst, error if error == error else float("inf"), _worst_part(want, got))
     return worst
 
 
-def _worst_part(wanted: Tensor, off: Tensor, floor: float) -> float:
-    """Return how far the worst channel, or index of the last dimension, is off where that is no rounding, else 0.
-
-    Scores between 0 and 1 beside coordinates of pixels in one output would hide behind the size of these. What is
-    returned is in units of ``TOLERANCE``, as the difference of a whole output.
-    """
-    worst = 0.0
-    for kept in {1, wanted.dim() - 1} if wanted.dim() > 1 else ():
-        others = [dim for dim in range(wanted.dim()) if dim != kept]
-        worst = max(worst, (off.amax(others) / wanted.amax(others).clamp(min=floor)).max().item())
+def _worst_part(expected: Tensor, found: Tensor) -> float:
+    """Return how far the worst channel is off where that is no rounding, else 0; in units of ``TOLERANCE``."""
+    worst = worst_channel(expected, found, _FLOOR)
     return worst * TOLERANCE / _PART_TOLERANCE if worst > _PART_TOLERANCE else 0.0
 
 

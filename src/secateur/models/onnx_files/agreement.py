@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.core.surgery.channel_differences import worst_channel
 from secateur.errors import ModelError, first_line
 from secateur.models.onnx_files.interface import Interface
 
@@ -50,7 +52,7 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
                 f"{name}: the network that was read puts out '{output}' of the shape {list(found.shape)}, and ONNX "
                 f"Runtime {list(wanted.shape)}; export it with a free batch"
             )
-        error = _difference(found.double(), wanted.double())
+        error = _difference(found, wanted)
         if not error <= TOLERANCE:
             raise ModelError(
                 f"{name}: the network that was read differs from what ONNX Runtime makes of the file by {error:.1e} of "
@@ -61,15 +63,10 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference of a channel, first or last: boxes in pixels must not hide scores below one."""
-    apart, sizes = (found - wanted).abs(), wanted.abs()
-    whole = sizes.max().item() or 1.0
-    worst = apart.max().item() / whole
-    for dim in {1, wanted.ndim - 1} - {0} if wanted.ndim > 1 else ():
-        others = [each for each in range(wanted.ndim) if each != dim]
-        shares = apart.amax(others) / sizes.amax(others).clamp_min(LEAST_SHARE * whole)
-        worst = max(worst, shares.max().item())
-    return worst if bool(torch.isfinite(apart).all()) else float("inf")
+    """Return the largest difference of the whole output, or of a channel of it."""
+    size = wanted.double().abs().max().item() or 1.0
+    whole = (found.double() - wanted.double()).abs().max().item() / size
+    return max(float("inf") if math.isnan(whole) else whole, worst_channel(wanted, found, LEAST_SHARE))
 
 
 def _run(model: Any, given: list[Tensor], interface: Interface, name: str, pairs: int) -> list[Tensor]:
