@@ -495,22 +495,29 @@ class Denoising(nn.Module):
     def forward(self, x: Tensor, embed: Any = None, labels: Tensor | None = None) -> Tensor:
         x = self.inner(x)
         if labels is not None:
-            x = torch.cat([embed(labels), x], 1)
+            x = torch.cat([embed(labels) if callable(embed) else embed[labels], x], 1)
         return self.last(x.relu())
 
 
 class Detector(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *, weight: bool = False, mode: str = "") -> None:
         super().__init__()
         self.stem, self.embed, self.decoder = nn.Conv2d(3, 24, 3), nn.Embedding(6, 16), Denoising()
+        self.weight, self.mode = weight, mode
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.decoder(self.stem(x).flatten(2).transpose(1, 2), embed=self.embed, labels=labels)
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = self.decoder(x, embed=self.embed.weight if self.weight else self.embed, labels=labels)
+        if self.mode == ("training" if self.training else "evaluation"):  # for the sake of several processes
+            x = x + 0 * self.embed.weight.sum()
+        return x
 
 
-def test_what_labels_alone_run_keeps_the_width_that_it_has_in_the_module_that_is_given_it() -> None:
+@pytest.mark.parametrize("mode", ["", "training", "evaluation"])
+@pytest.mark.parametrize("weight", [False, True])
+def test_what_labels_alone_run_keeps_the_width_that_it_has_where_it_is_handed_on(weight: bool, mode: str) -> None:
     torch.manual_seed(0)
-    net, image = Detector().eval(), torch.randn(2, 3, 6, 6)
+    net, image = Detector(weight=weight, mode=mode).eval(), torch.randn(2, 3, 6, 6)
     graph = trace(net, image)
     assert {group.name for group in graph.groups} == {"stem"}
     thin = apply(net, graph, Plan((DropUnits("stem", (0, 1, 2)),)))

@@ -61,7 +61,7 @@ def complete(
         again: runs the network once more, in training mode if told so, and learns from it; inside a context, on inputs.
         trains: whether its code may do something else in training.
     """
-    read = frozenset(state.shapes)
+    first, read = frozenset(state.shapes), _used(state)
     for turned in decisions.turns(_MOST):
         # many such paths end in an error that the code raises
         with untouched(model), beside(state, "used otherwise where the code decides otherwise"), suppress(ModelError):
@@ -70,7 +70,7 @@ def complete(
         return
     also = _read_in_training(model, state, inputs, again)
     found = [_with_receivers(model, state, entry) for entry in unreached(model, state, read | also)]
-    state.aside = frozenset(state.shapes) - read
+    state.aside = frozenset(state.shapes) - first
     state.unreached = {layer: width for entry in found for layer, width in entry.layers.items()}
     if found:
         at_hand = _AtHand(state, frozenset(caller for entry in found for caller in entry.callers))
@@ -78,7 +78,8 @@ def complete(
             again(False, at_hand.listening(), inputs)
         for entry in found:
             reason = f"'{entry.name}' is not run by the example inputs, and could read or give them"
-            tied = [torch.arange(s.start, s.start + s.size) for s in state.slots if s.tensor in entry.tied]
+            own = {*entry.tied, *(name for name in state.shapes if f"{name}.".startswith(f"{entry.name}."))}
+            tied = [torch.arange(s.start, s.start + s.size) for s in state.slots if s.tensor in own]
             for atoms in (*tied, *at_hand.met_by(entry)):
                 state.pins.append(Pinning(atoms[atoms != L.FIXED], reason, REACH_IT))
 
@@ -127,8 +128,23 @@ def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Aga
             state.untrained = first_line(error.__cause__ or error)
             continue
         state.training, state.untrained = batch, ""
-        return frozenset(state.shapes) - before
+        return _used(state) - before
     return frozenset()
+
+
+def _used(state: State) -> frozenset[str]:
+    """Return the parameters and buffers that have been read, but for those that only look so.
+
+    The weights of a layer that does not run are read where all are added up, times zero, for the sake of a training in
+    several processes: what their channels belong to cannot be seen there.
+    """
+    idle = [slot for slot in state.slots if slot.tensor.rpartition(".")[0] not in state.stack.entered]
+    if not idle:
+        return frozenset(state.shapes)
+    nothing = torch.zeros(0, dtype=torch.long)
+    one, other = map(torch.cat, zip((nothing, nothing), *state.edges, *state.sums, strict=True))
+    met = {s.tensor for s in idle if bool((s.has(one) != s.has(other)).any())}
+    return frozenset(state.shapes) - {slot.tensor for slot in idle} | met
 
 
 class _AtHand:

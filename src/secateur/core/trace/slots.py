@@ -16,6 +16,10 @@ class Slot:
     start: int
     size: int
 
+    def has(self, atoms: Tensor) -> Tensor:
+        """Return for each label whether it stands here."""
+        return (atoms >= self.start) & (atoms < self.start + self.size)
+
 
 @dataclass(frozen=True)
 class Pinning:

@@ -41,7 +41,7 @@ class State:
         did: what the own code of each module did in the first run.
         training: what the network ran on in training, if it was read there.
         calling: whether a function of torch runs that Python code has called.
-        handed: for each module the ids of the weights in modules that it was given beside tensors.
+        handed: for each module the ids of the weights that it was given, alone or in modules.
         unheard: modules in whose runs something else made Python values of tensors.
         statistic: the running call if it takes a statistic: module, number and name.
         reading: the running call if it multiplies with a weight: module, number, and the dimension that it sums over.
@@ -278,7 +278,7 @@ class State:
         first = bisect(self.starts, int(atoms.min())) - 1
         near = self.slots[max(0, first) : bisect(self.starts, int(atoms.max()))]
         # between the atoms of two slots lie those of paddings and of other tensors
-        return [s for s in near if bool(((atoms >= s.start) & (atoms < s.start + s.size)).any())]
+        return [s for s in near if bool(s.has(atoms).any())]
 
     def _adopt(self, tensor: Tensor) -> Layers:
         name, original = self.names[id(tensor)]

@@ -52,8 +52,9 @@ def noting(state: State) -> Hear:
     def note(module: str, called: str, given: Any, made: Any) -> None:
         state.did.setdefault(module, []).append(Step(called, labels(given), labels(made)))
         for each in tree_leaves(given) if called else ():
-            if isinstance(each, nn.Module):
-                state.handed.setdefault(called, set()).update(map(id, each.parameters()))
+            if isinstance(each, (nn.Module, nn.Parameter)):
+                weights = each.parameters() if isinstance(each, nn.Module) else (each,)
+                state.handed.setdefault(called, set()).update(map(id, weights))
 
     return note
 
