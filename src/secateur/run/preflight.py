@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from secateur.core.graph.explanation import REACH_IT
 from secateur.core.graph.outputs import FREE_IT
 from secateur.core.method import Method, ScoreMethod
 from secateur.core.plan import Plan
-from secateur.core.selection.target_selection import family, meet
+from secateur.core.selection.target_selection import check_reach
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.trace import trace
@@ -188,8 +187,7 @@ def check_target(graph: Graph, method: Method, target: Target | None, limits: Li
     """
     if target is None or not isinstance(method, ScoreMethod):
         return
-    everything = {group.name: torch.zeros(group.size) for group in graph.free}
-    meet(graph, partial(family, graph, everything, "uniform"), target, limits)
+    check_reach(graph, target, limits)
 
 
 def check_weights(model: nn.Module) -> None:

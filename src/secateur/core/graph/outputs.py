@@ -23,7 +23,9 @@ FREE_IT = "if nothing needs that width, name the output in free_outputs"
 SCORES = "logits"
 IN_TRAINING, IN_ANOTHER_RUN = "in training", "in another run"
 _MOST = 12  # outputs that a message lists
-_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})  # which hold nothing
+_PLAIN = frozenset(
+    {int, float, bool, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
+)  # which hold nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,8 @@ def _tensors(value: Any, path: tuple[str, ...], above: frozenset[int]) -> Iterat
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
+    if type(value) in (tuple, list):  # of every operator: to ask for less than the exact class costs ten times that
+        return list(enumerate(value))
     parts: list[tuple[Any, Any]] = list(vars(value).items()) if hasattr(value, "__dict__") else []
     if isinstance(value, Mapping):
         return list(cast("Mapping[Any, Any]", value).items())

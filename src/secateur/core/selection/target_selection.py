@@ -18,7 +18,7 @@ from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, ruler, size
 from secateur.errors import SettingError, TargetError
 
-__all__ = ["CLOSE", "Scope", "Step", "by_share", "family", "fit", "meet", "plan_of", "steps"]
+__all__ = ["CLOSE", "Scope", "Step", "by_share", "check_reach", "family", "fit", "meet", "plan_of", "steps"]
 
 Scope = Literal["uniform", "global"]
 
@@ -68,8 +68,8 @@ def family(graph: Graph, scores: Mapping[str, Tensor], scope: Scope, limits: Lim
         values: list[float] = scores[group.name].tolist()
         for step in steps(group, scores[group.name], limits):
             gone += len(step.units)
-            highest = max(values[unit] for unit in step.units)
-            keyed.append((gone / group.size if scope == "uniform" else highest, touched, place, gone, step))
+            key = gone / group.size if scope == "uniform" else max(values[unit] for unit in step.units)
+            keyed.append((key, touched, place, gone, step))
     keyed.sort(key=lambda item: item[:4])
     if scope == "global":  # a step may not overtake an earlier one of its group whose score ties
         keyed = _in_group_order(keyed)
@@ -115,14 +115,34 @@ def fit(
     taking = Taking(graph, ordered, graph.kept(start or Plan()), partial(rule.measure, target.of), target.most(whole))
     found = taking.nearest(limits, swap=swap)
     if found is None:
-        reachable = taking.least / whole
-        raise TargetError(
-            f"cannot keep only {target.keep:.3g} of the {target.of}: with everything prunable removed "
-            f"{_rounded_up(reachable)} remain; ask for at least that, or allow more layers"
-            f"{_not_counted(graph, target)}",
-            reachable,
-        )
+        raise _beyond(graph, target, taking.least / whole)
     return plan_of(graph, found)
+
+
+def check_reach(graph: Graph, target: Target, limits: Limits) -> None:
+    """Refuse a target that no choice of units can meet, on the finest widths that the limits allow.
+
+    Raises:
+        TargetError: with the smallest fraction that can be reached.
+    """
+    while (finer := limits.finer(graph.free)) is not None:
+        limits = finer
+    everything = [step for group in graph.free for step in steps(group, torch.zeros(group.size), limits)]
+    rule = ruler(graph)
+    whole = rule.measure(target.of, torch.ones(graph.units, dtype=torch.bool))
+    most = target.most(whole)
+    least = Taking(graph, everything, graph.kept(Plan()), partial(rule.measure, target.of), most).least
+    if least > most:
+        raise _beyond(graph, target, least / whole)
+
+
+def _beyond(graph: Graph, target: Target, reachable: float) -> TargetError:
+    return TargetError(
+        f"cannot keep only {target.keep:.3g} of the {target.of}: with everything prunable removed "
+        f"{_rounded_up(reachable)} remain; ask for at least that, or allow more layers"
+        f"{_not_counted(graph, target)}",
+        reachable,
+    )
 
 
 def _not_counted(graph: Graph, target: Target) -> str:

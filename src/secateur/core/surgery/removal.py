@@ -24,7 +24,7 @@ from secateur.core.surgery.indices import follow_indices
 from secateur.core.surgery.leftovers import drop_leftovers
 from secateur.core.surgery.ordering import fold_orders
 from secateur.core.surgery.regrouping import regroup, renumber
-from secateur.core.surgery.rewriting import Change, rewrite
+from secateur.core.surgery.rewriting import Change, Ways, rewrite
 from secateur.core.surgery.untouched import computed, copied
 from secateur.core.surgery.widths import follow_widths
 from secateur.core.zeros.blocks import BlockLayer
@@ -193,6 +193,7 @@ def _rewrite_code(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
             by_module.setdefault(owner, []).append(change)
             if left < count(size.axis, torch.ones_like(keep)) or size.spot is None or not size.spot.own:
                 others.add(owner)
+    ways = Ways()
     for name, changes in by_module.items():
         if name in others:  # the rest is right as it is, and keeps its class
-            rewrite(thin.get_submodule(name), changes)
+            rewrite(thin.get_submodule(name), changes, ways)

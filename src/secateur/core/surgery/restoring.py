@@ -50,8 +50,8 @@ def keeping(modules: Iterable[nn.Module]) -> list[Callable[[], object]]:
 def kept_tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
     """Return the tensors that modules keep as attributes, or in what their attributes hold; no parts or buffers."""
     seen: set[int] = set()
-    items = [item for module in modules for item in vars(module).items()]
-    values = [value for name, value in items if type(value) not in _BARE and name not in _OWN]
+    own = [vars(module) for module in modules]
+    values = [held[name] for held in own for name in held if name not in _OWN and type(held[name]) not in _BARE]
     return [each for value in values for each in _reached(value, seen) if isinstance(each, Tensor)]
 
 
@@ -119,8 +119,9 @@ def _slots(value: Any) -> dict[str, Any]:
     return found
 
 
-def _is_foreign(kind: Any) -> bool:
-    return issubclass(kind, nn.Module | type) or kind.__module__.partition(".")[0] in _FOREIGN
+@lru_cache
+def _is_foreign(kind: type) -> bool:
+    return issubclass(kind, (nn.Module, type)) or kind.__module__.partition(".")[0] in _FOREIGN
 
 
 @lru_cache

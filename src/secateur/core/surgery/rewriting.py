@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import FunctionType
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from secateur.core.code.source import Spot, key_of, range_of, written
 from secateur.core.code.written_numbers import Path, call_name, is_written, reshaping_nodes, write
 from secateur.core.surgery.attributes import INDIRECT, Number, Programs, assign, mentioned, moves, recorded, solve
 from secateur.core.surgery.generated import replace_forward, replace_numbers
+from secateur.core.surgery.module_fingerprint import fingerprint
 from secateur.core.surgery.recordable import is_recordable
 from secateur.errors import ModelError
 
@@ -37,7 +39,40 @@ class Change(NamedTuple):
     numbered: bool = True
 
 
-def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
+class _Way(NamedTuple):
+    """How a module comes to other sizes.
+
+    Attributes:
+        numbers: to set in its attributes.
+        done: whether that is all.
+        recorded: what its forward is to do, where a recording holds all of it.
+    """
+
+    numbers: Mapping[Number, int]
+    done: bool
+    recorded: Programs | None = None
+
+
+class Ways:
+    """The ways that were found for the modules of one network: those that are made alike go the same."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, _Way] = {}
+
+    def of(self, module: nn.Module, changes: Sequence[Change]) -> _Way:
+        """Return how this module comes to its sizes, from another that is alike if there was one."""
+        spots = [each if each.spot is None else each._replace(spot=replace(each.spot, module="")) for each in changes]
+        mark = fingerprint(module)
+        key = (mark, tuple(spots))
+        found = None if mark is None else self._found.get(key)
+        if found is None:
+            found = _way(module, changes)
+            if mark is not None and found.recorded is None:
+                self._found[key] = found
+        return found
+
+
+def rewrite(module: nn.Module, changes: Sequence[Change], ways: Ways | None = None) -> None:
     """Replace sizes in the module's own code, for training and for evaluation mode.
 
     Where the sizes come from numbers in its attributes, these are set. Where that is all it takes the class stays, else
@@ -47,6 +82,7 @@ def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
     Args:
         module: changed in place.
         changes: all that is to change.
+        ways: those that were found for other modules of the network.
 
     Raises:
         ModelError: if the sizes stand at no one place in the source, and the forward cannot be recorded, has other
@@ -55,23 +91,31 @@ def rewrite(module: nn.Module, changes: Sequence[Change]) -> None:
     changes = [each for each in changes if each.spot is None or each.spot.number != each.value]
     if not changes:
         return
-    programs = _programs(module, changes) if all(change.numbered for change in changes) else None
-    plain = is_recordable(module)
-    if programs is not None:
-        now, named, wanted = programs
-        if plain and moves(now, wanted) == {}:
-            return
-        numbers = solve(module, now, named)
-        if numbers and (is_recordable(module, attributes=True) or _only_there(module, numbers, changes)):
-            assign(module, numbers)  # other methods of the class may use them, also where the forward takes more
-            if all(_is_number(graph, change) for graph in now for change in changes):
-                return
+    way = (ways or Ways()).of(module, changes)
+    assign(module, way.numbers)  # other methods of the class may use them, also where the forward takes more
+    if way.done:
+        return
     if all(change.spot is not None for change in changes):
         replace_numbers(module, [(change.spot, change.value) for change in changes if change.spot is not None])
-    elif programs is not None and plain:
-        replace_forward(module, *programs[2])
+    elif way.recorded is not None:
+        replace_forward(module, *way.recorded)
     else:
-        raise _refusal(module, "" if plain else "alone")
+        raise _refusal(module, "" if is_recordable(module) else "alone")
+
+
+def _way(module: nn.Module, changes: Sequence[Change]) -> _Way:
+    programs = _programs(module, changes) if all(change.numbered for change in changes) else None
+    if programs is None:
+        return _Way({}, done=False)
+    now, named, wanted = programs
+    plain = is_recordable(module)
+    if plain and moves(now, wanted) == {}:
+        return _Way({}, done=True)
+    numbers = solve(module, now, named)
+    if numbers and not (is_recordable(module, attributes=True) or _only_there(module, numbers, changes)):
+        numbers = None
+    done = bool(numbers) and all(_is_number(graph, change) for graph in now for change in changes)
+    return _Way(numbers or {}, done, wanted if plain and not done else None)
 
 
 def _programs(module: nn.Module, changes: Sequence[Change]) -> tuple[Programs, Programs, Programs] | None:

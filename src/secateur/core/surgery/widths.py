@@ -56,7 +56,8 @@ def follow_widths(thin: nn.Module, graph: Graph, keep: Tensor) -> None:
         graph: of the network before the cut.
         keep: the units that stay.
     """
-    widths = {name: list(_widths(graph, name, keep)) for name in graph.tensors}
+    counted: dict[bytes, int] = {}
+    widths = {name: list(_widths(graph, name, keep, counted)) for name in graph.tensors}
     above: dict[str, frozenset[str]] = {"": frozenset()}
     known: dict[type, frozenset[str]] = {}
     for name, module in thin.named_modules():
@@ -85,20 +86,23 @@ def _named(module: nn.Module) -> list[Number]:
     return [n for n in numbers(module) if not n.path and n.name in ENTERING | LEAVING | EITHER and n.value > 1]
 
 
-def _widths(graph: Graph, tensor: str, keep: Tensor) -> Iterator[_Width]:
+def _widths(graph: Graph, tensor: str, keep: Tensor, counted: dict[bytes, int]) -> Iterator[_Width]:
     shape, axes = graph.tensors[tensor]
     for role, size, units in zip(graph.roles.get(tensor, ("scales",) * len(shape)), shape, axes, strict=True):
-        yield _width(role, size, units, keep)
+        yield _width(role, size, units, keep, counted)
     layer, _, leaf = tensor.rpartition(".")
     if layer in graph.convolutions and leaf == "weight":  # the weight says only how wide one of its groups is
         units = graph.convolutions[layer]
-        yield _width("reads", len(units), units, keep)
+        yield _width("reads", len(units), units, keep, counted)
 
 
-def _width(role: Role, size: int, units: Tensor | None, keep: Tensor) -> _Width:
+def _width(role: Role, size: int, units: Tensor | None, keep: Tensor, counted: dict[bytes, int]) -> _Width:
     if units is None:
         return _Width(role, size, size, b"")
-    return _Width(role, size, int(staying(units, keep).sum()), units.numpy().tobytes())
+    named = units.numpy().tobytes()
+    if named not in counted:  # most stand in a weight, a bias and a norm
+        counted[named] = int(staying(units, keep).sum())
+    return _Width(role, size, counted[named], named)
 
 
 def _inside(thin: nn.Module, name: str, widths: dict[str, list[_Width]], graph: Graph) -> list[_Width]:
