@@ -222,7 +222,12 @@ def test_verification_and_training_are_honest(document):
 
 
 def test_names_of_files_are_shown_without_folders(document):
-    assert subject(document | {"model": "/home/me/nets/net.py:build", "data": ""}) == "net.py:build"
+    net = document | {"model": "/home/me/nets/net.py:build"}
+    assert subject(net | {"data": ""}) == "net.py:build"
+    assert subject(net | {"data": "cifar10:/home/me/pictures"}) == "net.py:build on cifar10"
+    assert subject(net | {"data": "coco:/home/me/blood cells/"}) == "net.py:build on blood cells"
+    assert subject(net | {"data": "coco:."}) == "net.py:build on coco"
+    assert subject(net | {"data": "superresolution:C:\\me\\streets?scale=2"}) == "net.py:build on streets"
 
 
 @pytest.mark.parametrize(

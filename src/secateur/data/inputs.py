@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.core.surgery.forward import are_images, listed
+from secateur.core.surgery.forward import listed
 from secateur.data.arrays import CHANNELS, images_of, tensor_of
 from secateur.data.augment import normalise, scaling
 from secateur.data.dataset import constants
@@ -148,7 +148,7 @@ def unlabelled(item: Any, example: Inputs | None) -> Any:
 
 def _images(item: Any) -> list[Tensor]:
     """Return the single images in an item for a network that takes a list of them."""
-    found = listed(item) or (cast("list[Tensor]", item) if are_images(item) else None)
+    found = listed(item)
     if found is not None:
         return found
     pair = cast("tuple[Any, ...]", item) if isinstance(item, tuple | list) else ()

@@ -173,6 +173,13 @@ def are_masks(spec: str) -> bool:
     return spec.partition(":")[0] == "segmentation"
 
 
+def called(spec: str) -> str:
+    """Return what people call a data set: its name, or that of their folder of images."""
+    name = spec.partition(":")[0]
+    folder = folder_of(spec) if name in FOLDERS else None
+    return name if folder is None else folder.name or name
+
+
 def folder_of(spec: str) -> Path | None:
     """Return the folder that a data set is read from, None if it needs none."""
     name, _, folder = spec.partition(":")

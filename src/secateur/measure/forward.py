@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.forward import INPUTS, count_of, listed
+from secateur.core.surgery.forward import INPUTS, count_of, listed, spread
 from secateur.core.surgery.untouched import owned, untouched
 from secateur.errors import DataError, ModelError, SecateurError, first_line
 from secateur.rules import Rule
@@ -225,10 +225,3 @@ def _listed(shapes: Sequence[str]) -> str:
     """Return shapes in words; of many, as those of single images and their boxes, the first."""
     more = [f"{len(shapes) - _SHOWN} more"] if len(shapes) > _SHOWN + 1 else []
     return " and ".join([*(shapes[:_SHOWN] if more else shapes), *more])
-
-
-def spread(model: nn.Module, inputs: ExampleInputs) -> Any:
-    """Call ``model`` with a tensor, with a tuple of arguments or with a table of named ones."""
-    if isinstance(inputs, tuple):
-        return model(*inputs)
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.forward import in_evaluation, modes_kept
+from secateur.core.surgery.forward import in_evaluation, modes_kept, spread
 from secateur.core.surgery.training_mode_check import in_training
-from secateur.measure.forward import device_of, moved, spread
+from secateur.measure.forward import device_of, moved
 from secateur.tasks import Task
 
 

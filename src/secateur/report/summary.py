@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from secateur.data.named import called
 from secateur.measure import Quality
 from secateur.outcome.network_stages import DISTILLED, measured, metric_of, quality_in, way_of
 from secateur.recipe_rules import DATA_FREE
@@ -118,7 +119,7 @@ def outcome(document: Document) -> str:
 def subject(document: Document) -> str:
     """Return the network and the data in words, without folders."""
     model = str(document["model"]).replace("\\", "/").rpartition("/")[2].removeprefix("secateur:")
-    data = str(document["data"]).partition(":")[0]
+    data = called(str(document["data"]).replace("\\", "/"))
     return f"{model} on {data}" if data else model
 
 

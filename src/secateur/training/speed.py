@@ -14,10 +14,11 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.core.surgery.forward import spread
 from secateur.errors import first_line
 from secateur.events import Event, Tell, ignore
 from secateur.measure import forward
-from secateur.measure.forward import moved, spread
+from secateur.measure.forward import moved
 from secateur.measure.quality import typed
 from secateur.measure.quiet_exporters import ready_to_compile
 from secateur.tasks import Task

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from secateur.core.surgery.forward import spread
 from secateur.core.zeros.shaper import Moment
 from secateur.errors import DataError
 from secateur.events import Event, Tell
-from secateur.measure.forward import call_on, moved, spread
+from secateur.measure.forward import call_on, moved
 from secateur.tasks import Task
 from secateur.training.history import Speed
 from secateur.training.objective import first_not_finite, loss_of

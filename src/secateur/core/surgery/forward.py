@@ -33,7 +33,7 @@ def ends(value: object, depth: int = 0) -> bool:
 
 INPUTS = Rule(
     lambda value: isinstance(value, Tensor | list | tuple | Mapping) and ends(value),
-    "a tensor, a tuple of positional arguments, or a table of named ones",
+    "a tensor, a list of images, a tuple of positional arguments, or a table of named ones",
 )
 """What a network can be called with."""
 
@@ -49,7 +49,9 @@ def are_images(inputs: Any) -> bool:
 
 
 def listed(inputs: Any) -> list[Tensor] | None:
-    """Return the images of a network whose one argument is a list of them; None for any other inputs."""
+    """Return the images of a network whose one argument is a list of them, alone or in a tuple; else None."""
+    if are_images(inputs):
+        return cast("list[Tensor]", inputs)
     values = cast("tuple[Any, ...]", inputs) if isinstance(inputs, tuple) else ()
     return cast("list[Tensor]", values[0]) if len(values) == 1 and are_images(values[0]) else None
 
@@ -59,7 +61,7 @@ def count_of(inputs: Any) -> int | None:
 
     They are the images of a list, else the rows of the first tensor; a number alone is one.
     """
-    images = cast("list[Tensor]", inputs) if are_images(inputs) else listed(inputs)
+    images = listed(inputs)
     if images is not None:
         return len(images)
     first = next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), None)
@@ -114,7 +116,7 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
         # code may look at whether gradients are wanted, as it may look at whether it trains
         modes, wanted = modes_kept(model, training), training is not in_evaluation
         with modes, ordinary(), module_by_module(), torch.set_grad_enabled(wanted):  # which acts when it is called
-            return _call(model, owned(inputs))
+            return spread(model, owned(inputs))
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise
     except Exception as error:
@@ -123,10 +125,16 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
         ) from error
 
 
-def _call(model: nn.Module, inputs: Inputs) -> Any:
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+def spread(model: nn.Module, inputs: Any) -> Any:
+    """Call a network with a tensor, with several arguments, or with a table of named ones.
+
+    A list is several arguments as a tuple is, since loaders of data make lists of tuples; but a list of single images,
+    as detectors take them, is one.
+    """
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    several = isinstance(inputs, tuple) or (isinstance(inputs, list) and not are_images(inputs))
+    return model(*inputs) if several else model(inputs)
 
 
 def describe(inputs: Inputs) -> str:
