@@ -191,6 +191,18 @@ def test_unlabelled_images_choose_and_repair() -> None:
     assert "72" in result.calibration
 
 
+def test_loaders_and_a_task_are_taken_as_by_prune() -> None:
+    net, task = network(), secateur.tasks.Regression()
+    loader = [(x, nn.functional.one_hot(y, 5).float()) for x, y in map(batch, range(4))]
+    with pytest.raises(SecateurError, match="loaders say nothing about the task"):
+        Session(net, method="taylor", keep=0.6, steps=1, data=[loader, loader])
+    session = Session(net, method="taylor", keep=0.6, steps=1, data=[loader, loader], task=task)
+    session.step()
+    quality = session.finish(latency=False).after.quality
+    assert quality is not None
+    assert quality.metric.name == "R squared"
+
+
 # going on after a kill
 
 

@@ -11,7 +11,7 @@ from secateur.core.graph import Groups
 from secateur.core.method import Method
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
-from secateur.data import Data
+from secateur.core.task import Task
 from secateur.errors import SettingError
 from secateur.events import Tell
 from secateur.methods import default, find, name_of
@@ -31,7 +31,8 @@ def begun(
     method: Method | str | None,
     goal: Target | None,
     *,
-    data: Data | str | None,
+    data: Any,
+    task: Task | None,
     calibrate: Any,
     calibrate_images: int,
     repair: Sequence[str],
@@ -59,7 +60,9 @@ def begun(
         )
     check_goals([(asked, goal)], told_later=False)
     steps = chosen(repair, images=seen)
-    images, unlabelled, found = looked_at(dense, data, calibrate, example_inputs, count=calibrate_images, seed=seed)
+    images, unlabelled, found = looked_at(
+        dense, data, calibrate, example_inputs, task=task, count=calibrate_images, seed=seed
+    )
     inputs = fitted(dense, found, unlabelled)
     asked, steps = for_images(unlabelled, images, calibrate_images, asked, steps, method_asked=named, tell=tell)
     return Job(

@@ -19,6 +19,7 @@ from secateur.core.surgery import Inputs
 from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.untouched import ordinary, private, randomness
+from secateur.core.task import Task
 from secateur.data import Data
 from secateur.data.calibration import COUNT, SOURCE
 from secateur.errors import SettingError
@@ -26,6 +27,7 @@ from secateur.events import Event, Tell, heard, ignore, once, warn
 from secateur.measure import Runtime
 from secateur.rules import Count, Images, Number, Rounds, Seed, Threads
 from secateur.run import Result
+from secateur.run.given_inputs import DATA
 from secateur.run.pipeline import Pipeline
 from secateur.session.agreement import alike
 from secateur.session.beginning import begun
@@ -57,7 +59,8 @@ class Session:
         steps: how many cuts lead there.
         schedule: whether each takes the same share of what is there, or of the original network.
         every: cut at every so many calls of ``step``.
-        data: for methods that measure, and for the accuracies of ``finish``.
+        data: for methods that measure, and for the qualities of ``finish``, see ``secateur.prune``.
+        task: what the network is for; None for that of the data.
         calibrate: unlabelled images to decide and repair by, see ``secateur.prune``.
         calibrate_images: how many of them to use.
         repair: what to do after each cut, of ``secateur.repair.STEPS``; nothing by default, for the network trains on.
@@ -87,7 +90,8 @@ class Session:
         steps: Rounds = 5,
         schedule: Schedule = "geometric",
         every: Count = 1,
-        data: Data | str | None = None,
+        data: Annotated[Data | str | Sequence[Any] | Mapping[str, Any] | None, DATA] = None,
+        task: Task | None = None,
         calibrate: Annotated[Any, SOURCE] = None,
         calibrate_images: Images = COUNT,
         repair: Sequence[str] = (),
@@ -111,6 +115,7 @@ class Session:
             method,
             self._goal,
             data=data,
+            task=task,
             calibrate=calibrate,
             calibrate_images=calibrate_images,
             repair=repair,
