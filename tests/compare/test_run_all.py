@@ -16,6 +16,7 @@ import forked
 from kills import Killed
 from secateur.artifact.locks import claimed
 from secateur.compare import Comparison, carry_out, gather, requests, run_one, write
+from secateur.compare.requests import Request
 from secateur.compare.run_files import path_of
 from secateur.compare.scratch import rescale
 from secateur.data import Data
@@ -153,6 +154,28 @@ def test_pictures_get_the_channels_of_the_network_which_is_built_once_for_it(
     with pytest.raises(TargetError, match="cannot keep only 1e-06"):  # it is traced on grey pictures
         carry_out(replace(comparison, base=base), tmp_path / "out")
     assert len(shapes) == 1
+
+
+def test_what_one_method_cannot_do_keeps_no_other_from_it(
+    colours: Data, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Comparison.from_toml(small.replace("[0, 1]", "[0]").replace("epochs = 2", "epochs = 1"))
+    own = run_one.Conductor.run
+
+    def refusing(self: run_one.Conductor, request: Request) -> Any:
+        if request.title.startswith("magnitude"):
+            raise TargetError("cannot keep only so much", 0.7)
+        return own(self, request)
+
+    monkeypatch.setattr(run_one.Conductor, "run", refusing)
+    heard: list[Event] = []
+    refused = sum(request.title.startswith("magnitude") for request in requests(comparison))
+    with pytest.raises(TargetError, match=r"magnitude.*: cannot keep only so much.*; the rest is there: look at it"):
+        carry_out(comparison, tmp_path, tell=heard.append)
+    assert sum(event.text.startswith("left out: magnitude") for event in heard) == refused > 0
+    assert len(gather(comparison, tmp_path)) == len(requests(comparison)) - refused
+    monkeypatch.setattr(run_one.Conductor, "run", own)
+    assert len(carry_out(comparison, tmp_path)) == len(requests(comparison))
 
 
 def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, small: str, tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from secateur.compare.comparison import Comparison
 from secateur.compare.requests import Request, distinct, requests
 from secateur.compare.run_files import Run
 from secateur.compare.run_one import Conductor, work_claimed, writing
-from secateur.errors import ArtifactError, SecateurError
-from secateur.events import Event, Tell, ignore, once
+from secateur.errors import ArtifactError, ModelError, PlanError, SecateurError, SettingError, TargetError
+from secateur.events import Event, Tell, ignore, once, warn
 from secateur.progress import shown
 from secateur.run.sources import change, hold, recorded, refuse
 from secateur.spelling import said
+
+_OF_ONE = (SettingError, TargetError, PlanError, ModelError)  # other methods may do what was asked
 
 
 @shown
@@ -41,9 +43,11 @@ def carry_out(
         All runs in the order of ``requests``.
 
     Raises:
-        SecateurError: one of its kinds; what no run could do is refused before the first one.
+        SecateurError: one of its kinds; what no run could do is refused before the first one, and what one method
+            cannot do after all the others.
     """
     folder, wanted, busy = Path(folder), distinct(requests(comparison)), dict[str, str]()
+    failed: list[SecateurError] = []
     tell = once(tell)
     _make(folder)
     conductor = Conductor(comparison, folder, download, tell)
@@ -63,8 +67,19 @@ def carry_out(
                     run_files.save(folder, request, conductor.run(request))
                 except SecateurError as error:
                     error.args = (f"{request.title}: {error}",)
-                    raise
+                    if not isinstance(error, _OF_ONE):
+                        raise
+                    failed.append(error)
+                    warn(f"left out: {error}", tell)
+                    continue
                 _forget(folder / "work" / request.name)
+    if failed:
+        more = f", and {len(failed) - 1} other runs cannot be made either" if len(failed) > 1 else ""
+        failed[0].args = (
+            f"{failed[0]}{more}; the rest is there: look at it with {said('secateur.compare.gather', '--show')}, or "
+            "correct the recipe and carry out what is missing",
+        )
+        raise failed[0]
     missing = [title for title in busy if title not in {request.title for request, _ in gather(comparison, folder)}]
     if missing:
         raise ArtifactError(
