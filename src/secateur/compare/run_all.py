@@ -9,13 +9,21 @@ from secateur.compare.comparison import Comparison
 from secateur.compare.requests import Request, distinct, requests
 from secateur.compare.run_files import Run
 from secateur.compare.run_one import Conductor, work_claimed, writing
-from secateur.errors import ArtifactError, ModelError, PlanError, SecateurError, SettingError, TargetError
+from secateur.errors import (
+    ArtifactError,
+    ModelError,
+    PlanError,
+    SecateurError,
+    SettingError,
+    TargetError,
+    TrainingError,
+)
 from secateur.events import Event, Tell, ignore, once, warn
 from secateur.progress import shown
 from secateur.run.sources import change, hold, recorded, refuse
 from secateur.spelling import said
 
-_OF_ONE = (SettingError, TargetError, PlanError, ModelError)  # other methods may do what was asked
+_OF_ONE = (SettingError, TargetError, PlanError, ModelError, TrainingError)  # other methods may do what was asked
 
 
 @shown
