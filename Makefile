@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(L
 # A quick part of the tests, the parts that other libraries can break: those that read, save and wrap networks.
 # Exports are left out: they are tested with a newer torch than the rest.
 LOWEST := .venv-lowest
-LOWEST_EXTRAS := tests,vision,bayes,detection,lightning
+LOWEST_EXTRAS := tests,vision,bayes,detection,lightning,transformers
 LOWEST_TESTS := tests/test_public_names.py tests/test_artifact.py tests/core/test_surgery.py tests/cli/test_help.py \
   tests/data/test_vision.py tests/integrations tests/measure/test_counts.py tests/models/test_sources.py \
   tests/report/test_page.py tests/search/bayesian/test_bayesian_optimization.py tests/tasks
