@@ -3,15 +3,19 @@ PYTHON ?= python3
 OUT ?= out/demo
 # LOCKED=1 installs the versions of requirements-dev.lock; otherwise pip takes the newest that are allowed.
 LOCKED ?=
+# A further index of packages for pip, such as https://download.pytorch.org/whl/cpu, which has torch without CUDA; its
+# builds go before others of the same version. What is installed already stays: make clean first.
+TORCH_INDEX ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCKED),--constraint requirements-dev.lock)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCKED),--constraint requirements-dev.lock) \
+  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 # A quick part of the tests, the parts that other libraries can break: those that read, save and wrap networks.
 # Exports are left out: they are tested with a newer torch than the rest.
 LOWEST := .venv-lowest
-LOWEST_EXTRAS := tests,vision,bayes,detection,lightning
+LOWEST_EXTRAS := tests,vision,bayes,detection,lightning,transformers
 LOWEST_TESTS := tests/test_public_names.py tests/test_artifact.py tests/core/test_surgery.py tests/cli/test_help.py \
   tests/data/test_vision.py tests/integrations tests/measure/test_counts.py tests/models/test_sources.py \
   tests/report/test_page.py tests/search/bayesian/test_bayesian_optimization.py tests/tasks

@@ -64,12 +64,30 @@ def run_blocks(document: Path, folder: Path) -> types.ModuleType:
     return module
 
 
+def shape(printed: str) -> list[str]:
+    """Return the lines of an output with its numbers alike, for they differ from machine to machine."""
+    return [re.sub(r"\d(?:[\d.,]*\d)?", "0", line) for line in printed.strip().splitlines()]
+
+
+GALLERY = sorted(path for path in (ROOT / "docs" / "gallery").glob("*.md") if path.name != "index.md")
 PAGES = [path for path in DOCUMENTS if path.name != "README.md" and "decisions" not in path.parts]
 
 
 @pytest.mark.parametrize("page", [path for path in PAGES if blocks("python", path)], ids=where)
-def test_the_python_of_every_page_runs(page: Path, tmp_path: Path):
+def test_the_python_of_every_page_runs(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run_blocks(page, tmp_path)
+    if page in GALLERY:
+        ((_, expected),) = blocks("text", page)
+        assert shape(capsys.readouterr().out) == shape(expected)
+
+
+def test_the_gallery_is_listed_and_each_of_its_pages_is_one_program():
+    index, navigation = (ROOT / "docs" / "gallery" / "index.md").read_text("utf-8"), (ROOT / "mkdocs.yml").read_text()
+    for page in GALLERY:
+        assert f"]({page.name})" in index
+        assert f" gallery/{page.name}\n" in navigation
+        assert len(blocks("python", page)) == 1
+    assert shape("mAP 76.20 %, cut 1,559") == ["mAP 0 %, cut 0"] != shape("mAP 76.20 %, cut away")
 
 
 def test_the_readme_has_python_and_commands():

@@ -39,8 +39,8 @@ class Program(typer.core.TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands with the whole first sentence of each."""
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, (it.help or "").partition("\n")[0]) for name, it in found if it is not None])
+        records = [(name, (it.help or "").partition("\n")[0]) for name, it in found if it is not None]
+        command.write_section(formatter, "Commands", records)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command: status 1 for an error, 2 for wrong usage, 130 for an interruption, 143 for SIGTERM."""
@@ -102,20 +102,23 @@ command.add(
     "prune",
     prune.prune,
     prune.flags,
-    example="secateur prune --model resnet20 --data mnist5k \\\n"
-    "    --weights dense.safetensors --method magnitude \\\n"
-    "    --keep 0.5 --epochs 3 --out out/small",
+    example="secateur prune --model resnet20 \\\n"
+    "    --data mnist5k --weights dense.safetensors \\\n"
+    "    --method magnitude --keep 0.5 --epochs 3 \\\n"
+    "    --out out/small",
 )
-command.add(app, "run", prune.run, example="secateur run out/small/recipe.toml --out out/again")
+command.add(app, "run", prune.run, example="secateur run out/small/recipe.toml \\\n    --out out/again")
 command.add(app, "demo", prune.demo)
 command.add(app, "compare", compare.compare, example="secateur compare recipes/compare-digits.toml")
-command.add(app, "plan", plan.plan, plan.flags, example="secateur plan --model resnet20 --data mnist5k --keep 0.5")
+command.add(
+    app, "plan", plan.plan, plan.flags, example="secateur plan --model resnet20 \\\n    --data mnist5k --keep 0.5"
+)
 command.add(
     app,
     "sensitivity",
     sensitivity.sensitivity,
     sensitivity.flags,
-    example="secateur sensitivity --model lenet5 --data mnist5k \\\n    --weights dense.safetensors",
+    example="secateur sensitivity --model lenet5 \\\n    --data mnist5k --weights dense.safetensors",
 )
 command.add(app, "explain", network.explain, network.flags_of_explain, example="secateur explain --model resnet20")
 command.add(app, "evaluate", network.evaluate, network.flags_of_evaluate, example="secateur evaluate out/demo")

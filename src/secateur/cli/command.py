@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from secateur.cli.flags import Flag
 from secateur.cli.output import reserved
 
 GENERAL = "Options"
+_LONGEST_WORD = 26  # letters, with quotes and comma, such as "segmentation?ignore=11"
+_LEAST = 8  # columns for names, however narrow the terminal is
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,20 @@ class Sectioned(typer.core.TyperCommand):
                     heading, record = heading or "Arguments", (_argument(parameter), record[1])
                 sections.setdefault(heading or GENERAL, []).append(record)
         for heading, records in sorted(sections.items(), key=lambda item: item[0] == GENERAL):
-            with formatter.section(heading):
-                formatter.write_dl(records)
+            write_section(formatter, heading, records)
+
+
+def write_section(formatter: Any, heading: str, records: Sequence[tuple[str, str]]) -> None:
+    """Write names and their texts under a heading, no word of them split.
+
+    Args:
+        formatter: of click, which would leave texts a column too narrow for their words beside long names.
+        heading: of the section.
+        records: a name and a text each.
+    """
+    gaps = 3 * formatter.indent_increment
+    with formatter.section(textwrap.fill(heading, formatter.width - 1)):
+        formatter.write_dl(records, col_max=max(min(30, formatter.width - gaps - _LONGEST_WORD), _LEAST))
 
 
 def add(

@@ -17,8 +17,8 @@ from secateur.errors import nearest
 from secateur.typed import REPEATED, pair_of
 from secateur.typed import hints as hints_of
 
-LONG = 44  # letters of a list of choices, beyond which a narrow terminal has no room for dots
-TOO_LONG = 50  # beyond which it has none for the list
+LONG = 48  # letters of a flag and its choices, beyond which a narrow terminal has no room for them
+SEVERAL = ",..."
 _SCALARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 
@@ -57,8 +57,9 @@ class Flag:
         elif get_origin(self.hint) in REPEATED or pair_of(self.hint):
             kind = list[str]
         shown, said = _metavar(self.hint), self.help
-        if shown is not None and len(shown) > TOO_LONG:
-            shown, said = "NAME", f"{said} Names: {shown.replace('|', ', ')}."
+        if shown is not None and len(f"{self.option} {shown}") > LONG:
+            choices = shown.removesuffix(SEVERAL)
+            shown, said = shown.replace(choices, "NAME"), f"{said} Names: {choices.replace('|', ', ')}."
         option: Any = typer.Option(*names, help=said, metavar=shown, rich_help_panel=self.section, show_default=False)
         return inspect.Parameter(
             self.key,
@@ -207,8 +208,7 @@ def _metavar(hint: Any) -> str | None:
     if entry is not None:
         return f"PATTERN={_metavar(entry) or 'VALUE'}"
     if get_origin(hint) in REPEATED:
-        entries = _metavar(get_args(hint)[0]) or "VALUE"
-        return entries if len(entries) > LONG else f"{entries},..."
+        return f"{_metavar(get_args(hint)[0]) or 'VALUE'}{SEVERAL}"
     return _SCALARS.get(hint, "VALUE")
 
 
