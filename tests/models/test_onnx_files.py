@@ -209,6 +209,39 @@ def test_a_fixed_batch_stays_fixed_and_is_free_in_torch(tmp_path: Path) -> None:
     assert onnx.load(str(made.path)).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
 
+def former(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take torch's former exporter away, as one day it will be gone."""
+    own: Any = torch.onnx.export
+
+    def export(*args: Any, dynamo: bool, **kwargs: Any) -> Any:
+        if not dynamo:
+            raise RuntimeError("there is no such exporter")
+        return own(*args, dynamo=dynamo, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+
+
+@pytest.mark.parametrize("name", ["former", "converted", "kept"])
+def test_batches_keep_their_names_and_opsets_their_numbers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opset = 16
+    nodes = [node("Conv", "x w", "a", pads=[1] * 4), node("Relu", "a", "y")]
+    path = written(tmp_path / "named.onnx", nodes, [weight("w", 4, 4, 3, 3)], shape=["s77", 4, 6, 6], opset=opset)
+    model = from_onnx(path)
+    if name != "former":
+        former(monkeypatch)
+    if name == "kept":
+        monkeypatch.setattr(onnx.version_converter, "convert_version", None)
+    made = export_onnx(model, torch.randn(2, 4, 6, 6), tmp_path / "again.onnx")
+    assert made.dynamic_batch
+    file = onnx.load(str(made.path))
+    sizes = [value.type.tensor_type.shape.dim for value in (*file.graph.input, *file.graph.output)]
+    assert [[size[0].dim_param, *(it.dim_value for it in size[1:])] for size in sizes] == [["s77", 4, 6, 6]] * 2
+    assert file.opset_import[0].version == (18 if name == "kept" else opset)
+    assert ("in opset 18, as PyTorch cannot write" in made.remark) == (name == "kept")
+
+
 def test_free_heights_are_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path / "free.onnx", [node("Relu", "x")], shape=["N", 3, "H", "W"])
     assert from_onnx(path, image=10).interface.shapes == ((2, 3, 10, 10),)

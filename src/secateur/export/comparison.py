@@ -96,6 +96,7 @@ class Exported:
         dynamic_batch: whether the file takes batches of any size; otherwise only that of the example inputs.
         beside: the file with the weights, where they stand apart.
         int8: how near a file in int8 comes to the network; None for others, which compute the same.
+        remark: how it differs from the ONNX file that the network came from, in words; empty where it does not.
     """
 
     path: Path
@@ -104,6 +105,7 @@ class Exported:
     dynamic_batch: bool
     beside: Path | None = None
     int8: Int8 | None = None
+    remark: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

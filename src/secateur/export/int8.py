@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,7 +144,8 @@ def quantised(
     likeness = Likeness(how.images.batches, how.data, how.max_drop)
     ways = [_way(program, likeness, fixed, more, float32.dynamic_batch) for more in program.steps(fixed, how.mixed)]
     try:
-        return export(model, example_inputs, path, kind, ways, check=likeness.check)
+        made = export(model, example_inputs, path, kind, ways, check=likeness.check)
+        return replace(made, remark=float32.remark if kind == "onnx-int8" else "")
     except ExportError as error:
         if not likeness.refused:
             raise

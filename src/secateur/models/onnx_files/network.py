@@ -19,7 +19,7 @@ from secateur.errors import ModelError, SecateurError, first_line
 from secateur.models.onnx_files.agreement import agree
 from secateur.models.onnx_files.interface import Interface
 from secateur.models.onnx_files.lowering import Lowered
-from secateur.models.onnx_files.named import channels_last, inputs_of, sizes_of
+from secateur.models.onnx_files.named import batch_axes, channels_last, inputs_of, sizes_of
 from secateur.models.onnx_files.naming import argument, layer
 from secateur.models.onnx_files.reading_files import check, fill, onnx, opset_of, parsed, read, skeleton_of, weights_in
 from secateur.models.onnx_files.shapes import Values
@@ -135,6 +135,7 @@ def _converted(model: Any, name: str, image: int | None, most_made: int | None =
         turned=tuple(turned.values()),
         opset=opset_of(model),
         dynamic=dynamic,
+        axes=batch_axes(model) if dynamic else {},
         skeleton=_skeleton(model, shapes, dynamic),
     )
     network.meta[_META] = interface
