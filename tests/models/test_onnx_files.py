@@ -17,10 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_made import node, number, pictures, weight, written
 from secateur import Recipe, export_onnx, from_onnx, load, prune, run_recipe
 from secateur.errors import ArtifactError, ModelError
+from secateur.events import Event
 from secateur.models import OnnxNetwork
 from secateur.models.onnx_files.agreement import agree
 from secateur.models.sources import images_for, own_code
 from secateur.run.sources import sources
+from secateur.run.subject import subject_of
 
 FLOAT = TensorProto.FLOAT
 
@@ -457,6 +459,36 @@ def test_a_layer_that_is_called_twice_is_one_layer_and_cut_once(tmp_path: Path) 
     thin = prune(model, model.example_inputs, "magnitude", 0.5, latency=False, repair=())
     assert thin.after.counts.macs <= 0.5 * thin.before.counts.macs
     assert thin.verification < 1e-5
+
+
+def test_layers_of_other_strides_share_their_weight(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w1", "a"), node("Conv", "a w2 b1", "b", strides=[2, 2]), node("Conv", "a w2 b2", "c")]
+    nodes += [node("Conv", "b w3", "d"), node("Conv", "c w4", "e")]
+    nodes += [node("GlobalAveragePool", "d", "f"), node("GlobalAveragePool", "e", "g"), node("Add", "f g")]
+    held = [weight("w1", 8, 4, 3, 3), weight("w2", 16, 8, 1, 1), weight("b1", 16), weight("b2", 16)]
+    held += [weight("w3", 4, 16, 1, 1), weight("w4", 4, 16, 1, 1)]
+    model = from_onnx(written(tmp_path / "strides.onnx", nodes, held))
+    thin = prune(model, model.example_inputs, "magnitude", 0.5, latency=False, repair=())
+    assert thin.after.counts.macs <= 0.5 * thin.before.counts.macs
+    assert thin.verification < 1e-5
+    for made in (thin.model, load(thin.save(tmp_path / "result")).model):
+        one, other = made.get_submodule("Conv_"), made.get_submodule("Conv__")
+        assert one.weight is other.weight
+        assert one.bias is not other.bias
+
+
+def test_a_weight_that_is_no_longer_shared_is_told_with_both_operators(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "/first/Conv"),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("ConvTranspose", ["b", "w"], ["y"], "/last/Back"),
+    ]
+    path = written(tmp_path / "both.onnx", nodes, [weight("w", 8, 4, 3, 3)])
+    with pytest.warns(UserWarning, match="'w' is one for Conv 'first_Conv' and ConvTranspose 'last_Back' in the file"):
+        from_onnx(path)
+    heard: list[Event] = []
+    subject_of(Recipe(model=str(path), method="magnitude", keep=0.5, image="4x6x6"), tell=heard.append)
+    assert [each.stage for each in heard if "the weight 'w' is one" in each.text] == ["warning"]
 
 
 CUT = {
