@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import signal
+import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +16,11 @@ from torch import Tensor, nn
 
 from secateur.data import from_loaders
 from secateur.errors import DataError, ExportError, SettingError
-from secateur.export import Exported, export_int8, export_onnx, missing
+from secateur.export import Exported, export_int8, export_onnx, int8, missing
+from secateur.export.attempt import Way, export
+from secateur.export.comparison import Found
+from secateur.export.int8 import Int8Kind
+from secateur.export.programs import PACKAGES
 
 pytestmark = pytest.mark.skipif(bool(missing("onnx-int8")), reason="ONNX packages not installed")
 torch.set_num_threads(1)
@@ -128,6 +137,68 @@ def test_an_empty_example_is_refused_before_any_work(images: Tensor, tmp_path: P
     for write in (export_onnx, partial(export_int8, calibrate=images)):
         with pytest.raises(ExportError, match=r"^the example inputs are a batch of 0 images, "):
             write(network(1.0), images[:0], tmp_path / "new" / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["onnx-int8", "openvino-int8"])
+def test_ctrl_c_leaves_an_older_file_and_nothing_else(
+    kind: Int8Kind, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "out", tmp_path / "temporary"
+    folder.mkdir()
+    elsewhere.mkdir()
+    names = ["net.onnx"] if kind == "onnx-int8" else ["net.bin", "net.xml"]
+    for name in names:
+        (folder / name).write_bytes(b"older")
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+
+    def stopped(self: Any, leave: Any, path: Path) -> None:
+        for name in names:
+            path.with_suffix(Path(name).suffix).write_bytes(b"half")
+        assert len(list(folder.iterdir())) == 2 * len(names)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(int8._Program, "write", stopped)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(int8, "missing", lambda kind: "")
+    with pytest.raises(KeyboardInterrupt):
+        export_int8(network(1.0), images[:1], folder / names[-1], kind=kind, calibrate=images)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == dict.fromkeys(names, b"older")
+    assert not [file for file in elsewhere.iterdir() if not file.name.startswith("torchinductor_")]  # a cache of torch
+
+
+def test_ctrl_c_never_parts_two_files_of_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(network: nn.Module, call: Any, path: Path) -> None:
+        for suffix in (".xml", ".bin"):
+            path.with_suffix(suffix).write_bytes(b"newer")
+
+    own = os.replace
+
+    def struck(one: Path, other: Path) -> None:
+        own(one, other)
+        signal.raise_signal(signal.SIGINT)
+
+    for name in ("net.xml", "net.bin"):
+        (tmp_path / name).write_bytes(b"older")
+    monkeypatch.setattr(os, "replace", struck)
+    way = Way(False, write, lambda path: lambda call: [], ".bin")
+    with pytest.raises(KeyboardInterrupt):
+        export(nn.ReLU(), torch.ones(1), tmp_path / "net.xml", "openvino-int8", [way], check=lambda *_: Found(0.0))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"net.xml": b"newer", "net.bin": b"newer"}
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime", "openvino", "nncf"])
+def test_a_missing_package_is_one_sentence(
+    package: str, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else own(name))
+    monkeypatch.setitem(PACKAGES, "openvino-int8", ("onnx", "onnxscript", "onnxruntime", package))
+    extra = "int8" if package in ("openvino", "nncf") else "export"
+    kinds: list[Int8Kind] = ["openvino-int8"] if extra == "int8" else ["onnx-int8", "openvino-int8"]
+    for kind in kinds:
+        wanted = rf'^{kind} needs the package {package}; run: pip install "secateur\[{extra}\]"$'
+        with pytest.raises(ExportError, match=wanted):
+            export_int8(network(1.0), images[:1], tmp_path / "net.xml", kind=kind, calibrate=images)
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -514,6 +515,15 @@ def test_what_is_read_is_cut(name: str, tmp_path: Path) -> None:
 def test_constants_of_functions_are_kept(tmp_path: Path) -> None:
     path = written(tmp_path / "top.onnx", [node("TopK", "x k", "y i")], [number("k", [2], np.int64)])
     from_onnx(path)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnx2torch"])
+def test_a_missing_package_is_named(package: str, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    wanted = rf'^a network in an ONNX file needs the package {package}: pip install "secateur\[onnx\]"$'
+    for read in (from_onnx, lambda path: images_for(str(path))):
+        with pytest.raises(ModelError, match=wanted):
+            read(net)
 
 
 def test_damaged_and_missing_files_are_refused(net: Path, tmp_path: Path) -> None:
