@@ -20,6 +20,7 @@ from secateur.export import Exported, export_int8, export_onnx, int8, missing
 from secateur.export.attempt import Way, export
 from secateur.export.comparison import Found
 from secateur.export.int8 import Int8Kind
+from secateur.export.likeness import Tally
 from secateur.export.programs import PACKAGES
 
 pytestmark = pytest.mark.skipif(bool(missing("onnx-int8")), reason="ONNX packages not installed")
@@ -95,6 +96,35 @@ def test_layers_that_hurt_stay_in_float_or_are_named(images: Tensor, tmp_path: P
         export_int8(net, images[:1], path, calibrate=images, max_drop=0.1, mixed=False)
     assert path.read_bytes() == content  # of the file that was there
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+class Several(Uneven):
+    """Scores that int8 leaves as they are, beside a map that it does not."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.first(x).relu()
+        return {"scores": self.last(y[:, 1:].mean((2, 3)).repeat(1, 2)[:, :8]), "map": self.second(y)}
+
+
+def test_every_output_is_judged_and_the_worst_is_named(images: Tensor, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Several(3000.0)
+    write = partial(export_int8, net, images[:1], tmp_path / "net.onnx", calibrate=images, mixed=False)
+    with pytest.raises(ExportError, match=r"of 2 outputs output\['map'\] is the worst: its values are off by \d"):
+        write(max_drop=0.5)
+    assert not list(tmp_path.iterdir())
+    made = write(max_drop=100.0)
+    assert made.int8 is not None
+    assert "output['map'] is the worst" in made.int8.text()
+    assert "output['map'] is the worst" in made.int8.to_dict()["worst"]
+
+
+def test_whole_numbers_are_compared_as_answers() -> None:
+    tally = Tally()
+    tally.add(torch.tensor([1, 900, 3, 4]), torch.tensor([1, 2, 3, 4]))
+    assert tally.lost == pytest.approx(0.25)
+    assert tally.text() == "25.0 % of the images get another answer"
 
 
 def test_with_labels_the_metric_decides(images: Tensor, tmp_path: Path) -> None:
