@@ -7,15 +7,21 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 UNFINISHED = re.compile(r"^\..+\.(partial|old)-(\d+)")
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, check: Callable[[Path], None] = lambda written: None) -> None:
     """Write a file atomically: whatever happens, ``path`` holds the old bytes or all of the new ones.
 
     A link is replaced, and what it leads to stays: folders of results may hold links that others have made.
+
+    Args:
+        path: the file.
+        data: its content.
+        check: raises if what was written, under another name still, is not to take the place.
 
     Raises:
         OSError: if it cannot be written; nothing is left behind then.
@@ -30,6 +36,7 @@ def write_file(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        check(temporary)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

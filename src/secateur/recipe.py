@@ -27,7 +27,7 @@ from secateur.rules import Text
 from secateur.stages import Option, Stage, options
 from secateur.training.settings import Settings
 
-_TARGET = ("keep", "of", "rounds", "leave", "free_outputs", "groups", "repair", "patience", "min_units", "multiple")
+TARGET = ("keep", "of", "rounds", "leave", "free_outputs", "groups", "repair", "patience", "min_units", "multiple")
 _TRAINING = ("train", "pretrain", "shape")
 _WORDS = ("leave", "free_outputs", "repair", "export")  # which may be a text, as on the command line
 _TUPLES = ("leave", "free_outputs", "repair", "mean", "std", "export", "then")
@@ -174,7 +174,7 @@ class Recipe:
         """Return the recipe as TOML text with the tables [target], [method], [train], [pretrain] and [[then]]."""
         flat = self._values()
         stages = {"then": [stage.to_dict() for stage in self.then]} if self.then else {}
-        target = {name: flat.pop(name) for name in _TARGET if name in flat}
+        target = {name: flat.pop(name) for name in TARGET if name in flat}
         method = {"name": flat.pop("method"), **flat.pop("options")}
         training = {name: flat.pop(name) for name in _TRAINING if name in flat}
         chosen = {"chosen": flat.pop("chosen")} if self.chosen else {}
@@ -190,9 +190,9 @@ class Recipe:
         document = parsed(text)
         _refuse_comparison(document)
         tables = {name: _table(document, name) for name in ("target", "method", *_TRAINING)}
-        top = [f.name for f in fields(Recipe) if f.name not in (*_TARGET, "options")]
+        top = [f.name for f in fields(Recipe) if f.name not in (*TARGET, "options")]
         _refuse_unknown(document, [*top, "target"], "at the top of the recipe")
-        _refuse_unknown(tables["target"] or {}, _TARGET, "in [target] of the recipe")
+        _refuse_unknown(tables["target"] or {}, TARGET, "in [target] of the recipe")
         method = dict(tables["method"] or {})
         values: dict[str, Any] = {
             **document,
@@ -296,5 +296,5 @@ def _table(document: dict[str, Any], name: str) -> dict[str, Any] | None:
 def _refuse_unknown(entries: Mapping[str, Any], known: tuple[str, ...] | list[str], where: str) -> None:
     for name in entries:
         if name not in known:
-            hint = " (it belongs in [target])" if name in _TARGET else nearest(name, known)
+            hint = " (it belongs in [target])" if name in TARGET else nearest(name, known)
             raise SettingError(f"unknown setting '{name}' {where}{hint}; known are {', '.join(known)}")

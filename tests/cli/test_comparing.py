@@ -117,7 +117,8 @@ def test_sensitivity_is_printed_drawn_and_kept(secateur: Call) -> None:
     words = (*words, "--images", "100", "--levels", "4")
     ended = secateur(*words, "--out", "curves")
     assert ended.status == 0
-    assert re.search(r"^0 +8 +\d+\.\d\d +\d+\.\d\d +\d+\.\d\d", ended.out, re.MULTILINE)
+    assert re.search(r"^0 +8 +~\d+\.\d\d +\d+\.\d\d +~\d+\.\d\d", ended.out, re.MULTILINE)
+    assert "What has a ~ was not measured" in ended.out
     document = json.loads(Path("curves/sensitivity.json").read_text())
     found = [Curve.from_dict(curve) for curve in document["curves"]]
     assert [(curve.group, curve.kept) for curve in found] == [("0", (8, 6, 5, 3, 1)), ("2", (8, 6, 5, 3, 1))]

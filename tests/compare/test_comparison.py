@@ -135,6 +135,8 @@ def test_without_training_only_the_controls_that_prune_run() -> None:
             "seeds = [0, 4294967296]",
             "'seeds' must be whole numbers of 0 to 4294967295, not 4294967296",
         ),
+        ("[target]", "[targets]", r"unknown setting 'targets' at the top of the recipe \(did you mean 'target'\?\)"),
+        ("[target]\nkeeps", "keeps", r"unknown setting 'keeps' at the top of the recipe \(it belongs in \[target\]\)"),
         ("seeds = [0, 3]", "seed = 0", r"unknown setting 'seed' at the top of the recipe \(did you mean 'seeds'\?\)"),
         ("seeds = [0, 3]", 'controls = ["rando"]', r"unknown control 'rando' \(did you mean 'random'\?\)"),
         ('data = "mnist5k"', "", "a comparison needs data"),

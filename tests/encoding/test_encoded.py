@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from secateur.encoding import Encoded, Encoding, decode, encode
+from secateur.encoding import Encoded, Encoding, decode, encode, file
 from secateur.encoding.encoded import to_safetensors
 from secateur.encoding.file import _digest  # pyright: ignore[reportPrivateUsage]
 from secateur.errors import ArtifactError, DataError, SettingError
@@ -133,6 +133,28 @@ def test_what_cannot_be_encoded_is_refused(made: Encoded, tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match=r"cannot write .*nowhere"):
         encode(net(), tmp_path / "nowhere" / "net")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["another value", "interrupted"])
+def test_an_older_file_stays_until_the_new_one_was_compared(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encode(net(), tmp_path / "net").path
+    before = path.read_bytes()
+    own = file.read
+
+    def read(written: Path) -> Any:
+        if fault == "interrupted":
+            raise KeyboardInterrupt
+        tensors, tied = own(written)
+        return {name: tensor + 1 for name, tensor in tensors.items()}, tied
+
+    monkeypatch.setattr(file, "read", read)
+    wanted = KeyboardInterrupt if fault == "interrupted" else ArtifactError
+    with pytest.raises(wanted, match=None if fault == "interrupted" else "does not come back from .*net as it was"):
+        encode(net(), path, force=True)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_another_network_is_refused(made: Encoded, tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import signal
+import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +16,12 @@ from torch import Tensor, nn
 
 from secateur.data import from_loaders
 from secateur.errors import DataError, ExportError, SettingError
-from secateur.export import Exported, export_int8, export_onnx, missing
+from secateur.export import Exported, export_int8, export_onnx, int8, missing
+from secateur.export.attempt import Way, export
+from secateur.export.comparison import Found
+from secateur.export.int8 import Int8Kind
+from secateur.export.likeness import Tally
+from secateur.export.programs import PACKAGES
 
 pytestmark = pytest.mark.skipif(bool(missing("onnx-int8")), reason="ONNX packages not installed")
 torch.set_num_threads(1)
@@ -88,6 +98,35 @@ def test_layers_that_hurt_stay_in_float_or_are_named(images: Tensor, tmp_path: P
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
 
 
+class Several(Uneven):
+    """Scores that int8 leaves as they are, beside a map that it does not."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.first(x).relu()
+        return {"scores": self.last(y[:, 1:].mean((2, 3)).repeat(1, 2)[:, :8]), "map": self.second(y)}
+
+
+def test_every_output_is_judged_and_the_worst_is_named(images: Tensor, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Several(3000.0)
+    write = partial(export_int8, net, images[:1], tmp_path / "net.onnx", calibrate=images, mixed=False)
+    with pytest.raises(ExportError, match=r"of 2 outputs output\['map'\] is the worst: its values are off by \d"):
+        write(max_drop=0.5)
+    assert not list(tmp_path.iterdir())
+    made = write(max_drop=100.0)
+    assert made.int8 is not None
+    assert "output['map'] is the worst" in made.int8.text()
+    assert "output['map'] is the worst" in made.int8.to_dict()["worst"]
+
+
+def test_whole_numbers_are_compared_as_answers() -> None:
+    tally = Tally()
+    tally.add(torch.tensor([1, 900, 3, 4]), torch.tensor([1, 2, 3, 4]))
+    assert tally.lost == pytest.approx(0.25)
+    assert tally.text() == "25.0 % of the images get another answer"
+
+
 def test_with_labels_the_metric_decides(images: Tensor, tmp_path: Path) -> None:
     net = network(3000.0)
     labels = net.eval()(images).argmax(1).detach()
@@ -128,6 +167,68 @@ def test_an_empty_example_is_refused_before_any_work(images: Tensor, tmp_path: P
     for write in (export_onnx, partial(export_int8, calibrate=images)):
         with pytest.raises(ExportError, match=r"^the example inputs are a batch of 0 images, "):
             write(network(1.0), images[:0], tmp_path / "new" / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["onnx-int8", "openvino-int8"])
+def test_ctrl_c_leaves_an_older_file_and_nothing_else(
+    kind: Int8Kind, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "out", tmp_path / "temporary"
+    folder.mkdir()
+    elsewhere.mkdir()
+    names = ["net.onnx"] if kind == "onnx-int8" else ["net.bin", "net.xml"]
+    for name in names:
+        (folder / name).write_bytes(b"older")
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+
+    def stopped(self: Any, leave: Any, path: Path) -> None:
+        for name in names:
+            path.with_suffix(Path(name).suffix).write_bytes(b"half")
+        assert len(list(folder.iterdir())) == 2 * len(names)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(int8._Program, "write", stopped)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(int8, "missing", lambda kind: "")
+    with pytest.raises(KeyboardInterrupt):
+        export_int8(network(1.0), images[:1], folder / names[-1], kind=kind, calibrate=images)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == dict.fromkeys(names, b"older")
+    assert not [file for file in elsewhere.iterdir() if not file.name.startswith("torchinductor_")]  # a cache of torch
+
+
+def test_ctrl_c_never_parts_two_files_of_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(network: nn.Module, call: Any, path: Path) -> None:
+        for suffix in (".xml", ".bin"):
+            path.with_suffix(suffix).write_bytes(b"newer")
+
+    own = os.replace
+
+    def struck(one: Path, other: Path) -> None:
+        own(one, other)
+        signal.raise_signal(signal.SIGINT)
+
+    for name in ("net.xml", "net.bin"):
+        (tmp_path / name).write_bytes(b"older")
+    monkeypatch.setattr(os, "replace", struck)
+    way = Way(False, write, lambda path: lambda call: [], ".bin")
+    with pytest.raises(KeyboardInterrupt):
+        export(nn.ReLU(), torch.ones(1), tmp_path / "net.xml", "openvino-int8", [way], check=lambda *_: Found(0.0))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"net.xml": b"newer", "net.bin": b"newer"}
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime", "openvino", "nncf"])
+def test_a_missing_package_is_one_sentence(
+    package: str, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else own(name))
+    monkeypatch.setitem(PACKAGES, "openvino-int8", ("onnx", "onnxscript", "onnxruntime", package))
+    extra = "int8" if package in ("openvino", "nncf") else "export"
+    kinds: list[Int8Kind] = ["openvino-int8"] if extra == "int8" else ["onnx-int8", "openvino-int8"]
+    for kind in kinds:
+        wanted = rf'^{kind} needs the package {package}; run: pip install "secateur\[{extra}\]"$'
+        with pytest.raises(ExportError, match=wanted):
+            export_int8(network(1.0), images[:1], tmp_path / "net.xml", kind=kind, calibrate=images)
     assert not list(tmp_path.iterdir())
 
 

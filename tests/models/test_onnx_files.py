@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_made import node, number, pictures, weight, written
 from secateur import Recipe, export_onnx, from_onnx, load, prune, run_recipe
 from secateur.errors import ArtifactError, ModelError
+from secateur.events import Event
 from secateur.models import OnnxNetwork
 from secateur.models.onnx_files.agreement import agree
 from secateur.models.sources import images_for, own_code
 from secateur.run.sources import sources
+from secateur.run.subject import subject_of
 
 FLOAT = TensorProto.FLOAT
 
@@ -207,6 +210,39 @@ def test_a_fixed_batch_stays_fixed_and_is_free_in_torch(tmp_path: Path) -> None:
     made = export_onnx(model, torch.randn(3, 4, 6, 6), tmp_path / "again.onnx")
     assert not made.dynamic_batch
     assert onnx.load(str(made.path)).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+def former(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take torch's former exporter away, as one day it will be gone."""
+    own: Any = torch.onnx.export
+
+    def export(*args: Any, dynamo: bool, **kwargs: Any) -> Any:
+        if not dynamo:
+            raise RuntimeError("there is no such exporter")
+        return own(*args, dynamo=dynamo, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+
+
+@pytest.mark.parametrize("name", ["former", "converted", "kept"])
+def test_batches_keep_their_names_and_opsets_their_numbers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opset = 16
+    nodes = [node("Conv", "x w", "a", pads=[1] * 4), node("Relu", "a", "y")]
+    path = written(tmp_path / "named.onnx", nodes, [weight("w", 4, 4, 3, 3)], shape=["s77", 4, 6, 6], opset=opset)
+    model = from_onnx(path)
+    if name != "former":
+        former(monkeypatch)
+    if name == "kept":
+        monkeypatch.setattr(onnx.version_converter, "convert_version", None)
+    made = export_onnx(model, torch.randn(2, 4, 6, 6), tmp_path / "again.onnx")
+    assert made.dynamic_batch
+    file = onnx.load(str(made.path))
+    sizes = [value.type.tensor_type.shape.dim for value in (*file.graph.input, *file.graph.output)]
+    assert [[size[0].dim_param, *(it.dim_value for it in size[1:])] for size in sizes] == [["s77", 4, 6, 6]] * 2
+    assert file.opset_import[0].version == (18 if name == "kept" else opset)
+    assert ("in opset 18, as PyTorch cannot write" in made.remark) == (name == "kept")
 
 
 def test_free_heights_are_asked_for(tmp_path: Path) -> None:
@@ -426,6 +462,36 @@ def test_a_layer_that_is_called_twice_is_one_layer_and_cut_once(tmp_path: Path) 
     assert thin.verification < 1e-5
 
 
+def test_layers_of_other_strides_share_their_weight(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w1", "a"), node("Conv", "a w2 b1", "b", strides=[2, 2]), node("Conv", "a w2 b2", "c")]
+    nodes += [node("Conv", "b w3", "d"), node("Conv", "c w4", "e")]
+    nodes += [node("GlobalAveragePool", "d", "f"), node("GlobalAveragePool", "e", "g"), node("Add", "f g")]
+    held = [weight("w1", 8, 4, 3, 3), weight("w2", 16, 8, 1, 1), weight("b1", 16), weight("b2", 16)]
+    held += [weight("w3", 4, 16, 1, 1), weight("w4", 4, 16, 1, 1)]
+    model = from_onnx(written(tmp_path / "strides.onnx", nodes, held))
+    thin = prune(model, model.example_inputs, "magnitude", 0.5, latency=False, repair=())
+    assert thin.after.counts.macs <= 0.5 * thin.before.counts.macs
+    assert thin.verification < 1e-5
+    for made in (thin.model, load(thin.save(tmp_path / "result")).model):
+        one, other = made.get_submodule("Conv_"), made.get_submodule("Conv__")
+        assert one.weight is other.weight
+        assert one.bias is not other.bias
+
+
+def test_a_weight_that_is_no_longer_shared_is_told_with_both_operators(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "/first/Conv"),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("ConvTranspose", ["b", "w"], ["y"], "/last/Back"),
+    ]
+    path = written(tmp_path / "both.onnx", nodes, [weight("w", 8, 4, 3, 3)])
+    with pytest.warns(UserWarning, match="'w' is one for Conv 'first_Conv' and ConvTranspose 'last_Back' in the file"):
+        from_onnx(path)
+    heard: list[Event] = []
+    subject_of(Recipe(model=str(path), method="magnitude", keep=0.5, image="4x6x6"), tell=heard.append)
+    assert [each.stage for each in heard if "the weight 'w' is one" in each.text] == ["warning"]
+
+
 CUT = {
     "slopes": [node("PRelu", "a s", "m")],
     "largest": [node("Max", "a h", "m")],
@@ -449,6 +515,15 @@ def test_what_is_read_is_cut(name: str, tmp_path: Path) -> None:
 def test_constants_of_functions_are_kept(tmp_path: Path) -> None:
     path = written(tmp_path / "top.onnx", [node("TopK", "x k", "y i")], [number("k", [2], np.int64)])
     from_onnx(path)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnx2torch"])
+def test_a_missing_package_is_named(package: str, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    wanted = rf'^a network in an ONNX file needs the package {package}: pip install "secateur\[onnx\]"$'
+    for read in (from_onnx, lambda path: images_for(str(path))):
+        with pytest.raises(ModelError, match=wanted):
+            read(net)
 
 
 def test_damaged_and_missing_files_are_refused(net: Path, tmp_path: Path) -> None:

@@ -74,6 +74,33 @@ def test_losses_of_readers_are_added_up_by_their_scales() -> None:
     assert errors[3] == pytest.approx(risen(*one, first, 2) / 2 + risen(*two, first, 1) / 0.5)
 
 
+def whole(some: Reader, units: int) -> Reader:
+    """Return a reader of a few units as one of all, of which the others touch nothing."""
+    assert some.units is not None
+    each = len(some.inverse) // len(some.units)
+    places = (some.units[:, None] * each + torch.arange(each)).flatten()
+    inverse = torch.eye(units * each, dtype=torch.float64)
+    inverse[places[:, None], places] = some.inverse
+    weight = torch.zeros(units * each, some.weight.shape[1], dtype=torch.float64)
+    weight[places] = some.weight
+    return Reader(inverse, weight, some.scale)
+
+
+@pytest.mark.parametrize("order", [None, (3, 6, 0, 5)])
+def test_readers_of_a_few_units_cost_what_readers_of_all_of_them_do(order: tuple[int, ...] | None) -> None:
+    parts = [torch.tensor(it) for it in ([0, 3], [1, 2, 6], [5], [0, 1, 2, 3, 4, 5, 6])]
+
+    def made() -> list[Reader]:
+        found = [reader(*problem(len(part), 2, 3, seed), 1.0 + seed) for seed, part in enumerate(parts)]
+        return [Reader(it.inverse, it.weight, it.scale, part) for it, part in zip(found, parts, strict=True)]
+
+    gone, errors = eliminate(made(), 7, order=order)
+    expected, wanted = eliminate([whole(it, 7) for it in made()], 7, order=order)
+    assert gone == expected
+    assert errors == pytest.approx(wanted)
+    assert best_choices(made(), 7)[0] == best_choices([whole(it, 7) for it in made()], 7)[0]
+
+
 def test_an_order_is_followed_and_its_errors_are_those_of_solving_anew() -> None:
     square, weight = problem(6, 2, 3, 3)
     gone, errors = eliminate([reader(square, weight)], 6, order=[4, 1, 5])

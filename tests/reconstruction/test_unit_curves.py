@@ -12,6 +12,7 @@ from secateur.core.trace import trace
 from secateur.reconstruction import curves as module
 from secateur.reconstruction import error_curves, refit
 from secateur.reconstruction.memory_bounds import Memory
+from secateur.reconstruction.reading import Columns, evened
 
 
 @pytest.mark.parametrize("name", nets.SOME_FIRST)
@@ -27,6 +28,40 @@ def test_every_group_has_a_curve_that_never_falls(name: str) -> None:
         assert len(curve.order) == group.size - 1
         assert len(set(curve.order)) == len(curve.order)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_grouped_convolution_is_weighed_group_by_group(scored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    wide = nn.Conv2d(24, 24, 3, padding=1, groups=12)
+    model = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), wide, nn.ReLU(), nn.Conv2d(24, 4, 1)).eval()
+    images = torch.randn(16, 3, 8, 8)
+    graph = trace(model, images[:2])
+    scores = {group.name: torch.rand(group.size) for group in graph.free} if scored else None
+    sizes: list[int] = []
+
+    def seen(inverse: Tensor, weight: Tensor, own: Columns) -> tuple[Tensor, Tensor, Tensor]:
+        found = evened(inverse, weight, own)
+        sizes.append(len(found[0]))
+        return found
+
+    def dense(inverse: Tensor, weight: Tensor, own: Columns) -> tuple[Tensor, Tensor, Tensor]:
+        size = graph.group(own.group).size
+        block, outputs, read = evened(inverse, weight, own)
+        places = (read[:, None] * own.each + torch.arange(own.each)).flatten()
+        whole = torch.eye(size * own.each, dtype=block.dtype)
+        whole[places[:, None], places] = block
+        padded = outputs.new_zeros(len(whole), outputs.shape[1])
+        padded[places] = outputs
+        return whole, padded, torch.arange(size)
+
+    monkeypatch.setattr(module, "evened", seen)
+    found = error_curves(model, graph, [images], scores=scores)
+    assert max(sizes[:12]) == 2 * 9
+    monkeypatch.setattr(module, "evened", dense)
+    for curve, expected in zip(found, error_curves(model, graph, [images], scores=scores), strict=True):
+        assert (curve.group, curve.order, curve.choices) == (expected.group, expected.order, expected.choices)
+        assert curve.error == pytest.approx(expected.error)
 
 
 def chain(width: int = 12) -> nn.Sequential:

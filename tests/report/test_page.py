@@ -249,8 +249,8 @@ def test_sensitivity_is_drawn_and_tabled(tmp_path):
     assert '"y":[90.0,80.0,20.0]' in chart
     rows = Page(text).rows
     assert "Validation accuracy with this share" in text
-    assert ["conv1", "16", "88.00 %", "85.00 %", "80.00 %", "20.00 %", "—"] in rows
-    assert ["conv2", "4", "89.00 %", "87.50 %", "85.00 %", "—", "—"] in rows
+    assert ["conv1", "16", "~88.00 %", "~85.00 %", "80.00 %", "20.00 %", "—"] in rows
+    assert ["conv2", "4", "~89.00 %", "~87.50 %", "85.00 %", "—", "—"] in rows
 
 
 def test_what_others_wrote_cannot_become_code(tmp_path):

@@ -56,6 +56,7 @@ class Written:
             "folded": self.folded,
             "memory_format": self.memory_format,
             **({} if int8 is None else {"int8": int8.to_dict()}),
+            **({"remark": self.file.remark} if self.file.remark else {}),
         }
 
     def line(self) -> str:
@@ -64,7 +65,8 @@ class Written:
         norms = f", {_norms(self.folded)} folded" if self.folded else ""
         last = ", channels last" if self.memory_format == "channels_last" else ""
         near = f"differs by {self.file.difference:.1e}" if self.file.int8 is None else self.file.int8.text()
-        return f"Exported: {self.file.path} ({near}, {batch}{norms}{last})"
+        remark = f", {self.file.remark}" if self.file.remark else ""
+        return f"Exported: {self.file.path} ({near}, {batch}{norms}{last}{remark})"
 
 
 def ready(model: nn.Module, example: Any, kinds: Iterable[str], *, time: bool, tell: Tell) -> Deployed | None:

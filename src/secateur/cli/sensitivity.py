@@ -74,8 +74,9 @@ def sensitivity(
 ) -> None:
     """Show how the network suffers when each group alone is pruned.
 
-    Nothing is trained. What was measured is kept, so that a command that was killed goes on when it is given
-    again. To prune by these curves, give `secateur prune` --allocate sensitivity.
+    Nothing is trained. In its table ~ stands before what is read between two measured points. What was measured is
+    kept, so that a command that was killed goes on when it is given again. To prune by these curves, give `secateur
+    prune` --allocate sensitivity.
     """
     from secateur.report.summary import subject
 
@@ -173,5 +174,6 @@ def _speak(found: Sequence[Curve], images: int) -> None:
         metric = curves.metric_in(found)
         say(
             f"Validation {metric.title} ({images:,} images) with this share of a group's units left; "
-            f"the dense network has {metric.text(found[0].values[0])}."
+            f"the dense network has {metric.text(found[0].values[0])}. What has a {curves.BETWEEN} was not measured "
+            "but is read between two numbers of units that were; --levels says how many are."
         )

@@ -15,7 +15,7 @@ from secateur.core.method import shapes
 from secateur.errors import SettingError, nearest
 from secateur.methods import make
 from secateur.reading import Foreign, written
-from secateur.recipe import Recipe
+from secateur.recipe import TARGET, Recipe
 from secateur.recipe_text import parsed, read
 from secateur.repair import chosen
 from secateur.training.settings import Settings
@@ -153,11 +153,12 @@ class Comparison:
         document = parsed(text)
         _refuse_run(document)
         own = {name: document.pop(name, None) for name in _OWN}
-        top = [f.name for f in fields(Recipe) if f.name not in ("options", "keep", "then", "export", "seed")]
+        top = [f.name for f in fields(Recipe) if f.name not in (*TARGET, "options", "then", "export", "seed")]
         for name in document:
             if name not in (*top, "target", "then"):
-                known = (*top, *_OWN)
-                raise SettingError(f"unknown setting '{name}' at the top of the recipe{nearest(name, known)}")
+                own_place = name in (*TARGET, "keeps", "repairs")
+                hint = " (it belongs in [target])" if own_place else nearest(name, (*top, "target", *_OWN))
+                raise SettingError(f"unknown setting '{name}' at the top of the recipe{hint}")
         entries = _entries(document.pop("method", None))
         target: Any = document.get("target", {})
         if isinstance(target, dict):

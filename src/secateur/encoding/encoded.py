@@ -96,7 +96,7 @@ def encode(
         tell: hears the progress.
 
     Raises:
-        ArtifactError: if a file is there, or cannot be written.
+        ArtifactError: if a file is there, or cannot be written, or does not read back as it was; an old one stays.
         DataError: if there are settings for a training and no data.
         SettingError: if a pattern names no layer, or a weight is not finite.
     """
@@ -121,8 +121,7 @@ def encode(
         tensors, tied, {name: it for name, it in sharings.items() if name in tensors}, settings.gap_bits
     )
     with _writing(place):
-        write_file(place, content)
-    _check(place, tensors)
+        write_file(place, content, lambda written: _check(written, place, tensors))
     numbers = sum(tensor.numel() for tensor in tensors.values())
     return Encoded(place, thin.eval(), len(content), numbers, layers)
 
@@ -176,13 +175,12 @@ def _writing(path: Path) -> Generator[None]:
         raise ArtifactError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
-def _check(path: Path, expected: dict[str, Tensor]) -> None:
-    """Read what was written, and compare every bit of it."""
-    found, _ = file.read(path)
+def _check(written: Path, path: Path, expected: dict[str, Tensor]) -> None:
+    """Read what was written, and compare every bit of it, before it takes the place of an older file."""
+    found, _ = file.read(written)
     for name, tensor in expected.items():
         again = found.get(name)
         if again is None or again.dtype != tensor.dtype or again.shape != tensor.shape or not _same(again, tensor):
-            path.unlink(missing_ok=True)
             raise ArtifactError(f"'{name}' does not come back from {path} as it was; please report this network")
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from secateur.atomic import refuse_special
+from secateur.core.interrupts import deferred
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import private, randomness
 from secateur.errors import ExportError, first_line
@@ -121,9 +122,10 @@ def export(
                 continue
             if not found.refusal:
                 beside = path.with_suffix(way.beside) if way.beside else None
-                if beside is not None:
-                    os.replace(temporary.with_suffix(way.beside), beside)
-                os.replace(temporary, path)
+                with deferred:  # one alone would not fit beside an older file
+                    if beside is not None:
+                        os.replace(temporary.with_suffix(way.beside), beside)
+                    os.replace(temporary, path)
                 return Exported(path, kind, found.difference, way.dynamic, beside, found.int8)
             reasons.append(found.refusal)
     except OSError as error:

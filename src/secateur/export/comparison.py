@@ -40,6 +40,7 @@ class Int8:
         before: how well the network does on the validation images; None without labelled ones.
         after: how well the file does on them.
         left: layers that stay in float32.
+        worst: which of several outputs has lost the most, and how much, in words; empty where there is one.
     """
 
     error: float
@@ -47,11 +48,13 @@ class Int8:
     before: Quality | None = None
     after: Quality | None = None
     left: tuple[str, ...] = ()
+    worst: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         pair = {name: None if one is None else one.to_dict() for name, one in vars(self).items() if name in _PAIR}
-        return {"error": self.error, "agreement": self.agreement, "left": list(self.left), **pair}
+        worst = {"worst": self.worst} if self.worst else {}
+        return {"error": self.error, "agreement": self.agreement, "left": list(self.left), **pair, **worst}
 
     def text(self) -> str:
         """Return how near the file comes and what stays in float32, in words."""
@@ -66,7 +69,8 @@ class Int8:
             near = f"off by {100 * self.error:.2g} %"
         count = len(self.left)
         left = f", {count} layer{'' if count == 1 else 's'} in float32: {', '.join(self.left)}" if count else ""
-        return f"int8: {near}{left}"
+        worst = f"; {self.worst}" if self.worst else ""
+        return f"int8: {near}{worst}{left}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Exported:
         dynamic_batch: whether the file takes batches of any size; otherwise only that of the example inputs.
         beside: the file with the weights, where they stand apart.
         int8: how near a file in int8 comes to the network; None for others, which compute the same.
+        remark: how it differs from the ONNX file that the network came from, in words; empty where it does not.
     """
 
     path: Path
@@ -104,6 +109,7 @@ class Exported:
     dynamic_batch: bool
     beside: Path | None = None
     int8: Int8 | None = None
+    remark: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,8 +76,8 @@ def export_int8(
         data: labelled images, by whose validation split the file is judged; None for a comparison of outputs alone.
         max_drop: largest loss of the metric on the validation images, in its own unit: of accuracy and other shares a
             fraction. Without ``data`` the share of the calibration images that may get another answer, or where outputs
-            are no scores how far they may be off, relative to their size. None for 0.01 (of the value where the metric
-            is no share), and 0.1 without ``data``.
+            are no scores how far they may be off, relative to their size; of several outputs each. None for 0.01 (of
+            the value where the metric is no share), and 0.1 without ``data``.
         leave: layers, or modules with all the layers in them (names or patterns), that stay in float32; some must be
             left for int8. Grouped transposed convolutions with a bias stay so in any case.
         mixed: leave those layers in float32 as well that hurt the most, 1, 2, 4 and so on up to half of them, until
@@ -141,10 +141,11 @@ def quantised(
             f"{setting('leave')} names every layer that could be in int8, so that there is none; name fewer of them, "
             "or export in float32"
         )
-    likeness = Likeness(how.images.batches, how.data, how.max_drop)
+    likeness = Likeness(how.images.batches, how.data, how.max_drop, called.outputs)
     ways = [_way(program, likeness, fixed, more, float32.dynamic_batch) for more in program.steps(fixed, how.mixed)]
     try:
-        return export(model, example_inputs, path, kind, ways, check=likeness.check)
+        made = export(model, example_inputs, path, kind, ways, check=likeness.check)
+        return replace(made, remark=float32.remark if kind == "onnx-int8" else "")
     except ExportError as error:
         if not likeness.refused:
             raise

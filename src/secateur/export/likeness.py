@@ -30,6 +30,7 @@ class Likeness:
         images: batches of unlabelled ones.
         data: labelled ones, whose validation split the metric is of; None without.
         max_drop: see ``export_int8``.
+        names: of the outputs; empty: they are called by their place in what the network returns.
         left: layers that stay in float32 in the file that is compared.
         refused: whether the last file was compared and has lost too much.
     """
@@ -37,6 +38,7 @@ class Likeness:
     images: Sequence[Inputs]
     data: Data | None
     max_drop: float | None
+    names: Sequence[str] = ()
     left: tuple[str, ...] = ()
     refused: bool = False
     _before: list[Quality] = field(default_factory=list[Quality])
@@ -50,29 +52,41 @@ class Likeness:
     def _found(self, expected: nn.Module, way: Way, file: Path, calls: Sequence[Call]) -> Found:
         size = 0 if way.dynamic else batch_of(calls[0])
         run, network = in_parts(way.load(file), size), in_parts(_runner_of(expected), size)
-        difference, error, agreement = self._deviation(network, run)
+        tallies = self._tallies(network, run)
+        difference = max((it.difference for it in tallies), default=math.inf)
+        error = max((it.error for it in tallies), default=math.inf)
         if not math.isfinite(error):
             return Found(difference, "its outputs are not finite or have another shape")
+        agreement = min((it.agreement for it in tallies if it.agreement is not None), default=None)
+        worst, words = self._worst(tallies, expected, calls[0])
         if self.data is None:
-            return Found(difference, self._strayed(error, agreement), Int8(error, agreement, None, None, self.left))
+            return Found(difference, self._strayed(worst, words), Int8(error, agreement, None, None, self.left, words))
         if not self._before:
             self._before.append(_quality(Ran(expected, network, calls[0]), self.data))
         before, after = self._before[0], _quality(Ran(expected, run, calls[0]), self.data)
-        return Found(difference, self._lost(before, after), Int8(error, agreement, before, after, self.left))
+        return Found(difference, self._lost(before, after), Int8(error, agreement, before, after, self.left, words))
 
-    def _deviation(self, network: Runner, run: Runner) -> tuple[float, float, float | None]:
+    def _tallies(self, network: Runner, run: Runner) -> list[Tally]:
+        """Return what was found of each output; nothing where one has another shape."""
         tallies: list[Tally] = []
         for batch in self.images:  # whose outputs may be maps as large as the images, so that none are kept
             call = call_of(batch)
             wanted, given = network(call), run(call)
             if [x.shape for x in wanted] != [x.shape for x in given]:
-                return math.inf, math.inf, None
+                return []
             tallies = tallies or [Tally() for _ in wanted]
             for tally, want, got in zip(tallies, wanted, given, strict=True):
                 tally.add(want, got)
-        scores = [tally.agreement for tally in tallies if tally.agreement is not None]
-        worst = max(tally.difference for tally in tallies), max(tally.error for tally in tallies)
-        return *worst, min(scores, default=None)
+        return tallies
+
+    def _worst(self, tallies: Sequence[Tally], network: nn.Module, call: Call) -> tuple[Tally, str]:
+        """Return the output that has lost the most by its own measure, and in words which that is of several."""
+        place = max(range(len(tallies)), key=lambda number: tallies[number].lost)
+        worst = tallies[place]
+        if len(tallies) == 1:
+            return worst, ""
+        name = f"'{self.names[place]}'" if self.names else _places(network(*call.args, **call.kwargs))[place]
+        return worst, f"of {len(tallies)} outputs {name} is the worst: {worst.text()}"
 
     def _lost(self, before: Quality, after: Quality) -> str:
         metric = before.metric
@@ -85,13 +99,9 @@ class Likeness:
             f"{metric.text(before.value)}, and it may lose {metric.text(limit)} at most"
         )
 
-    def _strayed(self, error: float, agreement: float | None) -> str:
+    def _strayed(self, worst: Tally, words: str) -> str:
         limit = UNLABELLED if self.max_drop is None else self.max_drop
-        if agreement is None:
-            off = f"its outputs are off by {100 * error:.1f} % of their size"
-            return f"{off}, and {100 * limit:.3g} % are allowed" if error > limit else ""
-        other = f"{100 * (1 - agreement):.1f} % of the images get another answer"
-        return f"{other}, and {100 * limit:.3g} % are allowed" if 1 - agreement > limit else ""
+        return f"{words or worst.text()}, and {100 * limit:.3g} % are allowed" if worst.lost > limit else ""
 
 
 @dataclass
@@ -102,7 +112,7 @@ class Tally:
     _size: float = 0.0
     _most: float = 0.0
     _largest: float = 0.0
-    _same: int = 0
+    _same: float = 0.0
     _scores: int = 0
 
     def add(self, want: Tensor, got: Tensor) -> None:
@@ -114,6 +124,9 @@ class Tally:
         self._largest = max(self._largest, wanted.abs().max().item() if off.numel() else 0.0)
         if want.dim() == 2 and want.shape[1] > 1 and want.is_floating_point():
             self._same += int((want.argmax(1) == got.argmax(1)).sum())
+            self._scores += len(want)
+        elif not want.is_floating_point() and off.numel():
+            self._same += (want == got).double().mean().item() * len(want)
             self._scores += len(want)
 
     @property
@@ -129,8 +142,19 @@ class Tally:
 
     @property
     def agreement(self) -> float | None:
-        """Share of the images with the same largest score; None where these are no scores."""
+        """Share of the images with the same largest score, or of the same whole numbers; None where it is neither."""
         return self._same / self._scores if self._scores else None
+
+    @property
+    def lost(self) -> float:
+        """Share of the images with another largest score; of what is no scores the error."""
+        return self.error if self.agreement is None else 1 - self.agreement
+
+    def text(self) -> str:
+        """Return what is lost, in words."""
+        if self.agreement is None:
+            return f"its values are off by {100 * self.error:.1f} % of their size"
+        return f"{100 * self.lost:.1f} % of the images get another answer"
 
 
 class Ran(nn.Module):
@@ -144,6 +168,13 @@ class Ran(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the file returns."""
         return self._made(self._run(call_of(kwargs or args)))
+
+
+def _places(output: Any) -> list[str]:
+    """Return where each tensor stands in what a network returns, as Python says it."""
+    pytree = cast(Any, _pytree)
+    leaves, _ = pytree.tree_flatten_with_path(output)
+    return [f"output{pytree.keystr(path)}" for path, leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _runner_of(network: nn.Module) -> Runner:

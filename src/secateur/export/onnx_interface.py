@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, fx, nn
 
 from secateur.export.comparison import Call
 from secateur.models.onnx_files import OnnxNetwork
+
+BATCH = "batch"
+"""What a free batch is called where nobody calls it otherwise."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Called:
         last: which inputs have their channels last in the file.
         opset: version of the operators; 0 for the exporter's own.
         dynamic: whether the batch may be free.
+        axes: what it is called then, by the names of inputs and outputs.
         example: inputs of the size of the batch that the file had, where that was fixed.
     """
 
@@ -30,6 +35,7 @@ class Called:
     last: tuple[bool, ...] = ()
     opset: int = 0
     dynamic: bool = True
+    axes: Mapping[str, str] = field(default_factory=dict[str, str])
     example: Any = None
 
     def turned(self, call: Call) -> Call:
@@ -55,6 +61,10 @@ class Called:
         graph.output(graph.call_module("network", tuple(firsts)))
         return fx.GraphModule({"network": network}, graph)
 
+    def axis(self, name: str) -> str:
+        """Return what the free batch of a value is called; where it has no name, as that of others, or as usual."""
+        return self.axes.get(name, next(iter(self.axes.values()), BATCH))
+
 
 def called_as(network: nn.Module) -> Called:
     """Return how the file of a network is to be called."""
@@ -67,5 +77,6 @@ def called_as(network: nn.Module) -> Called:
         told.turned,
         told.opset,
         told.dynamic,
+        told.axes,
         None if told.dynamic else network.example_inputs,
     )

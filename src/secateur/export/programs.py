@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from secateur.arguments import checked
 from secateur.errors import ExportError
 from secateur.export.attempt import Way, export, write_through
 from secateur.export.comparison import Call, Exported, Inputs, Runner, outputs
-from secateur.export.onnx_interface import Called, called_as
+from secateur.export.onnx_interface import BATCH, Called, called_as
 from secateur.measure.openvino_programs import compiled_by_openvino
 from secateur.measure.steady_onnx import steady_onnx
 
@@ -85,7 +86,14 @@ def export_called(
     if reason := missing("onnx"):
         raise ExportError(reason)
     given = example_inputs if called.dynamic else called.example
-    return export(model, given, path, "onnx", _onnx_ways(called), reference)
+    made = export(model, given, path, "onnx", _onnx_ways(called), reference)
+    return replace(made, remark=_other_opset(path, called.opset)) if called.opset else made
+
+
+def _other_opset(path: Path, wanted: int) -> str:
+    library: Any = importlib.import_module("onnx")
+    own = next(entry.version for entry in library.load(str(path)).opset_import if entry.domain == "")
+    return "" if own == wanted else f"in opset {own}, as PyTorch cannot write this network in the file's own {wanted}"
 
 
 def missing(kind: str) -> str:
@@ -99,7 +107,7 @@ def missing(kind: str) -> str:
 
 def program_of(network: nn.Module, traced: Call, dynamic: bool) -> Any:
     """Return the ``ExportedProgram`` of a network."""
-    batch = torch.export.Dim("batch", min=1)
+    batch = torch.export.Dim(BATCH, min=1)
 
     def shape(value: object) -> Any:
         return {0: batch} if isinstance(value, Tensor) else None
@@ -143,10 +151,10 @@ def _load_pt2(file: Path) -> Runner:
 def _onnx_ways(called: Called) -> list[Way]:
     """Return the ways to write an ONNX file, the first of them in the opset of the file that the network came from."""
 
-    def way(dynamic: bool, opset: int | None) -> Way:
+    def way(dynamic: bool, opset: int | None, former: bool) -> Way:
         def write(network: nn.Module, traced: Call, path: Path) -> None:
             network, traced = called.wrapped(network), called.turned(traced)
-            if opset is not None and opset < _OWN_OPSET:
+            if former:
                 write_through(path, _older_onnx_bytes(network, traced, called, dynamic))
             else:
                 write_through(path, _onnx_bytes(program_of(network, traced, dynamic), called, opset))
@@ -158,8 +166,10 @@ def _onnx_ways(called: Called) -> list[Way]:
             steady=lambda path: session(steady_onnx(path.read_bytes()), called),
         )
 
-    opsets = (called.opset, max(called.opset, _OWN_OPSET)) if called.opset else (None,)
-    return [way(dynamic, opset) for dynamic in (True, False) if called.dynamic or not dynamic for opset in opsets]
+    kinds: list[tuple[int | None, bool]] = [(called.opset or None, False)]
+    if 0 < called.opset < _OWN_OPSET:  # by the exporter of today it is converted down, where that is known how to
+        kinds = [(called.opset, True), *kinds, (_OWN_OPSET, False)]
+    return [way(dynamic, *kind) for dynamic in (True, False) if called.dynamic or not dynamic for kind in kinds]
 
 
 def _onnx_bytes(program: Any, called: Called, opset: int | None) -> bytes:
@@ -176,11 +186,16 @@ def _onnx_bytes(program: Any, called: Called, opset: int | None) -> bytes:
     )
     for node in onnx_program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: paths of this machine, and half of the file
-    return onnx_program.model_proto.SerializeToString()
+    model = onnx_program.model_proto
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param == BATCH:
+                size.dim_param = called.axis(value.name)
+    return model.SerializeToString()
 
 
 def _older_onnx_bytes(network: nn.Module, traced: Call, called: Called, dynamic: bool) -> bytes:
-    """Write an old opset, which only torch's former exporter does."""
+    """Write an old opset as torch's former exporter does, without a detour."""
     exporter: Any = torch.onnx
     buffer = io.BytesIO()
     exporter.export(
@@ -192,7 +207,7 @@ def _older_onnx_bytes(network: nn.Module, traced: Call, called: Called, dynamic:
         input_names=list(called.inputs),
         output_names=list(called.outputs),
         keep_initializers_as_inputs=False,
-        dynamic_axes={name: {0: "batch"} for name in (*called.inputs, *called.outputs)} if dynamic else None,
+        dynamic_axes={name: {0: called.axis(name)} for name in (*called.inputs, *called.outputs)} if dynamic else None,
     )
     return buffer.getvalue()
 

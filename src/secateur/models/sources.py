@@ -17,6 +17,7 @@ from torch import nn
 
 from secateur.arguments import checked
 from secateur.errors import ModelError, SecateurError, first_line, nearest
+from secateur.events import Tell, ignore
 from secateur.models.builtin import BUILDERS
 from secateur.models.onnx_files import from_onnx, is_onnx, pictures_of
 from secateur.reading import Foreign, shown
@@ -29,7 +30,12 @@ _CHANNELS: tuple[str, ...] = ("channels", "in_channels", "in_chans")
 
 @checked
 def build(
-    spec: str, *, classes: Classes | None = None, channels: Channels = 3, image: Count | None = None
+    spec: str,
+    *,
+    classes: Classes | None = None,
+    channels: Channels = 3,
+    image: Count | None = None,
+    tell: Tell = ignore,
 ) -> nn.Module:
     """Build an untrained network from its name.
 
@@ -47,8 +53,8 @@ def build(
             ``channels``, ``in_channels`` or ``in_chans``, and ``image``.
         classes: number of outputs; None leaves the network's own default.
         channels: of the input images: 3 for colour, 1 for grey.
-        image: height and width of the input images in pixels, for the networks whose layers depend on it
-            (``lenet5``); None leaves the network's own default.
+        image: their height and width in pixels, where layers depend on it (``lenet5``); None for the network's own.
+        tell: hears warnings of what is read.
 
     Returns:
         The network in training mode, on the CPU, with weights drawn from torch's global generator.
@@ -62,7 +68,7 @@ def build(
     """
     refuse_own_code(spec)
     if is_onnx(spec):
-        return from_onnx(str(spec), image=image)
+        return from_onnx(str(spec), image=image, tell=tell)
     source, colon, name = _parts(spec)
     if not colon and (spec.endswith(".py") or "/" in spec):
         raise ModelError(f"'{spec}' lacks the function that builds the network: write {spec}:FUNCTION")
@@ -72,7 +78,7 @@ def build(
         return _torchvision(name, classes, channels)
     if source == "timm":
         return _timm(name, classes, channels)
-    return _own(spec, source, name, _offered(classes, channels, image))
+    return _call(_factory(source, name), spec, _offered(classes, channels, image))
 
 
 def own_code(spec: str) -> bool:
@@ -191,19 +197,13 @@ def _optional(module: str) -> Any:
         ) from error
 
 
-def _own(spec: str, source: str, name: str, offered: Mapping[str, int]) -> nn.Module:
-    """Build a network with the user's own function ``name`` from the file or module ``source``."""
-    return _call(_factory(source, name), spec, offered)
-
-
 def own_function(spec: str) -> Callable[..., Any]:
     """Return the user's own function that a text such as ``my_code.py:make`` names; its file is run.
 
     Raises:
         ModelError: if there is no such file or function.
     """
-    source, _, name = spec.rpartition(":")
-    return _factory(source, name)
+    return _factory(*spec.rpartition(":")[::2])
 
 
 def _factory(source: str, name: str) -> Callable[..., object]:

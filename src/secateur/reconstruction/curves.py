@@ -215,8 +215,8 @@ def _look(survey: _Survey, site: Site, arrived: Sequence[Arrival], seed: int) ->
             if not finite:
                 continue
             block = inverse[number][own.columns][:, own.columns]
-            size = survey.graph.group(own.group).size
-            reader = Reader(*evened(block, weight[number].T[own.columns], own, size), 1.0)
+            block, outputs, read = evened(block, weight[number].T[own.columns], own)
+            reader = Reader(block, outputs, 1.0, read)
             by = (site.layer, scale) if site.add is None else (site.add, torch.ones_like(scale))
             survey.views.setdefault(own.group, []).append(_View(reader, count, *by))
     for name in met:

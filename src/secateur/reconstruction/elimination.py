@@ -32,11 +32,18 @@ class Reader:
         inverse: ``H^-1`` for the columns of the units, ``(units * each, units * each)`` float64, unit by unit.
         weight: the weights of these columns, ``(units * each, outputs)`` float64.
         scale: what squared errors are divided by.
+        units: which units of the group those are, ascending, int64; None: all of them. Each group of a grouped
+            convolution is a reader of its own, mostly of a few.
     """
 
     inverse: Tensor
     weight: Tensor
     scale: float
+    units: Tensor | None = None
+
+    def own(self, units: int) -> Tensor:
+        """Return which of so many units are read."""
+        return torch.arange(units) if self.units is None else self.units
 
 
 def order_of(scores: Tensor) -> list[int]:
@@ -85,16 +92,26 @@ class _Going:
     """
 
     def __init__(self, reader: Reader, units: int) -> None:
-        self.units, self.each, self.scale = units, len(reader.inverse) // units, reader.scale
+        self.all, self.own, self.scale = units, reader.own(units), reader.scale
+        self.units, self.each = len(self.own), len(reader.inverse) // len(self.own)
+        self.place = torch.full((units,), -1)
+        self.place[self.own] = torch.arange(self.units)
         kind = torch.float32 if len(reader.inverse) > _WIDE else torch.float64
         self.inverse, self.weight = reader.inverse.to(kind), _turned(reader.weight).to(kind)
-        whole = self.inverse.view(units, self.each, units, self.each)
+        whole = self.inverse.view(self.units, self.each, self.units, self.each)
         self.blocks = whole.diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
         self.factor = torch.empty_like(self.inverse)
         self.rank = 0
+        self.lost: Tensor | None = None
 
     def losses(self) -> Tensor:
-        """Return what each unit's going would cost, ``(units,)``; of those that are gone anything."""
+        """Return what each unit's going would cost, ``(units of the group,)``; of those that are gone anything."""
+        if self.lost is None:
+            self.lost = torch.zeros(self.all, dtype=torch.float64)
+            self.lost[self.own] = self._losses()
+        return self.lost
+
+    def _losses(self) -> Tensor:
         if self.each == 1:
             return (self.weight.square().sum(1) / self.blocks.flatten()).double() / self.scale
         weight = self.weight.view(self.units, self.each, -1)
@@ -102,8 +119,13 @@ class _Going:
         return found.diagonal(dim1=1, dim2=2).sum(1).double() / self.scale
 
     def drop(self, chosen: Sequence[int]) -> float:
-        """Refit what is left to the loss of units, and return by how much the error rises."""
-        rows = _columns(chosen, self.each)
+        """Refit what is left to the loss of units of the group, and return by how much the error rises."""
+        places = self.place[list(chosen)]
+        places = places[places >= 0]
+        if not len(places):
+            return 0.0
+        self.lost = None
+        rows = _columns(places, self.each)
         known = self.factor[: self.rank]
         across = self.inverse[rows] - known[:, rows].T @ known  # both are symmetric, and rows lie together in memory
         root, failed = torch.linalg.cholesky_ex(across[:, rows])
@@ -117,7 +139,7 @@ class _Going:
         self.rank += len(rows)
         by_unit = more.view(len(rows), self.units, self.each).permute(1, 2, 0)
         self.blocks.baddbmm_(by_unit, by_unit.transpose(1, 2), alpha=-1)
-        self.blocks[chosen] = torch.eye(self.each, dtype=self.blocks.dtype)
+        self.blocks[places] = torch.eye(self.each, dtype=self.blocks.dtype)
         self.weight[rows] = 0
         return float(turned.square().sum()) / self.scale
 
@@ -152,10 +174,12 @@ def best_choices(readers: Sequence[Reader], units: int) -> tuple[list[tuple[int,
 
 def _loss(reader: Reader, gone: Sequence[int], units: int) -> float:
     """Return by how much the error rises when these units go."""
-    columns = _columns(gone, len(reader.inverse) // units)
+    own = reader.own(units)
+    places = torch.isin(own, torch.tensor(gone)).nonzero().flatten()
+    columns = _columns(places, len(reader.inverse) // len(own))
     weight = reader.weight[columns]
     return float((weight * torch.linalg.solve(reader.inverse[columns][:, columns], weight)).sum()) / reader.scale
 
 
-def _columns(places: Sequence[int], each: int) -> Tensor:
-    return (torch.tensor(places, dtype=torch.long)[:, None] * each + torch.arange(each)).flatten()
+def _columns(places: Tensor, each: int) -> Tensor:
+    return (places[:, None] * each + torch.arange(each)).flatten()

@@ -73,21 +73,24 @@ def columns(graph: Graph, units: Tensor, taps: int) -> Iterator[Columns]:
         yield Columns(group.name, found[order], unit[order], each)
 
 
-def evened(inverse: Tensor, weight: Tensor, own: Columns, units: int) -> tuple[Tensor, Tensor]:
-    """Give every unit the same number of columns: those that are added touch nothing and weigh nothing.
+def evened(inverse: Tensor, weight: Tensor, own: Columns) -> tuple[Tensor, Tensor, Tensor]:
+    """Give every unit that is read the same number of columns: those that are added touch nothing and weigh nothing.
 
     Args:
         inverse: ``(columns, columns)``.
         weight: ``(columns, outputs)``.
         own: which unit each column belongs to.
-        units: of the group.
+
+    Returns:
+        Both, and which units are read, ascending.
     """
-    if len(own.units) == units * own.each:
-        return inverse.contiguous(), weight.contiguous()
-    counts = torch.bincount(own.units, minlength=units)
-    place = own.units * own.each + torch.arange(len(own.units)) - (counts.cumsum(0) - counts)[own.units]
-    wide = torch.eye(units * own.each, dtype=inverse.dtype)
+    read, number, counts = own.units.unique(return_inverse=True, return_counts=True)
+    size = len(read) * own.each
+    if len(own.units) == size:
+        return inverse.contiguous(), weight.contiguous(), read
+    place = number * own.each + torch.arange(len(number)) - (counts.cumsum(0) - counts)[number]
+    wide = torch.eye(size, dtype=inverse.dtype)
     wide[place[:, None], place] = inverse
-    padded = weight.new_zeros(units * own.each, weight.shape[1])
+    padded = weight.new_zeros(size, weight.shape[1])
     padded[place] = weight
-    return wide, padded
+    return wide, padded, read

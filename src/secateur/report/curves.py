@@ -16,6 +16,8 @@ from secateur.tasks import ACCURACY, Metric
 
 KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)
 """Fractions at which tables read the curves."""
+BETWEEN = "~"
+"""Stands before what is read between two points that were measured."""
 _RAMP = ("#6a4fc4", "#2f7fb8", "#1fa187", "#5f9a1c", "#c9770f")
 """From the first layers to the last; to be seen on white and on black."""
 
@@ -57,13 +59,21 @@ def metric_in(found: Sequence[Curve]) -> Metric:
 
 
 def table(found: Sequence[Curve]) -> list[tuple[str, int, list[tuple[str, float]]]]:
-    """Return for each group its name, its size, and text and number of the metric at ``KEEPS``."""
+    """Return for each group its name, its size, and text and number of the metric at ``KEEPS``.
+
+    The text of what was not measured but lies between two points begins with ``BETWEEN``.
+    """
     rows: list[tuple[str, int, list[tuple[str, float]]]] = []
     for curve in found:
-        values, metric = [curve.value_at(keep) for keep in KEEPS], metric_in([curve])
-        cells = [(NONE, float("nan")) if v is None else (metric_text(metric, v), v) for v in values]
-        rows.append((curve.group, curve.size, cells))
+        rows.append((curve.group, curve.size, [_cell(curve, keep) for keep in KEEPS]))
     return rows
+
+
+def _cell(curve: Curve, keep: float) -> tuple[str, float]:
+    value = curve.value_at(keep)
+    if value is None:
+        return NONE, float("nan")
+    return ("" if curve.is_measured(keep) else BETWEEN) + metric_text(metric_in([curve]), value), value
 
 
 def of(document: Mapping[str, Any]) -> list[tuple[Markup, list[tuple[str, int, list[tuple[str, float]]]]]]:

@@ -60,7 +60,7 @@ def subject_of(recipe: Recipe, *, download: bool = False, tell: Tell = ignore) -
     """
     data = data_of(recipe, download=download)
     images = images_of(recipe, data, tell)
-    model = model_of(recipe, data, images)
+    model = model_of(recipe, data, images, tell)
     data, images = for_network(recipe, model, data, images, tell)
     return Subject(recipe.model, model, data, images, example_of(recipe, data, images))
 
@@ -131,7 +131,7 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
     return found
 
 
-def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = None) -> nn.Module:
+def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = None, tell: Tell = ignore) -> nn.Module:
     """Return the recipe's dense network, with its weights if it names any.
 
     Without data its classes are those that the recipe names, else those of the weights, else the network's own.
@@ -145,7 +145,7 @@ def model_of(recipe: Recipe, data: Data | None, images: Calibration | None = Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         classes = recipe.classes or (data.classes if data else None)
-        model = build(recipe.model, classes=classes, channels=channels, image=image)
+        model = build(recipe.model, classes=classes, channels=channels, image=image, tell=tell)
         if recipe.weights:
             example = example_of(recipe, data, images)
             if classes is None and (trained := classes_in(recipe.weights, model, example)) is not None:

@@ -73,6 +73,10 @@ class Curve:
             return None
         return float(np.interp(keep * self.size, self.kept[::-1], self.values[::-1]))
 
+    def is_measured(self, keep: float) -> bool:
+        """Tell whether there is a point with this fraction of the units, so that nothing has to be read between two."""
+        return any(abs(keep * self.size - kept) < 1e-9 for kept in self.kept)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON; None for a loss that is not finite."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -16,6 +17,7 @@ class Interface:
         turned: which of them have their channels last in the file.
         opset: version of the operators.
         dynamic: whether the batch is free.
+        axes: what the free batch is called, by the names of inputs and outputs; without those that have no name.
         skeleton: the file without its weights.
     """
 
@@ -25,4 +27,5 @@ class Interface:
     turned: tuple[bool, ...]
     opset: int
     dynamic: bool
+    axes: Mapping[str, str]
     skeleton: bytes

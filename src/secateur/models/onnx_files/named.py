@@ -57,6 +57,12 @@ def sizes_of(value: Any) -> list[int | None]:
     return [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
 
 
+def batch_axes(model: Any) -> dict[str, str]:
+    """Return what a model calls the first size of its inputs and outputs, where that is free and has a name."""
+    firsts = {value.name: value.type.tensor_type.shape.dim[:1] for value in (*inputs_of(model), *model.graph.output)}
+    return {name: sizes[0].dim_param for name, sizes in firsts.items() if sizes and sizes[0].dim_param}
+
+
 def channels_last(model: Any, value: Any) -> bool:
     """Tell whether an input is a batch of pictures with channels last that a transposition puts first."""
     shape = sizes_of(value)

@@ -16,13 +16,15 @@ from torch import Tensor, fx, nn
 
 from secateur.arguments import checked
 from secateur.errors import ModelError, SecateurError, first_line
+from secateur.events import Tell, ignore, warn
 from secateur.models.onnx_files.agreement import agree
 from secateur.models.onnx_files.interface import Interface
 from secateur.models.onnx_files.lowering import Lowered
-from secateur.models.onnx_files.named import channels_last, inputs_of, sizes_of
+from secateur.models.onnx_files.named import batch_axes, channels_last, inputs_of, sizes_of
 from secateur.models.onnx_files.naming import argument, layer
 from secateur.models.onnx_files.reading_files import check, fill, onnx, opset_of, parsed, read, skeleton_of, weights_in
 from secateur.models.onnx_files.shapes import Values
+from secateur.models.onnx_files.shared_weights import tie
 from secateur.rules import Count
 
 _META = "secateur_onnx"
@@ -52,7 +54,7 @@ class OnnxNetwork(fx.GraphModule):
 
 
 @checked
-def from_onnx(path: str | Path, *, image: Count | None = None) -> OnnxNetwork:
+def from_onnx(path: str | Path, *, image: Count | None = None, tell: Tell = ignore) -> OnnxNetwork:
     """Return the network in an ONNX file as a module, in evaluation mode, after ONNX Runtime has agreed with it.
 
     Inputs are those of the file, but for pictures with channels last that the file transposes at once: the module
@@ -62,6 +64,7 @@ def from_onnx(path: str | Path, *, image: Count | None = None) -> OnnxNetwork:
     Args:
         path: of the file; weights that it keeps in other files have to be beside or below it.
         image: height and width of pictures, where the file leaves them free; 224 if None.
+        tell: hears as a warning which operators of the file no longer share a weight.
 
     Raises:
         ModelError: if the file is missing or damaged, asks for what is not read, or for an operator that there is no
@@ -74,8 +77,10 @@ def from_onnx(path: str | Path, *, image: Count | None = None) -> OnnxNetwork:
     path = Path(path).expanduser()
     with _in_words(f"{path}"):
         model = read(path)
-        network = _converted(model, f"{path}", image)
+        network, apart = _converted(model, f"{path}", image)
         agree(network, model, network.interface, f"{path}")
+    for sentence in apart:
+        warn(f"{path}: {sentence}", tell)
     return network
 
 
@@ -99,7 +104,7 @@ def from_skeleton(content: bytes, name: str, *, most: int, most_made: int) -> On
                 f"{name}: the network has {weights:,} weights, which those that are stored do not bear out"
             )
         fill(model)
-        return _converted(model, name, None, most_made)
+        return _converted(model, name, None, most_made)[0]
 
 
 @contextmanager
@@ -116,7 +121,7 @@ def _in_words(name: str) -> Generator[None]:
         ) from error
 
 
-def _converted(model: Any, name: str, image: int | None, most_made: int | None = None) -> OnnxNetwork:
+def _converted(model: Any, name: str, image: int | None, most_made: int | None = None) -> tuple[OnnxNetwork, list[str]]:
     shapes, dynamic = _input_shapes(model, name, image)
     turned = {value.name: channels_last(model, value) for value in inputs_of(model)}
     firsts = {name: (shape[0], shape[3], shape[1], shape[2]) for name, shape in shapes.items() if turned[name]}
@@ -127,7 +132,7 @@ def _converted(model: Any, name: str, image: int | None, most_made: int | None =
         more = {name: (shape[0] + 1, *shape[1:]) for name, shape in shapes.items()}
         found.append(Values(model, more, name))
     lowered = Lowered(model, found, name, firsts)
-    network = _recorded(lowered, name, list(shapes))
+    network, apart = _recorded(lowered, name, list(shapes))
     interface = Interface(
         inputs=tuple(shapes),
         outputs=tuple(value.name for value in model.graph.output),
@@ -135,10 +140,11 @@ def _converted(model: Any, name: str, image: int | None, most_made: int | None =
         turned=tuple(turned.values()),
         opset=opset_of(model),
         dynamic=dynamic,
+        axes=batch_axes(model) if dynamic else {},
         skeleton=_skeleton(model, shapes, dynamic),
     )
     network.meta[_META] = interface
-    return network.eval()
+    return network.eval(), apart
 
 
 def _input_shapes(model: Any, name: str, image: int | None) -> tuple[dict[str, tuple[int, ...]], bool]:
@@ -177,7 +183,7 @@ def _input_shapes(model: Any, name: str, image: int | None) -> tuple[dict[str, t
     return shapes, all(free)
 
 
-def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork:
+def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> tuple[OnnxNetwork, list[str]]:
     """Convert, and record what the converted network calls: layers of torch and functions with plain numbers."""
     recorder = _Recorder()
     convert: Any = importlib.import_module("onnx2torch").convert
@@ -185,6 +191,7 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = convert(lowered.model)
+            apart = tie(lowered, made)
             graph = recorder.trace(made)
     except Exception as error:  # converters raise anything
         own = next(
@@ -224,7 +231,7 @@ def _recorded(lowered: Lowered, name: str, inputs: Sequence[str]) -> OnnxNetwork
                 holder.register_buffer(taken[own].rpartition(".")[2], attrgetter(own)(made).detach().clone())
             node.target = taken[own]
     graph.lint()
-    return OnnxNetwork(root, graph, "OnnxNetwork")
+    return OnnxNetwork(root, graph, "OnnxNetwork"), apart
 
 
 class _Recorder(fx.Tracer):
