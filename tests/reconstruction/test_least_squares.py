@@ -124,3 +124,17 @@ def test_a_matrix_that_rounding_has_left_without_an_inverse_is_raised_a_little()
         assert float(torch.linalg.eigvalsh(found).min()) > 0
     sound = square + torch.eye(6)
     torch.testing.assert_close(inverted(sound) @ sound, torch.eye(6, dtype=torch.float64)[None])
+
+
+def test_what_is_hardly_ever_active_gets_no_large_weights() -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, 500, 3, generator=draw)
+    inputs[..., 2] = 0
+    inputs[:, 3:500:50, 2] = 0.01  # ten rows, none of them held out, whose noise it could take upon itself
+    missing = 0.5 * inputs[..., :1] + 0.2 * torch.randn(1, 500, 1, generator=draw)
+    fit = Fit()
+    fit.add(inputs, missing, torch.arange(500))
+    found = fit.solve()
+    assert found is not None
+    assert float(found.change[0, 0, 0]) == pytest.approx(0.5, abs=0.03)
+    assert float(found.change[0, 2].abs()) < 2

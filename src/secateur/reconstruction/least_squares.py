@@ -25,6 +25,8 @@ STEPS = 100
 """Of conjugate gradients, where weights have to stay zero."""
 DEAD = 1e-6
 """Share of the mean square of the inputs that an input has at least in the pull."""
+RARE = 1e-2
+"""The same in a fit: what is hardly ever active would get weights by which further training diverges."""
 _EXACT = 600  # columns up to which products are summed up in float64
 _SLOW = 1500  # columns beyond which not all pulls are tried
 _SLABS = 4  # of columns, in which wider products are made
@@ -204,7 +206,7 @@ class Fit:
 
 def solved(moments: Moments, strength: float, free: Tensor | None = None) -> Tensor | None:
     """Return the change of the weights under a pull, ``(groups, columns, outputs)``; None if there is none."""
-    pulled = ridged(moments.square, strength)
+    pulled = ridged(moments.square, strength, least=RARE)
     if free is not None:
         return _masked(pulled, moments.product, free)
     torch.linalg.cholesky_ex(pulled, out=(pulled, info := torch.empty(0, dtype=torch.int32)))
@@ -214,13 +216,13 @@ def solved(moments: Moments, strength: float, free: Tensor | None = None) -> Ten
     return change if bool(change.isfinite().all()) else None
 
 
-def ridged(square: Tensor, strength: float) -> Tensor:
+def ridged(square: Tensor, strength: float, *, least: float = DEAD) -> Tensor:
     """Return ``X'X`` with the pull on its diagonal, ``(groups, columns, columns)``.
 
     Each input is pulled in its own units, so that a unit of large values does not decide about all others.
     """
     own = square.diagonal(dim1=1, dim2=2)
-    floor = DEAD * own.mean(1, keepdim=True)
+    floor = least * own.mean(1, keepdim=True)
     pulled = square.clone()  # one copy and no other matrix: of wide layers they are large
     pulled.diagonal(dim1=1, dim2=2).add_(torch.where(floor > 0, torch.maximum(own, floor), 1.0), alpha=strength)
     return pulled
@@ -274,7 +276,7 @@ def _in_row_space(inputs: Tensor, missing: Tensor, apart: Tensor, most: int) -> 
         chosen = torch.linspace(0, inputs.shape[1] - 1, most).long()
         inputs, missing, apart = inputs[:, chosen], missing[:, chosen], apart[chosen]
     own = inputs.square().sum(1, keepdim=True)
-    own = torch.maximum(own, DEAD * own.mean(2, keepdim=True)).clamp(min=1e-30)
+    own = torch.maximum(own, RARE * own.mean(2, keepdim=True)).clamp(min=1e-30)
     scaled = inputs / own.sqrt()  # where the pull is the same for all columns
     kernel = (scaled @ scaled.transpose(1, 2)).double()
     missing = missing.double()
