@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from svg_page import svg_page
 
-WIDTH, TOP, LINE, HEAD, LEFT, RIGHT = 480, 66, 24, 34, 196, 22
+WIDTH, TOP, LINE, HEAD, LEFT, RIGHT = 540, 66, 24, 34, 256, 22
 STYLE = (
     ".page{fill:#fff}text{fill:#24292f}.grid{stroke:#d0d7de}.way{stroke:#9aa4af;stroke-width:2}"
     ".cut{fill:#fff;stroke:#57606a;stroke-width:2}.fit{fill:#c2410c}"
