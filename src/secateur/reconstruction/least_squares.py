@@ -25,8 +25,7 @@ STEPS = 100
 """Of conjugate gradients, where weights have to stay zero."""
 DEAD = 1e-6
 """Share of the mean square of the inputs that an input has at least in the pull."""
-RARE = 1e-2
-"""The same in a fit: what is hardly ever active would get weights by which further training diverges."""
+RARE = 1e-2  # the same in a fit: what is hardly ever active would get weights by which further training diverges
 _EXACT = 600  # columns up to which products are summed up in float64
 _SLOW = 1500  # columns beyond which not all pulls are tried
 _SLABS = 4  # of columns, in which wider products are made

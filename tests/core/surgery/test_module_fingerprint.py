@@ -64,10 +64,18 @@ def test_what_cannot_be_compared_is_like_nothing(held: Any) -> None:
     assert fingerprint(Block(held=held)) is None
 
 
-def test_values_of_own_buffers_are_not_looked_at() -> None:
+def buffered(value: Tensor) -> Block:
     block = Block()
-    block.register_buffer("scale", torch.ones(1))
-    assert fingerprint(block) is None
+    block.register_buffer("scale", value)
+    return block
+
+
+def test_values_of_own_buffers_are_compared_where_they_are_few() -> None:
+    one = fingerprint(buffered(torch.ones(2, 2)))
+    assert one == fingerprint(buffered(torch.ones(2, 2).t())) is not None
+    assert one != fingerprint(buffered(torch.zeros(2, 2)))
+    assert fingerprint(buffered(torch.tensor(True))) not in (None, fingerprint(buffered(torch.tensor(False))))
+    assert fingerprint(buffered(torch.ones(70_000))) is None
 
 
 def test_blocks_that_are_alike_get_the_sizes_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
