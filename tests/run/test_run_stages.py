@@ -157,7 +157,7 @@ def test_a_recipe_states_the_stages(data: Data, train: Settings, monkeypatch: py
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     assert recipe.name() != replace(recipe, then=(kernels,)).name()
     monkeypatch.setattr(subject, "load_data", lambda spec, **how: data)
-    monkeypatch.setattr(subject, "model_of", lambda recipe, data, images=None: make("plain"))
+    monkeypatch.setattr(subject, "model_of", lambda *given: make("plain"))
     result = run_recipe(replace(recipe, train=train, then=(kernels,)))
     direct = prune(make("plain"), None, MAPS, data=data, train=train, then=[Step(KERNELS)], latency=False)
     assert result.plans == direct.plans

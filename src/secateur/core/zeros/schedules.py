@@ -16,14 +16,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from secateur.errors import SettingError, TrainingError
+from secateur.spelling import setting
 
 _HAIR = 1e-9  # products of decimals fall a hair below the whole number that was meant
 
 
 class Schedule(ABC):
-    """A row of changes over a training."""
+    """A row of changes over a training.
+
+    Attributes:
+        dial: the setting of methods that says how many there are.
+    """
+
+    dial: ClassVar[str] = "rounds"
 
     @property
     @abstractmethod
@@ -54,7 +62,7 @@ class Schedule(ABC):
             raise TrainingError(
                 f"the schedule of this method changes the network {self.stages} times, which takes {needed} optimizer "
                 f"steps at least, and its part of this training has {int(self.room(steps) + _HAIR)}; train for longer, "
-                "or let the method take fewer rounds or updates"
+                f"or ask for less with {setting(self.dial)}"
             )
 
 
@@ -167,6 +175,8 @@ class Cubic(Course):
         begin: share of the training that goes by before the first change, in [0, 1).
         end: share of the training at which the last one is, above ``begin`` and at most 1.
     """
+
+    dial: ClassVar[str] = "updates"
 
     updates: int
     begin: float = 0.0
