@@ -128,7 +128,7 @@ def criteria_table(found: Sequence[Row]) -> list[str]:
 
 def digits_table(found: Sequence[Row]) -> list[str]:
     """Return one line for each method: right after the cut, after the fit, and both trained on."""
-    mine = [row for row in found if row["keep"] and row["label"] != SAME]
+    mine = [row for row in found if row["label"] != SAME]
     cell = {(row["label"], row["repair"] == FITTED): row for row in mine}
     order = sorted({row["label"] for row in mine}, key=lambda name: -best(cell, name))
     lines = [head("method", "MACs left", "cut", "fitted", "cut, trained", "fitted, trained")]
