@@ -15,12 +15,12 @@ from torch import nn
 import forked
 from kills import Killed
 from secateur.artifact.locks import claimed
-from secateur.compare import Comparison, carry_out, gather, requests, run_one, write
+from secateur.compare import Comparison, carry_out, gather, requests, run_files, run_one, write
 from secateur.compare.requests import Request
 from secateur.compare.run_files import path_of
 from secateur.compare.scratch import rescale
 from secateur.data import Data
-from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError
+from secateur.errors import ArtifactError, SecateurError, SettingError, TargetError, TrainingError
 from secateur.events import Event
 from secateur.measure import Latency, SideBySide
 from secateur.run import headline_speed, images_of, pipeline, prune_as, subject
@@ -170,12 +170,16 @@ def test_what_one_method_cannot_do_keeps_no_other_from_it(
     monkeypatch.setattr(run_one.Conductor, "run", refusing)
     heard: list[Event] = []
     refused = sum(request.title.startswith("magnitude") for request in requests(comparison))
-    with pytest.raises(TargetError, match=r"magnitude.*: cannot keep only so much.*; the rest is there: look at it"):
+    with pytest.raises(TargetError, match=r"magnitude.*: cannot keep only so much.*; look at the others with .*gather"):
         carry_out(comparison, tmp_path, tell=heard.append)
     assert sum(event.text.startswith("left out: magnitude") for event in heard) == refused > 0
     assert len(gather(comparison, tmp_path)) == len(requests(comparison)) - refused
+    assert not list((tmp_path / "work").glob("*magnitude*"))
     monkeypatch.setattr(run_one.Conductor, "run", own)
-    assert len(carry_out(comparison, tmp_path)) == len(requests(comparison))
+    done = carry_out(comparison, tmp_path)
+    assert len(done) == len(requests(comparison))
+    with pytest.raises(TrainingError, match="what was measured is no finite number"):
+        run_files.save(tmp_path, done[0][0], replace(done[0][1], test=float("nan")))
 
 
 def test_processes_share_the_work_and_leave_each_other_alone(colours: Data, small: str, tmp_path: Path) -> None:

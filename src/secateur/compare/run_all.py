@@ -78,17 +78,19 @@ def carry_out(
                     if not isinstance(error, _OF_ONE):
                         raise
                     failed.append(error)
+                    _forget(folder / "work" / request.name)  # or a corrected library would go on with what went wrong
                     warn(f"left out: {error}", tell)
                     continue
                 _forget(folder / "work" / request.name)
+    there = {request.title for request, _ in gather(comparison, folder)}
+    missing = [title for title in busy if title not in there]
     if failed:
-        more = f", and {len(failed) - 1} other runs cannot be made either" if len(failed) > 1 else ""
-        failed[0].args = (
-            f"{failed[0]}{more}; the rest is there: look at it with {said('secateur.compare.gather', '--show')}, or "
-            "correct the recipe and carry out what is missing",
-        )
+        others = len(failed) - 1
+        more = f", and {others} other run{'s' * (others > 1)} cannot be made either" if others else ""
+        look = f"; look at the others with {said('secateur.compare.gather', '--show')}" if there else ""
+        going = f" ({len(missing)} still going in other processes)" if missing else ""
+        failed[0].args = (f"{failed[0]}{more}{look}{going}, and correct the recipe to carry out what is missing",)
         raise failed[0]
-    missing = [title for title in busy if title not in {request.title for request, _ in gather(comparison, folder)}]
     if missing:
         raise ArtifactError(
             f"{len(missing)} of {len(wanted)} runs in {folder} are still going in other processes, {missing[0]} in "

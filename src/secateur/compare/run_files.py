@@ -12,7 +12,7 @@ from typing import Any, cast
 from secateur import artifact, reading
 from secateur.artifact.bounded_reading import MOST
 from secateur.compare.requests import Request
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, TrainingError
 from secateur.spelling import elsewhere
 
 FORMAT = 1
@@ -100,9 +100,16 @@ def save(folder: Path, request: Request, run: Run) -> None:
 
     Raises:
         ArtifactError: if it cannot be written.
+        TrainingError: if something that was measured is no finite number.
     """
     path = path_of(folder, request)
-    text = json.dumps({"format": FORMAT, **run.to_dict()}, indent=1, allow_nan=False)
+    try:
+        text = json.dumps({"format": FORMAT, **run.to_dict()}, indent=1, allow_nan=False)
+    except ValueError:
+        raise TrainingError(
+            "what was measured is no finite number, as after a training that diverged; train with a lower 'lr' or with "
+            "'clip_grad'"
+        ) from None
     try:
         artifact.write_file(path, f"{text}\n".encode())
     except OSError as error:

@@ -83,7 +83,10 @@ def from_loaders(
 
 def _check_known(classes: int | None, task: Task) -> None:
     if classes is None and wants_labels(task):
-        raise DataError("nobody says how many classes the loaders have: name their number (classes=)")
+        raise DataError(
+            "nobody says how many classes the loaders have: make them a data set that does, "
+            "secateur.data.from_loaders(..., classes=)"
+        )
 
 
 @checked
