@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.reconstruction import least_squares
 from secateur.reconstruction.least_squares import Fit, Moments, inverted, solved
 
 
@@ -73,19 +72,18 @@ def test_weights_that_are_not_free_stay() -> None:
         assert torch.allclose(found[0, own, output], expected, atol=1e-6)
 
 
-def test_wide_problems_have_the_same_solution_in_the_space_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, missing, _ = rows(60, 40, 3, noise=0.5)
-    normal = Fit()
-    normal.add(inputs, missing, torch.arange(60))
-    expected = normal.solve()
-    monkeypatch.setattr(least_squares, "MOST", 10)
-    dual = Fit()
-    dual.add(inputs, missing, torch.arange(60))
-    found = dual.solve()
+def test_wide_problems_have_the_same_solution_in_the_space_of_the_rows() -> None:
+    inputs, missing, _ = rows(30, 40, 3, noise=0.5)
+    inputs[..., -1] *= 1e-2  # hardly active, and held back in both
+    normal, dual = Fit(), Fit(most=30)
+    for fit in (normal, dual):
+        fit.add(inputs, missing, torch.arange(30))
+    expected, found = normal.solve(), dual.solve()
+    assert dual.inputs
     assert expected is not None
     assert found is not None
     assert found.pull == expected.pull
-    assert torch.allclose(found.change, expected.change, atol=1e-2 * float(expected.change.abs().max()))
+    assert torch.allclose(found.change, expected.change, atol=1e-3 * float(expected.change.abs().max()))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -92,7 +92,9 @@ def export_called(
 
 def _other_opset(path: Path, wanted: int) -> str:
     library: Any = importlib.import_module("onnx")
-    own = next(entry.version for entry in library.load(str(path)).opset_import if entry.domain == "")
+    own = next(
+        entry.version for entry in library.load(str(path), load_external_data=False).opset_import if entry.domain == ""
+    )
     return "" if own == wanted else f"in opset {own}, as PyTorch cannot write this network in the file's own {wanted}"
 
 

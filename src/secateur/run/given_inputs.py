@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
 
 from torch import nn
 
@@ -27,6 +27,8 @@ DATA = Rule(
     "a data set, which secateur.load_data returns, its name, or with a task two or three loaders",
 )
 """What can be given as data."""
+
+Given: TypeAlias = Annotated[Data | str | Sequence[Any] | Mapping[str, Any] | None, DATA]
 
 
 def data_under(data: Any, task: Task | None, seed: int) -> Data | None:

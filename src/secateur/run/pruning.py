@@ -37,7 +37,7 @@ from secateur.run.budget_target import check_budget
 from secateur.run.calibration_images import shape_of
 from secateur.run.device_placement import place_for
 from secateur.run.fallback import for_images, without_fit
-from secateur.run.given_inputs import DATA, fitted, looked_at
+from secateur.run.given_inputs import Given, fitted, looked_at
 from secateur.run.grid_training import on_grids
 from secateur.run.headline_speed import asked_for, check_runtime
 from secateur.run.job import Job
@@ -63,7 +63,7 @@ def prune(
     example_inputs: Inputs | None = None,
     method: Method | str | None = None,
     target: Target | Number | None = None,
-    data: Annotated[Data | str | Sequence[Any] | Mapping[str, Any] | None, DATA] = None,
+    data: Given = None,
     *,
     task: Task | None = None,
     train: Settings | None = None,

@@ -20,14 +20,13 @@ from secateur.core.surgery.foreign import Network, refuse_foreign
 from secateur.core.surgery.private_copies import apart
 from secateur.core.surgery.untouched import ordinary, private, randomness
 from secateur.core.task import Task
-from secateur.data import Data
 from secateur.data.calibration import COUNT, SOURCE
 from secateur.errors import SettingError
 from secateur.events import Event, Tell, heard, ignore, once, warn
 from secateur.measure import Runtime
 from secateur.rules import Count, Images, Number, Rounds, Seed, Threads
 from secateur.run import Result
-from secateur.run.given_inputs import DATA
+from secateur.run.given_inputs import Given
 from secateur.run.pipeline import Pipeline
 from secateur.session.agreement import alike
 from secateur.session.beginning import begun
@@ -90,7 +89,7 @@ class Session:
         steps: Rounds = 5,
         schedule: Schedule = "geometric",
         every: Count = 1,
-        data: Annotated[Data | str | Sequence[Any] | Mapping[str, Any] | None, DATA] = None,
+        data: Given = None,
         task: Task | None = None,
         calibrate: Annotated[Any, SOURCE] = None,
         calibrate_images: Images = COUNT,

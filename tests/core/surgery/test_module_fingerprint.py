@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.plan import DropUnits, Plan
-from secateur.core.surgery import apply
+from secateur.core.surgery import apply, rewriting
 from secateur.core.surgery.module_fingerprint import fingerprint
 from secateur.core.trace import trace
 
@@ -79,8 +79,6 @@ def test_values_of_own_buffers_are_compared_where_they_are_few() -> None:
 
 
 def test_blocks_that_are_alike_get_the_sizes_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from secateur.core.surgery import rewriting
-
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(3, 16), *(Block() for _ in range(4))).eval(), torch.randn(2, 5, 3)
     graph = trace(net, x)

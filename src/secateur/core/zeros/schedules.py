@@ -28,10 +28,10 @@ class Schedule(ABC):
     """A row of changes over a training.
 
     Attributes:
-        dial: the setting of methods that says how many there are.
+        dials: the settings of methods that say how many there are.
     """
 
-    dial: ClassVar[str] = "rounds"
+    dials: ClassVar[tuple[str, ...]] = ("rounds",)
 
     @property
     @abstractmethod
@@ -62,7 +62,7 @@ class Schedule(ABC):
             raise TrainingError(
                 f"the schedule of this method changes the network {self.stages} times, which takes {needed} optimizer "
                 f"steps at least, and its part of this training has {int(self.room(steps) + _HAIR)}; train for longer, "
-                f"or ask for less with {setting(self.dial)}"
+                f"or ask for less with {' or '.join(map(setting, self.dials))}"
             )
 
 
@@ -140,6 +140,8 @@ class Retrainings(Course):
         shares: of what is left, what goes at each change, in (0, 1); at least one.
     """
 
+    dials: ClassVar[tuple[str, ...]] = ("rounds", "shares")
+
     shares: tuple[float, ...]
 
     @property
@@ -176,7 +178,7 @@ class Cubic(Course):
         end: share of the training at which the last one is, above ``begin`` and at most 1.
     """
 
-    dial: ClassVar[str] = "updates"
+    dials: ClassVar[tuple[str, ...]] = ("updates",)
 
     updates: int
     begin: float = 0.0
@@ -214,6 +216,8 @@ class Cycle(Schedule):
         rounds: how often each of them has its turn.
         rest: length of the end, in turns, at least 1.
     """
+
+    dials: ClassVar[tuple[str, ...]] = ("rounds", "parts")
 
     parts: int
     rounds: int
