@@ -37,3 +37,18 @@ def test_rounding_of_large_sums_is_no_difference_of_a_small_channel() -> None:
     x = torch.tensor([[1000.0, 1e-3], [500.0, 0.0]])
     assert difference(nn.Identity(), lambda call: [x + 1e-3], call_of(x)) < 2e-6
     assert difference(nn.Identity(), lambda call: [x + 0.02], call_of(x)) > TOLERANCE
+
+
+class Cancelling(nn.Module):
+    """Sums whose terms are far larger than what is left of them, as in a deep network."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 300.0) - 300.0
+
+
+def test_what_the_network_itself_rounds_is_no_difference() -> None:
+    x = torch.rand(1, 100, generator=torch.Generator().manual_seed(0))
+    x[:, :50] *= 1e-3
+    assert difference(Cancelling(), lambda call: [call.args[0]], call_of(x)) < TOLERANCE
+    x[:, 3] = 1e-3
+    assert difference(Cancelling(), lambda call: [call.args[0].where(x != x[0, 3], x + 1e-3)], call_of(x)) > TOLERANCE
