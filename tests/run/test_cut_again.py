@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 import secateur
-from plans import blind
+from plans import blind, half
 from secateur import Limits, Target, prune
 from secateur.budget import Budget
 from secateur.compare import scratch
+from secateur.core.method import Method
 from secateur.core.plan import DropUnits, Plan
+from secateur.core.problem import Problem
 from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, verify
-from secateur.core.trace import trace
+from secateur.core.trace import trace, traced
 from secateur.data import Data
 from secateur.errors import CutError, SecateurError
 from secateur.events import ignore
@@ -252,3 +254,52 @@ def test_the_thin_network_of_a_comparison_is_cut_again(data: Data, monkeypatch: 
     thin = scratch.uniform(recipe, 0.8, data, ignore)
     assert thin(data.example()).shape == (1, 5)
     assert size(trace(thin, data.example())).macs <= 0.8 * size(trace(Scores(), data.example())).macs
+
+
+class Scripted(nn.Module):
+    """Has a part whose layers no surgery can change, which nothing but a cut shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed, self.free = torch.jit.script(nn.Sequential(nn.Conv2d(3, 16, 1))), nn.Conv2d(16, 8, 1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.free(self.fixed(x))))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch wants scripts gone
+def test_trials_that_were_left_out_are_made_where_a_cut_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = Scripted().eval()
+    readings: list[str] = []
+
+    def heard(*given: Any, trials: str, **more: Any) -> Any:
+        readings.append(trials)
+        return traced(*given, **more, trials=trials)
+
+    monkeypatch.setattr("secateur.run.preflight.traced", heard)
+    how: dict[str, Any] = {"latency": False, "limits": Limits(multiple=1), "repair": (), "work": tmp_path / "work"}
+    result = [prune(net, X, "magnitude", 0.7, **how) for _ in range(2)][-1]  # as in a run that was killed and goes on
+    assert readings == 2 * ["where needed", "always", "always"]
+    assert [edit.group for edit in result.plans[0].edits if isinstance(edit, DropUnits)] == ["free"]
+    result.save(tmp_path / "out")
+    again = secateur.load(tmp_path / "out", dense=net).model
+    assert torch.allclose(again(X), result.model(X), atol=1e-5)
+
+
+def test_a_method_that_may_try_networks_by_itself_leaves_no_trial_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Method):
+        def plan(self, problem: Problem) -> Plan:
+            return half(problem.graph)
+
+    readings: list[str] = []
+
+    def heard(*given: Any, trials: str, **more: Any) -> Any:
+        readings.append(trials)
+        return traced(*given, **more)
+
+    monkeypatch.setattr("secateur.run.preflight.traced", heard)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)).eval()
+    prune(net, X, Own(), latency=False, repair=())
+    assert readings == ["always"]

@@ -36,7 +36,7 @@ from secateur.artifact.manifest import (
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, apply
 from secateur.core.surgery.forward import listed
-from secateur.core.trace import trace
+from secateur.core.trace import traced
 from secateur.core.zeros.block_execution import execute
 from secateur.errors import ArtifactError, ModelError, PlanError, SettingError, TraceError
 from secateur.measure import deploy
@@ -212,6 +212,15 @@ def _measurement(place: Path) -> dict[str, Any]:
     return found
 
 
+def _cut_again(model: nn.Module, inputs: Inputs, plan: Plan) -> nn.Module:
+    """Apply a plan to the network as it was read in the run, with trials before the cut or without."""
+    try:
+        graph = traced(model, inputs, free_outputs=plan.free_outputs, tried=plan.tried, trials="where needed")
+        return apply(model, graph, plan)
+    except PlanError:
+        return apply(model, traced(model, inputs, free_outputs=plan.free_outputs, tried=plan.tried), plan)
+
+
 def _replay(
     place: Path, dense: nn.Module, names: Sequence[str], example: dict[str, Any], given: Inputs | None
 ) -> tuple[nn.Module, tuple[Plan, ...]]:
@@ -224,8 +233,7 @@ def _replay(
         with naming(path or place / MEASUREMENT):
             plan = Plan() if path is None else Plan.from_json(reading.text(path, MOST_PLAN))
             try:
-                graph = trace(model, inputs, free_outputs=plan.free_outputs, tried=plan.tried)
-                model = apply(model, graph, plan)
+                model = _cut_again(model, inputs, plan)
             except ModelError as error:
                 raise ArtifactError(
                     f"the network given for {path or place} cannot be cut again ({reading.line(str(error))}); "

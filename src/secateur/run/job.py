@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.budget import Budget
 from secateur.core.graph import Graph, Groups
-from secateur.core.method import Method
+from secateur.core.method import Method, ScoreMethod
 from secateur.core.plan import Plan
 from secateur.core.selection.error_curves import ErrorCurve
 from secateur.core.selection.search_results import Search
@@ -22,6 +22,7 @@ from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
 from secateur.core.surgery import Inputs
 from secateur.core.surgery.forward import describe
+from secateur.core.trace import Trials
 from secateur.core.zeros.block_execution import execute, execution_of
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import COUNT
@@ -83,6 +84,7 @@ class Job:
     # what comes of it on the way
     clock: Clock = field(default_factory=Clock)
     graph: Graph | None = None
+    trusting: bool = True  # in what was read, until a cut fails
     sped_up: int = 0
     settled: Settled | None = None
     forecast: Forecast | None = None
@@ -98,9 +100,15 @@ class Job:
     )
 
     def read(self, model: nn.Module, tried: Sequence[Plan] = ()) -> Graph:
-        """Trace a network, perhaps again after plans that failed; refuse one without anything to prune."""
+        """Trace a network, perhaps again after plans that failed; refuse one without anything to prune.
+
+        Trials wait for the first real cut where none but proved networks are made, and until one has failed.
+        """
         how: dict[str, Any] = {"free_outputs": self.free_outputs, "groups": self.groups, "patience": self.patience}
-        return preflight.read(model, self.inputs, self.leave, **how, tell=self.tell, tried=tried)
+        scores = all(isinstance(m, ScoreMethod) for m in (self.method, *(step.method for step in self.then)))
+        self.trusting = self.trusting and scores and not tried  # searches make networks that nobody proves
+        trials: Trials = "where needed" if self.trusting else "always"
+        return preflight.read(model, self.inputs, self.leave, **how, tell=self.tell, tried=tried, trials=trials)
 
     def about_data(self) -> tuple[object, ...]:
         """Return what a plan that was decided on the data, or on unlabelled images, depends on."""

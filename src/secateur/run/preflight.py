@@ -18,7 +18,7 @@ from secateur.core.plan import Plan
 from secateur.core.selection.target_selection import check_reach
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
-from secateur.core.trace import trace
+from secateur.core.trace import Trials, traced
 from secateur.core.zeros.blocks import BlockLayer
 from secateur.data import Data
 from secateur.errors import ModelError, SettingError, TargetError, nearest
@@ -43,10 +43,11 @@ def read(
     patience: float | None = None,
     tell: Tell = ignore,
     tried: Sequence[Plan] = (),
+    trials: Trials = "always",
 ) -> Graph:
     """Trace a network, perhaps again after plans that failed, and leave some layers alone, and all streams if so asked.
 
-    Outputs that are free may lose channels.
+    Outputs that are free may lose channels. Trials can wait for the first real cut, see ``secateur.core.trace.traced``.
 
     Raises:
         ModelError: if the network does not run on the inputs.
@@ -54,7 +55,8 @@ def read(
         TargetError: if nothing can be pruned.
         TraceError: if it was not read within ``patience`` seconds.
     """
-    graph = trace(model, inputs, free_outputs=free_outputs, seconds=patience, tell=tell, tried=tried)
+    how: dict[str, Any] = {"free_outputs": free_outputs, "seconds": patience, "tried": tried, "trials": trials}
+    graph = traced(model, inputs, **how, tell=tell)
     layers = [maker_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
     names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
     for pattern in leave:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from secateur.core.graph import Graph
 from secateur.core.plan import DropUnits, Plan
-from secateur.errors import CutError, TargetError, TraceError
+from secateur.errors import CutError, PlanError, TargetError, TraceError
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def carried_out(
     Args:
         graph: read from the network, perhaps with plans that were tried before.
         work: decides on a plan for the network as it was read, and carries it out.
-        read: reads the network once more, with these plans for further trials.
+        read: reads the network once more, with these plans for further trials, and the usual ones if it left them out.
         decisions: how often work is done at most.
 
     Returns:
@@ -31,6 +31,7 @@ def carried_out(
 
     Raises:
         CutError: if a cut fails in the end, or nothing could be pruned if it were to succeed.
+        TargetError: if the usual trials, which were left out before, leave nothing that can be pruned.
     """
     for left in reversed(range(decisions)):
         try:
@@ -41,6 +42,8 @@ def carried_out(
             drops = Plan(tuple(edit for edit in error.plan.edits if isinstance(edit, DropUnits)))
             try:
                 graph = read((*graph.tried, drops))
+            except PlanError:  # trials that had been left out up to now have pinned what it removes
+                graph = read(graph.tried)
             except (TargetError, TraceError):
                 raise error from None
     raise AssertionError("the last decision returns or raises")

@@ -120,6 +120,7 @@ class Round:
             left_alone = (tuple(job.leave), job.groups)
             facts = (method, self.target, job.limits, left_alone, job.seed, self.plans, job.about_data())
             facts = (*facts, self.graph.tried) if self.graph.tried else facts
+            facts = facts if job.trusting else (*facts, "after trials")  # which may have pinned something
             facts = (*facts, ("free outputs", *self.graph.free_outputs)) if self.graph.free_outputs else facts
             name, beside = f"plan-{self.number}", job.beside()
             if decides_by_the_clock(method):  # and no two measurements are alike

@@ -17,7 +17,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.sizes.size import size
 from secateur.core.surgery import apply, run, verify
-from secateur.core.trace import trace
+from secateur.core.trace import trace, traced
 from secateur.errors import ModelError
 from secateur.events import Event
 from strategies import networks
@@ -257,3 +257,20 @@ def test_the_first_news_is_what_goes_on_and_not_the_name_of_a_module() -> None:
     trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), torch.randn(1, 3, 8, 8), tell=heard.append)
     assert heard[0] == Event("trace", "reading the network")
     assert "1" in {event.text for event in heard[1:]}
+
+
+@pytest.mark.parametrize("name", SOME_FIRST)
+def test_trials_that_can_wait_change_nothing_where_nothing_breaks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = make(name), images(1)
+    expected = account(trace(model, inputs))
+    tried: list[Plan] = []
+
+    def heard(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
+        tried.append(plan)
+        return apply(model, graph, plan)
+
+    monkeypatch.setattr("secateur.core.trace.breaks.apply", heard)
+    graph = traced(model, inputs, trials="where needed")
+    assert account(graph) == expected
+    if name in ("plain", "channel shuffle"):  # without sizes in its code, and with
+        assert bool(tried) is (name == "channel shuffle")

@@ -34,7 +34,7 @@ from secateur.core.trace.draws import Around
 from secateur.core.trace.rules import learn
 from secateur.core.trace.state import State
 from secateur.core.trace.steps import listening, noting
-from secateur.core.trace.trial import settle
+from secateur.core.trace.trial import Trials, settle
 from secateur.errors import ModelError, TraceError
 from secateur.events import Event, Tell, ignore
 from secateur.rules import Number
@@ -50,8 +50,6 @@ _GIVING = frozenset({torch.ops.aten._local_scalar_dense.default, torch.ops.aten.
 
 
 @checked
-@apart("model")
-@ordinary()
 def trace(
     model: Network,
     example_inputs: Inputs,
@@ -89,6 +87,35 @@ def trace(
         TraceError: if nothing consistent could be read from the run, it returns no tensors, takes another path when
             it runs again, or time is up.
     """
+    return traced(
+        model, example_inputs, free_outputs=free_outputs, seconds=seconds, tell=tell, tried=tried, trials="always"
+    )
+
+
+@apart("model")
+@ordinary()
+def traced(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    free_outputs: Sequence[str] = (),
+    seconds: Number | None = None,
+    tell: Tell = ignore,
+    tried: Sequence[Plan] = (),
+    trials: Trials = "always",
+) -> Graph:
+    """Do what ``trace`` does; trials can be left to the first real cut where no size is written into the code.
+
+    Args:
+        model: see ``trace``.
+        example_inputs: see ``trace``.
+        free_outputs: see ``trace``.
+        seconds: see ``trace``.
+        tell: see ``trace``.
+        tried: see ``trace``.
+        trials: ``"always"``, or ``"where needed"``, for whoever proves each cut and reads anew where one fails: a
+            trial cut with its proof takes a quarter of the time of reading, deciding and cutting.
+    """
     refuse_foreign(model)
     refuse_shapeless(example_inputs)
     tell(Event("trace", "reading the network"))  # before the names of its modules
@@ -97,7 +124,7 @@ def trace(
         names = (free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs)
         state = _watch(model, example_inputs, names, clock, tell)
     with modes_kept(model):  # in training mode, looking at a weight may be enough to change it
-        return settle(model, state, example_inputs, clock, tried)
+        return settle(model, state, example_inputs, clock, tried, trials)
 
 
 def _watch(model: nn.Module, example_inputs: Inputs, free_outputs: tuple[str, ...], clock: Clock, tell: Tell) -> State:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from enum import IntEnum
 from functools import partial
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,9 @@ from secateur.core.surgery import Inputs
 from secateur.core.trace import sites
 from secateur.core.trace.assigning import Assigned, Search, assignments
 from secateur.core.trace.breaks import Break, breaks_at, place_in_training
-from secateur.core.trace.calls_made import Site
 from secateur.core.trace.clock import Clock
 from secateur.core.trace.components import Components
+from secateur.core.trace.force import Force, is_pinned, is_rewritten
 from secateur.core.trace.narrowing import culprits
 from secateur.core.trace.parameterless_norms import bare_widths
 from secateur.core.trace.pinning import Closing
@@ -37,20 +37,17 @@ from secateur.core.trace.uneven_plans import Gone, gone_in, plan_for, uneven
 from secateur.errors import TraceError
 
 ATTEMPTS = 64
+Trials: TypeAlias = Literal["always", "where needed"]
 
 
-class Force(IntEnum):
-    """What is done about the sizes in the code of one class of modules; each step includes those before."""
-
-    WRITTEN = 0  # constants are rewritten, except in standard layers, whose attributes surgery sets
-    STANDARD = 1  # in standard layers too
-    COMPUTED = 2  # so are sizes that the code computes, as from the width of another tensor
-    UNKNOWN = 3  # what could not be recorded is pinned
-    EVERYTHING = 4  # all is pinned
-    ARRIVING = 5  # and so is what enters these modules, from where the code may take a width
-
-
-def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock, tried: Sequence[Plan] = ()) -> Graph:
+def settle(
+    model: nn.Module,
+    state: State,
+    example_inputs: Inputs,
+    clock: Clock,
+    tried: Sequence[Plan] = (),
+    trials: Trials = "always",
+) -> Graph:
     """Return the graph of the first thinner networks that run and agree with the silenced one.
 
     Args:
@@ -59,6 +56,7 @@ def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock,
         example_inputs: that it ran on.
         clock: how long this may take.
         tried: further plans to try, each for the graph that those before it lead to.
+        trials: ``"where needed"`` leaves the first ones out where they could only show that an operator was misread.
 
     Raises:
         PlanError: if one of these plans is of another network.
@@ -66,6 +64,8 @@ def settle(model: nn.Module, state: State, example_inputs: Inputs, clock: Clock,
         TraceError: if even a network with all doubtful channels pinned does not run or agree, or time is up.
     """
     settling = _Settling(model, state, example_inputs, clock)
+    if trials == "where needed" and not tried and settling.sure:
+        return settling.graph()
     graph = settling.settled()
     for number, plan in enumerate(tried, 1):
         settling.gone.append(gone_in(graph, plan))
@@ -91,12 +91,17 @@ class _Settling:
         self._search, self._assigned = Search(model, state, example_inputs, clock), Assigned()
         self._trained: dict[str, Sequence[Pinning]] = {}  # what is given up on for what training does there
 
+    @property
+    def sure(self) -> bool:
+        """Whether no size in the code and no run in training could be in the way of a cut."""
+        return not self._found.all and self._state.training is None
+
     def settled(self) -> Graph:
         """Try, and use more force where a trial breaks."""
         first: Graph | None = None
         for _ in range(ATTEMPTS):
             self._clock.check("a trial of a thinner network")
-            graph = self._read()
+            graph = self.graph()
             first = first or graph
             broken = self._breaks_at(graph)
             if broken is None and self._give_up():
@@ -124,17 +129,16 @@ class _Settling:
         self._force |= dict.fromkeys(more, Force.UNKNOWN)
         return bool(more)
 
-    def _read(self) -> Graph:
+    def graph(self) -> Graph:
+        """Return what was read, with as much force as was used up to now."""
         found, state, force = self._found, self._state, self._force
-        pinned = [s for s in found.all if _is_pinned(found, s, force[self._classes[s.module]])]
+        pinned = [s for s in found.all if is_pinned(found, s, force[self._classes[s.module]])]
         closed = [name for name, owner in self._classes.items() if force[owner] == Force.ARRIVING]
         if pinned or closed or self._closing.pinnings or self._trained:
             pins = [*sites.pinnings(pinned, state, closed), *self._closing.pinnings]
             trained = [pinning for pinnings in self._trained.values() for pinning in pinnings]
             self._components = Components(state.with_pins([*pins, *trained]), self._clock)
-        rewritten = [
-            s for s in found.all if s not in pinned and _is_rewritten(found, s, force[self._classes[s.module]])
-        ]
+        rewritten = [s for s in found.all if s not in pinned and is_rewritten(found, s, force[self._classes[s.module]])]
         self._units = units = Units(state, self._components)
         graph = build(state, self._components, units, sites.rewrites(rewritten, units))
         bare = bare_widths(self._model, state, units)
@@ -274,7 +278,7 @@ class _Settling:
         own = [site for site in found.all if self._classes[site.module] is owner]
 
         def outcome(force: Force) -> object:
-            decided = [(_is_rewritten(found, site, force), _is_pinned(found, site, force)) for site in own]
+            decided = [(is_rewritten(found, site, force), is_pinned(found, site, force)) for site in own]
             return decided, force == Force.ARRIVING
 
         before, now = force[owner], outcome(force[owner])
@@ -284,16 +288,6 @@ class _Settling:
                 return True
         force[owner] = before
         return False
-
-
-def _is_pinned(found: sites.Following, site: Site, force: Force) -> bool:
-    return force >= Force.EVERYTHING or (force >= Force.UNKNOWN and site in found.unknown)
-
-
-def _is_rewritten(found: sites.Following, site: Site, force: Force) -> bool:
-    if site in found.constants:
-        return force >= Force.STANDARD or site.module not in found.standard
-    return force >= Force.COMPUTED and site in found.computed
 
 
 def _contains(module: str, place: str) -> bool:
