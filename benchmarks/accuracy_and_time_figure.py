@@ -44,9 +44,10 @@ def lines_of(rows: Sequence[Row], network: str) -> dict[int, Line]:
         return {}
     lines: dict[int, Line] = {}
     for number, (by, trained) in enumerate(WAYS):
-        cells = [(row["share"], row["top1"]) for row in mine if row["by"] == by and bool(row["epochs"]) == trained]
-        if cells:
-            lines[number] = [(1.0, dense["top1"]), *sorted(cells, reverse=True)]
+        cells = [row for row in mine if row["by"] == by and bool(row["epochs"]) == trained]
+        if cells:  # from large to small: fewer MACs may take longer
+            cells.sort(key=lambda row: -row["macs"])
+            lines[number] = [(1.0, dense["top1"]), *((row["share"], row["top1"]) for row in cells)]
     return lines
 
 
@@ -85,12 +86,12 @@ def legend(epochs: int) -> list[str]:
 def panel(top: float, title: str, lines: Mapping[int, Line]) -> list[str]:
     """Return one set of axes: per cent over the share of the time, which falls from left to right."""
     bottom = top + 26 + PLOT
-    least = min(share for points in lines.values() for share, _ in points)
+    shares = [share for points in lines.values() for share, _ in points]
     lowest = math.floor(10 * min(top1 for points in lines.values() for _, top1 in points)) / 10
-    tenths = range(10, int(10 * least - 1e-9) - 1, -1)
+    tenths = range(math.ceil(10 * max(shares)), math.ceil(10 * min(shares) - 1e-9) - 2, -1)
 
     def x(share: float) -> float:
-        return LEFT + (1 - share) / (1 - tenths[-1] / 10) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (tenths[0] - 10 * share) / (tenths[0] - tenths[-1]) * (WIDTH - LEFT - RIGHT)
 
     def y(top1: float) -> float:
         return bottom - (top1 - lowest) / (1 - lowest) * PLOT
