@@ -155,6 +155,18 @@ OPERATORS = {
     ),
     "tile": (13, [node("Tile", "x r")], [number("r", [1, 2, 1, 1], np.int64)]),
     "choose channels": (13, [node("Gather", "x i", axis=1)], [number("i", [2, 0, -1], np.int64)]),
+    "choose in a table": (13, [node("Gather", "x i", axis=1)], [number("i", [[2, 0], [-1, 1], [0, 0]], np.int64)]),
+    "choose all in order": (13, [node("Gather", "x i", axis=1)], [number("i", [[[0], [1], [2], [3]]], np.int64)]),
+    "strides of their own": (
+        13,
+        [
+            node("Reshape", "x flat", "row"),
+            *[node("Shape", "x", "s"), node("ReduceProd", "s", "n", keepdims=0), node("Range", "zero n one", "all"), node("Reshape", "all like", "places")],
+            node("Gather", "row places"),
+        ],
+        [number(n, v, np.int64) for n, v in (("flat", [-1]), ("zero", 0), ("one", 1), ("like", [-1, 4, 1, 36]))],
+    ),
+    "large constant": (13, [node("Mul", "x k")], [number("k", [np.linspace(-1, 1, 144).reshape(4, 6, 6)])]),
     "choose one": (13, [node("Gather", "x i", axis=1)], [number("i", 1, np.int64)]),
     "new mean": (18, [node("ReduceMean", "x a", keepdims=0)], [number("a", [2, -1], np.int64)]),
     "norm of length": (18, [node("ReduceL2", "x a")], [number("a", [1], np.int64)]),

@@ -46,8 +46,8 @@ def document(result: Outcome) -> dict[str, Any]:
     where they were measured), ``training``, ``sources`` (files that the recipe names, with hashes), ``seconds``,
     ``bits`` (of the weights of each layer, where a method has left them on a grid of few), ``bit_operations`` (of one
     example, of the dense network ``before``, in 32 bits a number, and of the pruned one ``after``, whose layers read
-    ``inputs`` bits; None where no weights are on a grid), ``execution`` (how block layers run, which was timed on this machine) and ``example``. Accuracies are
-    fractions, times in seconds, latencies in milliseconds.
+    ``inputs`` bits; None where no weights are on a grid), ``execution`` (how block layers run, which was
+    timed on this machine) and ``example``. Accuracies are fractions, times in seconds, latencies in milliseconds.
     """
     recipe, target = result.recipe, result.target
     bits = grids_of(result.model, [bits for method in _methods(result) for bits in method.grids()])
