@@ -161,7 +161,8 @@ OPERATORS = {
         13,
         [
             node("Reshape", "x flat", "row"),
-            *[node("Shape", "x", "s"), node("ReduceProd", "s", "n", keepdims=0), node("Range", "zero n one", "all"), node("Reshape", "all like", "places")],
+            *[node("Shape", "x", "s"), node("ReduceProd", "s", "n", keepdims=0), node("Range", "zero n one", "all")],
+            *[node("Reshape", "all like", "places")],
             node("Gather", "row places"),
         ],
         [number(n, v, np.int64) for n, v in (("flat", [-1]), ("zero", 0), ("one", 1), ("like", [-1, 4, 1, 36]))],
