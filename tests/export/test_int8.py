@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from secateur.data import from_loaders
 from secateur.errors import DataError, ExportError, SettingError
+from secateur.events import Event
 from secateur.export import Exported, export_int8, export_onnx, int8, missing
 from secateur.export.attempt import Way, export
 from secateur.export.comparison import Found
@@ -184,6 +185,20 @@ class Heads(nn.Module):
             name: layer(y).permute(0, 2, 3, 1).reshape(len(x), -1, width)
             for name, layer, width in (("scores", self.scores, 3), ("boxes", self.boxes, 4))
         }
+
+
+def test_it_says_what_it_does_unless_told_not_to(
+    images: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[Event] = []
+    for more in ({"progress": True}, {}, {"tell": heard.append}):
+        export_int8(network(1.0), images[:1], tmp_path / "net.onnx", calibrate=images, leave=("last",), **more)
+    assert re.fullmatch(r"exporting in float32 \(.* s\)\n", capsys.readouterr().err)  # one stage, named at its start
+    assert [event.text for event in heard] == [
+        "exporting in float32",
+        "calibrating, and putting layers into int8, 1 of 4 in float32",
+        "comparing it with the network",
+    ]
 
 
 def test_heads_of_a_detector_are_judged_by_their_numbers(images: Tensor, tmp_path: Path) -> None:
