@@ -4,6 +4,7 @@
     python benchmarks/int8.py --networks mobilenet_v2 --of latency
     python benchmarks/int8.py --data cifar10:DIR --weights FILE [FILE ...]      # accuracy, of CIFAR-10 ResNet-20/56
     python benchmarks/int8.py --table
+    python benchmarks/int8.py --figure                            # draws docs/figures/int8.svg of what is in the file
 
 Speed: random weights, for time does not depend on them; half of the MACs, or of the latency in int8, by ``magnitude``,
 widths chosen by layers that are timed in int8; one image, one thread, processor time, all four corners in turns. The
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from int8_figure import figure
 from post_training_arms import NETWORKS, Subject
 from provenance import machine, versions
 from row_files import append, read
@@ -32,6 +34,7 @@ from secateur.measure import count
 from speed_networks import dense
 
 FILE = Path(__file__).parent / "results" / "int8.jsonl"
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "int8.svg"
 SPEED = ("resnet18", "resnet50", "mobilenet_v2")
 KEEP, KEEP_TESTED = 0.5, 0.7
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
@@ -46,9 +49,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each corner in each runtime, at least")
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--table", action="store_true", help="print the tables of what is in the file")
+    parser.add_argument("--figure", action="store_true", help="draw the speeds that are in the file")
     arguments = parser.parse_args()
+    rows = read(arguments.out, lambda row: (row["what"], row["network"], row.get("of")))
     if arguments.table:
-        print(tables(read(arguments.out, lambda row: (row["what"], row["network"], row.get("of")))))
+        print(tables(rows))
+    if arguments.figure:
+        FIGURE.write_text(figure(rows), "utf-8")
+    if arguments.table or arguments.figure:
         return
     torch.set_num_threads(1)
     if arguments.weights:

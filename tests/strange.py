@@ -376,7 +376,7 @@ class World:
             "repair": lambda: {"images": [self.x], "steps": ("fold",)},
             "export_pt2": lambda: {"path": self.folder / "a.pt2"},
             "export_onnx": lambda: {"path": self.folder / "a.onnx"},
-            "export_int8": lambda: {"path": self.folder / "a.onnx", "calibrate": self.x},
+            "export_int8": lambda: {"path": self.folder / "a.onnx", "calibrate": self.x, "progress": False},
             "export_source": lambda: {"path": self.folder / "a.py"},
             "encode": lambda: {"path": self.folder / "encoded", "force": True},
             "decode": lambda: {"path": self.encoded, "network": Net()},

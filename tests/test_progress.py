@@ -13,6 +13,8 @@ import pytest
 from secateur.compare import carry_out
 from secateur.errors import SettingError
 from secateur.events import Event, Tell, ignore
+from secateur.export import export_int8
+from secateur.export.corners import corners
 from secateur.progress import Listener, Unfailing, shown
 from secateur.run import prune, prune_as, run_recipe
 from secateur.training import fit
@@ -147,7 +149,7 @@ def test_other_threads_and_other_processes_are_silent(monkeypatch: pytest.Monkey
     assert stream.getvalue() == ""
 
 
-@pytest.mark.parametrize("function", [prune, prune_as, run_recipe, fit, carry_out])
+@pytest.mark.parametrize("function", [prune, prune_as, run_recipe, fit, carry_out, export_int8, corners])
 def test_the_long_verbs_have_it(function: Callable[..., object]) -> None:
     assert inspect.signature(function).parameters["progress"].default is None
     with pytest.raises(SettingError, match="progress must be true or false"):

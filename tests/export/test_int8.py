@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import re
 import signal
 import tempfile
 from functools import partial
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from secateur.data import from_loaders
 from secateur.errors import DataError, ExportError, SettingError
+from secateur.events import Event
 from secateur.export import Exported, export_int8, export_onnx, int8, missing
 from secateur.export.attempt import Way, export
 from secateur.export.comparison import Found
@@ -134,6 +137,79 @@ def test_with_labels_the_metric_decides(images: Tensor, tmp_path: Path) -> None:
     data = from_loaders(train=batches, val=batches, test=batches, classes=6)
     with pytest.raises(ExportError, match=r"its accuracy on the validation images is .* may lose 1.00 % at most"):
         export_int8(net, images[:1], tmp_path / "net.onnx", data=data, mixed=False)
+
+
+def test_the_metric_comes_with_the_largest_deviation_and_numbers_that_are_not_finite_are_refused(
+    images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(1.0)
+    labels = net.eval()(images).argmax(1).detach()
+    data = from_loaders(train=[(images, labels)], val=[(images[:9], labels[:9])], test=[(images, labels)], classes=6)
+    made = export_int8(net, images[:1], tmp_path / "net.onnx", data=data, max_drop=0.5)
+    assert made.int8 is not None
+    assert made.int8.most == made.difference > made.int8.error
+    assert re.search(
+        r"in float32 100.00 %, of 9 examples; outputs off by .* % of the largest at most", made.int8.text()
+    )
+    own = int8._Program.load  # pyright: ignore[reportPrivateUsage]
+
+    def load(self: Any, path: Path, size: int = 9) -> Any:
+        run = own(self, path)
+
+        def spoilt(call: Any) -> list[Tensor]:
+            (scores,) = run(call)
+            return [scores.index_fill(1, torch.tensor([5]), -math.inf) if len(scores) == size else scores]
+
+        return spoilt
+
+    monkeypatch.setattr(int8._Program, "load", load)  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(ExportError, match="its outputs on the validation images are not finite; no file was kept"):
+        export_int8(net, images[:1], tmp_path / "new.onnx", data=data, max_drop=1.0, mixed=False)
+    monkeypatch.setattr(int8._Program, "load", lambda self, path: load(self, path, 40))  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(ExportError, match="its outputs are not finite or have another shape"):
+        export_int8(net, images[:1], tmp_path / "new.onnx", data=data, max_drop=1.0, mixed=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+class Heads(nn.Module):
+    """What detectors put out before anything is chosen: scores and boxes of all anchors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Hardswish())
+        self.scores, self.boxes = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.backbone(x)
+        return {
+            name: layer(y).permute(0, 2, 3, 1).reshape(len(x), -1, width)
+            for name, layer, width in (("scores", self.scores, 3), ("boxes", self.boxes, 4))
+        }
+
+
+def test_it_says_what_it_does_unless_told_not_to(
+    images: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[Event] = []
+    for more in ({"progress": True}, {}, {"tell": heard.append}):
+        export_int8(network(1.0), images[:1], tmp_path / "net.onnx", calibrate=images, leave=("last",), **more)
+    assert re.fullmatch(r"exporting in float32 \(.* s\)\n", capsys.readouterr().err)  # one stage, named at its start
+    assert [event.text for event in heard] == [
+        "exporting in float32",
+        "calibrating, and putting layers into int8, 1 of 4 in float32",
+        "comparing it with the network",
+    ]
+
+
+def test_heads_of_a_detector_are_judged_by_their_numbers(images: Tensor, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Heads()
+    made = export_int8(net, images[:1], tmp_path / "net.onnx", calibrate=images)
+    assert made.int8 is not None
+    assert made.int8.agreement is None
+    assert 1e-4 < made.int8.error < 0.1
+    assert re.search(r"of 2 outputs output\['(scores|boxes)'\] is the worst: its values are off by", made.int8.worst)
 
 
 def test_what_cannot_be_quantised_is_refused_in_a_sentence(images: Tensor, tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from secateur.core.sizes.size import Target, size
 from secateur.core.zeros.number_grids import lies_on_grid
 from secateur.data import load_data
 from secateur.errors import SettingError, TargetError, TrainingError
-from secateur.measure.bit_operations import grids_of
+from secateur.measure.bit_operations import bit_operations, grids_of
 from secateur.methods.quantised_pruning import PAPER, QuantisedPruning
 from secateur.models import build
+from secateur.report import rows, write
+from secateur.report.numbers import percent, short
 from secateur.run import prune
 from shaped import data, net, problem, same, settings, shaped, values, zeros
 
@@ -114,6 +116,14 @@ def test_a_whole_run_ends_in_weights_on_the_grid_and_says_so(tmp_path: Path) -> 
     assert "the weights have been trained on grids of 4 bits, 8 in the first and the last layer" in plan.notes
     document = json.loads((result.save(tmp_path / "out") / "measurement.json").read_text())
     assert document["bits"] == {"0": 8, "3": 4, "6": 4, "8": 4, "12": 8}
+    example, bits = result.example_inputs, document["bit_operations"]
+    assert bits["before"] == bit_operations(result.dense, example)
+    assert bits["after"] == bit_operations(result.model, example, document["bits"], 4)
+    (row,) = [row for row in rows(document) if row.label.startswith("Bit operations")]
+    assert row.label == "Bit operations (weights of 4 to 8 bits, what layers read of 4)"
+    assert row.kept == percent(bits["after"] / bits["before"])
+    assert row.values == (short(bits["before"]), short(bits["after"]))
+    assert "for one image; no runtime here does. At each place a layer of m" in write(tmp_path / "out").read_text()
 
 
 def test_a_single_training_is_its_own_and_nothing_follows_that_moves_weights() -> None:

@@ -25,8 +25,8 @@ from secateur.report.summary import (
     timing,
     training,
     verification,
-    zeros,
 )
+from secateur.report.zeros_and_bits import zeros
 from secateur.tasks import Classification, Metric
 
 

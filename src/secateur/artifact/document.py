@@ -18,7 +18,7 @@ from secateur.core.surgery import TOLERANCE, run
 from secateur.core.surgery.private_copies import stand_in
 from secateur.core.zeros.block_execution import execution_of
 from secateur.errors import ArtifactError, SecateurError
-from secateur.measure.bit_operations import grids_of
+from secateur.measure.bit_operations import bit_operations, grids_of
 from secateur.methods import card, name_of
 from secateur.outcome import Outcome
 from secateur.spelling import said
@@ -44,11 +44,13 @@ def document(result: Outcome) -> dict[str, Any]:
     and ``notes`` (why these, round by round),
     ``searches`` (all candidates that a method has tried), ``sensitivity`` (curves of each group, round by round,
     where they were measured), ``training``, ``sources`` (files that the recipe names, with hashes), ``seconds``,
-    ``bits`` (of the weights of each layer, where a method has left them on a grid of few),
-    ``execution`` (how block layers run, which was timed on this machine) and ``example``. Accuracies are
-    fractions, times in seconds, latencies in milliseconds.
+    ``bits`` (of the weights of each layer, where a method has left them on a grid of few), ``bit_operations`` (of one
+    example, of the dense network ``before``, in 32 bits a number, and of the pruned one ``after``, whose layers read
+    ``inputs`` bits; None where no weights are on a grid), ``execution`` (how block layers run, which was
+    timed on this machine) and ``example``. Accuracies are fractions, times in seconds, latencies in milliseconds.
     """
     recipe, target = result.recipe, result.target
+    bits = grids_of(result.model, [bits for method in _methods(result) for bits in method.grids()])
     return _plain(
         {
             "format": FORMAT,
@@ -84,7 +86,8 @@ def document(result: Outcome) -> dict[str, Any]:
             },
             "sources": list(result.sources),
             "seconds": result.seconds,
-            "bits": grids_of(result.model, [bits for method in _methods(result) for bits in method.grids()]),
+            "bits": bits,
+            "bit_operations": _bit_operations(result, bits) if bits else None,
             "execution": execution_of(result.model),
             "example": _example(result),
         }
@@ -184,6 +187,12 @@ def _method(method: Any) -> dict[str, Any]:
 
 def _methods(result: Outcome) -> tuple[Method, ...]:
     return result.method, *(step.method for step in result.then)
+
+
+def _bit_operations(result: Outcome, bits: Mapping[str, int]) -> dict[str, float]:
+    inputs, example = min(method.input_bits() for method in _methods(result)), result.example_inputs
+    after = bit_operations(result.model, example, bits, inputs)
+    return {"before": bit_operations(result.dense, example), "after": after, "inputs": inputs}
 
 
 def _uncounted(result: Outcome) -> str:

@@ -120,6 +120,10 @@ class Method(ABC):
         """Return the bits of the grids on which a training for this method leaves weights; most know none."""
         return ()
 
+    def input_bits(self) -> int:
+        """Return the bits to which a training for this method rounds what layers read; 32 where it rounds nothing."""
+        return 32
+
 
 def _unsaid() -> TargetError:
     target = said("target=", "--keep", "keep in [target]")

@@ -42,6 +42,7 @@ class Int8:
         after: how well the file does on them.
         left: layers that stay in float32.
         worst: which of several outputs has lost the most, and how much, in words; empty where there is one.
+        most: largest deviation of any number that was put out, relative to the largest of its output.
     """
 
     error: float
@@ -50,19 +51,29 @@ class Int8:
     after: Quality | None = None
     left: tuple[str, ...] = ()
     worst: str = ""
+    most: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         pair = {name: None if one is None else one.to_dict() for name, one in vars(self).items() if name in _PAIR}
         worst = {"worst": self.worst} if self.worst else {}
-        return {"error": self.error, "agreement": self.agreement, "left": list(self.left), **pair, **worst}
+        return {
+            "error": self.error,
+            "most": self.most,
+            "agreement": self.agreement,
+            "left": list(self.left),
+            **pair,
+            **worst,
+        }
 
     def text(self) -> str:
         """Return how near the file comes and what stays in float32, in words."""
         if self.before is not None and self.after is not None:
             metric = self.before.metric
             near = (
-                f"validation {metric.name} {metric.text(self.after.value)}, in float32 {metric.text(self.before.value)}"
+                f"validation {metric.name} {metric.text(self.after.value)}, in float32 "
+                f"{metric.text(self.before.value)}, of {self.after.examples:,} examples; outputs off by "
+                f"{100 * self.error:.2g} %, by {100 * self.most:.2g} % of the largest at most"
             )
         elif self.agreement is not None:
             near = f"{100 * self.agreement:.4g} % of the images get the same answer"

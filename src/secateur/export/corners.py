@@ -24,6 +24,7 @@ from secateur.measure import missing as missing_runtime
 from secateur.measure.forward import evaluating, repeated
 from secateur.measure.runtimes import Ready, from_program, threads_set
 from secateur.measure.side_by_side import in_turns
+from secateur.progress import shown
 
 ENGINES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 FLOAT32, INT8 = "float32", "int8"
@@ -110,6 +111,7 @@ class _Made:
     left_out: list[str] = field(default_factory=list[str])
 
 
+@shown
 def corners(
     networks: Mapping[str, nn.Module],
     example_inputs: Any,
@@ -122,6 +124,7 @@ def corners(
     batch_size: int = 1,
     threads: int | None = None,
     seconds: float = 2.0,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Corners:
     """Write each network as an ONNX file in float32 and in int8, and test and time all of them, in turns.
@@ -137,7 +140,8 @@ def corners(
         batch_size: images in a pass that is timed.
         threads: of the CPU; None for as many as torch takes.
         seconds: to time each for.
-        tell: hears of it.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: hears of it, instead of a display.
 
     Raises:
         DataError: if there are no images.

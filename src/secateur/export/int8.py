@@ -30,6 +30,7 @@ from secateur.export.onnx_interface import Called, called_as
 from secateur.export.programs import PLAIN, export_onnx, feed, load_onnx, load_openvino, missing, session
 from secateur.measure.quantisation import Quantiser, names_of
 from secateur.measure.quiet_exporters import quiet
+from secateur.progress import shown
 from secateur.spelling import setting
 
 Int8Kind: TypeAlias = Literal["onnx-int8", "openvino-int8"]
@@ -48,6 +49,7 @@ _Drop = Annotated[float | None, rules.optional(rules.number(lambda value: value 
 
 
 @checked
+@shown
 def export_int8(
     model: nn.Module,
     example_inputs: Inputs,
@@ -60,6 +62,7 @@ def export_int8(
     leave: Sequence[str] = (),
     mixed: bool = True,
     reference: nn.Module | None = None,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Exported:
     """Write the network with its layers in int8: as an ONNX file by ONNX Runtime, or for OpenVINO by NNCF.
@@ -83,7 +86,8 @@ def export_int8(
         mixed: leave those layers in float32 as well that hurt the most, 1, 2, 4 and so on up to half of them, until
             the file loses no more than it may.
         reference: a network that the file is compared with; ``model`` itself if None.
-        tell: hears of what is done, under the stage ``"export"`` and the kind.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: hears of what is done, under the stage ``"export"`` and the kind, instead of a display.
 
     Returns:
         What was written, after it ran on the images; ``int8`` says how near it came.
@@ -208,6 +212,8 @@ class _Program:
 
     def write(self, leave: Collection[str], path: Path) -> None:
         """Write the network with these layers in float32."""
+        some = f", {len(leave)} of {len(self._quantiser.layers)} in float32" if leave else ""
+        self._tell(Event(f"export {self.kind}", f"calibrating, and putting layers into int8{some}"))
         if self.kind == "onnx-int8":
             write_through(path, self._quantiser.quantised(leave))
             return
@@ -223,6 +229,7 @@ class _Program:
 
     def load(self, path: Path) -> Runner:
         """Make what was written run."""
+        self._tell(Event(f"export {self.kind}", "comparing it with the network"))
         return (load_onnx if self.kind == "onnx-int8" else load_openvino)(path, self._called)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,12 +59,16 @@ class Likeness:
             return Found(difference, "its outputs are not finite or have another shape")
         agreement = min((it.agreement for it in tallies if it.agreement is not None), default=None)
         worst, words = self._worst(tallies, expected, calls[0])
+        near = Int8(error, agreement, None, None, self.left, words, difference)
         if self.data is None:
-            return Found(difference, self._strayed(worst, words), Int8(error, agreement, None, None, self.left, words))
+            return Found(difference, self._strayed(worst, words), near)
         if not self._before:
             self._before.append(_quality(Ran(expected, network, calls[0]), self.data))
-        before, after = self._before[0], _quality(Ran(expected, run, calls[0]), self.data)
-        return Found(difference, self._lost(before, after), Int8(error, agreement, before, after, self.left, words))
+        finite: list[bool] = []
+        before, after = self._before[0], _quality(Ran(expected, _watched(run, finite), calls[0]), self.data)
+        if not all(finite):
+            return Found(difference, "its outputs on the validation images are not finite")
+        return Found(difference, self._lost(before, after), replace(near, before=before, after=after))
 
     def _tallies(self, network: Runner, run: Runner) -> list[Tally]:
         """Return what was found of each output; nothing where one has another shape."""
@@ -179,6 +183,17 @@ def _places(output: Any) -> list[str]:
 
 def _runner_of(network: nn.Module) -> Runner:
     return lambda call: outputs(network(*call.args, **call.kwargs))
+
+
+def _watched(run: Runner, finite: list[bool]) -> Runner:
+    """Note of each call whether all that came out are finite numbers."""
+
+    def watched(call: Call) -> list[Tensor]:
+        found = run(call)
+        finite.append(all(bool(each.isfinite().all()) for each in found))
+        return found
+
+    return watched
 
 
 def _structure(output: Any) -> Callable[[list[Tensor]], Any]:

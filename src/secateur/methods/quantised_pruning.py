@@ -135,7 +135,7 @@ class QuantisedPruning(Method):
         layers = rounded_layers(model, problem.graph)
         rewind = _back_to(model) if self.regime == "lottery" else lambda: None
         pruning = ScheduledPruning(masks, self.course(), choose, restart=True, rewind=rewind)
-        grids = NumberGrids(layers, self.bits_of(layers), self.bits if self.activations else WHOLE, pruning)
+        grids = NumberGrids(layers, self.bits_of(layers), self.input_bits(), pruning)
         with masks.attached(), grids.attached():
             yield grids
         pruning.finish()
@@ -153,6 +153,10 @@ class QuantisedPruning(Method):
     def grids(self) -> tuple[int, ...]:
         """Return the bits of the grids on which weights have been left."""
         return tuple(sorted({self.bits, max(self.bits, self.ends)} - {WHOLE}))
+
+    def input_bits(self) -> int:
+        """Return the bits to which what layers read is rounded."""
+        return self.bits if self.activations else WHOLE
 
     def _note(self) -> str:
         ends = f", {self.ends} in the first and the last layer" if self.ends > self.bits else ""

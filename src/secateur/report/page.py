@@ -19,7 +19,7 @@ from secateur.artifact.manifest import ENVIRONMENT, MANIFEST, MEASUREMENT, RECIP
 from secateur.atomic import refuse_special
 from secateur.errors import ArtifactError, SecateurError
 from secateur.outcome.network_stages import measured, metric_of, quality_in
-from secateur.report import curves, figures, limits, minutes, predictions, speed, summary, tuning
+from secateur.report import curves, figures, limits, minutes, predictions, speed, summary, tuning, zeros_and_bits
 from secateur.report.metrics import capital
 from secateur.report.templating import pages
 from secateur.spelling import said
@@ -136,7 +136,8 @@ def render(
         answers=answers,
         minutes=minutes.used(document),
         timing=summary.timing(document),
-        zeros=summary.zeros(document),
+        zeros=zeros_and_bits.zeros(document),
+        bit_operations=zeros_and_bits.bit_operations(document),
         training=summary.training(document) if quality_in(document["after"]) else "",
         tested=quality_in(document["after"]),
         metric=metric_of(document),

@@ -15,17 +15,12 @@ from secateur.recipe_rules import DATA_FREE
 from secateur.report.metrics import capital, metric_change, metric_text
 from secateur.report.numbers import EVEN, NONE, TIMES, change, milliseconds, percent, short, signed
 from secateur.report.speed_words import SAME, faster, interval
+from secateur.report.zeros_and_bits import bits_label
 
 Document = Mapping[str, Any]
 _Values: TypeAlias = tuple[float | None, ...]
 
 MEASURES = {"macs": "MACs", "params": "parameters", "nonzero": "nonzero parameters", "units": "units"}
-ZEROS = 0.01  # share of the parameters from which on they are worth a sentence
-# by benchmarks/strided_conv.py on an AMD EPYC with AVX2, one thread, batch of 1
-BREAK_EVEN = (
-    "On one core of a server processor the fastest sparse product found caught up with the dense convolution only "
-    "where 84 to 97 % of a layer's kernels were zero, with 64 to 256 maps, and never with 16."
-)
 LATENCY = "Latency"
 RUNTIME_NAMES = {
     "eager": "PyTorch eager",
@@ -76,7 +71,8 @@ def rows(document: Document) -> list[Row]:
     found = [*_metrics(document), _loss(document), _count(document, "params", "Parameters")]
     if any(part and part["counts"]["nonzero"] != part["counts"]["params"] for part in measured(document).values()):
         found.append(_count(document, "nonzero", "Nonzero parameters"))
-    found += [_count(document, "macs", "MACs"), _count(document, "activations", "Activations"), _latency(document)]
+    found += [_count(document, "macs", "MACs"), _bit_operations(document)]
+    found += [_count(document, "activations", "Activations"), _latency(document)]
     return [row for row in found if row]
 
 
@@ -154,23 +150,6 @@ def verification(document: Document) -> str:
         f"The pruned network differs from the original with its channels silenced by {size} of the largest output, "
         "which is more than rounding."
     )
-
-
-def zeros(document: Document) -> str:
-    """Return what zeros among the parameters that stay are worth; empty if a plan has not set any to zero."""
-    counts = document["after"]["counts"]
-    share = 1.0 - counts["nonzero"] / counts["params"] if counts["params"] else 0.0
-    if share < ZEROS:
-        return ""
-    strided = sum(way == "strided" for way in document.get("execution", {}).values())
-    text = f"{percent(share)} of the parameters that stay are zero: less to store in a sparse format, but the MACs"
-    if strided:
-        plural = "s whose zeros follow" if strided > 1 else " whose zeros follow"
-        return (
-            f"{text} are counted in full. {strided} layer{plural} a regular pattern run{'' if strided > 1 else 's'} as "
-            "a smaller dense product, which was the faster way here."
-        )
-    return f"{text} and the time stay: dense runtimes compute with zeros as with any number. {BREAK_EVEN}"
 
 
 def training(document: Document) -> str:
@@ -251,8 +230,10 @@ def _loss(document: Document) -> Row | None:
 
 def _count(document: Document, name: str, label: str) -> Row | None:
     values = _values(document, "counts", name)
-    if values is None:
-        return None
+    return None if values is None else _sized(label, values)
+
+
+def _sized(label: str, values: _Values) -> Row:
     before, after = values[0], values[-1]
     texts = _texts(values, short)
     if not before or after is None:
@@ -260,6 +241,12 @@ def _count(document: Document, name: str, label: str) -> Row | None:
     share = after / before
     gain = change(before, after, "fewer", "more")
     return Row(label, texts, gain, percent(share), percent(1 - share), worse=after > before)
+
+
+def _bit_operations(document: Document) -> Row | None:
+    found = document.get("bit_operations")
+    between = [None] * (len(measured(document)) - 2)
+    return _sized(bits_label(document), (found["before"], *between, found["after"])) if found else None
 
 
 def _latency(document: Document) -> Row | None:

@@ -66,6 +66,11 @@ def flattened_softmax(x: Tensor, dim: int, logarithm: bool) -> Tensor:
     return functional.log_softmax(x, dim) if logarithm else functional.softmax(x, dim)
 
 
+def taken(x: Tensor, index: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """Return some places of a dimension, in the order of dimensions of these sizes that take its place."""
+    return torch.index_select(x, dim, index).unflatten(dim, sizes)
+
+
 def largest(*values: Tensor) -> Tensor:
     """Return the largest of values, number by number."""
     return functools.reduce(torch.maximum, values)
@@ -107,6 +112,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "squeeze": squeezed,
     "select": torch.select,
     "index_select": lambda x, index, dim: torch.index_select(x, dim, index),
+    "taken": taken,
     "split": torch.split,
     "repeat": lambda x, repeats: x.repeat(repeats),
     "pad": functional.pad,

@@ -14,7 +14,7 @@ import numpy as np
 from secateur.errors import ModelError
 from secateur.models.onnx_files.calls import DOMAIN, NUMBERS, register
 from secateur.models.onnx_files.named import inputs_of
-from secateur.models.onnx_files.operators import RULES
+from secateur.models.onnx_files.operators import RULES, reshape
 from secateur.models.onnx_files.reading_files import onnx, opset_of
 from secateur.models.onnx_files.shapes import Values
 from secateur.models.onnx_files.site import Call, Site
@@ -68,7 +68,7 @@ class Lowered:
             if value.shape == last.known[name].shape and bool((value == last.known[name]).all())
         }
         self._fixed = first.known.keys()
-        self._first = first
+        self._first, self._last = first, last
         self._done: set[int] = set()
         for place, node in enumerate(self._graph.node):
             if place not in self._done and not all(o in self._fixed for o in node.output if o):
@@ -102,6 +102,9 @@ class Lowered:
         if node.op_type == "Transpose" and node.input[0] in self._turned:
             self._call(Call("identity", [node.input[0]]), node.output[:1], "turned")
             return
+        if node.op_type == "Gather" and self._is_whole(node, site):
+            self._call(reshape(site), node.output[:1], node.name or node.op_type)
+            return
         rule = RULES.get(node.op_type)
         call = rule(site) if rule is not None else None
         if call is not None:
@@ -111,6 +114,15 @@ class Lowered:
             self._linear(node)
         else:
             self._older(node, site)
+
+    def _is_whole(self, node: Any, site: Site) -> bool:
+        """Tell whether a choice takes all of a row in order, which torch writes where a tensor gets other strides."""
+        indices = [run.known.get(node.input[1], np.empty(0)) for run in (self._first, self._last)]
+        rows = [run.shapes[site.x] for run in (self._first, self._last)]
+        return all(
+            len(row) == 1 and index.size == row[0] and bool((index.reshape(-1) == np.arange(index.size)).all())
+            for index, row in zip(indices, rows, strict=True)
+        )
 
     def _call(self, call: Call, outputs: Sequence[str], name: str) -> None:
         inputs = [each if isinstance(each, str) else self._constant(each) for each in call.inputs]

@@ -22,7 +22,8 @@ def _same(site: Site) -> Call:
     return Call("identity", [site.x])
 
 
-def _reshape(site: Site) -> Call:
+def reshape(site: Site) -> Call:
+    """Return what gives a value the shape of what comes out of an operator."""
     before, after = site.before, site.after
     if len(after) == 2 and after[0] == before[0] and len(before) > 2:
         return Call("flatten", [site.x], {"start_dim": 1})
@@ -116,7 +117,9 @@ def _gather(site: Site) -> Call | None:
     if index.ndim == 0:
         return Call("select", [site.x], {"dim": axis, "index": int(index)})
     if index.ndim > 1:
-        raise site.refusal("its indices have more than one dimension")
+        if index.size == size and all(place == each for place, each in enumerate(index.reshape(-1).tolist())):
+            return reshape(site)  # as torch writes the strides of what it has pooled
+        return Call("taken", [site.x, index.reshape(-1).astype(np.int64)], {"dim": axis, "sizes": list(index.shape)})
     if all(after == before + 1 for before, after in pairwise(index.tolist())):
         end = int(index[-1]) + 1
         return Call("slice", [site.x], {"parts": [[axis, int(index[0]), None if end == size else end, 1]]})
@@ -216,7 +219,7 @@ def _plain(function: str, **numbers: str) -> Rule:
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Identity", "Dropout"), _same),
-    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
+    **dict.fromkeys(("Reshape", "Flatten"), reshape),
     **dict.fromkeys(("Resize", "Upsample"), resize),
     **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
     "Squeeze": _squeeze,

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.models.onnx_files.calls import DOMAIN
 from secateur.models.onnx_files.lowering import Lowered
 from secateur.models.onnx_files.reading_files import SMALL, onnx
 
@@ -37,8 +38,9 @@ def tie(lowered: Lowered, made: nn.Module) -> list[str]:
     for name, nodes in readers.items():
         firsts: dict[Any, Any] = {}
         for node in nodes:
-            layer: Any = made.get_submodule(node.name)
-            alike: Any = node.name
+            call = node.domain == DOMAIN  # which reads a constant, one for all calls, and has no weight of its own
+            layer: Any = None if call else made.get_submodule(node.name)
+            alike: Any = DOMAIN if call else node.name
             if type(layer) in _LAYERS and node.input[1] == name:
                 turned = map(str, node.attribute) if isinstance(layer, nn.Linear) else ()
                 alike = (type(layer), layer.weight.shape, *turned)
