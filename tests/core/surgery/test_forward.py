@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur import prune, trace
+from secateur.core.surgery import run
+from secateur.errors import ModelError
 from secateur.measure import count
 
 
@@ -46,3 +48,17 @@ def test_a_list_of_images_is_one_argument_and_any_other_list_is_several(act: Cal
         (Pair(), [batch, batch], (batch, batch)),
     ):
         assert str(act(model.eval(), given)) == str(act(model.eval(), same))
+
+
+def test_a_list_of_batches_for_a_forward_of_one_argument_is_told_how_to_be_one() -> None:
+    class Views(nn.Module):
+        def forward(self, views: list[Tensor]) -> Tensor:
+            return views[0] + views[1]
+
+    batch = torch.randn(2, 3, 8, 8)
+    with pytest.raises(ModelError, match=r"takes the list as one, give \(\[\.\.\.\],\)"):
+        run(Views(), [batch, batch])
+    assert run(Views(), ([batch, batch],)).equal(2 * batch)
+    with pytest.raises(ModelError) as caught:
+        run(Pair(), [batch, batch[:, :2]])  # which fails for another reason
+    assert "takes the list" not in str(caught.value)

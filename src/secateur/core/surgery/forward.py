@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias, cast
@@ -122,6 +123,7 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} does not run on the example inputs ({describe(inputs)}): {first_line(error)}"
+            f"{_takes_a_list(model, inputs, error)}"
         ) from error
 
 
@@ -135,6 +137,20 @@ def spread(model: nn.Module, inputs: Any) -> Any:
         return model(**inputs)
     several = isinstance(inputs, tuple) or (isinstance(inputs, list) and not are_images(inputs))
     return model(*inputs) if several else model(inputs)
+
+
+def _takes_a_list(model: nn.Module, inputs: Any, error: Exception) -> str:
+    """Say how a list is given as one argument, where a list was taken for more arguments than the forward has."""
+    if not isinstance(inputs, list) or not isinstance(error, TypeError):
+        return ""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # of code that is not Python's
+        return ""
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(places) != 1:
+        return ""
+    return "; a list of batches is as many arguments: if the forward takes the list as one, give ([...],)"
 
 
 def describe(inputs: Inputs) -> str:
