@@ -204,7 +204,7 @@ class Round:
     def act(self, plan: Plan) -> tuple[Plan, nn.Module, float]:
         """Cut, and prove that nothing else changed; what sends constants goes too, where others can send them."""
         job, model, graph = self.job, self.model, self.graph
-        job.tell(Event("apply", "removing channels and comparing with the silenced network"))
+        job.tell(Event("apply", f"{plan.doing} and comparing with the silenced network"))
         with job.clock("apply"):
             thin = apply(model, graph, plan)
         with job.clock("verify"):
