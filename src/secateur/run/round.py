@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.method import Method, shapes
+from secateur.core.method import Method, naming_what_widens, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.selection.search_results import Search
@@ -97,7 +97,7 @@ class Round:
         settings, data = job.shaping, job.data
 
         def trained() -> History:
-            with self.method.shaping(self.problem(job.searches, self.model)) as shaper:
+            with naming_what_widens(self.method), self.method.shaping(self.problem(job.searches, self.model)) as shaper:
                 return fit(
                     self.model,
                     data,
@@ -149,7 +149,8 @@ class Round:
             problem = self.problem(found, model)
             return self.method.plan(problem if limits is None else replace(problem, limits=limits))
 
-        plan = there(self.model, self.job.place, decided, self.job.tell)
+        with naming_what_widens(self.method):
+            plan = there(self.model, self.job.place, decided, self.job.tell)
         if self.job.forecast is not None:
             self.job.forecast.table.save()
         return plan
