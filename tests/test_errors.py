@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import get_args
+
 import pytest
 
-from secateur.errors import first_line, visible
+from secateur import methods
+from secateur.core.selection.sensitivity_curves import Allocate
+from secateur.errors import first_line, nearest, visible
+from secateur.methods.reconstruction import Shares
+from secateur.recipe_rules import REPAIRS
 
 RED = "\x1b[31merror\x1b[0m"
 
@@ -28,3 +35,19 @@ def test_the_first_line_that_says_something_is_quoted() -> None:
     assert first_line(RuntimeError(f"first\n{RED} last\n\n"), last=True) == "error last"
     assert first_line(RuntimeError()) == first_line(RuntimeError("\x1b[0m\n")) == "RuntimeError"
     assert first_line(ValueError("x" * 1000)) == "x" * 300 + "..."
+
+
+@pytest.mark.parametrize("wrong", ["fit", "reconstruct", "reconstruction"])
+@pytest.mark.parametrize(
+    ("known", "right"),
+    [
+        (REPAIRS, "reconstruct"),
+        (methods.methods(), "reconstruction"),
+        (get_args(Allocate), "reconstruction"),
+        (get_args(Shares), "errors"),
+    ],
+)
+def test_what_has_another_name_in_each_place_is_answered_with_that_of_the_place(
+    wrong: str, known: Iterable[str], right: str
+) -> None:
+    assert nearest(wrong, known) == f" (did you mean '{right}'?)"

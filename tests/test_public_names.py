@@ -85,6 +85,21 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         secateur.prun  # noqa: B018  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("asked", ["secateur", "secateur.methods"])
+@pytest.mark.parametrize("method", [*secateur.METHODS])
+def test_the_class_of_a_method_is_answered_with_where_it_is(asked: str, method: str) -> None:
+    name = secateur.METHODS[method].__name__
+    home = f"secateur.methods.{method}.{name}"
+    with pytest.raises(ImportError, match=rf"^{asked} has no '{name}'; it is {home}, or method=\"{method}\"$"):
+        exec(f"from {asked} import {name}")
+    assert getattr(importlib.import_module(home.rpartition(".")[0]), name) is secateur.METHODS[method]
+
+
+def test_an_unknown_class_is_an_attribute_error() -> None:
+    assert not hasattr(secateur, "Magnitud")
+    assert not hasattr(secateur.methods, "Magnitud")
+
+
 def test_the_errors_of_the_library_have_one_base() -> None:
     errors = importlib.import_module("secateur.errors")
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]

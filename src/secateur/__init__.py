@@ -135,6 +135,8 @@ if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt na
         if name in _MODULES:
             return importlib.import_module(f"secateur.{name}")
         if name not in _HOMES:
+            if name[:1].isupper():  # a method's class, perhaps, and asking loads all of them
+                importlib.import_module("secateur.methods").point_to_class(name, "secateur")
             raise AttributeError(f"module 'secateur' has no attribute '{name}'")
         value = getattr(importlib.import_module(f"secateur.{_HOMES[name]}"), name)
         globals()[name] = value

@@ -12,6 +12,12 @@ from collections.abc import Iterable
 
 _UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f]")
 _LONGEST = 300
+_SQUARES: tuple[str, ...] = (
+    "reconstruct",
+    "reconstruction",
+    "errors",
+)  # least squares as a repair, a method or allocation, and shares
+_MEANT: dict[str, tuple[str, ...]] = dict.fromkeys((*_SQUARES[:2], "fit", "refit"), _SQUARES)
 _LONG_WORD = re.compile(r"(\S{120})\S{80,}(\S{60})")  # what nobody reads to its end; of paths that is what counts
 
 
@@ -127,9 +133,13 @@ def first_line(error: BaseException, last: bool = False) -> str:
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
-    """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, else an empty string."""
+    """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, else an empty string.
+
+    What has a name of its own in each place is answered with the one of this place.
+    """
     if not isinstance(name, str) or len(name) > 200:  # no name that anybody misspelt; the search takes its square
         return ""
     others = [each for each in known if isinstance(each, str)] if hasattr(known, "__iter__") else []
-    close = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
+    meant = [each for each in _MEANT.get(name, ()) if each in others]
+    close = meant or difflib.get_close_matches(name, others, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -130,3 +130,12 @@ def test_dropped_units_of_one_group_add_up() -> None:
     plan = Plan((DropUnits("a", (1, 5)), DropUnits("b", ()), DropUnits("a", (0, 5))))
     assert plan.dropped() == {"a": (0, 1, 5)}
     assert EMPTY.dropped() == {}
+
+
+def test_what_a_plan_does_is_said_of_each_kind_of_edit_once() -> None:
+    drop, group = DropUnits("a", (0,)), Regroup("b", (Block((0,), (0,)),))
+    zero = ZeroWeights.of("c", torch.tensor([True, False]))
+    assert EMPTY.doing == "removing nothing"
+    assert Plan((zero, zero)).doing == "setting weights to zero"
+    assert Plan((group,)).doing == "removing connections"
+    assert Plan((drop, zero, drop)).doing == "removing channels, setting weights to zero"

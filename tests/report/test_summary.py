@@ -308,6 +308,7 @@ def test_repairs_say_what_they_brought_if_that_is_known(document):
     assert "of its parameters, repaired from 70 unlabelled images; its test accuracy goes from" in outcome(document)
     unchanged = document | {"repairs": [each | {"layers": 0} for each in document["repairs"]]}
     assert "repaired from" not in outcome(unchanged)
+    assert repairs(unchanged) == ["reconstruct found nothing to mend.", "recalibrate found nothing to mend."]
     blind = document | {"repairs": [scored | {"step": "fold"}]}
     assert "repaired without images (fold)" in outcome(blind)
     assert "repaired from" not in outcome(blind)

@@ -334,3 +334,12 @@ class Lazy(ScoreMethod):
 def test_a_plan_that_falls_short_of_the_target_is_refused(net: nn.Module) -> None:
     with pytest.raises(TargetError, match=r"Lazy left 0\.8\d* of the macs where at most 0\.5 was asked for"):
         prune(net, images(1), Lazy(), 0.5, limits=Limits(multiple=1), latency=False)
+
+
+@pytest.mark.parametrize("method", ["gradual", "magnitude"])
+def test_a_method_that_acts_in_training_says_that_there_is_none(trained: nn.Module, method: str) -> None:
+    heard: list[Event] = []
+    target = Target(0.9, "nonzero")
+    prune(trained, torch.zeros(1, 3, 8, 8), method, target, repair=(), latency=False, tell=heard.append)
+    said = [event.text for event in heard if "no training was asked for" in event.text]
+    assert [text.split()[0] for text in said] == ([method] if method == "gradual" else [])

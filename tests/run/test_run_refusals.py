@@ -176,6 +176,11 @@ def test_training_that_fails_says_so_and_leaves_the_network(net: nn.Module, data
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
+def test_an_empty_batch_is_no_example(net: nn.Module) -> None:
+    with pytest.raises(DataError, match="example inputs are an empty batch"):
+        prune(net, images(1)[:0], target=0.5, latency=False)
+
+
 def test_a_network_with_too_few_classes_for_the_data(data: Data, train: Settings) -> None:
     small = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     with pytest.raises((ModelError, DataError), match="as many classes as the data has"):

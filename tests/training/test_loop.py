@@ -416,6 +416,26 @@ def test_a_loss_that_is_not_finite_is_undone(
     assert model.training
 
 
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_weights_too_large_to_compute_with_are_noticed_after_the_last_step(
+    toy: Any, net: Net, plain: Plain, select: str
+) -> None:
+    model = net(0)
+    before = weights(model)
+
+    class Bomb(Spy):
+        def after_step(self, step: int) -> None:
+            if step == 2:
+                for parameter in model.parameters():
+                    parameter.fill_(1e30)
+
+    with pytest.raises(
+        TrainingError, match=r"validation loss is nan after the last step of epoch 1; .*before training"
+    ):
+        fit(model, toy, plain(epochs=1, select=select), shaper=Bomb(model))
+    assert same({**before, "0.weight": model[0].weight}, weights(model))
+
+
 def test_a_weight_that_explodes_in_the_last_step_is_noticed(toy: Any, net: Net, plain: Plain) -> None:
     model = net(0)
     before = weights(model)

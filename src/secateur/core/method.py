@@ -200,6 +200,26 @@ def shapes(method: Method) -> bool:
     return kind.training is not Method.training or kind.shaping is not Method.shaping
 
 
+_WIDENS = ("stem", "linear", "last")
+
+
+@contextlib.contextmanager
+def naming_what_widens(method: Method) -> Generator[None]:
+    """Name in an error of the block that says what can be reached the settings with which a method prunes more.
+
+    Raises:
+        TargetError: with them.
+    """
+    try:
+        yield
+    except TargetError as error:
+        more = [setting(name) for name in _WIDENS if getattr(method, name, None) is False]
+        if error.reachable is None or not more:
+            raise
+        text = f"{error}; of layers that this method leaves alone, {' and '.join(more)} would let it prune some"
+        raise TargetError(text, error.reachable) from error
+
+
 def settings_of(method: Method) -> dict[str, object]:
     """Return the settings of a method as plain values, as they stand in a recipe."""
     return {

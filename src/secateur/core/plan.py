@@ -150,6 +150,16 @@ class Plan:
     def __post_init__(self) -> None:
         check_types(self)
 
+    @property
+    def doing(self) -> str:
+        """What is done when the plan is carried out, in words that a progress line begins with."""
+        kinds = {
+            DropUnits: "removing channels",
+            Regroup: "removing connections",
+            ZeroWeights: "setting weights to zero",
+        }
+        return ", ".join(dict.fromkeys(kinds[type(edit)] for edit in self.edits)) or "removing nothing"
+
     def dropped(self) -> dict[str, tuple[int, ...]]:
         """Return the dropped units of every group that loses some, ascending."""
         units: dict[str, set[int]] = {}

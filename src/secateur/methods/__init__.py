@@ -57,7 +57,24 @@ if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt na
     def __getattr__(name: str) -> Mapping[str, type[Method]]:
         if name == "METHODS":  # a constant in all but the moment at which it is filled
             return methods()
+        point_to_class(name, __name__)
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def point_to_class(name: str, asked: str) -> None:
+    """Refuse the class of a method where it is not.
+
+    Args:
+        name: what was asked for; nothing is said of what is no method's class.
+        asked: the module in which it was looked for.
+
+    Raises:
+        ImportError: says where the class is; an ``AttributeError`` would be told without its sentence by ``import``.
+    """
+    for method, kind in methods().items() if name[:1].isupper() else ():
+        if kind.__name__ == name:
+            home = f"{kind.__module__}.{name}"
+            raise ImportError(f"{asked} has no '{name}'; it is {home}, or method=\"{method}\"", name=asked)
 
 
 @checked

@@ -115,7 +115,7 @@ class Grain(Method):
         """Return how many pieces go from each layer, those that are zero already included."""
         totals = {name: found.numel() for name, found in sums.items()}
         if problem.target is None and not totals:
-            raise TargetError(f"no {self.grain} can go but those of the first convolution or of linear layers")
+            raise TargetError(f"no {self.grain} can go but those of the first convolution or of linear layers", 1.0)
         if self.rates == "uniform" and self.density is not None:
             counts = {name: uniform_shares.number(1 - self.density, total) for name, total in totals.items()}
             for name, total in totals.items():

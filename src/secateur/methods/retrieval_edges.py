@@ -96,7 +96,7 @@ class RetrievalEdges(Method):
         if problem.target is None:
             total = sum(values.numel() for values in scores.values())
             if self.ratio and not len(order):
-                raise TargetError("no kernels can go but those of the first convolution or of linear layers")
+                raise TargetError("no kernels can go but those of the first convolution or of linear layers", 1.0)
             return _zeroed(problem, scores, order[: math.floor((self.ratio or 0.0) * total + 1e-9)])
         whole = size(problem.graph).nonzero
         most = problem.target.most(whole)

@@ -186,6 +186,9 @@ def repairs(document: Document) -> list[str]:
     """Return one sentence for each repair without training: what it did to the metric on validation examples."""
     texts: list[str] = []
     for done in document.get("repairs", ()):
+        if not done["layers"]:
+            texts.append(f"{done['step']} found nothing to mend.")
+            continue
         text = f"{done['step']} ({done['layers']} layer{'' if done['layers'] == 1 else 's'})"
         known = [Quality.from_dict(done[when]) for when in ("before", "after") if done[when]]
         if len(known) == 2:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from torch import nn
 
 from secateur.core.surgery import Inputs
+from secateur.core.surgery.forward import count_of
 from secateur.core.surgery.untouched import owned
 from secateur.data import Calibration, Data, load_data, with_task
 from secateur.errors import DataError
@@ -98,9 +99,11 @@ def fitted(model: nn.Module, example_inputs: Any, unlabelled: Calibration | None
         unlabelled: images, which have to be of a size that it takes.
 
     Raises:
-        DataError: if the images do not fit.
+        DataError: if the images do not fit, or the example is an empty batch.
         ModelError: if weights are not finite.
     """
+    if count_of(example_inputs) == 0:
+        raise DataError("the example inputs are an empty batch, on which nothing can be seen; give one image or more")
     found = owned(moved(example_inputs, device_of(model)))
     check_weights(model)
     if unlabelled is not None:

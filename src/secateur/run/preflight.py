@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.core.graph import Graph, Groups, layer_of, maker_of, within
 from secateur.core.graph.explanation import REACH_IT
 from secateur.core.graph.outputs import FREE_IT
-from secateur.core.method import Method, ScoreMethod
+from secateur.core.method import Method, ScoreMethod, shapes
 from secateur.core.plan import Plan
 from secateur.core.selection.target_selection import check_reach
 from secateur.core.sizes.limits import Limits
@@ -24,6 +24,7 @@ from secateur.data import Data
 from secateur.errors import ModelError, SettingError, TargetError, nearest
 from secateur.events import Tell, ignore, warn
 from secateur.measure import Quality
+from secateur.methods import name_of
 from secateur.models.untrained import is_untrained
 from secateur.run.device_placement import quality_at
 from secateur.spelling import said
@@ -118,6 +119,17 @@ def warn_of_random_weights(model: nn.Module, tell: Tell) -> None:
         warn(
             f"the weights of {type(model).__name__} are as they were drawn at random, so that which of them matter is "
             f"chance: load trained weights first{where}",
+            tell,
+        )
+
+
+def warn_of_no_training(methods: Sequence[Method], tell: Tell) -> None:
+    """Say of methods that act while a network trains that there is no training in which they could."""
+    for name in dict.fromkeys(name_of(method) for method in methods if shapes(method)):
+        how = said("shape= or train=", "--epochs", "[shape] or [train]")
+        warn(
+            f"{name} acts while the network trains, and no training was asked for: it decides at once, on the weights "
+            f"as they are; give {how}, with data, to train",
             tell,
         )
 

@@ -43,7 +43,7 @@ from secateur.run.headline_speed import asked_for, check_runtime
 from secateur.run.job import Job
 from secateur.run.latency_aware_methods import check_timing
 from secateur.run.pipeline import Pipeline
-from secateur.run.preflight import check_goals, warn_of_random_weights
+from secateur.run.preflight import check_goals, warn_of_no_training, warn_of_random_weights
 from secateur.run.recorded_choices import Choices
 from secateur.run.result import Result
 from secateur.run.time_budget import check_minutes
@@ -189,6 +189,8 @@ def prune(
     dense = model
     example_inputs = fitted(dense, example_inputs, unlabelled)
     warn_of_random_weights(dense, tell)
+    if train is None and shape is None:
+        warn_of_no_training([asked, *(step.method for step in then)], tell)
     check_budget(budget, images, train)
     check_timing([asked, *(step.method for step in then)], latency, budget)
     named, among, threads = asked_for(runtime, threads, budget)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.method import Method, shapes
+from secateur.core.method import Method, naming_what_widens, shapes
 from secateur.core.plan import EMPTY, Plan, ZeroWeights
 from secateur.core.problem import Problem
 from secateur.core.selection.search_results import Search
@@ -97,7 +97,7 @@ class Round:
         settings, data = job.shaping, job.data
 
         def trained() -> History:
-            with self.method.shaping(self.problem(job.searches, self.model)) as shaper:
+            with naming_what_widens(self.method), self.method.shaping(self.problem(job.searches, self.model)) as shaper:
                 return fit(
                     self.model,
                     data,
@@ -150,7 +150,8 @@ class Round:
             problem = self.problem(found, model)
             return self.method.plan(problem if limits is None else replace(problem, limits=limits))
 
-        plan = there(self.model, self.job.place, decided, self.job.tell)
+        with naming_what_widens(self.method):
+            plan = there(self.model, self.job.place, decided, self.job.tell)
         if self.job.forecast is not None:
             self.job.forecast.table.save()
         return plan
@@ -205,7 +206,7 @@ class Round:
     def act(self, plan: Plan) -> tuple[Plan, nn.Module, float]:
         """Cut, and prove that nothing else changed; what sends constants goes too, where others can send them."""
         job, model, graph = self.job, self.model, self.graph
-        job.tell(Event("apply", "removing channels and comparing with the silenced network"))
+        job.tell(Event("apply", f"{plan.doing} and comparing with the silenced network"))
         with job.clock("apply"):
             thin = apply(model, graph, plan)
         with job.clock("verify"):

@@ -74,7 +74,7 @@ class Lottery:
                 plans.append(meet(graph, order, self.target, self.limits))
             return plans
         if not groups:
-            raise TargetError("no feature maps can go but those of the first convolution or of linear layers")
+            raise TargetError("no feature maps can go but those of the first convolution or of linear layers", 1.0)
         assert self.ratio is not None
         counts = {group.name: uniform_shares.number(self.ratio, group.size) for group in groups}
         if ratio_of == "weights":
@@ -163,7 +163,7 @@ class Lottery:
             return uniform_shares.enough(self.graph, self.target, totals, window)
         assert self.ratio is not None
         if not shapes:
-            raise TargetError(f"no {what} can go but those of the first convolution or of linear layers")
+            raise TargetError(f"no {what} can go but those of the first convolution or of linear layers", 1.0)
         counts = {name: uniform_shares.number(self.ratio, total) for name, total in totals.items()}
         for name, total in totals.items():
             uniform_shares.refuse_empty(self.ratio, counts[name], total, what, layer_of(name))

@@ -61,6 +61,7 @@ class Training:
         self.tell = tell if self.accelerator.is_main_process else ignore
         self.rows: list[Row] = []
         self.best: tuple[int, dict[str, Tensor]] | None = None
+        self.good: dict[str, Tensor] = {}
         rule = optimizer([p for p in model.parameters() if p.requires_grad], self.settings)
         rule.zero_grad(set_to_none=True)
         self.batches = len(share.train(0))
@@ -105,6 +106,12 @@ class Training:
         if self.best is not None:
             selected, tensors = self.best
             disk.restore(self.model, tensors)
+        loss = self.rows[selected - 1].val_loss if self.rows else None
+        if loss is not None and not math.isfinite(loss):  # each loss of training is that before a step, but for this
+            trouble = NotFiniteError(f"the validation loss is {loss} after the last step")
+            if self.good:
+                disk.restore(self.model, self.good)
+            raise TrainingError(_advice(trouble, selected, self.settings.lr, checkpoint))
         return History(tuple(self.rows), self.parts.speed, selected, self.share.task.metric)
 
     def _epoch(self, epoch: int, checkpoint: Path | None) -> None:
@@ -113,7 +120,7 @@ class Training:
         if self.accelerator.device.type == "cuda":
             torch.cuda.manual_seed(number)
         self.parts.rng.manual_seed(number_of(self.share.seed, epoch, _SHAPING))
-        good = disk.snapshot(self.model)
+        good = self.good = disk.snapshot(self.model)
         started, lr = time.perf_counter(), lr_of(self.parts.optimizer)
         try:
             train_loss, train_metric = train_epoch(self.parts, self.share.train(epoch), epoch)

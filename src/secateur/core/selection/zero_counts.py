@@ -79,7 +79,7 @@ def counts(
     if target is not None:
         return uniform_shares.enough(graph, target, totals, dict.fromkeys(totals, 1))
     if not totals:
-        raise TargetError("no weights can go but those of the layers that are left alone")
+        raise TargetError("no weights can go but those of the layers that are left alone", 1.0)
     return {name: number(ratio or 0.0, total) for name, total in totals.items()}
 
 
