@@ -84,7 +84,8 @@ def test_the_settings_of_a_method_are_shown_with_it(secateur: Call):
 def test_the_flags_are_those_of_the_method_that_is_taken(secateur: Call):
     network = ("--model", "resnet20", "--keep", "0.5", "--json")
     assert secateur("plan", *network, "--norm", "l2").status == 0
-    assert secateur("plan", *network, "--calibrate=nowhere", "--shares", "uniform").err.startswith("error: there is no")
+    refused = secateur("plan", *network, "--calibrate=nowhere", "--shares", "uniform").err
+    assert refused.lstrip().startswith("error: there is no")  # rich before 15 ends its display with an empty line
     assert "add --method magnitude" in secateur("plan", *network, "--data", "mnist5k", "--norm", "l2").err
 
 

@@ -18,6 +18,7 @@ from secateur.core.selection.search_results import Search
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target, size
 from secateur.core.surgery import Hold, apply, carrying_out, check_training, hold, prove, prove_elsewhere
+from secateur.core.surgery.steady_draws import DRAWN
 from secateur.errors import BranchingError, TargetError
 from secateur.events import Event, Tell, warn
 from secateur.measure import quality
@@ -33,11 +34,6 @@ from secateur.run.replanning import carried_out
 from secateur.run.sensitivity import measuring
 from secateur.run.stopwatch import of_epochs
 from secateur.training import History, fit
-
-DRAWN = (
-    "the network draws random numbers in evaluation, as many as its layers are wide, so that the pruned one draws "
-    "others; both were compared with constants in their place"
-)
 
 
 @dataclass

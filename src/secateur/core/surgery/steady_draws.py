@@ -16,6 +16,12 @@ from torch import Tensor
 
 from secateur.core.torch_modes import FunctionMode, OperatorMode
 
+DRAWN = (
+    "the network draws random numbers in evaluation, as many as its layers are wide, so that the pruned one draws "
+    "others; both were compared with constants in their place"
+)
+"""What a proof under such constants says."""
+
 _DROPOUTS = frozenset(
     {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d"}
     | {f"{kind}{end}" for kind in ("alpha_dropout", "feature_dropout", "feature_alpha_dropout") for end in ("", "_")}
