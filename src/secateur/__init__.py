@@ -132,6 +132,8 @@ _MODULES = ("tasks",)
 if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt name for one that is there
 
     def __getattr__(name: str) -> object:
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("secateur")
         if name in _MODULES:
             return importlib.import_module(f"secateur.{name}")
         if name not in _HOMES:

@@ -250,7 +250,7 @@ def test_what_is_not_the_files_fault_is_not_hidden(
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(store, "trace", fails)
+    monkeypatch.setattr(store, "traced", fails)
     with pytest.raises(error):
         artifact.load(saved)
 
@@ -261,7 +261,7 @@ def test_an_unforeseen_error_names_the_file_and_is_kept_as_the_cause(saved: Path
     def fails(*_: object, **__: object) -> None:
         raise cause
 
-    monkeypatch.setattr(store, "trace", fails)
+    monkeypatch.setattr(store, "traced", fails)
     with pytest.raises(ArtifactError, match=r"plans/001\.json is damaged: it holds something impossible") as refused:
         artifact.load(saved)
     assert refused.value.__cause__ is cause

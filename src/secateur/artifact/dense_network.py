@@ -39,7 +39,11 @@ def dense_network(
     if recipe is None:
         raise ArtifactError(
             f"{place} was made from a network in memory; "
-            + said("build that network and pass it as dense=", "read it in Python with secateur.load(..., dense=...)")
+            + said(
+                "build that network and pass it as dense=",
+                "read it in Python with secateur.load(..., dense=...), "
+                "and write files that need no class with secateur.export_onnx, export_pt2 or export_source",
+            )
         )
     if is_onnx(recipe.model):
         raise ArtifactError(

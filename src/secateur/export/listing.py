@@ -31,13 +31,14 @@ def can_be_written(module: nn.Module) -> bool:
     return _settings(again) == _settings(module) and _shapes(again) == _shapes(module)
 
 
-def listing(graph: fx.Graph, root: nn.Module, title: str) -> tuple[Code, dict[str, Tensor]]:
+def listing(graph: fx.Graph, root: nn.Module, title: str, name: str) -> tuple[Code, dict[str, Tensor]]:
     """Return the code of a file with a class ``Network``, and the tensors that it loads, by name.
 
     Args:
         graph: a recorded forward whose calls of modules are of those that ``can_be_written``.
         root: where the graph's attributes are found.
         title: first line of the file.
+        name: of the file, without its suffix.
 
     Raises:
         Unlistable: if the code would need more than torch and the standard library.
@@ -54,7 +55,8 @@ def listing(graph: fx.Graph, root: nn.Module, title: str) -> tuple[Code, dict[st
     python = graph.python_code("self")
     body = "\n".join(f"    {line}" if line else "" for line in _forward(python.src))
     init = "\n".join(f"        {line}" for line in made)
-    code = _FILE.format(title=title, imports="\n".join(_imports(python.globals, python.src)), init=init, forward=body)
+    imports = "\n".join(_imports(python.globals, python.src))
+    code = _FILE.format(title=title, name=name, imports=imports, init=init, forward=body)
     return code, {name: value.detach().contiguous().clone() for name, value in tensors.items()}
 
 
@@ -62,7 +64,7 @@ _FILE = '''"""{title}
 
 Needs torch and safetensors:
 
-    from model import load
+    from {name} import load
     network = load()  # in evaluation mode, with the weights of the .safetensors file beside this one
 """
 

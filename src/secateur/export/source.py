@@ -37,10 +37,10 @@ def export_source(model: nn.Module, example_inputs: Inputs, path: str | Path) ->
     Raises:
         ExportError: if the network cannot be written so; no file is left then.
     """
-    title = f"{type(model).__name__}, as a network of its own."
+    said = (f"{type(model).__name__}, as a network of its own.", Path(path).stem)
     ways = [
-        Way(True, lambda n, call, p: _write(p, *listing(_layers(n), n, title)), _load, WEIGHTS),
-        *(Way(dynamic, _operators_to(title, dynamic), _load, WEIGHTS) for dynamic in (True, False)),
+        Way(True, lambda n, call, p: _write(p, *listing(_layers(n), n, *said)), _load, WEIGHTS),
+        *(Way(dynamic, _operators_to(said, dynamic), _load, WEIGHTS) for dynamic in (True, False)),
     ]
     return export(model, example_inputs, Path(path), "source", ways)
 
@@ -64,7 +64,7 @@ def _layers(network: nn.Module) -> fx.Graph:
     return graph
 
 
-def _operators_to(title: str, dynamic: bool) -> Any:
+def _operators_to(said: tuple[str, str], dynamic: bool) -> Any:
     def write(network: nn.Module, call: Call, path: Path) -> None:
         program = program_of(network, call, dynamic)
         module = program.module()
@@ -75,7 +75,7 @@ def _operators_to(title: str, dynamic: bool) -> Any:
         graph.set_codegen(CodeGen())  # a plain forward instead of one that packs and unpacks
         (last,) = (node for node in graph.nodes if node.op == "output")
         last.args = (_structure(last.args[0], program.call_spec.out_spec),)
-        _write(path, *listing(graph, module, title))
+        _write(path, *listing(graph, module, *said))
 
     return write
 

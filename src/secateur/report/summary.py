@@ -142,10 +142,12 @@ def verification(document: Document) -> str:
         training = "distillation" if way_of(minutes) == DISTILLED else "fine-tuning"
         later = [*(["its repair"] if repaired else []), *([training] if trained else [])]
         start = f"Before {' and '.join(later)}, the" if later else "The"
-        return (
-            f"{start} pruned network computed what the original computes with the removed channels silenced: "
-            f"the largest difference was {size} of the largest output, which is rounding."
+        far = (
+            f": the largest difference was {size} of the largest output, which is rounding"
+            if difference
+            else ", exactly"
         )
+        return f"{start} pruned network computed what the original computes with the removed channels silenced{far}."
     return (
         f"The pruned network differs from the original with its channels silenced by {size} of the largest output, "
         "which is more than rounding."

@@ -12,7 +12,7 @@ from secateur.errors import DataError, TargetError
 from secateur.events import Event
 from secateur.run.budget_terms import Bargain, Settled
 from secateur.run.latency_search import WithinLatency
-from secateur.spelling import setting
+from secateur.spelling import setting, setting_as
 
 _PROBES = 7
 
@@ -107,9 +107,9 @@ def _within_drop(bargain: Bargain, most: float, settled: Settled | None) -> Sett
         lost = dense - bargain.worth(bargain.decide(settled.target, settled.limits))
         if lost > most + 1e-9:
             raise TargetError(
-                f"the limits cannot be met together: with the others the {metric.name} "
+                f"the limits cannot be met together: where the others are met, the {metric.name} "
                 f"{'drops' if metric.higher_is_better else 'rises'} by {lost:.3g}, and at most {most:.3g} was allowed; "
-                f"loosen one of them, or count the drop after fine-tuning"
+                f"loosen one of them, or count the drop after a training ({setting_as('drop_after', 'training')})"
             )
         return replace(settled, found={**settled.found, "drop": {"asked": most, "found": lost}})
     low, high, lost = 0.0, 1.0, 0.0

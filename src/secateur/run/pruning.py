@@ -269,6 +269,7 @@ def _warn_of_optimizers(model: nn.Module, tell: Tell) -> None:
         return
     text = (
         "the network has gradients, so it seems to be in training: an optimizer that was made for it goes on with the "
-        "dense network; make a new one for the pruned network, or move it with result.migrate(optimizer)"
+        "dense network; make a new one for the pruned network, or move it with result.migrate(optimizer); where it is "
+        "done, model.zero_grad() says so"
     )
     warn_once(text, tell)
