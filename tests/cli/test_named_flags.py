@@ -93,6 +93,7 @@ OTHERWISE = {
     ("methods/retrieval_edges.py", "--criterion"): ("retrieval_edges",),
     ("methods/retrieval_edges.py", "--ratio"): ("retrieval_edges",),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
+    ("run/preflight.py", "--epochs"): ("prune",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
 }
 _LEFT_OUT = ("cli/app.py", "cli/flags.py", "cli/selection.py", "cli/command.py")  # which make flags, and examples

@@ -153,7 +153,9 @@ def test_a_drop_alone_asks_for_the_smallest_network(bargain: Bargain) -> None:
     assert settled.target.keep == pytest.approx(0.38, abs=0.02)
     assert settled.found["drop"]["found"] <= 0.02
     assert settle(able, Budget(max_drop=0.02, max_macs=0.5)).target == Target(0.5, "macs")
-    with pytest.raises(TargetError, match=r"cannot be met together: where the others are met, the accuracy drops by 0\.1"):
+    with pytest.raises(
+        TargetError, match=r"cannot be met together: where the others are met, the accuracy drops by 0\.1"
+    ):
         settle(able, Budget(max_drop=0.02, max_macs=0.3))
     with pytest.raises(DataError, match="needs data"):
         settle(bargain, Budget(max_drop=0.02))

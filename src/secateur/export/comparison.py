@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from secateur.core.surgery.channel_differences import worst_channel
+from secateur.core.surgery.channel_differences import gap, magnitude, own_rounding, worst_channel
 from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.generators import common
-from secateur.core.surgery.precision import InDouble, widened
 from secateur.core.surgery.steady_draws import Steady
 from secateur.errors import ExportError
 from secateur.measure import Quality
@@ -164,9 +163,8 @@ def difference(network: nn.Module, run: Runner, call: Call) -> float:
     worst = _worst(expected, found)
     if worst <= TOLERANCE:
         return worst
-    for source, state in states:
-        source.put(state)
-    return min(worst, _worst(expected, found, _precise(network, call)))
+    rounding = own_rounding(lambda number: _rolled(network, call, number))
+    return min(worst, _worst(expected, found, rounding)) if rounding else worst
 
 
 def steady_difference(network: nn.Module, run: Runner, call: Call) -> float:
@@ -176,35 +174,29 @@ def steady_difference(network: nn.Module, run: Runner, call: Call) -> float:
     return _worst(expected, run(call)) if steady.used else float("inf")
 
 
-def _precise(network: nn.Module, call: Call) -> list[Tensor]:
-    """Return what a network puts out in float64; nothing where it does not run there."""
-    try:
-        with InDouble():
-            wide = call.map(widened)
-            return outputs(network(*wide.args, **wide.kwargs))
-    except Exception:  # code that was written for float32
-        return []
+def _rolled(network: nn.Module, call: Call, number: int) -> list[Tensor]:
+    """Return what a network puts out for inputs that are rolled by a number of places."""
+    rolled = call.map(lambda x: x.roll(number, -1) if x.dim() else x)
+    return outputs(network(*rolled.args, **rolled.kwargs))
 
 
-def _worst(expected: list[Tensor], given: list[Tensor], precise: Sequence[Tensor] = ()) -> float:
+def _worst(expected: list[Tensor], given: list[Tensor], rounding: Sequence[Tensor | None] = ()) -> float:
     if [x.shape for x in expected] != [x.shape for x in given]:
         return float("inf")
-    exact: Sequence[Tensor | None] = precise or [None] * len(expected)
-    if len(exact) != len(expected):
-        return float("inf")
+    own = rounding if len(rounding) == len(expected) else [None] * len(expected)
     worst = 0.0
-    for want, got, fine in zip(expected, given, exact, strict=True):
+    for want, got, rounded in zip(expected, given, own, strict=True):
         if not want.numel():
             continue
-        size = want.double().abs().max().item() or 1.0
-        error = (got.double() - want.double()).abs().max().item() / size
-        worst = max(worst, error if error == error else float("inf"), _worst_part(want, got, fine))
+        size = magnitude(want).max().item() or 1.0
+        error = gap(want, got).max().item() / size
+        worst = max(worst, error if error == error else float("inf"), _worst_part(want, got, rounded))
     return worst
 
 
-def _worst_part(expected: Tensor, found: Tensor, precise: Tensor | None) -> float:
+def _worst_part(expected: Tensor, found: Tensor, rounding: Tensor | None) -> float:
     """Return how far the worst channel is off where that is no rounding, else 0; in units of ``TOLERANCE``."""
-    worst = worst_channel(expected, found, _FLOOR, precise)
+    worst = worst_channel(expected, found, _FLOOR, rounding)
     return worst * TOLERANCE / _PART_TOLERANCE if worst > _PART_TOLERANCE else 0.0
 
 

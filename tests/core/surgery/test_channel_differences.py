@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from secateur.core.surgery.channel_differences import worst_channel
+from secateur.core.surgery.channel_differences import gap, own_rounding, worst_channel
 
 
 @pytest.mark.parametrize("dim", [1, 3])
@@ -30,14 +30,48 @@ def test_what_has_no_channels_or_no_numbers_has_no_difference_and_nan_is_one() -
 
 def test_what_a_channel_rounds_by_itself_does_not_count_and_what_is_wrong_does() -> None:
     draw = torch.Generator().manual_seed(0)
-    precise = torch.randn(2, 40, generator=draw, dtype=torch.float64)
+    right = torch.randn(2, 40, generator=draw, dtype=torch.float64)
     noise = [1e-5 * torch.randn(2, 40, generator=draw, dtype=torch.float64) for _ in range(2)]
-    expected, found = precise + noise[0], precise + noise[1]
+    expected, found = right + noise[0], right + noise[1]
+    rounding = torch.full_like(right, 1e-5)
     assert worst_channel(expected, found, 1e-3) > 1e-4
-    assert worst_channel(expected, found, 1e-3, precise) == 0.0
+    assert worst_channel(expected, found, 1e-3, rounding) == 0.0
+    assert worst_channel(expected, found, 1e-3, rounding[:1]) > 1e-4  # of something else
     found[:, 7] += 1e-3
-    assert worst_channel(expected, found, 1e-3, precise) > 1e-4
+    assert worst_channel(expected, found, 1e-3, rounding) > 1e-4
     found[:, 7] = math.nan
-    assert math.isinf(worst_channel(expected, found, 1e-3, precise))
-    for other in (-precise, precise[:1], torch.full_like(precise, math.nan)):
-        assert worst_channel(expected, precise + noise[1], 1e-3, other) > 1e-4
+    assert math.isinf(worst_channel(expected, found, 1e-3, rounding))
+
+
+def test_a_channel_is_not_excused_by_what_others_round() -> None:
+    expected = torch.cat([640 * torch.ones(1, 4, 9), 1e-2 * torch.ones(1, 1, 9)], 1)
+    rounding = torch.cat([1e-2 * torch.ones(1, 4, 9), 1e-9 * torch.ones(1, 1, 9)], 1).double()
+    found = expected.clone()
+    found[:, 4] = 0.0
+    assert worst_channel(expected, found, 1e-6, rounding) == 1.0
+
+
+def test_rounding_is_that_of_the_network_on_several_inputs() -> None:
+    x = torch.rand(1, 50, generator=torch.Generator().manual_seed(0))
+
+    def run(number: int) -> list[torch.Tensor]:
+        return [(x.roll(number, -1) + 300.0) - 300.0]
+
+    (found,) = own_rounding(run)
+    assert found.shape == x.shape
+    assert 1e-6 < found.min() <= found.max() < 1e-4
+    assert own_rounding(lambda number: [torch.rand(3)]) == []  # drawn anew
+
+    def narrow(number: int) -> list[torch.Tensor]:
+        raise RuntimeError("expected float")
+
+    assert own_rounding(narrow) == []
+
+
+def test_imaginary_parts_and_numbers_that_count_are_compared() -> None:
+    one = torch.tensor([[1.0 + 0j, 2.0]])
+    assert gap(one, one + 5j).max() == 5.0
+    assert worst_channel(one, one + 5j, 0.1) > 1.0
+    index = torch.tensor([[20000, 30000]])
+    assert gap(index, index).max() == 0.0
+    assert math.isinf(gap(index, index + 1).max())

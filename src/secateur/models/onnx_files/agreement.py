@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.channel_differences import worst_channel
-from secateur.core.surgery.precision import InDouble, widened
+from secateur.core.surgery.channel_differences import gap, magnitude, own_rounding, worst_channel
 from secateur.errors import ModelError, first_line
 from secateur.models.onnx_files.interface import Interface
 
@@ -46,7 +46,7 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
         )
         raise ModelError(f"{name} is read, but does not run in PyTorch ({first_line(error)}){fixed}") from error
     outputs: list[Tensor] = [made] if isinstance(made, Tensor) else list(made)
-    worst, precise = 0.0, dict[str, Tensor]()
+    worst, own = 0.0, dict[str, Tensor]()
     for output, found, wanted in zip(interface.outputs, outputs, expected, strict=True):
         if found.shape != wanted.shape:
             raise ModelError(
@@ -55,8 +55,8 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
             )
         error = _difference(wanted, found)
         if error > TOLERANCE:
-            precise = precise or dict(zip(interface.outputs, _precise(network, given), strict=False))
-            error = _difference(wanted, found, precise.get(output))
+            own = own or dict(zip(interface.outputs, own_rounding(partial(_rolled, network, given)), strict=False))
+            error = _difference(wanted, found, own.get(output))
         if not error <= TOLERANCE:
             raise ModelError(
                 f"{name}: the network that was read differs from what ONNX Runtime makes of the file by {error:.1e} of "
@@ -66,20 +66,17 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
     return worst
 
 
-def _difference(wanted: Tensor, found: Tensor, precise: Tensor | None = None) -> float:
+def _difference(wanted: Tensor, found: Tensor, rounding: Tensor | None = None) -> float:
     """Return the largest difference of the whole output, or of a channel of it that is off by more than rounding."""
-    size = wanted.double().abs().max().item() or 1.0
-    whole = (found.double() - wanted.double()).abs().max().item() / size
-    return max(float("inf") if math.isnan(whole) else whole, worst_channel(found, wanted, LEAST_SHARE, precise))
+    size = magnitude(wanted).max().item() or 1.0
+    whole = gap(wanted, found).max().item() / size
+    return max(float("inf") if math.isnan(whole) else whole, worst_channel(wanted, found, LEAST_SHARE, rounding))
 
 
-def _precise(network: nn.Module, given: list[Tensor]) -> list[Tensor]:
-    """Return what a network puts out in float64; nothing where it does not run there."""
-    try:
-        with torch.no_grad(), InDouble():
-            made: Any = network(*widened(given))
-    except Exception:  # code that was written for float32
-        return []
+def _rolled(network: nn.Module, given: list[Tensor], number: int) -> list[Tensor]:
+    """Return what a network puts out for inputs that are rolled by a number of places."""
+    with torch.no_grad():
+        made: Any = network(*(x.roll(number, -1) for x in given))
     return [made] if isinstance(made, Tensor) else list(made)
 
 
