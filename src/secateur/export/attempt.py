@@ -161,7 +161,7 @@ def _same(expected: nn.Module, way: Way, file: Path, calls: Sequence[Call]) -> F
     if found <= TOLERANCE:
         return Found(found)
     if not math.isfinite(found):
-        return Found(found, "its outputs are not finite, have another shape, or differ in numbers that count")
+        return Found(found, "its outputs are not finite, have another shape, or differ in whole numbers")
     return Found(found, f"its outputs differ by {found:.1e} of their size, more than {TOLERANCE:.0e}")
 
 

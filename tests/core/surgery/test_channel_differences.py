@@ -68,7 +68,7 @@ def test_rounding_is_that_of_the_network_on_several_inputs() -> None:
     assert own_rounding(narrow) == []
 
 
-def test_imaginary_parts_and_numbers_that_count_are_compared() -> None:
+def test_imaginary_parts_and_whole_numbers_are_compared() -> None:
     one = torch.tensor([[1.0 + 0j, 2.0]])
     assert gap(one, one + 5j).max() == 5.0
     assert worst_channel(one, one + 5j, 0.1) > 1.0

@@ -1,4 +1,4 @@
-"""How far two outputs are gap, channel by channel: scores below one must not hide behind coordinates of pixels."""
+"""How far two outputs are apart, channel by channel: scores below one must not hide behind coordinates of pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SAMPLES = 9
 
 
 def gap(expected: Tensor, found: Tensor) -> Tensor:
-    """Return how far two tensors of a shape are gap, number by number, in float64; numbers that count must agree."""
+    """Return how far two tensors of a shape are apart, number by number, in float64; infinite where whole numbers differ."""
     if not (expected.is_floating_point() or expected.is_complex() or found.is_floating_point()):
         return torch.zeros(expected.shape, dtype=torch.float64).masked_fill((expected != found).cpu(), math.inf)
     return (_wide(found) - _wide(expected)).abs()
