@@ -21,7 +21,7 @@ _SAMPLES = 9
 
 
 def gap(expected: Tensor, found: Tensor) -> Tensor:
-    """Return how far two tensors of a shape are apart, number by number, in float64; infinite where whole numbers differ."""
+    """Return how far two tensors of a shape are apart in float64, number by number; whole numbers must be equal."""
     if not (expected.is_floating_point() or expected.is_complex() or found.is_floating_point()):
         return torch.zeros(expected.shape, dtype=torch.float64).masked_fill((expected != found).cpu(), math.inf)
     return (_wide(found) - _wide(expected)).abs()
