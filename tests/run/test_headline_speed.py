@@ -136,6 +136,17 @@ def test_what_cannot_run_a_network_is_passed_over(net: nn.Module, monkeypatch: p
     assert net.training
 
 
+@pytest.mark.parametrize(("ahead", "chosen"), [(0.97, "eager"), (0.9, "channels_last")])
+def test_a_tie_between_runtimes_is_decided_alike_each_time(
+    ahead: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {"eager": 1.0, "channels_last": ahead}
+    monkeypatch.setattr(runtime_choice, "turns_of", lambda made, *_, **__: {name: times[name] for name in made})
+    monkeypatch.setattr(runtime_choice, "medians_of", lambda found, _: [found])
+    net = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
+    assert runtime_choice.fastest_runtime(net, X, ("eager", "channels_last")) == chosen
+
+
 @pytest.mark.parametrize(
     ("asked", "error"),
     [

@@ -18,6 +18,7 @@ from secateur.measure.side_by_side import deciding_clock, medians_of, turns_of
 from secateur.rules import Seconds, Threads
 
 _ROUNDS = 5
+_EQUAL = 1.05  # times the fastest; less is chance
 
 
 @checked
@@ -39,7 +40,8 @@ def fastest_runtime(
     Args:
         model: any network; stays as it is.
         example_inputs: what its forward takes, of the batch size to be fast for.
-        among: the runtimes; the first of equals is taken.
+        among: the runtimes; the first of those within a twentieth of the fastest is taken, so that a tie is decided
+            alike each time.
         threads: of the CPU; None means as many as torch has now.
         seconds: to time each for.
         tell: hears of each, under the stage ``"runtime"``.
@@ -69,5 +71,5 @@ def fastest_runtime(
             clock = deciding_clock(used, device)
             times = turns_of(made, seconds, clock, rounds=_ROUNDS, most=_ROUNDS)
             medians = {name: statistics.median(medians_of(times[name], clock)) for name in made}
-            return min((runtime for runtime in usable if runtime in made), key=lambda runtime: medians[runtime])
+            return next(name for name in usable if name in made and medians[name] <= _EQUAL * min(medians.values()))
     return next((runtime for runtime in usable if runtime in made), None)
