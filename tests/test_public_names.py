@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -98,6 +99,16 @@ def test_the_class_of_a_method_is_answered_with_where_it_is(asked: str, method: 
 def test_an_unknown_class_is_an_attribute_error() -> None:
     assert not hasattr(secateur, "Magnitud")
     assert not hasattr(secateur.methods, "Magnitud")
+
+
+def test_the_version_is_that_of_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert secateur.__version__ == importlib.metadata.version("secateur")
+
+    def nowhere(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nowhere)
+    assert not hasattr(secateur, "__version__")
 
 
 def test_the_errors_of_the_library_have_one_base() -> None:

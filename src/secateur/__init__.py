@@ -133,7 +133,11 @@ if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt na
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
-            return importlib.import_module("importlib.metadata").version("secateur")
+            metadata = importlib.import_module("importlib.metadata")
+            try:
+                return metadata.version("secateur")
+            except metadata.PackageNotFoundError:
+                raise AttributeError("secateur is not installed, so that it has no version") from None
         if name in _MODULES:
             return importlib.import_module(f"secateur.{name}")
         if name not in _HOMES:

@@ -12,12 +12,8 @@ from collections.abc import Iterable
 
 _UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f]")
 _LONGEST = 300
-_SQUARES: tuple[str, ...] = (
-    "reconstruct",
-    "reconstruction",
-    "errors",
-)  # least squares as a repair, a method or allocation, and shares
-_MEANT: dict[str, tuple[str, ...]] = dict.fromkeys((*_SQUARES[:2], "fit", "refit"), _SQUARES)
+_FITS = ("reconstruct", "reconstruction", "errors")  # a repair; a method and an allocation; shares of a cut
+_MEANT: dict[str, tuple[str, ...]] = dict.fromkeys(("reconstruct", "reconstruction", "fit", "refit"), _FITS)
 _LONG_WORD = re.compile(r"(\S{120})\S{80,}(\S{60})")  # what nobody reads to its end; of paths that is what counts
 
 

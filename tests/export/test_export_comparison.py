@@ -52,3 +52,16 @@ def test_what_the_network_itself_rounds_is_no_difference() -> None:
     assert difference(Cancelling(), lambda call: [call.args[0]], call_of(x)) < TOLERANCE
     x[:, 3] = 1e-3
     assert difference(Cancelling(), lambda call: [call.args[0].where(x != x[0, 3], x + 1e-3)], call_of(x)) > TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (torch.tensor([[1.0 + 1.0j, 2.0]]), torch.tensor([[1.0 + 0.0j, 2.0]])),
+        (torch.tensor([[20000, 36000]]), torch.tensor([[20001, 36001]])),
+    ],
+    ids=["imaginary parts", "indices of many places"],
+)
+def test_what_real_numbers_do_not_show_is_compared(right: Tensor, wrong: Tensor) -> None:
+    assert difference(nn.Identity(), lambda call: [right.clone()], call_of(right)) == 0.0
+    assert difference(nn.Identity(), lambda call: [wrong], call_of(right)) > TOLERANCE

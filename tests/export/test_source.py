@@ -37,6 +37,11 @@ def alone(folder: Path, *inputs: Tensor) -> object:
     return torch.load(found)
 
 
+def test_a_file_says_how_to_load_it_by_its_own_name(tmp_path: Path) -> None:
+    made = export_source(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4), tmp_path / "thin.py")
+    assert "from thin import load" in made.path.read_text()
+
+
 class Own(nn.Module):
     """A parameter, a buffer that is not saved, tied weights, several outputs, a branch on the training flag."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import sys
 import warnings
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+import secateur as package
 from secateur import reading
 from secateur.cli import bench, command, compare, encode, network, plan, prune, sensitivity, show
 from secateur.cli.ending import Terminated, ending_well
@@ -75,10 +75,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        try:
-            typer.echo(f"secateur {importlib.metadata.version('secateur')}")
-        except importlib.metadata.PackageNotFoundError:
-            typer.echo("secateur (not installed)")
+        typer.echo(f"secateur {getattr(package, '__version__', '(not installed)')}")
         raise typer.Exit
 
 

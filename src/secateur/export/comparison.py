@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from secateur.core.surgery.channel_differences import gap, magnitude, own_rounding, worst_channel
+from secateur.core.surgery.channel_differences import gap, own_rounding, wide, worst_channel
 from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.generators import common
 from secateur.core.surgery.steady_draws import Steady
@@ -156,47 +156,44 @@ def difference(network: nn.Module, run: Runner, call: Call) -> float:
     What both draw at random, they draw from the same states.
     """
     states = [(source, source.get()) for source in common()]
-    expected = outputs(network(*call.args, **call.kwargs))
+    expected = _outputs_of(network, call)
     for source, state in states:
         source.put(state)
     found = run(call)
-    worst = _worst(expected, found)
-    if worst <= TOLERANCE:
-        return worst
-    rounding = own_rounding(lambda number: _rolled(network, call, number))
-    return min(worst, _worst(expected, found, rounding)) if rounding else worst
+    whole, part = _whole(expected, found), _part(expected, found)
+    if part and whole <= TOLERANCE:  # which the whole hides, if it is no rounding
+        part = _part(expected, found, own_rounding(lambda roll: _outputs_of(network, call.map(roll))))
+    return max(whole, part)
 
 
 def steady_difference(network: nn.Module, run: Runner, call: Call) -> float:
     """Do the same where the file has constants for all that is drawn at random, see ``Steady``; inf if nothing is."""
     with Steady() as steady:
-        expected = outputs(network(*call.args, **call.kwargs))
-    return _worst(expected, run(call)) if steady.used else float("inf")
+        expected = _outputs_of(network, call)
+    found = run(call)
+    return max(_whole(expected, found), _part(expected, found)) if steady.used else float("inf")
 
 
-def _rolled(network: nn.Module, call: Call, number: int) -> list[Tensor]:
-    """Return what a network puts out for inputs that are rolled by a number of places."""
-    rolled = call.map(lambda x: x.roll(number, -1) if x.dim() else x)
-    return outputs(network(*rolled.args, **rolled.kwargs))
+def _outputs_of(network: nn.Module, call: Call) -> list[Tensor]:
+    return outputs(network(*call.args, **call.kwargs))
 
 
-def _worst(expected: list[Tensor], given: list[Tensor], rounding: Sequence[Tensor | None] = ()) -> float:
+def _whole(expected: list[Tensor], given: list[Tensor]) -> float:
+    """Return the largest difference of an output relative to its largest value; inf where not comparable."""
     if [x.shape for x in expected] != [x.shape for x in given]:
         return float("inf")
-    own = rounding if len(rounding) == len(expected) else [None] * len(expected)
-    worst = 0.0
-    for want, got, rounded in zip(expected, given, own, strict=True):
-        if not want.numel():
-            continue
-        size = magnitude(want).max().item() or 1.0
-        error = gap(want, got).max().item() / size
-        worst = max(worst, error if error == error else float("inf"), _worst_part(want, got, rounded))
-    return worst
+    pairs = [(want, got) for want, got in zip(expected, given, strict=True) if want.numel()]
+    errors = [gap(want, got).max().item() / (wide(want).abs().max().item() or 1.0) for want, got in pairs]
+    return max((error if error == error else float("inf") for error in errors), default=0.0)
 
 
-def _worst_part(expected: Tensor, found: Tensor, rounding: Tensor | None) -> float:
+def _part(expected: list[Tensor], given: list[Tensor], rounding: Sequence[Tensor] = ()) -> float:
     """Return how far the worst channel is off where that is no rounding, else 0; in units of ``TOLERANCE``."""
-    worst = worst_channel(expected, found, _FLOOR, rounding)
+    if [x.shape for x in expected] != [x.shape for x in given]:
+        return float("inf")
+    own = rounding or [None] * len(expected)
+    parts = (worst_channel(want, got, _FLOOR, it) for want, got, it in zip(expected, given, own, strict=True))
+    worst = max(parts, default=0.0)
     return worst * TOLERANCE / _PART_TOLERANCE if worst > _PART_TOLERANCE else 0.0
 
 

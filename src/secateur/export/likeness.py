@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from secateur.core.surgery.channel_differences import wide
 from secateur.data import Data
 from secateur.data.inputs import Inputs
 from secateur.export.attempt import Way
@@ -121,15 +122,15 @@ class Tally:
 
     def add(self, want: Tensor, got: Tensor) -> None:
         """Look at a batch."""
-        wanted, off = want.double(), got.double() - want.double()
+        wanted, off = wide(want).abs(), (wide(got) - wide(want)).abs()
         self._squares += off.square().sum().item()
         self._size += wanted.square().sum().item()
-        self._most = max(self._most, off.abs().max().item() if off.numel() else 0.0)
-        self._largest = max(self._largest, wanted.abs().max().item() if off.numel() else 0.0)
+        self._most = max(self._most, off.max().item() if off.numel() else 0.0)
+        self._largest = max(self._largest, wanted.max().item() if off.numel() else 0.0)
         if want.dim() == 2 and want.shape[1] > 1 and want.is_floating_point():
             self._same += int((want.argmax(1) == got.argmax(1)).sum())
             self._scores += len(want)
-        elif not want.is_floating_point() and off.numel():
+        elif not (want.is_floating_point() or want.is_complex()) and off.numel():
             self._same += (want == got).double().mean().item() * len(want)
             self._scores += len(want)
 

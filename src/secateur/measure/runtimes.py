@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from secateur.arguments import checked
+from secateur.core.surgery.channel_differences import wide
 from secateur.core.surgery.steady_draws import Steady
 from secateur.core.surgery.untouched import owned, private
 from secateur.errors import ModelError, SettingError, first_line, nearest
@@ -187,8 +188,8 @@ def _worst(expected: Sequence[Tensor], given: Sequence[Tensor]) -> float:
     worst = 0.0
     for want, got in zip(expected, given, strict=True):
         if want.numel():
-            size = want.double().abs().max().item() or 1.0
-            error = (got.double() - want.double()).abs().max().item() / size
+            size = wide(want).abs().max().item() or 1.0
+            error = (wide(got) - wide(want)).abs().max().item() / size
             worst = max(worst, error if error == error else float("inf"))
     return worst
 

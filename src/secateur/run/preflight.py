@@ -56,8 +56,7 @@ def read(
         TargetError: if nothing can be pruned.
         TraceError: if it was not read within ``patience`` seconds.
     """
-    how: dict[str, Any] = {"free_outputs": free_outputs, "seconds": patience, "tried": tried, "trials": trials}
-    graph = traced(model, inputs, **how, tell=tell)
+    graph = traced(model, inputs, free_outputs=free_outputs, seconds=patience, tell=tell, tried=tried, trials=trials)
     layers = [maker_of(tensor) for tensor, roles in graph.roles.items() if "makes" in roles]
     names = list(dict.fromkeys([*layers, *(group.name for group in graph.groups)]))
     for pattern in leave:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from secateur.core.surgery.channel_differences import gap, own_rounding, worst_channel
 
@@ -54,15 +56,15 @@ def test_a_channel_is_not_excused_by_what_others_round() -> None:
 def test_rounding_is_that_of_the_network_on_several_inputs() -> None:
     x = torch.rand(1, 50, generator=torch.Generator().manual_seed(0))
 
-    def run(number: int) -> list[torch.Tensor]:
-        return [(x.roll(number, -1) + 300.0) - 300.0]
+    def run(roll: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        return [(roll(x) + 300.0) - 300.0]
 
     (found,) = own_rounding(run)
     assert found.shape == x.shape
     assert 1e-6 < found.min() <= found.max() < 1e-4
-    assert own_rounding(lambda number: [torch.rand(3)]) == []  # drawn anew
+    assert own_rounding(lambda roll: [torch.rand(3)]) == []  # drawn anew
 
-    def narrow(number: int) -> list[torch.Tensor]:
+    def narrow(roll: Callable[[Tensor], Tensor]) -> list[Tensor]:
         raise RuntimeError("expected float")
 
     assert own_rounding(narrow) == []

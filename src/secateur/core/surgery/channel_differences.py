@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,20 +21,16 @@ _SAMPLES = 9
 """Inputs that rounding is looked at with: a single number may be exact by chance, and hardly with all of them."""
 
 
+def wide(values: Tensor) -> Tensor:
+    """Return values in float64, or in complex128 with their imaginary parts."""
+    return values.to(torch.complex128) if values.is_complex() else values.double()
+
+
 def gap(expected: Tensor, found: Tensor) -> Tensor:
     """Return how far two tensors of a shape are apart in float64, number by number; whole numbers must be equal."""
-    if not (expected.is_floating_point() or expected.is_complex() or found.is_floating_point()):
-        return torch.zeros(expected.shape, dtype=torch.float64).masked_fill((expected != found).cpu(), math.inf)
-    return (_wide(found) - _wide(expected)).abs()
-
-
-def magnitude(values: Tensor) -> Tensor:
-    """Return the absolute values in float64."""
-    return _wide(values).abs()
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.complex128) if values.is_complex() else values.double()
+    if any(x.is_floating_point() or x.is_complex() for x in (expected, found)):
+        return (wide(found) - wide(expected)).abs()
+    return torch.where(expected == found, 0.0, math.inf).double()
 
 
 def worst_channel(expected: Tensor, found: Tensor, least: float, rounding: Tensor | None = None) -> float:
@@ -49,7 +46,7 @@ def worst_channel(expected: Tensor, found: Tensor, least: float, rounding: Tenso
         rounding: what ``own_rounding`` says of the output. A channel that is off by no more than a few times its own
             does not count then: a deep network rounds more than its outputs let one guess.
     """
-    wanted, off = magnitude(expected), gap(expected, found)
+    wanted, off = wide(expected).abs(), gap(expected, found)
     if wanted.dim() < 2 or not wanted.numel():
         return 0.0
     floor = least * (wanted.max().item() or 1.0)
@@ -67,11 +64,11 @@ def worst_channel(expected: Tensor, found: Tensor, least: float, rounding: Tenso
     return worst
 
 
-def own_rounding(run: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
+def own_rounding(run: Callable[[Callable[[Tensor], Tensor]], Sequence[Tensor]]) -> list[Tensor]:
     """Return how far a network's outputs in float32 are from those in float64 at most, number by number.
 
     Args:
-        run: returns its outputs on the input of a number, always of the same shapes.
+        run: returns its outputs on its inputs, to each of which it applies what it is given, such as to roll it.
 
     Returns:
         A tensor in float64 for each output; nothing where the network does not run in float64, or puts out something
@@ -80,15 +77,23 @@ def own_rounding(run: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
     largest: list[Tensor] = []
     try:
         for number in range(_SAMPLES):
-            single = run(number)
+            roll = partial(_rolled, number)
+            single = run(roll)
             with InDouble():
-                double = run(number)
-            off = [gap(wide, one) for wide, one in zip(double, single, strict=True)]
-            if any(
-                x.numel() and not x.max() <= _ROUNDING * magnitude(y).max() for x, y in zip(off, double, strict=True)
-            ):
+                double = run(roll)
+            if any(_differs(x, y) for x, y in zip(double, single, strict=True)):
                 return []
-            largest = [torch.maximum(x, y) for x, y in zip(off, largest or off, strict=True)]
+            off = map(gap, double, single)
+            largest = list(map(torch.maximum, off, largest)) if largest else list(off)
     except Exception:  # code that was written for float32
         return []
     return largest
+
+
+def _rolled(number: int, values: Tensor) -> Tensor:
+    return values.roll(number, -1) if values.dim() else values
+
+
+def _differs(double: Tensor, single: Tensor) -> bool:
+    """Tell whether an output in float32 is further from that in float64 than any rounding."""
+    return bool(double.numel()) and not bool(gap(double, single).max() <= _ROUNDING * wide(double).abs().max())

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.channel_differences import gap, magnitude, own_rounding, worst_channel
+from secateur.core.surgery.channel_differences import gap, own_rounding, wide, worst_channel
 from secateur.errors import ModelError, first_line
 from secateur.models.onnx_files.interface import Interface
 
@@ -38,14 +37,12 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
     given = [torch.randn(pairs * shape[0], *shape[1:], generator=draw) for shape in interface.shapes]
     expected = _run(model, given, interface, name, pairs)
     try:
-        with torch.no_grad():
-            made: Any = network(*given)
+        outputs = _outputs_of(network, given)
     except Exception as error:
         fixed = (
             "" if interface.dynamic else f"; its batch is fixed at {interface.shapes[0][0]}: export it with a free one"
         )
         raise ModelError(f"{name} is read, but does not run in PyTorch ({first_line(error)}){fixed}") from error
-    outputs: list[Tensor] = [made] if isinstance(made, Tensor) else list(made)
     worst, own = 0.0, dict[str, Tensor]()
     for output, found, wanted in zip(interface.outputs, outputs, expected, strict=True):
         if found.shape != wanted.shape:
@@ -55,7 +52,9 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
             )
         error = _difference(wanted, found)
         if error > TOLERANCE:
-            own = own or dict(zip(interface.outputs, own_rounding(partial(_rolled, network, given)), strict=False))
+            if not own:
+                rounding = own_rounding(lambda roll: _outputs_of(network, [*map(roll, given)]))
+                own = dict(zip(interface.outputs, rounding, strict=False))
             error = _difference(wanted, found, own.get(output))
         if not error <= TOLERANCE:
             raise ModelError(
@@ -68,15 +67,14 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
 
 def _difference(wanted: Tensor, found: Tensor, rounding: Tensor | None = None) -> float:
     """Return the largest difference of the whole output, or of a channel of it that is off by more than rounding."""
-    size = magnitude(wanted).max().item() or 1.0
+    size = wide(wanted).abs().max().item() or 1.0
     whole = gap(wanted, found).max().item() / size
     return max(float("inf") if math.isnan(whole) else whole, worst_channel(wanted, found, LEAST_SHARE, rounding))
 
 
-def _rolled(network: nn.Module, given: list[Tensor], number: int) -> list[Tensor]:
-    """Return what a network puts out for inputs that are rolled by a number of places."""
+def _outputs_of(network: nn.Module, given: list[Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        made: Any = network(*(x.roll(number, -1) for x in given))
+        made: Any = network(*given)
     return [made] if isinstance(made, Tensor) else list(made)
 
 
