@@ -177,7 +177,10 @@ def positions(dense: Tensor, thin: Tensor, groups: int = 1) -> Tensor | None:
         corner = (slice(None), slice(None), *[0] * (dense.dim() - 2))  # which has votes enough
         mask = positions(dense[corner], thin[corner], groups)
         return None if mask is None else mask.reshape(*mask.shape, *[1] * (dense.dim() - 2)).expand(dense.shape)
-    where = _coordinates(dense, thin)
+    if dense.dim() == 2 and groups == 1 and min(thin.shape) >= MANY:
+        where = [*_coordinates(dense, _spread(thin, 1))[:1], *_coordinates(dense, _spread(thin, 0))[1:]]
+    else:
+        where = _coordinates(dense, thin)
     places = [_mode(where[d], d, dense.shape[d]) for d in range(dense.dim())]
     if any(int(place.min()) < 0 or len(place.unique()) < len(place) for place in (places[0], *places[2:])):
         return None
@@ -196,10 +199,21 @@ def positions(dense: Tensor, thin: Tensor, groups: int = 1) -> Tensor | None:
     return mask
 
 
+def _spread(values: Tensor, dim: int) -> Tensor:
+    """Return some slices, evenly spread over a dimension: votes enough, where all would be sought for minutes."""
+    return values[:, :: values.shape[1] // MANY] if dim else values[:: len(values) // MANY]
+
+
 def _coordinates(dense: Tensor, thin: Tensor) -> list[Tensor]:
     """Return for each dimension where each value of the thin tensor lies in the dense one; -1 where it is not there."""
-    values, order = dense.flatten().sort(stable=True)
-    wanted = thin.flatten().contiguous()
+    wanted, whole = thin.flatten().contiguous(), dense.flatten()
+    asked = torch.zeros(1 << 24, dtype=torch.bool)
+    asked[_hash(wanted)] = True
+    near = asked[_hash(whole)].nonzero().flatten()  # sorting all of a large layer would take most of the time
+    if not len(near):
+        return [torch.full(thin.shape, -1) for _ in dense.shape]
+    values, order = whole[near].sort(stable=True)
+    order = near[order]
     at = torch.searchsorted(values, wanted).clamp(max=len(values) - 1)
     flat = torch.where(values[at] == wanted, order[at], -1).view(thin.shape)
     found: list[Tensor] = []
@@ -207,6 +221,10 @@ def _coordinates(dense: Tensor, thin: Tensor) -> list[Tensor]:
         found.insert(0, torch.where(flat < 0, -1, flat % size))
         flat = torch.where(flat < 0, -1, flat // size)
     return found
+
+
+def _hash(values: Tensor) -> Tensor:
+    return (values.float().view(torch.int32) & 0xFFFFFF).int()
 
 
 def _mode(where: Tensor, dim: int, size: int) -> Tensor:
