@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -144,6 +144,19 @@ def test_members_of_an_enumeration_say_what_their_values_say() -> None:
     assert type(secateur.Settings(epochs=strange.Level.ONE).epochs) is int
     assert secateur.Budget(max_macs=0.5, threads=strange.Whole(2)).threads == 2
     assert secateur.Target(0.5, strange.Word("macs")).of == "macs"
+
+
+@checked
+def listed(names: Sequence[str] = (), table: Mapping[str, int] | None = None) -> tuple[Any, Any]:
+    return names, table
+
+
+def test_a_text_of_a_class_of_its_own_is_one_wherever_texts_stand() -> None:
+    word, whole = strange.Word("a"), strange.Whole(2)
+    for names in (listed(word)[0], listed([word])[0][0], *listed(table={word: whole})[1]):
+        assert type(names) is str
+    assert type(listed(table={"a": whole})[1]["a"]) is int
+    assert listed(table=(table := {"a": 2}))[1] is table
 
 
 def test_the_text_of_a_file_stays_one() -> None:

@@ -141,9 +141,12 @@ def _table(key: Rule, entry: Rule) -> Rule:
         return pairs is not None and all(key.accepts(name) and entry.accepts(each) for name, each in pairs)
 
     def plain(value: object) -> object:
-        pairs = None if type(value) is dict else _pairs(value)
-        hashable = pairs is not None and all(isinstance(name, str) for name, _ in pairs)
-        return dict(cast("list[Any]", pairs)) if hashable else value
+        pairs = _pairs(value)
+        if pairs is None or not all(isinstance(name, str) for name, _ in pairs):
+            return value
+        found = [(key.plain(name), entry.plain(each)) for name, each in pairs]
+        same = all(one is name and new is each for (one, new), (name, each) in zip(found, pairs, strict=True))
+        return value if same and type(value) is dict else dict(found)
 
     return Rule(accepts, f"a table, each value {entry.wanted}", plain=plain)
 
@@ -169,6 +172,8 @@ def _sequence(hint: Any, kind: Any) -> Rule:
         return (entry is ANYTHING or later) and isinstance(value, Sequence) and not isinstance(value, _TEXTS)
 
     def plain(value: object) -> object:
+        if kind is str and isinstance(value, str):
+            return entry.plain(value)
         if value_of is not None and isinstance(value, Mapping):
             value = tuple(cast("Mapping[object, object]", value).items())
         entries = value if type(value) in (list, tuple) or entry is ANYTHING else _gathered(value, kind)

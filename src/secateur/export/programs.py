@@ -223,7 +223,7 @@ def session(program: str | bytes, called: Called = PLAIN) -> Runner:
     """Make an ONNX file, or its content, run in ONNX Runtime."""
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and says so
     made = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in made.get_inputs()]
     return lambda call: [torch.as_tensor(output) for output in made.run(None, feed(names, called.turned(call)))]

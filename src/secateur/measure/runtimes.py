@@ -241,7 +241,7 @@ def _torch(model: nn.Module, inputs: Any, device: torch.device, *, compiled: boo
 def _onnxruntime(program: bytes, inputs: ExampleInputs, threads: int) -> Ready:
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and says so
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     if threads == 1:  # else threads that wait would count as processor time
