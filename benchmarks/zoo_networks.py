@@ -74,7 +74,7 @@ def network(kind: str, name: str) -> Made:
     model.eval()
     with torch.no_grad():
         for parameter in model.parameters():  # zeros and tiny constants of the initialisation would hide errors
-            if parameter.is_floating_point() and len(parameter.flatten().unique()) == 1:
+            if parameter.is_floating_point() and parameter.numel() and (parameter == parameter.flatten()[0]).all():
                 parameter.copy_(parameter.clamp(min=0.1) + 0.1 * torch.randn_like(parameter))
     live_in(model, inputs)
     tell_apart(model)
