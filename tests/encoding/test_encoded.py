@@ -164,8 +164,10 @@ def test_another_network_is_refused(made: Encoded, tmp_path: Path) -> None:
         decode(made.path, other)
     with pytest.raises(ArtifactError, match=r"is not in|is only in"):
         decode(made.path, other[:5])
-    with pytest.raises(ArtifactError, match="No such file"):
+    with pytest.raises(ArtifactError, match=r"there is no file .*missing; check the path"):
         decode(tmp_path / "missing", net())
+    with pytest.raises(ArtifactError, match=r"cannot read .*: Is a directory; check the path"):
+        decode(tmp_path, net())
     (tmp_path / "plain").write_bytes(safetensors.torch.save({"x": torch.zeros(1)}))
     with pytest.raises(ArtifactError, match="holds no encoded network but other tensors"):
         decode(tmp_path / "plain", net())

@@ -89,7 +89,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with naming(path):
         size = reading.regular(path)
         if not reading.is_safetensors(path):
-            raise reading.Unfit("it does not begin as the file of an encoded network")
+            raise ArtifactError(f"{path} does not begin as the file of an encoded network; check the path")
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
             if text is None:
