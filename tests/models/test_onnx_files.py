@@ -243,7 +243,7 @@ def test_batches_keep_their_names_and_opsets_their_numbers(
 ) -> None:
     opset = 16
     nodes = [node("Conv", "x w", "a", pads=[1] * 4), node("Relu", "a", "y")]
-    path = written(tmp_path / "named.onnx", nodes, [weight("w", 4, 4, 3, 3)], shape=["s77", 4, 6, 6], opset=opset)
+    path = written(tmp_path / "named.onnx", nodes, [weight("w", 4, 4, 3, 3)], shape=["images", 4, 6, 6], opset=opset)
     model = from_onnx(path)
     if name != "former":
         former(monkeypatch)
@@ -253,7 +253,7 @@ def test_batches_keep_their_names_and_opsets_their_numbers(
     assert made.dynamic_batch
     file = onnx.load(str(made.path))
     sizes = [value.type.tensor_type.shape.dim for value in (*file.graph.input, *file.graph.output)]
-    assert [[size[0].dim_param, *(it.dim_value for it in size[1:])] for size in sizes] == [["s77", 4, 6, 6]] * 2
+    assert [[size[0].dim_param, *(it.dim_value for it in size[1:])] for size in sizes] == [["images", 4, 6, 6]] * 2
     assert file.opset_import[0].version == (18 if name == "kept" else opset)
     assert ("in opset 18, as PyTorch cannot write" in made.remark) == (name == "kept")
 
