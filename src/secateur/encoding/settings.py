@@ -26,8 +26,8 @@ class Encoding:
 
     Attributes:
         conv_bits: of the number of a shared value in convolutions and other tensors of three dimensions or more, 1 to
-            8; 0 stores them as they are. None for 8; what lies on a grid of 8 bits or fewer stays there.
-        linear_bits: likewise in linear layers and other tables; None for 5, or for those of a grid as before.
+            8; 0 stores them as they are. By default 8, and weights on a grid of up to 8 bits stay on it.
+        linear_bits: likewise in linear layers and other tables; by default 5, or as many as a grid has.
         bits: (pattern of layer names, bits) for layers with bits of their own; the first that matches counts.
         gap_bits: of the distance between two weights that are not zero, 1 to 7; over a longer way a filler stands.
 
