@@ -21,9 +21,9 @@ from secateur.errors import DataError, ExportError, SettingError
 from secateur.events import Event
 from secateur.export import Exported, export_int8, export_onnx, int8, missing
 from secateur.export.attempt import Way, export
-from secateur.export.comparison import Found
+from secateur.export.comparison import Found, call_of
 from secateur.export.int8 import Int8Kind, layers_of
-from secateur.export.likeness import Tally
+from secateur.export.likeness import Tally, in_parts
 from secateur.export.programs import PACKAGES
 
 pytestmark = pytest.mark.skipif(bool(missing("onnx-int8")), reason="ONNX packages not installed")
@@ -128,6 +128,13 @@ def test_whole_numbers_are_compared_as_answers() -> None:
     tally.add(torch.tensor([1, 900, 3, 4]), torch.tensor([1, 2, 3, 4]))
     assert tally.lost == pytest.approx(0.25)
     assert tally.text() == "25.0 % of the images get another answer"
+
+
+def test_numbers_of_whole_batches_come_piece_by_piece() -> None:
+    run = in_parts(lambda call: [call.tensors()[0] * 2, call.tensors()[0].sum()], 2)
+    each, sums = run(call_of(torch.tensor([[1.0], [2.0], [3.0]])))
+    assert each.tolist() == [[2.0], [4.0], [6.0]]
+    assert sums.tolist() == [3.0, 6.0]  # the last piece is filled up with its last image
 
 
 def test_with_labels_the_metric_decides(images: Tensor, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def naming(path: Path) -> Generator[None]:
         said = str(error).removeprefix(f"{path}: ")
         raise ArtifactError(f"{path} cannot be used: {reading.line(said)}") from error
     except OSError as error:
-        if error.filename is None or Path(error.filename) != path:
+        if str(error.filename) != str(path):  # which may be the number of a file
             raise ArtifactError(f"{path} cannot be used: {reading.wrong(error)}; {ADVICE}") from error
         raise ArtifactError(_unread(path, error)) from error
     except Exception as error:

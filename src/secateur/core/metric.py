@@ -12,7 +12,7 @@ from secateur.rules import whole
 from secateur.spelling import setting
 from secateur.typed import check_types
 
-_ANSWERS = "without labels it is the share of the answers that may change, of which all are 1"
+_ANSWERS = "without labels it is the share of the answers that may change, which cannot be more than 1"
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,10 @@ def _structure(output: Any) -> Callable[[list[Tensor]], Any]:
 
 
 def in_parts(run: Runner, size: int) -> Runner:
-    """Let a file that takes batches of one size alone take others: piece by piece, the last one filled up."""
+    """Let a file that takes batches of one size alone take others: piece by piece, the last one filled up.
+
+    Numbers of whole batches come as one for each piece.
+    """
 
     def whole(call: Call) -> list[Tensor]:
         count = batch_of(call)
@@ -219,7 +222,8 @@ def in_parts(run: Runner, size: int) -> Runner:
         found: list[list[Tensor]] = []
         for start in range(0, count, size):
             found.append(run(rows_of(call, torch.arange(start, start + size).clamp(max=count - 1))))
-        return [torch.cat(pieces)[:count] for pieces in zip(*found, strict=True)]
+        parts = zip(*found, strict=True)
+        return [torch.cat(pieces)[:count] if pieces[0].dim() else torch.stack(pieces) for pieces in parts]
 
     return whole
 
