@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeAlias, cast, get_args
 
 from secateur.errors import SettingError, nearest
 from secateur.reading import Foreign, shown, written
+from secateur.spelling import setting
 
 LONGEST = 4096
 """Letters of a name or path."""
@@ -204,6 +205,11 @@ SIDE = whole(1, "pixels", most=2**12)
 IMAGE = Rule(
     lambda value: isinstance(value, str) and (not value or bool(_IMAGE.fullmatch(value))),
     'channels, height and width such as "3x32x32"',
+    remark=lambda value: (
+        f"; a size alone is given with {setting('image_size')}"
+        if isinstance(value, str | int) and str(value).isdecimal()
+        else ""
+    ),
 )
 """Shape of an image; empty where nothing is said."""
 

@@ -65,4 +65,8 @@ def test_refusals(secateur: Call, small: Path) -> None:
     assert "gap_bits must be 1 to 7, not 9" in secateur("encode", small, "--gap-bits", "9").err
     ended = secateur("decode", small / "weights.safetensors", "--out", "plain.safetensors")
     assert "holds no encoded network but other tensors" in ended.err
+    assert "there is no file nowhere; check" in secateur("decode", "nowhere", "--out", "plain.safetensors").err
+    assert (
+        "weights.safetensors is no folder of a result; check" in secateur("encode", small / "weights.safetensors").err
+    )
     assert not Path("plain.safetensors").exists()

@@ -93,6 +93,7 @@ def test_the_size_counts_without_images(secateur: Call):
         ),
         (("--image", "3x32x32", "--image-size", "32"), "--image says height and width, so leave --image-size out"),
         (("--image", "3x32"), '--image must be channels, height and width such as "3x32x32", not'),
+        (("--image", "16"), "not '16'; a size alone is given with --image-size"),
         (("--image", "0x32x32"), '--image must be channels, height and width such as "3x32x32", not'),
     ],
 )

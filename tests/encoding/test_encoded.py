@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from secateur.core.zeros.number_grids import output_axis, rounded
 from secateur.encoding import Encoded, Encoding, decode, encode, file
 from secateur.encoding.encoded import to_safetensors
 from secateur.encoding.file import _digest  # pyright: ignore[reportPrivateUsage]
@@ -75,7 +76,8 @@ def test_sizes_are_those_of_the_file(made: Encoded) -> None:
     assert set(layers) == {"0.weight", "3.weight", "5.weight", "7.weight", "9.weight"}
     with safe_open(made.path, framework="pt") as file:
         for name, layer in layers.items():
-            parts = [file.get_tensor(f"{kind}/{name}") for kind in ("values", "numbers", "gaps")]
+            kinds = ("values", "numbers", "gaps", *(["steps"] if layer.steps else []))
+            parts = [file.get_tensor(f"{kind}/{name}") for kind in kinds]
             assert layer.written == sum(part.numel() * part.element_size() for part in parts)
     assert layers["5.weight"].left == int((net()[5].weight != 0).sum())
     assert (layers["5.weight"].values, layers["5.weight"].bits, layers["3.weight"].values) == (8, 3, 0)
@@ -118,6 +120,56 @@ def test_shared_values_train_and_stay_shared(tmp_path: Path) -> None:
         pairs = set(zip(*(each.flatten().tolist() for each in numbers), strict=True))
         assert len(pairs) == len(one.unique())  # who shared a value shares it still
     assert torch.equal(decode(trained.path, small)[3].weight, trained.model[3].weight)
+
+
+def on_grids(bits: int) -> nn.Module:
+    """Return a network as training with few bits leaves it, and pruned."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.ConvTranspose2d(6, 4, 2, groups=2),
+            nn.BatchNorm2d(4),
+            nn.Flatten(),
+            nn.Linear(100, 3),
+        )
+    with torch.no_grad():
+        for layer in (made[0], made[1], made[4]):
+            layer.weight *= layer.weight.abs() > layer.weight.abs().median()
+            layer.weight.copy_(rounded(layer.weight, bits, output_axis(layer)))
+    return made.eval()
+
+
+def test_what_lies_on_a_grid_stays_there(tmp_path: Path) -> None:
+    model = on_grids(6)
+    many = {"data": data(), "train": settings(epochs=1, lr=0.1)}
+    made = encode(model, tmp_path / "net", **many)
+    again = decode(made.path, on_grids(6))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    layers = {layer.name: layer for layer in made.layers}
+    assert [(it.steps, it.bits <= 6) for it in layers.values()] == [(6, True), (2, True), (3, True)]
+    assert made.size < encode(model, tmp_path / "plain", Encoding(conv_bits=0, linear_bits=0)).size
+    with pytest.warns(UserWarning, match=r"^'4.weight' leaves the grid of 6 bits that it lies on, as 5 bits stand"):
+        mixed = encode(model, tmp_path / "mixed", Encoding(linear_bits=5), **many)
+    found = decode(mixed.path, model)
+    assert torch.equal(found[0].weight, model[0].weight)
+    assert not torch.equal(found[0].bias, model[0].bias)  # which has trained
+    assert not torch.equal(found[4].weight, model[4].weight)
+    with pytest.warns(
+        UserWarning, match=r"^'0.weight' and 2 others leave the grids of 12 bits that they lie on, as 8 "
+    ):
+        encode(on_grids(12), tmp_path / "wide")
+
+
+@pytest.mark.parametrize("steps", [torch.ones(5), torch.ones(6).double(), None], ids=["other size", "type", "none"])
+def test_steps_that_do_not_fit_are_refused(steps: Tensor | None, tmp_path: Path) -> None:
+    def change(_: dict[str, Any], parts: dict[str, Tensor]) -> None:
+        parts.pop("steps/0.weight")
+        parts.update({} if steps is None else {"steps/0.weight": steps})
+
+    path = forged(encode(on_grids(6), tmp_path / "net"), tmp_path / "forged", change)
+    with pytest.raises(ArtifactError, match=r"the steps of '0.weight' do not fit its shape"):
+        decode(path, on_grids(6))
 
 
 def test_what_cannot_be_encoded_is_refused(made: Encoded, tmp_path: Path) -> None:
@@ -164,8 +216,10 @@ def test_another_network_is_refused(made: Encoded, tmp_path: Path) -> None:
         decode(made.path, other)
     with pytest.raises(ArtifactError, match=r"is not in|is only in"):
         decode(made.path, other[:5])
-    with pytest.raises(ArtifactError, match="No such file"):
+    with pytest.raises(ArtifactError, match=r"there is no file .*missing; check the path"):
         decode(tmp_path / "missing", net())
+    with pytest.raises(ArtifactError, match=r"cannot read .*: Is a directory; check the path"):
+        decode(tmp_path, net())
     (tmp_path / "plain").write_bytes(safetensors.torch.save({"x": torch.zeros(1)}))
     with pytest.raises(ArtifactError, match="holds no encoded network but other tensors"):
         decode(tmp_path / "plain", net())

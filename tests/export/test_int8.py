@@ -21,9 +21,9 @@ from secateur.errors import DataError, ExportError, SettingError
 from secateur.events import Event
 from secateur.export import Exported, export_int8, export_onnx, int8, missing
 from secateur.export.attempt import Way, export
-from secateur.export.comparison import Found
-from secateur.export.int8 import Int8Kind
-from secateur.export.likeness import Tally
+from secateur.export.comparison import Found, call_of
+from secateur.export.int8 import Int8Kind, layers_of
+from secateur.export.likeness import Tally, in_parts
 from secateur.export.programs import PACKAGES
 
 pytestmark = pytest.mark.skipif(bool(missing("onnx-int8")), reason="ONNX packages not installed")
@@ -117,7 +117,7 @@ def test_every_output_is_judged_and_the_worst_is_named(images: Tensor, tmp_path:
     with pytest.raises(ExportError, match=r"of 2 outputs output\['map'\] is the worst: its values are off by \d"):
         write(max_drop=0.5)
     assert not list(tmp_path.iterdir())
-    made = write(max_drop=100.0)
+    made = write(max_drop=0.99)
     assert made.int8 is not None
     assert "output['map'] is the worst" in made.int8.text()
     assert "output['map'] is the worst" in made.int8.to_dict()["worst"]
@@ -128,6 +128,13 @@ def test_whole_numbers_are_compared_as_answers() -> None:
     tally.add(torch.tensor([1, 900, 3, 4]), torch.tensor([1, 2, 3, 4]))
     assert tally.lost == pytest.approx(0.25)
     assert tally.text() == "25.0 % of the images get another answer"
+
+
+def test_numbers_of_whole_batches_come_piece_by_piece() -> None:
+    run = in_parts(lambda call: [call.tensors()[0] * 2, call.tensors()[0].sum()], 2)
+    each, sums = run(call_of(torch.tensor([[1.0], [2.0], [3.0]])))
+    assert each.tolist() == [[2.0], [4.0], [6.0]]
+    assert sums.tolist() == [3.0, 6.0]  # the last piece is filled up with its last image
 
 
 def test_with_labels_the_metric_decides(images: Tensor, tmp_path: Path) -> None:
@@ -146,6 +153,12 @@ def test_the_metric_comes_with_the_largest_deviation_and_numbers_that_are_not_fi
     labels = net.eval()(images).argmax(1).detach()
     data = from_loaders(train=[(images, labels)], val=[(images[:9], labels[:9])], test=[(images, labels)], classes=6)
     made = export_int8(net, images[:1], tmp_path / "net.onnx", data=data, max_drop=0.5)
+    for more, words in (
+        ({"data": data}, "accuracy is a share"),
+        ({"calibrate": images}, "without labels it is the share"),
+    ):
+        with pytest.raises(SettingError, match=rf"^max_drop= is 2, and {words}.*; set 0\.02 for 2 "):
+            export_int8(net, images[:1], tmp_path / "net.onnx", max_drop=2, **more)
     assert made.int8 is not None
     assert made.int8.most == made.difference > made.int8.error
     assert re.search(
@@ -163,28 +176,30 @@ def test_the_metric_comes_with_the_largest_deviation_and_numbers_that_are_not_fi
         return spoilt
 
     monkeypatch.setattr(int8._Program, "load", load)  # pyright: ignore[reportPrivateUsage]
-    with pytest.raises(ExportError, match="its outputs on the validation images are not finite; no file was kept"):
-        export_int8(net, images[:1], tmp_path / "new.onnx", data=data, max_drop=1.0, mixed=False)
+    with pytest.raises(ExportError, match="on the validation images it puts out infinity or NaN where the "):
+        export_int8(net, images[:1], tmp_path / "new.onnx", data=data, max_drop=0.99, mixed=False)
     monkeypatch.setattr(int8._Program, "load", lambda self, path: load(self, path, 40))  # pyright: ignore[reportPrivateUsage]
-    with pytest.raises(ExportError, match="its outputs are not finite or have another shape"):
-        export_int8(net, images[:1], tmp_path / "new.onnx", data=data, max_drop=1.0, mixed=False)
+    with pytest.raises(ExportError, match="int8: it puts out infinity or NaN where the network does not"):
+        export_int8(net, images[:1], tmp_path / "new.onnx", data=data, max_drop=0.99, mixed=False)
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
 
 
 class Heads(nn.Module):
-    """What detectors put out before anything is chosen: scores and boxes of all anchors."""
+    """What detectors put out before anything is chosen: scores, one of them masked, and boxes of all anchors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Hardswish())
         self.scores, self.boxes = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, -math.inf]))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         y = self.backbone(x)
-        return {
-            name: layer(y).permute(0, 2, 3, 1).reshape(len(x), -1, width)
-            for name, layer, width in (("scores", self.scores, 3), ("boxes", self.boxes, 4))
-        }
+        scores, boxes = (
+            layer(y).permute(0, 2, 3, 1).reshape(len(x), -1, width)
+            for layer, width in ((self.scores, 3), (self.boxes, 4))
+        )
+        return {"scores": scores + self.mask, "boxes": boxes}
 
 
 def test_it_says_what_it_does_unless_told_not_to(
@@ -220,9 +235,22 @@ def test_what_cannot_be_quantised_is_refused_in_a_sentence(images: Tensor, tmp_p
         export_int8(network(1.0), images[:1], path, calibrate=images, leave=("secnd",))
     with pytest.raises(SettingError, match=r"^leave= names every layer that could be in int8, so that there is none; "):
         export_int8(network(1.0), images[:1], path, calibrate=images, leave=("*",))
+    for kind in (torch.float16, torch.float64):
+        with pytest.raises(ExportError, match=rf"networks in float32, and this one is in {kind}; give model\.float"):
+            export_int8(network(1.0).to(kind), images[:1].to(kind), path, calibrate=images)
     with pytest.raises(ExportError, match="no convolution and no linear layer"):
         export_int8(nn.Sequential(nn.ReLU(), nn.Flatten()), images[:1], path, calibrate=images)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_left_in_float_is_a_layer_that_int8_would_hold() -> None:
+    modules = {"body": "Sequential", "body.0": "Conv2d", "body.1": "ReLU", "act": "ReLU"}
+    assert layers_of(["body"], ["body.0"], modules) == ["body.0"]
+    for name, which in (("body.1", "body.1"), ("a*", "act")):
+        with pytest.raises(
+            SettingError, match=rf"^'{which}' is of ReLU, which is no layer that .*; the first are body.0"
+        ):
+            layers_of([name], ["body.0"], modules)
 
 
 def test_transposed_convolutions_in_groups_stay_in_float_and_are_named(images: Tensor, tmp_path: Path) -> None:

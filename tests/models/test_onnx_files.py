@@ -243,7 +243,7 @@ def test_batches_keep_their_names_and_opsets_their_numbers(
 ) -> None:
     opset = 16
     nodes = [node("Conv", "x w", "a", pads=[1] * 4), node("Relu", "a", "y")]
-    path = written(tmp_path / "named.onnx", nodes, [weight("w", 4, 4, 3, 3)], shape=["s77", 4, 6, 6], opset=opset)
+    path = written(tmp_path / "named.onnx", nodes, [weight("w", 4, 4, 3, 3)], shape=["images", 4, 6, 6], opset=opset)
     model = from_onnx(path)
     if name != "former":
         former(monkeypatch)
@@ -253,7 +253,7 @@ def test_batches_keep_their_names_and_opsets_their_numbers(
     assert made.dynamic_batch
     file = onnx.load(str(made.path))
     sizes = [value.type.tensor_type.shape.dim for value in (*file.graph.input, *file.graph.output)]
-    assert [[size[0].dim_param, *(it.dim_value for it in size[1:])] for size in sizes] == [["s77", 4, 6, 6]] * 2
+    assert [[size[0].dim_param, *(it.dim_value for it in size[1:])] for size in sizes] == [["images", 4, 6, 6]] * 2
     assert file.opset_import[0].version == (18 if name == "kept" else opset)
     assert ("in opset 18, as PyTorch cannot write" in made.remark) == (name == "kept")
 
@@ -387,7 +387,7 @@ REFUSED: dict[str, tuple[Sequence[Any], Sequence[Any], dict[str, Any], str]] = {
     ),
     "unknown kind": ([node("Relu", "x")], [], {"kind": 99}, "'x' is of the unknown type 99"),
     "empty": ([node("Relu", "x")], [], {"shape": ["N", 0, 4, 4]}, "has the empty shape"),
-    "free": ([node("Relu", "x")], [], {"shape": ["N", "T", 4]}, "leaves sizes free"),
+    "free": ([node("Relu", "x")], [], {"shape": ["N", "T", 4]}, r"has the shape \[free, free, 4\], where only"),
     "no shape": ([node("Relu", "x")], [], {"shape": None}, "shape"),
     "depends": ([node("NonZero", "x", "n"), node("Cast", "n", to=FLOAT)], [], {}, "NonZero puts out depends on"),
     "unknown": ([node("LpPool", "x", kernel_shape=[2, 2])], [], {}, "no way to say LpPool in PyTorch"),
@@ -551,6 +551,42 @@ def test_damaged_and_missing_files_are_refused(net: Path, tmp_path: Path) -> Non
         from_onnx(tmp_path / "none.onnx")
 
 
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        (["N", "C", 6, 6], r"has the shape \[free, free, 6, 6\], where only a batch and the height .* others fixed"),
+        ([0, 4, 6, 6], r"has the empty shape \[0, 4, 6, 6\]; export the network with the sizes"),
+        (None, "has no shape; export the network with one"),
+        ([1, 4, 2, 2], r"would put out the shape \[1, 3, 0, 0\], for what it reads is too small for it; give larger"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_said_as_they_are(shape: Any, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        from_onnx(written(tmp_path / "net.onnx", [node("Conv", "x w")], [weight("w", 3, 4, 3, 3)], shape=shape))
+
+
+def test_a_batch_of_minus_one_is_a_free_one(tmp_path: Path) -> None:
+    path = written(tmp_path / "net.onnx", [node("Conv", "x w")], [weight("w", 3, 4, 1, 1)], shape=[-1, 4, 6, 6])
+    assert from_onnx(path).interface.dynamic
+
+
+def test_what_nothing_can_be_computed_of_is_named(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "h"), node("ReduceMean", "h", keepdims=0)]
+    with pytest.raises(ModelError, match=r"output 'y' is one number for all images .*; export the network without"):
+        from_onnx(written(tmp_path / "net.onnx", nodes, [weight("w", 3, 4, 1, 1)], shape=[1, 4, 6, 6]))
+    for kind, sentence in (
+        (np.float64, "its input 'x' is double, where float32 .*; export the network in float32"),
+        (np.float16, "the constant 'w' is float16, where float32 .*; export the network in float32"),
+    ):
+        number_of = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        held = number("w", np.ones((3, 4, 1, 1)), kind)
+        with pytest.raises(ModelError, match=sentence):
+            from_onnx(written(tmp_path / "net.onnx", [node("Conv", "x w")], [held], kind=number_of))
+    held = number("w", np.full((3, 4, 1, 1), np.nan))
+    with pytest.raises(ModelError, match="the constant 'w' holds NaN, of which nothing can be computed; export"):
+        from_onnx(written(tmp_path / "net.onnx", [node("Conv", "x w")], [held]))
+
+
 def outside(path: Path, location: str, length: int = 64, offset: int = 0) -> Path:
     """Write a network whose weight of 64 bytes stands in another file."""
     tensor = TensorProto(name="w", data_type=FLOAT, dims=[4, 4, 1, 1], data_location=1)
@@ -574,7 +610,10 @@ def test_weights_beside_the_file_are_read_and_no_others(tmp_path: Path) -> None:
     assert from_onnx(path).state_dict()["Conv.weight"].flatten().tolist() == values.tolist()
     files = [each for each in sources(Recipe(model=str(path), method="magnitude", keep=0.5)) if each.setting == "model"]
     assert files[0].files == 2
-    for location in (str(tmp_path / "secret"), "../secret", "link", ""):
+    for location, called in (("", "one without a name"), ("a\0b", "one named 'ab'")):
+        with pytest.raises(ModelError, match=f"its weights in another file, {called}, which can be none; export it"):
+            from_onnx(outside(folder / "net.onnx", location))
+    for location in (str(tmp_path / "secret"), "../secret", "link"):
         with pytest.raises(ModelError, match="weights outside of its folder"):
             from_onnx(outside(folder / "net.onnx", location))
     for more in ({"length": 60}, {"length": 64, "offset": 4}, {"offset": -4}):

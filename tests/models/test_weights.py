@@ -179,8 +179,9 @@ def test_missing_file_suggests_a_neighbour(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "resnet20.pt")
     with pytest.raises(ModelError, match=r"does not exist \(did you mean 'resnet20.pt'\?\)"):
         load_weights(net(), tmp_path / "resnet20.pth")
-    with pytest.raises(ModelError, match="is a folder"):
-        load_weights(net(), tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ModelError, match="is a folder, not a file; check the path"):
+        load_weights(net(), tmp_path / "folder")
     with pytest.raises(ModelError, match="does not exist"):
         load_weights(net(), tmp_path / "none" / "w.pt")
 

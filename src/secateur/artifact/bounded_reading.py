@@ -39,8 +39,18 @@ def naming(path: Path) -> Generator[None]:
             raise
         said = str(error).removeprefix(f"{path}: ")
         raise ArtifactError(f"{path} cannot be used: {reading.line(said)}") from error
+    except OSError as error:
+        if str(error.filename) != str(path):  # which may be the number of a file
+            raise ArtifactError(f"{path} cannot be used: {reading.wrong(error)}; {ADVICE}") from error
+        raise ArtifactError(_unread(path, error)) from error
     except Exception as error:
         raise ArtifactError(f"{path} is damaged: {reading.wrong(error)}; {ADVICE}") from error
+
+
+def _unread(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file {path}; check the path, or {ADVICE}"
+    return f"cannot read {path}: {reading.wrong(error)}; check the path, or {ADVICE}"
 
 
 def text_of(path: Path, most: int) -> str:

@@ -38,7 +38,8 @@ def manifest(folder: Path) -> dict[str, Any]:
         ArtifactError: if there is no folder, or it is no artifact, damaged, or from a newer version.
     """
     if not folder.is_dir():
-        raise ArtifactError(f"there is no folder {folder}; check the path")
+        there = f"{folder} is no folder of a result" if folder.exists() else f"there is no folder {folder}"
+        raise ArtifactError(f"{there}; check the path")
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{folder} is not a Secateur artifact: it has no {MANIFEST}; check the path")

@@ -35,7 +35,8 @@ class Fitting:
     """How shared values train.
 
     Attributes:
-        epochs: passes over the training images of the recipe; 0 for none. By default 1 where the recipe trains.
+        epochs: passes over the training images of the recipe; 0 for none. By default 1 where the recipe trains. Weights
+            on grids are not trained.
         lr: learning rate; a tenth of the recipe's if not given.
     """
 
@@ -118,6 +119,8 @@ def encode(
         f"Encoded: {path} has {made.size:,} bytes, {_against(made)} the {made.dense_size:,} of all numbers in "
         "float32; read again, it is the same in every bit."
     )
+    if exact := sum(layer.steps > 0 for layer in made.layers):
+        say(f"On the grids that they were trained on, and not trained here: {exact} of {len(made.layers)} weights.")
     for name, value in found.items():
         say(f"On test images, {name}: {value.metric.name} {value.metric.text(value.value)}.")
 

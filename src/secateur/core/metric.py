@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+from secateur.errors import SettingError
 from secateur.rules import text as words
 from secateur.rules import whole
+from secateur.spelling import setting
 from secateur.typed import check_types
+
+_ANSWERS = "without labels it is the share of the answers that may change, which cannot be more than 1"
 
 
 @dataclass(frozen=True)
@@ -78,3 +82,21 @@ class Metric:
         if value is None or math.isnan(value):
             return -math.inf
         return value if self.higher_is_better else -value
+
+
+def refuse_endless(max_drop: float, metric: Metric | None) -> None:
+    """Refuse a largest drop that nothing can exceed, which mostly was meant in hundredths.
+
+    Args:
+        max_drop: of the metric, in the unit of its values.
+        metric: None where there are no labels: then it is a share of the answers.
+
+    Raises:
+        SettingError: naming the unit.
+    """
+    if max_drop < 1 or (metric is not None and metric.unit != "%"):
+        return
+    what = f"{metric.name} is a share, which cannot lose more than 1" if metric is not None else _ANSWERS
+    unit = "points" if metric is not None else "%"
+    remedy = f"set {max_drop / 100:g} for {max_drop:g} {unit}"
+    raise SettingError(f"{setting('max_drop')} is {max_drop:g}, and {what}; {remedy}")

@@ -17,11 +17,12 @@ from secateur.atomic import refuse_special
 from secateur.core.surgery.private_copies import apart, private
 from secateur.data import Data
 from secateur.encoding import file
+from secateur.encoding.on_grids import grids_in
 from secateur.encoding.rates import FLOAT, EncodedLayer
 from secateur.encoding.settings import Encoding
 from secateur.encoding.shared_values import SharedValues, share_all
 from secateur.errors import ArtifactError, DataError
-from secateur.events import Event, Tell, ignore
+from secateur.events import Event, Tell, ignore, warn
 from secateur.measure.forward import device_of
 from secateur.rules import AnySeed
 from secateur.spelling import said
@@ -90,7 +91,8 @@ def encode(
         path: the file; its folder must be there.
         settings: how many bits are used for what.
         data: where shared values train on.
-        train: how; a tenth of the rate of the training before, for an epoch, is usual. None: they stay means.
+        train: how; a tenth of the rate of the training before, for an epoch, is usual. None: they stay means. What lies
+            on a grid is never trained, and nothing is where all weights do.
         seed: of that training.
         force: replace a file that is there.
         tell: hears the progress.
@@ -110,7 +112,16 @@ def encode(
     thin = private(model)
     tell(Event("encode", "finding shared values"))
     own = {name: parameter for name, parameter in thin.named_parameters() if parameter.is_floating_point()}
-    sharings = share_all(thin, settings.bits_of({name: tuple(parameter.shape) for name, parameter in own.items()}))
+    grids = {name: grid for name, grid in grids_in(thin).items() if name in own}
+    bits = settings.bits_of(
+        {name: tuple(parameter.shape) for name, parameter in own.items()},
+        {name: grid.bits for name, grid in grids.items()},
+    )
+    sharings = share_all(thin, bits, grids)
+    if left := [name for name in grids if name in sharings and sharings[name].grid is None]:
+        warn(_leaving(left[0], len(left) - 1, grids[left[0]].bits, bits[left[0]]), tell)
+    if sharings and all(sharing.grid is not None for sharing in sharings.values()):
+        train = None  # nothing has moved that a training could make good
     if train is not None and data is not None:
         values = SharedValues(thin, sharings)
         with values.attached():
@@ -164,6 +175,15 @@ def to_safetensors(path: Path) -> bytes:
         ArtifactError: as ``decode``.
     """
     return weights.as_file(*file.read(path))
+
+
+def _leaving(name: str, others: int, own: int, bits: int) -> str:
+    who = f"'{name}' and {others} others leave the grids" if others else f"'{name}' leaves the grid"
+    they = "they lie" if others else "it lies"
+    return (
+        f"{who} of {own} bits that {they} on, as {bits} bits stand for a number in the file; 0 bits would store all as "
+        "it is"
+    )
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 It holds no pickle and runs nothing. Under ``raw/`` are the tensors that are stored as they are; a weight that shares
 values has these under ``values/``, the Huffman codes of their numbers under ``numbers/`` and those of the distances
-between them under ``gaps/``. What else must be known stands in its header as JSON, with a hash of it all.
+between them under ``gaps/``. Values of a weight on a grid are whole numbers, and the steps of its channels are under
+``steps/``. What else must be known stands in its header as JSON, with a hash of it all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from secateur import reading
 from secateur.artifact.bounded_reading import entry, naming, whole_number
 from secateur.encoding.huffman_coding import bits_of, packed, unpacked
+from secateur.encoding.on_grids import multiples
 from secateur.encoding.rates import EncodedLayer
 from secateur.encoding.relative_indices import from_gaps, to_gaps
 from secateur.encoding.settings import MOST_BITS, MOST_GAP_BITS
@@ -57,21 +59,24 @@ def to_bytes(
             parts[f"raw/{name}"] = tensor
             continue
         values, numbers, gaps = _streams(tensor, sharings[name], gap_bits)
-        parts |= {f"values/{name}": values}
+        grid = sharings[name].grid
+        tables = {"values": values} if grid is None else {"values": values, "steps": grid.steps}
+        parts |= {f"{kind}/{name}": table for kind, table in tables.items()}
         layer = EncodedLayer(name, tensor.numel(), len(numbers), len(values), len(gaps) - len(numbers), gap_bits)
         paper = sum(bits_of(np.bincount(stream, minlength=1).tolist()) for stream in (numbers, gaps))
         codes = {"numbers": packed(numbers), "gaps": packed(gaps)}
         parts |= {
             f"{kind}/{name}": torch.frombuffer(bytearray(code), dtype=torch.uint8) for kind, code in codes.items()
         }
-        written = sum(map(len, codes.values())) + values.numel() * values.element_size()
-        layers.append(replace(layer, huffman=paper, written=written))
+        written = sum(map(len, codes.values())) + sum(it.numel() * it.element_size() for it in tables.values())
+        layers.append(replace(layer, huffman=paper, written=written, steps=0 if grid is None else len(grid.steps)))
         about[name] = {
             "shape": list(tensor.shape),
             "dtype": str(tensor.dtype).removeprefix("torch."),
             "weights": len(numbers),
             "gaps": len(gaps),
             "gap_bits": gap_bits,
+            **({} if grid is None else {"axis": grid.axis}),
         }
     facts = {"format": FORMAT, "shared_values": about, "tied": dict(shared)}
     header = json.dumps({**facts, "sha256": _digest(facts, parts)}, separators=(",", ":"))
@@ -89,7 +94,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with naming(path):
         size = reading.regular(path)
         if not reading.is_safetensors(path):
-            raise reading.Unfit("it does not begin as the file of an encoded network")
+            raise ArtifactError(f"{path} does not begin as the file of an encoded network; check the path")
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
             if text is None:
@@ -131,7 +136,7 @@ def _check_names(names: Iterable[str], about: Mapping[str, Any]) -> None:
     """Refuse tensors that belong to no weight."""
     for name in names:
         kind, _, weight = name.partition("/")
-        if kind != "raw" and not (kind in ("values", "numbers", "gaps") and weight in about):
+        if kind != "raw" and not (kind in ("values", "steps", "numbers", "gaps") and weight in about):
             raise reading.Unfit(f"'{reading.shown(name)}' in it is no part of a network")
 
 
@@ -169,7 +174,23 @@ def _decoded(name: str, known: Mapping[str, Any], parts: Mapping[str, Tensor]) -
         raise reading.Unfit(f"the codes of '{reading.shown(name)}' do not fit together")
     tensor = torch.zeros(whole, dtype=dtype)
     tensor[torch.from_numpy(places)] = values[torch.from_numpy(numbers.astype(np.int64))]
-    return tensor.reshape(known["shape"])
+    return _on_grid(name, known, parts, tensor.reshape(known["shape"]))
+
+
+def _on_grid(name: str, known: Mapping[str, Any], parts: Mapping[str, Tensor], tensor: Tensor) -> Tensor:
+    """Return a weight whose values are whole numbers, as multiples of the steps of its channels; another as it is."""
+    steps = parts.get(f"steps/{name}")
+    if steps is None and "axis" not in known:
+        return tensor
+    axis = whole_number(known, "axis")
+    if (
+        steps is None
+        or axis >= tensor.dim()
+        or steps.dtype != torch.float32
+        or steps.shape != tensor.shape[axis : axis + 1]
+    ):
+        raise reading.Unfit(f"the steps of '{reading.shown(name)}' do not fit its shape")
+    return multiples(tensor, steps, axis, tensor.dtype)
 
 
 def _tied(found: Any, tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -43,6 +43,7 @@ class EncodedLayer:
         gap_bits: of each distance.
         huffman: bits of the Huffman codes of both, on paper, without their tables.
         written: bytes of codes and values in the file.
+        steps: how many steps the values are multiples of, one for each channel of a weight that lies on a grid.
     """
 
     name: str
@@ -53,6 +54,7 @@ class EncodedLayer:
     gap_bits: int
     huffman: int = 0
     written: int = 0
+    steps: int = 0
 
     @property
     def bits(self) -> int:
@@ -62,7 +64,7 @@ class EncodedLayer:
     @property
     def shared(self) -> float:
         """Bits before Huffman coding, values included, as in the paper: a filler is a weight of zero."""
-        return (self.left + self.fillers) * (self.bits + self.gap_bits) + self.values * FLOAT
+        return (self.left + self.fillers) * (self.bits + self.gap_bits) + (self.values + self.steps) * FLOAT
 
     @staticmethod
     def on_paper(name: str, weights: int, density: float, bits: int, gap_bits: int) -> EncodedLayer:

@@ -13,6 +13,8 @@ from secateur.typed import check_types
 MOST_BITS = 8
 """Bits of the number of a shared value; Huffman codes are of bytes."""
 
+USUAL_CONV, USUAL_LINEAR = 8, 5
+
 MOST_GAP_BITS = 7
 """Bits of a gap: a byte holds their values and one more, which says that no weight follows yet."""
 
@@ -24,8 +26,8 @@ class Encoding:
 
     Attributes:
         conv_bits: of the number of a shared value in convolutions and other tensors of three dimensions or more, 1 to
-            8; 0 stores them as they are.
-        linear_bits: likewise in linear layers and other tables.
+            8; 0 stores them as they are. By default 8, and weights on a grid of up to 8 bits stay on it.
+        linear_bits: likewise in linear layers and other tables; by default 5, or as many as a grid has.
         bits: (pattern of layer names, bits) for layers with bits of their own; the first that matches counts.
         gap_bits: of the distance between two weights that are not zero, 1 to 7; over a longer way a filler stands.
 
@@ -33,8 +35,8 @@ class Encoding:
         SettingError: if a number is out of range.
     """
 
-    conv_bits: int = 8
-    linear_bits: int = 5
+    conv_bits: int | None = None
+    linear_bits: int | None = None
     bits: Sequence[tuple[str, int]] = ()
     gap_bits: int = 5
 
@@ -44,13 +46,17 @@ class Encoding:
         object.__setattr__(self, "bits", tuple((str(pattern), int(bits)) for pattern, bits in pairs))
         named = [("conv_bits", self.conv_bits), ("linear_bits", self.linear_bits)]
         for name, bits in (*named, *((f"bits of '{pattern}'", bits) for pattern, bits in self.bits)):
-            if not 0 <= bits <= MOST_BITS:
+            if bits is not None and not 0 <= bits <= MOST_BITS:
                 raise SettingError(f"{name} must be 0 to {MOST_BITS}, not {bits}; 0 stores weights as they are")
         if not 1 <= self.gap_bits <= MOST_GAP_BITS:
             raise SettingError(f"gap_bits must be 1 to {MOST_GAP_BITS}, not {self.gap_bits}")
 
-    def bits_of(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    def bits_of(self, shapes: Mapping[str, Sequence[int]], grids: Mapping[str, int] | None = None) -> dict[str, int]:
         """Return the bits of each tensor by its name; those with fewer than two dimensions have 0.
+
+        Args:
+            shapes: of the tensors.
+            grids: how many bits those have that lie on a grid, which are enough where nobody asks for others.
 
         Raises:
             SettingError: if a pattern of ``bits`` names no layer.
@@ -62,6 +68,9 @@ class Encoding:
                 raise SettingError(f"no layer with weights matches '{pattern}' of 'bits'{nearest(pattern, layers)}")
         found = dict.fromkeys(shapes, 0)
         for name, dims in large.items():
-            usual = self.linear_bits if dims == 2 else self.conv_bits
-            found[name] = next((bits for pattern, bits in self.bits if within(layer_of(name), pattern)), usual)
+            asked = self.linear_bits if dims == 2 else self.conv_bits
+            asked = next((bits for pattern, bits in self.bits if within(layer_of(name), pattern)), asked)
+            usual = USUAL_LINEAR if dims == 2 else USUAL_CONV
+            own = (grids or {}).get(name, 0)
+            found[name] = (max(usual, own) if own <= MOST_BITS else usual) if asked is None else asked
         return found

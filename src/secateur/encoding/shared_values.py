@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from secateur.core.graph import tensor_of
 from secateur.core.zeros.shaper import Shaper
+from secateur.encoding.on_grids import Grid, multiples
 from secateur.errors import SettingError
 
 _MOST_ITERATIONS = 100  # of k-means; it is at rest long before
@@ -27,13 +28,17 @@ class Sharing:
         members: for each place 0 where the weight is zero, else the number of its value from 1; int64, in the shape of
             the weight, on the CPU.
         first: for each value the first place that has it, in row-major order, ``(values,)``.
+        grid: what the weight lies on, if its values are whole multiples of the steps of its channels.
     """
 
     members: Tensor
     first: Tensor
+    grid: Grid | None = None
 
     def values(self, weight: Tensor) -> Tensor:
-        """Return the values that a weight shares, ``(values,)``, where it is."""
+        """Return the values that a weight shares, ``(values,)``, where it is; on a grid, the whole numbers."""
+        if self.grid is not None:
+            return self.grid.levels(weight).flatten()[self.first].to(weight.dtype)
         return weight.detach().flatten()[self.first.to(weight.device)]
 
 
@@ -89,12 +94,26 @@ def share(weight: Tensor, bits: int) -> Sharing:
     return Sharing(members.reshape(weight.shape), first)
 
 
-def share_all(model: nn.Module, bits: Mapping[str, int]) -> dict[str, Sharing]:
+@torch.no_grad()
+def share_on_grid(weight: Tensor, grid: Grid) -> Sharing:
+    """Return who shares which whole number of a grid; the weight stays as it is."""
+    levels = grid.levels(weight)
+    weight.copy_(multiples(levels, grid.steps, grid.axis, weight.dtype))  # the same, but for the sign of zeros
+    flat = levels.flatten()
+    there = torch.nonzero(flat).flatten()
+    numbers = np.unique(flat[there].numpy(), return_index=True, return_inverse=True)
+    members = torch.zeros(len(flat), dtype=torch.int64)
+    members[there] = torch.from_numpy(numbers[2]).reshape(-1) + 1
+    return Sharing(members.reshape(weight.shape), there[torch.from_numpy(numbers[1])], grid)
+
+
+def share_all(model: nn.Module, bits: Mapping[str, int], grids: Mapping[str, Grid] | None = None) -> dict[str, Sharing]:
     """Let the weights of a network share values in place.
 
     Args:
         model: the network.
         bits: of each weight by its name; those with 0 are left alone.
+        grids: of weights that lie on one; where the bits are enough for it, they stay there.
 
     Raises:
         SettingError: if a weight is NaN or infinite.
@@ -104,13 +123,17 @@ def share_all(model: nn.Module, bits: Mapping[str, int]) -> dict[str, Sharing]:
         weight = tensor_of(model, name)
         if number and not bool(weight.isfinite().all()):
             raise SettingError(f"'{name}' holds NaN or infinity, which no value can be shared with; encode another")
+        grid = (grids or {}).get(name)
         if number:
-            found[name] = share(weight, number)
+            fits = grid is not None and grid.bits <= number
+            found[name] = share_on_grid(weight, grid) if grid is not None and fits else share(weight, number)
     return found
 
 
 class SharedValues(Shaper):
     """Trains values instead of weights: each moves by the sum of the gradients of those that share it.
+
+    What lies on a grid stays there.
 
     Args:
         model: the network that trains.
@@ -118,12 +141,16 @@ class SharedValues(Shaper):
     """
 
     def __init__(self, model: nn.Module, sharings: Mapping[str, Sharing]) -> None:
-        self._pairs = [(tensor_of(model, name), sharing) for name, sharing in sharings.items()]
+        self._pairs = [(tensor_of(model, name), sharing) for name, sharing in sharings.items() if sharing.grid is None]
+        self._held = [tensor_of(model, name) for name, sharing in sharings.items() if sharing.grid is not None]
 
     @contextlib.contextmanager
     def attached(self) -> Generator[None]:
         """Add up gradients inside the block."""
         with contextlib.ExitStack() as stack:
+            for tensor in self._held:
+                stack.callback(tensor.requires_grad_, tensor.requires_grad)
+                tensor.requires_grad_(False)
             for tensor, sharing in self._pairs:
                 if tensor.requires_grad:
                     stack.callback(tensor.register_hook(partial(_summed, sharing)).remove)

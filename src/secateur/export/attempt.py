@@ -35,6 +35,7 @@ from secateur.export.comparison import (
     difference,
     random_call,
     steady_difference,
+    why_unlike,
 )
 from secateur.measure.forward import moved
 from secateur.measure.quiet_exporters import quiet
@@ -161,7 +162,8 @@ def _same(expected: nn.Module, way: Way, file: Path, calls: Sequence[Call]) -> F
     if found <= TOLERANCE:
         return Found(found)
     if not math.isfinite(found):
-        return Found(found, "its outputs are not finite, have another shape, or differ in whole numbers")
+        reasons = (why_unlike(expected, run, call) for call in calls)
+        return Found(found, next(filter(None, reasons), "whole numbers that it puts out differ"))
     return Found(found, f"its outputs differ by {found:.1e} of their size, more than {TOLERANCE:.0e}")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from secateur.core.surgery.channel_differences import gap, own_rounding, wide, worst_channel
+from secateur.core.surgery.channel_differences import gap, largest, own_rounding, wide, worst_channel
 from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.generators import common
 from secateur.core.surgery.steady_draws import Steady
@@ -174,6 +174,25 @@ def steady_difference(network: nn.Module, run: Runner, call: Call) -> float:
     return max(_whole(expected, found), _part(expected, found)) if steady.used else float("inf")
 
 
+def why_unlike(network: nn.Module, run: Runner, call: Call) -> str:
+    """Say why a file and its network cannot be compared; empty where they can."""
+    return unlike(_outputs_of(network, call), run(call))
+
+
+def unlike(expected: list[Tensor], given: list[Tensor]) -> str:
+    """Say why the outputs of a file cannot be compared with those of its network; empty where they can."""
+    shapes, wanted = ([list(x.shape) for x in these] for these in (given, expected))
+    if shapes != wanted:
+        return f"its outputs have the shapes {shapes}, and those of the network {wanted}"
+    if any(bool(x.isnan().any()) for x in expected):
+        return "the network itself puts out NaN here, which nothing can be compared with; export what comes before that"
+    if any(x.numel() and bool(x.isinf().all()) for x in expected):
+        return "the network itself puts out nothing that is finite here; export it with sound weights"
+    if not all(bool(gap(wide(x), wide(y)).isfinite().all()) for x, y in zip(expected, given, strict=True)):
+        return "it puts out infinity or NaN where the network does not, or a finite number where that does"
+    return ""
+
+
 def _outputs_of(network: nn.Module, call: Call) -> list[Tensor]:
     return outputs(network(*call.args, **call.kwargs))
 
@@ -183,7 +202,7 @@ def _whole(expected: list[Tensor], given: list[Tensor]) -> float:
     if [x.shape for x in expected] != [x.shape for x in given]:
         return float("inf")
     pairs = [(want, got) for want, got in zip(expected, given, strict=True) if want.numel()]
-    errors = [gap(want, got).max().item() / (wide(want).abs().max().item() or 1.0) for want, got in pairs]
+    errors = [gap(want, got).max().item() / (largest(want) or 1.0) for want, got in pairs]
     return max((error if error == error else float("inf") for error in errors), default=0.0)
 
 

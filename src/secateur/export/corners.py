@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.core.metric import refuse_endless
 from secateur.data import Calibration, Data, load_calibration
 from secateur.errors import ExportError, ModelError, VerificationError
 from secateur.events import Event, Tell, ignore
@@ -32,7 +34,7 @@ FLOAT32, INT8 = "float32", "int8"
 
 def unjudged(how: Judged) -> Judged:
     """Return how a file in int8 is made where it does not matter what it answers."""
-    return replace(how, data=None, max_drop=1.0, mixed=False)
+    return replace(how, data=None, max_drop=math.inf, mixed=False)
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ def corners(
     """
     if reason := missing("onnx-int8"):
         raise ExportError(reason)
+    if max_drop is not None:
+        refuse_endless(max_drop, None if data is None else data.task.metric)
     unlabelled = load_calibration(calibrate or data, count=IMAGES, example=example_inputs)
     how = Judged(unlabelled.at_most(IMAGES), data, max_drop)
     with TemporaryDirectory() as folder:

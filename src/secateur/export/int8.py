@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from secateur import rules
 from secateur.arguments import checked
+from secateur.core.metric import refuse_endless
 from secateur.data import Calibration, Data, load_calibration
 from secateur.data.calibration import SOURCE
 from secateur.errors import DataError, ExportError, SettingError, nearest
@@ -28,6 +29,7 @@ from secateur.export.comparison import Call, Exported, Inputs, Runner, batch_of,
 from secateur.export.likeness import Likeness, Tally, rows_of
 from secateur.export.onnx_interface import Called, called_as
 from secateur.export.programs import PLAIN, export_onnx, feed, load_onnx, load_openvino, missing, session
+from secateur.measure.forward import dtype_of
 from secateur.measure.quantisation import Quantiser, names_of
 from secateur.measure.quiet_exporters import quiet
 from secateur.progress import shown
@@ -78,9 +80,9 @@ def export_int8(
         calibrate: unlabelled images, as for ``secateur.data.load_calibration``; None for training images of ``data``.
         data: labelled images, by whose validation split the file is judged; None for a comparison of outputs alone.
         max_drop: largest loss of the metric on the validation images, in its own unit: of accuracy and other shares a
-            fraction. Without ``data`` the share of the calibration images that may get another answer, or where outputs
-            are no scores how far they may be off, relative to their size; of several outputs each. None for 0.01 (of
-            the value where the metric is no share), and 0.1 without ``data``.
+            fraction below 1. Without ``data`` the share of the calibration images that may get another answer, or where
+            outputs are no scores how far they may be off, relative to their size; of several outputs each; below 1 as
+            well. None for 0.01 (of the value where the metric is no share), and 0.1 without ``data``.
         leave: layers, or modules with all the layers in them (names or patterns), that stay in float32; some must be
             left for int8. Grouped transposed convolutions with a bias stay so in any case.
         mixed: leave those layers in float32 as well that hurt the most, 1, 2, 4 and so on up to half of them, until
@@ -104,6 +106,10 @@ def export_int8(
         raise DataError("int8 is calibrated on images, and there are none: give 'calibrate' some, or 'data'")
     if kind == "openvino-int8" and Path(path).suffix != ".xml":
         raise ExportError(f"OpenVINO's files are named .xml, and '{path}' is not; give a path such as model.int8.xml")
+    if (own := dtype_of(model)) != torch.float32:
+        raise ExportError(f"int8 is made of networks in float32, and this one is in {own}; give model.float()")
+    if max_drop is not None:
+        refuse_endless(max_drop, None if data is None else data.task.metric)
     call_of(example_inputs)
     images = load_calibration(data if calibrate is None else calibrate, count=IMAGES, example=example_inputs)
     with TemporaryDirectory() as folder:
@@ -139,7 +145,8 @@ def quantised(
     example_inputs = example_inputs if called.dynamic else called.example
     size = 0 if float32.dynamic_batch else batch_of(call_of(example_inputs))
     program = _Program(float32.path.read_bytes(), how.images, size, kind, tell, called)
-    fixed = tuple(program.named(how.leave))
+    modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
+    fixed = tuple(program.named(how.leave, modules))
     if how.leave and program.all_of(fixed):
         raise SettingError(
             f"{setting('leave')} names every layer that could be in int8, so that there is none; name fewer of them, "
@@ -171,21 +178,9 @@ class _Program:
         self._quantiser = Quantiser(program, self._feeds)
         self._worst: list[str] | None = None
 
-    def named(self, leave: Sequence[str]) -> list[str]:
-        """Return the layers that are named, by a pattern or a module around them, after those that int8 cannot hold.
-
-        Raises:
-            SettingError: if one names none.
-        """
-        found: list[str] = list(self._quantiser.kept)
-        for pattern in leave:
-            these = [it for it in self._quantiser.layers if fnmatchcase(it, pattern) or it.startswith(f"{pattern}.")]
-            if not these:
-                near = nearest(pattern, self._quantiser.layers)
-                first = ", ".join(list(self._quantiser.layers)[:_NAMED])
-                raise SettingError(f"there is no layer '{pattern}' to leave in float32{near}; the first are {first}")
-            found += these
-        return list(dict.fromkeys(found))
+    def named(self, leave: Sequence[str], modules: Mapping[str, str]) -> list[str]:
+        """Return the layers that are ``layers_of`` the names, after those that int8 cannot hold."""
+        return list(dict.fromkeys([*self._quantiser.kept, *layers_of(leave, list(self._quantiser.layers), modules)]))
 
     def all_of(self, layers: Collection[str]) -> bool:
         """Say whether these are all layers that there are."""
@@ -231,6 +226,33 @@ class _Program:
         """Make what was written run."""
         self._tell(Event(f"export {self.kind}", "comparing it with the network"))
         return (load_onnx if self.kind == "onnx-int8" else load_openvino)(path, self._called)
+
+
+def layers_of(names: Sequence[str], layers: Sequence[str], modules: Mapping[str, str]) -> list[str]:
+    """Return the layers that are named, by a pattern or a module around them.
+
+    Args:
+        names: what is named.
+        layers: those that can be in int8.
+        modules: the classes of all modules of the network by their names.
+
+    Raises:
+        SettingError: if one names none.
+    """
+    found: list[str] = []
+    for name in names:
+        these = [layer for layer in layers if fnmatchcase(layer, name) or layer.startswith(f"{name}.")]
+        if not these:
+            other = next((module for module in modules if fnmatchcase(module, name)), None)
+            problem = f"there is no layer '{name}' to leave in float32{nearest(name, layers)}"
+            if other is not None:
+                problem = (
+                    f"'{other}' is of {modules[other]}, which is no layer that int8 makes faster: name a convolution "
+                    "or linear layer to leave in float32"
+                )
+            raise SettingError(f"{problem}; the first are {', '.join(layers[:_NAMED])}")
+        found += these
+    return found
 
 
 def _way(program: _Program, likeness: Likeness, fixed: tuple[str, ...], more: int, dynamic: bool) -> Way:

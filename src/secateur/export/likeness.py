@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from secateur.core.surgery.channel_differences import wide
+from secateur.core.surgery.channel_differences import gap, sizes, wide
 from secateur.data import Data
 from secateur.data.inputs import Inputs
 from secateur.export.attempt import Way
-from secateur.export.comparison import Call, Found, Int8, Runner, batch_of, call_of, outputs
+from secateur.export.comparison import Call, Found, Int8, Runner, batch_of, call_of, outputs, unlike
 from secateur.measure import Quality, quality
 
 LABELLED, UNLABELLED = 0.01, 0.1
@@ -47,17 +47,17 @@ class Likeness:
     def check(self, expected: nn.Module, way: Way, file: Path, calls: Sequence[Call]) -> Found:
         """Compare a file, see ``attempt.Check``."""
         found = self._found(expected, way, file, calls)
-        self.refused = bool(found.refusal)
+        self.refused = bool(found.refusal) and found.int8 is not None
         return found
 
     def _found(self, expected: nn.Module, way: Way, file: Path, calls: Sequence[Call]) -> Found:
         size = 0 if way.dynamic else batch_of(calls[0])
         run, network = in_parts(way.load(file), size), in_parts(_runner_of(expected), size)
-        tallies = self._tallies(network, run)
+        tallies, reason = self._tallies(network, run)
         difference = max((it.difference for it in tallies), default=math.inf)
         error = max((it.error for it in tallies), default=math.inf)
-        if not math.isfinite(error):
-            return Found(difference, "its outputs are not finite or have another shape")
+        if reason or not math.isfinite(error):
+            return Found(difference, reason or "its outputs are too large to compare")
         agreement = min((it.agreement for it in tallies if it.agreement is not None), default=None)
         worst, words = self._worst(tallies, expected, calls[0])
         near = Int8(error, agreement, None, None, self.left, words, difference)
@@ -65,24 +65,24 @@ class Likeness:
             return Found(difference, self._strayed(worst, words), near)
         if not self._before:
             self._before.append(_quality(Ran(expected, network, calls[0]), self.data))
-        finite: list[bool] = []
-        before, after = self._before[0], _quality(Ran(expected, _watched(run, finite), calls[0]), self.data)
-        if not all(finite):
-            return Found(difference, "its outputs on the validation images are not finite")
+        reasons: list[str] = []
+        before, after = self._before[0], _quality(Ran(expected, _watched(run, network, reasons), calls[0]), self.data)
+        if reasons:
+            return Found(difference, f"on the validation images {reasons[0]}")
         return Found(difference, self._lost(before, after), replace(near, before=before, after=after))
 
-    def _tallies(self, network: Runner, run: Runner) -> list[Tally]:
-        """Return what was found of each output; nothing where one has another shape."""
+    def _tallies(self, network: Runner, run: Runner) -> tuple[list[Tally], str]:
+        """Return what was found of each output, or why they cannot be compared."""
         tallies: list[Tally] = []
         for batch in self.images:  # whose outputs may be maps as large as the images, so that none are kept
             call = call_of(batch)
             wanted, given = network(call), run(call)
-            if [x.shape for x in wanted] != [x.shape for x in given]:
-                return []
+            if reason := unlike(wanted, given):
+                return [], reason
             tallies = tallies or [Tally() for _ in wanted]
             for tally, want, got in zip(tallies, wanted, given, strict=True):
                 tally.add(want, got)
-        return tallies
+        return tallies, ""
 
     def _worst(self, tallies: Sequence[Tally], network: nn.Module, call: Call) -> tuple[Tally, str]:
         """Return the output that has lost the most by its own measure, and in words which that is of several."""
@@ -122,7 +122,7 @@ class Tally:
 
     def add(self, want: Tensor, got: Tensor) -> None:
         """Look at a batch."""
-        wanted, off = wide(want).abs(), (wide(got) - wide(want)).abs()
+        wanted, off = sizes(want), gap(wide(want), wide(got))
         self._squares += off.square().sum().item()
         self._size += wanted.square().sum().item()
         self._most = max(self._most, off.max().item() if off.numel() else 0.0)
@@ -186,12 +186,13 @@ def _runner_of(network: nn.Module) -> Runner:
     return lambda call: outputs(network(*call.args, **call.kwargs))
 
 
-def _watched(run: Runner, finite: list[bool]) -> Runner:
-    """Note of each call whether all that came out are finite numbers."""
+def _watched(run: Runner, network: Runner, reasons: list[str]) -> Runner:
+    """Note why what comes out that is not finite is not what the network puts out either."""
 
     def watched(call: Call) -> list[Tensor]:
         found = run(call)
-        finite.append(all(bool(each.isfinite().all()) for each in found))
+        if not all(bool(each.isfinite().all()) for each in found) and (reason := unlike(network(call), found)):
+            reasons.append(reason)
         return found
 
     return watched
@@ -209,7 +210,10 @@ def _structure(output: Any) -> Callable[[list[Tensor]], Any]:
 
 
 def in_parts(run: Runner, size: int) -> Runner:
-    """Let a file that takes batches of one size alone take others: piece by piece, the last one filled up."""
+    """Let a file that takes batches of one size alone take others: piece by piece, the last one filled up.
+
+    Numbers of whole batches come as one for each piece.
+    """
 
     def whole(call: Call) -> list[Tensor]:
         count = batch_of(call)
@@ -218,7 +222,8 @@ def in_parts(run: Runner, size: int) -> Runner:
         found: list[list[Tensor]] = []
         for start in range(0, count, size):
             found.append(run(rows_of(call, torch.arange(start, start + size).clamp(max=count - 1))))
-        return [torch.cat(pieces)[:count] for pieces in zip(*found, strict=True)]
+        parts = zip(*found, strict=True)
+        return [torch.cat(pieces)[:count] if pieces[0].dim() else torch.stack(pieces) for pieces in parts]
 
     return whole
 

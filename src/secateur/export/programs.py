@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -189,11 +190,22 @@ def _onnx_bytes(program: Any, called: Called, opset: int | None) -> bytes:
     for node in onnx_program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: paths of this machine, and half of the file
     model = onnx_program.model_proto
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for size in value.type.tensor_type.shape.dim:
-            if size.dim_param == BATCH:
-                size.dim_param = called.axis(value.name)
+    _name_batch(model.graph, called)
     return model.SerializeToString()
+
+
+def _name_batch(graph: Any, called: Called) -> None:
+    """Call the batch as it is called, alone and in sizes such as ``2*s40``: the exporter has a name of its own."""
+    firsts = (value.type.tensor_type.shape.dim[:1] for value in graph.input)
+    names = {size.dim_param for sizes in firsts for size in sizes if size.dim_param}
+    if len(names) != 1:  # a batch is all that is free in a program of ours
+        return
+    own = re.compile(rf"\b{re.escape(names.pop())}\b")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        name = called.axis(value.name).replace("\\", r"\\")
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = own.sub(name, size.dim_param)
 
 
 def _older_onnx_bytes(network: nn.Module, traced: Call, called: Called, dynamic: bool) -> bytes:

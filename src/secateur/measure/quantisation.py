@@ -23,6 +23,9 @@ _BESIDE = (
 """What passes int8 on between layers; sigmoids, softmaxes and products of two maps stay in float32."""
 
 
+_MASKED = (*_BESIDE, "Where")
+
+
 class Quantiser:
     """A program, and the ranges that its tensors have on some inputs; quantised as often as it is asked to.
 
@@ -44,6 +47,7 @@ class Quantiser:
         self._ranges: bytes | None = None
         self.program = _prepared(program)
         self.layers, self.kept = _layers(self.program)
+        self._masks = _masking(self.program)
         if len(self.kept) == len(self.layers):
             raise ExportError("there is no convolution and no linear layer in the program that int8 could make faster")
 
@@ -69,7 +73,7 @@ class Quantiser:
                 weight_type=quantisation.QuantType.QInt8,
                 op_types_to_quantize=[*LAYERS, *_BESIDE],
                 nodes_to_quantize=None if only is None else self.nodes(only),
-                nodes_to_exclude=self.nodes({*leave, *self.kept}),
+                nodes_to_exclude=[*self.nodes({*leave, *self.kept}), *self._masks],
                 calibration_cache_path=ranges,
             )
             self._ranges = ranges.read_bytes()
@@ -110,6 +114,25 @@ def _layers(program: bytes) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]
             if node.op_type == "ConvTranspose" and len(node.input) > 2 and _groups(node) > 1:
                 kept[name] = None  # whose weight has a scale for each channel of a group, and its bias one for each
     return found, tuple(kept)
+
+
+def _masking(program: bytes) -> list[str]:
+    """Return the nodes that pass on infinite constants, such as those of masks: no scale has room for these."""
+    onnx: Any = importlib.import_module("onnx")
+    graph = onnx.load_model_from_string(program).graph
+    reached = {it.name for it in graph.initializer if it.data_type == onnx.TensorProto.FLOAT and _infinite(onnx, it)}
+    found: list[str] = []
+    for node in graph.node:
+        if node.op_type in _MASKED and reached.intersection(node.input):
+            reached.update(node.output)
+            found.append(node.name)
+    return found
+
+
+def _infinite(onnx: Any, tensor: Any) -> bool:
+    import numpy as np
+
+    return bool(np.isinf(onnx.numpy_helper.to_array(tensor)).any())
 
 
 def _groups(node: Any) -> int:

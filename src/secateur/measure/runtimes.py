@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from secateur.arguments import checked
-from secateur.core.surgery.channel_differences import wide
+from secateur.core.surgery.channel_differences import gap, largest, wide
 from secateur.core.surgery.steady_draws import Steady
 from secateur.core.surgery.untouched import owned, private
 from secateur.errors import ModelError, SettingError, first_line, nearest
@@ -188,8 +188,7 @@ def _worst(expected: Sequence[Tensor], given: Sequence[Tensor]) -> float:
     worst = 0.0
     for want, got in zip(expected, given, strict=True):
         if want.numel():
-            size = wide(want).abs().max().item() or 1.0
-            error = (wide(got) - wide(want)).abs().max().item() / size
+            error = gap(wide(want), wide(got)).max().item() / (largest(want) or 1.0)
             worst = max(worst, error if error == error else float("inf"))
     return worst
 

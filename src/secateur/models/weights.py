@@ -80,7 +80,7 @@ def _read(path: Path) -> object:
     if not path.is_file():
         problem = "is no file" if path.exists() else "does not exist"
         problem = "is a folder, not a file" if path.is_dir() else problem
-        raise ModelError(f"the weights file {path} {problem}{_beside(path)}")
+        raise ModelError(f"the weights file {path} {problem}{_beside(path)}; check the path")
     start = b""
     try:
         with path.open("rb") as file:
@@ -118,7 +118,7 @@ def _refuse_compressed(path: Path) -> None:
 
 def _beside(path: Path) -> str:
     """Return a hint at the file in the same folder whose name comes closest."""
-    return nearest(path.name, (other.name for other in path.parent.iterdir())) if path.parent.is_dir() else ""
+    return nearest(path.name, [it.name for it in path.parent.iterdir() if it.is_file()]) if path.parent.is_dir() else ""
 
 
 def _unwrapped(content: object, path: Path, depth: int = 0) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from secateur import reading
 from secateur.budget import Budget
 from secateur.core.graph import Graph
 from secateur.core.method import Method, ScoreMethod
+from secateur.core.metric import refuse_endless
 from secateur.core.plan import Plan
 from secateur.core.selection.error_shares import predicted
 from secateur.core.selection.latency_knapsack import kept_importance
@@ -57,11 +58,8 @@ def check_budget(budget: Budget | None, data: Data | None, train: Settings | Non
         raise DataError(f"a limit on the drop of accuracy needs data; name a data set ({setting('data')})")
     if budget.max_drop is not None and budget.drop_after == "training" and train is None:
         raise SettingError("the drop is to count after fine-tuning, but none is asked for; give its epochs")
-    if budget.max_drop is not None and data is not None and data.task.metric.unit == "%" and budget.max_drop >= 1:
-        raise SettingError(
-            f"{setting('max_drop')} is {budget.max_drop:g}, and {data.task.metric.name} is a share, which cannot lose "
-            f"more than 1; set {budget.max_drop / 100:g} for {budget.max_drop:g} points"
-        )
+    if budget.max_drop is not None and data is not None:
+        refuse_endless(budget.max_drop, data.task.metric)
 
 
 def settled(job: Job, graph: Graph, budget: Budget) -> tuple[Graph, Settled]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.core.surgery.channel_differences import gap, own_rounding, worst_channel
+from secateur.core.surgery.channel_differences import gap, largest, own_rounding, worst_channel
 
 
 @pytest.mark.parametrize("dim", [1, 3])
@@ -77,3 +77,16 @@ def test_imaginary_parts_and_whole_numbers_are_compared() -> None:
     index = torch.tensor([[20000, 30000]])
     assert gap(index, index).max() == 0.0
     assert math.isinf(gap(index, index + 1).max())
+
+
+def test_infinities_are_near_where_both_have_them_and_hide_nothing_else() -> None:
+    masked = torch.tensor([[1.0, -math.inf, 2.0], [1.0, -math.inf, 2.0]])
+    assert worst_channel(masked, masked.clone(), 0.01) == 0.0
+    off = masked.clone()
+    off[0, 0] = 1.5
+    assert worst_channel(masked, off, 0.01) == 0.5
+    assert gap(masked, off).max() == 0.5
+    for wrong in (math.inf, math.nan, 0.0):
+        assert not worst_channel(masked, torch.where(masked.isinf(), wrong, masked), 0.01) < 1.0
+    assert largest(masked) == 2.0
+    assert math.isnan(largest(torch.full((2, 3), math.inf)))  # of which nothing can be compared

@@ -27,10 +27,26 @@ def wide(values: Tensor) -> Tensor:
 
 
 def gap(expected: Tensor, found: Tensor) -> Tensor:
-    """Return how far two tensors of a shape are apart in float64, number by number; whole numbers must be equal."""
+    """Return how far two tensors of a shape are apart in float64, number by number; whole numbers must be equal.
+
+    Equal infinities, such as scores that a network masks, are 0 apart.
+    """
     if any(x.is_floating_point() or x.is_complex() for x in (expected, found)):
-        return (wide(found) - wide(expected)).abs()
+        one, other = wide(expected), wide(found)
+        return torch.where(one == other, 0.0, (other - one).abs())
     return torch.where(expected == found, 0.0, math.inf).double()
+
+
+def sizes(values: Tensor) -> Tensor:
+    """Return how large numbers are, in float64; infinite ones, which hold nothing to compare others with, are 0."""
+    found = wide(values).abs()
+    return found.masked_fill(found.isinf(), 0.0)
+
+
+def largest(values: Tensor) -> float:
+    """Return the size of the largest finite number; NaN, which is near to nothing, where there is none or a NaN."""
+    found = wide(values).abs()
+    return sizes(values).max().item() if not bool(found.isinf().all()) else math.nan
 
 
 def worst_channel(expected: Tensor, found: Tensor, least: float, rounding: Tensor | None = None) -> float:
@@ -46,10 +62,10 @@ def worst_channel(expected: Tensor, found: Tensor, least: float, rounding: Tenso
         rounding: what ``own_rounding`` says of the output. A channel that is off by no more than a few times its own
             does not count then: a deep network rounds more than its outputs let one guess.
     """
-    wanted, off = wide(expected).abs(), gap(expected, found)
+    wanted, off = sizes(expected), gap(expected, found)
     if wanted.dim() < 2 or not wanted.numel():
         return 0.0
-    floor = least * (wanted.max().item() or 1.0)
+    floor = least * (largest(expected) or 1.0)
     if rounding is not None and rounding.shape != off.shape:
         rounding = None
     worst = 0.0
@@ -59,8 +75,8 @@ def worst_channel(expected: Tensor, found: Tensor, least: float, rounding: Tenso
         share = far / wanted.amax(others).clamp(min=floor)
         if rounding is not None:
             share = torch.where(far <= _TIMES * rounding.amax(others), torch.zeros_like(share), share)
-        largest = share.max().item()
-        worst = max(worst, math.inf if math.isnan(largest) else largest)
+        most = share.max().item()
+        worst = max(worst, math.inf if math.isnan(most) else most)
     return worst
 
 
@@ -96,4 +112,4 @@ def _rolled(number: int, values: Tensor) -> Tensor:
 
 def _differs(double: Tensor, single: Tensor) -> bool:
     """Tell whether an output in float32 is further from that in float64 than any rounding."""
-    return bool(double.numel()) and not bool(gap(double, single).max() <= _ROUNDING * wide(double).abs().max())
+    return bool(double.numel()) and not bool(gap(double, single).max() <= _ROUNDING * largest(double))

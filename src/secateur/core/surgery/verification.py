@@ -19,7 +19,7 @@ from secateur.core.graph.outputs import left_of
 from secateur.core.interrupts import deferred
 from secateur.core.module_calls import ModuleStack
 from secateur.core.plan import Plan
-from secateur.core.surgery.channel_differences import gap, wide
+from secateur.core.surgery.channel_differences import gap, largest
 from secateur.core.surgery.forward import Inputs, in_evaluation, run, tensors_in
 from secateur.core.surgery.precision import InDouble, widened
 from secateur.core.surgery.private_copies import apart
@@ -201,7 +201,7 @@ def relative_difference(expected: Any, found: Any) -> float:
     if [a.shape for a in wanted] != [b.shape for b in got]:
         return float("inf")
     pairs = [(a.detach(), b.detach()) for a, b in zip(wanted, got, strict=True) if a.numel()]
-    scales = [float(wide(a).abs().max()) for a, _ in pairs]
+    scales = [largest(a) for a, _ in pairs]
     floor = 1e-6 * max(scales, default=0.0)
     worst = 0.0
     for (a, b), scale in zip(pairs, scales, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.channel_differences import gap, own_rounding, wide, worst_channel
+from secateur.core.surgery.channel_differences import gap, largest, own_rounding, worst_channel
 from secateur.errors import ModelError, first_line
 from secateur.models.onnx_files.interface import Interface
 
@@ -67,8 +67,7 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
 
 def _difference(wanted: Tensor, found: Tensor, rounding: Tensor | None = None) -> float:
     """Return the largest difference of the whole output, or of a channel of it that is off by more than rounding."""
-    size = wide(wanted).abs().max().item() or 1.0
-    whole = gap(wanted, found).max().item() / size
+    whole = gap(wanted, found).max().item() / (largest(wanted) or 1.0)
     return max(float("inf") if math.isnan(whole) else whole, worst_channel(wanted, found, LEAST_SHARE, rounding))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ def inputs_of(model: Any) -> list[Any]:
 def sizes_of(value: Any) -> list[int | None]:
     """Return the shape of an input; None for sizes that are free."""
     return [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
+
+
+def in_words(sizes: Sequence[int | None]) -> str:
+    """Return a shape for a message, such as ``[free, 3, 32, 32]``."""
+    return f"[{', '.join('free' if size is None else str(size) for size in sizes)}]"
 
 
 def batch_axes(model: Any) -> dict[str, str]:

@@ -20,7 +20,7 @@ from secateur.events import Tell, ignore, warn
 from secateur.models.onnx_files.agreement import agree
 from secateur.models.onnx_files.interface import Interface
 from secateur.models.onnx_files.lowering import Lowered
-from secateur.models.onnx_files.named import batch_axes, channels_last, inputs_of, sizes_of
+from secateur.models.onnx_files.named import batch_axes, channels_last, in_words, inputs_of, sizes_of
 from secateur.models.onnx_files.naming import argument, layer
 from secateur.models.onnx_files.reading_files import check, fill, onnx, opset_of, parsed, read, skeleton_of, weights_in
 from secateur.models.onnx_files.shapes import Values
@@ -128,6 +128,7 @@ def _converted(model: Any, name: str, image: int | None, most_made: int | None =
     found = [Values(model, shapes, name)]
     if most_made is not None and found[0].made > most_made:
         raise ModelError(f"{name}: the inputs are larger than those that the network was measured on")
+    found[0].refuse_sums(value.name for value in model.graph.output)
     if dynamic:
         more = {name: (shape[0] + 1, *shape[1:]) for name, shape in shapes.items()}
         found.append(Values(model, more, name))
@@ -158,21 +159,29 @@ def _input_shapes(model: Any, name: str, image: int | None) -> tuple[dict[str, t
             known = kind.elem_type in kinds.DataType.values()
             label = kinds.DataType.Name(kind.elem_type).lower() if known else f"of the unknown type {kind.elem_type}"
             label = label if value.type.HasField("tensor_type") else "no tensor"
-            raise ModelError(f"{name}: its input '{value.name}' is {label}, where float32 networks are pruned")
+            raise ModelError(
+                f"{name}: its input '{value.name}' is {label}, where float32 networks are pruned; export the network "
+                "in float32"
+            )
         sizes = sizes_of(value)
         if not sizes:
             raise ModelError(f"{name}: its input '{value.name}' has no shape; export the network with one")
         if any(size is not None and size < 1 for size in sizes):
-            raise ModelError(f"{name}: its input '{value.name}' has the empty shape {sizes}")
+            raise ModelError(
+                f"{name}: its input '{value.name}' has the empty shape {sizes}; export the network with the sizes of "
+                "its images"
+            )
         spatial: list[int] = ([1, 2] if channels_last(model, value) else [2, 3]) if len(sizes) == 4 else []
         known = [image or _USUAL if size is None and at in spatial else size for at, size in enumerate(sizes)]
         if image is not None and any(sizes[at] not in (None, image) for at in spatial[:1]):
             raise ModelError(
-                f"{name}: its input '{value.name}' takes pictures of the height {sizes[spatial[0]]}, not {image}"
+                f"{name}: its input '{value.name}' takes pictures of the height {sizes[spatial[0]]}, not {image}; give "
+                "such, or export the network with free sizes"
             )
         if any(size is None for size in known[1:]):
             raise ModelError(
-                f"{name}: its input '{value.name}' leaves sizes free ({sizes}) that are no image's; fix them"
+                f"{name}: its input '{value.name}' has the shape {in_words(sizes)}, where only a batch and the height "
+                "and width of pictures may be free; export the network with the others fixed"
             )
         free.append(known[0] is None)
         shapes[value.name] = tuple(2 if size is None else size for size in known)

@@ -59,8 +59,11 @@ def read(path: Path) -> Any:
     """
     model = _opened(path)
     _fetch(model, path)
+    _free(model)
     check(model, f"{path}")
-    untold = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
+    untold = [
+        value for value in (*model.graph.input, *model.graph.output) if not value.type.tensor_type.HasField("shape")
+    ]
     try:
         for value in untold:  # which the checker asks for, and nobody else
             value.type.tensor_type.shape.SetInParent()
@@ -71,6 +74,14 @@ def read(path: Path) -> Any:
         for value in untold:
             value.type.tensor_type.ClearField("shape")
     return model
+
+
+def _free(model: Any) -> None:
+    """Let sizes be free that are -1, as some exporters say it, which are neither sizes nor names."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_value == -1:
+                size.ClearField("dim_value")
 
 
 def beside(path: Path) -> list[Path]:
@@ -187,6 +198,14 @@ def _check_tensor(tensor: Any, name: str, *, weightless: bool) -> None:
         raise ModelError(
             f"{what} has the shape {list(tensor.dims)[:8]}, which its content does not have; it is damaged"
         )
+    if there and tensor.data_type in (_FLOAT, _DOUBLE) and _holds_nan(tensor):
+        raise ModelError(f"{what} holds NaN, of which nothing can be computed; export the network with sound weights")
+
+
+def _holds_nan(tensor: Any) -> bool:
+    import numpy as np
+
+    return bool(np.isnan(onnx().numpy_helper.to_array(tensor)).any())
 
 
 def _fetch(model: Any, path: Path) -> None:
@@ -219,14 +238,13 @@ def _fetch(model: Any, path: Path) -> None:
 
 
 def _inside(folder: Path, location: str, path: Path) -> Path:
+    if not location or "\0" in location or "\\" in location:
+        called = f"one named '{reading.shown(location)}'" if location else "one without a name"
+        raise ModelError(
+            f"{path} keeps its weights in another file, {called}, which can be none; export it again, in one file"
+        )
     place = folder / location
-    real = Path(os.path.realpath(place)) if "\0" not in location else Path("/")
-    if (
-        not location
-        or "\\" in location
-        or Path(location).is_absolute()
-        or not real.is_relative_to(os.path.realpath(folder))
-    ):
+    if Path(location).is_absolute() or not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder)):
         raise ModelError(
             f"{path} asks for weights outside of its folder ({reading.shown(location)}), which are not read"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,19 @@ class Values:
         """How many numbers all values have together that are no constants."""
         return sum(math.prod(shape) for name, shape in self.shapes.items() if name not in self.known)
 
+    def refuse_sums(self, outputs: Iterable[str]) -> None:
+        """Refuse outputs of no dimensions, which are those of no image.
+
+        Raises:
+            ModelError: naming one.
+        """
+        for output in outputs:
+            if self.shapes.get(output) == ():
+                raise ModelError(
+                    f"{self._name}: its output '{output}' is one number for all images together, which says nothing of "
+                    "each; export the network without what comes after its predictions"
+                )
+
     def _see(self, node: Any) -> None:
         """Find what one operator puts out."""
         library = onnx()
@@ -110,7 +123,10 @@ class Values:
         assert kind is not None
         shape = tuple(size.dim_value for size in dims)
         if any(size < 1 for size in shape) and (node is None or node.op_type not in _FOLDED):
-            raise ModelError(f"{self._name}: {told(node)} puts out an empty value of shape {list(shape)}")
+            raise ModelError(
+                f"{self._name}: {told(node)} would put out the shape {list(shape)}, for what it reads is too small for "
+                "it; give larger images, or export the network for such"
+            )
         if math.prod(shape) > MOST_VALUES:
             raise ModelError(
                 f"{self._name}: {told(node)} puts out {math.prod(shape):,} numbers, where {MOST_VALUES:,} are the most"
