@@ -22,7 +22,8 @@ from secateur.run import Step
 from secateur.spelling import spelt_for
 
 SLOW = frozenset({"prune", "run_recipe", "fit", "check_method", "deploy", "Result.deploy", "measure", "latency"})
-SLOW |= {"side_by_side", "fastest_runtime", "export_pt2", "export_onnx", "export_source", "Result.save", "save"}
+SLOW |= {"side_by_side", "fastest_runtime", "Result.save", "save"}
+SLOW |= {"export_pt2", "export_onnx", "export_source", "export_int8"}
 SLOW |= {"Session", "Session.step", "Session.finish", "Session.load_state_dict"}
 CERTAIN = (
     "none",

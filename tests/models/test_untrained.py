@@ -36,7 +36,7 @@ FRESH: dict[str, Callable[[], nn.Module]] = {
     "resnet20": lambda: build("resnet20"),
     "lenet5": lambda: build("lenet5"),
     "torchvision:resnet18": lambda: build("torchvision:resnet18"),
-    "torchvision:vgg11": lambda: build("torchvision:vgg11"),
+    "torchvision:mobilenet_v2": lambda: build("torchvision:mobilenet_v2"),
     "with norms": simple,
     "without norms": lambda: simple(norm=False),
     "without biases": lambda: simple(norm=False, bias=False),
