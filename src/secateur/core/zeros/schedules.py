@@ -51,18 +51,22 @@ class Schedule(ABC):
     def room(self, steps: int) -> float:
         """Return between how many optimizer steps the changes are spread."""
 
+    @property
+    def needed(self) -> int:
+        """Over how many optimizer steps the changes must be spread."""
+        return self.stages - 1
+
     def check(self, steps: int) -> None:
-        """Refuse a training in which two changes would fall on one step.
+        """Refuse a training in which two changes would fall on one step that must not.
 
         Raises:
             TrainingError: saying how many steps are needed.
         """
-        needed = self.stages - 1
-        if self.room(steps) + _HAIR < needed:
+        if self.room(steps) + _HAIR < self.needed:
             raise TrainingError(
-                f"the schedule of this method changes the network {self.stages} times, which takes {needed} optimizer "
-                f"steps at least, and its part of this training has {int(self.room(steps) + _HAIR)}; train for longer, "
-                f"or ask for less with {' or '.join(map(setting, self.dials))}"
+                f"the schedule of this method changes the network {self.stages} times, which takes {self.needed} "
+                f"optimizer steps at least, and its part of this training has {int(self.room(steps) + _HAIR)}; "
+                f"train for longer, or ask for less with {' or '.join(map(setting, self.dials))}"
             )
 
 
@@ -170,12 +174,14 @@ class Retrainings(Course):
 class Cubic(Course):
     """Much at first and less and less later, ``1 - (1 - j / updates)^3`` at update j.
 
-    The first change, at ``begin``, is update 0.
+    The first change, at ``begin``, is update 0. Where there are fewer steps than updates the network may be changed
+    before each of them, to where the course is then.
 
     Attributes:
         updates: how many follow the first change, at equal distances.
         begin: share of the training that goes by before the first change, in [0, 1).
         end: share of the training at which the last one is, above ``begin`` and at most 1.
+        all_apart: whether a training with fewer steps than updates is refused.
     """
 
     dials: ClassVar[tuple[str, ...]] = ("updates",)
@@ -183,11 +189,17 @@ class Cubic(Course):
     updates: int
     begin: float = 0.0
     end: float = 1.0
+    all_apart: bool = True
 
     @property
     def stages(self) -> int:
         """The first change and the updates."""
         return self.updates + 1
+
+    @property
+    def needed(self) -> int:
+        """As many as there are updates, if all of them must happen."""
+        return self.updates if self.all_apart else 0
 
     def stage(self, step: int, steps: int) -> int:
         """Return how many changes are due, which are 0 before ``begin``."""
