@@ -29,9 +29,11 @@ class Schedule(ABC):
 
     Attributes:
         dials: the settings of methods that say how many there are.
+        all_apart: whether a training is refused that has fewer steps than changes.
     """
 
     dials: ClassVar[tuple[str, ...]] = ("rounds",)
+    all_apart: bool = True
 
     @property
     @abstractmethod
@@ -51,20 +53,16 @@ class Schedule(ABC):
     def room(self, steps: int) -> float:
         """Return between how many optimizer steps the changes are spread."""
 
-    @property
-    def needed(self) -> int:
-        """Over how many optimizer steps the changes must be spread."""
-        return self.stages - 1
-
     def check(self, steps: int) -> None:
         """Refuse a training in which two changes would fall on one step that must not.
 
         Raises:
             TrainingError: saying how many steps are needed.
         """
-        if self.room(steps) + _HAIR < self.needed:
+        needed = self.stages - 1
+        if self.all_apart and self.room(steps) + _HAIR < needed:
             raise TrainingError(
-                f"the schedule of this method changes the network {self.stages} times, which takes {self.needed} "
+                f"the schedule of this method changes the network {self.stages} times, which takes {needed} "
                 f"optimizer steps at least, and its part of this training has {int(self.room(steps) + _HAIR)}; "
                 f"train for longer, or ask for less with {' or '.join(map(setting, self.dials))}"
             )
@@ -181,7 +179,7 @@ class Cubic(Course):
         updates: how many follow the first change, at equal distances.
         begin: share of the training that goes by before the first change, in [0, 1).
         end: share of the training at which the last one is, above ``begin`` and at most 1.
-        all_apart: whether a training with fewer steps than updates is refused.
+        all_apart: see ``Schedule``.
     """
 
     dials: ClassVar[tuple[str, ...]] = ("updates",)
@@ -195,11 +193,6 @@ class Cubic(Course):
     def stages(self) -> int:
         """The first change and the updates."""
         return self.updates + 1
-
-    @property
-    def needed(self) -> int:
-        """As many as there are updates, if all of them must happen."""
-        return self.updates if self.all_apart else 0
 
     def stage(self, step: int, steps: int) -> int:
         """Return how many changes are due, which are 0 before ``begin``."""
