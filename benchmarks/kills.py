@@ -7,6 +7,7 @@ have to be equal byte for byte. Whoever chose alike shares that run.
 
     python benchmarks/kills.py --kills 200 --out benchmarks/results/kills.jsonl
     python benchmarks/kills.py --recipe my.toml --kills 20
+    python benchmarks/kills.py --method grain --kills 5 --out benchmarks/results/kills.jsonl
 
 One line for each chain; the status is 1 if any differs.
 """
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +47,28 @@ optimizer = "adamw"
 lr = 2e-3
 augment = "none"
 """
+WEIGHTS = {  # for methods of zeros: what they have to be told, and a training of their own for those that have one
+    "grain": "",
+    "kernel_pattern": "",
+    "particle_filter": 'granularity = "kernels"\ngenerations = 4',
+    "weight_magnitude": '[shape]\nepochs = {epochs}\naugment = "none"',
+}
+ZEROS = """
+model = "lenet5"
+data = "mnist5k"
+[target]
+keep = 0.96
+of = "nonzero"
+[method]
+name = "{method}"
+{more}
+[pretrain]
+epochs = 1
+augment = "none"
+[train]
+epochs = {epochs}
+augment = "none"
+"""
 SAME = ("weights.safetensors", "plans/001.json", "plans/002.json", "recipe.toml")
 START = 3.0  # seconds in which hardly more than Python starts
 
@@ -59,16 +83,25 @@ class Chain:
     same: bool
     differ: list[str]
     seconds: float
+    method: str = "magnitude"
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, help="another recipe than the small one")
-    parser.add_argument("--epochs", type=int, default=12, help="of the small recipe, in each of its two rounds")
+    parser.add_argument("--method", choices=WEIGHTS, help="a small recipe with this method instead, in one round")
+    parser.add_argument("--epochs", type=int, default=12, help="of the small recipe, in each of its rounds")
     parser.add_argument("--kills", type=int, default=10, help="no chain begins after so many")
     parser.add_argument("--seed", type=int, default=0, help="of the times")
     parser.add_argument("--out", type=Path, help="file for the chains, one JSON object a line")
     return parser.parse_args()
+
+
+def small(method: str | None, epochs: int) -> str:
+    """Return a small recipe, with the method or with that of all chains by default."""
+    if method is None:
+        return RECIPE.format(epochs=epochs)
+    return ZEROS.format(method=method, more=WEIGHTS[method].format(epochs=epochs), epochs=epochs)
 
 
 def command(recipe: Path, folder: Path) -> subprocess.Popen[bytes]:
@@ -111,7 +144,8 @@ def main() -> None:
         place = Path(name)
         recipe = asked.recipe or place / "recipe.toml"
         if asked.recipe is None:
-            recipe.write_text(RECIPE.format(epochs=asked.epochs))
+            recipe.write_text(small(asked.method, asked.epochs))
+        method = tomllib.loads(recipe.read_text())["method"]["name"]
         started = time.monotonic()
         finish(command(recipe, place / "typical"), None)
         typical = time.monotonic() - started
@@ -130,7 +164,7 @@ def main() -> None:
             ]
             differ += [f"left behind: {each}" for each in left]
             seconds = time.monotonic() - started
-            chains.append(Chain(number, killed, chosen, not differ, differ, round(seconds, 1)))
+            chains.append(Chain(number, killed, chosen, not differ, differ, round(seconds, 1), method))
             word = "the same" if not differ else f"DIFFERS in {', '.join(differ)}"
             print(f"chain {number}: {len(killed)} kills, choices {chosen}, {word} ({seconds:.0f} s)", flush=True)
             if asked.out is not None:

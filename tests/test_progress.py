@@ -9,14 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from secateur.compare import carry_out
+from secateur.encoding import encode
 from secateur.errors import SettingError
 from secateur.events import Event, Tell, ignore
 from secateur.export import export_int8
 from secateur.export.corners import corners
 from secateur.progress import Listener, Unfailing, shown
 from secateur.run import prune, prune_as, run_recipe
+from secateur.session import Session
 from secateur.training import fit
 
 NEWS = (
@@ -149,11 +152,38 @@ def test_other_threads_and_other_processes_are_silent(monkeypatch: pytest.Monkey
     assert stream.getvalue() == ""
 
 
-@pytest.mark.parametrize("function", [prune, prune_as, run_recipe, fit, carry_out, export_int8, corners])
+@pytest.mark.parametrize("function", [prune, prune_as, run_recipe, fit, carry_out, export_int8, corners, encode])
 def test_the_long_verbs_have_it(function: Callable[..., object]) -> None:
     assert inspect.signature(function).parameters["progress"].default is None
     with pytest.raises(SettingError, match="progress must be true or false"):
         function(progress="yes")
+
+
+def test_a_session_shows_reading_cuts_and_measuring_and_is_silent_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    session = Session(net, torch.rand(1, 3, 8, 8), "magnitude", 0.6, steps=1, every=2, progress=True)
+    assert "reading the network (" in new(stream)
+    session.step()
+    assert new(stream) == ""
+    session.step()
+    assert "deciding what to remove (" in new(stream)
+    session.finish(latency=False)
+    assert "measuring" in new(stream)
+    Session(net, torch.rand(1, 3, 8, 8), "magnitude", 0.6, steps=1)
+    assert new(stream) == ""
+    with pytest.raises(SettingError, match="progress must be true or false"):
+        Session(net, torch.rand(1, 3, 8, 8), progress="yes")  # type: ignore[arg-type]
+
+
+def new(stream: io.StringIO) -> str:
+    """Return what was written since this was asked last."""
+    text = stream.getvalue()
+    stream.truncate(0)
+    stream.seek(0)
+    return text
 
 
 class Narrow(io.TextIOWrapper):

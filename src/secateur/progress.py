@@ -174,25 +174,54 @@ class Listener:
         self.console.print(Text(text), soft_wrap=True)
 
 
-def shown(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function with the arguments ``progress`` and ``tell`` show its progress where its caller does not listen.
+class Showing:
+    """A listener that shows progress where nobody else listens, in each call of whatever has it.
 
     Warnings are then Python's, be there a display or not. A display that is there already, of a function that calls
     this one, serves for both.
+
+    Args:
+        progress: whether to show it; None: in a terminal and in a notebook.
+        tell: who listens.
+
+    Raises:
+        SettingError: if ``progress`` is something else.
     """
+
+    def __init__(self, progress: bool | None, tell: Tell) -> None:
+        rules.refuse(("progress", progress, _PROGRESS))
+        self._progress, self._alone, self._now = progress, tell is ignore, heard(tell)
+
+    def __call__(self, event: Event) -> None:
+        """Pass on one event."""
+        self._now(event)
+
+    @contextmanager
+    def call(self) -> Generator[None]:
+        """Show what is told inside the block."""
+        wanted = _somebody_sees() if self._progress is None else self._progress
+        if not self._alone or _DECIDED.get() is not None or not wanted:
+            with _decided():
+                yield
+            return
+        silent = self._now
+        with _decided(), Listener() as listener:
+            self._now = Display(listener)
+            try:
+                yield
+            finally:
+                self._now = silent
+
+
+def shown(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function with the arguments ``progress`` and ``tell`` show its progress, see ``Showing``."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         progress, tell = cast("bool | None", kwargs.get("progress")), cast("Tell", kwargs.get("tell", ignore))
-        rules.refuse(("progress", progress, _PROGRESS))
-        inner = _DECIDED.get() is not None
-        wanted = _somebody_sees() if progress is None else progress
-        if tell is not ignore or inner or not wanted:
-            kwargs["tell"] = heard(tell)
-            with _decided():
-                return function(*args, **kwargs)
-        with _decided(), Listener() as listener:
-            kwargs["tell"] = Display(listener)
+        showing = Showing(progress, tell)
+        kwargs["tell"] = showing
+        with showing.call():
             return function(*args, **kwargs)
 
     return call

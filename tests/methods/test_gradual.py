@@ -79,6 +79,18 @@ def test_one_update_is_a_plain_training_and_then_one_cut() -> None:
     assert seen[-1] == zeros(model)
 
 
+def test_without_a_number_of_updates_a_short_training_has_one_before_each_step(tmp_path: Path) -> None:
+    seen: list[dict[str, int]] = []
+    method = Gradual(ratio=0.8)
+    model = shaped(method, watch=lambda step, model: seen.append(zeros(model)))
+    for step, found in enumerate(seen):  # 18 steps, of which 12.6 for 20 updates
+        share = 0.8 * (1 - (1 - min(20, int(step * 20 / 12.6 + 1e-9)) / 20) ** 3)
+        assert found == {"0": 0, **{name: int(share * total + 1e-9) for name, total in TOTALS.items()}}, step
+    with pytest.raises(Killed):
+        shaped(method, path=tmp_path / "checkpoint", die=2)
+    assert same(shaped(method, path=tmp_path / "checkpoint"), model)
+
+
 def test_a_weight_may_come_back_only_if_it_may_return() -> None:
     """It comes back with the value that it went with."""
     for returns in (False, True):
@@ -121,7 +133,7 @@ def test_a_whole_run_holds_the_zeros_in_fine_tuning() -> None:
 
 def test_a_short_training_and_no_goal_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"changes the network 21 times, .* this training has 12; train for longer"):
-        shaped(Gradual(ratio=0.5))
+        shaped(Gradual(ratio=0.5, updates=20))
     with pytest.raises(TargetError, match="say how much goes"):
         shaped(Gradual())
     with pytest.raises(TargetError, match="set the target in nonzero"):

@@ -91,6 +91,17 @@ def repaired(document: dict[str, Any], *, tuned: bool) -> dict[str, Any]:
     return document | {"cut": cut, "middle": middle if tuned else None, "repairs": [done], **after}
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_where_no_layer_is_thinner_it_is_weights_that_went(document: dict[str, Any], exact: bool) -> None:
+    """A measurement of the cut network is there only where a repair or a training follows."""
+    document["widths"] = [width | {"after": width["before"]} for width in document["widths"]]
+    document["verification"]["exact"] = exact
+    thinned = measured(136_237, 20_000_000)
+    thinned["counts"]["nonzero"] -= 100
+    for parts in ({"cut": thinned}, {"after": thinned}):
+        assert "with the removed weights set to zero" in verification(document | parts)
+
+
 def test_dense_cut_repaired_and_tuned_network_are_shown_side_by_side(document):
     tuned, plain = repaired(document, tuned=True), repaired(document, tuned=False)
     assert list(networks(tuned)) == ["dense", "cut", "repaired", "fine-tuned"]
@@ -217,6 +228,7 @@ def test_verification_and_training_are_honest(document):
     assert "3.1e-07" in verification(document)
     assert "rounding" in verification(document)
     assert "more than rounding" in verification(document | {"verification": {"difference": 0.2, "exact": False}})
+    assert "with the removed channels silenced" in verification(document)
     assert "3 more epochs" in training(document)
     assert training(document | {"training": {"pretrain": None, "rounds": []}}) == ""
 

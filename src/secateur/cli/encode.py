@@ -106,6 +106,8 @@ def encode(
             artifact.record(folder, NAME)
         saved(path)
         qualities = {} if data is None else {"before": loaded.model, "encoded": made.model}
+        if qualities:
+            tell(Event("measure", "measuring on test images"))
         found = {name: _quality(model, data) for name, model in qualities.items()}
     if as_json:
         say_json({**_document(made), "test": {name: value.to_dict() for name, value in found.items()}})

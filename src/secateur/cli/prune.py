@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from secateur.cli.selection import (
     recipe_of,
     selection_flags,
 )
-from secateur.errors import DataError
+from secateur.errors import DataError, SettingError
 from secateur.spelling import spelt_for
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def flags(args: Sequence[str]) -> list[Flag]:
     from secateur.recipe import Recipe
     from secateur.training.settings import Settings
 
-    training = flags_of(Settings, "train", "Fine-tuning (any of these turns it on)")
+    training = flags_of(Settings, "train", "Fine-tuning (--epochs turns it on)")
     first = flags_of(Settings, "pretrain", FIRST, names=_FIRST, taken=[f"--{name}" for name in _FIRST])
     output = flags_of(Recipe, "recipe", OUTPUT, names=("export", "latency"))
     limit = flags_of(Recipe, "recipe", LIMIT, names=("minutes",))
@@ -132,7 +132,10 @@ def _training(given: Given) -> Settings | None:
     values = given.of("train")
     if not values or (values.get("epochs") == 0 and not values.get("recalibrate")):
         return None
-    return Settings(**values)
+    settings = Settings(**values)
+    if given.of("recipe").get("minutes") is None and not values.get("recalibrate"):
+        _refuse_without_length(values, "", "how to fine-tune")
+    return settings
 
 
 def _first(given: Given, training: Settings | None) -> Settings | None:
@@ -142,4 +145,18 @@ def _first(given: Given, training: Settings | None) -> Settings | None:
     from secateur.training.settings import Settings
 
     values = given.of("pretrain")
-    return dataclasses.replace(training or Settings(), **values) if values else None
+    if not values:
+        return None
+    settings = dataclasses.replace(training or Settings(), **values)
+    if training is None:
+        _refuse_without_length(values, "pretrain-", "how to train the dense network")
+    return settings
+
+
+def _refuse_without_length(values: Mapping[str, Any], before: str, how: str) -> None:
+    """Refuse flags that say how to train where none says that there is to be a training."""
+    if "epochs" not in values:
+        flag = f"--{before}{next(iter(values)).replace('_', '-')}"
+        raise SettingError(
+            f"{flag} says {how}, and nothing for how long: add --{before}epochs 10, say, or leave it out"
+        )

@@ -24,6 +24,7 @@ from secateur.encoding.shared_values import SharedValues, share_all
 from secateur.errors import ArtifactError, DataError
 from secateur.events import Event, Tell, ignore, warn
 from secateur.measure.forward import device_of
+from secateur.progress import shown
 from secateur.rules import AnySeed
 from secateur.spelling import said
 from secateur.training import Settings, fit
@@ -69,6 +70,7 @@ class Encoded:
 
 
 @checked
+@shown
 @apart("model")
 def encode(
     model: nn.Module,
@@ -79,6 +81,7 @@ def encode(
     train: Settings | None = None,
     seed: AnySeed = 0,
     force: bool = False,
+    progress: bool | None = None,
     tell: Tell = ignore,
 ) -> Encoded:
     """Write a network as one file in which its weights share few values, without those that are zero.
@@ -95,7 +98,8 @@ def encode(
             on a grid is never trained, and nothing is where all weights do.
         seed: of that training.
         force: replace a file that is there.
-        tell: hears the progress.
+        progress: whether to show on standard error what goes on; None: in a terminal and in a notebook.
+        tell: instead of a display, hears the progress.
 
     Raises:
         ArtifactError: if a file is there, or cannot be written, or does not read back as it was; an old one stays.

@@ -74,7 +74,7 @@ class SoftShrinkage(SmallestWeights):
 
     def masking(self, problem: Problem, masks: Masks, counts: Mapping[str, int]) -> Masking:
         """Return what shrinks, and later holds."""
-        ramp = Cubic(_UPDATES, 0.0, self.shrink) if self.ramp else None
+        ramp = Cubic(_UPDATES, 0.0, self.shrink, all_apart=False) if self.ramp else None
         return SoftShrinking(masks, counts, self.factor, OneShot(self.shrink), ramp)
 
     def number(self, ratio: float, total: int) -> int:

@@ -147,11 +147,19 @@ def verification(document: Document) -> str:
             if difference
             else ", exactly"
         )
-        return f"{start} pruned network computed what the original computes with the removed channels silenced{far}."
+        return f"{start} pruned network computed what the original computes with {_removed(document)}{far}."
     return (
-        f"The pruned network differs from the original with its channels silenced by {size} of the largest output, "
+        f"The pruned network differs from the original with {_removed(document)} by {size} of the largest output, "
         "which is more than rounding."
     )
+
+
+def _removed(document: Document) -> str:
+    """Return what the original is compared without: channels, unless all layers are as wide as before."""
+    counts = (document.get("cut") or document["after"])["counts"]
+    if counts["nonzero"] == counts["params"] or any(w["before"] != w["after"] for w in document["widths"]):
+        return "the removed channels silenced"
+    return "the removed weights set to zero"
 
 
 def training(document: Document) -> str:

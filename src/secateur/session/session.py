@@ -22,8 +22,9 @@ from secateur.core.surgery.untouched import ordinary, private, randomness
 from secateur.core.task import Task
 from secateur.data.calibration import COUNT, SOURCE
 from secateur.errors import SettingError
-from secateur.events import Event, Tell, heard, ignore, once, warn
+from secateur.events import Event, Tell, ignore, once, warn
 from secateur.measure import Runtime
+from secateur.progress import Showing
 from secateur.rules import Count, Images, Number, Rounds, Seed, Threads
 from secateur.run import Result
 from secateur.run.given_inputs import Given
@@ -69,7 +70,9 @@ class Session:
         limits: floors and multiples of widths.
         seed: of everything random.
         patience: give up reading the network after this many seconds; None: never.
-        tell: hears the progress and the warnings.
+        progress: whether to show on standard error what reading, cuts and measuring are at; None: in a terminal and in
+            a notebook.
+        tell: instead of a display, hears the progress and the warnings.
 
     Raises:
         SecateurError: one of its kinds, with one sentence on what to do.
@@ -100,34 +103,37 @@ class Session:
         limits: Limits = Limits(),  # noqa: B008  (frozen)
         seed: Seed = 0,
         patience: Number | None = None,
+        progress: bool | None = None,
         tell: Tell = ignore,
     ) -> None:
+        self._showing = Showing(progress, tell)
         found: Any = unwrapped(model)
         refuse_foreign(found)
         self._goal = Target(keep, of) if isinstance(keep, int | float) else keep
         self._of: Measure = self._goal.of if self._goal else of
         self._steps, self._every = steps, every
         self._schedule: Schedule = schedule
-        self._job = begun(
-            private(found),
-            example_inputs,
-            method,
-            self._goal,
-            data=data,
-            task=task,
-            calibrate=calibrate,
-            calibrate_images=calibrate_images,
-            repair=repair,
-            leave=(leave,) if isinstance(leave, str) else tuple(leave),
-            free_outputs=(free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs),
-            groups=groups,
-            limits=limits,
-            seed=seed,
-            patience=patience,
-            tell=once(heard(tell)),
-        )
-        self._pipeline = Pipeline(self._job)
-        self._pipeline.begin()
+        with self._showing.call():
+            self._job = begun(
+                private(found),
+                example_inputs,
+                method,
+                self._goal,
+                data=data,
+                task=task,
+                calibrate=calibrate,
+                calibrate_images=calibrate_images,
+                repair=repair,
+                leave=(leave,) if isinstance(leave, str) else tuple(leave),
+                free_outputs=(free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs),
+                groups=groups,
+                limits=limits,
+                seed=seed,
+                patience=patience,
+                tell=once(self._showing),
+            )
+            self._pipeline = Pipeline(self._job)
+            self._pipeline.begin()
         assert self._job.graph is not None
         whole = size(self._job.graph)
         self._network = InTraining(found, whole, whole, wrappers_in(model))
@@ -197,7 +203,8 @@ class Session:
         if target is not None and network.left.of(target.of) <= target.most(network.whole.of(target.of)):
             done.cuts += scheduled
             return self._nothing(f"nothing had to be cut for {target.keep:.3g}: {self._said()} is left")
-        cut(self._pipeline, network, done, target, held)
+        with self._showing.call():
+            cut(self._pipeline, network, done, target, held)
         done.cuts += scheduled
         note = f"cut {len(done.plans)}: {self._said()} is left"
         self._job.tell(Event("session", note))
@@ -244,7 +251,8 @@ class Session:
             )
         if not self._done.plans:
             held = alike(partial(Holders.of, self.model, holders, self._network.wrappers))
-            replay(self._job, self._network, done, held)
+            with self._showing.call():
+                replay(self._job, self._network, done, held)
         self._done = done
         other = [name for name, value in self._asked().items() if asked.get(name) != value]
         if other:
@@ -280,4 +288,5 @@ class Session:
         assert self._job.graph is not None
         graphs = self._network.graphs or [self._job.graph]
         how: dict[str, Any] = {"latency": latency, "runtime": runtime, "threads": threads}
-        return result_of(self._pipeline, self.model, graphs, self._done, **how)
+        with self._showing.call():
+            return result_of(self._pipeline, self.model, graphs, self._done, **how)

@@ -522,3 +522,54 @@ def test_what_labels_alone_run_keeps_the_width_that_it_has_where_it_is_handed_on
     assert {group.name for group in graph.groups} == {"stem"}
     thin = apply(net, graph, Plan((DropUnits("stem", (0, 1, 2)),)))
     assert thin(image, torch.tensor([[0, 1], [2, 3]])).shape == (2, 18, 5)
+
+
+class AddedUp(nn.Module):
+    """Adds up, times zero, weights that it does not need otherwise, as for a training in several processes."""
+
+    def __init__(self, how: str, reads: int = 9, gated: int = 13) -> None:
+        super().__init__()
+        self.how, self.first, self.second = how, nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3)
+        self.last, self.never = nn.Linear(24, 5), nn.Linear(reads, 7)
+        self.gate = nn.Parameter(torch.rand(gated, 1, 1))
+
+    def forward(self, x: Tensor, gates: bool = False) -> Tensor:
+        x = self.second(self.first(x).relu()).relu()
+        x = x * self.gate if gates else x
+        x = self.last(x.mean((2, 3)).view(x.shape[0], -1))
+        return x + 0 * self.total()
+
+    def total(self) -> Any:
+        match self.how:
+            case "one weight":
+                return self.never.weight.sum()
+            case "one of each":
+                return sum(parameter.sum() for parameter in self.never.parameters()) + self.never.weight.norm()
+            case "squares":
+                return (self.never.weight**2).mean() + self.gate.square().sum()
+            case "all":
+                return sum(parameter.sum() for parameter in self.parameters())
+            case "in training":
+                return self.gate.sum() if self.training else 0
+            case _:
+                return 0
+
+
+@pytest.mark.parametrize("how", ["one weight", "one of each", "squares", "all", "none"])
+def test_a_total_of_weights_ties_nothing(how: str) -> None:
+    graph = trace(AddedUp(how).eval(), DARK)
+    assert {group.name: group.size for group in graph.groups} == {"first": 16, "second": 24}
+
+
+@pytest.mark.parametrize("how", ["squares", "all", "in training", "none"])
+def test_what_a_parameter_could_meet_stays_where_it_is_only_added_up(how: str) -> None:
+    graph = trace(AddedUp(how, gated=24).eval(), DARK)
+    assert {group.name for group in graph.groups} == {"first"}
+
+
+def test_a_weight_that_is_asked_for_its_size_is_no_total() -> None:
+    class Asks(AddedUp):
+        def total(self) -> Any:
+            return self.never.weight.sum() + self.last.weight.sum(0).shape[0]
+
+    assert not trace(Asks("").eval(), DARK).groups

@@ -103,6 +103,16 @@ def test_every_change_happens_once_in_a_training_that_is_long_enough(schedule: S
         assert (shares[0], shares[-1]) == (0.0, 1.0)
 
 
+@given(steps=st.integers(1, 60))
+def test_a_short_training_follows_the_course_as_closely_as_it_can(steps: int) -> None:
+    """It lags behind by no more than an update, of which the first, the largest, is 0.143 of the way."""
+    short = Cubic(20, 0.1, 0.7, all_apart=False)
+    short.check(steps)
+    for step, stage in enumerate(short.stage(step, steps) for step in range(steps)):
+        way = min(1.0, max(0.0, (step / steps - 0.1) / 0.6))
+        assert -1e-9 <= 1 - (1 - way) ** 3 - short.progress(stage) <= 0.143
+
+
 @pytest.mark.parametrize(
     ("schedule", "enough", "words"),
     [

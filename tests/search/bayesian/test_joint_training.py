@@ -17,6 +17,7 @@ from secateur.core.selection.search_results import Search
 from secateur.core.sizes.size import Target
 from secateur.core.trace import trace
 from secateur.core.zeros.shaper import Moment
+from secateur.errors import TrainingError
 from secateur.methods.fine_pruning import FinePruning
 from secateur.search.bayesian.cooled_search import Adviser
 from secateur.search.bayesian.joint_training import Joint
@@ -76,6 +77,16 @@ def test_parameters_are_chosen_when_the_fine_tuning_of_a_round_is_over(tune: flo
         seen = trained(model, shaper)
     assert [search.tuning.course[0][0] for search in found if search.tuning] == turns
     assert moved(seen) == turns  # weights that stand still are pruned once in each round, right away
+
+
+def test_a_training_with_fewer_steps_than_rounds_is_refused() -> None:
+    """Its last rounds would never come, and the target with them."""
+    words = "changes the network 17 times, .* this training has 15; train for longer, or ask for less with adaptations="
+    with (
+        pytest.raises(TrainingError, match=words),
+        shaped(chain(), dataclasses.replace(ONE, adaptations=STEPS + 1)) as shaper,
+    ):
+        shaper.before_batch(Moment(0, STEPS, torch.Generator()))
 
 
 def test_the_search_sees_all_weights_with_what_they_learned_out_of_play(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from secateur.core.attention import module_by_module
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.interrupts import deferred
+from secateur.core.surgery.object_numbers import of_another
 from secateur.core.surgery.untouched import ordinary, owned, untouched
 from secateur.errors import ModelError, SecateurError, first_line
 from secateur.rules import Rule
@@ -121,9 +122,9 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise
     except Exception as error:
+        said = of_another(model, error) or f": {first_line(error)}{_takes_a_list(model, inputs, error)}"
         raise ModelError(
-            f"{type(model).__name__} does not run on the example inputs ({describe(inputs)}): {first_line(error)}"
-            f"{_takes_a_list(model, inputs, error)}"
+            f"{type(model).__name__} does not run on the example inputs ({describe(inputs)}){said}"
         ) from error
 
 

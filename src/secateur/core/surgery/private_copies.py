@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from torch import nn
 
 from secateur.core.surgery.foreign import refuse_foreign, refuse_odd_tensors
+from secateur.core.surgery.object_numbers import refuse_object_numbers
 from secateur.core.surgery.untouched import private
 from secateur.errors import ModelError
 
@@ -67,11 +68,13 @@ def stand_in(model: nn.Module) -> nn.Module:
     go on with the modules of the original.
 
     Raises:
-        ModelError: if it holds a tensor that nothing here can work with, see ``refuse_odd_tensors``.
+        ModelError: if it holds a tensor that nothing here can work with, see ``refuse_odd_tensors``, or finds its own
+            parts by numbers that a copy's do not have.
     """
     if getattr(_here, "inside", False):
         return model
     refuse_odd_tensors(model)
+    refuse_object_numbers(model)
     try:
         refuse_foreign(model)
         return private(model)

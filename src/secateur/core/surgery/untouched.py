@@ -23,6 +23,7 @@ from secateur.core.interrupts import deferred
 from secateur.core.shared_contexts import Together
 from secateur.core.surgery.foreign import refuse_odd_tensors
 from secateur.core.surgery.generators import common, held
+from secateur.core.surgery.object_numbers import refuse_object_numbers
 from secateur.core.surgery.restoring import keeping, kept_tensors, slots_of
 from secateur.errors import ModelError, first_line
 
@@ -243,6 +244,7 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     Raises:
         ModelError: if it cannot be copied, or the copy would lack something or run modules of the original.
     """
+    refuse_object_numbers(model)
     kind = type(model).__name__
     for name, module in model.named_modules():
         if _holds_modules(vars(module).get("forward"), model):

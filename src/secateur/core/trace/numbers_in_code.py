@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
@@ -9,6 +10,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+_TOTALS = frozenset({"sum", "mean", "norm", "prod"})  # of all of a tensor, where they are given nothing
+_NOTHING = frozenset({"PRECALL", "PUSH_NULL", "CACHE"})  # between a method and its call in some versions of Python
 _OF_A_LAYER = frozenset({"in_channels", "in_features"})
 _NO_SETTINGS = (nn.Module, Tensor, FunctionType, ModuleType)
 _DEPTH = 3  # of settings in settings
@@ -48,10 +51,23 @@ def _cuts(function: FunctionType, sizes: frozenset[int], seen: set[int]) -> bool
         return False
     seen.add(id(function))
     names, values = _names(function.__code__), list(_values(function))
-    if sizes.intersection(_whole(values)) or _OF_A_LAYER & names or {"weight", "shape"} <= names:
+    if sizes.intersection(_whole(values)) or _OF_A_LAYER & names or ("shape" in names and _weighs(function.__code__)):
         return True
     called = (inspect.unwrap(value) for value in values if isinstance(value, FunctionType))
     return any(_cuts(it, sizes, seen) for it in called if isinstance(it, FunctionType) and not _of_torch(it))
+
+
+def _weighs(code: CodeType) -> bool:
+    """Tell whether code takes a layer's weight, for anything but a total of it, which has no sizes."""
+    steps = [step for step in dis.get_instructions(code) if step.opname not in _NOTHING]
+    took = any(
+        step.opcode in dis.hasname
+        and step.argval == "weight"
+        and not (then[0].argval in _TOTALS and then[1].opname.startswith("CALL") and not then[1].arg)
+        for place, step in enumerate(steps[:-1])
+        for then in [(*steps[place + 1 : place + 3], steps[-1])]
+    )
+    return took or any(_weighs(each) for each in code.co_consts if isinstance(each, CodeType))
 
 
 def _of_torch(function: FunctionType) -> bool:

@@ -45,6 +45,7 @@ Again = Callable[[bool, AbstractContextManager[object], Inputs], object]
 _MOST = 16  # runs in which decisions are turned
 _MADE = (1, 2, 3)  # channels that code makes for itself, such as a mask or coordinates
 _DECIDES = "scripted code of {} decides by the value of a tensor, so that its other ways cannot be tried"
+_OTHERWISE = "used otherwise in training than in evaluation"
 _PIXELS = (4, 9, 16)  # channels that become one when they are shuffled to pixels
 
 
@@ -76,11 +77,11 @@ def complete(
         at_hand = _AtHand(state, frozenset(caller for entry in found for caller in entry.callers))
         with untouched(model), beside(state, "used otherwise when the network runs again"):
             again(False, at_hand.listening(), inputs)
+        idle = _labels(state, {name for entry in found for name in _within(state, entry)})
         for entry in found:
             reason = f"'{entry.name}' is not run by the example inputs, and could read or give them"
-            own = {*entry.tied, *(name for name in state.shapes if f"{name}.".startswith(f"{entry.name}."))}
-            tied = [torch.arange(s.start, s.start + s.size) for s in state.slots if s.tensor in own]
-            for atoms in (*tied, *at_hand.met_by(entry)):
+            tied = _labels(state, {*entry.tied, *_within(state, entry)})
+            for atoms in (tied, *at_hand.met_by(entry, idle)):
                 state.pins.append(Pinning(atoms[atoms != L.FIXED], reason, REACH_IT))
 
 
@@ -121,7 +122,7 @@ def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Aga
         try:
             with (
                 untouched(model, weights=True),
-                training_beside(model, state, "used otherwise in training than in evaluation"),
+                training_beside(model, state, _OTHERWISE),
             ):
                 again(True, nullcontext(), batch)
         except ModelError as error:  # the inputs are too small for an auxiliary classifier, or it wants targets
@@ -132,19 +133,35 @@ def _read_in_training(model: nn.Module, state: State, inputs: Inputs, again: Aga
     return frozenset()
 
 
+def _within(state: State, entry: Unreached) -> set[str]:
+    """Return the parameters of what did not run that code has touched all the same, as one that adds them up."""
+    return {name for name in state.shapes if f"{name}.".startswith(f"{entry.name}.")}
+
+
+def _labels(state: State, names: set[str]) -> Tensor:
+    """Return all labels of some parameters."""
+    nothing = torch.zeros(0, dtype=torch.long)
+    return torch.cat([nothing, *(torch.arange(s.start, s.start + s.size) for s in state.slots if s.tensor in names)])
+
+
 def _used(state: State) -> frozenset[str]:
     """Return the parameters and buffers that have been read, but for those that only look so.
 
-    The weights of a layer that does not run are read where all are added up, times zero, for the sake of a training in
-    several processes: what their channels belong to cannot be seen there.
+    The weights of a layer that does not run, and parameters of no layer, are read where all are added up, times zero,
+    for the sake of a training in several processes: what their channels belong to cannot be seen there.
     """
-    idle = [slot for slot in state.slots if slot.tensor.rpartition(".")[0] not in state.stack.entered]
-    if not idle:
-        return frozenset(state.shapes)
     nothing = torch.zeros(0, dtype=torch.long)
     one, other = map(torch.cat, zip((nothing, nothing), *state.edges, *state.sums, strict=True))
-    met = {s.tensor for s in idle if bool((s.has(one) != s.has(other)).any())}
-    return frozenset(state.shapes) - {slot.tensor for slot in idle} | met
+    pinned = torch.cat([nothing, *(pin.atoms for pin in state.pins if not pin.reason.startswith(_OTHERWISE))])
+    idle, met = set[str](), set[str]()
+    for slot in state.slots:
+        ran = slot.tensor.rpartition(".")[0] in state.stack.entered
+        if ran and (slot.tensor not in state.parameters or set(state.roles[slot.tensor]) != {"scales"}):
+            continue  # what a layer that runs has, and numbers
+        idle.add(slot.tensor)
+        if bool((slot.has(one) != slot.has(other)).any()) or (ran and bool(slot.has(pinned).any())):
+            met.add(slot.tensor)
+    return frozenset(state.shapes) - (idle - met)
 
 
 class _AtHand:
@@ -163,9 +180,13 @@ class _AtHand:
             self._hear(names.get(id(module), ""), (args, kwargs, output))
             self._hear(self._state.module, output)  # whose code goes on
 
+        def ran(func: Any, *touched: Any) -> None:
+            if not (isinstance(touched[-1], Tensor) and not touched[-1].dim()):  # nothing else meets what is added up
+                self._hear(self._state.module, touched)
+
         hook = register_module_forward_hook(leave, with_kwargs=True)
         try:
-            with Operators(lambda _, *touched: self._hear(self._state.module, touched)):  # after labels were set
+            with Operators(ran):  # after labels were set
                 yield
         finally:
             with deferred:
@@ -175,11 +196,16 @@ class _AtHand:
         if caller in self._heard:  # nothing is computed here, or it would be taken for the network's own work
             self._heard[caller] += [(tensor.shape, self._state.labels(tensor)) for tensor in tensors_in(value)]
 
-    def met_by(self, entry: Unreached) -> list[Tensor]:
-        """Return the labels that a layer which was not run could meet."""
+    def met_by(self, entry: Unreached, idle: Tensor) -> list[Tensor]:
+        """Return the labels that a layer which was not run could meet.
+
+        Args:
+            entry: the layer.
+            idle: labels of layers that were not run, whose weights are no channels that any layer could meet.
+        """
         met: dict[bytes, Tensor] = {}
         for caller in entry.callers if entry.sizes else ():
-            heard = self._heard[caller]
+            heard = [(shape, layers) for shape, layers in self._heard[caller] if not _among(layers, idle)]
             sizes = {size for shape, _ in heard for size in (*shape[1:], _whole(shape))}
             known = not entry.reads or entry.reads in sizes or not entry.cut
             beside = _sums(shape[d] for shape, _ in heard for d in _channels(shape))
@@ -199,6 +225,11 @@ class _AtHand:
     def everything(self) -> list[Tensor]:
         """Return all labels that were heard."""
         return [torch.unique(layer) for heard in self._heard.values() for _, layers in heard for layer in layers]
+
+
+def _among(layers: Layers, idle: Tensor) -> bool:
+    """Whether all labels of a tensor that has some are among these."""
+    return len(layers) > 0 < len(idle) and all(bool(torch.isin(layer, idle).all()) for layer in layers)
 
 
 def _whole(shape: torch.Size) -> int:

@@ -29,9 +29,11 @@ class Schedule(ABC):
 
     Attributes:
         dials: the settings of methods that say how many there are.
+        all_apart: whether a training is refused that has fewer steps than changes.
     """
 
     dials: ClassVar[tuple[str, ...]] = ("rounds",)
+    all_apart: bool = True
 
     @property
     @abstractmethod
@@ -52,17 +54,17 @@ class Schedule(ABC):
         """Return between how many optimizer steps the changes are spread."""
 
     def check(self, steps: int) -> None:
-        """Refuse a training in which two changes would fall on one step.
+        """Refuse a training in which two changes would fall on one step that must not.
 
         Raises:
             TrainingError: saying how many steps are needed.
         """
         needed = self.stages - 1
-        if self.room(steps) + _HAIR < needed:
+        if self.all_apart and self.room(steps) + _HAIR < needed:
             raise TrainingError(
-                f"the schedule of this method changes the network {self.stages} times, which takes {needed} optimizer "
-                f"steps at least, and its part of this training has {int(self.room(steps) + _HAIR)}; train for longer, "
-                f"or ask for less with {' or '.join(map(setting, self.dials))}"
+                f"the schedule of this method changes the network {self.stages} times, which takes {needed} "
+                f"optimizer steps at least, and its part of this training has {int(self.room(steps) + _HAIR)}; "
+                f"train for longer, or ask for less with {' or '.join(map(setting, self.dials))}"
             )
 
 
@@ -170,12 +172,14 @@ class Retrainings(Course):
 class Cubic(Course):
     """Much at first and less and less later, ``1 - (1 - j / updates)^3`` at update j.
 
-    The first change, at ``begin``, is update 0.
+    The first change, at ``begin``, is update 0. Where there are fewer steps than updates the network may be changed
+    before each of them, to where the course is then.
 
     Attributes:
         updates: how many follow the first change, at equal distances.
         begin: share of the training that goes by before the first change, in [0, 1).
         end: share of the training at which the last one is, above ``begin`` and at most 1.
+        all_apart: see ``Schedule``.
     """
 
     dials: ClassVar[tuple[str, ...]] = ("updates",)
@@ -183,6 +187,7 @@ class Cubic(Course):
     updates: int
     begin: float = 0.0
     end: float = 1.0
+    all_apart: bool = True
 
     @property
     def stages(self) -> int:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from secateur.core.selection.allocation import Point, plan_of
 from secateur.core.selection.search_results import Search
 from secateur.core.sizes.size import size
 from secateur.core.surgery.silence import silencing
-from secateur.core.zeros import splicing
+from secateur.core.zeros import schedules, splicing
 from secateur.core.zeros.shaper import Moment, Shaper
 from secateur.search.bayesian.cooled_search import Adviser
 from secateur.search.racing.evaluation import judge
@@ -25,7 +26,7 @@ Mark = tuple[int, float, float]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(schedules.Schedule):
     """When what happens.
 
     Attributes:
@@ -36,11 +37,26 @@ class Schedule:
         band: see ``splicing.splice``.
     """
 
+    dials: ClassVar[tuple[str, ...]] = ("adaptations",)
+
     rounds: int
     tune: float
     gamma: float
     power: float
     band: float
+
+    @property
+    def stages(self) -> int:
+        """One for each round."""
+        return self.rounds
+
+    def stage(self, step: int, steps: int) -> int:
+        """Return in how many rounds the parameters are due."""
+        return sum(self.turn(number, steps) <= step for number in range(self.rounds))
+
+    def room(self, steps: int) -> float:
+        """Return the steps from one choice in the first round to that in the last."""
+        return steps * (self.rounds - 1) / self.rounds
 
     def turn(self, number: int, steps: int) -> int:
         """Return before which optimizer step the parameters of a round are chosen."""
@@ -76,10 +92,15 @@ class Joint(Shaper):
 
     @torch.no_grad()
     def before_batch(self, moment: Moment) -> None:
-        """Choose parameters where it is time."""
+        """Choose parameters where it is time.
+
+        Raises:
+            TrainingError: if the training is too short for all rounds.
+        """
+        self._schedule.check(moment.steps)
         self._moment = moment
         number = len(self._points)
-        if number < self._schedule.rounds and moment.step >= self._schedule.turn(number, moment.steps):
+        if number < self._schedule.stage(moment.step, moment.steps):
             self._choose(number, moment.step)
 
     @torch.no_grad()
