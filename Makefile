@@ -78,7 +78,7 @@ $(LOWEST)/.made: pyproject.toml
 # One pip command for each, so that torch, torchvision and timm are chosen together and fit each other.
 $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@echo "installing into $(VENV): torch is large, this takes a few minutes"
-	$(PIP) --editable '.[export]'
+	$(PIP) --editable '.[vision,export]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.made

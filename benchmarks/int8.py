@@ -75,7 +75,7 @@ def timed(name: str, of: str, seconds: float) -> dict[str, Any]:
     torch.manual_seed(1)
     images = torch.randn(32, *image.shape[1:])
     networks, noise = {"dense": model, "pruned": result.model}, load_calibration(images)
-    found = corners(networks, image, calibrate=noise, max_drop=1.0, threads=1, seconds=seconds)
+    found = corners(networks, image, calibrate=noise, max_drop=0.99, threads=1, seconds=seconds)
     macs = {"dense": count(model, image).macs, "pruned": count(result.model, image).macs}
     return {"what": "speed", "network": name, "of": of, "macs": macs, "multiples": dict(result.multiples), **cut(found)}
 

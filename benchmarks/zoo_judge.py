@@ -33,6 +33,7 @@ EXACT, PRECISE = 1e-4, 1e-6  # relative, in float32; in float64, where the weigh
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 TRANSPOSED = (nn.modules.conv._ConvTransposeNd,)
 MANY = 32  # values that surely outvote those that collide
+MOST = 2**28  # entries of a table of votes
 Masks = dict[str, Tensor]
 
 
@@ -231,9 +232,23 @@ def _mode(where: Tensor, dim: int, size: int) -> Tensor:
     """Return the most frequent position of each slice across a dimension; -1 where none of its values was found."""
     slices = where.movedim(dim, 0).reshape(where.shape[dim], -1)
     number = torch.arange(len(slices))[:, None].expand_as(slices)
-    votes = torch.bincount((number * (size + 1) + slices + 1).flatten(), minlength=len(slices) * (size + 1))
+    keys = (number * (size + 1) + slices + 1).flatten()
+    if len(slices) * (size + 1) > MOST:
+        return _sparse_mode(keys, len(slices), size)
+    votes = torch.bincount(keys, minlength=len(slices) * (size + 1))
     votes = votes.view(len(slices), size + 1)[:, 1:]
     return torch.where(votes.sum(1) > 0, votes.argmax(1), -1)
+
+
+def _sparse_mode(keys: Tensor, slices: int, size: int) -> Tensor:
+    """Return the same of the votes that there are, where a table of all that there could be has no room."""
+    values, counts = keys.unique(return_counts=True)
+    row, place = values // (size + 1), values % (size + 1) - 1
+    row, place, counts = row[place >= 0], place[place >= 0], counts[place >= 0]
+    most = torch.zeros(slices, dtype=torch.long).scatter_reduce(0, row, counts, "amax")
+    first = counts == most[row]
+    found = torch.full((slices,), size).scatter_reduce(0, row[first], place[first], "amin")
+    return torch.where(found < size, found, -1)
 
 
 # -- what is zeroed --------------------------------------------------------------------------------------------

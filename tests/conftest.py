@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 
 import pytest
@@ -42,3 +43,13 @@ def _networks_count_as_trained(request: pytest.FixtureRequest, monkeypatch: pyte
     """Leave the warning of random weights, which nearly all these networks have, to the tests of it."""
     if request.path.name != "test_preflight.py":
         monkeypatch.setattr("secateur.run.preflight.is_untrained", lambda model: False)
+
+
+@pytest.fixture(autouse=True)
+def _times_need_not_be_steady(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time networks for a moment: what becomes of times is tested, and times themselves by the tests of measuring."""
+    if "measure" not in request.path.parts:
+        timing = importlib.import_module("secateur.measure.side_by_side")
+        turns_of = timing.turns_of
+        brief = lambda made, seconds, *rest, **more: turns_of(made, min(seconds, 0.1), *rest, **more)  # noqa: E731
+        monkeypatch.setattr(timing, "turns_of", brief)

@@ -220,3 +220,23 @@ def test_where_half_is_out_of_reach_half_of_what_can_go_is_asked_for(inputs: tup
     assert pruning.facts["asked"] == pytest.approx((1 + pruning.facts["reachable"]) / 2)
     assert pruning.facts["keep"] <= pruning.asked
     assert outcome(judge(dense, thin, inputs).exact, pruning.verified, pruning.asked, 0.5) == "less"
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3, 3), (40, 50), (64, 40, 3, 3), (4, 90)])
+def test_positions_are_found_alike_where_there_is_no_room_for_all_votes(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = torch.randn(shape).mul(50).round()  # with values that collide
+    rows, columns = torch.arange(0, shape[0], 2), torch.arange(1, shape[1], 3)
+    thin = dense[rows][:, columns]
+    found = positions(dense, thin)
+    monkeypatch.setattr("zoo_judge.MOST", 0)
+    again = positions(dense, thin)
+    assert (found is None) == (again is None)
+    assert found is None or torch.equal(found, again)
+    other = torch.randn(shape)
+    kept = positions(other, other[rows][:, columns])
+    wanted = torch.zeros(shape, dtype=torch.bool)
+    wanted[rows[:, None], columns] = True
+    assert kept is not None
+    assert torch.equal(kept, wanted)

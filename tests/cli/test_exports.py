@@ -209,7 +209,7 @@ def test_int8_is_calibrated_and_judged_on_the_images_of_the_result(
     secateur: Call, pruned: Path, tmp_path: Path
 ) -> None:
     small = Path(shutil.copytree(pruned, tmp_path / "small"))
-    (found,) = exported(secateur, "--int8", "--leave", "fc2", "--max-drop", "1")
+    (found,) = exported(secateur, "--int8", "--leave", "fc2", "--max-drop", "0.9")
     assert Path(found["path"]).name == "model.int8.onnx"
     assert found["int8"]["left"] == ["fc2"]
     assert found["int8"]["after"]["examples"] == 500

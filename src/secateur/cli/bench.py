@@ -35,7 +35,8 @@ class Conditions:
     """How the networks are timed.
 
     Attributes:
-        runtime: in what to run them, one or several; all of float32 that are installed if not given.
+        runtime: in what to run them, one or several; all of float32 that are installed if not given, of which
+            compile takes by far the longest.
         batch_size: images in a pass.
         threads: of the CPU; as many as torch takes if not given.
         seconds: how long to time each network in each runtime.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secateur.cli import exports
+from secateur.cli.carrying_out import without_missing
 from secateur.cli.command import Given
 from secateur.cli.flags import Flag, flags_of
 from secateur.cli.network_flags import Files, Quantising, Testing, Timing
@@ -186,11 +187,10 @@ def export(
     """
     from secateur import artifact
     from secateur.export import BESIDE, FILES
+    from secateur.recipe_rules import EXPORTS
 
     asked, quantising = Files(**given.of("own")), Quantising(**given.of("int8"))
-    formats = asked.kinds()
-    if not formats:
-        raise typer.BadParameter(f"say what to write: {', '.join(FILES)}.", param_hint="'--format'")
+    formats = asked.kinds() or without_missing(EXPORTS)
     for kind in formats:
         if not force:
             weights = [Path(FILES[kind]).with_suffix(BESIDE[kind]).name] if kind in BESIDE else []

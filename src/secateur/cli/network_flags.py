@@ -56,7 +56,7 @@ class Files:
     """What to export.
 
     Attributes:
-        format: what to write, one or several.
+        format: what to write, one or several; pt2 and, with secateur[export], onnx if nothing is asked for.
         source: the same as --format source; plain PyTorch code and its weights, as it was trained.
         int8: the same as --format onnx-int8; an ONNX file with its layers in int8.
         fold: make all but source ready to run, batch norms folded and kernels laid out as it runs fastest here; else

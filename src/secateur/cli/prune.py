@@ -70,7 +70,9 @@ def prune(
     Each method has settings of its own: add --method NAME --help to see them. A run that was killed goes on
     when the same command is given again.
     """
-    more = {} if "export" in given.of("recipe") else {"export": without_missing(("pt2", "onnx"))}
+    from secateur.recipe_rules import EXPORTS
+
+    more = {} if "export" in given.of("recipe") else {"export": without_missing(EXPORTS)}
     training = _training(given)
     first = _first(given, training)
     for what, asked in (("fine-tuning", training), ("training the dense network", first)):

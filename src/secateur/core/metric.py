@@ -97,6 +97,6 @@ def refuse_endless(max_drop: float, metric: Metric | None) -> None:
     if max_drop < 1 or (metric is not None and metric.unit != "%"):
         return
     what = f"{metric.name} is a share, which cannot lose more than 1" if metric is not None else _ANSWERS
-    unit = "points" if metric is not None else "%"
+    unit = "%" if metric is None else "point" if max_drop == 1 else "points"
     remedy = f"set {max_drop / 100:g} for {max_drop:g} {unit}"
     raise SettingError(f"{setting('max_drop')} is {max_drop:g}, and {what}; {remedy}")

@@ -16,6 +16,7 @@ from secateur.measure import Measurement, SpeedUp
 from secateur.measure.forward import repeated
 from secateur.outcome import Step, widths
 from secateur.run import budget_target, headline_speed, preflight, shown_answers, speed_forecast
+from secateur.run.fine_tuned import warn_if_worse
 from secateur.run.job import Job
 from secateur.run.layer_times import aligned
 from secateur.run.result import Result
@@ -76,6 +77,8 @@ class Pipeline:
                 histories.append(now.recover(plan))
         job.speed_up(model, job.inputs)
         after = job.measure(model, "the pruned network")
+        if middle is not None and job.train is not None and histories:
+            warn_if_worse(middle, after, job.train, job.tell)
         answers = shown_answers.compared(job, model) if job.answers else {}
         speed = self.time(model)  # when all else is done
         if job.latency and speed is not None:
