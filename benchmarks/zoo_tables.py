@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from typing import Any
 
+LARGE = 100  # MiB, beside which what every run loads is little
 Row = dict[str, Any]
 OURS = (
     ("exact at half the MACs", ("exact",)), ("exact with less", ("less",)), ("exact, in coarse steps", ("coarse",)),
@@ -91,12 +92,12 @@ def _seconds(found: list[Row]) -> str:
 
 
 def _over(found: list[Row]) -> str:
-    """Say which networks need more memory than three times the model and one forward pass."""
-    most = max(found, key=lambda row: row["peak"])
-    many = [row for row in found if row["peak"] > 3 * row["model"] + row["forward"]]
-    return (
-        f"{most['peak']:.0f} MiB at most, more than three times the model and one forward pass on {len(many)} of them"
-    )
+    """Say how much memory they need, and how many times the model and one forward pass where models are large."""
+    most = max(row["peak"] for row in found)
+    times = [row["peak"] / (row["model"] + row["forward"]) for row in found if row["model"] > LARGE]
+    more = f", {statistics.median(times):.1f} times the model and one forward pass in the median" if times else ""
+    more += f" and {max(times):.1f} times at most, of models of more than {LARGE} MiB" if times else ""
+    return f"{most:.0f} MiB at most{more}"
 
 
 def _exceptions(rows: list[Row]) -> list[str]:
