@@ -107,6 +107,7 @@ def test_plan_and_prune_refuse_alike(secateur: Call, tmp_path: Path, words: list
     [
         (["--lr=-1"], "'lr' must be a number above 0"),
         (["--augment", "none"], "--augment says how to fine-tune, and nothing for how long: add --epochs 10, say, or "),
+        (["--no-recalibrate", "--lr", "1"], "--lr says how to fine-tune, and nothing for how long"),
         (["--batch-size", "8", "--lr", "1"], "--(lr|batch-size) says how to fine-tune, and nothing for how long"),
         (["--pretrain-lr", "1"], "--pretrain-lr says how to train the dense network, .*: add --pretrain-epochs 10"),
         (["--epochs", "1", "--augment", "cropp"], "unknown augmentation 'cropp' .did you mean 'crop'"),

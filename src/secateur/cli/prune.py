@@ -132,11 +132,14 @@ def _training(given: Given) -> Settings | None:
     from secateur.training.settings import Settings
 
     values = given.of("train")
-    if not values or (values.get("epochs") == 0 and not values.get("recalibrate")):
+    asked = {name: value for name, value in values.items() if name != "recalibrate" or value}
+    if set(asked) == {"recalibrate"}:  # which needs no epochs
+        asked["epochs"] = 0
+    if not asked or (asked.get("epochs") == 0 and not asked.get("recalibrate")):
         return None
-    settings = Settings(**values)
-    if given.of("recipe").get("minutes") is None and not values.get("recalibrate"):
-        _refuse_without_length(values, "", "how to fine-tune")
+    settings = Settings(**asked)
+    if given.of("recipe").get("minutes") is None:
+        _refuse_without_length(asked, "", "how to fine-tune")
     return settings
 
 

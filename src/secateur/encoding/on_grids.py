@@ -52,8 +52,8 @@ def grids_in(model: nn.Module) -> dict[str, Grid]:
     found: dict[str, Grid] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, LAYERS):
-            weight: Any = layer.weight
-            grid = grid_of(weight.detach().cpu(), output_axis(layer))
+            weight: Any = getattr(layer, "weight", None)
+            grid = grid_of(weight.detach().cpu(), output_axis(layer)) if isinstance(weight, Tensor) else None
             if grid is not None:
                 found[f"{name}.weight" if name else "weight"] = grid
     return found

@@ -31,7 +31,15 @@ class Scaled(nn.Module):
         return self.last(self.first(x).relu() * self.scale())
 
     def scale(self) -> float:
-        return 1.0
+        return 2.0 if self.own == id(self.first) else 1.0
+
+
+class Attributes(dict[str, Any]):
+    """A table whose entries hide its methods, as those of many settings do."""
+
+    def __init__(self, **entries: Any) -> None:
+        super().__init__(entries)
+        self.__dict__ = self
 
 
 @pytest.mark.parametrize(
@@ -53,6 +61,21 @@ def test_a_network_that_keeps_numbers_of_its_parts_is_refused_in_one_sentence(ke
     ):
         with pytest.raises(ModelError, match=words):
             call()
+
+
+def test_numbers_that_no_code_of_the_forward_asks_for_are_no_hindrance() -> None:
+    class Grouped(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+            self.no_decay = set(map(id, (self[0].bias, self[2].bias)))
+
+    assert trace(Grouped().eval(), IMAGES).groups
+
+
+def test_a_table_whose_entries_hide_its_methods_is_looked_into() -> None:
+    assert trace(Scaled(lambda net: Attributes(values=[1], keys=2)).eval(), IMAGES).groups
+    with pytest.raises(ModelError, match="'own' holds the id of 'first'"):
+        trace(Scaled(lambda net: Attributes(values=[id(net.first)])).eval(), IMAGES)
 
 
 def test_tables_that_a_copy_has_of_its_own_are_no_hindrance() -> None:

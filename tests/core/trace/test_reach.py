@@ -573,3 +573,20 @@ def test_a_weight_that_is_asked_for_its_size_is_no_total() -> None:
             return self.never.weight.sum() + self.last.weight.sum(0).shape[0]
 
     assert not trace(Asks("").eval(), DARK).groups
+
+
+@pytest.mark.parametrize("total", [True, False])
+def test_what_lies_beside_a_parameter_in_a_layer_that_does_not_run_stays(total: bool) -> None:
+    class Prompted(AddedUp):
+        def __init__(self) -> None:
+            super().__init__("", reads=40, gated=16)
+
+        def forward(self, x: Tensor, gates: bool = False) -> Tensor:
+            x = self.second(self.first(x).relu()).relu().mean((2, 3))
+            if gates:
+                return self.never(torch.cat([x, self.gate.flatten().expand(len(x), -1)], 1))
+            return self.last(x) + (0 * self.gate.sum() if total else 0)
+
+    net = Prompted().eval()
+    graph = trace(net, DARK)
+    assert apply(net, graph, third(graph))(DARK, True).shape == (len(DARK), 7)

@@ -107,6 +107,10 @@ def test_every_change_happens_once_in_a_training_that_is_long_enough(schedule: S
 def test_a_short_training_follows_the_course_as_closely_as_it_can(steps: int) -> None:
     """It lags behind by no more than an update, of which the first, the largest, is 0.143 of the way."""
     short = Cubic(20, 0.1, 0.7, all_apart=False)
+    if steps < 2:
+        with pytest.raises(TrainingError, match="1 optimizer step, of which none would follow a change; train for"):
+            short.check(steps)
+        return
     short.check(steps)
     for step, stage in enumerate(short.stage(step, steps) for step in range(steps)):
         way = min(1.0, max(0.0, (step / steps - 0.1) / 0.6))

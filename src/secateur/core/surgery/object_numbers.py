@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
-from typing import Any, cast
+from types import CodeType, FunctionType
+from typing import Any
 
 from torch import nn
 
@@ -11,6 +13,7 @@ from secateur.errors import ModelError
 
 _DEEPEST = 3  # containers in containers
 _MOST = 10_000  # entries; no table of a network's parts is longer
+_CONTAINERS: tuple[Any, ...] = (dict, list, tuple, set, frozenset)
 _HERE = "name layers by strings, or compute the numbers where they are used"
 
 
@@ -20,6 +23,8 @@ def refuse_object_numbers(model: nn.Module) -> None:
     Raises:
         ModelError: saying where the number is kept, and of what it is.
     """
+    if not any(_asks(function, set()) for kind in {type(it) for it in model.modules()} for function in _methods(kind)):
+        return  # such as numbers that only an optimizer asks for
     own: dict[int, str] = {id(module): name for name, module in model.named_modules()}
     own |= {id(tensor): name for named in (model.named_parameters(), model.named_buffers()) for name, tensor in named}
     for name, module in model.named_modules():
@@ -31,6 +36,40 @@ def refuse_object_numbers(model: nn.Module) -> None:
                     f"{type(model).__name__} cannot be copied: '{where}' holds the id of "
                     f"{_called(own[found])}, which another object has in a copy; {_HERE}"
                 )
+
+
+def _methods(kind: type) -> Iterator[FunctionType]:
+    """Yield the functions of a class and of those that it is made of, but for how they begin, and for torch's own."""
+    for each in kind.__mro__:
+        if each.__module__.partition(".")[0] == "torch":
+            continue
+        for name, value in vars(each).items():
+            member = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            if name != "__init__" and isinstance(member, FunctionType):
+                function = inspect.unwrap(member)
+                if isinstance(function, FunctionType):
+                    yield function
+
+
+def _asks(function: FunctionType, seen: set[int]) -> bool:
+    """Tell whether code, or the functions of its module that it names, looks for the ``id`` of something."""
+    seen.add(id(function))
+    names = set(_names(function.__code__))
+    if "id" in names:
+        return True
+    others = (function.__globals__.get(name) for name in names)
+    return any(_asks(it, seen) for it in others if isinstance(it, FunctionType) and _is_near(it, function, seen))
+
+
+def _is_near(other: FunctionType, function: FunctionType, seen: set[int]) -> bool:
+    return id(other) not in seen and other.__globals__ is function.__globals__
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _names(each)
 
 
 def of_another(model: nn.Module, error: Exception) -> str:
@@ -49,10 +88,12 @@ def _numbers(value: Any, depth: int = 0) -> Iterator[int]:
     kind: Any = type(value)  # isinstance would wake lazy objects
     if kind is int:
         yield value
-    elif depth < _DEEPEST and issubclass(kind, dict | list | tuple | set | frozenset) and len(value) <= _MOST:
-        table = cast("dict[Any, Any]", value) if issubclass(kind, dict) else None
-        for each in (*table, *table.values()) if table is not None else value:
-            yield from _numbers(each, depth + 1)
+    elif depth < _DEEPEST:
+        plain = next((it for it in _CONTAINERS if issubclass(kind, it)), None)  # whose own methods none has replaced
+        if plain is not None and plain.__len__(value) <= _MOST:
+            table = dict.values(value) if plain is dict else ()
+            for each in (*plain.__iter__(value), *table):
+                yield from _numbers(each, depth + 1)
 
 
 def _called(name: str) -> str:

@@ -78,10 +78,11 @@ def complete(
         with untouched(model), beside(state, "used otherwise when the network runs again"):
             again(False, at_hand.listening(), inputs)
         idle = _labels(state, {name for entry in found for name in _within(state, entry)})
+        loose = frozenset(size for entry in found if entry.alone for size in entry.sizes)
         for entry in found:
             reason = f"'{entry.name}' is not run by the example inputs, and could read or give them"
             tied = _labels(state, {*entry.tied, *_within(state, entry)})
-            for atoms in (tied, *at_hand.met_by(entry, idle)):
+            for atoms in (tied, *at_hand.met_by(entry, idle, loose)):
                 state.pins.append(Pinning(atoms[atoms != L.FIXED], reason, REACH_IT))
 
 
@@ -196,19 +197,20 @@ class _AtHand:
         if caller in self._heard:  # nothing is computed here, or it would be taken for the network's own work
             self._heard[caller] += [(tensor.shape, self._state.labels(tensor)) for tensor in tensors_in(value)]
 
-    def met_by(self, entry: Unreached, idle: Tensor) -> list[Tensor]:
+    def met_by(self, entry: Unreached, idle: Tensor, loose: frozenset[int]) -> list[Tensor]:
         """Return the labels that a layer which was not run could meet.
 
         Args:
             entry: the layer.
             idle: labels of layers that were not run, whose weights are no channels that any layer could meet.
+            loose: sizes of parameters of no layer that were not run either, and can lie beside channels.
         """
         met: dict[bytes, Tensor] = {}
         for caller in entry.callers if entry.sizes else ():
             heard = [(shape, layers) for shape, layers in self._heard[caller] if not _among(layers, idle)]
             sizes = {size for shape, _ in heard for size in (*shape[1:], _whole(shape))}
             known = not entry.reads or entry.reads in sizes or not entry.cut
-            beside = _sums(shape[d] for shape, _ in heard for d in _channels(shape))
+            beside = _sums(loose.union(shape[d] for shape, _ in heard for d in _channels(shape)))
 
             @cache
             def fits(width: int, entry: Unreached = entry, sizes: set[int] = sizes, others: set[int] = beside) -> bool:

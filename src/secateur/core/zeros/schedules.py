@@ -54,12 +54,17 @@ class Schedule(ABC):
         """Return between how many optimizer steps the changes are spread."""
 
     def check(self, steps: int) -> None:
-        """Refuse a training in which two changes would fall on one step that must not.
+        """Refuse a training in which two changes would fall on one step that must not, or all on its end.
 
         Raises:
             TrainingError: saying how many steps are needed.
         """
         needed = self.stages - 1
+        if not self.all_apart and self.room(steps) + _HAIR < 1:
+            raise TrainingError(
+                f"this method changes the network step by step, and its part of this training has {steps} optimizer "
+                f"step{'s' * (steps != 1)}, of which none would follow a change; train for longer"
+            )
         if self.all_apart and self.room(steps) + _HAIR < needed:
             raise TrainingError(
                 f"the schedule of this method changes the network {self.stages} times, which takes {needed} "

@@ -152,9 +152,11 @@ def check(model: Any, name: str, *, weightless: bool = False) -> None:
         _check_operator(node, name)
     if graph.sparse_initializer:
         raise ModelError(f"{name} holds sparse weights, which are not read; export it with dense ones")
+    read = {each for node in graph.node for each in node.input} | {value.name for value in graph.output}
     held = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.type == a.TENSOR)]
-    for tensor in held:
-        _check_tensor(tensor, name, weightless=weightless)
+    for place, tensor in enumerate(held):
+        idle = place < len(graph.initializer) and tensor.name not in read
+        _check_tensor(tensor, name, weightless=weightless, idle=idle)
 
 
 def opset_of(model: Any) -> int:
@@ -180,7 +182,7 @@ def _check_operator(node: Any, name: str) -> None:
         )
 
 
-def _check_tensor(tensor: Any, name: str, *, weightless: bool) -> None:
+def _check_tensor(tensor: Any, name: str, *, weightless: bool, idle: bool) -> None:
     what = f"{name}: the constant '{reading.shown(tensor.name)}'"
     kind = onnx().TensorProto.DataType
     if tensor.data_type not in _BYTES:
@@ -198,7 +200,7 @@ def _check_tensor(tensor: Any, name: str, *, weightless: bool) -> None:
         raise ModelError(
             f"{what} has the shape {list(tensor.dims)[:8]}, which its content does not have; it is damaged"
         )
-    if there and tensor.data_type in (_FLOAT, _DOUBLE) and _holds_nan(tensor):
+    if there and not idle and tensor.data_type in (_FLOAT, _DOUBLE) and _holds_nan(tensor):
         raise ModelError(f"{what} holds NaN, of which nothing can be computed; export the network with sound weights")
 
 

@@ -77,13 +77,13 @@ class Values:
         return sum(math.prod(shape) for name, shape in self.shapes.items() if name not in self.known)
 
     def refuse_sums(self, outputs: Iterable[str]) -> None:
-        """Refuse outputs of no dimensions, which are those of no image.
+        """Refuse outputs of no dimensions, which are those of no image; of those that no image enters others say so.
 
         Raises:
             ModelError: naming one.
         """
         for output in outputs:
-            if self.shapes.get(output) == ():
+            if self.shapes.get(output) == () and output not in self.known:
                 raise ModelError(
                     f"{self._name}: its output '{output}' is one number for all images together, which says nothing of "
                     "each; export the network without what comes after its predictions"
