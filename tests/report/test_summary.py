@@ -196,7 +196,7 @@ def test_a_speed_up_is_told_with_its_interval_and_runtime(document):
     assert (row.before, row.after) == ("12.1 ms", "6.05 ms")  # by the clock that decides
     assert (row.ratio, row.interval) == ("2.00× faster", "95 % interval 1.96 to 2.03")
     assert "timed in 11 turns when all else was done" in timing(told)
-    assert "on the wall it was 1.90×" in timing(told)
+    assert "(by the wall clock it was 1.90×)" in timing(told)
     slower = rows(timed(document, speed_of(0.8, 0.76, 0.85)))[-1]
     assert (slower.ratio, slower.interval) == ("1.25× slower", "95 % interval 1.18 to 1.32")
 

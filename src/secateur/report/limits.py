@@ -63,7 +63,7 @@ def foretold(document: Document) -> list[str]:
     if speed is None:
         return [sentence(f"the speed-up could not be foretold: {reasons}")]
     change = f"{speed['ratio']:.2f}{TIMES} the speed" if speed["differs"] else SAME
-    text = f"foretold before the work, by an untrained stand-in: {change}"
+    text = f"foretold before the work, by an untrained stand-in whose widths may be others: {change}"
     if promise["price"] is not None:
         text += f"; widths chosen for speed would have taken {1 / promise['price']:.2f} times its time"
     return [sentence(f"{text}; {reasons}" if reasons else text)]

@@ -183,11 +183,11 @@ def timing(document: Document) -> str:
     if not speed:
         return f"{text}."
     text += (
-        f" on the clock on the wall. The two networks were timed in {speed['rounds']} turns when all else was done; "
+        f", by the wall clock. The two networks were timed in {speed['rounds']} turns when all else was done; "
         "the change is the median over the turns"
     )
     if speed["clock"] == "processor":
-        wall = f": on the wall it was {speed['wall_ratio']:.2f}{TIMES}" if speed["differs"] else ""
+        wall = f" (by the wall clock it was {speed['wall_ratio']:.2f}{TIMES})" if speed["differs"] else ""
         text += f", in processor time, which other programs disturb the least{wall}"
     return f"{text}."
 
