@@ -66,6 +66,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "reconstruction/passes.py": DECIDE,
     "repair/repairs.py": DECIDE,
     "rules.py": NAMED,
+    "run/fine_tuned.py": ("prune",),
     "run/preflight.py": ("prune", "plan", "sensitivity", "explain"),
     "run/budget_target.py": DECIDE,
     "run/calibration_images.py": NAMED,
