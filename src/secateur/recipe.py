@@ -39,8 +39,7 @@ class Recipe:
     """Everything that defines a run; equal recipes on equal machines give equal networks.
 
     Attributes:
-        model: which network: ``"secateur:resnet20"``, ``"torchvision:resnet18"``, ``"timm:..."``, ``"net.onnx"``, or
-            your own, ``"net.py:function"``.
+        model: which network: ``"secateur:resnet20"``, ``"timm:resnet18"``, ``"net.onnx"``, or ``"net.py:function"``.
         weights: file with the trained weights, or ``"pretrained"`` for those that torchvision or timm publish; empty
             for none.
         transfer: the weights were trained on other data: the classifier is drawn anew for the classes of this data.

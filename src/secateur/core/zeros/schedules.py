@@ -62,8 +62,8 @@ class Schedule(ABC):
         needed = self.stages - 1
         if not self.all_apart and self.room(steps) + _HAIR < 1:
             raise TrainingError(
-                f"this method changes the network step by step, and its part of this training has {steps} optimizer "
-                f"step{'s' * (steps != 1)}, of which none would follow a change; train for longer"
+                f"this method changes the network step by step, and none of this training's {steps} would follow a change; "
+                "train for longer"
             )
         if self.all_apart and self.room(steps) + _HAIR < needed:
             raise TrainingError(
