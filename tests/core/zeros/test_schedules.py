@@ -108,7 +108,9 @@ def test_a_short_training_follows_the_course_as_closely_as_it_can(steps: int) ->
     """It lags behind by no more than an update, of which the first, the largest, is 0.143 of the way."""
     short = Cubic(20, 0.1, 0.7, all_apart=False)
     if steps < 2:
-        with pytest.raises(TrainingError, match="none of this training's 1 would follow a change; train for longer"):
+        with pytest.raises(
+            TrainingError, match="no step of 1 would follow a change of this method's schedule; train for longer"
+        ):
             short.check(steps)
         return
     short.check(steps)

@@ -61,10 +61,7 @@ class Schedule(ABC):
         """
         needed = self.stages - 1
         if not self.all_apart and self.room(steps) + _HAIR < 1:
-            raise TrainingError(
-                f"this method changes the network step by step, and none of this training's {steps} would follow a change; "
-                "train for longer"
-            )
+            raise TrainingError(f"no step of {steps} would follow a change of this method's schedule; train for longer")
         if self.all_apart and self.room(steps) + _HAIR < needed:
             raise TrainingError(
                 f"the schedule of this method changes the network {self.stages} times, which takes {needed} "
