@@ -18,7 +18,7 @@ from secateur import artifact, load
 from secateur.cli import exports
 from secateur.core.surgery import relative_difference, run
 from secateur.errors import ExportError, ModelError
-from secateur.measure import deploy, deployment
+from secateur.measure import Latency, deploy, deployment
 from secateur.measure.side_by_side import SideBySide
 from secateur.models import build
 
@@ -114,6 +114,17 @@ def test_export_says_what_it_did(secateur: Call, small: Path) -> None:
     assert "channels last" in said
     assert "any batch size, 2 batch norms folded" in said
     assert "Ready to run" not in secateur("export", "small", "--trust", "--source").out
+
+
+def test_a_memory_format_that_only_looks_slower_is_said_to_be_no_slower() -> None:
+    def said(contiguous: float) -> str:
+        by_name = {"as given": 1.0, "contiguous": contiguous, "channels_last": 2.0}
+        times = {name: Latency(value, 1.0, 3, 1, 2, "cpu", "eager") for name, value in by_name.items()}
+        (line,) = exports.said_of(deployment.Deployed(nn.Identity(), (), (), "contiguous", 0.0, times))
+        return line
+
+    assert said(2.5).endswith("channels last 2 ms, which their scatter does not tell apart).")
+    assert said(1.5).endswith("channels last 2 ms).")
 
 
 @pytest.mark.parametrize(

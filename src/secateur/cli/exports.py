@@ -161,7 +161,12 @@ def said_of(made: Deployed | None) -> list[str]:
         by_name = {name.replace("_", " "): each.milliseconds for name, each in made.times.items()}
         times = ", ".join(f"{name} {milliseconds:.3g} ms" for name, milliseconds in by_name.items())
         threads = next(iter(made.times.values())).threads
-        parts.append(f"{made.memory_format.replace('_', ' ')} (eager, threads: {threads}; {times})")
+        formats = {
+            name: each.milliseconds for name, each in made.times.items() if name in ("contiguous", "channels_last")
+        }
+        unsure = formats and formats[made.memory_format] > min(formats.values())
+        why = ", which their scatter does not tell apart" if unsure else ""
+        parts.append(f"{made.memory_format.replace('_', ' ')} (eager, threads: {threads}; {times}{why})")
     return [f"Ready to run: {'; '.join(parts)}."] if parts else []
 
 
