@@ -81,7 +81,7 @@ def table(dense: Sequence[Row], rows: Sequence[Row], arms: Sequence[str]) -> Ite
         for epochs in sorted({row["epochs"] for row in rows if row["arm"] == arm}):
             own = [row for row in rows if row["arm"] == arm and row["epochs"] == epochs and "metrics" in row]
             if own:
-                said = f"{arm}, {epochs} epochs" if epochs else arm
+                said = f"{arm}, {epochs} epoch{'s' * (epochs != 1)}" if epochs else arm
                 macs = statistics.mean(row["macs"] for row in own)
                 yield line(said, f"{macs:.2f}", speed(own), *(value(own, *which) for which in metrics))
 
