@@ -27,7 +27,12 @@ def test_a_file_is_pruned_from_images_alone_and_its_result_goes_through_every_co
     assert document["repairs"][0]["step"] == "reconstruct"
     assert [it.name for it in onnx.load("half/model.onnx").graph.input] == ["x"]
     Path("net.onnx").rename("moved.onnx")  # what follows needs the folder alone
-    for words in (["explain", "half"], ["measure", "half", "--no-latency"], ["export", "half", "--format", "source"]):
+    for words in (
+        ["explain", "half"],
+        ["measure", "half", "--no-latency"],
+        ["export", "half", "--format", "source"],
+        ["export", "half", "--int8"],
+    ):
         ended = run(capsys, *words)
         assert ended.status == 0, ended
     gone = run(capsys, "run", "half", "--out", "again")

@@ -621,3 +621,11 @@ def test_weights_beside_the_file_are_read_and_no_others(tmp_path: Path) -> None:
             from_onnx(outside(folder / "net.onnx", "w.bin", **more))
     with pytest.raises(ModelError, match=r"keeps its weights in gone\.bin, which cannot be read"):
         from_onnx(outside(folder / "net.onnx", "gone.bin"))
+
+
+def test_batch_norms_that_were_not_folded_are_written_in_evaluation(net: Path, tmp_path: Path) -> None:
+    """By an exporter that puts what it exports back into the mode in which it found the outermost module."""
+    model = from_onnx(net).eval()
+    made = export_onnx(model, torch.randn(2, 3, 8, 8), tmp_path / "again.onnx")
+    assert made.difference < 1e-5
+    assert not any(module.training for module in model.modules())

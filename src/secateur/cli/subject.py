@@ -85,9 +85,20 @@ def images_of_folder(
 
 def _recipe_of(asked: Mapping[str, Any], folder: Path, loaded: Loaded) -> Recipe:
     """Return the recipe of a folder with what flags say instead; one that says no more where it has none."""
+    from secateur.models.onnx_files import is_onnx
+
     if not {"mean", "std"} & asked.keys():
         asked = {**asked, **_normalisation(folder, loaded.measurement)}
+    if loaded.recipe is not None and is_onnx(loaded.recipe.model):  # which the folder holds; the file may be gone
+        asked = {"image": _shape(loaded.recipe, loaded, asked), **asked, "model": "none"}
     return _recipe({"model": "none", **asked}) if loaded.recipe is None else replace(loaded.recipe, **asked)
+
+
+def _shape(recipe: Recipe, loaded: Loaded, asked: Mapping[str, Any]) -> str:
+    """Return the shape of the images that a network takes where neither its recipe nor a flag says a size."""
+    sizes = tuple(example.shape[1:]) if hasattr(example := example_of(loaded), "shape") else ()
+    named = "image_size" in asked or recipe.image or recipe.image_size is not None
+    return recipe.image if named or len(sizes) != 3 else "x".join(map(str, sizes))
 
 
 def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, Any]:

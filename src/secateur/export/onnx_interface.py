@@ -59,7 +59,9 @@ class Called:
             for x, last in zip(given, self.last, strict=True)
         ]
         graph.output(graph.call_module("network", tuple(firsts)))
-        return fx.GraphModule({"network": network}, graph)
+        made = fx.GraphModule({"network": network}, graph)
+        made.training = network.training  # else an exporter that puts it back leaves the network in training
+        return made
 
     def axis(self, name: str) -> str:
         """Return what the free batch of a value is called; where it has no name, as that of others, or as usual."""

@@ -24,6 +24,7 @@ _BESIDE = (
 
 
 _MASKED = (*_BESIDE, "Where")
+_BY_CHANNEL = 13  # version of the operators that quantise channel by channel
 
 
 class Quantiser:
@@ -95,9 +96,18 @@ def _prepared(program: bytes) -> bytes:
     with _refusing(), quiet(), TemporaryDirectory() as folder:
         shapes: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
         given, path = Path(folder, "given.onnx"), Path(folder, "prepared.onnx")
-        given.write_bytes(program)
+        given.write_bytes(_scaled_by_channel(program))
         shapes.quant_pre_process(given, path, skip_symbolic_shape=True)  # sympy would be one more package
         return path.read_bytes()
+
+
+def _scaled_by_channel(program: bytes) -> bytes:
+    """Return a program in operators that know a scale for each channel, which older ones do not."""
+    onnx: Any = importlib.import_module("onnx")
+    model = onnx.load_model_from_string(program)
+    if max((it.version for it in model.opset_import if it.domain == ""), default=_BY_CHANNEL) >= _BY_CHANNEL:
+        return program
+    return importlib.import_module("onnx.version_converter").convert_version(model, _BY_CHANNEL).SerializeToString()
 
 
 def _layers(program: bytes) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
