@@ -218,6 +218,10 @@ class Call:
         """Names of all parameters; those that take any number of arguments get one."""
         return tuple(inspect.signature(self.function).parameters)
 
+    def default(self, name: str) -> Any:
+        """Return what an argument is where it is not given; a thing of its own where it must be."""
+        return inspect.signature(self.function).parameters[name].default
+
     def __call__(self, name: str, value: Any) -> str:
         """Call with one strange argument; say what is wrong with what happens, nothing if all is well."""
         given = {**self.given(), name: value}

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from torch import nn
 
 from secateur import Settings
+from secateur.data import Data
 from secateur.events import Event
 from secateur.measure import Counts, Measurement, Quality
+from secateur.run import prune
 from secateur.run.fine_tuned import warn_if_worse
 from secateur.spelling import spelt_for
 from secateur.tasks import ACCURACY, Metric
@@ -41,3 +46,14 @@ def test_other_metrics_are_judged_in_their_direction() -> None:
     assert said(measured(2.0, error), measured(1.0, error)) == []
     assert "1.000 before" in said(measured(1.0, error), measured(2.0, error))[0]
     assert said(measured(1.0, error), measured(float("nan"), error))
+
+
+def test_a_run_says_it_once_and_only_where_it_is_so(trained: nn.Module, data: Data, train: Settings) -> None:
+    def warnings(lr: float) -> list[str]:
+        heard: list[Event] = []
+        settings = replace(train, lr=lr)
+        prune(trained, None, "magnitude", 0.8, data=data, train=settings, latency=False, tell=heard.append)
+        return [event.text for event in heard if event.stage == "warning" and "fine-tuning" in event.text]
+
+    assert len(warnings(5.0)) == 1
+    assert warnings(1e-4) == []

@@ -158,13 +158,13 @@ def said_of(made: Deployed | None) -> list[str]:
     if made.left:
         parts.append(f"{len(made.left)} left because folding would change the outputs ({made.left[0][1]})")
     if made.times:
+        from secateur.measure.deployment import AS_GIVEN
+
         by_name = {name.replace("_", " "): each.milliseconds for name, each in made.times.items()}
         times = ", ".join(f"{name} {milliseconds:.3g} ms" for name, milliseconds in by_name.items())
         threads = next(iter(made.times.values())).threads
-        formats = {
-            name: each.milliseconds for name, each in made.times.items() if name in ("contiguous", "channels_last")
-        }
-        unsure = formats and formats[made.memory_format] > min(formats.values())
+        ready = [each.milliseconds for name, each in made.times.items() if name != AS_GIVEN]
+        unsure = made.times[made.memory_format].milliseconds > min(ready)
         why = ", which their scatter does not tell apart" if unsure else ""
         parts.append(f"{made.memory_format.replace('_', ' ')} (eager, threads: {threads}; {times}{why})")
     return [f"Ready to run: {'; '.join(parts)}."] if parts else []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from secateur.core.surgery.channel_differences import gap, largest, own_rounding, wide, worst_channel
+from secateur.core.surgery.channel_differences import gap, own_rounding, relative_gap, wide, worst_channel
 from secateur.core.surgery.forward import INPUTS, listed
 from secateur.core.surgery.generators import common
 from secateur.core.surgery.steady_draws import Steady
@@ -201,9 +201,7 @@ def _whole(expected: list[Tensor], given: list[Tensor]) -> float:
     """Return the largest difference of an output relative to its largest value; inf where not comparable."""
     if [x.shape for x in expected] != [x.shape for x in given]:
         return float("inf")
-    pairs = [(want, got) for want, got in zip(expected, given, strict=True) if want.numel()]
-    errors = [gap(want, got).max().item() / (largest(want) or 1.0) for want, got in pairs]
-    return max((error if error == error else float("inf") for error in errors), default=0.0)
+    return max(map(relative_gap, expected, given), default=0.0)
 
 
 def _part(expected: list[Tensor], given: list[Tensor], rounding: Sequence[Tensor] = ()) -> float:

@@ -37,7 +37,7 @@ _LAYOUTS: Mapping[MemoryFormat, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
 }
-_GIVEN = "as given"
+AS_GIVEN = "as given"
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +186,7 @@ def _fastest_format(
         else:
             if proof.holds(changed):
                 made[other] = changed
-    timed = side_by_side({_GIVEN: given, **made}, owned(proof.example), "eager", threads=threads, seconds=seconds)
+    timed = side_by_side({AS_GIVEN: given, **made}, owned(proof.example), "eager", threads=threads, seconds=seconds)
     faster = other in made and timed.differ(other, own) and timed.ratio(other, own) < 1
     chosen = other if faster else own
     return made[chosen], chosen, dict(timed.latencies)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from secateur.arguments import checked
-from secateur.core.surgery.channel_differences import gap, largest, wide
+from secateur.core.surgery.channel_differences import relative_gap, wide
 from secateur.core.surgery.steady_draws import Steady
 from secateur.core.surgery.untouched import owned, private
 from secateur.errors import ModelError, SettingError, first_line, nearest
@@ -185,12 +185,8 @@ def difference(model: nn.Module, example_inputs: ExampleInputs, made: Ready) -> 
 def _worst(expected: Sequence[Tensor], given: Sequence[Tensor]) -> float:
     if [x.shape for x in expected] != [x.shape for x in given]:
         return float("inf")
-    worst = 0.0
-    for want, got in zip(expected, given, strict=True):
-        if want.numel():
-            error = gap(wide(want), wide(got)).max().item() / (largest(want) or 1.0)
-            worst = max(worst, error if error == error else float("inf"))
-    return worst
+    pairs = zip(expected, given, strict=True)
+    return max((relative_gap(wide(want), wide(got)) for want, got in pairs), default=0.0)
 
 
 def verified(model: nn.Module, example_inputs: ExampleInputs, made: Ready, runtime: Runtime) -> float:

@@ -16,8 +16,8 @@ _NOTHING = 0.01  # of the value, for metrics of which no error is known
 def warn_if_worse(before: Measurement, after: Measurement, train: Settings, tell: Tell) -> None:
     """Warn where a network does clearly worse on the test examples than before its fine-tuning.
 
-    What chance alone moves is not worth a word: two binomial standard errors of a share (more than those of a
-    difference of two networks on the same examples), a hundredth of other metrics.
+    What chance alone may move is not worth a word: two binomial standard errors of a share, a hundredth of other
+    metrics.
 
     Args:
         before: the network as it was cut and repaired.

@@ -14,6 +14,7 @@ from torch import nn
 from secateur.arguments import checked
 from secateur.budget import Budget
 from secateur.core.graph import Groups
+from secateur.core.graph.names import several
 from secateur.core.method import Method, shapes
 from secateur.core.sizes.limits import Limits
 from secateur.core.sizes.size import Target
@@ -204,8 +205,8 @@ def prune(
         data=images,
         train=train,
         shaping=shape or train,
-        leave=(leave,) if isinstance(leave, str) else tuple(leave),
-        free_outputs=(free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs),
+        leave=several(leave),
+        free_outputs=several(free_outputs),
         limits=limits,
         seed=seed,
         latency=latency,

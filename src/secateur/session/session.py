@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.arguments import checked
 from secateur.core.graph import Groups
+from secateur.core.graph.names import several
 from secateur.core.method import Method
 from secateur.core.plan import EMPTY
 from secateur.core.sizes.limits import Limits
@@ -124,8 +125,8 @@ class Session:
                 calibrate=calibrate,
                 calibrate_images=calibrate_images,
                 repair=repair,
-                leave=(leave,) if isinstance(leave, str) else tuple(leave),
-                free_outputs=(free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs),
+                leave=several(leave),
+                free_outputs=several(free_outputs),
                 groups=groups,
                 limits=limits,
                 seed=seed,

@@ -37,6 +37,12 @@ def _contents(function: FunctionType) -> list[object]:
     return found
 
 
+def names_in(code: CodeType) -> set[str]:
+    """Return the names that code looks up, and that the code in it does."""
+    inner = (each for each in code.co_consts if isinstance(each, CodeType))
+    return set(code.co_names).union(*map(names_in, inner))
+
+
 def rewrapped(value: Any, old: FunctionType, new: FunctionType) -> Any:
     """Return what decorators have made of a function, with another one inside."""
     if value is old:

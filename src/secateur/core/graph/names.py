@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable
 
 
 def layer_of(tensor: str) -> str:
@@ -21,6 +22,11 @@ def maker_of(tensor: str) -> str:
 def unparametrized(module: str) -> str:
     """Return the layer that a parametrization is of, another module's name as it is."""
     return f".{module}".partition(".parametrizations.")[0].removeprefix(".")
+
+
+def several(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return names or patterns of which one may have been given alone."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def within(layer: str, pattern: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from secateur.core.code.functions import names_in
 from secateur.core.code.number_holders import held_by, renewed
 from secateur.core.code.written_numbers import Path, differences, record
 from secateur.core.interrupts import deferred
@@ -95,13 +96,7 @@ def mentioned(kind: type, function: str = "forward") -> frozenset[str]:
 def _names(value: Any) -> list[str]:
     """Return the names in the code of a function, a property or a method of a class."""
     parts = [value, *(getattr(value, part, None) for part in ("fget", "__func__", "func", "__wrapped__"))]
-    codes = [part.__code__ for part in parts if isinstance(part, types.FunctionType)]
-    names: list[str] = []
-    while codes:
-        code = codes.pop()
-        names += code.co_names
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return names
+    return [name for part in parts if isinstance(part, types.FunctionType) for name in names_in(part.__code__)]
 
 
 Programs = tuple[fx.Graph, fx.Graph]  # of evaluation and of training

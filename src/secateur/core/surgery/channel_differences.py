@@ -49,6 +49,14 @@ def largest(values: Tensor) -> float:
     return sizes(values).max().item() if not bool(found.isinf().all()) else math.nan
 
 
+def relative_gap(expected: Tensor, found: Tensor) -> float:
+    """Return the largest difference of two tensors of a shape, relative to the largest value expected; inf for NaN."""
+    if not expected.numel():
+        return 0.0
+    error = gap(expected, found).max().item() / (largest(expected) or 1.0)
+    return math.inf if math.isnan(error) else error
+
+
 def worst_channel(expected: Tensor, found: Tensor, least: float, rounding: Tensor | None = None) -> float:
     """Return the largest difference of a channel, relative to the channel's own largest value; inf for NaN.
 
@@ -90,7 +98,7 @@ def own_rounding(run: Callable[[Callable[[Tensor], Tensor]], Sequence[Tensor]]) 
         A tensor in float64 for each output; nothing where the network does not run in float64, or puts out something
         else altogether there.
     """
-    largest: list[Tensor] = []
+    most: list[Tensor] = []
     try:
         for number in range(_SAMPLES):
             roll = partial(_rolled, number)
@@ -100,10 +108,10 @@ def own_rounding(run: Callable[[Callable[[Tensor], Tensor]], Sequence[Tensor]]) 
             if any(_differs(x, y) for x, y in zip(double, single, strict=True)):
                 return []
             off = map(gap, double, single)
-            largest = list(map(torch.maximum, off, largest)) if largest else list(off)
+            most = list(map(torch.maximum, off, most)) if most else list(off)
     except Exception:  # code that was written for float32
         return []
-    return largest
+    return most
 
 
 def _rolled(number: int, values: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 from torch import nn
 
+from secateur.core.code.functions import functions_in, names_in
 from secateur.errors import ModelError
 
 _DEEPEST = 3  # containers in containers
@@ -23,7 +23,7 @@ def refuse_object_numbers(model: nn.Module) -> None:
     Raises:
         ModelError: saying where the number is kept, and of what it is.
     """
-    if not any(_asks(function, set()) for kind in {type(it) for it in model.modules()} for function in _methods(kind)):
+    if not any(map(_asks_for_ids, {type(module) for module in model.modules()})):
         return  # such as numbers that only an optimizer asks for
     own: dict[int, str] = {id(module): name for name, module in model.named_modules()}
     own |= {id(tensor): name for named in (model.named_parameters(), model.named_buffers()) for name, tensor in named}
@@ -38,38 +38,27 @@ def refuse_object_numbers(model: nn.Module) -> None:
                 )
 
 
-def _methods(kind: type) -> Iterator[FunctionType]:
-    """Yield the functions of a class and of those that it is made of, but for how they begin, and for torch's own."""
-    for each in kind.__mro__:
-        if each.__module__.partition(".")[0] == "torch":
-            continue
-        for name, value in vars(each).items():
-            member = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-            if name != "__init__" and isinstance(member, FunctionType):
-                function = inspect.unwrap(member)
-                if isinstance(function, FunctionType):
-                    yield function
+def _asks_for_ids(kind: type) -> bool:
+    """Tell whether code of a class, or functions beside it that this names, looks for the ``id`` of something.
+
+    How its objects begin is left out, and torch's own code.
+    """
+    own = (each for each in kind.__mro__ if each.__module__.partition(".")[0] != "torch")
+    members = (value for each in own for name, value in vars(each).items() if name != "__init__")
+    waiting, seen = [function for value in members for function in functions_in(value)], set[FunctionType]()
+    while waiting:
+        function = waiting.pop()
+        names = names_in(function.__code__)
+        if "id" in names:
+            return True
+        seen.add(function)
+        others = (function.__globals__.get(name) for name in names)
+        waiting += [it for it in others if isinstance(it, FunctionType) and it not in seen and _beside(it, function)]
+    return False
 
 
-def _asks(function: FunctionType, seen: set[int]) -> bool:
-    """Tell whether code, or the functions of its module that it names, looks for the ``id`` of something."""
-    seen.add(id(function))
-    names = set(_names(function.__code__))
-    if "id" in names:
-        return True
-    others = (function.__globals__.get(name) for name in names)
-    return any(_asks(it, seen) for it in others if isinstance(it, FunctionType) and _is_near(it, function, seen))
-
-
-def _is_near(other: FunctionType, function: FunctionType, seen: set[int]) -> bool:
-    return id(other) not in seen and other.__globals__ is function.__globals__
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for each in code.co_consts:
-        if isinstance(each, CodeType):
-            yield from _names(each)
+def _beside(one: FunctionType, other: FunctionType) -> bool:
+    return one.__globals__ is other.__globals__
 
 
 def of_another(model: nn.Module, error: Exception) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
 from torch import Tensor, nn
+
+from secateur.core.code.functions import names_in
 
 _TOTALS = frozenset({"sum", "mean", "norm", "prod"})  # of all of a tensor, where they are given nothing
 _NOTHING = frozenset({"PRECALL", "PUSH_NULL", "CACHE"})  # between a method and its call in some versions of Python
@@ -50,7 +52,7 @@ def _cuts(function: FunctionType, sizes: frozenset[int], seen: set[int]) -> bool
     if id(function) in seen:
         return False
     seen.add(id(function))
-    names, values = _names(function.__code__), list(_values(function))
+    names, values = names_in(function.__code__), list(_values(function))
     if sizes.intersection(_whole(values)) or _OF_A_LAYER & names or ("shape" in names and _weighs(function.__code__)):
         return True
     called = (inspect.unwrap(value) for value in values if isinstance(value, FunctionType))
@@ -60,14 +62,14 @@ def _cuts(function: FunctionType, sizes: frozenset[int], seen: set[int]) -> bool
 def _weighs(code: CodeType) -> bool:
     """Tell whether code takes a layer's weight, for anything but a total of it, which has no sizes."""
     steps = [step for step in dis.get_instructions(code) if step.opname not in _NOTHING]
-    took = any(
-        step.opcode in dis.hasname
-        and step.argval == "weight"
-        and not (then[0].argval in _TOTALS and then[1].opname.startswith("CALL") and not then[1].arg)
-        for place, step in enumerate(steps[:-1])
-        for then in [(*steps[place + 1 : place + 3], steps[-1])]
-    )
-    return took or any(_weighs(each) for each in code.co_consts if isinstance(each, CodeType))
+    taken = (at for at, step in enumerate(steps) if step.opcode in dis.hasname and step.argval == "weight")
+    inner = (each for each in code.co_consts if isinstance(each, CodeType))
+    return any(not _totals(steps[at + 1 : at + 3]) for at in taken) or any(map(_weighs, inner))
+
+
+def _totals(then: Sequence[dis.Instruction]) -> bool:
+    """Tell whether two steps look up a total and call it with nothing."""
+    return len(then) == 2 and then[0].argval in _TOTALS and then[1].opname.startswith("CALL") and not then[1].arg
 
 
 def _of_torch(function: FunctionType) -> bool:
@@ -89,7 +91,7 @@ def _functions(module: nn.Module) -> Iterator[FunctionType]:
 def _values(function: FunctionType) -> Iterator[Any]:
     yield from _constants(function.__code__)
     yield from function.__defaults__ or ()
-    yield from (function.__globals__.get(name) for name in _names(function.__code__))
+    yield from (function.__globals__.get(name) for name in names_in(function.__code__))
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
@@ -103,11 +105,6 @@ def _constants(code: CodeType) -> Iterator[Any]:
             yield from _constants(value)
         else:
             yield value
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = (each for each in code.co_consts if isinstance(each, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
 
 
 def _whole(values: Iterable[Any], depth: int = _DEPTH) -> Iterator[int]:

@@ -16,6 +16,7 @@ from secateur.core.attention import ATTENTION
 from secateur.core.channel_statistics import KIND, NEIGHBOURS, READING, READS, is_statistic, kind_of
 from secateur.core.code.written_numbers import call_name, is_reshaping
 from secateur.core.graph import Graph
+from secateur.core.graph.names import several
 from secateur.core.module_calls import Operators, bound
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, tensors_in
@@ -121,8 +122,7 @@ def traced(
     tell(Event("trace", "reading the network"))  # before the names of its modules
     clock = Clock(type(model).__name__, seconds)
     with untouched(model):  # whose forwards leave what they draw and count, or nobody would notice
-        names = (free_outputs,) if isinstance(free_outputs, str) else tuple(free_outputs)
-        state = _watch(model, example_inputs, names, clock, tell)
+        state = _watch(model, example_inputs, several(free_outputs), clock, tell)
     with modes_kept(model):  # in training mode, looking at a weight may be enough to change it
         return settle(model, state, example_inputs, clock, tried, trials)
 

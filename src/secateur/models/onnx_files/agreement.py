@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.channel_differences import gap, largest, own_rounding, worst_channel
+from secateur.core.surgery.channel_differences import own_rounding, relative_gap, worst_channel
 from secateur.errors import ModelError, first_line
 from secateur.models.onnx_files.interface import Interface
 
@@ -67,8 +66,7 @@ def agree(network: nn.Module, model: Any, interface: Interface, name: str) -> fl
 
 def _difference(wanted: Tensor, found: Tensor, rounding: Tensor | None = None) -> float:
     """Return the largest difference of the whole output, or of a channel of it that is off by more than rounding."""
-    whole = gap(wanted, found).max().item() / (largest(wanted) or 1.0)
-    return max(float("inf") if math.isnan(whole) else whole, worst_channel(wanted, found, LEAST_SHARE, rounding))
+    return max(relative_gap(wanted, found), worst_channel(wanted, found, LEAST_SHARE, rounding))
 
 
 def _outputs_of(network: nn.Module, given: list[Tensor]) -> list[Tensor]:
