@@ -6,7 +6,7 @@
 ``restoration`` the folders ``Set5`` and ``Set14``. What is made:
 
 - ``WORK/set5`` and ``WORK/set14``: super-resolution, trained on the textures and tested on these pictures.
-- ``WORK/retrieval``: every third picture of each class is a test picture, the others are for training.
+- ``WORK/textures``: classes; every third picture of each is a test picture, the others are for training.
 - ``WORK/discs``: a made-up task of regression. Each picture is a piece of a texture of 64 x 64 pixels with 0 to 9 discs
   of random colours, radii (3 to 7 pixels) and places, which may cover each other in part; their number is wanted.
   Pieces for tests are of other pictures than those for training.
@@ -60,9 +60,9 @@ def loaded(name: str, recipe: Recipe, arguments: argparse.Namespace) -> Iterator
     if name == "superresolution":
         restoration(arguments.textures, arguments.restoration, arguments.work)
         found = {each: f"superresolution:{arguments.work / each.lower()}?scale=2" for each in ("Set5", "Set14")}
-    elif name == "retrieval":
-        retrieval(arguments.textures, arguments.work)
-        found = {"test": f"retrieval:{arguments.work / name}"}
+    elif name in {"retrieval", "textures"}:
+        classes(arguments.textures, arguments.work)
+        found = {"test": f"{recipe.data.partition(':')[0]}:{arguments.work / 'textures'}"}
     elif name == "discs":
         discs(arguments.textures, arguments.work)
         found = {"test": f"pairs:{arguments.work / name}"}
@@ -92,10 +92,10 @@ def restoration(textures: Path, tests: Path, work: Path) -> None:
         _link(work / name.lower() / "test", tests / name)
 
 
-def retrieval(textures: Path, work: Path) -> None:
-    """Make the folder of retrieval."""
+def classes(textures: Path, work: Path) -> None:
+    """Make the folder of retrieval and of the transfer of a classifier."""
     for split, path in _split(textures):
-        _link(work / "retrieval" / split / path.parent.name / path.name, path)
+        _link(work / "textures" / split / path.parent.name / path.name, path)
 
 
 def discs(textures: Path, work: Path, seed: int = 0) -> None:
@@ -149,7 +149,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     asked = parser.parse_args()
     restoration(asked.textures, asked.restoration, asked.work)
-    retrieval(asked.textures, asked.work)
+    classes(asked.textures, asked.work)
     discs(asked.textures, asked.work)
 
 

@@ -38,7 +38,7 @@ def detector(classes: int = 4, channels: int = 3, image: int = 256) -> nn.Module
 
 
 def lite(classes: int = 10) -> nn.Module:
-    """Return timm's EfficientNet-Lite0 with published weights for ImageNet and a classifier that knows nothing yet."""
+    """Return timm's EfficientNet-Lite0 with published weights for ImageNet and a last layer that knows nothing yet."""
     model = timm.create_model(LITE, num_classes=classes)
     transfer_weights(model, PRETRAINED, torch.zeros(1, 3, 128, 128), name=f"timm:{LITE}")
     return model
@@ -70,9 +70,9 @@ def super_resolution(channels: int = 3) -> nn.Module:
     return SuperResolution(channels)
 
 
-def embedding(channels: int = 3) -> nn.Module:
-    """Return a small residual network that gives each image 64 numbers."""
-    return Pooled(Features(channels, (16, 32, 64, 128), 1), 64)
+def embedding() -> nn.Module:
+    """Return `lite` with 64 numbers for each image in place of scores."""
+    return lite(64)
 
 
 def counter(channels: int = 3) -> nn.Module:

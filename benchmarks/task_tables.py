@@ -19,7 +19,7 @@ SAID = {
     "lraspp": "Segmentation: LR-ASPP on MobileNetV3-Large (torchvision, from random weights) on CamVid",
     "bccd": "Detection: SSD (torchvision) on a small residual network, blood cells (BCCD)",
     "superresolution": "Super-resolution by 2: a small EDSR, trained on textures, tested on Set5 and Set14",
-    "retrieval": "Retrieval: embeddings of a small residual network, ten classes of textures, test images of the same",
+    "retrieval": "Retrieval: embeddings of EfficientNet-Lite0 (timm) from ImageNet, ten classes of textures",
     "discs": "Regression: a small residual network counts discs drawn on textures (a task made up for this)",
     "textures": "Transfer: EfficientNet-Lite0 (timm) from ImageNet to ten classes of textures",
     "cells": "Transfer: SSD (torchvision) on EfficientNet-Lite0 from ImageNet, blood cells (BCCD)",
