@@ -225,6 +225,10 @@ def test_int8_is_calibrated_and_judged_on_the_images_of_the_result(
     assert found["int8"]["left"] == ["fc2"]
     assert found["int8"]["after"]["examples"] == 500
     artifact.check(small, ["model.int8.onnx"])
+    (plain,) = exported(secateur, "--format", "onnx")
+    for each in (found, plain):
+        assert each["bytes"] == Path(each["path"]).stat().st_size
+    assert found["bytes"] < plain["bytes"]
 
 
 def test_int8_without_images_is_refused_before_the_work(secateur: Call) -> None:

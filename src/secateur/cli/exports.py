@@ -29,11 +29,13 @@ class Written:
 
     Attributes:
         file: what was written.
+        bytes: how large it is, with the weights beside it.
         folded: how many batch norms the network in it has folded away.
         memory_format: how its kernels are laid out, ``"contiguous"`` or ``"channels_last"``.
     """
 
     file: Exported
+    bytes: int
     folded: int = 0
     memory_format: str = "contiguous"
 
@@ -51,6 +53,7 @@ class Written:
         return {
             "path": str(self.file.path),
             "kind": self.file.kind,
+            "bytes": self.bytes,
             "difference": self.file.difference,
             "dynamic_batch": self.file.dynamic_batch,
             "folded": self.folded,
@@ -61,12 +64,14 @@ class Written:
 
     def line(self) -> str:
         """Return what there is to say of it."""
+        from secateur.report.numbers import size
+
         batch = "any batch size" if self.file.dynamic_batch else "this batch size only"
         norms = f", {_norms(self.folded)} folded" if self.folded else ""
         last = ", channels last" if self.memory_format == "channels_last" else ""
         near = f"differs by {self.file.difference:.1e}" if self.file.int8 is None else self.file.int8.text()
         remark = f", {self.file.remark}" if self.file.remark else ""
-        return f"Exported: {self.file.path} ({near}, {batch}{norms}{last}{remark})"
+        return f"Exported: {self.file.path} ({size(self.bytes)}, {near}, {batch}{norms}{last}{remark})"
 
 
 def ready(model: nn.Module, example: Any, kinds: Iterable[str], *, time: bool, tell: Tell) -> Deployed | None:
@@ -136,11 +141,11 @@ def write(
     from secateur.export import export_source
 
     if kind == "source":
-        return Written(export_source(model, example, path))
+        return _weighed(export_source(model, example, path))
     failed: list[ExportError] = []
     for network, folded, memory_format in _variants(kind, model, made):
         try:
-            return Written(_program(kind, int8)(network, example, path, reference=model), folded, memory_format)
+            return _weighed(_program(kind, int8)(network, example, path, reference=model), folded, memory_format)
         except ExportError as error:
             if is_full(error.__cause__):
                 raise
@@ -148,6 +153,10 @@ def write(
             if in_int8(kind):  # which was tried in many ways, and loses as much in any other
                 break
     raise failed[-1]
+
+
+def _weighed(file: Exported, folded: int = 0, memory_format: str = "contiguous") -> Written:
+    return Written(file, sum(each.stat().st_size for each in file.files), folded, memory_format)
 
 
 def said_of(made: Deployed | None) -> list[str]:
