@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +24,19 @@ SAID = {
     "textures": "Transfer: EfficientNet-Lite0 (timm) from ImageNet to ten classes of textures",
     "cells": "Transfer: SSD (torchvision) on EfficientNet-Lite0 from ImageNet, blood cells (BCCD)",
 }
+BRIEFLY = {
+    "camvid": "segmentation, U-Net, CamVid",
+    "lraspp": "segmentation, LR-ASPP, CamVid",
+    "bccd": "detection, small SSD, blood cells",
+    "superresolution": "super-resolution by 2, small EDSR",
+    "retrieval": "retrieval, EfficientNet-Lite0, textures",
+    "discs": "regression, counting discs",
+    "textures": "transfer, EfficientNet-Lite0, textures",
+    "cells": "transfer, SSD on EfficientNet-Lite0, blood cells",
+}
+SUMMARISED = {"bccd": (0, 1), "cells": (0, 1)}
+"""Which metrics of a task the summary has where it is not the main one alone: of detectors mAP and mAP@0.5."""
+COMPARED = ("reconstruction", "magnitude", "random_units")
 
 
 def tables(rows: Sequence[Row], tasks: Sequence[str], arms: Sequence[str]) -> str:
@@ -34,7 +47,7 @@ def tables(rows: Sequence[Row], tasks: Sequence[str], arms: Sequence[str]) -> st
         tasks: in the order of the tables.
         arms: in the order of the lines.
     """
-    parts: list[str] = []
+    parts: list[str] = ["", *summary([row for row in rows if "failed" not in row], tasks)]
     for task in tasks:
         own = [row for row in rows if row["task"] == task and "failed" not in row]
         dense = [row for row in own if row["arm"] == "dense"]
@@ -45,6 +58,50 @@ def tables(rows: Sequence[Row], tasks: Sequence[str], arms: Sequence[str]) -> st
         parts += ["", "Without a number:", "", *failed]
     parts += ["", *conditions(rows)]
     return "\n".join(parts[1:])
+
+
+def summary(rows: Sequence[Row], tasks: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each test set: what the dense network achieves, and how far from it the others are.
+
+    Differences are taken between networks of the same seed; with several seeds they are means with their standard
+    deviation.
+    """
+    tuned = [f"{arm}, tuned" for arm in COMPARED]
+    yield head("task", "metric", "seeds", "dense", COMPARED[0], *tuned, f"{COMPARED[0]}, times as fast")
+    for task in tasks:
+        own = [row for row in rows if row["task"] == task and "metrics" in row]
+        dense = {row["seed"]: row for row in own if row["arm"] == "dense"}
+        if not dense:
+            continue
+        first = next(iter(dense.values()))
+        chosen = {arm: [row for row in own if row["arm"] == arm and row["seed"] in dense] for arm in COMPARED}
+        columns = [[row for row in chosen[COMPARED[0]] if not row["epochs"]]]
+        columns += [[row for row in chosen[arm] if row["epochs"]] for arm in COMPARED]
+        for test in first["metrics"]:
+            for number in SUMMARISED.get(task, (0,)):
+                title = heading(first, test, number)
+                apart = [difference(each, dense, test, number) for each in columns]
+                yield line(
+                    BRIEFLY[task], title, str(len(dense)), value(list(dense.values()), test, number), *apart,
+                    speed(columns[0]),
+                )  # fmt: skip
+
+
+def difference(rows: Sequence[Row], dense: Mapping[int, Row], test: str, number: int) -> str:
+    """Return one cell: how far rows are from the dense networks of their seeds; how many where these are not all."""
+    if not rows:
+        return ""
+    qualities = [[Quality.from_dict(each["metrics"][test]) for each in (row, dense[row["seed"]])] for row in rows]
+    metric = qualities[0][0].metrics[number]
+    found = [metric.scale * (one.values[number] - other.values[number]) for one, other in qualities]
+    text = f"{statistics.mean(found):+.{metric.digits}f}"
+    text += f" ± {statistics.stdev(found):.{metric.digits}f}" if len(found) > 1 else ""
+    return text + of_seeds(len(rows), len(dense))
+
+
+def of_seeds(count: int, dense: int) -> str:
+    """Say how many seeds a cell or a line has where these are fewer than those of the dense network."""
+    return "" if count == dense else f" ({count} seed{'s' * (count != 1)})"
 
 
 def conditions(rows: Sequence[Row]) -> list[str]:
@@ -83,6 +140,7 @@ def table(dense: Sequence[Row], rows: Sequence[Row], arms: Sequence[str]) -> Ite
             if own:
                 said = f"{arm}, {epochs} epoch{'s' * (epochs != 1)}" if epochs else arm
                 macs = statistics.mean(row["macs"] for row in own)
+                said += of_seeds(len(own), len(dense))
                 yield line(said, f"{macs:.2f}", speed(own), *(value(own, *which) for which in metrics))
 
 

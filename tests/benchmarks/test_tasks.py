@@ -132,8 +132,12 @@ def test_tables_have_a_line_for_what_was_measured_and_say_what_was_not() -> None
     lines = text.splitlines()
     assert "| network | MACs | times as fast | recall at 1 in % | mAP in % |" in lines
     assert "| reconstruction | 0.49 | 1.50 (eager) | 45.00 ± 7.07 | 25.00 ± 0.00 |" in lines
-    assert "| magnitude, 3 epochs | 0.50 |  | 45.00 | 25.00 |" in lines
-    assert "40 million MACs at 3x96x96; trained for 9 epochs on 720 images; 400 test images; 2 seeds." in lines[0]
+    assert "| magnitude, 3 epochs (1 seed) | 0.50 |  | 45.00 | 25.00 |" in lines
+    assert "40 million MACs at 3x96x96; trained for 9 epochs on 720 images; 400 test images; 2 seeds." in lines[4]
+    assert lines[2] == (
+        "| retrieval, EfficientNet-Lite0, textures | recall at 1 in % | 2 | 50.00 ± 0.00 | -5.00 ± 7.07 |  "
+        "| -5.00 (1 seed) |  | 1.50 (eager) |"
+    )
     assert lines[-3] == "- retrieval, random_units, seed 0: PlanError: none"
     assert lines[-1] == "Measured on Abacus (BEADS), 1 thread; secateur 0.1.0, torch 9.9."
     assert not any(line.startswith("| random_units") for line in lines)
