@@ -32,12 +32,10 @@ class _Waiting:
 
     Attributes:
         fitted: the layer.
-        inputs: its rows of inputs, for each batch.
         given: what it was given, for each batch, and the version of that tensor, which tells whether it is still that.
     """
 
     fitted: Fitted
-    inputs: list[Tensor]
     given: list[tuple[Tensor, int]]
 
 
@@ -111,10 +109,8 @@ class _Refit:
     def wait(self, site: Site, arrived: Sequence[Arrival], keep: bool) -> None:
         """Let a layer wait for the sum that it is part of, with a copy of its input if the forward will change that."""
         assert site.add is not None
-        fitted = self.fitted(site)
-        inputs = [self.places[site.layer, it.batch].inputs(fitted.plain, it.tensor) for it in arrived]
         given = [(tensor, _version(tensor)) for tensor in (it.tensor.clone() if keep else it.tensor for it in arrived)]
-        self.waiting.setdefault(site.add, []).append(_Waiting(fitted, inputs, given))
+        self.waiting.setdefault(site.add, []).append(_Waiting(self.fitted(site), given))
 
     def sum(self, place: Place, arrived: Sequence[Arrival]) -> None:
         """Fit the layers that meet in a sum, one after the other, to what it still lacks."""
@@ -128,29 +124,31 @@ class _Refit:
         enough = NOTHING * sum(float(want.square().sum()) for want in wanted)
         for turn in here:
             if sum(float(missing.square().sum()) for missing in lacking) > enough:
-                self.part(turn, lacking, [at.image for at in places], arrived)
+                self.part(turn, lacking, arrived)
             for it in arrived:
                 del self.places[turn.fitted.site.layer, it.batch]
 
-    def part(self, turn: _Waiting, lacking: list[Tensor], images: Sequence[Tensor], arrived: Sequence[Arrival]) -> None:
+    def part(self, turn: _Waiting, lacking: list[Tensor], arrived: Sequence[Arrival]) -> None:
         """Fit one layer to what a sum lacks, and bring the sums up to date, in place.
 
         A layer whose input was changed in place since stays as it is: what a fit adds to the sum is not known any more.
+        Its rows are read anew for each use, since those of all batches and layers of a sum would take gigabytes.
         """
         if any(_version(given) != version for given, version in turn.given):
             return
         fitted, fit = turn.fitted, Fit(most=self.memory.columns)
         used = fitted.scale.abs() > 1e-8 * fitted.scale.abs().max()
         by = torch.where(used, 1 / torch.where(used, fitted.scale, 1.0), 0.0)
-        for inputs, missing, image in zip(turn.inputs, lacking, images, strict=True):
-            fitted.add(fit, inputs, missing * by.to(missing), image)
+        places = [self.places[fitted.site.layer, it.batch] for it in arrived]
+        for at, (given, _), missing in zip(places, turn.given, lacking, strict=True):
+            fitted.add(fit, at.inputs(fitted.plain, given), missing * by.to(missing), at.image)
         solution = fit.solve(fitted.free)
         if solution is None:
             return
         weight, bias = fitted.take(solution)
         self.changed.append(fitted.site.layer)
-        for number, (it, inputs, (given, _)) in enumerate(zip(arrived, turn.inputs, turn.given, strict=True)):
-            lacking[number] = lacking[number] - fitted.moved(inputs, weight, bias)
+        for number, (it, at, (given, _)) in enumerate(zip(arrived, places, turn.given, strict=True)):
+            lacking[number] = lacking[number] - fitted.moved(at.inputs(fitted.plain, given), weight, bias)
             it.tensor.add_(fitted.moved_map(given, weight, bias))
 
     def fitted(self, site: Site) -> Fitted:
