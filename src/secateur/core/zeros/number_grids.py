@@ -62,8 +62,10 @@ def lies_on_grid(weight: Tensor, bits: int, axis: int = 0) -> bool:
     if bits >= WHOLE:
         return True
     wide = weight.detach().float()
-    step = wide.abs().max() / (2 ** (bits - 1) - 1)
-    return bool(((rounded(wide, bits, axis) - wide).abs() <= 1e-4 * step).all())
+    others = [dim for dim in range(wide.dim()) if dim != axis]
+    step = wide.abs().amax(others, keepdim=True) / (2 ** (bits - 1) - 1)
+    near = 1e-4 * step + torch.finfo(weight.dtype).eps * wide.abs()
+    return bool(((rounded(wide, bits, axis) - wide).abs() <= near).all())
 
 
 class _Rounding(nn.Module):
