@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from safetensors.torch import save_file
 
 from commands import Call
 from secateur import artifact
 from secateur.models import build
+from secateur.recipe import Recipe
 
 
 def test_a_network_is_moved_trained_and_pruned(secateur: Call, tmp_path: Path):
@@ -29,6 +31,23 @@ def test_a_network_is_moved_trained_and_pruned(secateur: Call, tmp_path: Path):
     assert loaded.recipe.train is None
     assert (loaded.recipe.pretrain.epochs, loaded.recipe.pretrain.lr) == (1, 0.02)
     assert loaded.model.fc2.out_features == 10
+
+
+def test_flags_of_training_are_those_of_the_first_training_with_and_without_fine_tuning(
+    secateur: Call, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[Recipe] = []
+    monkeypatch.setattr("secateur.cli.prune.carry_out", lambda recipe, *_, **__: seen.append(recipe))
+    words = ("--model", "lenet5", "--data", "mnist5k", "--keep", "0.5", "--pretrain-epochs", "2")
+    words += ("--batch-size", "16", "--optimizer", "adamw", "--augment", "none", "--precision", "float32")
+    for more, epochs in (((), None), (("--epochs", "0"), None), (("--epochs", "3"), 3)):
+        assert secateur("prune", *words, *more).status == 0
+        recipe = seen[-1]
+        assert recipe.pretrain is not None
+        first = recipe.pretrain
+        assert (first.epochs, first.batch_size, first.optimizer, first.augment) == (2, 16, "adamw", "none")
+        assert first.precision == "float32"
+        assert (recipe.train and recipe.train.epochs) == epochs
 
 
 def test_explain_takes_it_too(secateur: Call, tmp_path: Path):

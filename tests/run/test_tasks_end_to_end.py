@@ -325,6 +325,13 @@ def test_a_task_of_ones_own_is_run_from_a_file_on_trust_alone(
     assert refused.status == 1
     assert "--trust" in refused.err
     assert not (tmp_path / "out" / "measurement.json").exists()
+    result.save(tmp_path / "saved")
+    refused = run(capsys, "evaluate", tmp_path / "saved")
+    assert refused.status == 1
+    assert refused.err.startswith(f"error: the task of the recipe comes from your own code, {mine}:make, which is not")
+    found = run(capsys, "evaluate", tmp_path / "saved", "--trust", "--json")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["metrics"][0]["value"] == result.after.quality.value
 
 
 @pytest.mark.parametrize(

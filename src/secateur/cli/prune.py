@@ -128,7 +128,10 @@ def demo(
 
 
 def _training(given: Given) -> Settings | None:
-    """Return how to fine-tune; None if no flag asks for it, or if there is nothing to do in no epochs."""
+    """Return how to fine-tune; None if no flag asks for it, or if there is nothing to do in no epochs.
+
+    Flags without ``--epochs`` are those of the training of the dense network, where there is one.
+    """
     from secateur.training.settings import Settings
 
     values = given.of("train")
@@ -139,6 +142,8 @@ def _training(given: Given) -> Settings | None:
         return None
     settings = Settings(**asked)
     if given.of("recipe").get("minutes") is None:
+        if "epochs" not in asked and "epochs" in given.of("pretrain"):
+            return None
         _refuse_without_length(asked, "", "how to fine-tune")
     return settings
 
@@ -152,7 +157,8 @@ def _first(given: Given, training: Settings | None) -> Settings | None:
     values = given.of("pretrain")
     if not values:
         return None
-    settings = dataclasses.replace(training or Settings(), **values)
+    alike = {name: value for name, value in given.of("train").items() if name not in ("epochs", "recalibrate")}
+    settings = dataclasses.replace(training or Settings(**alike), **values)
     if training is None:
         _refuse_without_length(values, "pretrain-", "how to train the dense network")
     return settings

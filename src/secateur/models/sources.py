@@ -93,15 +93,19 @@ def _parts(spec: str) -> tuple[str, str, str]:
     return parts if parts[0] in _SOURCES else spec.rpartition(":")
 
 
-def refuse_own_code(spec: str) -> None:
+def refuse_own_code(spec: str, made: str = "network") -> None:
     """Refuse code that a file names: whoever wrote the one may have written the other.
 
+    Args:
+        spec: what is named.
+        made: what it would make.
+
     Raises:
-        ModelError: if building the network would run such code, and nobody has vouched for it.
+        ModelError: if that would run such code, and nobody has vouched for it.
     """
     if isinstance(spec, Foreign) and own_code(spec):
         raise ModelError(
-            f"the network of the recipe comes from your own code, {shown(spec)}, which is not run unasked: look at "
+            f"the {made} of the recipe comes from your own code, {shown(spec)}, which is not run unasked: look at "
             f"that code and trust it with {said('recipe.vouched()', '--trust')}"
         )
 

@@ -89,7 +89,7 @@ def task_in(recipe: Recipe) -> Task | None:
         return None
     if not own_code(recipe.task):
         return read_task(recipe.task)
-    refuse_own_code(recipe.task)
+    refuse_own_code(recipe.task, "task")
     task = own_function(recipe.task)()
     if not isinstance(task, Task):
         raise ModelError(f"{shown(recipe.task)} must return a task (secateur.tasks.Task), not {written(task)}")
