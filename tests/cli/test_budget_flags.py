@@ -23,7 +23,7 @@ SMALL += ("--no-latency", "--export", "", "--quiet")
 def test_limits_go_from_flags_to_the_result(secateur: Call) -> None:
     ended = secateur("prune", *SMALL, "--max-macs", "0.7", "--max-params", "0.4", "--max-drop", "0.9", "--out", "small")
     assert ended.status == 0
-    assert "points lost, at most 90.00 were allowed" in ended.said
+    assert "points lost; at most 90.00 points might be lost" in ended.said
     with open("small/recipe.toml") as file:
         assert "[budget]\n" in file.read().replace("  ", "")
     with open("small/measurement.json") as file:
@@ -33,7 +33,7 @@ def test_limits_go_from_flags_to_the_result(secateur: Call) -> None:
     assert after["params"] <= 0.4 * before["params"]
     assert document["budget"]["drop"]["asked"] == 0.9
     with open("small/report.html") as file:
-        assert "at most 90.00 were allowed" in file.read()
+        assert "at most 90.00 points might be lost" in file.read()
 
 
 @pytest.mark.slow

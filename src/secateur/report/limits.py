@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from secateur.core.task import Metric
 from secateur.outcome.network_stages import metric_of
 from secateur.report.metrics import capital, metric_text
 from secateur.report.numbers import TIMES, milliseconds
@@ -34,13 +35,22 @@ def kept(document: Document) -> list[str]:
         lines += _shares(latency.get("shares"), document)
     if drop := found.get("drop"):
         metric = metric_of(document)
-        unit = "points" if metric.unit == "%" else metric.unit
-        lost, most = (f"{metric.scale * drop[name]:.{max(2, metric.digits)}f}" for name in ("found", "asked"))
+        trained = f", {_lost(metric, drop['trained'])} after the training" if "trained" in drop else ""
         lines.append(
-            f"{capital(metric.name)} on the validation images when the target was chosen: {lost} {unit} lost, at most "
-            f"{most} were allowed."
+            f"{capital(metric.name)} on the validation images when the target was chosen: "
+            f"{_lost(metric, drop['found'])}{trained}; at most {_amount(metric, drop['asked'])} might be lost."
         )
     return lines
+
+
+def _lost(metric: Metric, lost: float) -> str:
+    """Return how much of a metric was lost, or gained, in its unit."""
+    return f"{_amount(metric, abs(lost))} {'lost' if lost >= 0 else 'gained'}"
+
+
+def _amount(metric: Metric, value: float) -> str:
+    unit = "points" if metric.unit == "%" else metric.unit
+    return f"{metric.scale * value:.{max(2, metric.digits)}f} {unit}".rstrip()
 
 
 def _tolerated(latency: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ from secateur.run.latency_search import TOLERANCE
 from secateur.run.replanning import carried_out
 from secateur.run.round import Round
 from secateur.search import task_examples
-from secateur.spelling import setting
+from secateur.spelling import setting, setting_as
 from secateur.training import Settings, fit
 
 _IMAGES = 1024  # of validation, to compare two networks on
@@ -208,6 +208,33 @@ def _worth(job: Job, graph: Graph, plan: Plan, *, trained: bool) -> float:
         )
     found = quality_at(thin, job.data.batches("val"), job.data.task, job.place, job.tell)
     return job.data.task.metric.key(found.value)
+
+
+def lost_again(job: Job, settled: Settled, model: nn.Module) -> Settled:
+    """Take over what a trained network loses on the validation examples: the target was chosen before it was trained.
+
+    Returns:
+        The same with the drop of this network; a warning is told where it is more than is allowed.
+    """
+    assert job.data is not None
+    drop, metric = settled.found["drop"], job.data.task.metric
+    values = [
+        quality_at(each, job.data.batches("val"), job.data.task, job.place, job.tell).value
+        for each in (job.dense, model)
+    ]
+    lost = metric.lost(values[0], values[1])
+    if lost > drop["asked"] + 1e-9:
+        without = ", or leave fine-tuning out" if lost > drop["found"] else ""
+        job.tell(
+            Event(
+                "warning",
+                f"the {metric.name} on the validation images went from {metric.text(values[0])} to "
+                f"{metric.text(values[1])}, a loss of more than was allowed: give fine-tuning more {setting('epochs')} "
+                f"or another {setting('lr')}, let each candidate be trained before it is judged "
+                f"({setting_as('drop_after', 'training')}){without}",
+            )
+        )
+    return replace(settled, found={**settled.found, "drop": {**drop, "trained": lost}})
 
 
 def _read(text: str) -> tuple[Settled, tuple[Plan, ...]]:

@@ -79,6 +79,8 @@ class Pipeline:
         after = job.measure(model, "the pruned network")
         if middle is not None and job.train is not None and histories:
             warn_if_worse(middle, after, job.train, job.tell)
+        if middle is not None and job.settled is not None and "drop" in job.settled.found:
+            job.settled = budget_target.lost_again(job, job.settled, model)
         answers = shown_answers.compared(job, model) if job.answers else {}
         speed = self.time(model)  # when all else is done
         if job.latency and speed is not None:
