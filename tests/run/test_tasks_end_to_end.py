@@ -263,6 +263,20 @@ def test_a_recipe_of_detection_is_run_again_and_its_result_can_be_asked(
     assert "list of images" in ended.err
 
 
+def test_images_that_are_normalised_as_those_of_the_cut_and_not_as_usual_are_said(
+    prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    here = prepared.world("restoration")
+    words = ("--model", here.model, "--calibrate", f"{here.data.partition(':')[2]}/train/input", "--image-size", "32")
+    words += ("--method", "magnitude", "--keep", "0.5", "--no-latency", "--export", "", "--quiet", "--workers", "0")
+    warned = "usually they are otherwise: give --mean 0,0,0 --std 1,1,1 if it was trained so"
+    for more, expected in (((), True), (("--mean", "0,0,0", "--std", "1,1,1"), False)):
+        assert run(capsys, "prune", *words, *more, "--out", tmp_path / "result", "--force").status == 0
+        asked = ("evaluate", tmp_path / "result", "--trust", "--data", here.data)
+        assert (warned in run(capsys, *asked).err) is expected
+        assert warned not in run(capsys, *asked, "--mean", "0,0,0", "--std", "1,1,1").err
+
+
 @pytest.mark.parametrize("name", ["segmentation", "detection", "restoration at a scale"])
 def test_plans_curves_and_qualities_of_a_task_are_printed(
     prepared: Prepared, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

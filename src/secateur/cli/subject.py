@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,6 +70,8 @@ def subject_of(
     else:
         wanted = test or "data" in asked
         data = run.data_of(_recipe_of(asked, folder, loaded), download=download) if wanted else None
+        if data is not None and "data" in asked:
+            _warn_of_scale(asked, loaded, data)
     example = example_of(loaded) if data is None else data.example()
     return run.Subject(str(folder), loaded.model, data, unlabelled, example)
 
@@ -117,6 +119,31 @@ def _normalisation(folder: Path, measurement: Mapping[str, Any]) -> dict[str, An
         named = {name: tuple(found[name]) for name in ("mean", "std")}
         _recipe({"model": "none", **named})  # which refuses what no mean or deviation can be
         return named
+
+
+def _warn_of_scale(asked: Mapping[str, Any], loaded: Loaded, data: Data) -> None:
+    """Warn where images are normalised as the unlabelled ones of a result were, and usually are otherwise."""
+    from secateur import run
+    from secateur.events import warn
+    from secateur.progress import Listener
+
+    if {"mean", "std"} & asked.keys() or loaded.recipe is None or loaded.recipe.data or loaded.recipe.mean:
+        return
+    usual = run.data_of(replace(loaded.recipe, **asked))
+    if usual is None or len(usual.mean) != len(data.mean) or (usual.mean, usual.std) == (data.mean, data.std):
+        return
+    now, other = (_flags(*it) for it in ((data.mean, data.std), (usual.mean, usual.std)))
+    with Listener(quiet=True) as tell:
+        warn(
+            f"images of {data.name} are normalised as those were that the network was pruned with ({now}), and usually "
+            f"they are otherwise: give {other} if it was trained so, here and with --calibrate",
+            tell,
+        )
+
+
+def _flags(mean: Sequence[float], std: Sequence[float]) -> str:
+    first, second = (",".join(f"{value:.4g}" for value in values) for values in (mean, std))
+    return f"--mean {first} --std {second}"
 
 
 def _recipe(asked: dict[str, Any]) -> Recipe:
