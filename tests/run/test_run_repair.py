@@ -35,6 +35,7 @@ from secateur.repair.error import squared_errors
 from secateur.report import outcome
 from secateur.run import Result, Step, budget_target, prune
 from secateur.run import round as one_round
+from secateur.tasks import Segmentation
 from secateur.training import Settings, fit
 
 KERNELS = RandomMasks(granularity="kernels", ratio=0.5, candidates=3)
@@ -328,3 +329,20 @@ def test_images_of_another_size_than_the_example_are_refused_with_both_sizes() -
     with pytest.raises(DataError, match=r"are 12x12 and the example is 8x8.*load_calibration\(..., image_size=8\)"):
         prune(Sized(), images(1), target=0.5, latency=False, calibrate=large)
     assert prune(Plain(), images(1), target=0.5, latency=False, calibrate=large).repairs
+
+
+@pytest.mark.parametrize("each", [1, 5], ids=["few", "many"])
+@pytest.mark.filterwarnings("ignore:.*unlabelled images")
+def test_images_of_several_sizes_are_fitted_on_as_they_come(each: int) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1)).eval()
+    draw = torch.Generator().manual_seed(0)
+    sizes = [(each, 3, 12 + number % 3, 14 + number % 5) for number in range(12)]
+    batches = [torch.rand(size, generator=draw) for size in sizes]
+    pairs = [(batch, torch.zeros(len(batch), *batch.shape[2:], dtype=torch.int64)) for batch in batches]
+    asked: dict[str, Any] = {"method": "magnitude", "target": 0.5, "latency": False}
+    bare, fitted = (
+        prune(net, data=[pairs, pairs, pairs], task=Segmentation(), **asked, repair=repair).model
+        for repair in ((), ("reconstruct",))
+    )
+    before, after = squared_errors(net, (bare, fitted), batches)
+    assert after < 0.7 * before

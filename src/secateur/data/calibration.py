@@ -19,7 +19,7 @@ from secateur.data.duplicates import NORMALISED, SAMPLES, distinct, images_in, l
 from secateur.data.inputs import Inputs, Wanted, fitted, plain
 from secateur.data.unlabelled import opened
 from secateur.errors import DataError
-from secateur.measure.forward import joined, length, part, refilled, tensors, yielded
+from secateur.measure.forward import joinable, joined, length, part, refilled, tensors, yielded
 from secateur.rules import PATH, Images, Rule, Seed, Side, Workers
 from secateur.typed import check_types
 
@@ -263,6 +263,9 @@ def _batches(items: Iterator[Any], wanted: Wanted, count: int, single: Callable[
             raise DataError("the calibration images hold no pixels: repair or remove those images")
         if wanted.example is None:  # what comes next must be alike
             wanted = replace(wanted, example=part(now, slice(0, 1)))
+        if waiting and not joinable((waiting[0], now)):  # images of another size, which the network takes as well
+            yield from _split(joined(waiting), most)
+            waiting, held = [], 0
         if not waiting:
             most = _largest(now)
         waiting.append(now)

@@ -161,8 +161,15 @@ def part(inputs: Any, rows: slice | Tensor) -> Any:
     return refilled(inputs, (tensor[rows] if tensor.dim() else tensor for tensor in tensors(inputs)))
 
 
+def joinable(batches: Sequence[Any]) -> bool:
+    """Tell whether the images of batches of one structure have one size; those of a list may have any."""
+    if not batches or listed(batches[0]) is not None:
+        return True
+    return len({tuple(tensor.shape[1:] for tensor in tensors(batch)) for batch in batches}) == 1
+
+
 def joined(batches: Sequence[Any]) -> Any:
-    """Return the images of batches of one structure in one batch, as a copy."""
+    """Return the images of ``joinable`` batches in one batch, as a copy."""
     several = [listed(batch) for batch in batches]
     if several[0] is not None:
         return ([image.clone() for images in several for image in images or ()],)

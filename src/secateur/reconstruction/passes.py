@@ -15,8 +15,8 @@ from secateur.core.code.written_numbers import call_name
 from secateur.core.surgery import Inputs, run
 from secateur.core.surgery.forward import tensors_in
 from secateur.core.torch_modes import FunctionMode
-from secateur.errors import BranchingError, ModelError
-from secateur.measure.forward import device_of, in_eval_mode, joined, moved, part
+from secateur.errors import BranchingError, DataError, ModelError
+from secateur.measure.forward import device_of, in_eval_mode, joinable, joined, moved, part
 from secateur.reconstruction.lockstep import Lockstep, Runner
 from secateur.reconstruction.sites import ADDITIONS, PAIR, Place, Site, Trail, hooked
 from secateur.spelling import said
@@ -183,14 +183,21 @@ def joined_if_stateful(model: nn.Module, found: Sequence[Site], batches: Sequenc
     if len(batches) < 2:
         return batches
     first, last = part(batches[0], ONE), part(batches[-1], ONE)
-    pair = joined([first, last])
+    pair = joined([first, last if joinable([first, last]) else first])
     try:
         alone, again, beside = (_outputs(model, found, some) for some in ([first], [first], [first, last]))
     except ModelError:  # if it is one of the images themselves, the passes over them say so
         return batches
     if not _alike(alone, again):  # it draws random numbers
         return batches
-    return batches if _alike(alone, beside) and _unmoved(model, found, alone, [first, pair]) else [joined(batches)]
+    if _alike(alone, beside) and _unmoved(model, found, alone, [first, pair]):
+        return batches
+    if not joinable(batches):
+        raise DataError(
+            "a network that keeps in itself what it was given is fitted on all images at once, and these have several "
+            f"sizes: give images of one size with {said('calibrate=', '--calibrate')}, or leave the repair out"
+        )
+    return [joined(batches)]
 
 
 def _unmoved(

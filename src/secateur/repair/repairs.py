@@ -18,7 +18,7 @@ from secateur.data import Data
 from secateur.errors import DataError, SettingError, nearest
 from secateur.events import Event, Tell, heard, ignore
 from secateur.measure import Quality, quality
-from secateur.measure.forward import device_of, joined, length, moved
+from secateur.measure.forward import device_of, joinable, joined, length, moved
 from secateur.recipe_rules import DATA_FREE, REPAIRS
 from secateur.reconstruction import refit
 from secateur.repair.compensation import compensate
@@ -179,7 +179,7 @@ def take(
 
 def _even(images: Sequence[Inputs]) -> Sequence[Inputs]:
     """Return batches of which the last is not much smaller: each counts the same, and a single image has no spread."""
-    if len(images) < 2 or 2 * length(images[-1]) > length(images[-2]):
+    if len(images) < 2 or 2 * length(images[-1]) > length(images[-2]) or not joinable(images[-2:]):
         return images
     return [*images[:-2], joined(images[-2:])]
 

@@ -13,7 +13,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.surgery import Inputs, left
 from secateur.core.surgery.private_copies import apart
-from secateur.measure.forward import joined, length, part
+from secateur.measure.forward import joinable, joined, length, part
 from secateur.repair.error import squared_errors
 from secateur.repair.repairs import taken
 
@@ -45,20 +45,25 @@ def helps(
         seed: of what is drawn.
     """
     before = after = 0.0
-    for known, held in _folds(joined(images)):
+    for known, held in _folds(images):
         tried = copy.deepcopy(thin)
-        for _ in taken(steps, dense, tried, graph, plan, [known], seed):
+        for _ in taken(steps, dense, tried, graph, plan, known, seed):
             pass
-        bare, mended = squared_errors(dense, (thin, tried), [held], partial(left, graph, plan))
+        bare, mended = squared_errors(dense, (thin, tried), held, partial(left, graph, plan))
         before, after = before + bare, after + mended
     return after < before
 
 
-def _folds(images: Inputs) -> Iterator[tuple[Inputs, Inputs]]:
-    """Yield images to repair by, and those that judge."""
-    count = length(images)
+def _folds(images: Sequence[Inputs]) -> Iterator[tuple[Sequence[Inputs], Sequence[Inputs]]]:
+    """Yield batches to repair by, and those that judge; of images of several sizes each batch judges in turn."""
+    if not joinable(images):
+        for number, held in enumerate(images):
+            yield [*images[:number], *images[number + 1 :]], [held]
+        return
+    whole = joined(images)
+    count = length(whole)
     place = torch.arange(count)
     turns = [place == one for one in range(count)] if count < ALONE else [place % SHARE == SHARE - 1]
     for held in turns:
         if 0 < int(held.sum()) < count:
-            yield part(images, ~held), part(images, held)
+            yield [part(whole, ~held)], [part(whole, held)]
