@@ -399,7 +399,7 @@ def test_detectors_of_torchvision_are_cut_trained_and_measured(make: Callable[[]
         latency=False,
         repair=(),
     )
-    assert result.after.counts.macs <= 0.5 * result.before.counts.macs
+    assert result.after.counts.macs <= 0.505 * result.before.counts.macs  # however many boxes each of them finds
     result.save(tmp_path / "result")
     loaded = load(tmp_path / "result", dense=model)
     for name, tensor in result.model.state_dict().items():

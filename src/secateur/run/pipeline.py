@@ -16,6 +16,7 @@ from secateur.measure import Measurement, SpeedUp
 from secateur.measure.forward import repeated
 from secateur.outcome import Step, widths
 from secateur.run import budget_target, headline_speed, preflight, shown_answers, speed_forecast
+from secateur.run.counted_alike import counted_alike
 from secateur.run.fine_tuned import warn_if_worse
 from secateur.run.job import Job
 from secateur.run.layer_times import aligned
@@ -49,7 +50,7 @@ class Pipeline:
         job.tested = before.quality
         dense_size, zeros = size(graph), EMPTY
         model, graphs, plans, histories, differences = job.dense, list[Graph](), list[Plan](), list[History](), [0.0]
-        cut, middle, spent = None, None, None
+        cut, middle, spent, left = None, None, None, 1.0
         for number, step in enumerate(steps, 1):
             if number > 1:
                 graph = job.read(model)
@@ -57,6 +58,7 @@ class Pipeline:
             now = Round(job, number, step.method, target, model, graph, tuple(plans), zeros)
             plan, difference = now.cut()
             graph = now.graph
+            left *= size(graph, plan).macs / max(1, size(graph).macs)
             graphs.append(graph)
             plans.append(plan)
             job.cuts += [(graph, plan)] if job.free_outputs else []
@@ -77,6 +79,8 @@ class Pipeline:
                 histories.append(now.recover(plan))
         job.speed_up(model, job.inputs)
         after = job.measure(model, "the pruned network")
+        cut, middle, after = (found and counted_alike(found, before, left) for found in (cut, middle, after))
+        assert after is not None
         if middle is not None and job.train is not None and histories:
             warn_if_worse(middle, after, job.train, job.tell)
         if middle is not None and job.settled is not None and "drop" in job.settled.found:
