@@ -45,8 +45,8 @@ TASKS = {
 SIDE = 64
 MOST_DISCS = 9
 RADII = (3, 7)
-EDGE = 11
-"""Least distance of a centre from the edge in pixels: evaluation cuts 4 off, and a disc should be seen whole."""
+EDGE = 8
+"""Least distance of a centre from the edge in pixels, so that a disc is seen whole."""
 
 NEAR = 4
 """Least distance of the centres of two discs in pixels, so that none is hidden by another of its size."""

@@ -198,6 +198,20 @@ def test_tables_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path, rows
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [(20, 16), (16, 16)])
+def test_images_with_numbers_are_seen_whole(tmp_path: Path, size: tuple[int, int]):
+    numbered(tmp_path, ROWS)
+    for number in range(12):
+        noise(number, *size).save(tmp_path / f"{number:02}.png")
+    data = load_data(f"pairs:{tmp_path}", image_size=16, workers=0)
+    mean, std = (torch.tensor(it).view(3, 1, 1) for it in (data.mean, data.std))
+    for images, numbers in data.batches("train", 4):
+        for image, number in zip(images, numbers[:, 0].tolist(), strict=True):
+            whole = noise(int(number), *size).resize((16, 16), Image.Resampling.BILINEAR)
+            seen = torch.from_numpy(np.array(whole)).permute(2, 0, 1) / 255
+            torch.testing.assert_close(image * std + mean, seen, rtol=0, atol=1e-6)
+
+
 def test_splits_must_have_as_many_numbers(tmp_path: Path):
     numbered(tmp_path / "train", ROWS)
     numbered(tmp_path / "test", ["00.png,3"])

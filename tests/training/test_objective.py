@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from secateur.data import load_data
 from secateur.tasks import Classification
-from secateur.training.objective import first_not_finite, loss_of
+from secateur.training.objective import first_not_finite, loss_of, warn_of_numbers
 from secateur.training.settings import Settings
 
 
@@ -41,3 +45,14 @@ def test_the_first_bad_loss_is_found() -> None:
     assert first_not_finite(torch.tensor([1.0, 2.0])) == -1
     assert first_not_finite(torch.tensor([1.0, float("inf"), float("nan")])) == 1
     assert first_not_finite(torch.tensor([float("nan"), 0.0])) == 0
+
+
+def test_numbers_that_stay_while_their_pictures_move_are_said_once(tmp_path: Path) -> None:
+    for number in range(12):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "targets.csv").write_text("".join(f"{number}.png,{number}\n" for number in range(12)))
+    data, heard = load_data(f"pairs:{tmp_path}", image_size=8, workers=0), list[str]()
+    with pytest.warns(UserWarning, match=r"are moved at random \(augment=flip\) and their numbers are not"):
+        for augment in ("none", "flip", "flip"):
+            warn_of_numbers(data, Settings(augment=augment), lambda event: heard.append(event.text))
+    assert len(heard) == 1

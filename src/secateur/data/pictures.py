@@ -78,6 +78,9 @@ class FolderSource(PictureSource):
 class Pictures(Reader):
     """Reads, resizes and augments single images.
 
+    Those with numbers are resized as a whole: what is wanted of them may be anywhere in them, and numbers do not move
+    with what is cut off.
+
     Args:
         files: the images.
         augment: one of ``AUGMENTS``; a crop is torchvision's random resized crop.
@@ -88,8 +91,9 @@ class Pictures(Reader):
     def __init__(self, files: Files, augment: str, image_size: Size, channels: int = 3) -> None:
         self.files = files
         self.channels = channels
-        self.side = 0 if image_size is None or "crop" in augment else _side(image_size)
-        self.transform = _transform(augment, image_size)
+        whole = files.numbers is not None
+        self.side = 0 if image_size is None or whole or "crop" in augment else _side(image_size)
+        self.transform = _transform(augment, image_size, whole)
 
     def opened(self, row: int) -> Any:
         """Return a picture."""
@@ -110,11 +114,13 @@ def check_narrow(path: str, size: tuple[int, int], side: int) -> None:
         raise unreadable(path, Unfit(f"{size[0]} x {size[1]} pixels are too narrow to resize"))
 
 
-def _transform(augment: str, image_size: Size) -> Callable[[Any], Tensor]:
+def _transform(augment: str, image_size: Size, whole: bool) -> Callable[[Any], Tensor]:
     transforms = torchvision().transforms
     steps: list[Any] = []
     if augment in ("crop", "crop_flip"):
         steps.append(transforms.RandomResizedCrop(image_size))
+    elif whole and image_size is not None:
+        steps.append(transforms.Resize((image_size, image_size) if isinstance(image_size, int) else image_size))
     elif image_size is not None:
         steps += [transforms.Resize(_side(image_size)), transforms.CenterCrop(image_size)]
     if augment in ("flip", "crop_flip"):

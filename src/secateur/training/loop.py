@@ -32,7 +32,7 @@ from secateur.tasks import Classification
 from secateur.training import checkpoint as disk
 from secateur.training.epochs import Training
 from secateur.training.history import History, Speed
-from secateur.training.objective import check_lesson
+from secateur.training.objective import check_lesson, warn_of_numbers
 from secateur.training.placement import accelerated, device_type, placed, speaking
 from secateur.training.settings import Settings
 from secateur.training.share import Share, trained_on
@@ -98,6 +98,7 @@ def fit(
             of the last good epoch.
     """
     check_lesson(data.task, settings)
+    warn_of_numbers(data, settings, tell)
     _check(model, data, settings, teacher, seed)
     _check_outputs(model, data, teacher if settings.distill else None)
     kind = device_type(settings)

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.task import nothing_to_imitate
+from secateur.data import Data
+from secateur.data.pictures import FolderSource
+from secateur.events import Tell, warn_once
+from secateur.spelling import setting_as
 from secateur.tasks import Task
 from secateur.training.settings import Settings
 
@@ -62,6 +66,18 @@ def check_lesson(task: Task, settings: Settings | None) -> None:
     task.smoothed(settings.label_smoothing)
     if settings.distill and not task.imitates:
         raise nothing_to_imitate(task)
+
+
+def warn_of_numbers(data: Data, settings: Settings, tell: Tell) -> None:
+    """Warn where pictures are cut out or mirrored at random, and the numbers that are wanted of them stay."""
+    source = data.source
+    if isinstance(source, FolderSource) and source.parts["train"].numbers is not None and settings.augment != "none":
+        warn_once(
+            f"the pictures of {data.name} are moved at random ({setting_as('augment', settings.augment)}) and their "
+            "numbers are not: that is right only for what depends neither on place nor on size nor on what is cut off; "
+            f"else choose {setting_as('augment', 'none')}",
+            tell,
+        )
 
 
 def first_not_finite(losses: Tensor) -> int:
