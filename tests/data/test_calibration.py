@@ -721,7 +721,7 @@ def test_what_was_done_to_pixels_is_said(tmp_path: Path) -> None:
     pixels = (255 * torch.rand(70, 3, 8, 8)).byte()
     assert "(arrays, normalised with ImageNet's mean and deviation)" in load_calibration(pixels).used
     named = load_calibration(pixels, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
-    assert "(arrays, normalised with the mean and deviation that were named)" in named.used
+    assert "(arrays, normalised with the given mean and deviation)" in named.used
     assert "(arrays, not normalised here)" in load_calibration(pixels.float()).used
     assert "normalised" not in load_calibration(torch.rand(70, 20)).used  # no images
     assert load_calibration(fill(tmp_path, 3)).used.count("normalised") == 1

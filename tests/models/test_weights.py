@@ -149,7 +149,11 @@ def poisoned() -> dict[str, Tensor]:
         ),
         (
             {**state(), "3.weight": torch.ones(5, 4)},
-            r"'3\.weight' has shape \(5, 4\) in .* but \(2, 4\) in the model",
+            r"'3\.weight' has shape \(5, 4\) in .* but \(2, 4\) in the model; weights of other classes need a transfer",
+        ),
+        (
+            {**state(), "1.weight": torch.ones(3), "1.bias": torch.ones(3), "3.weight": torch.ones(2, 3)},
+            r"'1\.weight' has shape .*; weights of other widths, as a pruned network has them, are loaded with its",
         ),
         (poisoned(), r"'3\.weight' in .* holds NaN"),
         ({"epoch": 3, **state()}, "entry 'epoch' is int and not a tensor"),

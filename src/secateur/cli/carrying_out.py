@@ -27,7 +27,7 @@ from secateur.cli.folders import (
 from secateur.cli.output import saved
 from secateur.cli.tables import change, conditions, kept_whole, say, say_json
 from secateur.errors import DataError, ExportError, SecateurError, SettingError, nearest
-from secateur.events import Event
+from secateur.events import Event, once
 from secateur.progress import Listener
 from secateur.spelling import said
 
@@ -126,7 +126,7 @@ def _speak(document: Mapping[str, Any], folder: Path, page: Path, lines: Sequenc
     trained = document["training"]["rounds"] or document.get("bits")  # on a grid, which no training may leave
     if not trained and document.get("minutes") is None and document["data"]:
         how = said("give train=", "give --epochs 10, say,", "write epochs = 10, say, in a table [train] of the recipe")
-        say(f"Not fine-tuned: {how} to recover accuracy.")
+        say(f"Not fine-tuned: {how} to recover what is lost.")
     say(*lines)
     say(f"Result: {folder}", f"Report: {page}")
 
@@ -185,6 +185,7 @@ def _export(
 
     made = exports.ready(result.model, result.example_inputs, kinds, time=time, tell=tell)
     written: list[exports.Written] = []
+    complain = once(tell)  # what no format can hold is refused alike by all
     for kind in kinds:
         tell(Event(f"export {kind}", f"exporting as {kind} and comparing"))
         try:
@@ -193,7 +194,7 @@ def _export(
         except SecateurError as error:
             if artifact.is_full(error.__cause__):
                 raise
-            tell(Event("warning", str(error)))
+            complain(Event("warning", str(error)))
     return made, written
 
 

@@ -61,7 +61,7 @@ class Wanted:
         """Return whose mean and standard deviation these are, in words."""
         if (self.mean, self.std) == GREY:
             return "ImageNet's mean and deviation, those of grey"
-        return "ImageNet's mean and deviation" if self.mean is None else "the mean and deviation that were named"
+        return "ImageNet's mean and deviation" if self.mean is None else "the given mean and deviation"
 
 
 def plain(item: Any) -> Any:

@@ -21,6 +21,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")
 _PICKLED = (b"PK", b"\x80")  # how torch.save starts a file, now and before version 1.6
 _COUNTER = "num_batches_tracked"
+_CLASSIFIER = 2  # tensors: its weight and its bias
 
 
 @checked
@@ -169,16 +170,26 @@ def _entries(names: list[str]) -> str:
     return f"{len(names)} {'entry' if len(names) == 1 else 'entries'} ({shown})"
 
 
+def _hint(theirs: Mapping[str, Tensor], own: Mapping[str, Any]) -> str:
+    """Say what weights of other shapes may be: a classifier has a weight and a bias, a pruned network many such."""
+    pairs = [(tuple(tensor.shape), tuple(own[name].shape)) for name, tensor in theirs.items()]
+    others = [(there, here) for there, here in pairs if there != here]
+    if len(others) > _CLASSIFIER:
+        return (
+            "; weights of other widths, as a pruned network has them, are loaded with its folder: secateur.load(folder)"
+        )
+    if all(there[1:] == here[1:] and len(there) in (1, 2) for there, here in others):
+        return f"; weights of other classes need a transfer ({said('transfer=True', '--transfer', 'transfer = true')})"
+    return ""
+
+
 def _check_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Any], source: str) -> None:
     for name, tensor in theirs.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
             raise ModelError(f"'{name}' in {source} is no plain tensor of numbers: save model.state_dict() of floats")
         there, here = tuple(tensor.shape), tuple(own[name].shape)
         if there != here:
-            other = there[1:] == here[1:] and len(there) in (1, 2)
-            move = said("transfer=True", "--transfer", "transfer = true")
-            hint = f"; weights of other classes need a transfer ({move})" if other else ""
-            raise ModelError(f"'{name}' has shape {there} in {source} but {here} in the model{hint}")
+            raise ModelError(f"'{name}' has shape {there} in {source} but {here} in the model{_hint(theirs, own)}")
     for name, tensor in theirs.items():
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             raise ModelError(f"'{name}' in {source} holds NaN: the training that wrote it had failed")

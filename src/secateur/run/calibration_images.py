@@ -164,8 +164,14 @@ def grey_by_default(recipe: Recipe, images: Data | Calibration) -> bool:
     return all(bool(((each - each[:, :1]).abs() < 1 / 512).all()) for each in pixels)
 
 
-def check_asked(recipe: Recipe, shape: tuple[int, int, int], where: str) -> None:
+def check_asked(recipe: Recipe, shape: tuple[int, int, int], where: str, *, squared: bool = False) -> None:
     """Refuse a shape or size of images that was asked for where the images have another one.
+
+    Args:
+        recipe: what was asked.
+        shape: of the images.
+        where: they are from, in words.
+        squared: whether they are pictures that are read as squares of the size that was asked for.
 
     Raises:
         DataError: naming the setting.
@@ -173,6 +179,11 @@ def check_asked(recipe: Recipe, shape: tuple[int, int, int], where: str) -> None
     asked = recipe.shape_asked or (shape[0], recipe.image_size or shape[1], recipe.image_size or shape[2])
     if asked != shape:
         name = setting("image" if recipe.image else "image_size")
+        if squared and recipe.image and asked[1] != asked[2]:
+            raise DataError(
+                f"the pictures of {where} are read as squares, and {name} asks for {'x'.join(map(str, asked))}: give "
+                f"one number with {setting('image_size')} instead"
+            )
         raise DataError(
             f"the images of {where} are {'x'.join(map(str, shape))} and stay so, not {'x'.join(map(str, asked))} as "
             f"asked: leave {name} out, or name other images"

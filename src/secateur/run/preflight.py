@@ -116,8 +116,8 @@ def warn_of_random_weights(model: nn.Module, tell: Tell) -> None:
     if is_untrained(model):
         where = said("", " (--weights)", " ('weights' in the recipe)")
         warn(
-            f"the weights of {type(model).__name__} are as they were drawn at random, so that which of them matter is "
-            f"chance: load trained weights first{where}",
+            f"the weights of {type(model).__name__} are as they were drawn at random, or hardly other, so that which "
+            f"of them matter is chance: load trained weights first{where}",
             tell,
         )
 

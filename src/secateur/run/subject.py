@@ -127,7 +127,7 @@ def data_of(recipe: Recipe, *, download: bool = False) -> Data | None:
         found = with_channels(found, 1)
     cropped = isinstance(found.source, CroppedSource) and not recipe.image  # whose size is said of wanted images
     if recipe.image or not (recipe.calibrate or cropped):  # else the size is that of the unlabelled ones
-        check_asked(recipe, found.shape, found.name)
+        check_asked(recipe, found.shape, found.name, squared=isinstance(found.source, PictureSource))
     return found
 
 
