@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.errors import ModelError, SecateurError, first_line, nearest
+from secateur.errors import ModelError, SecateurError, nearest, reason_of
 from secateur.events import Tell, ignore
 from secateur.models.builtin import BUILDERS
 from secateur.models.onnx_files import from_onnx, is_onnx, pictures_of
@@ -237,7 +237,7 @@ def _from_file(path: Path) -> ModuleType:
             del sys.modules[name]
         else:
             sys.modules[name] = before
-        raise ModelError(f"{path} cannot be run: {_line(error)}") from error
+        raise ModelError(f"{path} cannot be run: {reason_of(error)}") from error
     return module
 
 
@@ -246,7 +246,7 @@ def _from_module(name: str) -> ModuleType:
         with _importable(Path.cwd()):
             return importlib.import_module(name)
     except Exception as error:
-        raise ModelError(f"'{name}'{nearest(name, _SOURCES)} cannot be imported: {_line(error)}") from error
+        raise ModelError(f"'{name}'{nearest(name, _SOURCES)} cannot be imported: {reason_of(error)}") from error
 
 
 @contextmanager
@@ -292,9 +292,4 @@ def _building(spec: str) -> Generator[None]:
     except SecateurError:
         raise
     except Exception as error:
-        raise ModelError(f"{spec} cannot be built: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    name, text = type(error).__name__, first_line(error)
-    return name if text == name else f"{name}: {text}"
+        raise ModelError(f"{spec} cannot be built: {reason_of(error)}") from error

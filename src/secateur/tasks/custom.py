@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.surgery.forward import Inputs
 from secateur.core.task import Meter, Metric, Task, nothing_measured
-from secateur.errors import DataError, ModelError, SecateurError, SettingError, first_line
+from secateur.errors import DataError, ModelError, SecateurError, SettingError, reason_of
 from secateur.tasks.shapes import described
 from secateur.typed import check_types
 
@@ -140,7 +140,7 @@ class _WholeMeter(Meter):
             if hasattr(self._metric, "to"):
                 self._metric.to(device)
         except Exception as error:
-            raise SettingError(f"the score of the task cannot be copied and reset: {_said(error)}") from error
+            raise SettingError(f"the score of the task cannot be copied and reset: {reason_of(error)}") from error
         self._task, self._seen = task, False
 
     def update(self, output: Any, batch: Any) -> None:
@@ -153,7 +153,7 @@ class _WholeMeter(Meter):
         try:
             found = self._metric.compute()
         except Exception as error:
-            raise ModelError(f"the score of the task cannot be computed: {_said(error)}") from error
+            raise ModelError(f"the score of the task cannot be computed: {reason_of(error)}") from error
         return (_in_unit(_number(found), self._task),)
 
 
@@ -169,7 +169,7 @@ def _asked(what: Callable[[Any, Any], Any], name: str, output: Any, target: Any)
     except Exception as error:
         raise ModelError(
             f"the {name} of the task does not take what the network returned ({described(output)}) with the targets "
-            f"({described(target)}): {_said(error)}"
+            f"({described(target)}): {reason_of(error)}"
         ) from error
 
 
@@ -179,11 +179,7 @@ def _of_batch(what: Callable[[Any], Any], name: str, batch: Any) -> Any:
     except (SecateurError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise DataError(f"{name} of the task does not take a batch ({described(batch)}): {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{name} of the task does not take a batch ({described(batch)}): {reason_of(error)}") from error
 
 
 def _follow(criterion: nn.Module, output: Any) -> None:
