@@ -99,7 +99,10 @@ class _NeighbourMeter(Meter):
         embeddings, labels = (torch.cat(column) for column in zip(*self._seen, strict=True))
         ranks = list(_ranks(embeddings, labels))
         if not ranks:
-            raise DataError("no class has two images, so that nothing can be retrieved")
+            raise DataError(
+                f"no class has two images among these {len(labels)}, so that none can be found by another: give two or "
+                "more of a class"
+            )
         hits = torch.cat([each[:, 0] == 1 for each in ranks])
         # of each rank the share of images up to there that are of the class
         shares = [torch.arange(1, each.shape[1] + 1, dtype=torch.float64) / each for each in ranks]
