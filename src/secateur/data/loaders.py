@@ -20,6 +20,7 @@ from secateur.events import ignore, warn_once
 from secateur.measure.forward import tensors, yielded
 from secateur.rules import Classes, Count, Rule
 from secateur.tasks import CLASSIFICATION, Task
+from secateur.tasks.contract import check_task
 
 Loader = Iterable[Any]
 _ORDER: tuple[Split, ...] = ("train", "val", "test")
@@ -66,6 +67,7 @@ def from_loaders(
             ignore,
         )
     task = task or CLASSIFICATION
+    check_task(task)
     loaders: dict[Split, Loader] = {"train": train, "val": val, "test": val if test is None else test}
     for split, loader in loaders.items():
         if isinstance(loader, Iterator) or not hasattr(loader, "__iter__"):
@@ -105,6 +107,7 @@ def with_task(
     Raises:
         DataError: if the examples are none of the task, or it needs another number of classes, or one that nobody says.
     """
+    check_task(task)
     if isinstance(data, Data):
         known = of_classes(data, classes)
         if known.task is task and known is data:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.core.task import nothing_to_imitate
 from secateur.tasks import Task
+from secateur.tasks.contract import checked_loss
 from secateur.training.settings import Settings
 
 
@@ -44,7 +45,7 @@ def loss_of(task: Task, output: Any, batch: Any, taught: Any, settings: Settings
         taught: the same of the teacher; None for the targets alone.
         settings: distill and temperature.
     """
-    hard = task.loss(output, batch)
+    hard = checked_loss(task, output, batch)
     if taught is None:
         return hard
     soft = task.imitation(output, taught, settings.temperature)
