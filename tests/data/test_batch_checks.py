@@ -118,7 +118,11 @@ def test_batches_of_a_task_of_your_own_keep_their_structure():
         ((IMAGES, [BOXES] * 3), Detection(), "an image .* for each of 3 tables of boxes"),
         ((IMAGES, [{**BOXES, "boxes": torch.tensor([[4.0, 1, 1, 5]])}] * 4), Detection(), "a box without area"),
         ((IMAGES, [{**BOXES, "boxes": torch.tensor([[0.0, 1, math.nan, 5]])}] * 4), Detection(), "box without area"),
-        ((IMAGES, [{**BOXES, "labels": torch.tensor([3])}] * 4), Detection(), "its boxes hold the label 3"),
+        (
+            (IMAGES, [{**BOXES, "labels": torch.tensor([3])}] * 4),
+            Detection(),
+            "the label 3, but .* 3 classes, the ba",
+        ),
         ((IMAGES, [{**BOXES, "labels": torch.tensor([0])}] * 4), Detection(), "the label 0, which .* the background"),
         ((IMAGES, [{**BOXES, "boxes": BOXES["boxes"] / 8}] * 4), Detection(), "as shares of an image do; .* multiply"),
         ((IMAGES, [{"boxes": BOXES["boxes"]}] * 4), Detection(), "must be a table with boxes and labels"),

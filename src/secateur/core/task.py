@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.metric import Metric
@@ -133,6 +133,21 @@ class Task(ABC):
         Raises:
             DataError: if the targets are none of the task, or do not fit the output.
         """
+
+    def check_network(self, network: nn.Module, batch: Any, failed: Exception | None = None) -> None:
+        """Refuse a batch whose targets a network does not know, as far as the network says what it knows.
+
+        It is asked where a network is measured, and in training once the network has failed on the batch.
+
+        Args:
+            network: what should take the batch.
+            batch: one of the data, fit for the task.
+            failed: what the network has raised; None if it has not run.
+
+        Raises:
+            DataError: saying what it does not know.
+        """
+        return
 
     metric_is_mean: ClassVar[bool] = False
     """Whether the deciding metric of a split is the mean over its examples, so that several processes can share it."""

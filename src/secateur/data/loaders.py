@@ -163,15 +163,14 @@ class LoaderSource(Source):
     def size(self, split: Split) -> int:
         """Return the number of examples in a split."""
         loader = self.loaders[split]
-        if isinstance(loader, DataLoader):
-            # A sampler may leave images out, but a distributed one counts only the share of this process.
-            counted: tuple[object, ...] = (cast("Any", loader).sampler, cast("Any", loader).dataset)
-            for one in counted:
-                if isinstance(one, Sized) and not isinstance(one, DistributedSampler):
-                    return len(one)
-        elif isinstance(loader, Sequence):
+        if isinstance(loader, Sequence):
             return sum(self.task.count(batch) for batch in loader)
-        raise DataError(f"the {split} loader does not tell how many images it has: give its data set a length")
+        # A sampler may leave images out, but a distributed one counts only the share of this process.
+        for one in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
+            if isinstance(one, Sized) and not isinstance(one, DistributedSampler):
+                return len(one)
+        has = "its data set" if hasattr(loader, "dataset") else "it a 'dataset' that has"
+        raise DataError(f"the {split} loader does not tell how many images it has: give {has} a length")
 
     def batches(self, order: Order) -> Batches:
         """Return the batches of one pass."""

@@ -24,4 +24,9 @@ def loss_with_gradient(model: nn.Module, batch: Any, task: Task) -> Tensor:
     batch = moved(batch, device)
     inputs = moved(task.inputs(batch, training=not task.judges_loss), device)
     with modes_kept(model, steady), torch.enable_grad():
-        return checked_loss(task, task.output(spread(model, inputs)), batch)
+        try:
+            returned = spread(model, inputs)
+        except Exception as error:
+            task.check_network(model, batch, error)
+            raise
+        return checked_loss(task, task.output(returned), batch)

@@ -167,6 +167,7 @@ def _measured(model: nn.Module, batches: Iterable[Any], task: Task, place: torch
         try:
             with asked(task, "update() of the meter"):
                 meter.update(found, batch)
+                task.check_network(model, batch)
         except (DataError, ModelError) as error:
             raise type(error)(f"batch {step}: {error}") from error
         if task.judges_loss:
