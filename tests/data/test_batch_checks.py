@@ -129,7 +129,7 @@ def test_batches_of_a_task_of_your_own_keep_their_structure():
         ((IMAGES, MASKS), Detection(), "must be one table for each image"),
         ((IMAGES.mul(255).byte(), MASKS), Segmentation(), "pixels as whole numbers: give normalised float"),
         ((IMAGES / 0, MASKS), Segmentation(), "inputs that are NaN or infinite"),
-        ((IMAGES, MASKS, MASKS), Segmentation(), "must be a pair of inputs and targets, and one has 3 parts"),
+        ((IMAGES, MASKS, MASKS), Segmentation(), r"one has 3 parts: say .* \(network_inputs= and"),
         (IMAGES, Segmentation(), "must be a pair of inputs and targets, or a table of named ones, and one is a Tensor"),
         ({"image": IMAGES}, Segmentation(), "a table without targets; it has image"),
         ((["a"], MASKS), Segmentation(), "inputs of a batch must be tensors, and there are none in a list"),
@@ -143,7 +143,7 @@ def test_batches_that_do_not_fit_the_task_are_refused_in_one_sentence(batch: Any
 
 
 def test_classification_needs_the_number_of_classes():
-    with pytest.raises(DataError, match=r"nobody says how many classes the loaders have: .*classes=\)"):
+    with pytest.raises(DataError, match=r"nobody says how many .*classes=\); if .* name it, as task="):
         loaded((IMAGES, torch.tensor([0, 1, 2, 0])), Classification())
     table = {"pixel_values": IMAGES, "labels": torch.tensor([0, 1, 2, 3])}
     with pytest.raises(DataError, match="hold the label 3, but 3 classes"):

@@ -106,6 +106,10 @@ IMAGES, LABELS = torch.ones(2, 3, 4, 4), torch.tensor([0, 1])
         ((IMAGES.byte(), LABELS), r"yields images as torch.uint8 \(2, 3, 4, 4\)"),
         ((IMAGES[0], LABELS), r"give normalised float tensors"),
         ((IMAGES, LABELS[:1]), "one whole-number label for each image"),
+        (
+            (IMAGES, torch.zeros(4, 2, 2)),
+            r"not float32 of shape \(4, 2, 2\); if .* name it, as task=",
+        ),
         ((IMAGES, LABELS.float()), "one whole-number label for each image"),
         ((IMAGES, LABELS + 1), "val loader hold the label 2, but 2 classes have labels 0 to 1"),
     ],

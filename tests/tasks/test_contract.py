@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from measured import sentence
+from secateur.core.trace import trace
 from secateur.data import from_loaders
 from secateur.errors import DataError, ModelError, SettingError
 from secateur.measure import quality
@@ -124,3 +125,16 @@ def test_tasks_without_name_or_metrics_are_refused_before_any_work(task: Task):
     for ask in (lambda: measured(task), lambda: from_loaders([BATCH], [BATCH], [BATCH], task=task)):
         said = sentence(SettingError, ask)
         assert "must have metrics, at least one secateur.tasks.Metric" in said or "a task without a name" in said
+
+
+def test_names_that_a_forward_does_not_know_are_said_with_what_to_do():
+    table = {"image": BATCH[0], "depth": BATCH[0], "labels": BATCH[1]}
+    inputs = {"image": BATCH[0], "depth": BATCH[0]}
+    for ask in (lambda: quality(nn.Linear(3, 1), [table], Own()), lambda: trace(nn.Linear(3, 1), inputs)):
+        said = sentence(ModelError, ask)
+        assert "here image, depth: name them as it does, or say what it takes and what is wanted of it (network" in said
+
+
+def test_a_name_of_a_task_is_refused_with_what_makes_one_of_it():
+    said = sentence(SettingError, lambda: quality(nn.Linear(3, 1), [BATCH], "regression"))  # type: ignore[arg-type]
+    assert "(secateur.tasks.read_task takes a name)" in said

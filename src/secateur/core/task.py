@@ -221,7 +221,10 @@ def pair_of(batch: Any) -> tuple[Any, Any]:
         entries = cast("Sequence[Any]", batch)
         if len(entries) == 2:
             return entries[0], entries[1]
-        raise DataError(f"a batch must be a pair of inputs and targets, and one has {len(entries)} parts")
+        raise DataError(
+            f"a batch must be a pair of inputs and targets, and one has {len(entries)} parts: say which are which with "
+            "a task of your own (network_inputs= and targets= of secateur.tasks.Custom)"
+        )
     raise DataError(
         f"a batch must be a pair of inputs and targets, or a table of named ones, and one is a {type(batch).__name__}"
     )

@@ -20,6 +20,9 @@ from secateur.tasks.detection import check_boxes
 from secateur.tasks.segmentation import check_masks
 from secateur.tasks.shapes import described
 
+OTHERWISE = "if they are for another task than classification, name it, as task=secateur.tasks.Segmentation()"
+"""What to say where the targets of loaders may be other than class numbers of images."""
+
 _MANY = 2**31  # classes, where nobody knows how many there are
 
 
@@ -166,6 +169,9 @@ def _check_inside(boxes: Tensor, image: Tensor, number: int) -> None:
 
 def _numbers(labels: Any, count: int, classes: int, split: Split) -> Tensor:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (count,):
-        raise DataError(f"the {split} loader must yield one whole-number label for each image, as a tensor (N,)")
+        raise DataError(
+            f"the {split} loader must yield one whole-number label for each image, as a tensor (N,), not "
+            f"{described(labels)}; {OTHERWISE}"
+        )
     check_labels(labels, classes, f"batches of the {split} loader")
     return labels.long()

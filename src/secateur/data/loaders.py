@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from secateur.arguments import checked
 from secateur.core.surgery.forward import are_images
-from secateur.data.batch_checks import check_batch, check_first, labelled, wants_labels
+from secateur.data.batch_checks import OTHERWISE, check_batch, check_first, labelled, wants_labels
 from secateur.data.dataset import Batches, Data, Source, example_of, of_classes
 from secateur.data.order import Order, Split
 from secateur.errors import DataError, nearest
@@ -87,7 +87,7 @@ def _check_known(classes: int | None, task: Task) -> None:
     if classes is None and wants_labels(task):
         raise DataError(
             "nobody says how many classes the loaders have: make them a data set that does, "
-            "secateur.data.from_loaders(..., classes=)"
+            f"secateur.data.from_loaders(..., classes=); {OTHERWISE}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.forward import INPUTS, count_of, listed, spread
+from secateur.core.surgery.forward import INPUTS, count_of, listed, spread, takes_names
 from secateur.core.surgery.untouched import owned, untouched
 from secateur.errors import DataError, ModelError, SecateurError, reason_of
 from secateur.rules import Rule
@@ -218,7 +218,8 @@ def call_on(model: nn.Module, inputs: ExampleInputs) -> Any:
     except Exception as error:  # its forward is anybody's code
         shapes = _listed([str(tuple(tensor.shape)) for tensor in tensors(inputs)]) or "no tensors"
         reason = reason_of(error)
-        raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}") from error
+        hint = takes_names(inputs, error)
+        raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}{hint}") from error
 
 
 def _listed(shapes: Sequence[str]) -> str:

@@ -93,15 +93,15 @@ def _parts(spec: str) -> tuple[str, str, str]:
     return parts if parts[0] in _SOURCES else spec.rpartition(":")
 
 
-def refuse_own_code(spec: str) -> None:
+def refuse_own_code(spec: str, what: str = "network") -> None:
     """Refuse code that a file names: whoever wrote the one may have written the other.
 
     Raises:
-        ModelError: if building the network would run such code, and nobody has vouched for it.
+        ModelError: if building it would run such code, and nobody has vouched for it.
     """
     if isinstance(spec, Foreign) and own_code(spec):
         raise ModelError(
-            f"the network of the recipe comes from your own code, {shown(spec)}, which is not run unasked: look at "
+            f"the {what} of the recipe comes from your own code, {shown(spec)}, which is not run unasked: look at "
             f"that code and trust it with {said('recipe.vouched()', '--trust')}"
         )
 
@@ -197,30 +197,33 @@ def _optional(module: str) -> Any:
         ) from error
 
 
-def own_function(spec: str) -> Callable[..., Any]:
-    """Return the user's own function that a text such as ``my_code.py:make`` names; its file is run.
+def own_result(spec: str, what: str) -> Any:
+    """Return what a function of the user makes, as a ``"task"``, that ``my_code.py:make`` names; its file is run.
 
     Raises:
-        ModelError: if there is no such file or function.
+        ModelError: if there is no such file or function, or it fails.
     """
-    return _factory(*spec.rpartition(":")[::2])
+    source, _, name = spec.rpartition(":")
+    function = _factory(source, name, what)
+    with _building(f"the {what} of {shown(spec)}"):
+        return function()
 
 
-def _factory(source: str, name: str) -> Callable[..., object]:
+def _factory(source: str, name: str, what: str = "network") -> Callable[..., object]:
     """Return the user's own function ``name`` from the file or module ``source``, which is run."""
     is_file = source.endswith(".py") or "/" in source or "\\" in source
-    module = _from_file(Path(source).expanduser()) if is_file else _from_module(source)
+    module = _from_file(Path(source).expanduser(), what) if is_file else _from_module(source)
     factory = getattr(module, name, None)
     if not callable(factory):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ModelError(f"'{source}' has no function '{name}'{nearest(name, public)} to build the network with")
+        raise ModelError(f"'{source}' has no function '{name}'{nearest(name, public)} to build the {what} with")
     return factory
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(path: Path, what: str) -> ModuleType:
     path = path.absolute()
     if not path.is_file():
-        raise ModelError(f"there is no Python file {path} to take the network from")
+        raise ModelError(f"there is no Python file {path} to take the {what} from")
     # The name is unique to the path, so that two files called net.py do not replace each other.
     name = f"secateur_own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     found = importlib.util.spec_from_file_location(name, path)
