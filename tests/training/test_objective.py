@@ -3,8 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from secateur.tasks import Classification
+from secateur.data import from_loaders
+from secateur.errors import DataError
+from secateur.events import Event
+from secateur.tasks import Classification, Retrieval, Segmentation, Task
+from secateur.training import fit
 from secateur.training.objective import first_not_finite, loss_of
 from secateur.training.settings import Settings
 
@@ -41,3 +47,42 @@ def test_the_first_bad_loss_is_found() -> None:
     assert first_not_finite(torch.tensor([1.0, 2.0])) == -1
     assert first_not_finite(torch.tensor([1.0, float("inf"), float("nan")])) == 1
     assert first_not_finite(torch.tensor([float("nan"), 0.0])) == 0
+
+
+IMAGES = torch.rand(4, 3, 8, 8)
+IGNORED = torch.full((4, 8, 8), 255)
+
+
+@pytest.mark.parametrize(
+    ("task", "vain", "sound", "said"),
+    [
+        (
+            Segmentation(),
+            IGNORED,
+            IGNORED.clone().index_fill_(0, torch.tensor(2), 1),
+            "every pixel is of the class 255, which is ignored",
+        ),
+        (Retrieval(), torch.zeros(4).long(), torch.tensor([0, 0, 1, 2]), "no image has both another one of its class"),
+        (Retrieval(), torch.arange(4), torch.tensor([0, 0, 1, 2]), "no image has both another one of its class"),
+    ],
+)
+def test_examples_that_teach_nothing_are_said(task: Task, vain: Tensor, sound: Tensor, said: str) -> None:
+    torch.manual_seed(0)
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if isinstance(task, Retrieval) else []
+    network, brief = nn.Sequential(nn.Conv2d(3, 3, 1), *pooled), Settings(epochs=2, batch_size=4, select="last")
+    empty, full = [(IMAGES, vain)] * 2, [(IMAGES, vain), (IMAGES, sound)]
+    with pytest.raises(DataError, match=f"nothing can be learned from any of the training batches: in .* {said}"):
+        fit(network, from_loaders(empty, full, full, task=task), brief)
+    told = list[str]()
+
+    def tell(event: Event) -> None:
+        if event.stage == "warning":
+            told.append(event.text)
+
+    # of what is not at hand only the training says it
+    streams = (DataLoader(batches, batch_size=None) for batches in (empty, full, full))  # type: ignore[arg-type]
+    fit(network, from_loaders(*streams, task=task), brief, tell=tell)
+    assert [text for text in told if "the loss was 0 on every training image" in text] == told[:1] != []
+    told.clear()
+    fit(network, from_loaders(full, full, full, task=task), brief, tell=tell)
+    assert not told

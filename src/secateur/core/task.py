@@ -134,6 +134,13 @@ class Task(ABC):
             DataError: if the targets are none of the task, or do not fit the output.
         """
 
+    def in_vain(self, batch: Any) -> str:
+        """Return why nothing can be learned from a batch that is fit for the task; empty where something may be.
+
+        It looks at values, and so waits for an accelerator.
+        """
+        return ""
+
     def check_network(self, network: nn.Module, batch: Any, failed: Exception | None = None) -> None:
         """Refuse a batch whose targets a network does not know, as far as the network says what it knows.
 

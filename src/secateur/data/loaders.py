@@ -180,6 +180,11 @@ class LoaderSource(Source):
         """Return the first validation batch."""
         return self._first
 
+    def at_hand(self, split: Split) -> Sequence[Any]:
+        """Return the batches of a list."""
+        loader = self.loaders[split]
+        return cast("Sequence[Any]", loader) if isinstance(loader, tuple | list) else ()
+
     def under(self, data: Data, task: Task) -> Data:
         """Return the same loaders for another task, if their batches are fit for it.
 

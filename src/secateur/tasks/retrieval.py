@@ -70,6 +70,15 @@ class Retrieval(Task):
         losses = F.relu(farthest - nearest + self.margin).masked_fill(~usable, 0)
         return losses.sum() / usable.sum().clamp(min=1)
 
+    def in_vain(self, batch: Any) -> str:
+        """Say so where no image has both another one of its class and one of another class."""
+        labels = self.target(batch)
+        if not isinstance(labels, Tensor):
+            return ""
+        counts = labels.unique(return_counts=True)[1]
+        several = len(counts) > 1 and bool((counts > 1).any())
+        return "" if several else "no image has both another one of its class and one of another class"
+
     def meter(self, device: torch.device) -> Meter:
         """Return a meter of recall at 1 and mean average precision."""
         return _NeighbourMeter(self)
