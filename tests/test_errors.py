@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from typing import get_args
 
 import pytest
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from secateur import methods
 from secateur.core.selection.sensitivity_curves import Allocate
-from secateur.errors import first_line, nearest, visible
+from secateur.errors import first_line, nearest, reason_of, visible
 from secateur.methods.reconstruction import Shares
 from secateur.recipe_rules import REPAIRS
 
@@ -51,3 +54,28 @@ def test_what_has_another_name_in_each_place_is_answered_with_that_of_the_place(
     wrong: str, known: Iterable[str], right: str
 ) -> None:
     assert nearest(wrong, known) == f" (did you mean '{right}'?)"
+
+
+class Corrupt(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        raise FileNotFoundError(errno.ENOENT, "it is gone", "file 9")
+
+
+def test_what_a_reading_process_says_is_what_was_raised_there() -> None:
+    found = list[str]()
+    for workers in (0, 1):
+        with pytest.raises(Exception, match="it is gone") as caught:
+            next(iter(DataLoader(Corrupt(), num_workers=workers)))
+        found.append(reason_of(caught.value))
+    assert found == ["FileNotFoundError: [Errno 2] it is gone: 'file 9'"] * 2
+
+
+def test_reasons_of_errors_that_say_nothing_or_much() -> None:
+    assert reason_of(KeyError()) == "KeyError"
+    assert reason_of(ValueError("one\ntwo")) == "ValueError: one"
+    carried = 'X.\nOriginal Traceback (most recent call last):\n  File "a.py", line 3\n    f()\n    ^^^\nlib.of.Wrong\n'
+    assert reason_of(RuntimeError(carried)) == "Wrong"
+    assert reason_of(RuntimeError("Original Traceback (most recent call last):")).startswith("RuntimeError: Original")

@@ -14,6 +14,8 @@ _UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)
 _LONGEST = 300
 _FITS = ("reconstruct", "reconstruction", "errors")  # a repair; a method and an allocation; shares of a cut
 _MEANT: dict[str, tuple[str, ...]] = dict.fromkeys(("reconstruct", "reconstruction", "fit", "refit"), _FITS)
+_CARRIED = "Original Traceback (most recent call last):"  # of a process that reads, or a device that computes
+_RAISED = re.compile(r"(?:\w+\.)*(\w+)(?:: *(.*))?")
 _LONG_WORD = re.compile(r"(\S{120})\S{80,}(\S{60})")  # what nobody reads to its end; of paths that is what counts
 
 
@@ -124,7 +126,34 @@ def first_line(error: BaseException, last: bool = False) -> str:
     """
     lines = [line.strip() for line in visible(str(error)).splitlines()]
     lines = [line for line in lines if line] or [type(error).__name__]
-    line = lines[-1 if last else 0]
+    return _short(lines[-1 if last else 0])
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the class of an error of others and its first line, as ``ValueError: no such file``.
+
+    Of one that torch has carried over from another process or thread they are those of what was raised there.
+    """
+    if match := _carried(str(error)):
+        kind, said = match
+        return f"{kind}: {said}" if said else kind
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"
+
+
+def _carried(text: str) -> tuple[str, str] | None:
+    """Return the class and the first line of the error at the end of a traceback in a text; None if it has none."""
+    _, found, traceback = text.rpartition(_CARRIED)
+    lines = traceback.splitlines()
+    places = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    if not found or not places:
+        return None
+    line = next((line for line in lines[places[-1] :] if line.strip() and not line.startswith(" ")), "")
+    match = _RAISED.fullmatch(visible(line))
+    return (match[1], _short((match[2] or "").strip())) if match else None
+
+
+def _short(line: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 

@@ -97,7 +97,7 @@ def data(path: str | Path, most: int) -> bytes:
 
 
 def text(path: str | Path, most: int) -> str:
-    """Return the text of a regular file in UTF-8.
+    """Return the text of a regular file in UTF-8, without the mark that editors on Windows begin one with.
 
     Raises:
         OSError: as ``data``, or if it is long and not ASCII.
@@ -106,7 +106,7 @@ def text(path: str | Path, most: int) -> str:
     found = data(path, most)
     if len(found) > WIDE and not found.isascii():
         raise OSError(errno.EFBIG, f"it has {len(found):,} bytes that are not all ASCII", str(path))
-    return found.decode("utf-8")
+    return found.decode("utf-8-sig")
 
 
 def values(text: str) -> Any:

@@ -29,7 +29,7 @@ _WORDS = {  # of classes that are better known by other names, or that somebody 
     "torch.optim.optimizer.Optimizer": "an optimizer of torch",
     "numpy.ndarray": "an array",
     "secateur.core.method.Method": "a method such as Magnitude(norm='l2')",
-    "secateur.core.task.Task": "a task such as secateur.tasks.Regression()",
+    "secateur.core.task.Task": "a task such as secateur.tasks.Regression() (secateur.tasks.read_task takes a name)",
     "secateur.training.settings.Settings": "Settings of a training",
     "secateur.core.graph.graph.Graph": "a Graph, which secateur.trace returns",
     "secateur.data.dataset.Data": "a data set, which secateur.load_data returns",

@@ -118,14 +118,18 @@ def test_batches_of_a_task_of_your_own_keep_their_structure():
         ((IMAGES, [BOXES] * 3), Detection(), "an image .* for each of 3 tables of boxes"),
         ((IMAGES, [{**BOXES, "boxes": torch.tensor([[4.0, 1, 1, 5]])}] * 4), Detection(), "a box without area"),
         ((IMAGES, [{**BOXES, "boxes": torch.tensor([[0.0, 1, math.nan, 5]])}] * 4), Detection(), "box without area"),
-        ((IMAGES, [{**BOXES, "labels": torch.tensor([3])}] * 4), Detection(), "its boxes hold the label 3"),
+        (
+            (IMAGES, [{**BOXES, "labels": torch.tensor([3])}] * 4),
+            Detection(),
+            "the label 3, but .* 3 classes, the ba",
+        ),
         ((IMAGES, [{**BOXES, "labels": torch.tensor([0])}] * 4), Detection(), "the label 0, which .* the background"),
         ((IMAGES, [{**BOXES, "boxes": BOXES["boxes"] / 8}] * 4), Detection(), "as shares of an image do; .* multiply"),
         ((IMAGES, [{"boxes": BOXES["boxes"]}] * 4), Detection(), "must be a table with boxes and labels"),
         ((IMAGES, MASKS), Detection(), "must be one table for each image"),
         ((IMAGES.mul(255).byte(), MASKS), Segmentation(), "pixels as whole numbers: give normalised float"),
         ((IMAGES / 0, MASKS), Segmentation(), "inputs that are NaN or infinite"),
-        ((IMAGES, MASKS, MASKS), Segmentation(), "must be a pair of inputs and targets, and one has 3 parts"),
+        ((IMAGES, MASKS, MASKS), Segmentation(), r"one has 3 parts: say .* \(network_inputs= and"),
         (IMAGES, Segmentation(), "must be a pair of inputs and targets, or a table of named ones, and one is a Tensor"),
         ({"image": IMAGES}, Segmentation(), "a table without targets; it has image"),
         ((["a"], MASKS), Segmentation(), "inputs of a batch must be tensors, and there are none in a list"),
@@ -139,7 +143,7 @@ def test_batches_that_do_not_fit_the_task_are_refused_in_one_sentence(batch: Any
 
 
 def test_classification_needs_the_number_of_classes():
-    with pytest.raises(DataError, match=r"nobody says how many classes the loaders have: .*classes=\)"):
+    with pytest.raises(DataError, match=r"nobody says how many .*classes=\); if .* name it, as task="):
         loaded((IMAGES, torch.tensor([0, 1, 2, 0])), Classification())
     table = {"pixel_values": IMAGES, "labels": torch.tensor([0, 1, 2, 3])}
     with pytest.raises(DataError, match="hold the label 3, but 3 classes"):

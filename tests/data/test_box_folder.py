@@ -160,11 +160,13 @@ def test_boxes_are_clipped_and_those_without_area_left_out_with_one_warning(
     content["annotations"][0]["bbox"] = [30, 10, 15, 14]
     content["annotations"][1]["bbox"] = [5, 5, 0, 9]
     content["annotations"][2]["bbox"] = [50, 5, 9, 9]
-    with pytest.warns(UserWarning, match=r"train\.json' has 2 boxes without area on their images") as caught:
+    content["annotations"][3]["bbox"] = [39.9999999, 4, 10, 10]  # which is 40 in float32
+    with pytest.warns(UserWarning, match=r"train\.json' has 3 boxes without area on their images") as caught:
         data = load(simple(tmp_path, content))
     assert len(caught) == 1
     found = {Path(it.path).stem: it.boxes for part in data.source.parts.values() for it in part.images}
-    assert (found["00"], found["01"], found["02"]) == (((30.0, 10.0, 40.0, 20.0),), (), ())
+    assert [found[f"{number:02}"] for number in range(4)] == [((30.0, 10.0, 40.0, 20.0),), (), (), ()]
+    assert len(list(data.batches("train", 4))) == 3
 
 
 def test_batches_depend_on_the_seed_not_on_workers_or_processes(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,31 @@ def test_arrays_are_grouped_for_retrieval_too():
         assert len(x) == len(y) == 8
         assert set(torch.bincount(y).tolist()) <= {0, 4, 8}
     assert sum(len(y) for _, y in data.batches("train", 8)) == data.size("train")
+
+
+@pytest.mark.parametrize("counts", [{"a": 6, "b": 6}, dict.fromkeys("abcdefghij", 5), {"a": 20, "b": 9, "c": 1}])
+def test_what_is_held_out_can_be_found(tmp_path: Path, counts: dict[str, int]):
+    fill(tmp_path / "train", counts)
+    data, again = load(tmp_path), load(tmp_path)
+    for split in ("val", "test"):
+        shown = torch.bincount(data.source.parts[split].labels)
+        assert int(shown.max()) >= 2
+        assert 1 not in shown.tolist()
+        assert data.source.parts[split].paths == again.source.parts[split].paths
+
+
+def test_splits_in_which_nothing_can_be_found_are_named(tmp_path: Path):
+    fill(tmp_path / "train", {"a": 5, "b": 3})
+    with pytest.raises(DataError, match="the val split is missing and cannot be held out: 6 training images of 2 c"):
+        load(tmp_path)
+    fill(tmp_path / "val", {"c": 2, "d": 1})
+    fill(tmp_path / "test", {"c": 1, "d": 1})
+    with pytest.raises(
+        DataError, match=r"no class has two of the 2 test images of .*: put 2 or more of a class into 't"
+    ):
+        load(tmp_path)
+    for split in ("val", "test"):
+        shutil.rmtree(tmp_path / split)
+        fill(tmp_path / split, {"a": 1, "b": 1})
+    with pytest.raises(DataError, match="no class has two of the 2 val images"):
+        with_task(load_data(f"imagefolder:{tmp_path}", workers=0), Retrieval())

@@ -106,6 +106,10 @@ IMAGES, LABELS = torch.ones(2, 3, 4, 4), torch.tensor([0, 1])
         ((IMAGES.byte(), LABELS), r"yields images as torch.uint8 \(2, 3, 4, 4\)"),
         ((IMAGES[0], LABELS), r"give normalised float tensors"),
         ((IMAGES, LABELS[:1]), "one whole-number label for each image"),
+        (
+            (IMAGES, torch.zeros(4, 2, 2)),
+            r"not float32 of shape \(4, 2, 2\); if .* name it, as task=",
+        ),
         ((IMAGES, LABELS.float()), "one whole-number label for each image"),
         ((IMAGES, LABELS + 1), "val loader hold the label 2, but 2 classes have labels 0 to 1"),
     ],
@@ -121,3 +125,28 @@ def test_loaders_that_can_be_read_once_or_are_empty_are_refused():
         from_loaders(iter(good), good, good, classes=2)
     with pytest.raises(DataError, match="val loader yields no batch"):
         from_loaders(good, [], good, classes=2)
+
+
+class Prefetching:
+    """A loader around another one, as that of timm is."""
+
+    def __init__(self, loader, *shown):
+        self.loader = loader
+        for name in shown:
+            setattr(self, name, getattr(loader, name))
+
+    def __iter__(self):
+        return iter(self.loader)
+
+    def __len__(self):
+        return len(self.loader)
+
+
+def test_loaders_around_others_say_how_many_images_they_have():
+    images = TensorDataset(torch.randn(6, 3, 8, 8), torch.arange(6) % 2)
+    inner = DataLoader(images, batch_size=4, sampler=SubsetRandomSampler(range(5)))
+    for shown, size in ((("sampler", "dataset"), 5), (("dataset",), 6)):
+        data = from_loaders(Prefetching(inner, *shown), inner, inner, classes=2)
+        assert data.size("train") == size
+    with pytest.raises(DataError, match=r"the train loader .* give it a 'dataset' that has a length"):
+        from_loaders(Prefetching(inner), inner, inner, classes=2).size("train")

@@ -101,6 +101,17 @@ def test_masks_are_changed_as_their_images_are(tmp_path: Path, augment: str, end
     assert set(masks.unique().tolist()) - {255} == {0, 1, 2}
 
 
+@pytest.mark.parametrize("ignore", [-1, -100, 256])
+def test_numbers_that_no_pixel_has_can_be_ignored(tmp_path: Path, ignore: int):
+    put(tmp_path / "images", tmp_path / "masks", count=10)
+    usual, other = (load(tmp_path, task=Segmentation(ignore=each), val_fraction=0.2) for each in (255, ignore))
+    (_, masks), *_ = usual.batches("train", 6, augment="crop_flip", seed=2)
+    (_, found), *_ = other.batches("train", 6, augment="crop_flip", seed=2)
+    assert found.dtype == torch.int64
+    assert bool((found == ignore).any())
+    torch.testing.assert_close(found, torch.where(masks == 255, ignore, masks), rtol=0, atol=0)
+
+
 def test_nothing_lies_outside_of_an_image_where_no_number_is_ignored(tmp_path: Path):
     put(tmp_path / "images", tmp_path / "masks", count=10)
     data = load(tmp_path, task=Segmentation(ignore=None), val_fraction=0.2)

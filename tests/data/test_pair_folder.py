@@ -187,6 +187,7 @@ def test_numbers_come_with_their_images(tmp_path: Path, heading: list[str], plac
         ([*ROWS, "03.png,1e300,2"], "line 13 of .* must be the name of a file and finite numbers"),
         ([*ROWS, "03.png,,2"], "line 13 of .* must be the name of a file and finite numbers"),
         ([*ROWS, "03.png,2"], "line 13 of .* has 1 numbers and the ones before 2"),
+        ([*ROWS, "./03.png,3,0.5"], r"line 13 of .* has other numbers for '\./03\.png' than line 4: remove one"),
         ([*ROWS, "77.png,2,3"], r"line 13 of .* names '.*77\.png', which is not there"),
         (["file,age"], "is empty: write a file and its numbers on each line"),
     ],
@@ -210,6 +211,11 @@ def test_images_with_numbers_are_seen_whole(tmp_path: Path, size: tuple[int, int
             whole = noise(int(number), *size).resize((16, 16), Image.Resampling.BILINEAR)
             seen = torch.from_numpy(np.array(whole)).permute(2, 0, 1) / 255
             torch.testing.assert_close(image * std + mean, seen, rtol=0, atol=1e-6)
+
+
+def test_the_mark_at_the_beginning_of_a_text_is_no_part_of_a_name(tmp_path: Path):
+    numbered(tmp_path, [f"\ufeff{ROWS[0]}", *ROWS[1:], ROWS[3]])
+    assert sorted(len(it.paths) for it in load(f"pairs:{tmp_path}").source.parts.values()) == [1, 1, 11]
 
 
 def test_splits_must_have_as_many_numbers(tmp_path: Path):

@@ -50,6 +50,32 @@ def test_every_image_can_be_held_out():
     assert seen == set(range(20))
 
 
+@given(LABELS, FRACTIONS, st.integers(0, 2**32 - 1), st.sampled_from([1, 2]))
+def test_a_class_gives_several_images_or_none_where_they_are_to_be_found(labels, fraction, seed, parts):
+    held, kept = [], labels
+    for left in range(parts, 0, -1):
+        if int(torch.bincount(kept).max()) < 4:
+            with pytest.raises(DataError, match="are too few to hold out 2 of a class and keep 2"):
+                holdout(kept, fraction, seed, paired=left)
+            return
+        rest, out = holdout(kept, fraction, seed, paired=left)
+        assert torch.equal(out, holdout(kept, fraction, seed, paired=left)[1])
+        assert sorted([*rest.tolist(), *out.tolist()]) == list(range(len(kept)))
+        held.append(torch.bincount(kept[out], minlength=6))
+        kept = kept[rest]
+    assert all(bool(((counts == 0) | (counts >= 2)).all()) for counts in held)
+    before, after = torch.bincount(labels, minlength=6), torch.bincount(kept, minlength=6)
+    assert bool((after[before >= 2] >= 2).all())
+    assert all(bool((counts[before >= 2 + 2 * parts] >= 2).all()) for counts in held)  # those that have enough
+    assert bool((sum(held)[before >= 4] >= 2).all())
+
+
+def test_where_every_class_has_many_images_they_are_held_out_as_ever():
+    labels = torch.arange(8).repeat_interleave(40)
+    for mine, usual in zip(holdout(labels, 0.1, 3, paired=2), holdout(labels, 0.1, 3), strict=True):
+        assert torch.equal(mine, usual)
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_fractions_out_of_range_are_refused(fraction):
     with pytest.raises(DataError, match="strictly between 0 and 1"):

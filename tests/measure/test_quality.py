@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from secateur.errors import ArtifactError, DataError, ModelError
 from secateur.events import Event
 from secateur.measure import Quality, quality
-from secateur.tasks import Classification, Metric
+from secateur.measure.quality import warn_of_nan
+from secateur.tasks import ACCURACY, Classification, Metric
 
 
 class Scores(nn.Module):
@@ -181,6 +182,21 @@ def test_models_that_are_no_classifiers() -> None:
         quality(nn.Conv2d(5, 1, 1), HAND)
     with pytest.raises(ModelError, match="1 rows of scores for 3 images"):
         quality(Scores(lambda scores: scores[:1]), HAND)
+
+
+def test_a_metric_that_is_not_defined_is_worth_a_warning() -> None:
+    told = list[str]()
+
+    def tell(event: Event) -> None:
+        told.append(event.text)
+
+    for loss in (0.5, math.inf):
+        warn_of_nan(Quality((ACCURACY, Metric("depth")), (math.nan, 0.1), loss, 7), "lenet5", tell)
+    warn_of_nan(Quality((ACCURACY,), (0.2,), 0.5, 7), "lenet5", tell)
+    assert told == [
+        "the accuracy of lenet5 on 7 examples is NaN: look at how the task computes it",
+        "the accuracy of lenet5 on 7 examples is NaN: look at what the network returns, whose loss is no number either",
+    ]
 
 
 def test_there_and_back_through_a_dict() -> None:

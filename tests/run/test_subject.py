@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from secateur.errors import DataError
+from secateur.errors import DataError, ModelError
 from secateur.recipe import Recipe
 from secateur.run import data_of, model_of
+from secateur.run.subject import task_in
 from secateur.spelling import spelt_for
 from task_worlds import NETWORKS
 
@@ -79,3 +80,25 @@ def test_the_same_images_are_held_out_whatever_the_seed_where_the_split_has_one_
     assert len(set(map(tuple, drawn))) > 1
     for seed in range(6):
         assert held_out(tmp_path, seed=seed, split_seed=2) == drawn[2]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("mine.py:fails", r"the task of .*mine\.py:fails cannot be built: ValueError: no"),
+        ("mine.py:makee", r"has no function 'makee' \(did you mean 'make'\?\) to build the task with"),
+        ("other.py:make", r"there is no Python file .*other\.py to take the task from"),
+        ("mine.py", r"mine\.py' lacks the function that makes the task: write .*mine\.py:FUNCTION"),
+        ("mine.py:make", r"mine\.py:make must return a task .*, not 3"),
+    ],
+)
+def test_code_that_makes_no_task_is_named_as_such(tmp_path: Path, named: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text("def make():\n    return 3\n\ndef fails():\n    raise ValueError('no')\n")
+    asked = Recipe(model="lenet5", method="magnitude", task=str(tmp_path / named))
+    with pytest.raises(ModelError, match=said):
+        task_in(asked)
+    (tmp_path / "asked.toml").write_text(asked.to_toml())
+    with pytest.raises(
+        ModelError, match=r"the task of the recipe comes from your own code|lacks the function that makes"
+    ):
+        task_in(Recipe.read(tmp_path / "asked.toml"))

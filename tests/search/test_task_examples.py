@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,25 @@ def test_outputs_that_are_not_finite_are_refused_before_anything_is_tried() -> N
     for refused in (lambda: sound(net, held), lambda: judge(net, graph, held)):
         with pytest.raises(ModelError, match="NaN or infinite before anything is pruned"):
             refused()
+
+
+class Undefined(Regression):
+    """A task whose metric is no number, although the network and its loss are sound."""
+
+    def meter(self, device: torch.device) -> Any:
+        found = super().meter(device)
+        found.compute = lambda: (math.nan, 0.0)
+        return found
+
+
+def test_nothing_is_chosen_by_a_metric_that_is_no_number() -> None:
+    net, graph = network()
+    held = Examples.of(batches(net, 4), net, Undefined())
+    for refused in (lambda: sound(net, held), lambda: judge(net, graph, held)):
+        with pytest.raises(DataError, match=r"R squared of the network before .* is NaN or infinite on 4 images, so"):
+            refused()
+    with pytest.raises(DataError, match="the R squared of every one of 4 candidates is NaN or infinite on 4 images"):
+        task_examples.best_of(net, graph, PLANS, held)
 
 
 @pytest.mark.parametrize(("most", "taken"), [(None, [2, 3, 4]), (5, [2, 3]), (6, [2, 3, 4]), (1, [2])])

@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
+from torchvision.models import get_model
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from measured import measured, sentence
+from secateur.data import from_loaders
 from secateur.errors import DataError, ModelError, SettingError
+from secateur.measure import quality
+from secateur.measure.gradient import loss_with_gradient
 from secateur.tasks import Detection
+from secateur.training import Settings, fit
 
 TASK = Detection()
 CPU = torch.device("cpu")
@@ -197,6 +204,13 @@ class TestInputs:
         assert [target["boxes"].tolist() for target in targets] == [[list(FAR)], [list(BOX), list(BOX)]]
         assert [each.tolist() for each in (targets[1]["labels"], targets[1]["image_id"])] == [[1, 1], 7]
 
+    @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16, torch.bool])
+    def test_labels_of_other_whole_numbers_are_converted(self, dtype: torch.dtype):
+        target = wanted(BOX, FAR)
+        _, targets = TASK.inputs((IMAGES[:1], [{**target, "labels": target["labels"].to(dtype)}]), training=True)
+        assert targets[0]["labels"].dtype == torch.int64
+        assert targets[0]["labels"].tolist() == [1, 1]
+
     @pytest.mark.parametrize(
         ("batch", "said"),
         [
@@ -252,3 +266,55 @@ def test_detectors_without_a_background_have_boxes_of_label_0():
     own = Detection(background=False)
     assert measured(own, ([found(BOX, scores=[0.3], labels=[0])], [wanted(BOX, labels=[0])])) == (1.0, 1.0, 1.0)
     assert own.inputs((IMAGES[:1], [wanted(BOX, labels=[0])]), training=True)[1][0]["labels"].tolist() == [0]
+
+
+class Backbone(nn.Sequential):
+    out_channels = 4
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3, stride=8))
+
+
+def retina() -> nn.Module:
+    anchors = AnchorGenerator(sizes=((12,),), aspect_ratios=((1.0,),))
+    return RetinaNet(Backbone(), 3, anchor_generator=anchors, min_size=32, max_size=32)
+
+
+class Unknown(nn.Module):
+    """A detector of which nobody knows how many classes it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        if targets is None:
+            return [found(scores=[]) for _ in images]
+        return {"loss": torch.stack([self.scores[each["labels"]].sum() for each in targets]).sum()}
+
+
+class TestLabelsWithoutAClass:
+    batch = ([torch.rand(3, 32, 32)], [wanted((1.0, 1.0, 9.0, 9.0), labels=[3])])
+
+    def test_they_are_refused_where_a_network_is_measured(self):
+        said = sentence(DataError, lambda: quality(retina(), [self.batch], TASK))
+        assert "a box has the label 3, but the network has 3 classes, 0 to 2" in said
+        assert "build it with 4 classes, the background being one of them" in said
+
+    @pytest.mark.parametrize(
+        ("network", "words"),
+        [(retina, "the network has 3 classes"), (Unknown, "fails on boxes with labels up to 3 (IndexError: ")],
+    )
+    def test_they_are_named_where_a_network_fails_on_them(self, network: Any, words: str):
+        model = network()
+        said = sentence(DataError, lambda: loss_with_gradient(model, self.batch, TASK))
+        assert words in said
+        data = from_loaders([self.batch] * 2, [self.batch], [self.batch], task=TASK)
+        assert words in sentence(DataError, lambda: fit(model, data, Settings(epochs=1, batch_size=1, select="last")))
+
+    @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn"])
+    def test_detectors_of_torchvision_say_how_many_they_have(self, name: str):
+        with torch.device("meta"):
+            model = get_model(name, num_classes=3, weights=None, weights_backbone=None)
+        assert "the network has 3 classes" in sentence(DataError, lambda: TASK.check_network(model, self.batch))
+        TASK.check_network(model, (self.batch[0], [wanted(BOX, labels=[2])]))

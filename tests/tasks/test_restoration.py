@@ -12,7 +12,7 @@ from torch import Tensor
 
 from measured import measured, sentence
 from secateur.errors import DataError, ModelError
-from secateur.tasks import Restoration
+from secateur.tasks import Restoration, read_task
 from secateur.tasks.restoration import signal_to_noise
 
 TASK = Restoration()
@@ -62,6 +62,16 @@ def test_against_the_definitions(channels: int, border: int):
         expected.append((psnr(a, b), ssim(a, b)))
     value = measured(Restoration(border=border), (found, right))
     assert value == (pytest.approx(np.mean(expected, 0)[0], rel=1e-5), pytest.approx(np.mean(expected, 0)[1], abs=2e-5))
+
+
+def test_red_green_and_blue_are_judged_together_where_that_is_asked_for():
+    found, right = pictures(2, 3, 24, 21)
+    value = measured(Restoration(border=2, channels="rgb"), (found, right))
+    error = (found.clamp(0, 1) - right)[..., 2:-2, 2:-2].double().square().mean(dim=(1, 2, 3))
+    assert value[0] == pytest.approx(float((-10 * error.log10()).mean()), rel=1e-5)
+    planes = [measured(Restoration(border=2), (found[:, at, None], right[:, at, None]))[1] for at in range(3)]
+    assert value[1] == pytest.approx(np.mean(planes), abs=2e-5)
+    assert read_task("restoration?border=2&channels=rgb") == Restoration(border=2, channels="rgb")
 
 
 def test_black_and_white_by_hand():
@@ -158,4 +168,6 @@ def test_the_noise_of_single_images_is_that_of_the_metric(channels, border):
     found, wanted = torch.rand(2, channels, 24, 24), torch.rand(2, channels, 24, 24)
     meter = Restoration(border=border).meter(torch.device("cpu"))
     meter.update(found, (found, wanted))
-    assert float(signal_to_noise(found, wanted, border).mean()) == pytest.approx(meter.compute()[0], rel=1e-5)
+    assert float(signal_to_noise(found, wanted, Restoration(border=border)).mean()) == pytest.approx(
+        meter.compute()[0], rel=1e-5
+    )

@@ -111,7 +111,7 @@ class TestMetrics:
 
     def test_where_nothing_can_be_found(self):
         said = sentence(DataError, lambda: measured(TASK, (torch.randn(3, 2), torch.tensor([0, 1, 2]))))
-        assert "no class has two images" in said
+        assert "no class has two images among these 3" in said
         assert "no examples" in sentence(DataError, lambda: measured(TASK))
 
     def test_one_class_is_always_found(self):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ class Toy:
     poison: tuple[int, int] | None = None  # (pass, batch), counted from 0, whose images are nan
     asked: list[dict[str, object]] = field(default_factory=list)
     passes: int = 0
+    source: object = field(default_factory=lambda: SimpleNamespace(at_hand=lambda split: ()))
 
     def _split(self, split: str) -> tuple[Tensor, Tensor]:
         rng = torch.Generator().manual_seed({"train": 1, "val": 2}[split])  # the test split must not be asked for

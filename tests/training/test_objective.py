@@ -6,9 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from secateur.data import load_data
-from secateur.tasks import Classification
+from secateur.data import from_loaders, load_data
+from secateur.errors import DataError
+from secateur.events import Event
+from secateur.tasks import Classification, Retrieval, Segmentation, Task
+from secateur.training import fit
 from secateur.training.objective import first_not_finite, loss_of, warn_of_numbers
 from secateur.training.settings import Settings
 
@@ -58,3 +63,42 @@ def test_numbers_that_stay_while_their_pictures_move_are_said_once(tmp_path: Pat
         warn_of_numbers(data, Settings(augment="flip"), lambda event: heard.append(event.text))
     warn_of_numbers(data, Settings(augment="flip"), lambda event: heard.append(event.text))
     assert len(heard) == 1
+
+
+IMAGES = torch.rand(4, 3, 8, 8)
+IGNORED = torch.full((4, 8, 8), 255)
+
+
+@pytest.mark.parametrize(
+    ("task", "vain", "sound", "said"),
+    [
+        (
+            Segmentation(),
+            IGNORED,
+            IGNORED.clone().index_fill_(0, torch.tensor(2), 1),
+            "every pixel is of the class 255, which is ignored",
+        ),
+        (Retrieval(), torch.zeros(4).long(), torch.tensor([0, 0, 1, 2]), "no image has both another one of its class"),
+        (Retrieval(), torch.arange(4), torch.tensor([0, 0, 1, 2]), "no image has both another one of its class"),
+    ],
+)
+def test_examples_that_teach_nothing_are_said(task: Task, vain: Tensor, sound: Tensor, said: str) -> None:
+    torch.manual_seed(0)
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if isinstance(task, Retrieval) else []
+    network, brief = nn.Sequential(nn.Conv2d(3, 3, 1), *pooled), Settings(epochs=2, batch_size=4, select="last")
+    empty, full = [(IMAGES, vain)] * 2, [(IMAGES, vain), (IMAGES, sound)]
+    with pytest.raises(DataError, match=f"nothing can be learned from any of the training batches: in .* {said}"):
+        fit(network, from_loaders(empty, full, full, task=task), brief)
+    told = list[str]()
+
+    def tell(event: Event) -> None:
+        if event.stage == "warning":
+            told.append(event.text)
+
+    # of what is not at hand only the training says it
+    streams = (DataLoader(batches, batch_size=None) for batches in (empty, full, full))  # type: ignore[arg-type]
+    fit(network, from_loaders(*streams, task=task), brief, tell=tell)
+    assert [text for text in told if "the loss was 0 on every training image" in text] == told[:1] != []
+    told.clear()
+    fit(network, from_loaders(full, full, full, task=task), brief, tell=tell)
+    assert not told

@@ -109,6 +109,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a network does on data that it was not trained on."""
+    from secateur.measure.quality import warn_of_nan
     from secateur.run.device_placement import place_for, quality_at
 
     testing = Testing(**given.of("own"))
@@ -119,6 +120,7 @@ def evaluate(
         tell(Event("measure", f"testing {subject.name}"))
         batches = subject.data.batches(testing.split, testing.batch_size)
         found = quality_at(subject.model, batches, subject.data.task, place_for(subject.model), tell)
+        warn_of_nan(found, subject.name, tell)
     scaled = {"mean": list(subject.data.mean), "std": list(subject.data.std)}
     if as_json:
         about = {"network": subject.name, "data": subject.data.name, "split": testing.split, **scaled}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.metric import Metric
@@ -134,6 +134,28 @@ class Task(ABC):
             DataError: if the targets are none of the task, or do not fit the output.
         """
 
+    def in_vain(self, batch: Any) -> str:
+        """Return why nothing can be learned from a batch that is fit for the task; empty where something may be.
+
+        It looks at values, and so waits for an accelerator.
+        """
+        return ""
+
+    def check_network(self, network: nn.Module, batch: Any, failed: Exception | None = None) -> None:
+        """Refuse a batch whose targets a network does not know, as far as the network says what it knows.
+
+        It is asked where a network is measured, and in training once the network has failed on the batch.
+
+        Args:
+            network: what should take the batch.
+            batch: one of the data, fit for the task.
+            failed: what the network has raised; None if it has not run.
+
+        Raises:
+            DataError: saying what it does not know.
+        """
+        return
+
     metric_is_mean: ClassVar[bool] = False
     """Whether the deciding metric of a split is the mean over its examples, so that several processes can share it."""
 
@@ -206,7 +228,10 @@ def pair_of(batch: Any) -> tuple[Any, Any]:
         entries = cast("Sequence[Any]", batch)
         if len(entries) == 2:
             return entries[0], entries[1]
-        raise DataError(f"a batch must be a pair of inputs and targets, and one has {len(entries)} parts")
+        raise DataError(
+            f"a batch must be a pair of inputs and targets, and one has {len(entries)} parts: say which are which with "
+            "a task of your own (network_inputs= and targets= of secateur.tasks.Custom)"
+        )
     raise DataError(
         f"a batch must be a pair of inputs and targets, or a table of named ones, and one is a {type(batch).__name__}"
     )

@@ -14,10 +14,14 @@ from secateur.data.dataset import Data, check_labels
 from secateur.data.order import Split
 from secateur.errors import DataError
 from secateur.measure.forward import tensors
+from secateur.spelling import setting_as
 from secateur.tasks import Classification, Detection, Regression, Restoration, Retrieval, Segmentation
 from secateur.tasks.detection import check_boxes
 from secateur.tasks.segmentation import check_masks
 from secateur.tasks.shapes import described
+
+OTHERWISE = "if they are for another task than classification, name it, as task=secateur.tasks.Segmentation()"
+"""What to say where the targets of loaders may be other than class numbers of images."""
 
 _MANY = 2**31  # classes, where nobody knows how many there are
 
@@ -127,8 +131,17 @@ def _check_detection(target: Any, inputs: Any, classes: int | None, task: Detect
         )
     _check_pixels(boxes, images)
     for number, (one, image) in enumerate(zip(boxes, images, strict=True)):
-        check_labels(one["labels"], classes or _MANY, "its boxes")
+        _check_classes(one["labels"], classes or _MANY, task)
         _check_inside(one["boxes"], image, number)
+
+
+def _check_classes(labels: Tensor, classes: int, task: Detection) -> None:
+    if len(labels) and int(labels.max()) >= classes:
+        count = f"{classes} classes" + (", the background being one of them" if task.background else "")
+        raise DataError(
+            f"a box has the label {int(labels.max())}, but there are {count}, 0 to {classes - 1}: say that there are "
+            f"more ({setting_as('classes', int(labels.max()) + 1)}), or number the labels otherwise"
+        )
 
 
 def _check_pixels(boxes: Sequence[Mapping[str, Tensor]], images: Sequence[Tensor]) -> None:
@@ -156,6 +169,9 @@ def _check_inside(boxes: Tensor, image: Tensor, number: int) -> None:
 
 def _numbers(labels: Any, count: int, classes: int, split: Split) -> Tensor:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (count,):
-        raise DataError(f"the {split} loader must yield one whole-number label for each image, as a tensor (N,)")
+        raise DataError(
+            f"the {split} loader must yield one whole-number label for each image, as a tensor (N,), not "
+            f"{described(labels)}; {OTHERWISE}"
+        )
     check_labels(labels, classes, f"batches of the {split} loader")
     return labels.long()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,7 @@ def _clipped(box: Sequence[float], size: tuple[int, int]) -> tuple[list[float], 
     wide, high = size
     x1, y1, x2, y2 = box
     inner = [min(max(x1, 0.0), wide), min(max(y1, 0.0), high), min(max(x2, 0.0), wide), min(max(y2, 0.0), high)]
+    inner = array("f", inner).tolist()  # as they are used: what has no area then has none
     return inner, _area(inner)
 
 

@@ -51,6 +51,10 @@ class Source(ABC):
     def first(self) -> Any:
         """Return the first validation example as a batch of one, on the CPU."""
 
+    def at_hand(self, split: Split) -> Sequence[Any]:
+        """Return batches of a split that can be looked at without reading any; none where that costs something."""
+        return ()
+
     def under(self, data: Data, task: Task) -> Data:
         """Return the data set of this source with another task; sources whose batches depend on it make them anew."""
         return replace(data, task=task)

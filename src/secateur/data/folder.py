@@ -18,6 +18,7 @@ from secateur.data.listing import pictures_below
 from secateur.data.order import Order, Split
 from secateur.data.picture_source import with_channels
 from secateur.data.pictures import Files, FolderSource, Size
+from secateur.data.splits import PAIR
 from secateur.data.vision import torchvision
 from secateur.errors import DataError
 from secateur.tasks import CLASSIFICATION, Retrieval, Task
@@ -58,7 +59,8 @@ class ClassSource(FolderSource):
         """Return the same images for another task, which decides how batches are made and whether classes count.
 
         Raises:
-            DataError: if it needs training images of every class, and they do not show one.
+            DataError: if it needs training images of every class, and they do not show one, or several images of a
+                class in each split, and one has none.
         """
         grouped = wants_groups(task)
         if self.strange and not grouped:
@@ -66,9 +68,22 @@ class ClassSource(FolderSource):
                 f"the class '{self.strange}' of {data.name} has no training images, which {task.name} needs of every "
                 "class: add some, or leave the class out"
             )
+        if grouped:
+            self._check_findable(data.name)
         again = copy.copy(self)
         again.grouped = grouped
         return replace(data, task=task, classes=None if grouped else self.classes, source=again)
+
+    def _check_findable(self, name: str) -> None:
+        held_out: tuple[Split, ...] = ("val", "test")
+        for split in held_out:
+            labels = self.parts[split].labels
+            if len(labels) and int(torch.bincount(labels).max()) < PAIR:
+                raise DataError(
+                    f"no class has two of the {len(labels)} {split} images of {name}, so that none can be found by "
+                    f"another: put {PAIR} or more of a class into '{split}', or leave it out, and it is held out of "
+                    "the training images"
+                )
 
     def shares(self, order: Order) -> list[slice]:
         """Return, for each batch, which places of the pass belong to this process."""
@@ -105,7 +120,7 @@ def image_folder(root: Path, settings: FolderSettings) -> Data:
     shown = torch.bincount(found["train"].labels, minlength=len(names)) > 0
     strange = next((name for name, there in zip(names, shown.tolist(), strict=True) if not there), "")
     scale = settings.scale()
-    parts = settings.completed(found)
+    parts = settings.completed(found, paired=open_set)
     source = ClassSource(parts, *scale, settings.image_size, settings.workers, len(names), strange)
     shape = (len(scale[0]), settings.image_size, settings.image_size)
     return source.under(Data(root.resolve().name, None, shape, *scale, source, task, tuple(names)), task)

@@ -11,6 +11,7 @@ from secateur.data.dataset import constants
 from secateur.data.order import Split
 from secateur.data.picture_source import Listed, grey
 from secateur.data.splits import first, holdout, mixed
+from secateur.errors import DataError
 from secateur.tasks import Task
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -77,11 +78,15 @@ class FolderSettings:
         mean, std = usual if channels == 3 else (grey(usual[0]), grey(usual[1]))
         return constants(tuple(self.mean or mean), tuple(self.std or std), channels)
 
-    def completed(self, parts: Mapping[Split, Part]) -> dict[Split, Part]:
+    def completed(self, parts: Mapping[Split, Part], *, paired: bool = False) -> dict[Split, Part]:
         """Return three splits of those that a folder has.
 
         With all three each is what its name says. With two, the second is the test split (as the validation images of
         ImageNet are) and the validation split is held out of the training examples. With ``train`` alone both are.
+
+        Args:
+            parts: the splits that there are.
+            paired: whether examples are to be found by others of their class, so that a split needs several of each.
 
         Raises:
             DataError: if there are too few training examples.
@@ -90,11 +95,15 @@ class FolderSettings:
         train = found["train"]
         if "test" not in found and "val" in found:
             found["test"] = found.pop("val")
-        missing: tuple[Split, ...] = ("test", "val")
-        for split in missing:
-            if split not in found:
-                kept, held = holdout(train.labels, self.val_fraction, self.seed)
-                found[split], train = train.take(held), train.take(kept)
+        wanted: tuple[Split, ...] = ("test", "val")
+        missing: list[Split] = [split for split in wanted if split not in found]
+        for number, split in enumerate(missing):
+            later = len(missing) - number if paired else 0
+            try:
+                kept, held = holdout(train.labels, self.val_fraction, self.seed, paired=later)
+            except DataError as error:
+                raise DataError(f"the {split} split is missing and cannot be held out: {error}") from None
+            found[split], train = train.take(held), train.take(kept)
         # folders list class after class
         found["train"] = train.take(first(mixed(len(train.labels), self.seed), self.train_images))
         return found

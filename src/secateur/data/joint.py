@@ -29,6 +29,7 @@ class Joint:
 
     def __init__(self, augment: str, image_size: int, ignore: int | None = 0) -> None:
         v2, points = _v2(), _tv_tensors()
+        self._wide = ignore is not None and not 0 <= ignore < 256  # what pixels of 8 bits cannot be filled with
         steps: list[Any] = [v2.Resize((image_size, image_size))]
         if augment in ("crop", "crop_flip"):
             fill = {points.Mask: 0 if ignore is None else ignore, "others": 0}
@@ -39,13 +40,14 @@ class Joint:
         self.steps = v2.Compose(steps)
 
     def masked(self, picture: Any, mask: Any) -> tuple[Tensor, Tensor]:
-        """Return an image, (C, S, S) uint8, with its mask of class numbers, (S, S) uint8.
+        """Return an image, (C, S, S) uint8, with its mask of class numbers, (S, S) uint8 or, if need be, int64.
 
         Args:
             picture: as PIL has it.
             mask: array of class numbers, (H, W) uint8.
         """
-        image, numbers = self.steps(picture, _tv_tensors().Mask(torch.from_numpy(mask)[None]))
+        flat = torch.from_numpy(mask)[None]
+        image, numbers = self.steps(picture, _tv_tensors().Mask(flat.long() if self._wide else flat))
         return pixels(image), numbers.as_subclass(Tensor)[0]
 
     def boxed(self, picture: Any, target: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

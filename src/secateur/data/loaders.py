@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from secateur.arguments import checked
 from secateur.core.surgery.forward import are_images
-from secateur.data.batch_checks import check_batch, check_first, labelled, wants_labels
+from secateur.data.batch_checks import OTHERWISE, check_batch, check_first, labelled, wants_labels
 from secateur.data.dataset import Batches, Data, Source, example_of, of_classes
 from secateur.data.order import Order, Split
 from secateur.errors import DataError, nearest
@@ -20,6 +20,7 @@ from secateur.events import ignore, warn_once
 from secateur.measure.forward import tensors, yielded
 from secateur.rules import Classes, Count, Rule
 from secateur.tasks import CLASSIFICATION, Task
+from secateur.tasks.contract import check_task
 
 Loader = Iterable[Any]
 _ORDER: tuple[Split, ...] = ("train", "val", "test")
@@ -66,6 +67,7 @@ def from_loaders(
             ignore,
         )
     task = task or CLASSIFICATION
+    check_task(task)
     loaders: dict[Split, Loader] = {"train": train, "val": val, "test": val if test is None else test}
     for split, loader in loaders.items():
         if isinstance(loader, Iterator) or not hasattr(loader, "__iter__"):
@@ -85,7 +87,7 @@ def _check_known(classes: int | None, task: Task) -> None:
     if classes is None and wants_labels(task):
         raise DataError(
             "nobody says how many classes the loaders have: make them a data set that does, "
-            "secateur.data.from_loaders(..., classes=)"
+            f"secateur.data.from_loaders(..., classes=); {OTHERWISE}"
         )
 
 
@@ -105,6 +107,7 @@ def with_task(
     Raises:
         DataError: if the examples are none of the task, or it needs another number of classes, or one that nobody says.
     """
+    check_task(task)
     if isinstance(data, Data):
         known = of_classes(data, classes)
         if known.task is task and known is data:
@@ -160,15 +163,14 @@ class LoaderSource(Source):
     def size(self, split: Split) -> int:
         """Return the number of examples in a split."""
         loader = self.loaders[split]
-        if isinstance(loader, DataLoader):
-            # A sampler may leave images out, but a distributed one counts only the share of this process.
-            counted: tuple[object, ...] = (cast("Any", loader).sampler, cast("Any", loader).dataset)
-            for one in counted:
-                if isinstance(one, Sized) and not isinstance(one, DistributedSampler):
-                    return len(one)
-        elif isinstance(loader, Sequence):
+        if isinstance(loader, Sequence):
             return sum(self.task.count(batch) for batch in loader)
-        raise DataError(f"the {split} loader does not tell how many images it has: give its data set a length")
+        # A sampler may leave images out, but a distributed one counts only the share of this process.
+        for one in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
+            if isinstance(one, Sized) and not isinstance(one, DistributedSampler):
+                return len(one)
+        has = "its data set" if hasattr(loader, "dataset") else "it a 'dataset' that has"
+        raise DataError(f"the {split} loader does not tell how many images it has: give {has} a length")
 
     def batches(self, order: Order) -> Batches:
         """Return the batches of one pass."""
@@ -177,6 +179,11 @@ class LoaderSource(Source):
     def first(self) -> Any:
         """Return the first validation batch."""
         return self._first
+
+    def at_hand(self, split: Split) -> Sequence[Any]:
+        """Return the batches of a list."""
+        loader = self.loaders[split]
+        return cast("Sequence[Any]", loader) if isinstance(loader, tuple | list) else ()
 
     def under(self, data: Data, task: Task) -> Data:
         """Return the same loaders for another task, if their batches are fit for it.

@@ -145,7 +145,7 @@ class MaskReader(Reader):
         return found, mask
 
     def changed(self, found: tuple[Any, Any], row: int) -> tuple[Tensor, Tensor]:
-        """Return an image, (C, S, S) uint8, with its mask, (S, S) uint8."""
+        """Return an image, (C, S, S) uint8, with its mask of whole numbers, (S, S)."""
         return self.joint.masked(*found)
 
 

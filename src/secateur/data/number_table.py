@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -21,16 +22,16 @@ _MOST = 64 * reading.MIB
 def numbers_in(path: Path) -> Files:
     """Return the files that a table names, with their numbers, (N, numbers) float32.
 
-    A first line of words is a heading.
+    A first line of words is a heading. An image that is named twice with the same numbers counts twice.
 
     Raises:
-        DataError: naming the line that is not as described, or whose image is not there.
+        DataError: naming the line that is not as described, whose image is not there, or has other numbers elsewhere.
     """
     try:
         rows = list(csv.reader(reading.text(path, _MOST).splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"the table '{path}' cannot be read ({reading.shown(error)}): repair it") from None
-    paths, found = list[str](), list[list[float]]()
+    paths, found, known = list[str](), list[list[float]](), dict[str, tuple[int, list[float]]]()
     for line, row in enumerate(rows, start=1):
         numbers = [_number(text) for text in row[1:]]
         if not row or (line == 1 and not any(map(_is_number, row[1:]))):
@@ -42,6 +43,10 @@ def numbers_in(path: Path) -> Files:
         place = path.parent / row[0].strip()
         if not place.is_file():
             raise DataError(f"line {line} of '{path}' names '{place}', which is not there: add it, or remove the line")
+        before, wanted = known.setdefault(os.path.normpath(place), (line, numbers))
+        if wanted != numbers:
+            name = row[0].strip()
+            raise DataError(f"line {line} of '{path}' has other numbers for '{name}' than line {before}: remove one")
         paths.append(str(place))
         found.append(numbers)
     if not found:

@@ -8,17 +8,25 @@ from torch import Tensor
 from secateur import rules
 from secateur.errors import DataError
 
+PAIR = 2
+"""Images that a class needs for one of them to be found by another."""
 
-def holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+
+def holdout(labels: Tensor, fraction: float, seed: int, *, paired: int = 0) -> tuple[Tensor, Tensor]:
     """Split positions into those kept and those held out, stratified by label.
 
     Every label gives its share to within one image, and always keeps at least one. Both parts come in a
     seeded random order, so that the first batch of a set stored class by class still mixes the classes.
 
+    Where images are to be found by others of their class, a label gives at least ``PAIR`` of them or none, and keeps as
+    many; of labels with too few for every part to be held out each gives to one of the parts, in turns.
+
     Args:
         labels: the label of each image, (N,) int64, none negative.
         fraction: share of the images to hold out, in (0, 1).
         seed: fixes the draw.
+        paired: how many parts, this one included, are to be held out with several images of a class; 0 where images
+            are judged one by one.
 
     Returns:
         The positions kept and the positions held out, int64; disjoint, together all of 0..N-1.
@@ -30,7 +38,12 @@ def holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]
     if not 0.0 < fraction < 1.0:
         raise DataError(f"the fraction of images to hold out must lie strictly between 0 and 1, not {fraction}")
     counts = torch.bincount(labels)
-    quota = _quota(counts, fraction)
+    quota = _pairs(counts, fraction, seed, paired) if paired else _quota(counts, fraction)
+    if paired and int(quota.sum()) == 0:
+        raise DataError(
+            f"{len(labels)} training images of {int((counts > 0).sum())} classes are too few to hold out {PAIR} of a "
+            f"class and keep {PAIR}: add images, or give a split of your own, of any classes"
+        )
     if int(quota.sum()) == 0:
         raise DataError(
             f"{len(labels)} images of {int((counts > 0).sum())} classes are too few to hold out any: "
@@ -76,3 +89,13 @@ def _quota(counts: Tensor, fraction: float) -> Tensor:
     largest = largest[remainder[largest] > 0]
     quota[largest] += 1
     return torch.minimum(quota, (counts - 1).clamp(min=0))
+
+
+def _pairs(counts: Tensor, fraction: float, seed: int, parts: int) -> Tensor:
+    """Return how many images of each label to hold out, (labels,): none, or at least ``PAIR``, which as many keep."""
+    usual = torch.maximum(_quota(counts, fraction), torch.tensor(PAIR))
+    quota = torch.minimum(usual, counts - PAIR * parts)
+    quota[quota < PAIR] = 0
+    few = torch.nonzero((counts >= 2 * PAIR) & (quota == 0)).flatten()
+    quota[few[mixed(len(few), seed)][::parts]] = PAIR
+    return quota

@@ -21,7 +21,7 @@ from secateur.atomic import refuse_special
 from secateur.core.interrupts import deferred
 from secateur.core.surgery.foreign import refuse_foreign
 from secateur.core.surgery.untouched import private, randomness
-from secateur.errors import ExportError, first_line
+from secateur.errors import ExportError, reason_of
 from secateur.export.comparison import (
     TOLERANCE,
     Call,
@@ -119,7 +119,7 @@ def export(
             except Exception as error:  # exporters raise anything, NotImplementedError to internal assertions
                 if _full(temporary.parent):  # which torch's writer says in words of its own
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-                reasons.append(f"{type(error).__name__}: {first_line(error)}".replace(str(temporary), str(path)))
+                reasons.append(reason_of(error).replace(str(temporary), str(path)))
                 continue
             if not found.refusal:
                 beside = path.with_suffix(way.beside) if way.beside else None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ExportError, first_line
+from secateur.errors import ExportError, reason_of
 from secateur.measure.forward import ExampleInputs, call, evaluating, refilled, tensors
 from secateur.measure.quiet_exporters import quiet
 
@@ -38,7 +38,7 @@ def onnx_program(model: nn.Module, inputs: ExampleInputs) -> bytes:
                 exporter.export(flat, values, buffer, input_names=names, dynamo=dynamo, external_data=False)
                 return buffer.getvalue()
             except Exception as error:  # exporters raise anything
-                reason = f"{type(error).__name__}: {first_line(error)}"
+                reason = reason_of(error)
     raise ExportError(f"the network cannot be converted to ONNX ({reason}); time it in another runtime")
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.core.surgery.forward import INPUTS, count_of, listed, spread
+from secateur.core.surgery.forward import INPUTS, count_of, listed, spread, takes_names
 from secateur.core.surgery.untouched import owned, untouched
-from secateur.errors import DataError, ModelError, SecateurError, first_line
+from secateur.errors import DataError, ModelError, SecateurError, reason_of
 from secateur.rules import Rule
 
 T = TypeVar("T")
@@ -199,7 +199,7 @@ def yielded(source: Iterable[T], what: str) -> Iterator[T]:
     except (SecateurError, MemoryError, torch.OutOfMemoryError):  # whoever called may try with less, or elsewhere
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = reason_of(error)
         raise DataError(f"{what} cannot be read ({reason}): mend what yields them") from error
 
 
@@ -224,8 +224,9 @@ def call_on(model: nn.Module, inputs: ExampleInputs) -> Any:
         raise
     except Exception as error:  # its forward is anybody's code
         shapes = _listed([str(tuple(tensor.shape)) for tensor in tensors(inputs)]) or "no tensors"
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}") from error
+        reason = reason_of(error)
+        hint = takes_names(inputs, error)
+        raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}{hint}") from error
 
 
 def _listed(shapes: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from secateur.core.surgery.forward import in_evaluation, modes_kept, spread
 from secateur.core.surgery.training_mode_check import in_training
 from secateur.measure.forward import device_of, moved
 from secateur.tasks import Task
+from secateur.tasks.contract import checked_loss
 
 
 def loss_with_gradient(model: nn.Module, batch: Any, task: Task) -> Tensor:
@@ -23,4 +24,9 @@ def loss_with_gradient(model: nn.Module, batch: Any, task: Task) -> Tensor:
     batch = moved(batch, device)
     inputs = moved(task.inputs(batch, training=not task.judges_loss), device)
     with modes_kept(model, steady), torch.enable_grad():
-        return task.loss(task.output(spread(model, inputs)), batch)
+        try:
+            returned = spread(model, inputs)
+        except Exception as error:
+            task.check_network(model, batch, error)
+            raise
+        return checked_loss(task, task.output(returned), batch)

@@ -15,7 +15,7 @@ from secateur import reading
 from secateur.arguments import checked
 from secateur.core.surgery.private_copies import apart
 from secateur.errors import ArtifactError, DataError, ModelError, SecateurError
-from secateur.events import Event, Tell, ignore
+from secateur.events import Event, Tell, ignore, warn
 from secateur.measure.forward import (
     Device,
     call,
@@ -29,6 +29,7 @@ from secateur.measure.forward import (
 )
 from secateur.rules import Number
 from secateur.tasks import ACCURACY, CLASSIFICATION, Metric, Task
+from secateur.tasks.contract import asked, checked_loss, checked_meter, checked_values
 from secateur.typed import check_types
 
 
@@ -141,17 +142,18 @@ def quality(
 
 
 def _measured(model: nn.Module, batches: Iterable[Any], task: Task, place: torch.device, tell: Tell) -> Quality:
-    meter, losses, counts = task.meter(place), list[Tensor](), list[int]()
+    meter, losses, counts = checked_meter(task, place), list[Tensor](), list[int]()
     dtype = dtype_of(model)
     layout = torch.channels_last if place.type == "cpu" else None  # convolutions are faster so; only rounding differs
     total = len(batches) if isinstance(batches, Sized) else None
     for step, batch in enumerate(yielded(batches, "the batches"), start=1):
         try:
-            count = task.count(batch)
-            if not count:
-                continue
-            batch = moved(batch, place)
-            inputs = typed(task.inputs(batch), dtype)
+            with asked(task, "inputs()"):
+                count = task.count(batch)
+                if not count:
+                    continue
+                batch = moved(batch, place)
+                inputs = typed(task.inputs(batch), dtype)
         except DataError as error:
             raise DataError(f"batch {step}: {error}") from error
         try:
@@ -160,13 +162,16 @@ def _measured(model: nn.Module, batches: Iterable[Any], task: Task, place: torch
             if layout is None:
                 raise
             layout, output = None, call(model, inputs)
-        found = _single(task.output(output))
+        with asked(task, "output()"):
+            found = _single(task.output(output))
         try:
-            meter.update(found, batch)
+            with asked(task, "update() of the meter"):
+                meter.update(found, batch)
+                task.check_network(model, batch)
         except (DataError, ModelError) as error:
             raise type(error)(f"batch {step}: {error}") from error
         if task.judges_loss:
-            losses.append(task.loss(found, batch))  # looked at in the end, so that no accelerator is waited for
+            losses.append(checked_loss(task, found, batch))  # read in the end, so that no accelerator is waited for
         counts.append(count)
         tell(Event("measure", step=step, total=total))
     if not counts:
@@ -174,7 +179,20 @@ def _measured(model: nn.Module, batches: Iterable[Any], task: Task, place: torch
     examples = sum(counts)
     sizes = torch.tensor(counts, dtype=torch.float64)
     loss = float(torch.stack(losses).cpu().double() @ sizes) / examples if losses else None
-    return Quality(task.metrics, tuple(meter.compute()), loss, examples)
+    split = getattr(getattr(batches, "order", None), "split", "")
+    try:
+        return Quality(tuple(task.metrics), checked_values(task, meter), loss, examples)
+    except DataError as error:
+        raise DataError(f"the {split} {task.example}s: {error}" if split else str(error)) from error
+
+
+def warn_of_nan(found: Quality, whose: str, tell: Tell) -> None:
+    """Say which metrics of a network are not defined."""
+    names = [metric.name for metric, value in zip(found.metrics, found.values, strict=True) if math.isnan(value)]
+    if names:
+        sound = found.loss is None or math.isfinite(found.loss)
+        where = "how the task computes it" if sound else "what the network returns, whose loss is no number either"
+        warn(f"the {' and the '.join(names)} of {whose} on {found.examples} examples is NaN: look at {where}", tell)
 
 
 def typed(inputs: Any, dtype: torch.dtype) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
-from secateur.errors import ExportError, first_line
+from secateur.errors import ExportError, reason_of
 from secateur.measure.quiet_exporters import quiet
 
 Feed: TypeAlias = Mapping[str, Any]
@@ -164,5 +164,5 @@ def _refusing() -> Generator[None]:
     except (OSError, MemoryError, ExportError):
         raise
     except Exception as error:  # ONNX Runtime raises anything
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = reason_of(error)
         raise ExportError(f"ONNX Runtime cannot quantise the program ({reason}); leave it in float32") from error

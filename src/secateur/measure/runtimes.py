@@ -19,7 +19,7 @@ from secateur.arguments import checked
 from secateur.core.surgery.channel_differences import relative_gap, wide
 from secateur.core.surgery.steady_draws import Steady
 from secateur.core.surgery.untouched import owned, private
-from secateur.errors import ModelError, SettingError, first_line, nearest
+from secateur.errors import ModelError, SettingError, nearest, reason_of
 from secateur.measure.conversion import input_names, onnx_program
 from secateur.measure.forward import ExampleInputs, KnownDevice, call, call_on, device_of, evaluating, moved, tensors
 from secateur.measure.openvino_programs import compiled_by_openvino
@@ -220,7 +220,7 @@ def _torch(model: nn.Module, inputs: Any, device: torch.device, *, compiled: boo
         except ModelError:
             raise
         except Exception as error:  # compilers raise anything
-            reason = f"{type(error).__name__}: {first_line(error)}"
+            reason = reason_of(error)
             raise ModelError(f"torch.compile fails on this network ({reason})") from None
 
     def outputs() -> list[Tensor]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.arguments import checked
 from secateur.core.method import Method
-from secateur.errors import SettingError, first_line, nearest
+from secateur.errors import SettingError, nearest, reason_of
 
 __all__ = ["ENTRY_POINTS", "METHODS", "card", "default", "find", "make", "methods", "name_of"]
 
@@ -43,7 +43,7 @@ def methods() -> Mapping[str, type[Method]]:
         try:
             kind: object = None if problem else entry.load()
         except Exception as error:  # whatever is wrong with one package, the others must work
-            kind, problem = None, f"{type(error).__name__}: {first_line(error)}"
+            kind, problem = None, reason_of(error)
         if isinstance(kind, type) and issubclass(kind, Method):
             found[entry.name] = kind
         else:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from secateur.arguments import checked
-from secateur.errors import ModelError, SecateurError, first_line, nearest
+from secateur.errors import ModelError, SecateurError, nearest, reason_of
 from secateur.events import Tell, ignore
 from secateur.models.builtin import BUILDERS
 from secateur.models.onnx_files import from_onnx, is_onnx, pictures_of
@@ -201,30 +201,33 @@ def _optional(module: str) -> Any:
         ) from error
 
 
-def own_function(spec: str) -> Callable[..., Any]:
-    """Return the user's own function that a text such as ``my_code.py:make`` names; its file is run.
+def own_result(spec: str, what: str) -> Any:
+    """Return what a function of the user makes, as a ``"task"``, that ``my_code.py:make`` names; its file is run.
 
     Raises:
-        ModelError: if there is no such file or function.
+        ModelError: if there is no such file or function, or it fails.
     """
-    return _factory(*spec.rpartition(":")[::2])
+    source, _, name = spec.rpartition(":")
+    function = _factory(source, name, what)
+    with _building(f"the {what} of {shown(spec)}"):
+        return function()
 
 
-def _factory(source: str, name: str) -> Callable[..., object]:
+def _factory(source: str, name: str, what: str = "network") -> Callable[..., object]:
     """Return the user's own function ``name`` from the file or module ``source``, which is run."""
     is_file = source.endswith(".py") or "/" in source or "\\" in source
-    module = _from_file(Path(source).expanduser()) if is_file else _from_module(source)
+    module = _from_file(Path(source).expanduser(), what) if is_file else _from_module(source)
     factory = getattr(module, name, None)
     if not callable(factory):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ModelError(f"'{source}' has no function '{name}'{nearest(name, public)} to build the network with")
+        raise ModelError(f"'{source}' has no function '{name}'{nearest(name, public)} to build the {what} with")
     return factory
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(path: Path, what: str) -> ModuleType:
     path = path.absolute()
     if not path.is_file():
-        raise ModelError(f"there is no Python file {path} to take the network from")
+        raise ModelError(f"there is no Python file {path} to take the {what} from")
     # The name is unique to the path, so that two files called net.py do not replace each other.
     name = f"secateur_own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     found = importlib.util.spec_from_file_location(name, path)
@@ -241,7 +244,7 @@ def _from_file(path: Path) -> ModuleType:
             del sys.modules[name]
         else:
             sys.modules[name] = before
-        raise ModelError(f"{path} cannot be run: {_line(error)}") from error
+        raise ModelError(f"{path} cannot be run: {reason_of(error)}") from error
     return module
 
 
@@ -250,7 +253,7 @@ def _from_module(name: str) -> ModuleType:
         with _importable(Path.cwd()):
             return importlib.import_module(name)
     except Exception as error:
-        raise ModelError(f"'{name}'{nearest(name, _SOURCES)} cannot be imported: {_line(error)}") from error
+        raise ModelError(f"'{name}'{nearest(name, _SOURCES)} cannot be imported: {reason_of(error)}") from error
 
 
 @contextmanager
@@ -296,9 +299,4 @@ def _building(spec: str) -> Generator[None]:
     except SecateurError:
         raise
     except Exception as error:
-        raise ModelError(f"{spec} cannot be built: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    name, text = type(error).__name__, first_line(error)
-    return name if text == name else f"{name}: {text}"
+        raise ModelError(f"{spec} cannot be built: {reason_of(error)}") from error

@@ -42,8 +42,8 @@ class Restored(Painter[Restoration]):
             given = visible(seen.image, self.data.mean, self.data.std)
             shown = _like(given, seen.target, top, left, album.side)
             tiles.append(Tile("input", "", "what the networks were given", (album.photo(("in", seen.number), shown),)))
-        border, right = self.task.border, seen.target[None]
-        noise = {name: float(signal_to_noise(found[None], right, border)) for name, found in self._answers(seen)}
+        right = seen.target[None]
+        noise = {name: float(signal_to_noise(found[None], right, self.task)) for name, found in self._answers(seen)}
         for name, found in [*self._answers(seen), ("truth", seen.target)]:
             part = visible(found[:, top : top + album.side, left : left + album.side], (), ())
             text = _text(noise[name]) if name in noise else ""

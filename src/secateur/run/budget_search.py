@@ -100,15 +100,16 @@ def _within_drop(bargain: Bargain, most: float, settled: Settled | None) -> Sett
     dense, metric = bargain.worth(EMPTY), bargain.metric
     if not math.isfinite(dense):
         raise DataError(
-            f"the {metric.name} of the dense network is {dense:g}, of which no drop can be measured: look at what the "
-            "network returns for the validation examples"
+            f"the {metric.name} of the dense network is NaN or infinite, of which no drop can be measured: look at how "
+            "the task computes it for the validation examples, and at what the network returns for them"
         )
     if settled is not None:
         lost = dense - bargain.worth(bargain.decide(settled.target, settled.limits))
         if lost > most + 1e-9:
+            fall = f"{'drops' if metric.higher_is_better else 'rises'} by {lost:.3g}"
             raise TargetError(
                 f"the limits cannot be met together: where the others are met, the {metric.name} "
-                f"{'drops' if metric.higher_is_better else 'rises'} by {lost:.3g}, and at most {most:.3g} was allowed; "
+                f"{fall if math.isfinite(lost) else 'is NaN or infinite'}, and at most {most:.3g} was allowed; "
                 f"loosen one of them, or count the drop after a training ({setting_as('drop_after', 'training')})"
             )
         return replace(settled, found={**settled.found, "drop": {"asked": most, "found": lost}})

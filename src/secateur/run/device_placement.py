@@ -15,6 +15,7 @@ from secateur.data import Data
 from secateur.events import Event, Tell, ignore
 from secateur.measure import Measurement, Quality, measure, quality
 from secateur.measure.forward import ExampleInputs, device_of
+from secateur.measure.quality import warn_of_nan
 from secateur.tasks import Task
 from secateur.training import Settings
 from secateur.training.placement import device_type
@@ -103,4 +104,5 @@ def measure_at(
     if data is not None:
         tell(Event("measure", "testing the network"))
         tested = quality_at(model, data.batches("test"), data.task, place, tell)
+        warn_of_nan(tested, "the network", tell)
     return replace(measure(model, inputs, time=False, tell=tell), quality=tested)

@@ -178,8 +178,8 @@ def prune(
         model, data, calibrate, example_inputs, task=task, count=calibrate_images, seed=seed
     )
     if images is not None:
-        check_lesson(images.task, train)
-        check_lesson(images.task, shape)
+        check_lesson(images, train)
+        check_lesson(images, shape)
     if isinstance(given, str):
         given = _built(given, images, example_inputs, seed)
         model = _own(given)

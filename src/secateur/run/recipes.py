@@ -74,7 +74,7 @@ def run_recipe(
     model, data, images = subject.model, subject.data, subject.images
     if data is not None:
         for settings in (recipe.pretrain, recipe.train, recipe.shape):
-            check_lesson(data.task, settings)
+            check_lesson(data, settings)
     clock, trained = Clock(), None
     choices = Choices(folder, recipe.chosen, tell)
     limits = Limits(recipe.min_units, recipe.multiple)

@@ -18,7 +18,7 @@ from secateur.data.picture_source import PictureSource, with_channels
 from secateur.errors import DataError, ModelError
 from secateur.events import Tell, ignore
 from secateur.models import build, classes_in, give_weights
-from secateur.models.sources import images_for, own_code, own_function, refuse_own_code
+from secateur.models.sources import images_for, own_code, own_result, refuse_own_code
 from secateur.reading import shown, written
 from secateur.recipe import Recipe
 from secateur.run import preflight
@@ -88,9 +88,11 @@ def task_in(recipe: Recipe) -> Task | None:
     if not recipe.task:
         return None
     if not own_code(recipe.task):
+        if recipe.task.endswith(".py"):
+            raise ModelError(f"'{recipe.task}' lacks the function that makes the task: write {recipe.task}:FUNCTION")
         return read_task(recipe.task)
     refuse_own_code(recipe.task, "task")
-    task = own_function(recipe.task)()
+    task = own_result(recipe.task, "task")
     if not isinstance(task, Task):
         raise ModelError(f"{shown(recipe.task)} must return a task (secateur.tasks.Task), not {written(task)}")
     return task

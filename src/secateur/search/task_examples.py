@@ -100,15 +100,25 @@ def sound(model: nn.Module, held: Examples) -> tuple[float, float]:
     """Return loss and error of the dense network.
 
     Raises:
-        ModelError: if one of them is not finite, for then nothing could be compared.
+        ModelError: if the loss is not finite, for then nothing could be compared.
+        DataError: if the metric is not, although the loss is.
     """
     loss, error = held.loss_and_error(model)
-    if not math.isfinite(loss) or not math.isfinite(error):
+    if held.task.judges_loss and not math.isfinite(loss):
         raise ModelError(
-            "the network's output is NaN or infinite before anything is pruned; load sound weights, or train with a "
-            "lower learning rate"
+            "the loss of the network is NaN or infinite before anything is pruned; load sound weights, train with a "
+            "lower learning rate, or mend the loss of the task"
         )
+    if not math.isfinite(error):
+        raise _nothing_to_compare(held, "the network before anything is pruned")
     return loss, error
+
+
+def _nothing_to_compare(held: Examples, whose: str) -> DataError:
+    return DataError(
+        f"the {held.task.metric.name} of {whose} is NaN or infinite on {len(held)} {held.task.example}s, so that "
+        "nothing can be chosen by it: look at how the task computes it, and at its targets"
+    )
 
 
 def best_of(
@@ -139,6 +149,7 @@ def best_of(
 
     Raises:
         SettingError: if there is no candidate.
+        DataError: if the metric of none of them is a finite number.
         PlanError: if a plan belongs to another network.
     """
     if not plans:
@@ -156,6 +167,8 @@ def best_of(
             tell(Event("search", step=number + 1, total=len(plans), values={"error": known[key][0]}))
     finally:
         journal.close()
+    if not any(math.isfinite(known[key][0]) for key in keys):
+        raise _nothing_to_compare(held, f"every one of {len(plans)} candidates")
     best = min(range(len(plans)), key=lambda number: (known[keys[number]][0], number))
     trials = tuple(Trial(key, 0, len(held), known[key][0]) for key in keys)
     own = sorted({key: number for number, key in reversed(list(enumerate(keys)))}.values())  # the first of equal plans

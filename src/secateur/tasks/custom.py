@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from secateur.core.graph.outputs import named_tensors
 from secateur.core.surgery.forward import Inputs
 from secateur.core.task import Meter, Metric, Task, nothing_measured
-from secateur.errors import DataError, ModelError, SecateurError, SettingError, first_line
+from secateur.errors import DataError, ModelError, SecateurError, SettingError, reason_of
+from secateur.tasks.contract import number, scalar
 from secateur.tasks.shapes import described
 from secateur.typed import check_types
 
@@ -95,16 +96,7 @@ class Custom(Task):
             _follow(self.criterion, output)
         target = self.target(batch)
         found = _asked(self.criterion, "criterion", output, target)
-        if not isinstance(found, Tensor) or found.numel() != 1:
-            raise DataError(
-                f"the criterion of the task must return the mean loss as a scalar tensor, not {described(found)}"
-            )
-        if not found.requires_grad and any(tensor.requires_grad for _, tensor in named_tensors(output)):
-            raise DataError(
-                "the criterion of the task returns a loss without gradient, from which nothing can be learned; compute "
-                "it with torch from what the network returned, without detach() or item()"
-            )
-        return found.reshape(())
+        return scalar(found, output, "the criterion of the task")
 
     def meter(self, device: torch.device) -> Meter:
         """Return a meter of the score."""
@@ -123,7 +115,7 @@ class _ScoreMeter(Meter):
         count = self._task.count(batch)
         if count:
             found = _asked(self._task.score, "score", output, self._task.target(batch))
-            self._sum += count * _in_unit(_number(found), self._task)
+            self._sum += count * _in_unit(number(found, "the score of the task"), self._task)
             self._examples += count
 
     def compute(self) -> tuple[float, ...]:
@@ -140,7 +132,7 @@ class _WholeMeter(Meter):
             if hasattr(self._metric, "to"):
                 self._metric.to(device)
         except Exception as error:
-            raise SettingError(f"the score of the task cannot be copied and reset: {_said(error)}") from error
+            raise SettingError(f"the score of the task cannot be copied and reset: {reason_of(error)}") from error
         self._task, self._seen = task, False
 
     def update(self, output: Any, batch: Any) -> None:
@@ -153,8 +145,8 @@ class _WholeMeter(Meter):
         try:
             found = self._metric.compute()
         except Exception as error:
-            raise ModelError(f"the score of the task cannot be computed: {_said(error)}") from error
-        return (_in_unit(_number(found), self._task),)
+            raise ModelError(f"the score of the task cannot be computed: {reason_of(error)}") from error
+        return (_in_unit(number(found, "the score of the task"), self._task),)
 
 
 def _sees_all(score: Any) -> bool:
@@ -169,7 +161,7 @@ def _asked(what: Callable[[Any, Any], Any], name: str, output: Any, target: Any)
     except Exception as error:
         raise ModelError(
             f"the {name} of the task does not take what the network returned ({described(output)}) with the targets "
-            f"({described(target)}): {_said(error)}"
+            f"({described(target)}): {reason_of(error)}"
         ) from error
 
 
@@ -179,11 +171,7 @@ def _of_batch(what: Callable[[Any], Any], name: str, batch: Any) -> Any:
     except (SecateurError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise DataError(f"{name} of the task does not take a batch ({described(batch)}): {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{name} of the task does not take a batch ({described(batch)}): {reason_of(error)}") from error
 
 
 def _follow(criterion: nn.Module, output: Any) -> None:
@@ -194,22 +182,6 @@ def _follow(criterion: nn.Module, output: Any) -> None:
             if tensor.device != held.device:
                 criterion.to(tensor.device)
             return
-
-
-def _number(value: Any) -> float:
-    """Return a metric as a number.
-
-    Raises:
-        DataError: if it is none.
-    """
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    try:
-        if isinstance(value, str | bytes):  # which float() reads
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"the score of the task must be a number, not {described(value)}") from None
 
 
 def _in_unit(value: float, task: Custom) -> float:

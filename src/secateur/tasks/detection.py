@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.core.surgery.forward import Inputs
 from secateur.core.task import Meter, Metric, Task, nothing_measured, nothing_to_imitate
-from secateur.errors import DataError, ModelError, SettingError
+from secateur.errors import DataError, ModelError, SettingError, reason_of
 from secateur.spelling import said
 from secateur.tasks.shapes import cheap_to_read, described, is_whole
 from secateur.typed import check_types
@@ -22,6 +24,11 @@ MAP_50 = Metric("mAP@0.5", "%", digits=2)
 MAP_75 = Metric("mAP@0.75", "%", digits=2)
 _BACKENDS = ("faster_coco_eval", "pycocotools")
 _FINDINGS = ("boxes", "scores", "labels")
+_CLASSES = (  # where detectors of torchvision say how many they have
+    "roi_heads.box_predictor.cls_score.out_features",
+    "head.classification_head.num_classes",
+    "head.classification_head.num_columns",
+)
 _AWAY = -1e6  # where no box of a target is
 
 
@@ -66,7 +73,29 @@ class Detection(Task):
             raise DataError(f"a batch for detection has {len(images)} images and targets for {len(targets)}")
         if any("iscrowd" in each for each in targets):
             targets = [_without_crowds(each) for each in targets]
+        if any(each["labels"].dtype != torch.int64 for each in targets):  # with which detectors look up scores
+            targets = [{**each, "labels": each["labels"].long()} for each in targets]
         return images, targets
+
+    def check_network(self, network: nn.Module, batch: Any, failed: Exception | None = None) -> None:
+        """Refuse labels that a network has no class for; those of torchvision say how many they have.
+
+        Raises:
+            DataError: naming the label.
+        """
+        classes = _classes_of(network)
+        highest = max((int(each["labels"].max()) for each in self.target(batch) if len(each["labels"])), default=-1)
+        with_it = f"{highest + 1} classes{', the background being one of them' if self.background else ''}"
+        if classes is not None and highest >= classes:
+            raise DataError(
+                f"a box has the label {highest}, but the network has {classes} classes, 0 to {classes - 1}: build it "
+                f"with {with_it}, or number the labels otherwise"
+            )
+        if classes is None and isinstance(failed, IndexError | RuntimeError):
+            raise DataError(
+                f"the network fails on boxes with labels up to {highest} ({reason_of(failed)}): if it has fewer than "
+                f"{with_it}, build it with as many"
+            )
 
     def _images(self, batch: Any) -> list[Tensor]:
         images: Any = super().inputs(batch)
@@ -123,6 +152,17 @@ class Detection(Task):
             SettingError: if the library that counts them is not installed.
         """
         return _BoxMeter(self)
+
+
+def _classes_of(network: nn.Module) -> int | None:
+    """Return how many classes a detector of torchvision scores, the background included; None of others."""
+    for module in network.modules():
+        for place in _CLASSES:
+            with contextlib.suppress(AttributeError):
+                found: object = operator.attrgetter(place)(module)
+                if isinstance(found, int):
+                    return found
+    return None
 
 
 class _BoxMeter(Meter):

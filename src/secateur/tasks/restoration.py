@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +39,13 @@ class Restoration(Task):
 
     Attributes:
         border: pixels on each side that are not measured; in super-resolution as many as its factor.
+        channels: what coloured images are judged by: ``"y"``, their luma, or ``"rgb"``, red, green and blue together.
     """
 
     name: ClassVar[str] = "restoration"
     metrics = (PSNR, SSIM)
     border: Pixels = 0
+    channels: Literal["y", "rgb"] = "y"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -87,7 +89,7 @@ class _ImageMeter(Meter):
                 f"images of {wanted.shape[-2]}x{wanted.shape[-1]} without {edge} pixels on each side are smaller than "
                 f"the window of {_WINDOW} in which SSIM is measured"
             )
-        found, right = _measured(output.detach(), edge), _measured(wanted, edge)
+        found, right = _measured(output.detach(), self._task), _measured(wanted, self._task)
         self._found.append(torch.stack([_noise(found, right), _likeness(found, right)], dim=1).cpu())
 
     def compute(self) -> tuple[float, ...]:
@@ -96,15 +98,15 @@ class _ImageMeter(Meter):
         return tuple(torch.cat(self._found).double().mean(dim=0).tolist())
 
 
-def signal_to_noise(found: Tensor, right: Tensor, border: int) -> Tensor:
+def signal_to_noise(found: Tensor, right: Tensor, task: Restoration) -> Tensor:
     """Return the PSNR in dB of each image, (N,), as the task measures it; at most ``MOST_DECIBELS``.
 
     Args:
         found: what a network returned, (N, C, H, W).
         right: what it should have returned.
-        border: pixels on each side that are not measured.
+        task: which pixels and channels are measured.
     """
-    return _noise(_measured(found, border), _measured(right, border))
+    return _noise(_measured(found, task), _measured(right, task))
 
 
 def _noise(found: Tensor, right: Tensor) -> Tensor:
@@ -122,15 +124,14 @@ def _likeness(found: Tensor, right: Tensor) -> Tensor:
     return likeness[..., whole, whole].mean(dim=(1, 2, 3))
 
 
-def _measured(images: Tensor, border: int) -> Tensor:
-    """Return what is measured of images, their luma without the border."""
-    inner = slice(border, -border or None)
-    return _luma(images)[..., inner, inner]
+def _measured(images: Tensor, task: Restoration) -> Tensor:
+    """Return what is measured of images, in 0..1 and without the border."""
+    inner, images = slice(task.border, -task.border or None), images.float().clamp(0, 1)
+    return (_luma(images) if task.channels == "y" else images)[..., inner, inner]
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Return images in 0..1 as (N, 1, H, W) if they have three channels, else with the channels that they have."""
-    images = images.float().clamp(0, 1)
+    """Return images as (N, 1, H, W) if they have three channels, else with the channels that they have."""
     if images.shape[1] != 3:
         return images
     weights = torch.tensor(_LUMA, device=images.device)

@@ -70,6 +70,15 @@ class Retrieval(Task):
         losses = F.relu(farthest - nearest + self.margin).masked_fill(~usable, 0)
         return losses.sum() / usable.sum().clamp(min=1)
 
+    def in_vain(self, batch: Any) -> str:
+        """Say so where no image has both another one of its class and one of another class."""
+        labels = self.target(batch)
+        if not isinstance(labels, Tensor):
+            return ""
+        counts = labels.unique(return_counts=True)[1]
+        several = len(counts) > 1 and bool((counts > 1).any())
+        return "" if several else "no image has both another one of its class and one of another class"
+
     def meter(self, device: torch.device) -> Meter:
         """Return a meter of recall at 1 and mean average precision."""
         return _NeighbourMeter(self)
@@ -99,7 +108,10 @@ class _NeighbourMeter(Meter):
         embeddings, labels = (torch.cat(column) for column in zip(*self._seen, strict=True))
         ranks = list(_ranks(embeddings, labels))
         if not ranks:
-            raise DataError("no class has two images, so that nothing can be retrieved")
+            raise DataError(
+                f"no class has two images among these {len(labels)}, so that none can be found by another: give two or "
+                "more of a class"
+            )
         hits = torch.cat([each[:, 0] == 1 for each in ranks])
         # of each rank the share of images up to there that are of the class
         shares = [torch.arange(1, each.shape[1] + 1, dtype=torch.float64) / each for each in ranks]

@@ -82,6 +82,12 @@ class Segmentation(Task):
             raise
         return losses[0] + _AUXILIARY * sum(losses[1:], losses[0].new_zeros(()))
 
+    def in_vain(self, batch: Any) -> str:
+        """Say so where no pixel counts."""
+        mask = self.target(batch)
+        counts = self.ignore is None or not isinstance(mask, Tensor) or bool((mask != self.ignore).any())
+        return "" if counts else f"every pixel is of the class {self.ignore}, which is ignored"
+
     def _entropy(self, scores: Tensor, mask: Tensor) -> Tensor:
         ignored = _NONE if self.ignore is None else self.ignore
         fine, smoothing = resized(at_least_single(scores), mask), self.label_smoothing

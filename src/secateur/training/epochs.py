@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 _RECALIBRATION_BATCHES = 200
 _SHAPING = 1  # the stream of random numbers that is the shaper's
 
+_NOTHING_LEARNED = (
+    "the loss was 0 on every training {}, so that nothing is learned from them: look at what is wanted of each, as at "
+    "masks of which no pixel counts, or images that are all of one class"
+)
+
 
 class Training:
     """One training of a network that is on its device already.
@@ -125,6 +130,8 @@ class Training:
         try:
             train_loss, train_metric = train_epoch(self.parts, self.share.train(epoch), epoch)
             self._settle()
+            if epoch == 1 and train_loss == 0:
+                self.tell(Event("warning", _NOTHING_LEARNED.format(self.share.task.example)))
         except NotFiniteError as trouble:
             disk.restore(self.model, good)
             raise TrainingError(_advice(trouble, epoch, self.settings.lr, checkpoint)) from None

@@ -97,7 +97,7 @@ def fit(
             belongs to another training, or the loss is not finite; in that case the network has the weights
             of the last good epoch.
     """
-    check_lesson(data.task, settings)
+    check_lesson(data, settings)
     warn_of_numbers(data, settings, tell)
     _check(model, data, settings, teacher, seed)
     _check_outputs(model, data, teacher if settings.distill else None)

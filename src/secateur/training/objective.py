@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from secateur.core.task import nothing_to_imitate
 from secateur.data import Data
 from secateur.data.pictures import FolderSource
+from secateur.errors import DataError
 from secateur.events import Tell, warn_once
 from secateur.spelling import setting_as
 from secateur.tasks import Task
+from secateur.tasks.contract import checked_loss
 from secateur.training.settings import Settings
 
 
@@ -48,24 +50,33 @@ def loss_of(task: Task, output: Any, batch: Any, taught: Any, settings: Settings
         taught: the same of the teacher; None for the targets alone.
         settings: distill and temperature.
     """
-    hard = task.loss(output, batch)
+    hard = checked_loss(task, output, batch)
     if taught is None:
         return hard
     soft = task.imitation(output, taught, settings.temperature)
     return (1 - settings.distill) * hard + settings.distill * soft
 
 
-def check_lesson(task: Task, settings: Settings | None) -> None:
-    """Refuse settings that a task has no use for.
+def check_lesson(data: Data, settings: Settings | None) -> None:
+    """Refuse settings that a task has no use for, and examples that teach nothing, as far as they are at hand.
 
     Raises:
         SettingError: if labels are to be smoothed, or a teacher imitated, where there are none.
+        DataError: if nothing can be learned from any of the training batches.
     """
     if settings is None:
         return
+    task = data.task
     task.smoothed(settings.label_smoothing)
     if settings.distill and not task.imitates:
         raise nothing_to_imitate(task)
+    vain = ""
+    for batch in data.source.at_hand("train"):
+        vain = task.in_vain(batch)
+        if not vain:
+            break
+    if vain:
+        raise DataError(f"nothing can be learned from any of the training batches: in the last one {vain}")
 
 
 def warn_of_numbers(data: Data, settings: Settings, tell: Tell) -> None:

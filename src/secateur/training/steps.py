@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from secateur.core.surgery.forward import spread
 from secateur.core.zeros.shaper import Moment
-from secateur.errors import DataError
+from secateur.errors import DataError, ModelError
 from secateur.events import Event, Tell
 from secateur.measure.forward import call_on, moved
 from secateur.tasks import Task
@@ -93,7 +93,12 @@ class Parts:
         # torch.compile cannot look through the mode: there each process keeps its own statistics
         shared = self.accelerator.num_processes > 1 and self.speed.compile != "on"
         with SharedNorms() if shared else nullcontext():
-            output = call_on(self.network, inputs)
+            try:
+                output = call_on(self.network, inputs)
+            except ModelError as error:
+                cause = error.__cause__
+                self.task.check_network(self.network, batch, cause if isinstance(cause, Exception) else error)
+                raise
         return loss_of(self.task, output, batch, taught, self.settings), output
 
     def update(self) -> None:

@@ -122,7 +122,8 @@ def forward(model: nn.Module, inputs: Inputs, *, training: Callable[[nn.Module],
     except (SecateurError, MemoryError):  # those of whoever watches the run, and those that say enough
         raise
     except Exception as error:
-        said = of_another(model, error) or f": {first_line(error)}{_takes_a_list(model, inputs, error)}"
+        hint = _takes_a_list(model, inputs, error) or takes_names(inputs, error)
+        said = of_another(model, error) or f": {first_line(error)}{hint}"
         raise ModelError(
             f"{type(model).__name__} does not run on the example inputs ({describe(inputs)}){said}"
         ) from error
@@ -152,6 +153,17 @@ def _takes_a_list(model: nn.Module, inputs: Any, error: Exception) -> str:
     if any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(places) != 1:
         return ""
     return "; a list of batches is as many arguments: if the forward takes the list as one, give ([...],)"
+
+
+def takes_names(inputs: Any, error: Exception) -> str:
+    """Say how a table is given, and how a task says what of it, where a forward does not know a name of it."""
+    if not isinstance(inputs, Mapping) or not isinstance(error, TypeError) or "keyword argument" not in str(error):
+        return ""
+    names = ", ".join(map(str, cast("Mapping[Any, Any]", inputs)))
+    return (
+        f"; of a table the forward is given all but the targets by name, here {names}: name them as it does, or say "
+        "what it takes and what is wanted of it (network_inputs= and targets= of secateur.tasks.Custom)"
+    )
 
 
 def describe(inputs: Inputs) -> str:

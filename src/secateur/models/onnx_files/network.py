@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from secateur.arguments import checked
-from secateur.errors import ModelError, SecateurError, first_line
+from secateur.errors import ModelError, SecateurError, first_line, reason_of
 from secateur.events import Tell, ignore, warn
 from secateur.models.onnx_files.agreement import agree
 from secateur.models.onnx_files.interface import Interface
@@ -116,7 +116,7 @@ def _in_words(name: str) -> Generator[None]:
         raise
     except Exception as error:  # whatever the libraries around it raise
         raise ModelError(
-            f"{name} cannot be read ({type(error).__name__}: {first_line(error)}); export the network again, and tell "
+            f"{name} cannot be read ({reason_of(error)}); export the network again, and tell "
             "us of the file if that does not help"
         ) from error
 
