@@ -197,7 +197,7 @@ def boxes(*numbers: float, label: int = 1) -> dict[str, Tensor]:
     [
         (boxes(20, 20, 60, 60), DataError, "lies mostly outside of its 32 x 32 pixels"),
         (boxes(20, 20, 5, 5), DataError, "a box without area"),
-        (boxes(4, 4, 20, 20, label=9), ModelError, "index 9 is out of bounds"),
+        (boxes(4, 4, 20, 20, label=9), DataError, "a box has the label 9, but the network has 3 classes"),
     ],
 )
 def test_boxes_that_no_network_learns_from_are_one_sentence(
