@@ -32,8 +32,9 @@ _Callback: Any = _base()
 class PruningCallback(Pruning, _Callback):
     """Prunes a network of a ``LightningModule`` in place at the beginning of epochs, see ``secateur.Session``.
 
-    Optimizers, schedulers, averages (``WeightAveraging``) and the wrapper of several processes follow. A checkpoint
-    holds what was cut: ``trainer.fit(module, ckpt_path=...)`` with the original network goes on from there.
+    Optimizers, schedulers, averages (``WeightAveraging``, ``StochasticWeightAveraging``) and the wrapper of several
+    processes follow. A checkpoint holds what was cut: ``trainer.fit(module, ckpt_path=...)`` with the original network
+    goes on from there, and so do ``validate``, ``test`` and ``predict``.
 
     Args:
         example_inputs: what the network runs on.
@@ -53,17 +54,26 @@ class PruningCallback(Pruning, _Callback):
     first = "call trainer.fit with this callback"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Begin with the network as it is, and wait for the checkpoint, if there is one."""
+        """Begin with the network as it is, and wait for the checkpoint, if there is one.
+
+        Where nothing is trained, a network is read only if a checkpoint of a cut one comes.
+        """
         network = part_of(pl_module, self._name)
-        if stage != "fit" or (self._session is not None and self._session.model is network):
-            return
-        self.begin(network)
+        self._forget(pl_module)
+
+        def known() -> bool:
+            return self._session is not None and self._session.model is network
+
+        if stage == "fit" and not known():
+            self.begin(network)
         before: Callable[[Any], object] = pl_module.on_load_checkpoint
 
         def cut_before(checkpoint: Mapping[str, Any]) -> None:
             """Cut the network before the weights of a checkpoint come, which are those of the cut one."""
             state = checkpoint.get("callbacks", {}).get(self.state_key)
             if state:
+                if not known():
+                    self.begin(network)
                 self.session.load_state_dict(state, *self._averages(trainer))
             before(checkpoint)
 
@@ -71,6 +81,14 @@ class PruningCallback(Pruning, _Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Let the module be as it was: the checkpoint is read."""
+        self._forget(pl_module)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let the module be as it was, where nothing was trained."""
+        self._forget(pl_module)
+
+    @staticmethod
+    def _forget(pl_module: Any) -> None:
         vars(pl_module).pop("on_load_checkpoint", None)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -86,5 +104,15 @@ class PruningCallback(Pruning, _Callback):
 
     def _averages(self, trainer: Any) -> list[nn.Module]:
         """Return the network in each average of the module's weights that another callback keeps."""
-        held = [value for each in trainer.callbacks for value in vars(each).values()]
-        return [part_of(value.module, self._name) for value in held if isinstance(value, AveragedModel)]
+        held = [value.module for each in trainer.callbacks for value in vars(each).values() if _is_average(value)]
+        plain = [vars(each).get("_average_model") for each in trainer.callbacks if _keeps_a_copy(each)]
+        return [part_of(each, self._name) for each in (*held, *plain) if isinstance(each, nn.Module)]
+
+
+def _is_average(value: object) -> bool:
+    return isinstance(value, AveragedModel)
+
+
+def _keeps_a_copy(callback: object) -> bool:
+    """Tell whether a callback is Lightning's own that averages in a plain copy of the module."""
+    return any(kind.__name__ == "StochasticWeightAveraging" for kind in type(callback).__mro__)
