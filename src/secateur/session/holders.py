@@ -130,8 +130,8 @@ def _average_in(value: Any, model: nn.Module) -> nn.Module | None:
     whole = next((each for each in parts if isinstance(each, nn.Module)), None)
     if whole is None:
         return None
-    wanted = _shapes(model)
-    alike = [each for each in whole.modules() if _shapes(each) == wanted]
+    wanted = shapes_of(model)
+    alike = [each for each in whole.modules() if shapes_of(each) == wanted]
     if len(alike) == 1:
         return alike[0]
     if alike:
@@ -145,7 +145,8 @@ def _average_in(value: Any, model: nn.Module) -> nn.Module | None:
     )
 
 
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of a network's parameters, by their names."""
     return {name: parameter.shape for name, parameter in network.named_parameters()}
 
 
