@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 pl = pytest.importorskip("pytorch_lightning")
@@ -111,6 +112,36 @@ def test_an_average_in_a_plain_copy_follows(tmp_path: Path) -> None:
     assert late.session.finished
     for name, value in module.net.state_dict().items():
         assert torch.equal(value, again.net.state_dict()[name])
+
+
+class Averaging(Module):
+    """Keeps averages itself: of its network, and of another part that has nothing to do with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = AveragedModel(self.net)
+        self.other = AveragedModel(nn.Linear(2, 2))
+        self.first = pytest.importorskip("timm.utils").ModelEma(self.net)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.average.update_parameters(self.net)
+        self.first.update(self.net)
+
+
+def test_averages_in_the_module_follow(tmp_path: Path) -> None:
+    def trained(epochs: int, ckpt: Path | None = None) -> Averaging:
+        module = Averaging()
+        trainer(tmp_path, epochs, pruning(), saving(tmp_path)).fit(module, loader(), ckpt_path=ckpt)
+        return module
+
+    whole = trained(5)
+    for kept in (whole.average.module, whole.first.ema):
+        assert [p.shape for p in kept.parameters()] == [p.shape for p in whole.net.parameters()]
+        assert not torch.equal(kept[0][0].weight, whole.net[0][0].weight)
+    trained(3)
+    again = trained(5, tmp_path / "last-v1.ckpt")
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, again.average.state_dict()[name])
 
 
 def test_a_checkpoint_of_a_cut_network_is_tested_without_training(tmp_path: Path) -> None:
