@@ -125,6 +125,8 @@ def test_loaders_that_can_be_read_once_or_are_empty_are_refused():
         from_loaders(iter(good), good, good, classes=2)
     with pytest.raises(DataError, match="val loader yields no batch"):
         from_loaders(good, [], good, classes=2)
+    with pytest.raises(DataError, match="val loader yields a NoneType: it must yield pairs"):
+        from_loaders(good, [None], good, classes=2)
 
 
 class Prefetching:

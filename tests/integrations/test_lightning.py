@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 pl = pytest.importorskip("pytorch_lightning")
@@ -31,6 +32,12 @@ class Module(pl.LightningModule):  # type: ignore[misc,name-defined]
 
     def validation_step(self, batch: Any, number: int) -> None:
         self.log("loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def test_step(self, batch: Any, number: int) -> None:
+        self.validation_step(batch, number)
+
+    def predict_step(self, batch: Any, number: int) -> torch.Tensor:
+        return self.net(batch[0])
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), 0.01)
@@ -73,6 +80,8 @@ def fit(folder: Path, epochs: int, ckpt: Path | None = None, **how: Any) -> tupl
     module, callback = Module(), pruning()
     averaging = getattr(pl.callbacks, "EMAWeightAveraging", None)
     more = [averaging(decay=0.5)] if averaging is not None and how.pop("average", False) else []
+    if how.pop("plain_average", False):  # which takes as many epochs as the whole training has, and one more
+        more = [pl.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=2)]
     trainer(folder, epochs, callback, saving(folder, **how), *more).fit(module, loader(), loader(), ckpt_path=ckpt)
     return module, callback
 
@@ -92,6 +101,78 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, how: dict[str,
         assert torch.equal(value, again.net.state_dict()[name])
     assert [p.shape for p in half.net.parameters()] != [p.shape for p in again.net.parameters()]
     assert "on_load_checkpoint" not in vars(again)
+
+
+def test_an_average_in_a_plain_copy_follows(tmp_path: Path) -> None:
+    module, callback = fit(tmp_path / "whole", 5, plain_average=True, save_top_k=-1)
+    assert callback.session.finished
+    assert module.net[0][0].out_channels < 16
+    early = next((tmp_path / "whole").glob("epoch=2-*.ckpt"))  # between the first average and the last cut
+    again, late = fit(tmp_path / "again", 5, early, plain_average=True)
+    assert late.session.finished
+    for name, value in module.net.state_dict().items():
+        assert torch.equal(value, again.net.state_dict()[name])
+
+
+class Averaging(Module):
+    """Keeps averages itself: of its network, and of another part that has nothing to do with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = AveragedModel(self.net)
+        self.other = AveragedModel(nn.Linear(2, 2))
+        self.first = pytest.importorskip("timm.utils").ModelEma(self.net)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.average.update_parameters(self.net)
+        self.first.update(self.net)
+
+
+def test_averages_in_the_module_follow(tmp_path: Path) -> None:
+    def trained(epochs: int, ckpt: Path | None = None) -> Averaging:
+        module = Averaging()
+        trainer(tmp_path, epochs, pruning(), saving(tmp_path)).fit(module, loader(), ckpt_path=ckpt)
+        return module
+
+    whole = trained(5)
+    for kept in (whole.average.module, whole.first.ema):
+        assert [p.shape for p in kept.parameters()] == [p.shape for p in whole.net.parameters()]
+        assert not torch.equal(kept[0][0].weight, whole.net[0][0].weight)
+    trained(3)
+    again = trained(5, tmp_path / "last-v1.ckpt")
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, again.average.state_dict()[name])
+
+
+def test_a_checkpoint_of_a_cut_network_is_tested_without_training(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path, 5)
+    module.net.eval()
+    expected = torch.cat([module.net(x) for x, _ in loader()])
+    stages = {"validate": True, "test": True, "predict": False}
+    for stage, says in stages.items():
+        fresh, callback = Module(), pruning()
+        working = trainer(tmp_path, 1, callback, enable_checkpointing=False)
+        found = getattr(working, stage)(fresh, loader(), ckpt_path=tmp_path / "last.ckpt")
+        assert fresh.net[0][0].out_channels == module.net[0][0].out_channels
+        assert callback.session.finished
+        assert says or torch.equal(torch.cat(found), expected)
+        assert "on_load_checkpoint" not in vars(fresh)
+    whole, callback = Module(), pruning()
+    trainer(tmp_path, 1, callback, enable_checkpointing=False).test(whole, loader())
+    assert whole.net[0][0].out_channels == 16
+    with pytest.raises(SettingError, match=r"call trainer.fit with this callback first"):
+        callback.finish()  # nothing was to be read
+
+
+def test_a_checkpoint_of_a_wider_network_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    module, callback = Module(), pruning()
+    saving_all = saving(tmp_path, save_top_k=-1)
+    working = trainer(tmp_path, 5, callback, saving_all)
+    working.fit(module, loader())
+    early = next(tmp_path.glob("epoch=1-*.ckpt"))
+    with pytest.raises(SettingError, match="this session has cut already: build the original network again"):
+        working.test(module, loader(), ckpt_path=early)
+    working.test(module, loader(), ckpt_path=tmp_path / "last.ckpt")
 
 
 def test_the_result_is_saved_and_read(tmp_path: Path) -> None:

@@ -36,6 +36,35 @@ def test_schedulers_alone_bring_their_optimizer() -> None:
     chained.step()
 
 
+class Wrapping(torch.optim.Optimizer):
+    """An optimizer around another, under a name of its own."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net.parameters(), {})
+        self.base_optimizer = sgd(net)
+        self.param_groups = self.base_optimizer.param_groups
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            before = self.state[parameter].get("before", parameter)
+            self.state[parameter]["before"] = before.detach() + 0.1 * parameter.detach()
+        self.base_optimizer.step()
+
+
+def test_an_optimizer_within_another_is_carried_along_with_it() -> None:
+    net, other = network(), network()
+    wrapping, plain = Wrapping(net), sgd(other)
+    sessions = opened(net, steps=1), opened(other, steps=1)
+    for seed in range(2):
+        train(net, wrapping, seed)
+        train(other, plain, seed)
+        sessions[0].step(wrapping)
+        sessions[1].step(plain)
+    train(net, wrapping, 2)
+    train(other, plain, 2)
+    assert same(net, other)
+
+
 def test_all_optimizers_are_refused_or_moved_together() -> None:
     net, first = trained()
     second = torch.optim.Adam(net.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import secateur
+from nets import conv
 from secateur.core.surgery import run
 from secateur.errors import ArtifactError, ModelError, SecateurError, SettingError, TargetError
 from secateur.session import Session
@@ -276,6 +278,10 @@ def test_a_state_is_loaded_once_and_into_the_same_network() -> None:
         {**state, "plans": 3},
         {**state, "plans": ["{"]},
         {**state, "calls": "x"},
+        {**state, "cuts": -1},
+        {**state, "cuts": 2},
+        {**state, "calls": -1, "cuts": -1},
+        {**state, "differences": []},
         {**state, "shapes": 3},
         {"format": 9},
     ):
@@ -283,6 +289,37 @@ def test_a_state_is_loaded_once_and_into_the_same_network() -> None:
             opened(network()).load_state_dict(damaged)
     with pytest.warns(UserWarning, match="goes on with another keep, steps than before"):
         opened(network(), keep=0.4, steps=4).load_state_dict(state)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["at once", "between cuts"])
+def test_a_network_that_somebody_else_has_changed_is_refused(cut: bool) -> None:
+    net = network()
+    session = opened(net)
+    state = session.state_dict()
+    if cut:
+        session.step()
+    width = net[1][0].out_channels
+    parts = [copy.deepcopy(net[1]), copy.deepcopy(net[2])]
+    net[1] = conv(net[1][0].in_channels, width + 6)
+    net[2] = conv(width + 6, net[2][0].out_channels)
+    before = copy.deepcopy(net.state_dict())
+    said = rf"outside of its session: '1.0.weight', which was \({width}, .* is \({width + 6}, .*make a new session of"
+    for call in (session.step, session.finish, lambda: session.load_state_dict(state)):
+        with pytest.raises(ModelError, match=said):
+            call()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    net[1], net[2] = parts
+    session.step()
+    net[1] = nn.Identity()
+    with pytest.raises(ModelError, match=r"'1.0.weight', which was .* is gone"):
+        session.step()
+
+
+def test_a_cut_says_so_if_no_optimizer_was_given() -> None:
+    net = network()
+    session = opened(net)
+    assert session.step().note.endswith("is left; no optimizer was given, so none was carried along")
+    assert session.step(torch.optim.lr_scheduler.StepLR(sgd(net), 1)).note.endswith("is left")
 
 
 # what comes out

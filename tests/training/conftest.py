@@ -22,6 +22,9 @@ class Toy:
     name: str = "toy"
     task: Task = field(default_factory=Classification)
     poison: tuple[int, int] | None = None  # (pass, batch), counted from 0, whose images are nan
+    broken: tuple[int, int] | None = None  # the same, whose labels are none
+    dry: int | None = None  # training passes after which nothing comes
+    length: int | None = None  # what the training batches say that they are, where it is not so
     asked: list[dict[str, object]] = field(default_factory=list)
     passes: int = 0
     source: object = field(default_factory=lambda: SimpleNamespace(at_hand=lambda split: ()))
@@ -51,6 +54,8 @@ class ToyBatches:
     how: dict[str, object]
 
     def __len__(self) -> int:
+        if self.data.length is not None and self.split == "train":
+            return self.data.length
         return -(-self.data.size(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -63,12 +68,15 @@ class ToyBatches:
             images = images + 0.1 * torch.randn(images.shape, generator=rng)
         number = self.data.passes if self.split == "train" else -1
         self.data.passes += self.split == "train"
+        if self.split == "train" and self.data.dry == number:
+            return
         rank, world = self.how.get("rank", 0), self.how.get("world", 1)
         for batch, at in enumerate(range(0, len(images), self.batch_size)):
             part = images[at : at + self.batch_size][rank::world]
             if (number, batch) == self.data.poison:
                 part = part * float("nan")
-            yield part, labels[at : at + self.batch_size][rank::world]
+            right = labels[at : at + self.batch_size][rank::world]
+            yield part, right + 99 if (number, batch) == self.data.broken else right
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur.core.surgery import Hold
-from secateur.errors import TrainingError
+from secateur.errors import DataError, TrainingError
 from secateur.events import Event
 from secateur.tasks import Classification, Metric, Task
 from secateur.training.lesson_kind import Judgement
@@ -74,6 +74,32 @@ class Fixed:
     def judge(self, model: nn.Module) -> Judgement:
         self.states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return Judgement(self.verdicts.pop(0) if self.verdicts else 9.0)
+
+
+@dataclass
+class Failing(Fixed):
+    """Its batches come to nothing, or its loss fails, after so many steps."""
+
+    dry: int = 10**9
+    steps: int = 10**9
+
+    def batches(self, seed: int):
+        yield from super().batches(seed) if self.dry > 0 else ()
+
+    def loss(self, parts: object, batch: Tensor) -> Tensor:
+        self.dry -= 1
+        self.steps -= 1
+        if self.steps < 0:
+            raise DataError("a bad batch")
+        return super().loss(parts, batch)
+
+
+@pytest.mark.parametrize(("how", "said"), [({"dry": 4}, "come to no batch"), ({"steps": 6}, "a bad batch")])
+def test_what_fails_gives_the_network_back(net: Net, how: dict[str, int], said: str) -> None:
+    model = net(0)
+    with pytest.raises(DataError, match=said):
+        within(model, Failing([1.0], **how), 1e6, now=Ticks())
+    assert same(model, net(0))
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import Annotated, Any, cast
@@ -75,9 +76,10 @@ def from_loaders(
                 f"the {split} loader can be read at most once: pass a torch DataLoader or a list of batches"
             )
     _check_known(classes, task)
-    batch = next(yielded(loaders["val"], "the val batches"), None)
-    if batch is None:
+    found = list(itertools.islice(yielded(loaders["val"], "the val batches"), 1))
+    if not found:
         raise DataError("the val loader yields no batch")
+    [batch] = found
     source = LoaderSource(loaders, task, classes, batch)
     shape = _shape(example_of(task, source.first()))
     return Data(name, classes, shape, (0.0,) * shape[0], (1.0,) * shape[0], source, task)

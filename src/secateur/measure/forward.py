@@ -225,6 +225,12 @@ def call_on(model: nn.Module, inputs: ExampleInputs) -> Any:
     except Exception as error:  # its forward is anybody's code
         shapes = _listed([str(tuple(tensor.shape)) for tensor in tensors(inputs)]) or "no tensors"
         reason = reason_of(error)
+        if "more than 1 value per channel when training" in reason:
+            size = next((len(tensor) for tensor in tensors(inputs) if tensor.dim()), 0)
+            reason = (
+                f"a batch norm on maps of 1 x 1 cannot train on a batch of {size}: let the loader drop the last batch "
+                "where it is that small (drop_last=True), or choose another batch size"
+            )
         hint = takes_names(inputs, error)
         raise ModelError(f"the model cannot run on inputs of shape {shapes}: {reason}{hint}") from error
 

@@ -102,14 +102,14 @@ class Taylor(ScoreMethod):
             SettingError: if some units are never seen.
         """
         task, batches = problem.task or CLASSIFICATION, itertools.islice(problem.batches or (), self.batches)
-        first = next(batches, None)
-        if first is None:
+        first = list(itertools.islice(batches, 1))
+        if not first:
             raise DataError(f"taylor takes gradients of the loss on training examples; give {setting('data')}")
         graph, model = problem.graph, problem.model
-        where = shared_out(model, graph, task.inputs(first), ("read", "made"))
+        where = shared_out(model, graph, task.inputs(first[0]), ("read", "made"))
         refuse_unseen(graph, where)
         total, count = torch.zeros(graph.units, dtype=torch.float64), 0
-        for found in gate_gradients(model, graph, itertools.chain([first], batches), task, where):
+        for found in gate_gradients(model, graph, itertools.chain(first, batches), task, where):
             if self.form == "2019":
                 total += found.gradients.sum(0).square()
                 count += 1

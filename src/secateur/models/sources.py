@@ -94,11 +94,7 @@ def _parts(spec: str) -> tuple[str, str, str]:
 
 
 def refuse_own_code(spec: str, made: str = "network") -> None:
-    """Refuse code that a file names: whoever wrote the one may have written the other.
-
-    Args:
-        spec: what is named.
-        made: what it would make.
+    """Refuse code that a file names to make something: whoever wrote the one may have written the other.
 
     Raises:
         ModelError: if that would run such code, and nobody has vouched for it.

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from secateur.core.graph import Graph, tensor_of
 from secateur.core.plan import Plan, Regroup
-from secateur.core.surgery import Inputs, apply, become, migrated, prove
+from secateur.core.surgery import Inputs, apply, become, migrated, optimizers_in, prove
 from secateur.errors import ModelError, PlanError, SettingError
 from secateur.session.wrappers import is_around, wrappers_in
 
@@ -24,7 +24,7 @@ class Holders:
     """What follows a cut.
 
     Attributes:
-        optimizers: each once, without what wraps it.
+        optimizers: each once, those that wrap others and those that are wrapped.
         averages: networks like the one that trains, with weights of their own.
         wrappers: of the network that trains, to be made anew.
     """
@@ -49,10 +49,10 @@ class Holders:
         own = {id(parameter) for parameter in model.parameters()}
         optimizers, averages, wrappers = dict[int, Any](), dict[int, nn.Module](), {id(each): each for each in wrapper}
         for each in _flat(given):
-            optimizer = _optimizer_in(each)
-            if optimizer is not None:
-                _check_optimizer(optimizer, own)
-                optimizers[id(optimizer)] = optimizer
+            inside = optimizers_in(each)
+            if inside:
+                _check_optimizers(inside, own)
+                optimizers |= {id(one): one for one in inside}
             elif isinstance(each, nn.Module) and is_around(each, model):
                 wrappers |= {id(one): one for one in wrappers_in(each)}
             elif (average := _average_in(each, model)) is not None:
@@ -111,25 +111,11 @@ def _flat(given: Iterable[Any]) -> list[Any]:
     return found
 
 
-def _optimizer_in(value: Any) -> torch.optim.Optimizer | None:
-    """Return the innermost optimizer that a value is or holds, as schedulers and wrappers do; None if there is none."""
-    found: Any = None
-    for _ in range(8):  # wrappers in wrappers
-        if isinstance(value, torch.optim.Optimizer):
-            found = value
-        inner = getattr(value, "scheduler", None) if found is None else None
-        inner = inner if inner is not None else getattr(value, "optimizer", None)
-        if inner is None or isinstance(value, nn.Module):
-            return found
-        value = inner
-    return found
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, own: set[int]) -> None:
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _check_optimizers(found: Sequence[torch.optim.Optimizer], own: set[int]) -> None:
+    held = [parameter for each in found for group in each.param_groups for parameter in group["params"]]
     if not any(id(parameter) in own for parameter in held):
         raise ModelError(
-            f"the {type(optimizer).__name__} holds no weight of the network that this session cuts, so it trains "
+            f"the {type(found[-1]).__name__} holds no weight of the network that this session cuts, so it trains "
             "another one, such as a copy: make it from session.model.parameters()"
         )
 
@@ -144,8 +130,8 @@ def _average_in(value: Any, model: nn.Module) -> nn.Module | None:
     whole = next((each for each in parts if isinstance(each, nn.Module)), None)
     if whole is None:
         return None
-    wanted = _shapes(model)
-    alike = [each for each in whole.modules() if _shapes(each) == wanted]
+    wanted = shapes_of(model)
+    alike = [each for each in whole.modules() if shapes_of(each) == wanted]
     if len(alike) == 1:
         return alike[0]
     if alike:
@@ -159,7 +145,8 @@ def _average_in(value: Any, model: nn.Module) -> nn.Module | None:
     )
 
 
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of a network's parameters, by their names."""
     return {name: parameter.shape for name, parameter in network.named_parameters()}
 
 

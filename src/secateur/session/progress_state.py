@@ -79,6 +79,8 @@ class Done:
                     for name, shape in cast("Mapping[Any, Any]", shapes).items()
                 },
             )
+            if not 0 <= done.cuts <= done.calls or len(done.differences) != len(done.plans):
+                raise reading.Unfit("its counts of calls and cuts do not fit together")
         except ArtifactError:
             raise
         except (SecateurError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -184,6 +184,7 @@ class Session:
         Raises:
             SecateurError: one of its kinds, such as for a holder of another network, or a target out of reach.
         """
+        alike(self._network.check)
         found = alike(partial(Holders.of, self.model, holders, self._network.wrappers))
         if keep is not None:
             return self._cut(self._less(keep), found, scheduled=False)
@@ -207,7 +208,8 @@ class Session:
         with self._showing.call():
             cut(self._pipeline, network, done, target, held)
         done.cuts += scheduled
-        note = f"cut {len(done.plans)}: {self._said()} is left"
+        alone = "" if held.optimizers else "; no optimizer was given, so none was carried along"
+        note = f"cut {len(done.plans)}: {self._said()} is left{alone}"
         self._job.tell(Event("session", note))
         return Cut(done.plans[-1], self.size, self.kept, done.differences[-1], note)
 
@@ -243,6 +245,7 @@ class Session:
             SecateurError: one of its kinds: if something else was cut already, or the network is not the original one.
         """
         done, asked = Done.from_dict(state)
+        alike(self._network.check)
         self._done.check_same(done)
         done.shapes = self._done.shapes
         if self._done.plans and done.plans != self._done.plans:
@@ -286,6 +289,7 @@ class Session:
         Raises:
             SecateurError: one of its kinds.
         """
+        self._network.check()
         assert self._job.graph is not None
         graphs = self._network.graphs or [self._job.graph]
         how: dict[str, Any] = {"latency": latency, "runtime": runtime, "threads": threads}

@@ -23,6 +23,7 @@ from secateur.training.objective import Outputs
 from secateur.training.optimizers_and_schedules import optimizer, schedule
 from secateur.training.share import Share, number_of
 from secateur.training.steps import NotFiniteError, Parts, lr_of, train_epoch
+from secateur.training.undone import DivergedError
 
 if TYPE_CHECKING:
     from secateur.core.zeros.shaper import Shaper
@@ -116,7 +117,7 @@ class Training:
             trouble = NotFiniteError(f"the validation loss is {loss} after the last step")
             if self.good:
                 disk.restore(self.model, self.good)
-            raise TrainingError(_advice(trouble, selected, self.settings.lr, checkpoint))
+            raise DivergedError(_advice(trouble, selected, self.settings.lr, checkpoint))
         return History(tuple(self.rows), self.parts.speed, selected, self.share.task.metric)
 
     def _epoch(self, epoch: int, checkpoint: Path | None) -> None:
@@ -134,7 +135,7 @@ class Training:
                 self.tell(Event("warning", _NOTHING_LEARNED.format(self.share.task.example)))
         except NotFiniteError as trouble:
             disk.restore(self.model, good)
-            raise TrainingError(_advice(trouble, epoch, self.settings.lr, checkpoint)) from None
+            raise DivergedError(_advice(trouble, epoch, self.settings.lr, checkpoint)) from None
         except RuntimeError as error:
             if not any(kind.__module__.startswith("torch._dynamo") for kind in type(error).__mro__):
                 raise

@@ -7,6 +7,7 @@ process of a multi-process training draws the same noise for the weights they sh
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,7 @@ from secateur.training.placement import accelerated, device_type, placed, speaki
 from secateur.training.settings import Settings
 from secateur.training.share import Share, trained_on
 from secateur.training.speed import Memory, choose, fixed
+from secateur.training.undone import undone
 
 _DATA = Rule(
     lambda value: all(callable(getattr(value, name, None)) for name in ("batches", "size", "example")),
@@ -64,9 +66,11 @@ def fit(
     """Train the network in place.
 
     Afterwards it has its device, memory format and train/eval modes of before, and no gradients; parameters
-    with ``requires_grad=False`` are not touched, and torch's global random state is not disturbed. Under
-    torchrun or ``accelerate launch`` every process calls this alike; they train together, and only the first
-    one writes and tells.
+    with ``requires_grad=False`` are not touched, and torch's global random state is not disturbed. After an error
+    it has the weights with which it came, and a checkpoint holds the epochs that were whole. Where a loader yields
+    more batches than its length says, or fewer, all are learned from, and the schedule goes by its length. Under
+    torchrun or ``accelerate launch`` every process calls this alike; they train together, and only the first one
+    writes and tells.
 
     Args:
         model: returns what the task of the data needs: for classification class scores (N, classes), or an output
@@ -91,11 +95,11 @@ def fit(
 
     Raises:
         SettingError: if the seed is out of range.
-        DataError: if the data knows no such augmentation, or cannot be divided into such batches.
+        DataError: if the data knows no such augmentation, cannot be divided into such batches, or gives none.
         ModelError: if the network, or the teacher, returns nothing that the task can use, or scores too few classes.
         TrainingError: if there is nothing to train, the device or the teacher is missing, the checkpoint
-            belongs to another training, or the loss is not finite; in that case the network has the weights
-            of the last good epoch.
+            belongs to another training, or the loss is not finite; in that last case the network has the
+            weights of the last good epoch.
     """
     check_lesson(data, settings)
     warn_of_numbers(data, settings, tell)
@@ -116,6 +120,7 @@ def fit(
         stack.enter_context(placed(teacher if settings.distill else None, accelerator.device, speed))
         share = Share(data, settings, seed, accelerator)
         training = Training(model, share, speed, shaper, teacher, tell)
+        stack.enter_context(undone(model))
         try:
             return training.run(None if checkpoint is None else Path(checkpoint), owner, saved)
         finally:
@@ -190,11 +195,11 @@ def _speed(model: nn.Module, share: Share, saved: Speed | None, memory: Memory, 
     known = _shared(known, share)
     if known is None:
         batches = share.train(0)
-        batch = next(iter(batches), None)
-        if batch is None:
+        first = list(itertools.islice(batches, 1))
+        if not first:
             raise TrainingError(f"the training split of {share.data.name} gives no batch; use a smaller 'batch_size'")
         steps = len(batches) * settings.epochs
-        chosen = choose(model, share.task, batch, settings, device, steps=steps, tell=tell if main else ignore)
+        chosen = choose(model, share.task, first[0], settings, device, steps=steps, tell=tell if main else ignore)
         known = _shared(chosen, share) or chosen
     if main:
         memory.note(known, device.type)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,8 @@ class Parts:
         stepper: the optimizer, or accelerate's wrapper of it where gradients are scaled.
         rng: what a shaper draws from, on the training device.
         total: optimizer steps of the whole training.
-        steps: optimizer steps taken since the start of training.
+        steps: of these, how many are behind.
+        end: how many are behind when the epoch ends, however many batches it comes to.
     """
 
     network: nn.Module
@@ -65,12 +67,18 @@ class Parts:
     rng: torch.Generator
     total: int
     steps: int = 0
+    end: int = sys.maxsize
+
+    @property
+    def step(self) -> int:
+        """Number of the next optimizer step, from 0; those beyond the end of an epoch count as its last."""
+        return max(0, min(self.steps, self.end - 1))
 
     def prepare(self) -> None:
         """Let the shaper act before a batch."""
         if self.shaper is not None:
             with torch.no_grad():
-                self.shaper.before_batch(Moment(self.steps, self.total, self.rng, self.optimizer.state.clear))
+                self.shaper.before_batch(Moment(self.step, self.total, self.rng, self.optimizer.state.clear))
 
     def placed(self, batch: Any) -> Any:
         """Return a batch on the training device."""
@@ -106,17 +114,43 @@ class Parts:
         if self.settings.clip_grad:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
         self.stepper.step()
-        if not getattr(self.stepper, "step_was_skipped", False):
+        planned = self.steps < self.end
+        if planned and not getattr(self.stepper, "step_was_skipped", False):
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.shaper is not None:
             with torch.no_grad():
-                self.shaper.after_step(self.steps)
-        self.steps += 1
+                self.shaper.after_step(self.step)
+        self.steps += planned
+
+    def make_up(self, took: int, planned: int) -> None:
+        """Take the step of a window that ended early, as if it had been planned so.
+
+        Args:
+            took: batches whose gradients are at hand, over ``planned``.
+            planned: batches of the window.
+        """
+        weights = [weight for weight in self.network.parameters() if weight.grad is not None]
+        for weight in weights:
+            assert weight.grad is not None
+            weight.grad *= planned / took
+            if self.accelerator.num_processes > 1:  # which have not shared them, for the last batch was to come
+                weight.grad.copy_(cast("Tensor", self.accelerator.reduce(weight.grad, "mean")))
+        self.accelerator.sync_gradients = True
+        self.update()
+
+    def leap(self) -> None:
+        """Pass over the steps of an epoch that has ended early, so that the next one begins where it was planned."""
+        for _ in range(self.end - self.steps):
+            self.schedule.step()
+        self.steps = self.end
 
 
 def train_epoch(parts: Parts, batches: Any, epoch: int) -> tuple[float, float | None]:
     """Train on all batches once.
+
+    Rates and shapers follow the plan, in which every epoch has as many steps as the batches say they are; where there
+    are more of them, or fewer, all of these are learned from.
 
     Args:
         parts: what is trained, and with what.
@@ -129,16 +163,22 @@ def train_epoch(parts: Parts, batches: Any, epoch: int) -> tuple[float, float | 
 
     Raises:
         NotFiniteError: soon after a loss that is nan or infinite, in all processes alike.
+        DataError: if there is no batch.
     """
     log = _Log(parts, batches, epoch)
     window = parts.settings.accumulate
     total = len(batches)
+    parts.end = parts.total * epoch // parts.settings.epochs
     parts.network.train()
+    start = end = done = 0  # of a window, in batches
     for index, batch in enumerate(map(parts.placed, batches)):
-        last = (index + 1) % window == 0 or index + 1 == total
-        if window > 1:  # a shorter window at the end of the epoch averages over what it has
+        if index == end:  # a shorter window at the end of the epoch averages over what it has
+            start, end = end, min(end + window, total) if end < total else end + window
+        done = index + 1
+        last = done == end
+        if window > 1:
             parts.accelerator.sync_gradients = last
-            parts.accelerator.gradient_accumulation_steps = min(window, total - index // window * window)
+            parts.accelerator.gradient_accumulation_steps = end - start
         parts.prepare()
         with nullcontext() if last else parts.accelerator.no_sync(parts.network):
             loss, output = parts.loss(batch)
@@ -147,6 +187,11 @@ def train_epoch(parts: Parts, batches: Any, epoch: int) -> tuple[float, float | 
         log.add(index, loss.detach(), output, batch)
         if last:
             parts.update()
+    if not done:
+        raise DataError(f"the training batches of epoch {epoch} are none: give a loader that can be read again")
+    if done < end:
+        parts.make_up(done - start, end - start)
+    parts.leap()
     return log.means()
 
 
@@ -161,12 +206,14 @@ class _Log:
         self._total = len(batches)
         self._every = max(1, self._total // _NEWS)
         self._each = self.device.type == "cpu" and parts.accelerator.num_processes == 1
-        self._losses = torch.zeros(self._total, device=self.device)
+        self._losses = torch.zeros(max(1, self._total), device=self.device)
         self._right: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
         self._sizes: list[int] = []
         self._looked = 0
 
     def add(self, index: int, loss: Tensor, output: Any, batch: Any) -> None:
+        if index >= len(self._losses):
+            self._losses = torch.cat([self._losses, torch.zeros_like(self._losses)])
         self._losses[index] = loss
         with torch.no_grad():
             right = None if self._right is None else self._task.right(output, batch)
@@ -192,12 +239,17 @@ class _Log:
             "lr": lr_of(self._parts.optimizer),
         }
         before = (self._epoch - 1) * self._total
-        self._parts.tell(Event("train", "", before + done, self._parts.settings.epochs * self._total, values))
+        self._parts.tell(
+            Event("train", "", before + min(done, self._total), self._parts.settings.epochs * self._total, values)
+        )
 
     def means(self) -> tuple[float, float | None]:
+        count = len(self._sizes)
+        if self._looked < count:
+            self._look(count)
         sizes = torch.tensor(self._sizes, dtype=torch.float64, device=self.device)
         right = torch.full((), torch.nan, device=self.device) if self._right is None else self._right
-        sums: Any = torch.stack([(self._losses * sizes).sum(), right.double(), sizes.sum()])
+        sums: Any = torch.stack([(self._losses[:count] * sizes).sum(), right.double(), sizes.sum()])
         if self._parts.accelerator.num_processes > 1:
             sums = self._parts.accelerator.reduce(sums, "sum")
         loss, counted, examples = sums.tolist()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from secateur.errors import DataError
 from secateur.events import Event, Tell, ignore
 from secateur.training import checkpoint as disk
 from secateur.training.history import Speed
@@ -26,6 +27,7 @@ from secateur.training.optimizers_and_schedules import lasting, optimizer
 from secateur.training.placement import accelerated, device_type, placed
 from secateur.training.share import number_of
 from secateur.training.steps import NotFiniteError, Parts
+from secateur.training.undone import undone
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -99,6 +101,7 @@ def within(
 
     Raises:
         TrainingError: if the checkpoint is damaged or of another training, or cannot be written.
+        DataError: if a pass over the examples gives no batch. After any error the network is as it came.
     """
     settings, kind = lesson.settings, device_type(lesson.settings)
     asked = {name: getattr(settings, name) for name in ("precision", "memory_format")}
@@ -112,6 +115,7 @@ def within(
         stack.enter_context(placed(model, accelerator.device, speed))
         stack.enter_context(placed(lesson.teacher, accelerator.device, speed))
         course = _Course(model, lesson, seconds, used, shaper, seed, now, tell, accelerator, speed)
+        stack.enter_context(undone(model))
         try:
             return course.run(checkpoint, owner, saved)
         finally:
@@ -211,7 +215,10 @@ class _Course:
             if self.parts.accelerator.device.type == "cuda":
                 torch.cuda.manual_seed(number)
             self.parts.rng.manual_seed(number_of(self.seed, self.turn, _SHAPING))
+            seen = self.seen
             yield from self.lesson.batches(number)
+            if self.seen == seen:
+                raise DataError("the training examples come to no batch: give a loader that can be read again")
 
     def _step(self, batch: Any) -> None:
         parts = self.parts

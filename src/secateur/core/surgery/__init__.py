@@ -5,6 +5,7 @@ from secateur.core.surgery.forward import Inputs, finite, run, tensors_in
 from secateur.core.surgery.image_size_check import check_sizes
 from secateur.core.surgery.in_place import become
 from secateur.core.surgery.optimizer import migrate_optimizer, migrate_through, migrated
+from secateur.core.surgery.optimizer_contents import optimizers_in
 from secateur.core.surgery.proof import carrying_out, cut, prove, prove_elsewhere
 from secateur.core.surgery.removal import apply
 from secateur.core.surgery.silence import Hold, hold, masked, zeros_left
@@ -31,6 +32,7 @@ __all__ = [
     "migrate_optimizer",
     "migrate_through",
     "migrated",
+    "optimizers_in",
     "other_batches",
     "prove",
     "prove_elsewhere",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from secateur.arguments import checked
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan, Regroup
-from secateur.core.sizes.size import sliced, zero_masks
+from secateur.core.sizes.size import zero_masks
+from secateur.core.surgery.optimizer_contents import Step, check_common, optimizers_in, thinned, with_successors
 from secateur.errors import ModelError, PlanError
 
 
@@ -22,7 +23,8 @@ def migrate_optimizer(
     """Make an optimizer of the dense network steer the thin one, in place, as if it had never known the rest.
 
     Momentum, moments and whatever else the optimizer keeps for each weight lose the positions that the weight lost.
-    Parameter groups and step counts stay, and so do schedulers and gradient scalers that hold the optimizer.
+    Parameter groups and step counts stay, and so do schedulers and gradient scalers that hold the optimizer. Optimizers
+    that it wraps, in any of its attributes, follow with it.
 
     Args:
         optimizer: over parameters of ``model``.
@@ -54,7 +56,9 @@ def migrate_through(
         ModelError: see ``migrate_optimizer``.
         PlanError: likewise.
     """
-    migrated(optimizer, model, dict(thin.named_parameters()), cuts)()
+    successors = dict(thin.named_parameters())
+    for move in [migrated(each, model, successors, cuts) for each in optimizers_in(optimizer)]:
+        move()
 
 
 def migrated(
@@ -65,10 +69,10 @@ def migrated(
     *,
     others: bool = False,
 ) -> Callable[[], None]:
-    """Return what does the work of ``migrate_through``, when everything that can be refused has been.
+    """Return what does the work of ``migrate_through`` for one optimizer, when all that can be refused has been.
 
     Args:
-        optimizer: over parameters of ``model``.
+        optimizer: over parameters of ``model``; those that it wraps are left as they are.
         model: the dense network, with its shapes.
         successors: the parameters that the optimizer is to have, by name.
         cuts: see ``migrate_through``.
@@ -80,58 +84,60 @@ def migrated(
     """
     if any(isinstance(edit, Regroup) for _, plan in cuts for edit in plan.edits):
         raise PlanError("regrouped layers have new parameters, which no old moments fit; make a new optimizer")
+    kinds = type(optimizer).__mro__[:-1]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    steps = [(graph, keep, zero_masks(graph, plan, keep)) for graph, plan in cuts for keep in [graph.kept(plan)]]
-    moved: dict[int, tuple[nn.Parameter, dict[str, Any]]] = {}
-    for old in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
-        name, state = names.get(id(old)), optimizer.state.get(old, {})
-        if name is None and others:
-            moved[id(old)] = (old, state)
-            continue
-        if name is None:
+    steps = [Step(graph, keep, zero_masks(graph, plan, keep)) for graph, plan in cuts for keep in [graph.kept(plan)]]
+    settled = any(kind is not torch.optim.Optimizer and kind.__module__.startswith("torch.") for kind in kinds)
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moved: dict[int, nn.Parameter] = {}
+    for old in held:
+        name = names.get(id(old))
+        if name is None and not others:
             raise ModelError("the optimizer holds a parameter that is not the model's; migrate the one that is")
-        if name not in successors:
+        if name is not None and name not in successors:
             raise ModelError(f"the thin network has no parameter '{name}'; give what apply returned for this plan")
-        shape = tuple(old.shape)
-        for graph, keep, masks in steps:
-            shape = graph.tensors[name][0] if name in graph.tensors else shape
-            state = _thin_state(state, shape, name, graph, keep, masks)
-        moved[id(old)] = (successors[name], state)
+        moved[id(old)] = old if name is None else successors[name]
+
+    def thin(old: nn.Parameter, key: str, value: Any) -> Any:
+        name, shape = names.get(id(old), ""), tuple(old.shape)
+        for step in steps if name else ():
+            shape = step.graph.tensors[name][0] if name in step.graph.tensors else shape
+            value = thinned(value, key, name, shape, step, settled=settled)
+        return value
+
+    def of_each(kept: Mapping[Any, Any], called: str) -> dict[Any, Any]:
+        """Return what is kept by parameter for their successors, and what is kept by anything else as it is."""
+        return {moved.get(id(key), key): by_name(key, called, value) for key, value in kept.items()}
+
+    def by_name(key: Any, called: str, value: Any) -> Any:
+        if id(key) not in moved:
+            check_common(key, value, moved)
+            return value
+        if isinstance(value, dict):
+            return {name: thin(key, str(name), each) for name, each in cast("dict[Any, Any]", value).items()}
+        return thin(key, called, value)
+
+    kept = cast("dict[Any, Any]", optimizer.state)
+    known = {key: value for key, value in kept.items() if not isinstance(key, Tensor) or id(key) in moved}
+    state = of_each(known, "state")
+    groups = list[tuple[dict[str, Any], dict[str, Any]]]()
+    for group in optimizer.param_groups:
+        for key, value in group.items():
+            check_common(key, value, moved)
+        groups.append((group, {key: with_successors(value, moved) for key, value in group.items()}))
+    attributes = dict[str, Any]()
+    for key, value in vars(optimizer).items():
+        if key not in ("state", "param_groups"):
+            by_parameter = isinstance(value, dict) and any(id(each) in moved for each in cast("dict[Any, Any]", value))
+            new = of_each(value, key) if by_parameter else with_successors(value, moved)
+            if new is not value:
+                attributes[key] = new
 
     def move() -> None:
+        for group, new in groups:
+            group.update(new)
         optimizer.state.clear()
-        for group in optimizer.param_groups:
-            group["params"] = [moved[id(old)][0] for old in group["params"]]
-        for new, state in moved.values():
-            if state:
-                optimizer.state[new] = state
+        optimizer.state.update({key: value for key, value in state.items() if not isinstance(value, dict) or value})
+        vars(optimizer).update(attributes)
 
     return move
-
-
-def _thin_state(
-    state: Mapping[str, Any],
-    shape: tuple[int, ...],
-    name: str,
-    graph: Graph,
-    keep: Tensor,
-    masks: Mapping[str, Tensor],
-) -> dict[str, Any]:
-    new: dict[str, Any] = {}
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            new[key] = value.clone() if isinstance(value, Tensor) else value
-            continue
-        if value.dim() != len(shape) or any(a not in (1, b) for a, b in zip(value.shape, shape, strict=True)):
-            raise ModelError(
-                f"the optimizer keeps '{key}' of shape {tuple(value.shape)} for '{name}' of shape {shape}, "
-                "which cannot be made thinner with it; make a new optimizer"
-            )
-        # factored moments have size one along the dimensions that they average over
-        known = graph.tensors[name][1] if name in graph.tensors else (None,) * len(shape)  # what no forward uses stays
-        dims = tuple(units if value.shape[d] > 1 else None for d, units in enumerate(known))
-        thin = sliced(value.detach(), dims, keep).clone()
-        if name in masks and thin.shape == masks[name].shape:
-            thin.mul_(masks[name].to(thin.device, thin.dtype))
-        new[key] = thin
-    return new
