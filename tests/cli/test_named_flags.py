@@ -46,6 +46,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "core/problem.py": DECIDE,
     "core/surgery/proof.py": DECIDE,
     "core/surgery/verification.py": DECIDE,
+    "data/batch_checks.py": NAMED,
     "data/dataset.py": NAMED,
     "data/image_pairs.py": NAMED,
     "data/inputs.py": DECIDE,
@@ -81,6 +82,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "search/competition.py": DECIDE,
     "search/task_examples.py": DECIDE,
     "spelling.py": (*RUNS, "compare", "sensitivity"),
+    "training/objective.py": ("prune",),
     "training/checkpoint.py": (*RUNS, "compare"),
 }
 OTHERWISE = {
@@ -91,10 +93,13 @@ OTHERWISE = {
     ("cli/network.py", "--force"): ("export",),
     ("cli/network.py", "--device"): ("measure", "bench"),
     ("cli/prune.py", "--out"): RUNS,
+    ("cli/subject.py", "--calibrate"): DECIDE,
     ("core/method.py", "--keeps"): ("magnitude", "filter_std"),  # a setting of methods
     ("methods/apoz.py", "--near"): ("apoz",),
     ("methods/retrieval_edges.py", "--criterion"): ("retrieval_edges",),
     ("methods/retrieval_edges.py", "--ratio"): ("retrieval_edges",),
+    ("run/budget_target.py", "--epochs"): ("prune",),
+    ("run/budget_target.py", "--lr"): ("prune",),
     ("run/latency_aware_methods.py", "--forecast"): ("plan",),
     ("run/preflight.py", "--epochs"): ("prune",),
     ("run/preflight.py", "--weights"): ("prune", "plan", "sensitivity"),
