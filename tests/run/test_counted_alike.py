@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur import prune
-from secateur.measure import Counts, Measurement
+from secateur.measure import Counts, Measurement, count
 from secateur.run.counted_alike import counted_alike
 
 
@@ -50,3 +50,6 @@ def test_a_network_that_finds_less_has_no_fewer_macs_for_it() -> None:
     result = prune(net, images, **asked)
     share = result.after.counts.macs / result.before.counts.macs
     assert 0.4 < share <= 0.5
+    ran = count(result.model, images).macs
+    assert ran < 0.9 * result.after.counts.macs
+    assert result.plans[-1].notes[-1].endswith(f"on the example the pruned one took {ran:,}")

@@ -6,6 +6,12 @@ from dataclasses import replace
 
 from secateur.measure import Measurement
 
+REGIONS = (
+    "MACs are those that the plan leaves, for as many regions as the dense network works on; on the example the pruned "
+    "one took {:,}"
+)
+"""What a result says where they are not what one pass took."""
+
 _NEAR = 0.005  # of the dense network's MACs, within which a count is what was planned
 
 

@@ -16,7 +16,7 @@ from secateur.measure import Measurement, SpeedUp
 from secateur.measure.forward import repeated
 from secateur.outcome import Step, widths
 from secateur.run import budget_target, headline_speed, preflight, shown_answers, speed_forecast
-from secateur.run.counted_alike import counted_alike
+from secateur.run.counted_alike import REGIONS, counted_alike
 from secateur.run.fine_tuned import warn_if_worse
 from secateur.run.job import Job
 from secateur.run.layer_times import aligned
@@ -79,8 +79,11 @@ class Pipeline:
                 histories.append(now.recover(plan))
         job.speed_up(model, job.inputs)
         after = job.measure(model, "the pruned network")
+        ran = after.counts.macs
         cut, middle, after = (found and counted_alike(found, before, left) for found in (cut, middle, after))
         assert after is not None
+        if after.counts.macs != ran:
+            plans[-1] = replace(plans[-1], notes=(*plans[-1].notes, REGIONS.format(ran)))
         if middle is not None and job.train is not None and histories:
             warn_if_worse(middle, after, job.train, job.tell)
         if middle is not None and job.settled is not None and "drop" in job.settled.found:
